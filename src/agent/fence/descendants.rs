@@ -1,0 +1,85 @@
+//! Killing everything that descends from this process. Backends call `setsid()`, so a process group is not enough.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid};
+
+/// Every living descendant of `root`, read from `/proc`.
+fn descendants(root: Pid) -> BTreeSet<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        if let Some((state, parent)) = state_and_parent(&stat)
+            && state != 'Z'
+        {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = BTreeSet::new();
+    let mut open = vec![root.as_raw()];
+    while let Some(pid) = open.pop() {
+        for child in children.get(&pid).into_iter().flatten() {
+            if found.insert(*child) {
+                open.push(*child);
+            }
+        }
+    }
+    found
+}
+
+/// State and parent from a line of `/proc/PID/stat`; the command in it may hold blanks and brackets.
+fn state_and_parent(stat: &str) -> Option<(char, i32)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Kills every descendant but those in `spare` (and theirs), and waits until they are gone. `reaped` is told of every child that ended.
+/// Orphans become our children only if this process is a subreaper or PID 1.
+pub fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(WaitStatus)) {
+    loop {
+        let mut doomed = descendants(getpid());
+        for pid in spare {
+            doomed.remove(pid);
+            for pid in descendants(Pid::from_raw(*pid)) {
+                doomed.remove(&pid);
+            }
+        }
+        for pid in &doomed {
+            // Gone already is as good as killed.
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        let mut nobody_left = doomed.is_empty();
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(status) => reaped(status),
+                Err(Errno::EINTR) => {}
+                Err(_) => {
+                    nobody_left = true;
+                    break;
+                }
+            }
+        }
+        if nobody_left {
+            return;
+        }
+        // SIGKILL takes effect when the victim is next scheduled; nothing announces the death of a grandchild.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_with_brackets_does_not_hide_its_parent() {
+        assert_eq!(state_and_parent("42 (postgres: a) (b) S 7 42 42 0"), Some(('S', 7)));
+        assert_eq!(state_and_parent("42 nonsense"), None);
+    }
+}

@@ -1,0 +1,250 @@
+//! What a member writes of itself and, as the leader, of the cluster: its member key, `status`, `history`, slots. None of it decides
+//! anything, and none of it may hold up the loop: it runs in a task of its own that always works on the newest state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::agent::context::{Context, Status};
+use crate::agent::perform::chain;
+use crate::agent::rest::reports::{PATRONI_VERSION, role, state};
+use crate::base::{MemberName, Timeline};
+use crate::dcs::wire::{self, MemberData, StatusData};
+use crate::dcs::DynamicConfig;
+use crate::ha::{LeaseId, Postgres, WalReceiver};
+use crate::postgres::ConnectTo;
+
+type Configured = (DynamicConfig, BTreeMap<MemberName, ConnectTo>);
+
+/// The task's handle.
+pub struct Housekeeping {
+    wake: Arc<Notify>,
+    wanted: Arc<Mutex<Option<Configured>>>,
+}
+
+/// A member is remembered for so long after its key is gone: its slot keeps the WAL it needs.
+const SLOT_OUTLIVES_MEMBER: Duration = Duration::from_secs(30 * 60);
+
+impl Housekeeping {
+    /// Starts the task.
+    pub fn new(context: Arc<Context>) -> Self {
+        let wake = Arc::new(Notify::new());
+        let wanted = Arc::new(Mutex::new(None));
+        let task = Task {
+            context,
+            wanted: wanted.clone(),
+            member: None,
+            member_written: Instant::now(),
+            status_written: None,
+            members_seen: BTreeMap::new(),
+            slots_kept: None,
+            timeline: None,
+        };
+        tokio::spawn(task.run(wake.clone()));
+        Self { wake, wanted }
+    }
+
+    /// Something may have changed.
+    pub fn tend(&self, _looked: bool) {
+        self.wake.notify_one();
+    }
+
+    /// The server's files should follow this.
+    pub fn configure(&self, dynamic: DynamicConfig, addresses: BTreeMap<MemberName, ConnectTo>) {
+        *self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((dynamic, addresses));
+        self.wake.notify_one();
+    }
+}
+
+struct Task {
+    context: Arc<Context>,
+    wanted: Arc<Mutex<Option<Configured>>>,
+    member: Option<(LeaseId, MemberData)>,
+    member_written: Instant,
+    status_written: Option<(Instant, StatusData)>,
+    members_seen: BTreeMap<MemberName, Instant>,
+    slots_kept: Option<(Instant, BTreeSet<MemberName>, bool)>,
+    timeline: Option<Timeline>,
+}
+
+impl Task {
+    async fn run(mut self, wake: Arc<Notify>) {
+        loop {
+            wake.notified().await;
+            let wanted = self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            if let Some((dynamic, addresses)) = wanted
+                && let Err(error) = self.context.server.configure(&dynamic, addresses).await
+            {
+                tracing::warn!(error = chain(&error), "failed to write the configuration");
+            }
+            let status = self.context.status();
+            if !status.dcs_reachable {
+                continue;
+            }
+            self.write_member(&status).await;
+            if status.holds_key && matches!(status.postgres, Postgres::Primary(_)) {
+                self.write_status(&status).await;
+                self.write_history(&status).await;
+                self.write_failsafe(&status).await;
+            }
+            self.keep_slots(&status).await;
+        }
+    }
+
+    /// The member key: at once when something changes that others act on, else once a loop.
+    async fn write_member(&mut self, status: &Status) {
+        let Some(lease) = status.lease else { return };
+        let data = member_data(&self.context, status);
+        let key = self.context.keys.member(&self.context.config.name);
+        let stored = status.snapshot.entries.get(&format!("members/{}", self.context.config.name));
+        let lost = stored.is_none_or(|entry| entry.lease != lease.0) && self.member_written.elapsed() > Duration::from_millis(500);
+        let due = self.member_written.elapsed() >= status.settings.failover.loop_wait.duration();
+        let write = match &self.member {
+            Some((old_lease, old)) if *old_lease == lease && !lost => {
+                let still = MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, ..data.clone() };
+                let was = MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, ..old.clone() };
+                still != was || due && *old != data
+            }
+            _ => true,
+        };
+        if !write {
+            return;
+        }
+        match self.context.etcd.claim(&key, &wire::compact(&data), lease, self.context.dcs_within()).await {
+            Ok(true) => {
+                self.member = Some((lease, data));
+                self.member_written = Instant::now();
+            }
+            // The node sees whose it is, waits and says so.
+            Ok(false) => self.member = None,
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "failed to write the member key");
+                self.member = None;
+            }
+        }
+    }
+
+    async fn write_status(&mut self, status: &Status) {
+        let Postgres::Primary(primary) = &status.postgres else { return };
+        let me = (self.context.config.name.slot_name(), primary.position.flushed.0);
+        let mut slots: BTreeMap<String, u64> =
+            primary.senders.iter().map(|(name, sender)| (name.slot_name(), sender.flushed.0)).collect();
+        slots.insert(me.0, me.1);
+        let data = StatusData { optime: primary.position.flushed.0, slots };
+        let loop_wait = status.settings.failover.loop_wait.duration();
+        let due = self.status_written.as_ref().is_none_or(|(at, old)| at.elapsed() >= loop_wait && *old != data);
+        if due && self.context.etcd.put(&self.context.keys.key("status"), &wire::compact(&data), None, self.context.dcs_within()).await.is_ok() {
+            self.status_written = Some((Instant::now(), data));
+        }
+    }
+
+    /// One line for each timeline that ended, from PostgreSQL's own history file.
+    async fn write_history(&mut self, status: &Status) {
+        let Postgres::Primary(primary) = &status.postgres else { return };
+        let timeline = primary.position.timeline;
+        if self.timeline == Some(timeline) {
+            return;
+        }
+        let known = wire::history(&status.snapshot.entries);
+        let path = self.context.server.data().join(format!("pg_wal/{:08X}.history", timeline.0));
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let me = self.context.config.name.to_string();
+        let now = jiff::Timestamp::now().to_string();
+        let lines: Vec<wire::HistoryLine> = text
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.splitn(3, '\t');
+                let ended: u32 = fields.next()?.trim().parse().ok()?;
+                let lsn: crate::base::Lsn = fields.next()?.trim().parse().ok()?;
+                let why = fields.next().unwrap_or_default().to_owned();
+                let old = known.iter().find(|line| line.0 == ended).cloned();
+                Some(old.unwrap_or((ended, lsn.0, why, now.clone(), me.clone())))
+            })
+            .collect();
+        if lines == known
+            || self.context.etcd.put(&self.context.keys.key("history"), &wire::compact(&lines), None, self.context.dcs_within()).await.is_ok()
+        {
+            self.timeline = Some(timeline);
+        }
+    }
+
+    /// The members whose promise a leader without etcd needs, as Patroni keeps them.
+    async fn write_failsafe(&mut self, status: &Status) {
+        if !status.settings.failover.failsafe {
+            return;
+        }
+        let map: BTreeMap<String, String> =
+            self.context.members().into_iter().map(|(name, data)| (name.to_string(), data.api_url)).collect();
+        let text = wire::compact(&map);
+        let stored = status.snapshot.entries.get("failsafe").is_some_and(|entry| entry.value == text.as_bytes());
+        if !stored {
+            let _ = self.context.etcd.put(&self.context.keys.key("failsafe"), &text, None, self.context.dcs_within()).await;
+        }
+    }
+
+    async fn keep_slots(&mut self, status: &Status) {
+        let primary = match &status.postgres {
+            Postgres::Primary(_) => true,
+            Postgres::Standby(_) => false,
+            _ => return,
+        };
+        let now = Instant::now();
+        let me = self.context.config.name.clone();
+        let present: BTreeSet<MemberName> = self.context.members().into_keys().filter(|name| *name != me).collect();
+        self.members_seen.extend(present.into_iter().map(|name| (name, now)));
+        let (others, gone): (BTreeSet<MemberName>, BTreeSet<MemberName>) = {
+            let (fresh, stale): (Vec<_>, Vec<_>) = self.members_seen.iter().partition(|(_, seen)| seen.elapsed() < SLOT_OUTLIVES_MEMBER);
+            let names = |list: Vec<(&MemberName, &Instant)>| list.into_iter().map(|(name, _)| name.clone()).collect();
+            (names(fresh), names(stale))
+        };
+        let loop_wait = status.settings.failover.loop_wait.duration();
+        let kept = self.slots_kept.as_ref().is_some_and(|(at, names, role)| at.elapsed() < loop_wait * 5 && *names == others && *role == primary);
+        if kept {
+            return;
+        }
+        let Ok(session) = self.context.server.session().await else { return };
+        match session.keep_slots(&others, &gone, primary).await {
+            Ok(()) => {
+                self.members_seen.retain(|name, _| !gone.contains(name));
+                self.slots_kept = Some((now, others, primary));
+            }
+            Err(error) => tracing::debug!(error = chain(&error), "failed to keep the slots"),
+        }
+    }
+}
+
+/// What the member key says.
+fn member_data(context: &Context, status: &Status) -> MemberData {
+    let config = &context.config;
+    let mut data = MemberData {
+        conn_url: format!("postgres://{}/postgres", config.connect),
+        api_url: format!("http://{}/patroni", config.rest_connect),
+        state: state(status).to_owned(),
+        role: role(status).to_owned(),
+        version: PATRONI_VERSION.to_owned(),
+        pause: status.settings.paused,
+        pending_restart: context.server.facts().is_some_and(|facts| facts.pending_restart),
+        tags: config.tags.clone(),
+        ..MemberData::default()
+    };
+    match &status.postgres {
+        Postgres::Primary(primary) => {
+            data.xlog_location = Some(primary.position.flushed.0);
+            data.timeline = Some(primary.position.timeline.0);
+        }
+        Postgres::Standby(standby) => {
+            let flushed = standby.position.map(|position| position.flushed.0);
+            data.xlog_location = flushed;
+            data.receive_lsn = flushed;
+            data.replay_lsn = flushed;
+            data.timeline = standby.position.map(|position| position.timeline.0);
+            let streaming = standby.receiver == WalReceiver::Streaming;
+            data.replication_state = Some(if streaming { "streaming" } else { "in archive recovery" }.to_owned());
+        }
+        _ => {}
+    }
+    data
+}

@@ -1,0 +1,16 @@
+//! PID 1 of a PostgreSQL pod, or a service on any host: performs what [`crate::ha::Node`] decides. Never imports the Kubernetes API.
+
+pub mod clock;
+mod config;
+mod context;
+pub mod fence;
+mod housekeeping;
+mod incarnation;
+mod peers;
+mod perform;
+mod rest;
+mod run;
+mod server;
+
+pub use config::{AgentConfig, Error as ConfigError};
+pub use run::run;

@@ -1,0 +1,228 @@
+//! Performs one step of a decision and says what came of it. Decides nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, TxnOp};
+use futures::future::{join_all, select_ok};
+
+use crate::agent::context::Context;
+use crate::agent::server::Error as ServerError;
+use crate::base::{MemberName, Position};
+use crate::dcs::{self, wire};
+use crate::ha::{Action, LeaseId, Outcome, Revision, StopMode, Stored};
+use crate::postgres::{quote_identifier, quote_literal};
+
+/// Peers that are alive answer in a few milliseconds; one that is not must not hold up an election.
+const VOTE_WITHIN: Duration = Duration::from_millis(700);
+/// Ending the WAL receiver and changing the names are a signal and a few process switches.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(60);
+
+fn server<T>(result: Result<T, ServerError>, success: impl FnOnce(T) -> Outcome) -> Outcome {
+    match result {
+        Ok(value) => success(value),
+        Err(error) => Outcome::Failed(chain(&error)),
+    }
+}
+
+fn written(result: Result<Option<Revision>, dcs::Error>, refusal: &str) -> Outcome {
+    match result {
+        Ok(Some(revision)) => Outcome::Written(revision),
+        Ok(None) => Outcome::Refused(refusal.to_owned()),
+        Err(error) if error.is_ambiguous() => Outcome::Unknown(chain(&error)),
+        Err(error) => Outcome::Failed(chain(&error)),
+    }
+}
+
+/// An error with everything that caused it.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Performs an action. `lease` is the one we hold.
+pub async fn perform(context: Arc<Context>, action: Action, lease: Option<LeaseId>) -> Outcome {
+    let local = &context.server;
+    match action {
+        Action::ClaimInitialize => with_lease(lease, |lease| claim_initialize(&context, lease)).await,
+        Action::AbandonInitialize => with_lease(lease, |lease| abandon_initialize(&context, lease)).await,
+        Action::StoreSystemId(id) => with_lease(lease, |lease| store_system_id(&context, lease, id)).await,
+        Action::AcquireLeader => with_lease(lease, |lease| acquire(&context, lease)).await,
+        Action::ReleaseLeader => with_lease(lease, |lease| release(&context, lease)).await,
+        Action::WriteSync { expected, stored } => with_lease(lease, |lease| write_sync(&context, lease, expected, stored)).await,
+        Action::ClearSwitchover { expected } => clear_switchover(&context, expected).await,
+        Action::InitDb => server(local.init_db().await, |()| Outcome::Done),
+        Action::PostBootstrap => post_bootstrap(&context).await,
+        Action::Start(as_) => server(local.start(&as_).await, |()| Outcome::Done),
+        Action::Stop(StopMode::Kill) => server(local.kill().await, |()| Outcome::Done),
+        Action::Stop(StopMode::Fast) => {
+            server(local.stop(context.stop_within()).await, |end| end.map_or(Outcome::Done, Outcome::At))
+        }
+        Action::Promote => server(local.promote().await, Outcome::At),
+        Action::Checkpoint => server(local.checkpoint(CHECKPOINT_WITHIN).await, |()| Outcome::Done),
+        Action::StopReceiver => server(local.stop_receiver(SETTLE_WITHIN).await, Outcome::At),
+        Action::Follow(leader) => server(local.follow(&leader).await, |()| Outcome::Done),
+        Action::SetSyncNames(names) => server(local.set_names(&names, SETTLE_WITHIN).await, Outcome::At),
+        Action::Rewind(from) => server(local.rewind(&from).await, |()| Outcome::Done),
+        Action::BaseBackup(from) => server(local.base_backup(&from).await, |()| Outcome::Done),
+        Action::AskPeers(peers) => ask_peers(&context, peers).await,
+        Action::AwaitReceipt { candidates, position } => await_receipt(&context, candidates, position).await,
+    }
+}
+
+async fn with_lease<F: Future<Output = Outcome>>(lease: Option<LeaseId>, perform: impl FnOnce(LeaseId) -> F) -> Outcome {
+    match lease {
+        Some(lease) => perform(lease).await,
+        None => Outcome::Failed("there is no lease".to_owned()),
+    }
+}
+
+fn under(lease: LeaseId) -> Option<PutOptions> {
+    Some(PutOptions::new().with_lease(lease.0))
+}
+
+fn absent(key: &str) -> Compare {
+    Compare::create_revision(key, CompareOp::Equal, 0)
+}
+
+fn owned(key: &str, lease: LeaseId) -> Compare {
+    Compare::lease(key, CompareOp::Equal, lease.0)
+}
+
+async fn claim_initialize(context: &Context, lease: LeaseId) -> Outcome {
+    let key = context.keys.initialize();
+    // Under the lease: a claim whose owner dies is free again.
+    let put = TxnOp::put(key.clone(), "", under(lease));
+    let done = context.etcd.transact(vec![absent(&key)], vec![put], context.dcs_within()).await;
+    written(done, "another member makes the cluster")
+}
+
+async fn abandon_initialize(context: &Context, lease: LeaseId) -> Outcome {
+    if let Err(error) = context.server.remove_data() {
+        return Outcome::Failed(chain(&error));
+    }
+    let key = context.keys.initialize();
+    let delete = TxnOp::delete(key.clone(), Some(DeleteOptions::new()));
+    let done = context.etcd.transact(vec![owned(&key, lease)], vec![delete], context.dcs_within()).await;
+    written(done, "the claim is not ours")
+}
+
+async fn store_system_id(context: &Context, lease: LeaseId, id: u64) -> Outcome {
+    let put = TxnOp::put(context.keys.initialize(), id.to_string(), None);
+    let done = context.etcd.transact(vec![owned(&context.keys.leader(), lease)], vec![put], context.dcs_within()).await;
+    written(done, "the leader key is not ours")
+}
+
+async fn acquire(context: &Context, lease: LeaseId) -> Outcome {
+    let key = context.keys.leader();
+    let put = TxnOp::put(key.clone(), context.config.name.as_str(), under(lease));
+    let done = context.etcd.transact(vec![absent(&key)], vec![put], context.dcs_within()).await;
+    written(done, "another member was faster")
+}
+
+async fn release(context: &Context, lease: LeaseId) -> Outcome {
+    // The key may go only when nothing of the former primary can write any more.
+    if !context.server.is_running()
+        && let Err(error) = context.server.kill().await
+    {
+        return Outcome::Failed(chain(&error));
+    }
+    let key = context.keys.leader();
+    let delete = TxnOp::delete(key.clone(), Some(DeleteOptions::new()));
+    let done = context.etcd.transact(vec![owned(&key, lease)], vec![delete], context.dcs_within()).await;
+    written(done, "the leader key is not ours")
+}
+
+async fn write_sync(context: &Context, lease: LeaseId, expected: Option<Revision>, stored: Stored) -> Outcome {
+    let key = context.keys.sync();
+    let unchanged = match expected {
+        Some(revision) => Compare::mod_revision(key.clone(), CompareOp::Equal, revision.0),
+        None => absent(&key),
+    };
+    let put = TxnOp::put(key, wire::render_sync(&stored), None);
+    let conditions = vec![owned(&context.keys.leader(), lease), unchanged];
+    written(context.etcd.transact(conditions, vec![put], context.dcs_within()).await, "/sync or the leader key was changed by another")
+}
+
+async fn clear_switchover(context: &Context, expected: Revision) -> Outcome {
+    let key = context.keys.failover();
+    let put = TxnOp::put(key.clone(), "{}", None);
+    let unchanged = Compare::mod_revision(key, CompareOp::Equal, expected.0);
+    written(context.etcd.transact(vec![unchanged], vec![put], context.dcs_within()).await, "the request was changed")
+}
+
+async fn ask_peers(context: &Context, peers: BTreeSet<MemberName>) -> Outcome {
+    let answers = join_all(peers.iter().map(|member| context.peers.vote(member, VOTE_WITHIN))).await;
+    let vote = |answer: Result<_, crate::agent::peers::Error>| match answer {
+        Ok(vote) => Some(vote),
+        Err(error) => {
+            tracing::info!(error = chain(&error), "no vote");
+            None
+        }
+    };
+    Outcome::Votes(answers.into_iter().filter_map(vote).collect())
+}
+
+async fn await_receipt(context: &Context, candidates: BTreeSet<MemberName>, position: Position) -> Outcome {
+    if candidates.is_empty() {
+        return Outcome::Failed("nobody could take over".to_owned());
+    }
+    let within = context.dcs_within().min(Duration::from_secs(3));
+    let asked = candidates.iter().map(|member| Box::pin(context.peers.received(member, position.flushed, within)));
+    match select_ok(asked).await {
+        Ok(_) => Outcome::Done,
+        Err(error) => Outcome::Failed(chain(&error)),
+    }
+}
+
+/// Roles, databases, and the dynamic configuration of a new cluster.
+async fn post_bootstrap(context: &Context) -> Outcome {
+    let deadline = tokio::time::Instant::now() + CHECKPOINT_WITHIN;
+    let session = loop {
+        match context.server.session().await {
+            Ok(session) => break session,
+            Err(error) if tokio::time::Instant::now() >= deadline => return Outcome::Failed(chain(&error)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let replication = &context.config.authentication.replication;
+    let mut statements = vec![(
+        "create the replication role",
+        format!(
+            "CREATE ROLE {} LOGIN REPLICATION PASSWORD {}",
+            quote_identifier(&replication.username),
+            quote_literal(&replication.password)
+        ),
+    )];
+    let mut owners = BTreeSet::from([context.config.authentication.superuser.username.clone()]);
+    for database in &context.config.own.databases {
+        let from_environment = database.password_env.as_ref().and_then(|name| std::env::var(name).ok());
+        let password = database.password.clone().or(from_environment);
+        let owner = quote_identifier(&database.owner);
+        if owners.insert(database.owner.clone()) {
+            let password = password.map(|password| format!(" PASSWORD {}", quote_literal(&password))).unwrap_or_default();
+            statements.push(("create an owner", format!("CREATE ROLE {owner} LOGIN{password}")));
+        }
+        statements.push(("create a database", format!("CREATE DATABASE {} OWNER {owner}", quote_identifier(&database.name))));
+    }
+    for (operation, sql) in statements {
+        if let Err(error) = session.execute(operation, &sql, CHECKPOINT_WITHIN).await {
+            return Outcome::Failed(chain(&error));
+        }
+    }
+    let key = context.keys.config();
+    let put = TxnOp::put(key.clone(), wire::compact(&context.config.bootstrap.0), None);
+    match context.etcd.transact(vec![absent(&key)], vec![put], context.dcs_within()).await {
+        // A configuration that is there already stays.
+        Ok(_) => Outcome::Done,
+        Err(error) => Outcome::Failed(chain(&error)),
+    }
+}

@@ -1,0 +1,49 @@
+//! PID 1 of a PostgreSQL pod, or a service on any host: `mrg-agent FILE`, as `patroni FILE`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use mrg_operator::agent::{self, AgentConfig};
+
+/// Keeps one PostgreSQL server part of a highly available cluster.
+#[derive(Parser)]
+#[command(name = "mrg-agent", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The configuration, in Patroni's format
+    file: Option<PathBuf>,
+    /// Check the configuration and end
+    #[arg(long)]
+    validate_config: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Own postgres for an agent, and kill it when the agent's lease cannot be proved; started by the agent itself
+    #[command(hide = true)]
+    Fence,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match (arguments.command, arguments.file) {
+        (Some(Command::Fence), _) => agent::fence::run().context("the fence failed"),
+        (None, Some(file)) => start(&file, arguments.validate_config),
+        (None, None) => anyhow::bail!("no configuration file given; try `mrg-agent patroni.yml`, or `mrg-agent --help`"),
+    }
+}
+
+fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let config = AgentConfig::load(file, &environment)?;
+    if only_validate {
+        println!("{} is a valid configuration for member {} of {}", file.display(), config.name, config.scope);
+        return Ok(());
+    }
+    mrg_operator::telemetry::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
+    runtime.block_on(agent::run(config))
+}

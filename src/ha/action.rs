@@ -1,0 +1,123 @@
+//! What a member can do, and what can come of it.
+
+use std::collections::BTreeSet;
+
+use crate::base::{MemberName, Position};
+use crate::ha::sync::{Names, Stored};
+use crate::ha::view::Revision;
+
+/// In which role postgres is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartAs {
+    /// Read-write, after crash recovery if need be.
+    Primary,
+    /// In recovery, streaming from `upstream` if there is one.
+    Standby {
+        /// Whom to follow.
+        upstream: Option<MemberName>,
+    },
+}
+
+/// How postgres is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Sessions are ended, the shutdown checkpoint is written and sent to the standbys.
+    Fast,
+    /// SIGKILL to every descendant.
+    Kill,
+}
+
+/// One step. Steps of a decision are performed in order and the first failure ends them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Create `initialize`, if absent, under our lease.
+    ClaimInitialize,
+    /// Delete `initialize` if it is our claim, and what was written of a data directory.
+    AbandonInitialize,
+    /// Store the system identifier in `initialize`.
+    StoreSystemId(u64),
+    /// Create the leader key, if absent, under our lease.
+    AcquireLeader,
+    /// Delete the leader key if it is ours.
+    ReleaseLeader,
+    /// Compare-and-set `/sync`, on condition that the leader key is ours.
+    WriteSync {
+        /// The revision to replace; `None` if the key must be absent.
+        expected: Option<Revision>,
+        /// The new value.
+        stored: Stored,
+    },
+    /// Clear the switchover request.
+    ClearSwitchover {
+        /// The revision that was handled.
+        expected: Revision,
+    },
+    /// Make a new data directory.
+    InitDb,
+    /// Make users and databases in a fresh cluster.
+    PostBootstrap,
+    /// Start postgres.
+    Start(StartAs),
+    /// Stop postgres.
+    Stop(StopMode),
+    /// Leave recovery. The shell waits until writes are accepted.
+    Promote,
+    /// Write a checkpoint, so that the stop that follows is short.
+    Checkpoint,
+    /// End the WAL receiver and wait until it has ended.
+    StopReceiver,
+    /// Stream from this member.
+    Follow(MemberName),
+    /// Set `synchronous_standby_names` and wait until every WAL sender acts on it.
+    SetSyncNames(Names),
+    /// Rewind the data directory to the fork with this member's.
+    Rewind(MemberName),
+    /// Replace the data directory by a copy of this member's.
+    BaseBackup(MemberName),
+    /// Ask these for their position, with their WAL receivers stopped.
+    AskPeers(BTreeSet<MemberName>),
+    /// Wait, for a bounded time, until one of these has everything up to the last stop.
+    AwaitReceipt {
+        /// Who may take over.
+        candidates: BTreeSet<MemberName>,
+        /// The end of our WAL; filled in from the stop before.
+        position: Position,
+    },
+}
+
+/// A peer's answer in a race.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// Who answers.
+    pub member: MemberName,
+    /// Its durable position; its WAL receiver is stopped.
+    pub position: Position,
+    /// Whether it would itself take over, and with which priority (higher first).
+    pub candidate: Option<i32>,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// Done, and this is the position of postgres after it.
+    At(Position),
+    /// A compare-and-set was done at this revision.
+    Written(Revision),
+    /// A compare-and-set found something else, or a peer said no: nothing was changed.
+    Refused(String),
+    /// Nobody knows whether it was done; the truth must be read again.
+    Unknown(String),
+    /// It failed.
+    Failed(String),
+    /// The answers to [`Action::AskPeers`]; silence is no answer.
+    Votes(Vec<Vote>),
+}
+
+impl Outcome {
+    /// Whether the steps behind this one may go on.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Outcome::Done | Outcome::At(_) | Outcome::Written(_) | Outcome::Votes(_))
+    }
+}

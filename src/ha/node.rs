@@ -1,0 +1,699 @@
+//! The machine around the rules: it ages what was read, keeps the lease, runs one decision's steps at a time, and arms the fence.
+//!
+//! [`Node::on`] takes an event and the moment it happened, and gives the effects to perform. Effects are performed in order; a step's
+//! end comes back as [`Event::Finished`]. Nothing else decides.
+
+use std::collections::VecDeque;
+
+use crate::base::{MemberName, Millis, Moment, Position};
+use crate::ha::action::{Action, Outcome, StartAs, StopMode};
+use crate::ha::lease::{Lease, LeaseId, fence_margin};
+use crate::ha::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide};
+use crate::ha::settings::Settings;
+use crate::ha::view::{Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver};
+use crate::ha::why::Why;
+
+/// Names one performance of one step; an answer to an older one is ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StepId(pub u64);
+
+/// A leader without etcd asks this member not to race.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromiseRequest {
+    /// Whom to answer.
+    pub reply: u64,
+    /// Who asks.
+    pub leader: MemberName,
+    /// Its lease, if it says; a stock Patroni does not.
+    pub lease: Option<LeaseId>,
+    /// For how long.
+    pub ttl: Millis,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The time that [`Node::wake_at`] named has come, or any other.
+    Tick,
+    /// The DCS said this.
+    Dcs {
+        /// The state.
+        cluster: Cluster,
+        /// Whether it is as new as the answer to a read that began after the last write.
+        linearizable: bool,
+    },
+    /// The DCS does not answer.
+    DcsLost,
+    /// A lease was granted.
+    LeaseGranted {
+        /// Its name.
+        id: LeaseId,
+        /// The ttl that was granted.
+        granted: Millis,
+        /// When it was asked for.
+        sent: Moment,
+    },
+    /// A keepalive was answered.
+    LeaseKept {
+        /// Which lease.
+        id: LeaseId,
+        /// When the keepalive was sent.
+        sent: Moment,
+    },
+    /// A grant or keepalive failed or was not answered.
+    LeaseUnanswered,
+    /// The DCS does not know the lease any more.
+    LeaseGone(LeaseId),
+    /// The local postgres was looked at.
+    Postgres {
+        /// The newest [`Effect::Probe`] that the look came after.
+        probe: u64,
+        /// What was seen.
+        postgres: Postgres,
+    },
+    /// The postmaster ended, and with it every process of it.
+    PostmasterGone,
+    /// A step ended.
+    Finished {
+        /// Which.
+        step: StepId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A leader asks for a promise.
+    PromiseAsked(PromiseRequest),
+    /// The members' answers to [`Effect::AskPromises`].
+    Promises {
+        /// When they were asked.
+        asked: Moment,
+        /// Whether all agreed.
+        all: bool,
+    },
+    /// A peer that races asks for our position.
+    VoteAsked {
+        /// Whom to answer.
+        reply: u64,
+    },
+    /// New settings.
+    Settings(Settings),
+    /// Restart postgres when it is safe.
+    RestartRequested,
+    /// End in order.
+    Stop,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask the DCS for a lease.
+    GrantLease(Millis),
+    /// Keep the lease.
+    KeepAlive(LeaseId),
+    /// Kill postgres before this moment unless told otherwise; `None` disarms.
+    Fence(Option<Moment>),
+    /// Perform a step and report its end.
+    Perform(StepId, Action),
+    /// Give up the running step: its end is of no interest any more.
+    Abort(StepId),
+    /// Look at postgres now, and label the answer with this number.
+    Probe(u64),
+    /// Read the DCS linearizably.
+    ReadDcs,
+    /// Ask all members for a promise of one ttl.
+    AskPromises {
+        /// Whom.
+        members: Vec<MemberName>,
+        /// How long the answers may take.
+        within: Millis,
+    },
+    /// Answer a request for a promise: `Ok`, or why not.
+    AnswerPromise(u64, Result<(), String>),
+    /// Answer a vote: our position, or why not.
+    AnswerVote(u64, Result<Position, String>),
+    /// The reason changed.
+    Explain(Why),
+    /// Everything is stopped; end the process.
+    Exit,
+}
+
+#[derive(Debug)]
+struct Running {
+    why: Why,
+    step: StepId,
+    action: Action,
+    rest: VecDeque<Action>,
+}
+
+/// A member of a cluster.
+#[derive(Debug)]
+pub struct Node {
+    me: MemberName,
+    settings: Settings,
+    dcs: DcsView,
+    postgres: Postgres,
+    lease: Option<Lease>,
+    race: Option<Race>,
+    memory: Memory,
+    running: Option<Running>,
+    steps: u64,
+    probes: u64,
+    lease_asked: bool,
+    lease_due: Moment,
+    reading: bool,
+    idle_until: Moment,
+    failures: u32,
+    fence: Option<Moment>,
+    promises_asked: bool,
+    pending_votes: Vec<u64>,
+    halted_at: Position,
+    explained: Option<Why>,
+    exited: bool,
+}
+
+const RETRY_LEAST: Millis = Millis(250);
+const RETRY_MOST: Millis = Millis(8_000);
+
+impl Node {
+    /// A member that starts now and knows nothing yet. `priority` is `None` if its tags forbid it to lead.
+    pub fn new(me: MemberName, settings: Settings, priority: Option<i32>, now: Moment) -> Self {
+        Self {
+            me,
+            settings,
+            dcs: DcsView::Unread,
+            postgres: Postgres::Unknown,
+            lease: None,
+            race: None,
+            memory: Memory { started: now, priority, ..Memory::default() },
+            running: None,
+            steps: 0,
+            probes: 0,
+            lease_asked: false,
+            lease_due: now,
+            reading: false,
+            idle_until: now,
+            failures: 0,
+            fence: None,
+            promises_asked: false,
+            pending_votes: Vec::new(),
+            halted_at: Position::default(),
+            explained: None,
+            exited: false,
+        }
+    }
+
+    /// What the rules see.
+    pub fn view(&self, now: Moment) -> View<'_> {
+        View {
+            now,
+            me: &self.me,
+            settings: &self.settings,
+            lease: self.lease.as_ref(),
+            dcs: &self.dcs,
+            postgres: &self.postgres,
+            race: self.race.as_ref(),
+            memory: &self.memory,
+        }
+    }
+
+    /// The lease, if one was granted and not lost.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// Whether a step is being performed.
+    pub fn is_busy(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The last reason given.
+    pub fn why(&self) -> Option<Why> {
+        self.explained
+    }
+
+    /// When [`Event::Tick`] is due at the latest.
+    pub fn wake_at(&self, now: Moment) -> Moment {
+        let mut wake = now + self.settings.failover.loop_wait;
+        let mut consider = |at: Moment| {
+            if at > now {
+                wake = wake.min(at);
+            }
+        };
+        if !self.lease_asked {
+            consider(self.lease_due);
+        }
+        consider(self.idle_until);
+        if let Some(race) = &self.race {
+            consider(race.asked + RACE_AGAIN_AFTER);
+        }
+        consider(self.memory.started + self.settings.failover.ttl);
+        if let Some((_, until)) = self.memory.promised {
+            consider(until);
+        }
+        if let Some(lease) = &self.lease {
+            consider(lease.valid_until);
+        }
+        wake.max(now + Millis(1))
+    }
+
+    /// Takes an event that happened at `now`, and gives what to do.
+    pub fn on(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.note(now, event, &mut effects);
+        self.keep_lease(now, &mut effects);
+        self.ask_promises(now, &mut effects);
+        self.advance(now, &mut effects);
+        self.answer_votes(now, &mut effects);
+        self.arm_fence(now, &mut effects);
+        effects
+    }
+
+    fn note(&mut self, now: Moment, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Tick => {}
+            Event::Dcs { cluster, linearizable } => self.note_dcs(now, cluster, linearizable),
+            Event::DcsLost => {
+                if let DcsView::Read(last) = &self.dcs {
+                    self.dcs = DcsView::Away { since: now, last: last.clone() };
+                }
+            }
+            Event::LeaseGranted { id, granted, sent } => {
+                self.lease_asked = false;
+                self.take_lease(Lease::granted(id, self.settings.failover.ttl, granted, sent), sent);
+                // Whatever the DCS is believed to say may be older than this lease.
+                effects.push(Effect::ReadDcs);
+            }
+            Event::LeaseKept { id, sent } => {
+                self.lease_asked = false;
+                if let Some(lease) = self.lease.filter(|lease| lease.id == id) {
+                    self.take_lease(lease.kept(sent), sent);
+                    self.memory.held_promises = None;
+                }
+            }
+            Event::LeaseUnanswered => {
+                self.lease_asked = false;
+                self.lease_due = now + RETRY_LEAST;
+                self.promises_asked = false;
+            }
+            Event::LeaseGone(id) => {
+                self.lease_asked = false;
+                if self.lease.is_some_and(|lease| lease.id == id) {
+                    self.memory.past_leases.insert(id);
+                    self.lease = None;
+                    self.lease_due = now;
+                }
+            }
+            Event::Postgres { probe, postgres } => {
+                if probe >= self.probes {
+                    self.note_postgres(postgres);
+                }
+            }
+            Event::PostmasterGone => {
+                let probe = self.probe();
+                effects.push(probe);
+            }
+            Event::Finished { step, outcome } => self.finish(now, step, outcome, effects),
+            Event::PromiseAsked(request) => {
+                let answer = self.promise(now, &request);
+                effects.push(Effect::AnswerPromise(request.reply, answer));
+            }
+            Event::Promises { asked, all } => {
+                let ttl = self.settings.failover.ttl;
+                if all {
+                    self.memory.held_promises = Some(asked + ttl - fence_margin(ttl));
+                }
+            }
+            Event::VoteAsked { reply } => self.pending_votes.push(reply),
+            Event::Settings(settings) => self.settings = settings,
+            Event::RestartRequested => self.memory.restart_requested = true,
+            Event::Stop => self.memory.stop_requested = true,
+        }
+    }
+
+    fn note_dcs(&mut self, now: Moment, cluster: Cluster, linearizable: bool) {
+        if self.dcs.last().is_some_and(|last| last.revision > cluster.revision) {
+            return;
+        }
+        if linearizable {
+            self.reading = false;
+        }
+        self.dcs = DcsView::Read(cluster);
+        let has_leader = self.dcs.last().is_some_and(|cluster| cluster.leader.is_some());
+        if has_leader && self.view(now).other_leader().is_some() {
+            self.race = None;
+            self.memory.held_promises = None;
+        }
+    }
+
+    fn note_postgres(&mut self, postgres: Postgres) {
+        match &postgres {
+            Postgres::Primary(primary) => {
+                self.memory.standby_was_streaming = primary.senders.values().any(|sender| sender.streaming);
+                self.memory.names_set_at.get_or_insert(primary.position.flushed);
+                self.memory.handing_over = false;
+            }
+            Postgres::Standby(standby) if standby.receiver == WalReceiver::Streaming => self.memory.rewind_failures = 0,
+            _ => {}
+        }
+        self.postgres = postgres;
+    }
+
+    fn take_lease(&mut self, lease: Lease, sent: Moment) {
+        self.lease = Some(lease);
+        self.lease_due = sent + self.settings.failover.loop_wait;
+    }
+
+    fn keep_lease(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        // The ttl to ask for is in the DCS.
+        if self.lease_asked || now < self.lease_due || self.exited || self.dcs == DcsView::Unread {
+            return;
+        }
+        self.lease_asked = true;
+        effects.push(match &self.lease {
+            Some(lease) => Effect::KeepAlive(lease.id),
+            None => Effect::GrantLease(self.settings.failover.ttl),
+        });
+    }
+
+    fn promise(&mut self, now: Moment, request: &PromiseRequest) -> Result<(), String> {
+        if !self.settings.failover.failsafe {
+            return Err("failsafe_mode is off".to_owned());
+        }
+        if self.postgres_is_primary() || self.view(now).holds_key() {
+            return Err("Running as a leader".to_owned());
+        }
+        let racing = self.race.is_some() || self.running.as_ref().is_some_and(|running| matches!(running.why, Why::Race | Why::Win));
+        if racing {
+            return Err("taking part in an election".to_owned());
+        }
+        let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
+        let theirs = |key: &LeaderKey| request.lease.map_or(key.member == request.leader, |lease| lease == key.lease);
+        if !key.is_some_and(theirs) {
+            return Err("the leader key is not yours, as far as this member knows".to_owned());
+        }
+        let lease = request.lease.or(key.map(|key| key.lease)).unwrap_or(LeaseId(0));
+        if let Some((other, until)) = self.memory.promised
+            && other != lease
+            && now < until
+        {
+            return Err("promised to another leader".to_owned());
+        }
+        self.memory.promised = Some((lease, now + request.ttl));
+        Ok(())
+    }
+
+    fn postgres_is_primary(&self) -> bool {
+        matches!(self.postgres, Postgres::Primary(_))
+    }
+
+    /// Asks for promises when a keepalive went unanswered and the leader still has time.
+    fn ask_promises(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let view = self.view(now);
+        let failing = self.lease_due > now && !self.lease_asked && self.lease_is_aging(now);
+        let wanted = self.settings.failover.failsafe && !self.promises_asked && failing;
+        if !wanted || !self.postgres_is_primary() || !view.may_write() {
+            return;
+        }
+        let until = self.fence.unwrap_or(now);
+        let within = Millis(until.since(now).0 / 2);
+        let members = view.peers().into_iter().collect();
+        self.promises_asked = true;
+        effects.push(Effect::AskPromises { members, within });
+    }
+
+    /// Whether the lease was not confirmed when it should have been.
+    fn lease_is_aging(&self, now: Moment) -> bool {
+        self.lease.as_ref().is_none_or(|lease| now >= lease.confirmed_at() + self.settings.failover.loop_wait)
+    }
+
+    fn advance(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        if self.exited {
+            return;
+        }
+        let decision = decide(&self.view(now));
+        if let Some(running) = &self.running {
+            if !self.must_abandon(&decision, running, now) {
+                return;
+            }
+            effects.push(Effect::Abort(running.step));
+            self.running = None;
+        } else if decision.why != Why::WriterWithoutLease && (self.reading || now < self.idle_until) {
+            return;
+        }
+        self.explain(decision.why, effects);
+        if decision.actions.is_empty() {
+            if decision.why == Why::ShuttingDown {
+                self.exited = true;
+                effects.push(Effect::Exit);
+            }
+            return;
+        }
+        self.start(now, decision, effects);
+    }
+
+    /// Whether what runs has lost its point.
+    fn must_abandon(&self, decision: &Decision, running: &Running, now: Moment) -> bool {
+        let long = matches!(running.action, Action::BaseBackup(_) | Action::Rewind(_) | Action::InitDb);
+        match decision.why {
+            Why::WriterWithoutLease => running.why != Why::WriterWithoutLease && running.action != Action::Stop(StopMode::Kill),
+            Why::ShuttingDown => long,
+            _ => match &running.action {
+                Action::BaseBackup(from) | Action::Rewind(from) => {
+                    self.view(now).other_leader().is_some_and(|leader| leader.member != *from)
+                }
+                _ => false,
+            },
+        }
+    }
+
+    fn explain(&mut self, why: Why, effects: &mut Vec<Effect>) {
+        // A look is under way after each step; that is not worth a word.
+        if why != Why::PostgresUnknown && self.explained != Some(why) {
+            self.explained = Some(why);
+            effects.push(Effect::Explain(why));
+        }
+    }
+
+    fn start(&mut self, now: Moment, decision: Decision, effects: &mut Vec<Effect>) {
+        let mut rest = VecDeque::from(decision.actions);
+        if let Some(action) = rest.pop_front() {
+            self.perform(now, decision.why, action, rest, effects);
+        }
+    }
+
+    /// Emits the next step, if what it needs still holds.
+    fn perform(&mut self, now: Moment, why: Why, action: Action, rest: VecDeque<Action>, effects: &mut Vec<Effect>) {
+        let needs_key = matches!(
+            action,
+            Action::WriteSync { .. }
+                | Action::SetSyncNames(_)
+                | Action::Promote
+                | Action::PostBootstrap
+                | Action::Start(StartAs::Primary)
+        );
+        let view = self.view(now);
+        let permitted = match action {
+            Action::AcquireLeader | Action::ClaimInitialize => view.valid_lease().is_some(),
+            _ if needs_key => view.may_write(),
+            _ => true,
+        };
+        if !permitted {
+            self.idle_until = now + RETRY_LEAST;
+            return;
+        }
+        let action = match action {
+            Action::AwaitReceipt { candidates, .. } => Action::AwaitReceipt { candidates, position: self.halted_at },
+            action => action,
+        };
+        if needs_key || action == Action::AcquireLeader {
+            // The fence is armed before the leader transaction and before everything that lets postgres write.
+            let by = view.valid_lease().map(|lease| lease.valid_until).max(self.memory.held_promises);
+            assert!(by.is_some_and(|by| now < by), "{action:?} without a deadline; please report this as a bug of mrg-operator");
+            self.fence = by;
+            effects.push(Effect::Fence(by));
+        }
+        self.steps += 1;
+        let step = StepId(self.steps);
+        effects.push(Effect::Perform(step, action.clone()));
+        self.running = Some(Running { why, step, action, rest });
+    }
+
+    fn finish(&mut self, now: Moment, step: StepId, outcome: Outcome, effects: &mut Vec<Effect>) {
+        let Some(running) = self.running.take_if(|running| running.step == step) else { return };
+        let Running { why, action, rest, .. } = running;
+        if touches_postgres(&action) {
+            let probe = self.probe();
+            effects.push(probe);
+        }
+        // A hand-over goes on without a receipt: in the synchronous modes the candidate has every acknowledged commit anyway.
+        let go_on = outcome.is_success() || matches!(action, Action::AwaitReceipt { .. } | Action::Checkpoint);
+        if !go_on {
+            self.note_failure(now, why, &action, &outcome, effects);
+            return;
+        }
+        self.failures = 0;
+        self.note_success(now, why, &action, &outcome);
+        let mut rest = rest;
+        if let Some(next) = rest.pop_front() {
+            self.perform(now, why, next, rest, effects);
+        }
+    }
+
+    fn probe(&mut self) -> Effect {
+        self.probes += 1;
+        self.postgres = Postgres::Unknown;
+        Effect::Probe(self.probes)
+    }
+
+    fn note_failure(&mut self, now: Moment, why: Why, action: &Action, outcome: &Outcome, effects: &mut Vec<Effect>) {
+        let wait = Millis((RETRY_LEAST.0 << self.failures.min(8)).min(RETRY_MOST.0));
+        self.failures += 1;
+        self.idle_until = now + wait;
+        match action {
+            Action::Rewind(_) => self.memory.rewind_failures += 1,
+            Action::Start(_) => {
+                self.memory.start_failures += 1;
+                // A standby that does not start is copied afresh.
+                if self.memory.start_failures >= START_FAILURES_MAX {
+                    self.memory.rewind_failures += 1;
+                }
+            }
+            _ => {}
+        }
+        let compares = matches!(
+            action,
+            Action::AcquireLeader | Action::WriteSync { .. } | Action::ReleaseLeader | Action::ClearSwitchover { .. } | Action::ClaimInitialize
+        );
+        if compares || matches!(outcome, Outcome::Unknown(_)) {
+            // What was believed of the DCS is wrong, or nobody knows: read before deciding again.
+            self.reading = true;
+            effects.push(Effect::ReadDcs);
+        }
+        if why == Why::Bootstrap && *action != Action::ClaimInitialize && *action != Action::AbandonInitialize {
+            let rest = VecDeque::from([Action::AbandonInitialize, Action::ReleaseLeader]);
+            self.perform(now, why, Action::Stop(StopMode::Kill), rest, effects);
+        }
+    }
+
+    fn note_success(&mut self, now: Moment, why: Why, action: &Action, outcome: &Outcome) {
+        match (action, outcome) {
+            (Action::StopReceiver, Outcome::At(position)) => {
+                self.race = Some(Race { position: *position, votes: None, asked: now });
+            }
+            (Action::AskPeers(_), Outcome::Votes(votes)) => {
+                if let Some(race) = &mut self.race {
+                    race.votes = Some(votes.clone());
+                    race.asked = now;
+                }
+            }
+            (Action::AcquireLeader, Outcome::Written(revision)) => {
+                if let (Some(lease), DcsView::Read(cluster)) = (&self.lease, &mut self.dcs) {
+                    cluster.leader = Some(LeaderKey { member: self.me.clone(), lease: lease.id, created: *revision });
+                }
+            }
+            (Action::ReleaseLeader, _) => {
+                self.memory.handing_over = false;
+                if why == Why::CrashedFailover {
+                    self.memory.crash_releases.retain(|at| now.since(*at) < CRASH_WINDOW);
+                    self.memory.crash_releases.push(now);
+                }
+                if let DcsView::Read(cluster) = &mut self.dcs {
+                    cluster.leader = None;
+                }
+            }
+            (Action::WriteSync { stored, .. }, Outcome::Written(revision)) => {
+                if let DcsView::Read(cluster) = &mut self.dcs {
+                    cluster.sync = Some((*revision, stored.clone()));
+                }
+            }
+            (Action::StoreSystemId(id), _) => {
+                if let DcsView::Read(cluster) = &mut self.dcs {
+                    cluster.initialize = Some(Initialize::Done(*id));
+                }
+            }
+            (Action::SetSyncNames(_), Outcome::At(position)) => self.memory.names_set_at = Some(position.flushed),
+            (Action::Promote, _) => {
+                self.memory.promoted = Some(now);
+                self.race = None;
+            }
+            (Action::Stop(StopMode::Fast), Outcome::At(position)) => {
+                self.halted_at = *position;
+                self.memory.handing_over = matches!(why, Why::Switchover | Why::ShuttingDown);
+            }
+            (Action::Start(_), _) => {
+                self.memory.restart_requested = false;
+                self.memory.start_failures = 0;
+            }
+            (Action::BaseBackup(_), _) => self.memory.rewind_failures = 0,
+            (Action::ClearSwitchover { .. }, _) => {
+                if let DcsView::Read(cluster) = &mut self.dcs {
+                    cluster.switchover = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers those who asked for our vote, once our WAL receiver is stopped; stops it if nothing else is in the way.
+    fn answer_votes(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        if self.pending_votes.is_empty() {
+            return;
+        }
+        let view = self.view(now);
+        let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
+        let answer = if view.is_promised() {
+            Some(Err("a promise to the leader still holds".to_owned()))
+        } else if now.since(self.memory.started) < self.settings.failover.ttl {
+            Some(Err("started less than one ttl ago".to_owned()))
+        } else if let Some(key) = key {
+            Some(Err(format!("{} holds the leader key", key.member)))
+        } else if let Some(race) = &self.race {
+            Some(Ok(race.position))
+        } else {
+            match &self.postgres {
+                Postgres::Standby(standby) if standby.position.is_some() => None,
+                Postgres::Unknown => None,
+                _ => Some(Err("not a standby that knows its position".to_owned())),
+            }
+        };
+        if let Some(answer) = answer {
+            effects.extend(self.pending_votes.drain(..).map(|reply| Effect::AnswerVote(reply, answer.clone())));
+        } else if self.running.is_none() && matches!(self.postgres, Postgres::Standby(_)) {
+            self.perform(now, Why::Race, Action::StopReceiver, VecDeque::new(), effects);
+        }
+    }
+
+    /// Keeps the fence's deadline in step with what proves that we may write.
+    fn arm_fence(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let view = self.view(now);
+        let by_lease = view.valid_lease().filter(|_| view.holds_key()).map(|lease| lease.valid_until);
+        let by_promise = self.memory.held_promises.filter(|_| view.holds_promises());
+        let acquiring = self.running.as_ref().is_some_and(|running| running.action == Action::AcquireLeader);
+        let wanted = by_lease.max(by_promise).or(if acquiring { self.fence } else { None });
+        // Without a right to write there must be no writer; only then the fence may rest.
+        let harmless = matches!(self.postgres, Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_));
+        if wanted.is_none() && !harmless {
+            return;
+        }
+        if wanted != self.fence {
+            self.fence = wanted;
+            effects.push(Effect::Fence(wanted));
+        }
+    }
+}
+
+/// Whether the state of postgres after this step is another than before.
+fn touches_postgres(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::InitDb
+            | Action::AbandonInitialize
+            | Action::Start(_)
+            | Action::Stop(_)
+            | Action::Promote
+            | Action::StopReceiver
+            | Action::Follow(_)
+            | Action::SetSyncNames(_)
+            | Action::Rewind(_)
+            | Action::BaseBackup(_)
+    )
+}

@@ -1,0 +1,489 @@
+//! The rules, in order; the first that applies decides. docs/ha.md prints this table.
+
+use std::collections::BTreeSet;
+
+use crate::base::{MemberName, Millis, Position};
+use crate::ha::action::{Action, StartAs, StopMode, Vote};
+use crate::ha::settings::{Mode, OnCrash};
+use crate::ha::sync::{self, Names, Situation, Step, Stored};
+use crate::ha::view::{
+    Cluster, DataDirectory, DcsView, Initialize, Postgres, Primary, Standby, SwitchoverRequest, View, WalReceiver,
+};
+use crate::ha::why::Why;
+
+/// What to do now, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The reason.
+    pub why: Why,
+    /// Steps, in order; the first failure ends them.
+    pub actions: Vec<Action>,
+}
+
+/// One rule: the reason, and the steps if it applies.
+pub type Rule = (Why, fn(&View<'_>) -> Option<Vec<Action>>);
+
+/// A WAL receiver that does not come up within this time means that the member cannot follow from where it is.
+const DIVERGED_AFTER: Millis = Millis::seconds(8);
+/// A lost race is run again after this time, in case the one who was ahead does not take the key.
+pub(crate) const RACE_AGAIN_AFTER: Millis = Millis(500);
+/// More crashes than this within the window, and the leader recovers in place.
+const CRASH_RELEASES_MAX: usize = 3;
+/// After so many failed starts in a row, another way is tried.
+pub(crate) const START_FAILURES_MAX: u32 = 3;
+/// How long a release after a crash is remembered.
+pub(crate) const CRASH_WINDOW: Millis = Millis::seconds(600);
+
+/// Every rule, in order.
+pub const RULES: &[Rule] = &[
+    (Why::WriterWithoutLease, writer_without_lease),
+    (Why::ShuttingDown, shutting_down),
+    (Why::DcsUnread, |view| matches!(view.dcs, DcsView::Unread).then(Vec::new)),
+    (Why::PostgresUnknown, |view| matches!(view.postgres, Postgres::Unknown).then(Vec::new)),
+    (Why::DcsAway, dcs_away),
+    (Why::NoLease, |view| view.valid_lease().is_none().then(Vec::new)),
+    (Why::NameTaken, name_taken),
+    (Why::Starting, |view| matches!(view.postgres, Postgres::Starting).then(Vec::new)),
+    (Why::WrongSystem, wrong_system),
+    (Why::Bootstrap, bootstrap),
+    (Why::BootstrapElsewhere, |view| {
+        let cluster = read(view)?;
+        (no_data(view) && cluster.leader.is_none() && cluster.initialize == Some(Initialize::InProgress)).then(Vec::new)
+    }),
+    (Why::Paused, |view| view.settings.paused.then(Vec::new)),
+    // The leader key is ours.
+    (Why::HandOver, |view| (leads(view) && stopped(view) && view.memory.handing_over).then(|| vec![Action::ReleaseLeader])),
+    (Why::CrashedFailover, |view| (leads(view) && stopped(view) && crash_fails_over(view)).then(|| vec![Action::ReleaseLeader])),
+    (Why::CrashedRestart, |view| (leads(view) && stopped(view)).then(|| vec![Action::Start(StartAs::Primary)])),
+    (Why::FinishPromotion, finish_promotion),
+    (Why::GiveBackKey, |view| (leads(view) && primary(view).is_none()).then(|| vec![Action::ReleaseLeader])),
+    (Why::StoreSystemId, store_system_id),
+    (Why::SwitchoverRefused, switchover_refused),
+    (Why::Switchover, switchover),
+    (Why::RestartRequested, restart_leader),
+    (Why::NarrowSync, |view| match sync_step(view)? {
+        Step::Narrow(stored) => write_sync(view, stored),
+        _ => None,
+    }),
+    (Why::ChangeSyncNames, |view| match sync_step(view)? {
+        Step::Names(names) => Some(vec![Action::SetSyncNames(names)]),
+        _ => None,
+    }),
+    (Why::WidenSync, |view| match sync_step(view)? {
+        Step::Widen(stored) => write_sync(view, stored),
+        _ => None,
+    }),
+    (Why::Leading, |view| leads(view).then(Vec::new)),
+    // Somebody else leads.
+    (Why::CopyFromLeader, copy_from_leader),
+    (Why::Rejoin, rejoin),
+    (Why::StartStandby, |view| {
+        let leader = other(view)?;
+        stopped(view).then(|| vec![Action::Start(StartAs::Standby { upstream: Some(leader.clone()) })])
+    }),
+    (Why::FollowLeader, |view| {
+        let leader = other(view)?;
+        (standby(view)?.upstream.as_ref() != Some(leader)).then(|| vec![Action::Follow(leader.clone())])
+    }),
+    (Why::Diverged, diverged),
+    (Why::RestartRequested, |view| {
+        let upstream = Some(other(view)?.clone());
+        let steps = || vec![Action::Stop(StopMode::Fast), Action::Start(StartAs::Standby { upstream })];
+        (standby(view).is_some() && view.memory.restart_requested).then(steps)
+    }),
+    (Why::Following, |view| other(view).map(|_| Vec::new())),
+    // Nobody leads.
+    (Why::Reclaim, |view| primary(view).map(|_| vec![Action::AcquireLeader])),
+    (Why::NoLeaderToCopy, |view| no_data(view).then(Vec::new)),
+    (Why::StartToRace, |view| stopped(view).then(|| vec![Action::Start(StartAs::Standby { upstream: None })])),
+    (Why::Replaying, |view| standby(view)?.position.is_none().then(Vec::new)),
+    (Why::JustStarted, |view| (view.since(view.memory.started) < view.settings.failover.ttl).then(Vec::new)),
+    (Why::Promised, |view| view.is_promised().then(Vec::new)),
+    (Why::MayNotLead, |view| view.memory.priority.is_none().then(Vec::new)),
+    (Why::SwitchoverToOther, switchover_to_other),
+    (Why::SyncStateMissing, |view| (view.settings.is_synchronous() && read(view)?.sync.is_none()).then(Vec::new)),
+    (Why::NotInSync, |view| (!may_stand(view)).then(Vec::new)),
+    (Why::OldTimeline, |view| (standby(view)?.position?.timeline < read(view)?.timeline?).then(Vec::new)),
+    (Why::TooFarBehind, too_far_behind),
+    (Why::Race, race),
+    (Why::TooFewVotes, |view| (votes(view)?.len() < votes_needed(view)).then(Vec::new)),
+    (Why::Outrun, |view| outrun(view).then(Vec::new)),
+    (Why::Win, win),
+];
+
+/// Decides. Total: some rule always applies.
+pub fn decide(view: &View<'_>) -> Decision {
+    for (why, rule) in RULES {
+        if let Some(actions) = rule(view) {
+            return Decision { why: *why, actions };
+        }
+    }
+    unreachable!("no rule applies to {view:?}; please report this as a bug of mrg-operator");
+}
+
+fn read<'a>(view: &View<'a>) -> Option<&'a Cluster> {
+    match view.dcs {
+        DcsView::Read(cluster) => Some(cluster),
+        DcsView::Unread | DcsView::Away { .. } => None,
+    }
+}
+
+fn leads(view: &View<'_>) -> bool {
+    view.holds_key()
+}
+
+fn other<'a>(view: &View<'a>) -> Option<&'a MemberName> {
+    view.other_leader().map(|key| &key.member)
+}
+
+fn primary<'a>(view: &View<'a>) -> Option<&'a Primary> {
+    if let Postgres::Primary(primary) = view.postgres { Some(primary) } else { None }
+}
+
+fn standby<'a>(view: &View<'a>) -> Option<&'a Standby> {
+    if let Postgres::Standby(standby) = view.postgres { Some(standby) } else { None }
+}
+
+fn data_at_rest(view: &View<'_>) -> Option<DataDirectory> {
+    if let Postgres::Stopped(data) = view.postgres { Some(*data) } else { None }
+}
+
+fn stopped(view: &View<'_>) -> bool {
+    data_at_rest(view).is_some()
+}
+
+fn no_data(view: &View<'_>) -> bool {
+    matches!(view.postgres, Postgres::NoData)
+}
+
+fn stored<'a>(view: &View<'a>) -> Option<&'a Stored> {
+    read(view)?.sync.as_ref().map(|(_, stored)| stored)
+}
+
+fn writer_without_lease(view: &View<'_>) -> Option<Vec<Action>> {
+    (primary(view).is_some() && !view.may_write()).then(|| vec![Action::Stop(StopMode::Kill)])
+}
+
+fn shutting_down(view: &View<'_>) -> Option<Vec<Action>> {
+    if !view.memory.stop_requested {
+        return None;
+    }
+    Some(match view.postgres {
+        Postgres::Primary(_) if view.holds_key() => hand_over_steps(successors(view)),
+        Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting => vec![Action::Stop(StopMode::Fast)],
+        Postgres::Stopped(_) | Postgres::NoData if view.holds_key() => vec![Action::ReleaseLeader],
+        Postgres::Stopped(_) | Postgres::NoData | Postgres::Unknown => vec![],
+    })
+}
+
+fn dcs_away(view: &View<'_>) -> Option<Vec<Action>> {
+    if !matches!(view.dcs, DcsView::Away { .. }) {
+        return None;
+    }
+    Some(match view.postgres {
+        Postgres::Stopped(_) if view.may_write() => vec![Action::Start(StartAs::Primary)],
+        Postgres::Stopped(_) => vec![Action::Start(StartAs::Standby { upstream: None })],
+        _ => vec![],
+    })
+}
+
+/// Before the data directory is touched the name must be ours; a running server is left alone.
+fn name_taken(view: &View<'_>) -> Option<Vec<Action>> {
+    let key = read(view)?.members.get(view.me);
+    let ours = key.is_some_and(|key| view.lease.is_some_and(|lease| lease.id == key.lease));
+    (!ours && (stopped(view) || no_data(view)) && !view.memory.stop_requested).then(Vec::new)
+}
+
+fn wrong_system(view: &View<'_>) -> Option<Vec<Action>> {
+    let Some(Initialize::Done(expected)) = read(view)?.initialize else { return None };
+    match view.postgres {
+        Postgres::Stopped(data) if data.system_id != expected => Some(vec![]),
+        Postgres::Standby(standby) if standby.system_id != expected => Some(vec![Action::Stop(StopMode::Fast)]),
+        _ => None,
+    }
+}
+
+fn bootstrap(view: &View<'_>) -> Option<Vec<Action>> {
+    let cluster = read(view)?;
+    let virgin = no_data(view) && cluster.initialize.is_none() && cluster.leader.is_none();
+    if !virgin || view.settings.paused {
+        return None;
+    }
+    let mut steps = vec![
+        Action::ClaimInitialize,
+        Action::InitDb,
+        Action::AcquireLeader,
+        Action::Start(StartAs::Primary),
+        Action::PostBootstrap,
+    ];
+    if view.settings.is_synchronous() {
+        let expected = cluster.sync.as_ref().map(|(revision, _)| *revision);
+        steps.push(Action::WriteSync { expected, stored: Stored::only(view.me.clone()) });
+    }
+    Some(steps)
+}
+
+fn store_system_id(view: &View<'_>) -> Option<Vec<Action>> {
+    let primary = primary(view).filter(|_| leads(view))?;
+    let known = read(view)?.initialize == Some(Initialize::Done(primary.system_id));
+    (!known).then(|| vec![Action::StoreSystemId(primary.system_id)])
+}
+
+/// Whether a crash of the leader's postgres is answered by letting the key go.
+fn crash_fails_over(view: &View<'_>) -> bool {
+    let recent = view.memory.crash_releases.iter().filter(|at| view.since(**at) < CRASH_WINDOW).count();
+    let wanted = match view.settings.failover.on_crash {
+        OnCrash::Failover => true,
+        OnCrash::Restart => false,
+        OnCrash::Auto => view.settings.is_synchronous() && view.memory.standby_was_streaming,
+    };
+    let hopeless = view.memory.start_failures >= START_FAILURES_MAX;
+    (hopeless || wanted && recent < CRASH_RELEASES_MAX) && !successors(view).is_empty()
+}
+
+/// Members that may take over from us, as far as the DCS tells.
+fn successors(view: &View<'_>) -> BTreeSet<MemberName> {
+    let Some(cluster) = view.dcs.last() else { return BTreeSet::new() };
+    let eligible = |name: &MemberName| {
+        let member = cluster.members.get(name);
+        let voter = !view.settings.is_synchronous() || cluster.sync.as_ref().is_some_and(|(_, sync)| sync.voters.contains(name));
+        member.is_some_and(|member| member.running && member.may_lead) && voter
+    };
+    view.peers().into_iter().filter(eligible).collect()
+}
+
+fn hand_over_steps(candidates: BTreeSet<MemberName>) -> Vec<Action> {
+    let mut steps = vec![Action::Checkpoint, Action::Stop(StopMode::Fast)];
+    if !candidates.is_empty() {
+        steps.push(Action::AwaitReceipt { candidates, position: Position::default() });
+    }
+    steps.push(Action::ReleaseLeader);
+    steps
+}
+
+/// A promotion that stopped half-way: the key is ours and `/sync` already says that we lead.
+fn finish_promotion(view: &View<'_>) -> Option<Vec<Action>> {
+    let may = if view.settings.is_synchronous() {
+        stored(view).is_some_and(|stored| stored.leader == *view.me && stored.voters.is_empty())
+    } else {
+        view.race.is_some()
+    };
+    (leads(view) && standby(view)?.position.is_some() && may).then(|| vec![Action::SetSyncNames(first_names(view)), Action::Promote])
+}
+
+/// The names for the first moments of a new primary: whoever is alive must confirm, so that nothing is acknowledged by the new primary alone.
+fn first_names(view: &View<'_>) -> Names {
+    let replication = view.settings.replication;
+    let members = view.dcs.last().map(|cluster| &cluster.members);
+    let alive = members.into_iter().flatten().filter(|(name, member)| *name != view.me && member.may_sync);
+    let alive: BTreeSet<MemberName> = alive.map(|(name, _)| name.clone()).collect();
+    let alive = if replication.mode == Mode::Sync { alive.into_iter().take(replication.count).collect() } else { alive };
+    match Names::of(replication.mode, replication.count, alive) {
+        Names::Nobody if replication.strict && view.settings.is_synchronous() => Names::Placeholder,
+        names => names,
+    }
+}
+
+/// The switchover request that is meant for us, and the members that could take over by it.
+fn requested<'a>(view: &View<'a>) -> Option<(&'a SwitchoverRequest, BTreeSet<MemberName>)> {
+    primary(view).filter(|_| leads(view))?;
+    let request = read(view)?.switchover.as_ref()?;
+    let mut candidates = successors(view);
+    if request.leader.as_ref().is_some_and(|leader| leader != view.me) {
+        candidates.clear();
+    }
+    if let Some(candidate) = &request.candidate {
+        candidates.retain(|name| name == candidate);
+    }
+    Some((request, candidates))
+}
+
+fn switchover_refused(view: &View<'_>) -> Option<Vec<Action>> {
+    let (request, candidates) = requested(view)?;
+    candidates.is_empty().then(|| vec![Action::ClearSwitchover { expected: request.revision }])
+}
+
+fn switchover(view: &View<'_>) -> Option<Vec<Action>> {
+    requested(view).map(|(_, candidates)| hand_over_steps(candidates))
+}
+
+fn restart_leader(view: &View<'_>) -> Option<Vec<Action>> {
+    primary(view).filter(|_| leads(view) && view.memory.restart_requested)?;
+    Some(vec![Action::Checkpoint, Action::Stop(StopMode::Fast), Action::Start(StartAs::Primary)])
+}
+
+fn sync_step(view: &View<'_>) -> Option<Step> {
+    let primary = primary(view).filter(|_| leads(view))?;
+    let cluster = read(view)?;
+    let nobody = Names::Nobody;
+    if !view.settings.is_synchronous() && cluster.sync.is_none() {
+        return (primary.names != Some(nobody.clone())).then_some(Step::Names(nobody));
+    }
+    let Some(names) = &primary.names else { return Some(Step::Narrow(Stored::only(view.me.clone()))) };
+    let Some((_, stored)) = &cluster.sync else { return Some(Step::Narrow(Stored::only(view.me.clone()))) };
+    let may_sync = |name: &MemberName| cluster.members.get(name).is_some_and(|member| member.may_sync);
+    let senders = primary.senders.iter().filter(|(name, _)| may_sync(name)).map(|(name, sender)| (name.clone(), *sender)).collect();
+    let patient = view.memory.promoted.is_some_and(|at| view.since(at) < view.settings.failover.retry_timeout);
+    sync::next_step(&Situation {
+        me: view.me,
+        replication: view.settings.replication,
+        senders: &senders,
+        names,
+        stored,
+        names_set_at: view.memory.names_set_at.unwrap_or(primary.position.flushed),
+        patient,
+    })
+}
+
+fn write_sync(view: &View<'_>, stored: Stored) -> Option<Vec<Action>> {
+    let expected = read(view)?.sync.as_ref().map(|(revision, _)| *revision);
+    // Names that nobody here wrote cannot be reasoned about: once nobody may take over, they are replaced.
+    let foreign = primary(view)?.names.is_none();
+    let already = read(view)?.sync.as_ref().is_some_and(|(_, now)| *now == stored);
+    if foreign && already {
+        return Some(vec![Action::SetSyncNames(Names::Nobody)]);
+    }
+    Some(vec![Action::WriteSync { expected, stored }])
+}
+
+fn copy_from_leader(view: &View<'_>) -> Option<Vec<Action>> {
+    let leader = other(view).filter(|_| no_data(view))?;
+    let ready = read(view)?.members.get(leader).is_some_and(|member| member.running && member.primary);
+    if !ready {
+        return None;
+    }
+    Some(vec![Action::BaseBackup(leader.clone()), Action::Start(StartAs::Standby { upstream: Some(leader.clone()) })])
+}
+
+/// The steps that bring a data directory of another history in line: rewind, and after a failed rewind a fresh copy.
+fn realign(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
+    let start = Action::Start(StartAs::Standby { upstream: Some(leader.clone()) });
+    if view.settings.use_rewind && view.memory.rewind_failures == 0 {
+        vec![Action::Rewind(leader.clone()), start]
+    } else {
+        vec![Action::BaseBackup(leader.clone()), start]
+    }
+}
+
+fn rejoin(view: &View<'_>) -> Option<Vec<Action>> {
+    let leader = other(view)?;
+    let data = data_at_rest(view)?;
+    let suspect = data.was_primary || view.memory.rewind_failures > 0;
+    if !suspect {
+        return None;
+    }
+    let ready = read(view)?.members.get(leader).is_some_and(|member| member.running && member.primary);
+    Some(if ready { realign(view, leader) } else { vec![] })
+}
+
+fn diverged(view: &View<'_>) -> Option<Vec<Action>> {
+    let leader = other(view)?;
+    let member = read(view)?.members.get(leader).filter(|member| member.running && member.primary)?;
+    let standby = standby(view)?;
+    let WalReceiver::Broken(since) = standby.receiver else { return None };
+    let elsewhere = match (standby.position, member.position) {
+        (Some(mine), Some(theirs)) => mine.timeline != theirs.timeline || mine.flushed > theirs.flushed,
+        _ => false,
+    };
+    let patience = if elsewhere { DIVERGED_AFTER } else { Millis(DIVERGED_AFTER.0 * 4) };
+    if view.since(since) < patience {
+        return None;
+    }
+    let mut steps = vec![Action::Stop(StopMode::Fast)];
+    steps.extend(realign(view, leader));
+    Some(steps)
+}
+
+fn switchover_to_other(view: &View<'_>) -> Option<Vec<Action>> {
+    let cluster = read(view)?;
+    let request = cluster.switchover.as_ref()?;
+    let mine = request.leader.as_ref() == Some(view.me);
+    let candidate = request.candidate.as_ref();
+    let waits = mine || candidate.is_some_and(|name| name != view.me && cluster.members.contains_key(name));
+    // A candidate that does not take the key in time is no reason to stay without a leader.
+    let lost = view.race.is_some_and(|race| view.since(race.asked) > view.settings.failover.ttl);
+    (waits && !lost && !sole_hope(view)).then(Vec::new)
+}
+
+/// Nobody else could take over.
+fn sole_hope(view: &View<'_>) -> bool {
+    successors(view).is_empty()
+}
+
+/// Whether this member may stand in an election at all, by `/sync`.
+fn may_stand(view: &View<'_>) -> bool {
+    if !view.settings.is_synchronous() {
+        return true;
+    }
+    stored(view).is_some_and(|stored| stored.leader == *view.me || stored.voters.contains(view.me))
+}
+
+fn too_far_behind(view: &View<'_>) -> Option<Vec<Action>> {
+    let cluster = read(view)?;
+    let position = standby(view)?.position?;
+    let lag = cluster.optime?.bytes_since(position.flushed);
+    (!view.settings.is_synchronous() && lag > view.settings.failover.maximum_lag_bytes).then(Vec::new)
+}
+
+fn race(view: &View<'_>) -> Option<Vec<Action>> {
+    let stale = view.race.is_none_or(|race| race.votes.is_none() || view.since(race.asked) >= RACE_AGAIN_AFTER);
+    let steps = || vec![Action::StopReceiver, Action::AskPeers(electorate(view))];
+    stale.then(steps)
+}
+
+/// Whom to ask: every member whose key is there, and every voter.
+fn electorate(view: &View<'_>) -> BTreeSet<MemberName> {
+    let mut peers = view.peers();
+    if let Some(stored) = stored(view).filter(|_| view.settings.is_synchronous()) {
+        peers.extend(stored.voters.iter().filter(|name| *name != view.me).cloned());
+    }
+    peers
+}
+
+fn votes<'a>(view: &View<'a>) -> Option<Vec<&'a Vote>> {
+    let cast = view.race?.votes.as_ref()?;
+    let voter = |vote: &&Vote| {
+        !view.settings.is_synchronous() || stored(view).is_some_and(|stored| stored.voters.contains(&vote.member))
+    };
+    Some(cast.iter().filter(voter).collect())
+}
+
+fn votes_needed(view: &View<'_>) -> usize {
+    match stored(view).filter(|_| view.settings.is_synchronous()) {
+        Some(stored) if stored.leader == *view.me => 0,
+        Some(stored) => stored.quorum,
+        None => 0,
+    }
+}
+
+/// Whether somebody who would take over is ahead: by position, then by being named, then by priority, then by name.
+fn outrun(view: &View<'_>) -> bool {
+    let Some(race) = view.race else { return true };
+    let named = read(view).and_then(|cluster| cluster.switchover.as_ref()).and_then(|request| request.candidate.as_ref());
+    let rank = |position: Position, name: &MemberName, priority: i32| {
+        (position, named == Some(name), priority, std::cmp::Reverse(name.clone()))
+    };
+    let mine = rank(race.position, view.me, view.memory.priority.unwrap_or(0));
+    let eligible =
+        |name: &MemberName| stored(view).is_none_or(|stored| stored.leader == *name || stored.voters.contains(name));
+    // A voter that is ahead may have an acknowledged commit that we lack, whether it would lead itself or not.
+    let must_heed = |vote: &&Vote| {
+        if view.settings.is_synchronous() { eligible(&vote.member) } else { vote.candidate.is_some() }
+    };
+    race.votes.iter().flatten().filter(must_heed).any(|vote| {
+        vote.position > race.position
+            || vote.candidate.is_some_and(|priority| rank(vote.position, &vote.member, priority) > mine)
+    })
+}
+
+fn win(view: &View<'_>) -> Option<Vec<Action>> {
+    let mut steps = vec![Action::AcquireLeader];
+    let sync = read(view).and_then(|cluster| cluster.sync.as_ref());
+    if view.settings.is_synchronous() || sync.is_some() {
+        let expected = sync.map(|(revision, _)| *revision);
+        steps.push(Action::WriteSync { expected, stored: Stored::only(view.me.clone()) });
+    }
+    steps.push(Action::SetSyncNames(first_names(view)));
+    steps.push(Action::Promote);
+    Some(steps)
+}

@@ -1,0 +1,301 @@
+//! What a member knows when it decides. "Unknown" is a value.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
+use crate::ha::lease::{Lease, LeaseId};
+use crate::ha::settings::Settings;
+use crate::ha::sync::Names;
+
+pub use crate::ha::sync::Stored;
+
+/// A revision of the DCS: every change has a higher one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub i64);
+
+/// The `initialize` key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initialize {
+    /// Somebody is making the first data directory.
+    InProgress,
+    /// The cluster's system identifier.
+    Done(u64),
+}
+
+/// The leader key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderKey {
+    /// The name that it holds.
+    pub member: MemberName,
+    /// The lease that owns it.
+    pub lease: LeaseId,
+    /// When it was created; a later leader has a later one.
+    pub created: Revision,
+}
+
+/// A member key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The lease that owns it.
+    pub lease: LeaseId,
+    /// Whether its postgres accepts connections.
+    pub running: bool,
+    /// Whether it says that it is the primary.
+    pub primary: bool,
+    /// Its position, as of its last report.
+    pub position: Option<Position>,
+    /// May it take over? (tag `nofailover`, or `failover_priority: 0`)
+    pub may_lead: bool,
+    /// May it be a synchronous standby? (tag `nosync`)
+    pub may_sync: bool,
+}
+
+/// A request to hand over, from the `failover` key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchoverRequest {
+    /// The leader that is to step down; `None` for a forced failover.
+    pub leader: Option<MemberName>,
+    /// Who is to take over; `None` for anyone.
+    pub candidate: Option<MemberName>,
+    /// The key's revision.
+    pub revision: Revision,
+}
+
+/// Everything in the DCS that the election looks at, as of one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// As of when.
+    pub revision: Revision,
+    /// `initialize`.
+    pub initialize: Option<Initialize>,
+    /// `leader`.
+    pub leader: Option<LeaderKey>,
+    /// `sync`, with its revision.
+    pub sync: Option<(Revision, Stored)>,
+    /// `members/`.
+    pub members: BTreeMap<MemberName, Member>,
+    /// `failover`.
+    pub switchover: Option<SwitchoverRequest>,
+    /// `status`: the last LSN that a leader reported.
+    pub optime: Option<Lsn>,
+    /// The newest timeline that `history` speaks of.
+    pub timeline: Option<Timeline>,
+}
+
+/// What is known of the DCS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DcsView {
+    /// Nothing yet.
+    Unread,
+    /// This is its state, as far as the watch has told.
+    Read(Cluster),
+    /// It does not answer; this is what it said last.
+    Away {
+        /// Since when.
+        since: Moment,
+        /// Its last known state.
+        last: Cluster,
+    },
+}
+
+impl DcsView {
+    /// The last known state.
+    pub fn last(&self) -> Option<&Cluster> {
+        match self {
+            DcsView::Unread => None,
+            DcsView::Read(cluster) | DcsView::Away { last: cluster, .. } => Some(cluster),
+        }
+    }
+}
+
+/// What `pg_control` says of a data directory at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataDirectory {
+    /// The system identifier.
+    pub system_id: u64,
+    /// The timeline of the last checkpoint.
+    pub timeline: Timeline,
+    /// The last checkpoint's position.
+    pub checkpoint: Lsn,
+    /// Whether it was last written as a primary.
+    pub was_primary: bool,
+    /// Whether it was shut down in order.
+    pub clean: bool,
+}
+
+/// A WAL sender on the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalSender {
+    /// Whether the standby has caught up and streams.
+    pub streaming: bool,
+    /// What the standby has flushed.
+    pub flushed: Lsn,
+}
+
+/// A running primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Primary {
+    /// The system identifier.
+    pub system_id: u64,
+    /// Its position.
+    pub position: Position,
+    /// `synchronous_standby_names`; `None` if it is nothing that we wrote.
+    pub names: Option<Names>,
+    /// WAL senders, by `application_name`.
+    pub senders: BTreeMap<MemberName, WalSender>,
+}
+
+/// A standby's WAL receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalReceiver {
+    /// It streams.
+    Streaming,
+    /// It should, and does not, since then.
+    Broken(Moment),
+    /// None is wanted.
+    Stopped,
+}
+
+/// A running standby.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// The system identifier.
+    pub system_id: u64,
+    /// Its durable position; `None` while local WAL is still being replayed, when nobody knows how far it reaches.
+    pub position: Option<Position>,
+    /// Whom it is told to follow.
+    pub upstream: Option<MemberName>,
+    /// Its receiver.
+    pub receiver: WalReceiver,
+}
+
+/// The local postgres.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Postgres {
+    /// Not looked at yet, or it does not answer.
+    Unknown,
+    /// There is no data directory.
+    NoData,
+    /// It does not run.
+    Stopped(DataDirectory),
+    /// It runs and does not accept connections yet.
+    Starting,
+    /// It accepts writes.
+    Primary(Primary),
+    /// It is in recovery.
+    Standby(Standby),
+}
+
+/// A race for the leader key that this member takes part in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Race {
+    /// Our position, with the WAL receiver stopped.
+    pub position: Position,
+    /// The answers so far; `None` until they were collected.
+    pub votes: Option<Vec<crate::ha::Vote>>,
+    /// When they were collected.
+    pub asked: Moment,
+}
+
+/// What a member remembers between decisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// When this process started.
+    pub started: Moment,
+    /// SIGTERM came.
+    pub stop_requested: bool,
+    /// Somebody asked for a restart of postgres.
+    pub restart_requested: bool,
+    /// Leases that this process once had.
+    pub past_leases: BTreeSet<LeaseId>,
+    /// Until when this member promised a leader not to race, vote or promise another.
+    pub promised: Option<(LeaseId, Moment)>,
+    /// Until when all members promised us.
+    pub held_promises: Option<Moment>,
+    /// When this member let the key go after a crash; at most the last ten minutes.
+    pub crash_releases: Vec<Moment>,
+    /// Failed rewinds since the last success.
+    pub rewind_failures: u32,
+    /// Failed starts since the last success.
+    pub start_failures: u32,
+    /// Postgres is down because we hand over.
+    pub handing_over: bool,
+    /// Whether a standby that may take over streamed when postgres was last seen alive.
+    pub standby_was_streaming: bool,
+    /// Where the primary was when `synchronous_standby_names` was last set; `None` if unknown.
+    pub names_set_at: Option<Lsn>,
+    /// When we were promoted.
+    pub promoted: Option<Moment>,
+    /// Our own tags: may this member lead, and with which priority?
+    pub priority: Option<i32>,
+}
+
+/// Everything that [`crate::ha::decide`] may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Now.
+    pub now: Moment,
+    /// This member.
+    pub me: &'a MemberName,
+    /// The settings.
+    pub settings: &'a Settings,
+    /// Our lease, if one was granted and not lost.
+    pub lease: Option<&'a Lease>,
+    /// The DCS.
+    pub dcs: &'a DcsView,
+    /// Our postgres.
+    pub postgres: &'a Postgres,
+    /// The race, if we take part in one.
+    pub race: Option<&'a Race>,
+    /// What we remember.
+    pub memory: &'a Memory,
+}
+
+impl<'a> View<'a> {
+    /// Our lease, if it is surely valid now.
+    pub fn valid_lease(&self) -> Option<&'a Lease> {
+        self.lease.filter(|lease| lease.is_valid(self.now))
+    }
+
+    /// Whether the leader key is surely ours: it is owned by our lease, and the lease is valid.
+    pub fn holds_key(&self) -> bool {
+        let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
+        matches!((key, self.valid_lease()), (Some(key), Some(lease)) if key.lease == lease.id)
+    }
+
+    /// Whether all members promised to keep quiet long enough, and nobody leads all the same.
+    pub fn holds_promises(&self) -> bool {
+        self.memory.held_promises.is_some_and(|until| self.now < until) && self.other_leader().is_none()
+    }
+
+    /// Whether postgres may accept writes here, now.
+    pub fn may_write(&self) -> bool {
+        self.holds_key() || self.holds_promises()
+    }
+
+    /// Whether this member promised somebody to keep quiet.
+    pub fn is_promised(&self) -> bool {
+        self.memory.promised.is_some_and(|(_, until)| self.now < until)
+    }
+
+    /// The leader key, if somebody else holds it.
+    pub fn other_leader(&self) -> Option<&'a LeaderKey> {
+        let key = self.dcs.last()?.leader.as_ref()?;
+        let ours = self.lease.is_some_and(|lease| lease.id == key.lease) || self.memory.past_leases.contains(&key.lease);
+        if ours { None } else { Some(key) }
+    }
+
+    /// Time since a moment.
+    pub fn since(&self, moment: Moment) -> Millis {
+        self.now.since(moment)
+    }
+
+    /// Members other than this one whose key is there.
+    pub fn peers(&self) -> BTreeSet<MemberName> {
+        let members = self.dcs.last().map(|cluster| &cluster.members);
+        members.into_iter().flatten().map(|(name, _)| name).filter(|name| *name != self.me).cloned().collect()
+    }
+}

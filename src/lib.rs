@@ -1,0 +1,10 @@
+pub mod base;
+pub mod ha;
+#[cfg(feature = "full")]
+pub mod dcs;
+#[cfg(feature = "full")]
+pub mod postgres;
+#[cfg(feature = "full")]
+pub mod agent;
+#[cfg(feature = "full")]
+pub mod telemetry;
