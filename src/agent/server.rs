@@ -16,7 +16,7 @@ use crate::dcs::DynamicConfig;
 use crate::ha::sync::Names;
 use crate::ha::{Postgres, StartAs, Standby, WalReceiver};
 use crate::postgres::{
-    self, Configuration, ConnectTo, Credentials, DataState, Look, Server as ServerFacts, Session, SessionSettings, conninfo, look_at,
+    self, Configuration, ConnectTo, Credentials, DataState, Look, Server as ServerFacts, Session, SessionSettings, conninfo, look_at, timeline_at,
 };
 
 /// What went wrong with the local server.
@@ -207,7 +207,16 @@ impl Server {
         if look.is_err() {
             self.inner().session = None;
         }
-        Ok(look?)
+        let mut look = look?;
+        if let Look::Replica(replica, _) = &mut look
+            && !replica.streaming
+            && let Some(flushed) = replica.flushed
+        {
+            // The server itself forgets the timeline that it received last.
+            let on_disk = timeline_at(self.data(), flushed).unwrap_or_default();
+            replica.timeline = replica.timeline.max(on_disk);
+        }
+        Ok(look)
     }
 
     /// Looks at the server and at its data directory.

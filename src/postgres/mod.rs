@@ -5,9 +5,11 @@ mod configuration;
 mod control_file;
 mod session;
 mod slots;
+mod wal_files;
 
 pub use configuration::{
     Authentication, Configuration, ConnectTo, Credentials, RESERVED_PARAMETERS, conninfo, quote_identifier, quote_literal,
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile, look_at};
 pub use session::{Error, Look, Replica, ReplicationRow, Server, Session, SessionSettings};
+pub use wal_files::timeline_at;
