@@ -1,0 +1,3 @@
+module mrg.bluebird.id/lab/pause
+
+go 1.26
