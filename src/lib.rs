@@ -1,10 +1,29 @@
+//! mrg-operator keeps the MRG ride-hailing platform alive when its parts fail. The map, in reading order:
+
+#![forbid(unsafe_code)]
+
+/// Words that every module shares: WAL positions, moments, names. Pure.
 pub mod base;
+/// The election: who may write, when, and why. Pure.
 pub mod ha;
+/// etcd, with Patroni's keys.
 #[cfg(feature = "full")]
 pub mod dcs;
+/// One PostgreSQL server: files, configuration, session.
 #[cfg(feature = "full")]
 pub mod postgres;
+/// `mrg-agent`: performs what the election decides.
 #[cfg(feature = "full")]
 pub mod agent;
+/// The Kubernetes API: `PostgresCluster`.
+#[cfg(feature = "full")]
+pub mod api;
+/// The Kubernetes API server: apply, the operator's lease.
+#[cfg(feature = "full")]
+pub mod cluster;
+/// `mrg-operator`: reconciles.
+#[cfg(feature = "full")]
+pub mod controllers;
+/// Logs.
 #[cfg(feature = "full")]
 pub mod telemetry;

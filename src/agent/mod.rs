@@ -3,6 +3,7 @@
 pub mod clock;
 mod config;
 mod context;
+pub mod etcd_member;
 pub mod fence;
 mod housekeeping;
 mod incarnation;

@@ -25,15 +25,33 @@ enum Command {
     /// Own postgres for an agent, and kill it when the agent's lease cannot be proved; started by the agent itself
     #[command(hide = true)]
     Fence,
+    /// Copy this program to a path; for init containers
+    #[command(hide = true)]
+    Install { path: PathBuf },
+    /// Write the configuration of a managed etcd member; for init containers
+    #[command(hide = true)]
+    ConfigureEtcd { file: PathBuf },
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match (arguments.command, arguments.file) {
         (Some(Command::Fence), _) => agent::fence::run().context("the fence failed"),
+        (Some(Command::Install { path }), _) => install(&path),
+        (Some(Command::ConfigureEtcd { file }), _) => runtime()?.block_on(agent::etcd_member::configure(&file)),
         (None, Some(file)) => start(&file, arguments.validate_config),
         (None, None) => anyhow::bail!("no configuration file given; try `mrg-agent patroni.yml`, or `mrg-agent --help`"),
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")
+}
+
+fn install(path: &std::path::Path) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("failed to find this program")?;
+    std::fs::copy(&program, path).with_context(|| format!("failed to copy to {}", path.display()))?;
+    Ok(())
 }
 
 fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
@@ -44,6 +62,5 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     mrg_operator::telemetry::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
-    runtime.block_on(agent::run(config))
+    runtime()?.block_on(agent::run(config))
 }

@@ -1,1 +1,109 @@
-fn main() {}
+//! The operator: reconciles the kinds of `mrg.bluebird.id`. Two replicas run; one of them works.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::routing::get;
+use clap::{Parser, Subcommand};
+use mrg_operator::cluster::{Election, hold};
+use mrg_operator::{api, controllers, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Keeps the MRG platform alive when its parts fail.
+#[derive(Parser)]
+#[command(name = "mrg-operator", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The image with the agent, for the init containers
+    #[arg(long, env = "MRG_IMAGE", default_value = "localhost/mrg-operator:latest")]
+    image: String,
+    /// When that image is pulled
+    #[arg(long, env = "MRG_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    image_pull_policy: String,
+    /// The priority class of database and etcd pods
+    #[arg(long, env = "MRG_PRIORITY_CLASS")]
+    priority_class: Option<String>,
+    /// The namespace of the operator's own lease
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// This replica
+    #[arg(long, env = "POD_NAME", default_value = "mrg-operator")]
+    identity: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the custom resource definitions
+    Crds,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if matches!(arguments.command, Some(Command::Crds)) {
+        for (_, text) in api::definition_files()? {
+            print!("{text}");
+        }
+        return Ok(());
+    }
+    telemetry::start();
+    rustls::crypto::ring::default_provider().install_default().ok().context("failed to set up TLS")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let client = kube::Client::try_default().await.context("no access to Kubernetes; run in a pod, or set KUBECONFIG")?;
+    let (state, mut election) = watch::channel(Election::Standby);
+    let (stopping, stop) = watch::channel(false);
+    tokio::spawn(serve_health());
+    let holding = hold(client.clone(), arguments.namespace, "mrg-operator".to_owned(), arguments.identity, state, stop.clone());
+    let holding = tokio::spawn(holding);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop_requested = async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    };
+    tokio::pin!(stop_requested);
+    tokio::select! {
+        () = &mut stop_requested => {
+            stopping.send_replace(true);
+            let _ = tokio::time::timeout(Duration::from_secs(5), holding).await;
+            return Ok(());
+        }
+        leading = election.wait_for(|state| *state == Election::Leading) => { leading.context("the election ended")?; }
+    }
+    tracing::info!("this replica works now");
+    let settings = controllers::postgres_cluster::Settings {
+        agent_image: arguments.image,
+        agent_pull_policy: arguments.image_pull_policy,
+        priority_class: arguments.priority_class.filter(|class| !class.is_empty()),
+    };
+    let mut asked = stop.clone();
+    let controller = controllers::postgres_cluster::run(client, settings, async move {
+        let _ = asked.wait_for(|stop| *stop).await;
+    });
+    let controller = tokio::spawn(controller);
+    let lost = tokio::select! {
+        () = &mut stop_requested => false,
+        _ = election.wait_for(|state| *state == Election::Lost) => true,
+    };
+    anyhow::ensure!(!lost, "the operator's lease was lost; another replica works");
+    // First the work ends, then the lease is handed over.
+    controller.abort();
+    stopping.send_replace(true);
+    let _ = tokio::time::timeout(Duration::from_secs(5), holding).await;
+    Ok(())
+}
+
+async fn serve_health() {
+    let router = Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" }));
+    match tokio::net::TcpListener::bind("0.0.0.0:8080").await {
+        Ok(listener) => {
+            let _ = axum::serve(listener, router).await;
+        }
+        Err(error) => tracing::error!(%error, "health checks are not served"),
+    }
+}

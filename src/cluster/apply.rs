@@ -1,0 +1,109 @@
+//! Server-side apply: one field manager, only the fields that we mean. A conflict is an error that names the other manager, never a fight.
+
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+
+/// The name under which this operator owns fields.
+pub const FIELD_MANAGER: &str = "mrg-operator";
+
+/// An object as it is sent: built from nothing, never from one that was fetched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest(pub Value);
+
+/// What went wrong with a request to the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request failed.
+    #[error("failed to {operation} {kind} {name}")]
+    Request {
+        /// What was tried.
+        operation: &'static str,
+        /// On what kind.
+        kind: String,
+        /// On which object.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// Somebody else owns a field that we mean.
+    #[error("{kind} {name}: {message}")]
+    Conflict {
+        /// The kind.
+        kind: String,
+        /// The object.
+        name: String,
+        /// The API server's words, with the other manager's name.
+        message: String,
+    },
+    /// The answer is not what it should be.
+    #[error("the {kind} {name} cannot be read")]
+    Decode {
+        /// The kind.
+        kind: String,
+        /// The object.
+        name: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+impl Manifest {
+    fn text(&self, path: &str) -> String {
+        self.0.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> String {
+        self.text("/kind")
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        self.text("/metadata/name")
+    }
+
+    fn api(&self, client: &Client) -> Api<DynamicObject> {
+        let version = self.text("/apiVersion");
+        let (group, version) = version.split_once('/').unwrap_or(("", &version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &self.kind()));
+        match self.0.pointer("/metadata/namespace").and_then(Value::as_str) {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        }
+    }
+
+    fn failed(&self, operation: &'static str, error: kube::Error) -> Error {
+        match error {
+            kube::Error::Api(status) if status.code == 409 && status.reason == "Conflict" => {
+                Error::Conflict { kind: self.kind(), name: self.name(), message: status.message.clone() }
+            }
+            error => Error::Request { operation, kind: self.kind(), name: self.name(), source: Box::new(error) },
+        }
+    }
+}
+
+/// Applies a manifest; gives what the server made of it.
+pub async fn apply(client: &Client, manifest: &Manifest) -> Result<DynamicObject, Error> {
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let api = manifest.api(client);
+    let applied = api.patch(&manifest.name(), &parameters, &Patch::Apply(&manifest.0)).await;
+    applied.map_err(|error| manifest.failed("apply", error))
+}
+
+/// The object as it is now; `None` if it is not there.
+pub async fn live(client: &Client, manifest: &Manifest) -> Result<Option<DynamicObject>, Error> {
+    manifest.api(client).get_opt(&manifest.name()).await.map_err(|error| manifest.failed("get", error))
+}
+
+/// Deletes an object, if it is still the one that was meant.
+pub async fn delete(client: &Client, object: &DynamicObject, manifest: &Manifest) -> Result<(), Error> {
+    let preconditions = kube::api::Preconditions { uid: object.uid(), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match manifest.api(client).delete(&manifest.name(), &parameters).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(error) => Err(manifest.failed("delete", error)),
+    }
+}

@@ -1,0 +1,7 @@
+//! The Kubernetes API server, as far as every controller needs it: server-side apply of manifests, the operator's own lease.
+
+mod apply;
+mod lease;
+
+pub use apply::{Error, FIELD_MANAGER, Manifest, apply, delete, live};
+pub use lease::{Election, hold};

@@ -1,0 +1,184 @@
+//! Brings the API server and etcd in line with what is wanted. Settled means silent: what is as wanted is not written.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use etcd_client::{Compare, CompareOp, TxnOp};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
+use rand::Rng;
+use rand::distr::Alphanumeric;
+use serde_json::{Value, json};
+
+use crate::cluster::{self, Manifest};
+use crate::controllers::postgres_cluster::build::{ROLE_LABEL, dynamic_config};
+use crate::controllers::postgres_cluster::observe::Observed;
+use crate::controllers::postgres_cluster::validate::Desired;
+use crate::dcs::wire::compact;
+use crate::dcs::{Etcd, Keys};
+
+/// What was applied last, so that nothing is sent twice. The server's own answer tells whether somebody changed it since.
+#[derive(Default)]
+pub struct Applied(Mutex<HashMap<String, (u64, String)>>);
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An object could not be applied.
+    #[error(transparent)]
+    Object(#[from] cluster::Error),
+    /// Another request failed.
+    #[error("failed to {operation}")]
+    Request {
+        /// What.
+        operation: &'static str,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+}
+
+fn failed(operation: &'static str) -> impl FnOnce(kube::Error) -> Error {
+    move |source| Error::Request { operation, source: Box::new(source) }
+}
+
+impl Applied {
+    fn key(manifest: &Manifest) -> String {
+        format!("{} {}", manifest.kind(), manifest.0.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default())
+            + "/"
+            + &manifest.name()
+    }
+
+    fn hash(manifest: &Manifest) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        manifest.0.to_string().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Applies a manifest unless it is the one applied before and nobody changed the object's spec since.
+    async fn apply(&self, client: &Client, manifest: &Manifest) -> Result<(), Error> {
+        let (key, hash) = (Self::key(manifest), Self::hash(manifest));
+        let known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&key).cloned();
+        if let Some((old, version)) = known
+            && old == hash
+            && let Some(live) = cluster::live(client, manifest).await?
+            && fingerprint(&live) == version
+        {
+            return Ok(());
+        }
+        let applied = cluster::apply(client, manifest).await?;
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, (hash, fingerprint(&applied)));
+        Ok(())
+    }
+}
+
+/// What changes when somebody changes the object, and not when a controller reports its status.
+fn fingerprint(object: &kube::api::DynamicObject) -> String {
+    let mut data = object.data.clone();
+    if let Some(map) = data.as_object_mut() {
+        map.remove("status");
+    }
+    format!("{:?} {:?} {data}", object.metadata.uid, object.metadata.labels)
+}
+
+/// Applies the objects, in order.
+pub async fn apply(client: &Client, applied: &Applied, objects: &[Manifest]) -> Result<(), Error> {
+    for manifest in objects {
+        applied.apply(client, manifest).await?;
+    }
+    Ok(())
+}
+
+/// Makes the Secret with the passwords, or adds those that are missing; never changes one.
+pub async fn keep_secret(client: &Client, desired: &Desired) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);
+    let mut wanted = vec!["superuser-password".to_owned(), "replication-password".to_owned(), "rest-password".to_owned()];
+    wanted.extend(desired.owners().into_iter().map(|owner| format!("{owner}-password")));
+    let password = || ByteString(rand::rng().sample_iter(Alphanumeric).take(32).collect());
+    let existing = api.get_opt(&desired.secret_name()).await.map_err(failed("read the credentials"))?;
+    let Some(existing) = existing else {
+        let mut secret = Secret {
+            data: Some(wanted.into_iter().map(|key| (key, password())).collect()),
+            ..Secret::default()
+        };
+        secret.metadata.name = Some(desired.secret_name());
+        // Not owned: the passwords outlive the object, as the volumes do, or the data could not be opened again.
+        let labels = desired.labels("credentials");
+        secret.metadata.labels = Some(labels.into_iter().map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned())).collect());
+        return api.create(&PostParams::default(), &secret).await.map(|_| ()).map_err(failed("create the credentials"));
+    };
+    let have = existing.data.unwrap_or_default();
+    let missing: BTreeMap<String, ByteString> = wanted.into_iter().filter(|key| !have.contains_key(key)).map(|key| (key, password())).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let patch = Patch::Merge(json!({ "data": missing }));
+    api.patch(&desired.secret_name(), &PatchParams::default(), &patch).await.map(|_| ()).map_err(failed("add credentials"))
+}
+
+/// Labels the pods by role, for the `-rw` and `-ro` Services. The poolers and the election do not depend on it.
+pub async fn label_pods(client: &Client, desired: &Desired, observed: &Observed) -> Result<(), Error> {
+    let Some(dcs) = &observed.dcs else { return Ok(()) };
+    let api: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
+    let leader = dcs.cluster.leader.as_ref().map(|key| key.member.to_string());
+    // The old leader loses the label before the new one gets it.
+    let mut changes: Vec<(&String, Option<&str>)> = Vec::new();
+    for (name, pod) in &observed.pods {
+        let member = dcs.members.iter().find(|(member, _)| member.as_str() == name).map(|(_, data)| data);
+        let role = match member {
+            Some(data) if leader.as_ref() == Some(name) && data.role == "primary" => Some("primary"),
+            Some(data) if leader.as_ref() != Some(name) && data.state == "running" => Some("replica"),
+            _ => None,
+        };
+        if pod.labels().get(ROLE_LABEL).map(String::as_str) != role {
+            changes.push((name, role));
+        }
+    }
+    changes.sort_by_key(|(_, role)| *role == Some("primary"));
+    for (name, role) in changes {
+        let patch = Patch::Merge(json!({ "metadata": { "labels": { ROLE_LABEL: role } } }));
+        match api.patch(name, &PatchParams::default(), &patch).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(failed("label a pod")(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Grows volumes whose claim is smaller than the spec says.
+pub async fn grow_volumes(client: &Client, desired: &Desired) -> Result<(), Error> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &desired.namespace);
+    let selector = format!("app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster={}", desired.name);
+    let claims = api.list(&ListParams::default().labels(&selector)).await.map_err(failed("list volumes"))?;
+    let wanted = crate::controllers::postgres_cluster::validate::bytes(&desired.spec.storage.size);
+    for claim in claims {
+        let requested = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
+        let requested = requested.and_then(|quantity| crate::controllers::postgres_cluster::validate::bytes(&quantity.0));
+        if requested < wanted {
+            let patch = Patch::Merge(json!({ "spec": { "resources": { "requests": { "storage": desired.spec.storage.size } } } }));
+            api.patch(&claim.name_any(), &PatchParams::default(), &patch).await.map_err(failed("grow a volume"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the dynamic configuration in etcd as the spec says. Keys that the spec does not speak of are left alone.
+pub async fn write_intent(etcd: &Etcd, desired: &Desired, observed: &Observed) -> Result<(), crate::dcs::Error> {
+    let Some((revision, current)) = observed.dcs.as_ref().and_then(|dcs| dcs.config.as_ref()) else { return Ok(()) };
+    let Value::Object(mut wanted) = current.clone() else { return Ok(()) };
+    for (key, value) in dynamic_config(desired) {
+        wanted.insert(key, value);
+    }
+    let wanted = Value::Object(wanted);
+    if wanted == *current {
+        return Ok(());
+    }
+    let key = Keys::new("service", &desired.scope).config();
+    let unchanged = Compare::mod_revision(key.clone(), CompareOp::Equal, *revision);
+    let put = TxnOp::put(key, compact(&wanted), None);
+    etcd.transact(vec![unchanged], vec![put], Duration::from_secs(3)).await.map(|_| ())
+}

@@ -1,0 +1,260 @@
+//! `PostgresCluster`: observe → validate → build → apply → status.
+
+mod apply;
+mod build;
+mod observe;
+mod roll;
+mod status;
+mod validate;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Client, Resource, ResourceExt};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::api::PostgresCluster;
+use crate::api::postgres_cluster::PostgresClusterStatus;
+use crate::cluster::FIELD_MANAGER;
+use crate::dcs::{Connection, Etcd, Keys, WatchEvent, watch};
+
+/// What the operator is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The image with the agent.
+    pub agent_image: String,
+    /// When it is pulled.
+    pub agent_pull_policy: String,
+    /// The priority class of database pods.
+    pub priority_class: Option<String>,
+}
+
+/// What went wrong in a reconciliation.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something could not be read.
+    #[error("failed to observe")]
+    Observe(#[source] Box<kube::Error>),
+    /// Something could not be applied.
+    #[error("failed to apply")]
+    Apply(#[from] apply::Error),
+    /// A member could not be restarted.
+    #[error("failed to roll")]
+    Roll(#[source] Box<kube::Error>),
+    /// The status could not be written.
+    #[error("failed to write the status")]
+    Status(#[source] Box<kube::Error>),
+}
+
+type Object = DeserializeGuard<PostgresCluster>;
+
+struct Follower {
+    endpoints: Vec<String>,
+    etcd: Arc<Etcd>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Context {
+    client: Client,
+    settings: Settings,
+    recorder: Recorder,
+    http: reqwest::Client,
+    applied: apply::Applied,
+    followers: Mutex<HashMap<String, Follower>>,
+    triggers: mpsc::UnboundedSender<ObjectRef<Object>>,
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+/// A settled cluster is looked at again so often; events come in between.
+const BACKSTOP: Duration = Duration::from_secs(300);
+
+/// Runs the controller until it is told to end.
+pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let (triggers, mut queue) = mpsc::unbounded_channel();
+    let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("HOSTNAME").ok() };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        http: reqwest::Client::new(),
+        applied: apply::Applied::default(),
+        followers: Mutex::new(HashMap::new()),
+        failures: Mutex::new(HashMap::new()),
+        client: client.clone(),
+        settings,
+        triggers,
+    });
+    let of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator");
+    let pods_of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator,app.kubernetes.io/name=postgres");
+    let from_etcd = async_stream(move |context| queue.poll_recv(context));
+    Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default())
+        .owns(Api::<StatefulSet>::all(client.clone()), of_ours)
+        .watches(Api::<Pod>::all(client), pods_of_ours, |pod| {
+            let cluster = pod.labels().get("mrg.bluebird.id/cluster")?;
+            Some(ObjectRef::new(cluster).within(&pod.namespace()?))
+        })
+        .reconcile_on(from_etcd)
+        .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
+        .graceful_shutdown_on(stop)
+        .run(reconcile, retry, context)
+        .for_each(|_| futures::future::ready(()))
+        .await;
+}
+
+fn async_stream<T>(poll: impl FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<T>>) -> impl futures::Stream<Item = T> {
+    futures::stream::poll_fn(poll)
+}
+
+fn retry(object: Arc<Object>, error: &Error, context: Arc<Context>) -> Action {
+    let key = ObjectRef::from_obj(object.as_ref()).to_string();
+    let mut failures = context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let count = failures.entry(key).or_insert(0);
+    *count = (*count + 1).min(7);
+    let wait = Duration::from_millis(500) * 2u32.pow(*count);
+    tracing::warn!(object = object.name_any(), error = crate::telemetry::chain(error), ?wait, "reconciliation failed; trying again");
+    Action::requeue(wait)
+}
+
+async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action, Error> {
+    let cluster = match &object.0 {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            tracing::error!(object = object.name_any(), %error, "the object cannot be read; it is left alone until it changes");
+            return Ok(Action::await_change());
+        }
+    };
+    if cluster.metadata.deletion_timestamp.is_some() {
+        context.forget(cluster);
+        return Ok(Action::await_change());
+    }
+    let now = Timestamp::now();
+    let desired = match validate::validate(&context.settings, cluster) {
+        Ok(desired) => desired,
+        Err(invalid) => {
+            context.report(cluster, status::stalled(cluster, &invalid.to_string(), now)).await?;
+            return Ok(Action::await_change());
+        }
+    };
+    apply::keep_secret(&context.client, &desired).await?;
+    apply::apply(&context.client, &context.applied, &build::build(&desired)).await?;
+    apply::grow_volumes(&context.client, &desired).await?;
+    let etcd = context.follow(cluster, &desired);
+    let observed = observe::observe(&context.client, &etcd, &desired).await.map_err(|error| Error::Observe(Box::new(error)))?;
+    apply::label_pods(&context.client, &desired, &observed).await?;
+    let roll_failed = |error| Error::Roll(Box::new(error));
+    roll::revoke_proven_dead(&context.client, &etcd, &desired, &observed).await.map_err(roll_failed)?;
+    if let Err(error) = apply::write_intent(&etcd, &desired, &observed).await {
+        tracing::warn!(error = crate::telemetry::chain(&error), cluster = desired.name, "the configuration could not be written to etcd; it is tried again");
+    }
+    let revision = roll::revision(&context.client, &desired).await.map_err(roll_failed)?;
+    let step = roll::next(&desired, &observed, revision.as_deref());
+    let acted = !matches!(step, roll::Step::Settled);
+    let rolling = roll::perform(&context.client, &context.http, &desired, &observed, step).await.map_err(roll_failed)?;
+    let new = status::status(cluster, &desired, &observed, rolling.as_deref(), now);
+    let settled = new.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    context.report(cluster, new).await?;
+    context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&ObjectRef::from_obj(object.as_ref()).to_string());
+    Ok(Action::requeue(if acted || !settled { Duration::from_secs(3) } else { BACKSTOP }))
+}
+
+impl Context {
+    /// Follows the cluster's etcd, so that a change of leader is seen at once.
+    fn follow(&self, cluster: &PostgresCluster, desired: &validate::Desired) -> Arc<Etcd> {
+        let key = format!("{}/{}", desired.namespace, desired.name);
+        let endpoints = desired.etcd_endpoints();
+        let mut followers = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(follower) = followers.get(&key).filter(|follower| follower.endpoints == endpoints) {
+            return follower.etcd.clone();
+        }
+        let etcd = Arc::new(Etcd::new(Connection { endpoints: endpoints.clone(), user: None }, 0));
+        let prefix = Keys::new("service", &desired.scope).prefix().to_owned();
+        let reference = ObjectRef::<Object>::new(&cluster.name_any()).within(&desired.namespace);
+        let task = tokio::spawn(trigger(etcd.clone(), prefix, reference, self.triggers.clone()));
+        if let Some(old) = followers.insert(key, Follower { endpoints, etcd: etcd.clone(), task }) {
+            old.task.abort();
+        }
+        etcd
+    }
+
+    fn forget(&self, cluster: &PostgresCluster) {
+        let key = format!("{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
+        let follower = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&key);
+        if let Some(follower) = follower {
+            follower.task.abort();
+        }
+    }
+
+    /// Writes the status if it is another, and an event if there is news.
+    async fn report(&self, cluster: &PostgresCluster, new: PostgresClusterStatus) -> Result<(), Error> {
+        if cluster.status.as_ref() == Some(&new) {
+            return Ok(());
+        }
+        if let Some((reason, note)) = status::news(cluster, &new) {
+            let type_ = if reason == "LeaderLost" { EventType::Warning } else { EventType::Normal };
+            let event = Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };
+            if let Err(error) = self.recorder.publish(&event, &cluster.object_ref(&())).await {
+                tracing::debug!(%error, "the event could not be written");
+            }
+        }
+        let api: Api<PostgresCluster> = Api::namespaced(self.client.clone(), &cluster.namespace().unwrap_or_default());
+        let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "PostgresCluster", "status": new });
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        match api.patch_status(&cluster.name_any(), &parameters, &Patch::Apply(&patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(Error::Status(Box::new(error))),
+        }
+    }
+}
+
+/// Tells the controller when something changed that the status shows.
+async fn trigger(etcd: Arc<Etcd>, prefix: String, reference: ObjectRef<Object>, triggers: mpsc::UnboundedSender<ObjectRef<Object>>) {
+    let (_commands, queue) = mpsc::channel(1);
+    let (seen, mut events) = mpsc::channel(16);
+    tokio::spawn(watch(etcd, prefix, queue, seen));
+    let mut last = None;
+    let mut lost = false;
+    while let Some(event) = events.recv().await {
+        let news = match event {
+            WatchEvent::Seen { snapshot, .. } => {
+                // Positions change all the time and are no news.
+                let shape: Vec<(String, String)> = snapshot
+                    .entries
+                    .iter()
+                    .filter(|(key, _)| key.as_str() != "status")
+                    .map(|(key, entry)| (key.clone(), without_positions(&String::from_utf8_lossy(&entry.value))))
+                    .collect();
+                let changed = last.as_ref() != Some(&shape) || lost;
+                last = Some(shape);
+                lost = false;
+                changed
+            }
+            WatchEvent::Lost(_) => !std::mem::replace(&mut lost, true),
+        };
+        if news && triggers.send(reference.clone()).is_err() {
+            return;
+        }
+    }
+}
+
+fn without_positions(value: &str) -> String {
+    match serde_json::from_str(value) {
+        Ok(serde_json::Value::Object(mut map)) => {
+            for field in ["xlog_location", "receive_lsn", "replay_lsn"] {
+                map.remove(field);
+            }
+            serde_json::Value::Object(map).to_string()
+        }
+        _ => value.to_owned(),
+    }
+}

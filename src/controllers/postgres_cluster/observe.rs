@@ -1,0 +1,59 @@
+//! What is there: pods, and what etcd says of the members. Reads only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+
+use crate::base::MemberName;
+use crate::controllers::postgres_cluster::validate::Desired;
+use crate::dcs::wire::{self, MemberData};
+use crate::dcs::{Etcd, Keys};
+use crate::ha::Cluster;
+
+/// How long etcd is waited for; without an answer the rest of the reconciliation goes on.
+const DCS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What is there.
+pub struct Observed {
+    /// The members' pods, by name.
+    pub pods: BTreeMap<String, Pod>,
+    /// What etcd says; `None` if it does not answer.
+    pub dcs: Option<Dcs>,
+}
+
+/// What etcd says.
+pub struct Dcs {
+    /// What the election looks at.
+    pub cluster: Cluster,
+    /// The member keys.
+    pub members: BTreeMap<MemberName, MemberData>,
+    /// The dynamic configuration and its revision.
+    pub config: Option<(i64, serde_json::Value)>,
+}
+
+/// Reads everything.
+pub async fn observe(client: &Client, etcd: &Arc<Etcd>, desired: &Desired) -> Result<Observed, kube::Error> {
+    let selector = format!("app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster={}", desired.name);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
+    let list = pods.list(&ListParams::default().labels(&selector)).await?;
+    let pods = list.items.into_iter().map(|pod| (pod.name_any(), pod)).collect();
+    let keys = Keys::new("service", &desired.scope);
+    let dcs = match etcd.read(keys.prefix(), DCS_WITHIN).await {
+        Ok((revision, entries)) => {
+            let member = |(key, entry): (&String, &wire::Entry)| {
+                Some((MemberName::new(key.strip_prefix("members/")?).ok()?, wire::member(entry)?))
+            };
+            let config = entries.get("config").and_then(|entry| Some((entry.modified, serde_json::from_slice(&entry.value).ok()?)));
+            Some(Dcs { cluster: wire::cluster(revision, &entries), members: entries.iter().filter_map(member).collect(), config })
+        }
+        Err(error) => {
+            tracing::debug!(%error, cluster = desired.name, "etcd does not answer");
+            None
+        }
+    };
+    Ok(Observed { pods, dcs })
+}
