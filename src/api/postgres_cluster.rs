@@ -43,10 +43,10 @@ use crate::api::Duration;
         "spec.scope cannot be added or removed later: it is the cluster's place in etcd; create a new PostgresCluster instead"
     ),
     validation = Rule::new("!(has(self.replication.strict) && self.replication.strict) || self.replication.mode == 'Async' || self.replicas > self.replication.count").message(
-        Message::Expression("'spec.replication.strict: true with count ' + string(self.replication.count) + ' needs more than ' + string(self.replication.count) + ' replicas, or no commit could ever be acknowledged; raise spec.replicas (now ' + string(self.replicas) + ') or set strict: false'".into())
+        "spec.replication.strict: true needs spec.replicas to be greater than spec.replication.count, or no commit could ever be acknowledged; raise spec.replicas or set strict: false"
     ),
     validation = Rule::new("self.replication.mode == 'Async' || self.replication.count < 2 || self.replicas > self.replication.count").message(
-        Message::Expression("'spec.replication.count ' + string(self.replication.count) + ' asks for more standbys than spec.replicas ' + string(self.replicas) + ' leaves besides the leader; lower count or raise replicas'".into())
+        "spec.replication.count asks for more standbys than spec.replicas leaves besides the leader; lower count or raise spec.replicas"
     ),
     validation = Rule::new("has(self.etcd.managed) == has(oldSelf.etcd.managed)").message(
         "spec.etcd cannot switch between managed and external while the cluster runs; create a new PostgresCluster and copy the data"
@@ -205,16 +205,16 @@ impl Default for Etcd {
 /// An etcd that the operator runs. Version 3.5.13 or newer: before that a stalled leader may revoke live leases.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.replicas % 2 == 1").message(
-    Message::Expression("'spec.etcd.managed.replicas ' + string(self.replicas) + ' is even, which tolerates no more failures than one less; set 1, 3 or 5'".into())
-))]
-#[x_kube(validation = Rule::new("self.replicas == oldSelf.replicas").message(
-    "spec.etcd.managed.replicas cannot change in this version; create the cluster with the size it needs"
-))]
 pub struct ManagedEtcd {
     /// Members: 1, 3 or 5.
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 5))]
+    #[x_kube(validation = Rule::new("self % 2 == 1").message(
+        "an even number of etcd members tolerates no more failures than one less; set 1, 3 or 5"
+    ))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message(
+        "the number of etcd members cannot change in this version; create the cluster with the size it needs"
+    ))]
     pub replicas: i32,
     /// An image with etcd 3.5.13 or newer on its PATH.
     #[serde(default = "etcd_image")]
@@ -248,14 +248,13 @@ impl Default for ManagedEtcd {
 pub struct ExternalEtcd {
     /// `http://host:2379`, one for each member.
     #[schemars(length(min = 1, max = 9))]
-    #[x_kube(validation = Rule::new("self.all(e, e.matches('^http://[^/ ]+:[0-9]+$'))").message(
-        Message::Expression("'spec.etcd.external.endpoints must all be of the form http://host:port; these are not: ' + self.filter(e, !e.matches('^http://[^/ ]+:[0-9]+$')).join(', ')".into())
-    ))]
     pub endpoints: Vec<Endpoint>,
 }
 
 /// `http://host:port`
-pub type Endpoint = String;
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Endpoint(#[schemars(length(max = 200), regex(pattern = r"^http://[^/ ]+:[0-9]+$"))] pub String);
 
 /// When and how a member takes over.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -384,11 +383,14 @@ pub struct Postgresql {
     /// Parameters of `postgresql.conf`. Those that the agent sets itself are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 200))]
-    #[x_kube(validation = Rule::new("!self.exists(k, k in ['synchronous_standby_names', 'primary_conninfo', 'primary_slot_name', 'listen_addresses', 'port', 'cluster_name', 'hot_standby', 'restart_after_crash', 'hba_file', 'ident_file', 'config_file', 'data_directory', 'unix_socket_directories', 'unix_socket_permissions', 'recovery_target', 'recovery_target_timeline', 'external_pid_file'])").message(
-        Message::Expression("'spec.postgresql.parameters must not set ' + self.filter(k, k in ['synchronous_standby_names', 'primary_conninfo', 'primary_slot_name', 'listen_addresses', 'port', 'cluster_name', 'hot_standby', 'restart_after_crash', 'hba_file', 'ident_file', 'config_file', 'data_directory', 'unix_socket_directories', 'unix_socket_permissions', 'recovery_target', 'recovery_target_timeline', 'external_pid_file']).map(k, k + ': ' + self[k]).join(', ') + '; the agent sets these itself: remove them (spec.replication decides about synchronous standbys)'".into())
+    #[x_kube(validation = Rule::new("!('synchronous_standby_names' in self)").message(
+        "synchronous_standby_names is the agent's to set, since it must never contradict who may take over; remove it and set spec.replication (mode: Quorum, count: 1 is ANY 1)"
+    ))]
+    #[x_kube(validation = Rule::new("!self.exists(k, k in ['primary_conninfo', 'primary_slot_name', 'listen_addresses', 'port', 'cluster_name', 'hot_standby', 'restart_after_crash', 'hba_file', 'ident_file', 'config_file', 'data_directory', 'unix_socket_directories', 'unix_socket_permissions', 'recovery_target', 'recovery_target_timeline', 'external_pid_file'])").message(
+        "one of primary_conninfo, primary_slot_name, listen_addresses, port, cluster_name, hot_standby, restart_after_crash, *_file, data_directory, unix_socket_*, recovery_target* is set; the agent sets these itself: remove it"
     ))]
     #[x_kube(validation = Rule::new("self.all(k, k.matches('^[a-zA-Z_][a-zA-Z0-9_.]*$'))").message(
-        Message::Expression("'spec.postgresql.parameters has names that PostgreSQL cannot have: ' + self.filter(k, !k.matches('^[a-zA-Z_][a-zA-Z0-9_.]*$')).join(', ')".into())
+        "a parameter's name must be letters, digits, _ and ., as PostgreSQL writes it"
     ))]
     pub parameters: BTreeMap<String, ParameterValue>,
     /// Lines of `pg_hba.conf`, after the agent's own; everybody with a password by SCRAM if not given.

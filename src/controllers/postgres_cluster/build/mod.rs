@@ -61,7 +61,7 @@ impl Desired {
     /// Where etcd is.
     pub fn etcd_endpoints(&self) -> Vec<String> {
         match (&self.spec.etcd.managed, &self.spec.etcd.external) {
-            (_, Some(external)) => external.endpoints.clone(),
+            (_, Some(external)) => external.endpoints.iter().map(|endpoint| endpoint.0.clone()).collect(),
             (Some(managed), None) => {
                 (0..managed.replicas).map(|i| format!("http://{0}-etcd-{i}.{0}-etcd.{1}.svc:2379", self.name, self.namespace)).collect()
             }
