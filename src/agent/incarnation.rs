@@ -30,6 +30,17 @@ pub fn start_time(pid: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// Writes a file so that it is there, whole, after a crash of the machine.
+pub fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
+}
+
 impl Incarnation {
     /// This agent and its fence, with a lease.
     pub fn of(lease: LeaseId, pids: &[u32]) -> Self {
@@ -39,12 +50,7 @@ impl Incarnation {
 
     /// Writes the record so that it survives a crash of the machine.
     pub fn store(&self, path: &Path) -> std::io::Result<()> {
-        let temporary = path.with_extension("tmp");
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
+        write_durably(path, &serde_json::to_vec(self)?)
     }
 
     /// The record of the incarnation before this one, if there is one.

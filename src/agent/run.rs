@@ -15,11 +15,12 @@ use crate::agent::context::{Context, addresses, members};
 use crate::agent::fence::{Fence, kill_descendants};
 use crate::agent::housekeeping::Housekeeping;
 use crate::agent::incarnation::Incarnation;
+use crate::agent::promise;
 use crate::agent::peers::{FailsafeRequest, Peers, VoteAnswer};
 use crate::agent::perform::{chain, perform};
 use crate::agent::rest::{self, Api, Ask};
 use crate::agent::server::Server;
-use crate::base::Millis;
+use crate::base::{Millis, Moment};
 use crate::dcs::{Connection, Error as DcsError, Etcd, Keys, Snapshot, WatchCommand, WatchEvent, settings, watch, wire};
 use crate::ha::{Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Settings, StepId};
 
@@ -79,6 +80,8 @@ struct Agent {
     replies: u64,
     running: Option<(StepId, tokio::task::JoinHandle<()>)>,
     housekeeping: Housekeeping,
+    started: Moment,
+    promises_recorded: bool,
     exit: bool,
 }
 
@@ -96,7 +99,8 @@ impl Agent {
         let peers = Peers::new(config.rest_credentials.clone()).context("failed to set up HTTP")?;
         let initial = settings(&config.bootstrap).context("bootstrap.dcs")?;
         let context = Arc::new(Context::new(config.clone(), etcd.clone(), keys.clone(), server.clone(), peers, initial));
-        let node = Node::new(config.name.clone(), initial, config.priority(), clock::now());
+        let past = promise::recall(&config.beside_data(".promise"));
+        let node = Node::new(config.name.clone(), initial, config.priority(), past, clock::now());
         let (commands, command_queue) = mpsc::channel(64);
         let (seen, mut events) = mpsc::channel(64);
         tokio::spawn(watch(etcd, keys.prefix().to_owned(), command_queue, seen));
@@ -138,6 +142,8 @@ impl Agent {
             replies: 0,
             running: None,
             housekeeping,
+            started: clock::now(),
+            promises_recorded: false,
             exit: false,
         })
     }
@@ -253,6 +259,21 @@ impl Agent {
             status.loop_ran = now.0;
         });
         self.housekeeping.tend(looked);
+        self.begin_promise_record(now);
+    }
+
+    /// Without a record this member kept quiet for one ttl after its start; from then on there is one, and a restart costs no wait.
+    fn begin_promise_record(&mut self, now: Moment) {
+        if self.promises_recorded || now.since(self.started) < self.context.status().settings.failover.ttl {
+            return;
+        }
+        self.promises_recorded = true;
+        let path = self.context.config.beside_data(".promise");
+        if !path.exists()
+            && let Err(error) = promise::record(&path, None)
+        {
+            tracing::warn!(%error, "the record of promises cannot be written; after a restart this member keeps quiet for one ttl");
+        }
     }
 
     async fn seen(&mut self, event: WatchEvent) {
@@ -407,14 +428,17 @@ impl Agent {
             }
             Effect::AskPromises { members, within } => self.ask_promises(members, within),
             Effect::AnswerPromise(reply, answer) => {
+                let answer = answer.and_then(|promise| {
+                    let recorded = promise::record(&self.context.config.beside_data(".promise"), Some(promise));
+                    recorded.map_err(|error| format!("the promise cannot be recorded: {error}"))
+                });
                 if let Some(waiting) = self.promises.remove(&reply) {
                     let _ = waiting.send(answer);
                 }
             }
             Effect::AnswerVote(reply, answer) => {
-                let priority = self.context.config.priority();
                 if let Some(waiting) = self.votes.remove(&reply) {
-                    let _ = waiting.send(answer.map(|position| VoteAnswer { position, priority }));
+                    let _ = waiting.send(answer.map(|(position, priority)| VoteAnswer { position, priority }));
                 }
             }
             Effect::Explain(why) => {

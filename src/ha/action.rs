@@ -92,7 +92,7 @@ pub struct Vote {
     pub member: MemberName,
     /// Its durable position; its WAL receiver is stopped.
     pub position: Position,
-    /// Whether it would itself take over, and with which priority (higher first).
+    /// Its priority (higher first), if it would take over itself, now.
     pub candidate: Option<i32>,
 }
 

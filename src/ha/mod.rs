@@ -25,7 +25,7 @@ pub use action::{Action, Outcome, StartAs, StopMode, Vote};
 pub use lease::{Lease, LeaseId, fence_margin};
 
 
-pub use node::{Effect, Event, Node, PromiseRequest, StepId};
+pub use node::{Effect, Event, Node, Past, PromiseRequest, StepId};
 pub use rules::{Decision, RULES, Rule, decide};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use crate::base::{MemberName, Millis, Moment, Position};
 use crate::ha::action::{Action, Outcome, StartAs, StopMode};
 use crate::ha::lease::{Lease, LeaseId, fence_margin};
-use crate::ha::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide};
+use crate::ha::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, would_lead};
 use crate::ha::settings::Settings;
 use crate::ha::view::{Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver};
 use crate::ha::why::Why;
@@ -16,6 +16,15 @@ use crate::ha::why::Why;
 /// Names one performance of one step; an answer to an older one is ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StepId(pub u64);
+
+/// What is known of the promises of the incarnation before this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// Its last promise stands in a durable record; `None` if it had made none that could still hold.
+    Remembered(Option<(LeaseId, Moment)>),
+    /// There is no record, or none that can be compared with this clock.
+    Forgotten,
+}
 
 /// A leader without etcd asks this member not to race.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,10 +135,10 @@ pub enum Effect {
         /// How long the answers may take.
         within: Millis,
     },
-    /// Answer a request for a promise: `Ok`, or why not.
-    AnswerPromise(u64, Result<(), String>),
-    /// Answer a vote: our position, or why not.
-    AnswerVote(u64, Result<Position, String>),
+    /// Answer a request for a promise: the promise, to be recorded durably before it is given; or why not.
+    AnswerPromise(u64, Result<(LeaseId, Moment), String>),
+    /// Answer a vote: our position, and whether we would lead ourselves; or why not.
+    AnswerVote(u64, Result<(Position, Option<i32>), String>),
     /// The reason changed.
     Explain(Why),
     /// Everything is stopped; end the process.
@@ -175,7 +184,11 @@ const RETRY_MOST: Millis = Millis(8_000);
 
 impl Node {
     /// A member that starts now and knows nothing yet. `priority` is `None` if its tags forbid it to lead.
-    pub fn new(me: MemberName, settings: Settings, priority: Option<i32>, now: Moment) -> Self {
+    pub fn new(me: MemberName, settings: Settings, priority: Option<i32>, past: Past, now: Moment) -> Self {
+        let (promised, forgot_promises) = match past {
+            Past::Remembered(promised) => (promised, false),
+            Past::Forgotten => (None, true),
+        };
         Self {
             me,
             settings,
@@ -183,7 +196,7 @@ impl Node {
             postgres: Postgres::Unknown,
             lease: None,
             race: None,
-            memory: Memory { started: now, priority, ..Memory::default() },
+            memory: Memory { started: now, priority, promised, forgot_promises, ..Memory::default() },
             running: None,
             steps: 0,
             probes: 0,
@@ -245,7 +258,12 @@ impl Node {
         if let Some(race) = &self.race {
             consider(race.asked + RACE_AGAIN_AFTER);
         }
-        consider(self.memory.started + self.settings.failover.ttl);
+        if self.memory.forgot_promises {
+            consider(self.memory.started + self.settings.failover.ttl);
+        }
+        if let Some(since) = self.memory.leaderless {
+            consider(since + self.settings.failover.retry_timeout);
+        }
         if let Some((_, until)) = self.memory.promised {
             consider(until);
         }
@@ -338,6 +356,7 @@ impl Node {
         }
         self.dcs = DcsView::Read(cluster);
         let has_leader = self.dcs.last().is_some_and(|cluster| cluster.leader.is_some());
+        self.memory.leaderless = if has_leader { None } else { self.memory.leaderless.or(Some(now)) };
         if has_leader && self.view(now).other_leader().is_some() {
             self.race = None;
             self.memory.held_promises = None;
@@ -374,7 +393,7 @@ impl Node {
         });
     }
 
-    fn promise(&mut self, now: Moment, request: &PromiseRequest) -> Result<(), String> {
+    fn promise(&mut self, now: Moment, request: &PromiseRequest) -> Result<(LeaseId, Moment), String> {
         if !self.settings.failover.failsafe {
             return Err("failsafe_mode is off".to_owned());
         }
@@ -397,8 +416,9 @@ impl Node {
         {
             return Err("promised to another leader".to_owned());
         }
-        self.memory.promised = Some((lease, now + request.ttl));
-        Ok(())
+        let promise = (lease, now + request.ttl);
+        self.memory.promised = Some(promise);
+        Ok(promise)
     }
 
     fn postgres_is_primary(&self) -> bool {
@@ -642,12 +662,13 @@ impl Node {
         let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
         let answer = if view.is_promised() {
             Some(Err("a promise to the leader still holds".to_owned()))
-        } else if now.since(self.memory.started) < self.settings.failover.ttl {
-            Some(Err("started less than one ttl ago".to_owned()))
+        } else if view.may_have_promised() {
+            Some(Err("started less than one ttl ago, without a record of promises".to_owned()))
         } else if let Some(key) = key {
             Some(Err(format!("{} holds the leader key", key.member)))
         } else if let Some(race) = &self.race {
-            Some(Ok(race.position))
+            let willing = would_lead(decide(&view).why) || race.votes.is_none() && self.running.is_some();
+            Some(Ok((race.position, self.memory.priority.filter(|_| willing))))
         } else {
             match &self.postgres {
                 Postgres::Standby(standby) if standby.position.is_some() => None,

@@ -97,7 +97,7 @@ pub const RULES: &[Rule] = &[
     (Why::NoLeaderToCopy, |view| no_data(view).then(Vec::new)),
     (Why::StartToRace, |view| stopped(view).then(|| vec![Action::Start(StartAs::Standby { upstream: None })])),
     (Why::Replaying, |view| standby(view)?.position.is_none().then(Vec::new)),
-    (Why::JustStarted, |view| (view.since(view.memory.started) < view.settings.failover.ttl).then(Vec::new)),
+    (Why::JustStarted, |view| view.may_have_promised().then(Vec::new)),
     (Why::Promised, |view| view.is_promised().then(Vec::new)),
     (Why::MayNotLead, |view| view.memory.priority.is_none().then(Vec::new)),
     (Why::SwitchoverToOther, switchover_to_other),
@@ -401,8 +401,9 @@ fn switchover_to_other(view: &View<'_>) -> Option<Vec<Action>> {
     let candidate = request.candidate.as_ref();
     let waits = mine || candidate.is_some_and(|name| name != view.me && cluster.members.contains_key(name));
     // A candidate that does not take the key in time is no reason to stay without a leader.
-    let lost = view.race.is_some_and(|race| view.since(race.asked) > view.settings.failover.ttl);
-    (waits && !lost && !sole_hope(view)).then(Vec::new)
+    let patience = view.settings.failover.retry_timeout;
+    let late = view.memory.leaderless.is_some_and(|since| view.since(since) >= patience);
+    (waits && !late && !sole_hope(view)).then(Vec::new)
 }
 
 /// Nobody else could take over.
@@ -429,6 +430,11 @@ fn race(view: &View<'_>) -> Option<Vec<Action>> {
     let stale = view.race.is_none_or(|race| race.votes.is_none() || view.since(race.asked) >= RACE_AGAIN_AFTER);
     let steps = || vec![Action::StopReceiver, Action::AskPeers(electorate(view))];
     stale.then(steps)
+}
+
+/// Whether a member that decided so would take the key if it were the most advanced.
+pub(crate) fn would_lead(why: Why) -> bool {
+    matches!(why, Why::Race | Why::TooFewVotes | Why::Outrun | Why::Win)
 }
 
 /// Whom to ask: every member whose key is there, and every voter.

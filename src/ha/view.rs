@@ -205,6 +205,10 @@ pub struct Race {
 pub struct Memory {
     /// When this process started.
     pub started: Moment,
+    /// Whether what an earlier incarnation promised is not known: it may have promised one ttl of quiet just before it ended.
+    pub forgot_promises: bool,
+    /// Since when there has been no leader.
+    pub leaderless: Option<Moment>,
     /// SIGTERM came.
     pub stop_requested: bool,
     /// Somebody asked for a restart of postgres.
@@ -274,6 +278,11 @@ impl<'a> View<'a> {
     /// Whether postgres may accept writes here, now.
     pub fn may_write(&self) -> bool {
         self.holds_key() || self.holds_promises()
+    }
+
+    /// Whether an earlier incarnation may have promised something that still holds.
+    pub fn may_have_promised(&self) -> bool {
+        self.memory.forgot_promises && self.since(self.memory.started) < self.settings.failover.ttl
     }
 
     /// Whether this member promised somebody to keep quiet.

@@ -73,7 +73,7 @@ pub enum Why {
     StartToRace,
     /// Local WAL is still being replayed.
     Replaying,
-    /// This process started less than a ttl ago and may have promised something that it forgot.
+    /// This process started less than a ttl ago, without a record of what the one before promised.
     JustStarted,
     /// A leader was promised to be waited for.
     Promised,
@@ -145,7 +145,7 @@ impl Why {
             Why::Following => "following the leader",
             Why::StartToRace => "no leader; starting to learn how far the local WAL reaches",
             Why::Replaying => "no leader; still replaying local WAL",
-            Why::JustStarted => "no leader; not racing within one ttl of the start, since an earlier promise may still hold",
+            Why::JustStarted => "no leader; no record of this member's promises; not racing within one ttl of the start, since one may still hold",
             Why::Promised => "no leader; a promise not to race still holds",
             Why::MayNotLead => "no leader; this member's tags forbid it to lead",
             Why::SwitchoverToOther => "no leader; a switchover names another member",

@@ -1,0 +1,79 @@
+# Every command a person needs. `./dev COMMAND` is the same, and installs just if it is absent.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+export MRG_CACHE := env("MRG_CACHE", env("HOME") / ".cache/mrg-operator")
+
+# List the commands
+default:
+    @just --list --unsorted
+
+# Build a real Kubernetes, install the operator, break the database three times, and show what a client saw
+[group('use')]
+demo *ARGS: packages
+    e2e/demo {{ARGS}}
+
+# Everything CI runs: lints, unit tests, real processes, the lab
+[group('dev')]
+test: packages lint unit standalone e2e
+    @echo "all tests passed"
+
+# Packages from Debian that building and testing need
+[group('dev')]
+packages:
+    @e2e/lab/dependencies packages
+
+# Formatting, clippy, and the wall around the pure modules
+[group('dev')]
+lint:
+    cargo fmt --check
+    cargo check --quiet --lib --no-default-features
+    cargo clippy --quiet --all-targets -- -D warnings
+
+# Unit tests, generated files, the import table
+[group('dev')]
+unit:
+    cargo test --quiet --lib --bins --test generated --test architecture
+
+# Real etcd, PostgreSQL and agents on loopback, and bad days
+[group('dev')]
+standalone:
+    e2e/lab/dependencies etcd
+    cargo test --test standalone -- --test-threads=1
+
+# The lab: API rejections, failovers, partitions, a lost control plane
+[group('dev')]
+e2e *TESTS:
+    e2e/run {{TESTS}}
+
+# Write anew what is generated
+[group('dev')]
+generate:
+    MRG_GENERATE=1 cargo test --quiet --test generated
+
+# Write gaps of this agent and of stock Patroni, side by side, on loopback
+[group('dev')]
+bench-failover *ARGS: packages
+    e2e/lab/dependencies etcd
+    e2e/bench-failover {{ARGS}}
+
+# A command of the lab: up, down, status, enter, cut, heal, ...
+[group('lab')]
+lab *ARGS:
+    e2e/lab/lab {{ARGS}}
+
+# Build the image: in the lab's store, or with docker or podman where TAG is given
+[group('lab')]
+image TAG="":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [ -z "{{TAG}}" ]; then exec e2e/lab/image; fi
+    cargo build --release --bins
+    context=$(mktemp -d); trap 'rm -rf "$context"' EXIT
+    cp target/release/mrg-operator target/release/mrg-agent "$context/"
+    builder=$(command -v docker || command -v podman) || { echo "neither docker nor podman is here" >&2; exit 1; }
+    "$builder" build -t "{{TAG}}" -f Containerfile "$context"
+
+# Install or upgrade the operator in the lab
+[group('lab')]
+deploy *ARGS:
+    e2e/lab/deploy {{ARGS}}
