@@ -75,8 +75,7 @@ async fn connect_one(arguments: &Arguments, host: String, port: u16) -> anyhow::
 
 /// The first host that accepts writes, all asked at once.
 async fn connect(arguments: &Arguments) -> Option<Client> {
-    let mut attempts: FuturesUnordered<_> =
-        hosts(arguments).into_iter().map(|(host, port)| connect_one(arguments, host, port)).collect();
+    let mut attempts: FuturesUnordered<_> = hosts(arguments).into_iter().map(|(host, port)| connect_one(arguments, host, port)).collect();
     while let Some(attempt) = attempts.next().await {
         if let Ok(client) = attempt {
             return Some(client);
@@ -108,12 +107,14 @@ async fn main() -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut acknowledged: BTreeSet<i64> = BTreeSet::new();
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
-    let mut report = Report { last: None, longest: Duration::ZERO, failed: 0, indeterminate: 0, tell: Duration::from_millis(arguments.tell_ms) };
+    let mut report =
+        Report { last: None, longest: Duration::ZERO, failed: 0, indeterminate: 0, tell: Duration::from_millis(arguments.tell_ms) };
     tokio::select! {
         () = write_on(&arguments, end, &mut acknowledged, &mut report) => {}
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
+    report.end();
     let lost = verify(&arguments, &acknowledged).await?;
     println!(
         "{{\"longest_gap_ms\":{},\"acknowledged\":{},\"lost\":{},\"failed\":{},\"indeterminate\":{}}}",
@@ -136,6 +137,11 @@ struct Report {
 }
 
 impl Report {
+    /// A gap that is still open at the end counts, too.
+    fn end(&mut self) {
+        self.longest = self.longest.max(self.last.map_or(Duration::ZERO, |last| last.elapsed()));
+    }
+
     fn acknowledged(&mut self) {
         let now = Instant::now();
         if let Some(last) = self.last {

@@ -2,28 +2,28 @@
 
 #![forbid(unsafe_code)]
 
-/// Words that every module shares: WAL positions, moments, names. Pure.
-pub mod base;
-/// The election: who may write, when, and why. Pure.
-pub mod ha;
-/// etcd, with Patroni's keys.
-#[cfg(feature = "full")]
-pub mod dcs;
-/// One PostgreSQL server: files, configuration, session.
-#[cfg(feature = "full")]
-pub mod postgres;
 /// `mrg-agent`: performs what the election decides.
 #[cfg(feature = "full")]
 pub mod agent;
 /// The Kubernetes API: `PostgresCluster`.
 #[cfg(feature = "full")]
 pub mod api;
+/// Words that every module shares: WAL positions, moments, names. Pure.
+pub mod base;
 /// The Kubernetes API server: apply, the operator's lease.
 #[cfg(feature = "full")]
 pub mod cluster;
 /// `mrg-operator`: reconciles.
 #[cfg(feature = "full")]
 pub mod controllers;
+/// etcd, with Patroni's keys.
+#[cfg(feature = "full")]
+pub mod dcs;
+/// The election: who may write, when, and why. Pure.
+pub mod ha;
+/// One PostgreSQL server: files, configuration, session.
+#[cfg(feature = "full")]
+pub mod postgres;
 /// Logs.
 #[cfg(feature = "full")]
 pub mod telemetry;

@@ -4,6 +4,8 @@
 //!
 //! Needs root (PostgreSQL runs as the user `postgres`), PostgreSQL 15 from Debian and the etcd of the lab's cache; `./dev test` brings both.
 
+#![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -321,9 +323,9 @@ fn an_agent_that_is_stopped_past_its_lease_is_fenced_before_another_leads() {
     cluster.under_load(14, |cluster| {
         Cluster::signal(pid(cluster.agent_pid(old)), "STOP");
         wait_until("another leader", || {
-            let other = (1..=3).filter(|member| *member != old).find(|member| {
-                cluster.get(*member, "/patroni").is_some_and(|report| report["role"] == "primary")
-            });
+            let other = (1..=3)
+                .filter(|member| *member != old)
+                .find(|member| cluster.get(*member, "/patroni").is_some_and(|report| report["role"] == "primary"));
             assert!(other.is_none() || !is_alive(postmaster), "two writers");
             other.is_some()
         });

@@ -105,7 +105,9 @@ pub async fn configure(file: &Path) -> anyhow::Result<()> {
     } else {
         match member.rejoin().await {
             Ok(Some(initial)) => (initial, "existing"),
-            Ok(None) => bail!("the only member lost its data; delete the PostgresCluster's etcd pods and volumes to begin anew: the databases are not touched by that"),
+            Ok(None) => bail!(
+                "the only member lost its data; delete the PostgresCluster's etcd pods and volumes to begin anew: the databases are not touched by that"
+            ),
             Err(error) => bail!("no data here, and the other members cannot be asked to take this one in ({error:#}); trying again"),
         }
     };

@@ -12,8 +12,8 @@ use crate::agent::context::{Context, Status};
 use crate::agent::perform::chain;
 use crate::agent::rest::reports::{PATRONI_VERSION, role, state};
 use crate::base::{MemberName, Timeline};
-use crate::dcs::wire::{self, MemberData, StatusData};
 use crate::dcs::DynamicConfig;
+use crate::dcs::wire::{self, MemberData, StatusData};
 use crate::ha::{LeaseId, Postgres, WalReceiver};
 use crate::postgres::ConnectTo;
 
@@ -130,13 +130,14 @@ impl Task {
     async fn write_status(&mut self, status: &Status) {
         let Postgres::Primary(primary) = &status.postgres else { return };
         let me = (self.context.config.name.slot_name(), primary.position.flushed.0);
-        let mut slots: BTreeMap<String, u64> =
-            primary.senders.iter().map(|(name, sender)| (name.slot_name(), sender.flushed.0)).collect();
+        let mut slots: BTreeMap<String, u64> = primary.senders.iter().map(|(name, sender)| (name.slot_name(), sender.flushed.0)).collect();
         slots.insert(me.0, me.1);
         let data = StatusData { optime: primary.position.flushed.0, slots };
         let loop_wait = status.settings.failover.loop_wait.duration();
         let due = self.status_written.as_ref().is_none_or(|(at, old)| at.elapsed() >= loop_wait && *old != data);
-        if due && self.context.etcd.put(&self.context.keys.key("status"), &wire::compact(&data), None, self.context.dcs_within()).await.is_ok() {
+        if due
+            && self.context.etcd.put(&self.context.keys.key("status"), &wire::compact(&data), None, self.context.dcs_within()).await.is_ok()
+        {
             self.status_written = Some((Instant::now(), data));
         }
     }
@@ -165,7 +166,12 @@ impl Task {
             })
             .collect();
         if lines == known
-            || self.context.etcd.put(&self.context.keys.key("history"), &wire::compact(&lines), None, self.context.dcs_within()).await.is_ok()
+            || self
+                .context
+                .etcd
+                .put(&self.context.keys.key("history"), &wire::compact(&lines), None, self.context.dcs_within())
+                .await
+                .is_ok()
         {
             self.timeline = Some(timeline);
         }
@@ -201,7 +207,8 @@ impl Task {
             (names(fresh), names(stale))
         };
         let loop_wait = status.settings.failover.loop_wait.duration();
-        let kept = self.slots_kept.as_ref().is_some_and(|(at, names, role)| at.elapsed() < loop_wait * 5 && *names == others && *role == primary);
+        let kept =
+            self.slots_kept.as_ref().is_some_and(|(at, names, role)| at.elapsed() < loop_wait * 5 && *names == others && *role == primary);
         if kept {
             return;
         }

@@ -63,9 +63,7 @@ pub async fn perform(context: Arc<Context>, action: Action, lease: Option<LeaseI
         Action::PostBootstrap => post_bootstrap(&context).await,
         Action::Start(as_) => server(local.start(&as_).await, |()| Outcome::Done),
         Action::Stop(StopMode::Kill) => server(local.kill().await, |()| Outcome::Done),
-        Action::Stop(StopMode::Fast) => {
-            server(local.stop(context.stop_within()).await, |end| end.map_or(Outcome::Done, Outcome::At))
-        }
+        Action::Stop(StopMode::Fast) => server(local.stop(context.stop_within()).await, |end| end.map_or(Outcome::Done, Outcome::At)),
         Action::Promote => server(local.promote().await, Outcome::At),
         Action::Checkpoint => server(local.checkpoint(CHECKPOINT_WITHIN).await, |()| Outcome::Done),
         Action::StopReceiver => server(local.stop_receiver(SETTLE_WITHIN).await, Outcome::At),

@@ -15,9 +15,9 @@ use crate::agent::context::{Context, addresses, members};
 use crate::agent::fence::{Fence, kill_descendants};
 use crate::agent::housekeeping::Housekeeping;
 use crate::agent::incarnation::Incarnation;
-use crate::agent::promise;
 use crate::agent::peers::{FailsafeRequest, Peers, VoteAnswer};
 use crate::agent::perform::{chain, perform};
+use crate::agent::promise;
 use crate::agent::rest::{self, Api, Ask};
 use crate::agent::server::Server;
 use crate::base::{Millis, Moment};
@@ -331,7 +331,8 @@ impl Agent {
     }
 
     async fn take_settings(&mut self, settings: Settings) {
-        let timers = WatchCommand::Timers { every: settings.failover.loop_wait.duration(), within: settings.failover.retry_timeout.duration() };
+        let timers =
+            WatchCommand::Timers { every: settings.failover.loop_wait.duration(), within: settings.failover.retry_timeout.duration() };
         let _ = self.commands.send(timers).await;
         self.context.update(|status| {
             status.settings = settings;

@@ -14,9 +14,10 @@ use crate::agent::fence::{self, Exit, Fence, Process};
 use crate::base::{MemberName, Moment, Position};
 use crate::dcs::DynamicConfig;
 use crate::ha::sync::Names;
-use crate::ha::{Postgres, StartAs, Standby, WalReceiver};
+use crate::ha::{Postgres, Standby, StartAs, WalReceiver};
 use crate::postgres::{
-    self, Configuration, ConnectTo, Credentials, DataState, Look, Server as ServerFacts, Session, SessionSettings, conninfo, look_at, timeline_at,
+    self, Configuration, ConnectTo, Credentials, DataState, Look, Server as ServerFacts, Session, SessionSettings, conninfo, look_at,
+    timeline_at,
 };
 
 /// What went wrong with the local server.
@@ -525,7 +526,10 @@ impl Server {
             "--wal-method=stream".to_owned(),
             "--checkpoint=fast".to_owned(),
             "--no-password".to_owned(),
-            format!("--dbname={}", conninfo(&address, &Credentials { password: String::new(), ..user.clone() }, &[("connect_timeout", "5")])),
+            format!(
+                "--dbname={}",
+                conninfo(&address, &Credentials { password: String::new(), ..user.clone() }, &[("connect_timeout", "5")])
+            ),
         ];
         self.run_program("pg_basebackup", arguments, Some(user)).await?;
         self.install(&fresh)
@@ -540,7 +544,11 @@ impl Server {
         remove_if_there(&self.data().join("standby.signal"))
             .and_then(|()| remove_if_there(&self.data().join("postmaster.pid")))
             .map_err(|source| Error::File { what: "standby.signal".to_owned(), source })?;
-        let source = conninfo(&address, &Credentials { password: String::new(), ..user.clone() }, &[("dbname", "postgres"), ("connect_timeout", "5")]);
+        let source = conninfo(
+            &address,
+            &Credentials { password: String::new(), ..user.clone() },
+            &[("dbname", "postgres"), ("connect_timeout", "5")],
+        );
         let arguments = vec![format!("--target-pgdata={}", self.data().display()), format!("--source-server={source}")];
         self.run_program("pg_rewind", arguments, Some(&user)).await
     }

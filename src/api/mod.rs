@@ -7,8 +7,8 @@ pub mod postgres_cluster;
 pub use duration::{Duration, InvalidDuration};
 pub use postgres_cluster::PostgresCluster;
 
-use kube::CustomResourceExt;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
 
 /// Every definition. Helm keeps them when the release is removed: with them go all objects of their kind.
 pub fn definitions() -> Vec<CustomResourceDefinition> {

@@ -254,7 +254,10 @@ pub struct ExternalEtcd {
 /// `http://host:port`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Endpoint(#[schemars(length(max = 200), regex(pattern = r"^http://[^/ ]+:[0-9]+$"))] pub String);
+pub struct Endpoint(
+    #[schemars(length(max = 200), regex(pattern = r"^http://[^/ ]+:[0-9]+$"))]
+    pub String,
+);
 
 /// When and how a member takes over.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]

@@ -15,11 +15,7 @@ pub struct InvalidName {
 
 impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} `{}` must be 1 to 63 letters, digits, `-`, `_` or `.`, and start with a letter or digit",
-            self.what, self.text
-        )
+        write!(f, "{} `{}` must be 1 to 63 letters, digits, `-`, `_` or `.`, and start with a letter or digit", self.what, self.text)
     }
 }
 
@@ -91,11 +87,7 @@ impl MemberName {
     /// The member's replication slot on any other member: only lower-case letters, digits and `_` are legal there
     /// (Patroni's `slot_name_from_member_name`).
     pub fn slot_name(&self) -> String {
-        self.0
-            .to_ascii_lowercase()
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' })
-            .collect()
+        self.0.to_ascii_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
     }
 }
 

@@ -33,7 +33,14 @@ struct Seen {
 }
 
 /// Takes part in the election until `stop` says so; then hands the lease over at once.
-pub async fn hold(client: Client, namespace: String, name: String, identity: String, state: watch::Sender<Election>, mut stop: watch::Receiver<bool>) {
+pub async fn hold(
+    client: Client,
+    namespace: String,
+    name: String,
+    identity: String,
+    state: watch::Sender<Election>,
+    mut stop: watch::Receiver<bool>,
+) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let mut seen = Seen { version: None, at: Instant::now() };
     let mut renewed: Option<Instant> = None;
@@ -70,10 +77,8 @@ pub async fn hold(client: Client, namespace: String, name: String, identity: Str
 async fn take(api: &Api<Lease>, name: &str, identity: &str, seen: &mut Seen, ours: bool) -> Result<bool, kube::Error> {
     let request = async {
         let Some(mut lease) = api.get_opt(name).await? else {
-            let fresh = Lease {
-                metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-                spec: Some(spec(identity, None)),
-            };
+            let fresh =
+                Lease { metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }, spec: Some(spec(identity, None)) };
             return api.create(&PostParams::default(), &fresh).await.map(|_| true);
         };
         if seen.version != lease.resource_version() {

@@ -15,7 +15,6 @@ mod lease;
 mod node;
 mod rules;
 
-
 mod settings;
 pub mod sync;
 mod view;
@@ -23,7 +22,6 @@ mod why;
 
 pub use action::{Action, Outcome, StartAs, StopMode, Vote};
 pub use lease::{Lease, LeaseId, fence_margin};
-
 
 pub use node::{Effect, Event, Node, Past, PromiseRequest, StepId};
 pub use rules::{Decision, RULES, Rule, decide};

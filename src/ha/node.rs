@@ -504,11 +504,7 @@ impl Node {
     fn perform(&mut self, now: Moment, why: Why, action: Action, rest: VecDeque<Action>, effects: &mut Vec<Effect>) {
         let needs_key = matches!(
             action,
-            Action::WriteSync { .. }
-                | Action::SetSyncNames(_)
-                | Action::Promote
-                | Action::PostBootstrap
-                | Action::Start(StartAs::Primary)
+            Action::WriteSync { .. } | Action::SetSyncNames(_) | Action::Promote | Action::PostBootstrap | Action::Start(StartAs::Primary)
         );
         let view = self.view(now);
         let permitted = match action {
@@ -581,7 +577,11 @@ impl Node {
         }
         let compares = matches!(
             action,
-            Action::AcquireLeader | Action::WriteSync { .. } | Action::ReleaseLeader | Action::ClearSwitchover { .. } | Action::ClaimInitialize
+            Action::AcquireLeader
+                | Action::WriteSync { .. }
+                | Action::ReleaseLeader
+                | Action::ClearSwitchover { .. }
+                | Action::ClaimInitialize
         );
         if compares || matches!(outcome, Outcome::Unknown(_)) {
             // What was believed of the DCS is wrong, or nobody knows: read before deciding again.
@@ -595,6 +595,10 @@ impl Node {
     }
 
     fn note_success(&mut self, now: Moment, why: Why, action: &Action, outcome: &Outcome) {
+        if let (Outcome::Written(revision), DcsView::Read(cluster)) = (outcome, &mut self.dcs) {
+            // What the watch still has to tell of the time before this write is older than what is known now.
+            cluster.revision = cluster.revision.max(*revision);
+        }
         match (action, outcome) {
             (Action::StopReceiver, Outcome::At(position)) => {
                 self.race = Some(Race { position: *position, votes: None, asked: now });

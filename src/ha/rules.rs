@@ -6,9 +6,7 @@ use crate::base::{MemberName, Millis, Position};
 use crate::ha::action::{Action, StartAs, StopMode, Vote};
 use crate::ha::settings::{Mode, OnCrash};
 use crate::ha::sync::{self, Names, Situation, Step, Stored};
-use crate::ha::view::{
-    Cluster, DataDirectory, DcsView, Initialize, Postgres, Primary, Standby, SwitchoverRequest, View, WalReceiver,
-};
+use crate::ha::view::{Cluster, DataDirectory, DcsView, Initialize, Postgres, Primary, Standby, SwitchoverRequest, View, WalReceiver};
 use crate::ha::why::Why;
 
 /// What to do now, and why.
@@ -58,6 +56,7 @@ pub const RULES: &[Rule] = &[
     (Why::FinishPromotion, finish_promotion),
     (Why::GiveBackKey, |view| (leads(view) && primary(view).is_none()).then(|| vec![Action::ReleaseLeader])),
     (Why::StoreSystemId, store_system_id),
+    (Why::SwitchoverDone, switchover_done),
     (Why::SwitchoverRefused, switchover_refused),
     (Why::Switchover, switchover),
     (Why::RestartRequested, restart_leader),
@@ -209,13 +208,8 @@ fn bootstrap(view: &View<'_>) -> Option<Vec<Action>> {
     if !virgin || view.settings.paused {
         return None;
     }
-    let mut steps = vec![
-        Action::ClaimInitialize,
-        Action::InitDb,
-        Action::AcquireLeader,
-        Action::Start(StartAs::Primary),
-        Action::PostBootstrap,
-    ];
+    let mut steps =
+        vec![Action::ClaimInitialize, Action::InitDb, Action::AcquireLeader, Action::Start(StartAs::Primary), Action::PostBootstrap];
     if view.settings.is_synchronous() {
         let expected = cluster.sync.as_ref().map(|(revision, _)| *revision);
         steps.push(Action::WriteSync { expected, stored: Stored::only(view.me.clone()) });
@@ -289,13 +283,18 @@ fn requested<'a>(view: &View<'a>) -> Option<(&'a SwitchoverRequest, BTreeSet<Mem
     primary(view).filter(|_| leads(view))?;
     let request = read(view)?.switchover.as_ref()?;
     let mut candidates = successors(view);
-    if request.leader.as_ref().is_some_and(|leader| leader != view.me) {
-        candidates.clear();
-    }
     if let Some(candidate) = &request.candidate {
         candidates.retain(|name| name == candidate);
     }
     Some((request, candidates))
+}
+
+/// The request named the leader before us, or us: it is done.
+fn switchover_done(view: &View<'_>) -> Option<Vec<Action>> {
+    let (request, _) = requested(view)?;
+    let from_another = request.leader.as_ref().is_some_and(|leader| leader != view.me);
+    let to_us = request.candidate.as_ref() == Some(view.me);
+    (from_another || to_us).then(|| vec![Action::ClearSwitchover { expected: request.revision }])
 }
 
 fn switchover_refused(view: &View<'_>) -> Option<Vec<Action>> {
@@ -448,9 +447,7 @@ fn electorate(view: &View<'_>) -> BTreeSet<MemberName> {
 
 fn votes<'a>(view: &View<'a>) -> Option<Vec<&'a Vote>> {
     let cast = view.race?.votes.as_ref()?;
-    let voter = |vote: &&Vote| {
-        !view.settings.is_synchronous() || stored(view).is_some_and(|stored| stored.voters.contains(&vote.member))
-    };
+    let voter = |vote: &&Vote| !view.settings.is_synchronous() || stored(view).is_some_and(|stored| stored.voters.contains(&vote.member));
     Some(cast.iter().filter(voter).collect())
 }
 
@@ -466,19 +463,16 @@ fn votes_needed(view: &View<'_>) -> usize {
 fn outrun(view: &View<'_>) -> bool {
     let Some(race) = view.race else { return true };
     let named = read(view).and_then(|cluster| cluster.switchover.as_ref()).and_then(|request| request.candidate.as_ref());
-    let rank = |position: Position, name: &MemberName, priority: i32| {
-        (position, named == Some(name), priority, std::cmp::Reverse(name.clone()))
-    };
+    let rank =
+        |position: Position, name: &MemberName, priority: i32| (position, named == Some(name), priority, std::cmp::Reverse(name.clone()));
     let mine = rank(race.position, view.me, view.memory.priority.unwrap_or(0));
-    let eligible =
-        |name: &MemberName| stored(view).is_none_or(|stored| stored.leader == *name || stored.voters.contains(name));
+    let eligible = |name: &MemberName| stored(view).is_none_or(|stored| stored.leader == *name || stored.voters.contains(name));
     // A voter that is ahead may have an acknowledged commit that we lack, whether it would lead itself or not.
     let must_heed = |vote: &&Vote| {
         if view.settings.is_synchronous() { eligible(&vote.member) } else { vote.candidate.is_some() }
     };
     race.votes.iter().flatten().filter(must_heed).any(|vote| {
-        vote.position > race.position
-            || vote.candidate.is_some_and(|priority| rank(vote.position, &vote.member, priority) > mine)
+        vote.position > race.position || vote.candidate.is_some_and(|priority| rank(vote.position, &vote.member, priority) > mine)
     })
 }
 

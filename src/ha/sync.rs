@@ -244,8 +244,7 @@ fn guaranteed(situation: &Situation<'_>, names: &Names) -> Stored {
         sender.is_some_and(|sender| sender.streaming && sender.flushed >= situation.names_set_at)
     };
     let kept = &situation.stored.voters;
-    let voters: BTreeSet<MemberName> =
-        names.members().into_iter().filter(|name| kept.contains(name) || caught_up(name)).collect();
+    let voters: BTreeSet<MemberName> = names.members().into_iter().filter(|name| kept.contains(name) || caught_up(name)).collect();
     let all_caught_up = voters.iter().all(caught_up);
     match required_votes(&voters, names) {
         Some(_) if !all_caught_up => situation.stored.clone(),

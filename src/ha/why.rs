@@ -45,6 +45,8 @@ pub enum Why {
     Reclaim,
     /// A switchover was asked for.
     Switchover,
+    /// A switchover came to its end.
+    SwitchoverDone,
     /// A switchover was asked for that cannot be done.
     SwitchoverRefused,
     /// A restart of postgres was asked for.
@@ -131,6 +133,7 @@ impl Why {
             Why::GiveBackKey => "holding the leader key without the right to promote; released",
             Why::Reclaim => "etcd is back and the leader key is gone; taking it again, as all members promised",
             Why::Switchover => "handing over to another member",
+            Why::SwitchoverDone => "the switchover is done; the request is cleared",
             Why::SwitchoverRefused => "the switchover cannot be done; the request is cleared",
             Why::RestartRequested => "restarting postgres as asked",
             Why::StoreSystemId => "writing the system identifier",
@@ -145,7 +148,9 @@ impl Why {
             Why::Following => "following the leader",
             Why::StartToRace => "no leader; starting to learn how far the local WAL reaches",
             Why::Replaying => "no leader; still replaying local WAL",
-            Why::JustStarted => "no leader; no record of this member's promises; not racing within one ttl of the start, since one may still hold",
+            Why::JustStarted => {
+                "no leader; no record of this member's promises; not racing within one ttl of the start, since one may still hold"
+            }
             Why::Promised => "no leader; a promise not to race still holds",
             Why::MayNotLead => "no leader; this member's tags forbid it to lead",
             Why::SwitchoverToOther => "no leader; a switchover names another member",

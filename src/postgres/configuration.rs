@@ -161,7 +161,8 @@ impl Configuration {
 
     /// The text of `postgresql.conf`.
     pub fn render(&self) -> String {
-        let mut text = String::from("# Written by mrg-agent; changes here are lost. Use spec.postgresql.parameters or patronictl edit-config.\n");
+        let mut text =
+            String::from("# Written by mrg-agent; changes here are lost. Use spec.postgresql.parameters or patronictl edit-config.\n");
         text.push_str("include 'postgresql.base.conf'\n\n");
         for (name, value) in self.effective() {
             let _ = writeln!(text, "{name} = {}", quote_literal(&value));
@@ -173,7 +174,8 @@ impl Configuration {
     pub fn render_hba(&self) -> String {
         let superuser = quote_identifier(&self.authentication.superuser.username);
         let replication = quote_identifier(&self.authentication.replication.username);
-        let mut text = String::from("# Written by mrg-agent; changes here are lost. Use spec.postgresql.pgHba or patronictl edit-config.\n");
+        let mut text =
+            String::from("# Written by mrg-agent; changes here are lost. Use spec.postgresql.pgHba or patronictl edit-config.\n");
         let _ = writeln!(text, "local all {superuser} trust");
         let _ = writeln!(text, "host replication {replication} all scram-sha-256");
         let _ = writeln!(text, "host all {superuser} all scram-sha-256");

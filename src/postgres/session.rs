@@ -192,9 +192,7 @@ impl Session {
     pub async fn look(&self) -> Result<Look, Error> {
         let operation = "look at the server";
         let row = self.within(operation, self.within, self.client.query_one(&self.look, &[])).await?;
-        let get = |index: usize| -> Result<String, Error> {
-            row.try_get(index).map_err(|source| Error::Statement { operation, source })
-        };
+        let get = |index: usize| -> Result<String, Error> { row.try_get(index).map_err(|source| Error::Statement { operation, source }) };
         let answer = |error: String| Error::Answer(error);
         let system_id = get(1)?.parse().map_err(|_| answer(get(1).unwrap_or_default()))?;
         let replication: Vec<ReplicationRow> = serde_json::from_str(&get(14)?).map_err(|error| answer(error.to_string()))?;

@@ -38,7 +38,13 @@ mod tests {
         let wal = data.path().join("pg_wal");
         std::fs::create_dir(&wal).unwrap();
         let size = 1 << 20;
-        for name in ["000000010000000000000004", "000000010000000000000005", "000000030000000000000005", "000000040000000000000006", "00000003.history"] {
+        for name in [
+            "000000010000000000000004",
+            "000000010000000000000005",
+            "000000030000000000000005",
+            "000000040000000000000006",
+            "00000003.history",
+        ] {
             std::fs::File::create(wal.join(name)).unwrap().set_len(size).unwrap();
         }
         assert_eq!(timeline_at(data.path(), Lsn(5 * size + 7)), Some(Timeline(3)));

@@ -191,13 +191,8 @@ fn spawn(argv: &[String], env: Vec<(String, String)>, log: Option<&std::path::Pa
         Some(path) => OpenOptions::new().create(true).append(true).open(path).map(Stdio::from),
         None => std::io::stderr().as_fd().try_clone_to_owned().map(Stdio::from),
     };
-    let child = std::process::Command::new(program)
-        .args(arguments)
-        .envs(env)
-        .stdin(Stdio::null())
-        .stdout(output()?)
-        .stderr(output()?)
-        .spawn()?;
+    let child =
+        std::process::Command::new(program).args(arguments).envs(env).stdin(Stdio::null()).stdout(output()?).stderr(output()?).spawn()?;
     // The child is waited for by number, together with the orphans.
     i32::try_from(child.id()).map_err(std::io::Error::other)
 }

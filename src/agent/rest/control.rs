@@ -205,8 +205,7 @@ pub async fn failsafe_members(State(api): State<Api>) -> Response {
     if !status.settings.failover.failsafe {
         return say(StatusCode::BAD_GATEWAY, "failsafe_mode is off");
     }
-    let map: BTreeMap<String, String> =
-        api.context.members().into_iter().map(|(name, data)| (name.to_string(), data.api_url)).collect();
+    let map: BTreeMap<String, String> = api.context.members().into_iter().map(|(name, data)| (name.to_string(), data.api_url)).collect();
     Json(map).into_response()
 }
 

@@ -63,18 +63,37 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     page.metric("patroni_xlog_replayed_location", "counter", "Current location of the replayed transaction log.", position);
     let streaming = standby.is_some_and(|standby| standby.receiver == WalReceiver::Streaming);
     page.flag("patroni_postgres_streaming", "Value is 1 if Postgres is streaming, 0 otherwise.", streaming);
-    page.gauge("patroni_postgres_server_version", "Version of Postgres (if running), 0 otherwise.", facts.as_ref().map_or(0, |facts| facts.version));
+    page.gauge(
+        "patroni_postgres_server_version",
+        "Version of Postgres (if running), 0 otherwise.",
+        facts.as_ref().map_or(0, |facts| facts.version),
+    );
     page.flag("patroni_cluster_unlocked", "Value is 1 if the cluster is unlocked, 0 if locked.", cluster.leader.is_none());
-    page.flag("patroni_failsafe_mode_is_active", "Value is 1 if failsafe mode is active, 0 otherwise.", status.may_write && !status.holds_key);
-    page.gauge("patroni_postgres_timeline", "Postgres timeline of this node (if running), 0 otherwise.", timeline.map_or(0, |position| position.timeline.0));
+    page.flag(
+        "patroni_failsafe_mode_is_active",
+        "Value is 1 if failsafe mode is active, 0 otherwise.",
+        status.may_write && !status.holds_key,
+    );
+    page.gauge(
+        "patroni_postgres_timeline",
+        "Postgres timeline of this node (if running), 0 otherwise.",
+        timeline.map_or(0, |position| position.timeline.0),
+    );
     page.gauge("patroni_dcs_last_seen", "Epoch timestamp when the DCS was last contacted.", status.dcs_last_seen / 1000);
-    page.flag("patroni_pending_restart", "Value is 1 if the node needs a restart, 0 otherwise.", facts.is_some_and(|facts| facts.pending_restart));
+    page.flag(
+        "patroni_pending_restart",
+        "Value is 1 if the node needs a restart, 0 otherwise.",
+        facts.is_some_and(|facts| facts.pending_restart),
+    );
     page.flag("patroni_is_paused", "Value is 1 if auto failover is disabled, 0 otherwise.", status.settings.paused);
     page.gauge("patroni_failover_priority", "Failover priority of this node.", config.priority().unwrap_or(0));
     let remaining = status.leads_until.map_or(0, |until| until.since(clock::now()).0);
-    page.gauge("mrg_lease_remaining_milliseconds", "Time until the fence kills postgres unless the lease is kept; 0 without a lease.", remaining);
-    let degraded = status.settings.is_synchronous()
-        && cluster.sync.as_ref().is_none_or(|(_, stored)| stored.voters.is_empty());
+    page.gauge(
+        "mrg_lease_remaining_milliseconds",
+        "Time until the fence kills postgres unless the lease is kept; 0 without a lease.",
+        remaining,
+    );
+    let degraded = status.settings.is_synchronous() && cluster.sync.as_ref().is_none_or(|(_, stored)| stored.voters.is_empty());
     page.flag("mrg_sync_degraded", "Value is 1 if synchronous replication is asked for and nobody could take over without loss.", degraded);
     let _ = writeln!(page.text, "# HELP mrg_decision_total How often each reason was given.\n# TYPE mrg_decision_total counter");
     for (why, count) in &status.reasons {

@@ -60,9 +60,12 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
         .fallback(health::check)
         .layer(middleware::from_fn_with_state(api.clone(), authorize))
         .with_state(api);
-    axum::serve(listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    }), router)
+    axum::serve(
+        listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        }),
+        router,
+    )
     .await
 }
 
@@ -71,9 +74,8 @@ fn is_authorized(headers: &HeaderMap, expected: &Credentials) -> bool {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Basic "));
     let expected = BASE64.encode(format!("{}:{}", expected.username, expected.password));
     // Every byte is looked at, so that the time says nothing about how many agree.
-    given.is_some_and(|given| {
-        given.len() == expected.len() && given.bytes().zip(expected.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
-    })
+    given
+        .is_some_and(|given| given.len() == expected.len() && given.bytes().zip(expected.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0)
 }
 
 async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {

@@ -100,18 +100,17 @@ pub async fn keep_secret(client: &Client, desired: &Desired) -> Result<(), Error
     let password = || ByteString(rand::rng().sample_iter(Alphanumeric).take(32).collect());
     let existing = api.get_opt(&desired.secret_name()).await.map_err(failed("read the credentials"))?;
     let Some(existing) = existing else {
-        let mut secret = Secret {
-            data: Some(wanted.into_iter().map(|key| (key, password())).collect()),
-            ..Secret::default()
-        };
+        let mut secret = Secret { data: Some(wanted.into_iter().map(|key| (key, password())).collect()), ..Secret::default() };
         secret.metadata.name = Some(desired.secret_name());
         // Not owned: the passwords outlive the object, as the volumes do, or the data could not be opened again.
         let labels = desired.labels("credentials");
-        secret.metadata.labels = Some(labels.into_iter().map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned())).collect());
+        secret.metadata.labels =
+            Some(labels.into_iter().map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned())).collect());
         return api.create(&PostParams::default(), &secret).await.map(|_| ()).map_err(failed("create the credentials"));
     };
     let have = existing.data.unwrap_or_default();
-    let missing: BTreeMap<String, ByteString> = wanted.into_iter().filter(|key| !have.contains_key(key)).map(|key| (key, password())).collect();
+    let missing: BTreeMap<String, ByteString> =
+        wanted.into_iter().filter(|key| !have.contains_key(key)).map(|key| (key, password())).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -154,7 +154,11 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let roll_failed = |error| Error::Roll(Box::new(error));
     roll::revoke_proven_dead(&context.client, &etcd, &desired, &observed).await.map_err(roll_failed)?;
     if let Err(error) = apply::write_intent(&etcd, &desired, &observed).await {
-        tracing::warn!(error = crate::telemetry::chain(&error), cluster = desired.name, "the configuration could not be written to etcd; it is tried again");
+        tracing::warn!(
+            error = crate::telemetry::chain(&error),
+            cluster = desired.name,
+            "the configuration could not be written to etcd; it is tried again"
+        );
     }
     let revision = roll::revision(&context.client, &desired).await.map_err(roll_failed)?;
     let step = roll::next(&desired, &observed, revision.as_deref());

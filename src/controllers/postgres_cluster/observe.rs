@@ -44,9 +44,8 @@ pub async fn observe(client: &Client, etcd: &Arc<Etcd>, desired: &Desired) -> Re
     let keys = Keys::new("service", &desired.scope);
     let dcs = match etcd.read(keys.prefix(), DCS_WITHIN).await {
         Ok((revision, entries)) => {
-            let member = |(key, entry): (&String, &wire::Entry)| {
-                Some((MemberName::new(key.strip_prefix("members/")?).ok()?, wire::member(entry)?))
-            };
+            let member =
+                |(key, entry): (&String, &wire::Entry)| Some((MemberName::new(key.strip_prefix("members/")?).ok()?, wire::member(entry)?));
             let config = entries.get("config").and_then(|entry| Some((entry.modified, serde_json::from_slice(&entry.value).ok()?)));
             Some(Dcs { cluster: wire::cluster(revision, &entries), members: entries.iter().filter_map(member).collect(), config })
         }

@@ -67,9 +67,9 @@ pub fn next(desired: &Desired, observed: &Observed, revision: Option<&str>) -> S
             }
             Step::Switchover(leader.clone())
         }
-        (None, Some(leader)) => todo.first().map_or(Step::Settled, |(_, pod)| {
-            if outdated(pod) { Step::Recreate(leader.clone()) } else { Step::Restart(leader.clone()) }
-        }),
+        (None, Some(leader)) => todo
+            .first()
+            .map_or(Step::Settled, |(_, pod)| if outdated(pod) { Step::Recreate(leader.clone()) } else { Step::Restart(leader.clone()) }),
         (None, None) => Step::Wait(what),
     }
 }
@@ -91,7 +91,13 @@ pub async fn revision(client: &Client, desired: &Desired) -> Result<Option<Strin
 }
 
 /// Performs a step; gives what is going on, for the status.
-pub async fn perform(client: &Client, http: &reqwest::Client, desired: &Desired, observed: &Observed, step: Step) -> Result<Option<String>, kube::Error> {
+pub async fn perform(
+    client: &Client,
+    http: &reqwest::Client,
+    desired: &Desired,
+    observed: &Observed,
+    step: Step,
+) -> Result<Option<String>, kube::Error> {
     match step {
         Step::Settled => Ok(None),
         Step::Wait(why) => Ok(Some(why)),
@@ -118,7 +124,15 @@ pub async fn perform(client: &Client, http: &reqwest::Client, desired: &Desired,
 }
 
 /// A request to a member's REST API, with the credentials that this operator generated.
-async fn ask(client: &Client, http: &reqwest::Client, desired: &Desired, observed: &Observed, member: &str, path: &str, body: serde_json::Value) -> Result<String, kube::Error> {
+async fn ask(
+    client: &Client,
+    http: &reqwest::Client,
+    desired: &Desired,
+    observed: &Observed,
+    member: &str,
+    path: &str,
+    body: serde_json::Value,
+) -> Result<String, kube::Error> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);
     let secret = secrets.get(&desired.secret_name()).await?;
     let password = secret.data.unwrap_or_default().remove("rest-password").unwrap_or_default();

@@ -69,7 +69,13 @@ fn human(bytes: u64) -> String {
 }
 
 /// The status, from what was observed. `rolling` says what is being changed member by member.
-pub fn status(cluster: &PostgresCluster, desired: &Desired, observed: &Observed, rolling: Option<&str>, now: Timestamp) -> PostgresClusterStatus {
+pub fn status(
+    cluster: &PostgresCluster,
+    desired: &Desired,
+    observed: &Observed,
+    rolling: Option<&str>,
+    now: Timestamp,
+) -> PostgresClusterStatus {
     let old = cluster.status.clone().unwrap_or_default();
     let generation = cluster.metadata.generation;
     let replicas = i32::try_from(observed.pods.len()).unwrap_or(i32::MAX);
@@ -94,7 +100,12 @@ pub fn status(cluster: &PostgresCluster, desired: &Desired, observed: &Observed,
     let good = members.iter().filter(|member| member.state == "streaming" || member.role == "leader" && leads).count();
     let wanted = usize::try_from(desired.spec.replicas).unwrap_or(0);
     let head = leader.as_ref().and_then(|name| dcs.members.get(name)).and_then(position);
-    let lag = dcs.members.iter().filter(|(name, _)| Some(*name) != leader.as_ref()).filter_map(|(_, data)| Some(head?.saturating_sub(position(data)?))).max();
+    let lag = dcs
+        .members
+        .iter()
+        .filter(|(name, _)| Some(*name) != leader.as_ref())
+        .filter_map(|(_, data)| Some(head?.saturating_sub(position(data)?)))
+        .max();
     let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| stored.voters.iter().map(ToString::to_string).collect::<Vec<_>>());
     let synchronous = desired.spec.replication.mode != Mode::Async;
     let verdicts = judge(desired, leads, good, wanted, voters.as_ref().is_some_and(|voters| !voters.is_empty()), rolling);
@@ -147,9 +158,12 @@ fn judge(desired: &Desired, leads: bool, good: usize, wanted: usize, successor: 
     };
     let degraded = match () {
         () if !leads => verdict("Degraded", true, "NoLeader", "no member accepts writes"),
-        () if alone => {
-            verdict("Degraded", true, "NoSynchronousStandby", "losing the leader's volume now would lose acknowledged commits; nobody takes over by itself")
-        }
+        () if alone => verdict(
+            "Degraded",
+            true,
+            "NoSynchronousStandby",
+            "losing the leader's volume now would lose acknowledged commits; nobody takes over by itself",
+        ),
         () if good < wanted => verdict("Degraded", true, "MembersMissing", format!("{good} of {wanted} members lead or stream")),
         () => verdict("Degraded", false, "Healthy", ""),
     };
@@ -172,11 +186,17 @@ pub fn news(cluster: &PostgresCluster, new: &PostgresClusterStatus) -> Option<(&
         });
     }
     let ready = |status: &PostgresClusterStatus| {
-        status.conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+        status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready")
+            .map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
     };
     match (ready(&old), ready(new)) {
         (Some((_, old, _)), Some((_, new, _))) if old == new => None,
-        (_, Some((status, reason, message))) if status == "True" && reason == "Healthy" => Some(("Healthy", format!("{} is healthy: {message}", cluster.name_any()))),
+        (_, Some((status, reason, message))) if status == "True" && reason == "Healthy" => {
+            Some(("Healthy", format!("{} is healthy: {message}", cluster.name_any())))
+        }
         _ => None,
     }
 }
