@@ -5,8 +5,9 @@ spec $cluster | k apply -f - >/dev/null
 wait_healthy 180
 echo "    healthy after $(($(date +%s%3N) - began)) ms"
 k get pgc $cluster | sed 's/^/    /'
-[ "$(k get pods -l mrg.bluebird.id/role=primary -o name | wc -l)" = 1 ] || fail "not one pod carries the primary's label"
-[ "$(k get pods -l mrg.bluebird.id/role=replica -o name | wc -l)" = 2 ] || fail "not two pods carry the replica's label"
+labelled() { [ "$(k get pods -l "mrg.bluebird.id/cluster=$cluster,mrg.bluebird.id/role=$1" -o name | wc -l)" = "$2" ]; }
+until_true "one pod with the primary's label" 20 labelled primary 1
+until_true "two pods with the replica's label" 20 labelled replica 2
 k exec "$(leader)" -c postgres -- psql -qAtc 'select 1' >/dev/null
 
 sleep 8

@@ -11,6 +11,7 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod action;
+mod event;
 mod lease;
 mod node;
 mod rules;
@@ -23,7 +24,8 @@ mod why;
 pub use action::{Action, Outcome, StartAs, StopMode, Vote};
 pub use lease::{Lease, LeaseId, fence_margin};
 
-pub use node::{Effect, Event, Node, Past, PromiseRequest, StepId};
+pub use event::{Effect, Event, Past, PromiseRequest, StepId};
+pub use node::Node;
 pub use rules::{Decision, RULES, Rule, decide};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{
