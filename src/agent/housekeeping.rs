@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -226,14 +227,17 @@ impl Task {
 /// What the member key says.
 fn member_data(context: &Context, status: &Status) -> MemberData {
     let config = &context.config;
+    let pending = context.server.facts().map(|facts| facts.pending_restart).unwrap_or_default();
+    let reason = |(name, old, new): &(String, String, String)| (name.clone(), json!({ "old_value": old, "new_value": new }));
     let mut data = MemberData {
+        pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),
         api_url: format!("http://{}/patroni", config.rest_connect),
         state: state(status).to_owned(),
         role: role(status).to_owned(),
         version: PATRONI_VERSION.to_owned(),
         pause: status.settings.paused,
-        pending_restart: context.server.facts().is_some_and(|facts| facts.pending_restart),
+        pending_restart: !pending.is_empty(),
         tags: config.tags.clone(),
         ..MemberData::default()
     };

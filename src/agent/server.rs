@@ -68,6 +68,7 @@ struct Inner {
     upstream: Option<MemberName>,
     broken_since: Option<Moment>,
     names: Names,
+    floors: BTreeMap<String, u64>,
     dynamic: DynamicConfig,
     addresses: BTreeMap<MemberName, ConnectTo>,
     facts: Option<ServerFacts>,
@@ -156,6 +157,7 @@ impl Server {
             port: self.config.listen.port,
             socket_directory: self.socket_directory(),
             parameters,
+            floors: inner.floors.clone(),
             hba: self.config.hba.clone().or_else(|| inner.dynamic.pg_hba()),
             authentication: self.config.authentication.clone(),
             synchronous_standby_names: inner.names.to_string(),
@@ -278,6 +280,8 @@ impl Server {
             return Err(Error::State("postgres runs already".to_owned()));
         }
         let writer = *as_ == StartAs::Primary;
+        let floors = if writer { BTreeMap::new() } else { self.read_floors().await? };
+        self.inner().floors = floors;
         self.prepare_start(as_)?;
         let process = Process {
             argv: vec![self.config.program("postgres"), "-D".to_owned(), self.data().to_string_lossy().into_owned()],
@@ -299,6 +303,13 @@ impl Server {
             }
             tokio::time::sleep(LOOK_AGAIN * 4).await;
         }
+    }
+
+    /// What the primary had at least, as of the last checkpoint that is here.
+    async fn read_floors(&self) -> Result<BTreeMap<String, u64>, Error> {
+        let data = self.data().to_string_lossy().into_owned();
+        self.run_program("pg_controldata", vec![data], None).await?;
+        Ok(postgres::floors(&std::fs::read_to_string(self.log("pg_controldata")).unwrap_or_default()))
     }
 
     fn prepare_start(&self, as_: &StartAs) -> Result<(), Error> {
@@ -454,7 +465,13 @@ impl Server {
         session.execute("promote", "SELECT pg_promote(false)", STATEMENT_WITHIN).await?;
         loop {
             if let Look::Primary(primary, _) = self.try_look().await? {
-                self.inner().upstream = None;
+                {
+                    let mut inner = self.inner();
+                    inner.upstream = None;
+                    inner.floors.clear();
+                }
+                // What was held up by the floors shows as pending from now on.
+                self.rewrite().await?;
                 return Ok(primary.position);
             }
             if !self.fence.is_armed() {

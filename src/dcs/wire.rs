@@ -61,6 +61,9 @@ pub struct MemberData {
     /// A changed parameter waits for a restart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending_restart: bool,
+    /// Which: `{"max_connections": {"old_value": "100", "new_value": "101"}}`
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub pending_restart_reason: Map<String, Value>,
     /// The member knows of the pause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pause: bool,
@@ -70,6 +73,15 @@ pub struct MemberData {
 }
 
 impl MemberData {
+    /// Whether a parameter waits whose new value is lower. Standbys cannot have less than their primary, so the primary must go first.
+    pub fn lowers(&self, parameters: &[&str]) -> bool {
+        let number = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).and_then(|text| text.parse::<u64>().ok());
+        let lowered = |(name, value): (&String, &Value)| {
+            parameters.contains(&name.as_str()) && number(value, "new_value") < number(value, "old_value")
+        };
+        self.pending_restart_reason.iter().any(lowered)
+    }
+
     fn tag(&self, name: &str) -> bool {
         matches!(self.tags.get(name), Some(Value::Bool(true)))
     }

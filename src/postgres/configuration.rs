@@ -64,6 +64,22 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "unix_socket_permissions",
 ];
 
+/// Parameters that a standby must not set lower than its primary had them (PostgreSQL, "Hot Standby: Administrator's overview"), with the
+/// names that `pg_controldata` gives them.
+pub const FLOORED_PARAMETERS: &[&str] =
+    &["max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction"];
+
+/// The primary's values of [`FLOORED_PARAMETERS`], from what `pg_controldata` prints (`max_connections setting:   100`, and
+/// `max_locks_per_xact setting`, `max_prepared_xacts setting`).
+pub fn floors(control_data: &str) -> BTreeMap<String, u64> {
+    let floor = |line: &str| {
+        let (name, value) = line.split_once(" setting:")?;
+        let name = name.trim().replace("xacts", "transactions").replace("xact", "transaction");
+        FLOORED_PARAMETERS.contains(&name.as_str()).then(|| Some((name, value.trim().parse().ok()?))).flatten()
+    };
+    control_data.lines().filter_map(floor).collect()
+}
+
 /// Where and as whom to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectTo {
@@ -107,6 +123,8 @@ pub struct Configuration {
     pub socket_directory: PathBuf,
     /// The user's parameters.
     pub parameters: BTreeMap<String, String>,
+    /// On a standby: what the primary had at least, see [`floors`].
+    pub floors: BTreeMap<String, u64>,
     /// The user's lines of `pg_hba.conf`; a default that asks for SCRAM if none.
     pub hba: Option<Vec<String>>,
     /// The agent's roles.
@@ -138,6 +156,12 @@ impl Configuration {
         let mut all: BTreeMap<String, String> = defaults.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let unreserved = self.parameters.iter().filter(|(name, _)| !RESERVED_PARAMETERS.contains(&name.as_str()));
         all.extend(unreserved.map(|(name, value)| (name.clone(), value.clone())));
+        for (name, floor) in &self.floors {
+            // PostgreSQL's own default of these is not above what any primary of ours had, so an absent one is set, too.
+            if all.get(name).and_then(|value| value.parse::<u64>().ok()).is_none_or(|value| value < *floor) {
+                all.insert(name.clone(), floor.to_string());
+            }
+        }
         let port = self.port.to_string();
         let socket = self.socket_directory.to_string_lossy();
         let reserved: [(&str, &str); 12] = [
@@ -237,6 +261,20 @@ mod tests {
         assert!(text.contains("work_mem = '4MB'"));
         assert!(text.contains("synchronous_standby_names = ''"));
         assert!(text.contains("restart_after_crash = 'off'"));
+    }
+
+    #[test]
+    fn a_standby_keeps_at_least_what_its_primary_had() {
+        let printed =
+            "wal_level setting:  replica\nmax_connections setting:   60\nmax_locks_per_xact setting:  64\nmax_prepared_xacts setting: 0\n";
+        let floors = floors(printed);
+        assert_eq!(floors.len(), 3);
+        assert_eq!(floors["max_locks_per_transaction"], 64);
+        let mut configuration = Configuration { floors, ..configuration() };
+        configuration.parameters.insert("max_connections".to_owned(), "50".to_owned());
+        assert!(configuration.render().contains("max_connections = '60'"));
+        configuration.parameters.insert("max_connections".to_owned(), "70".to_owned());
+        assert!(configuration.render().contains("max_connections = '70'"));
     }
 
     #[test]

@@ -69,8 +69,8 @@ pub struct Server {
     pub version: u32,
     /// When the postmaster started.
     pub started: String,
-    /// Parameters that wait for a restart.
-    pub pending_restart: bool,
+    /// Parameters that wait for a restart: name, value in force, value to come.
+    pub pending_restart: Vec<(String, String, String)>,
     /// `pg_stat_replication`, for the status page.
     pub replication: Vec<ReplicationRow>,
 }
@@ -131,7 +131,8 @@ SELECT pg_is_in_recovery(),
        current_setting('synchronous_standby_names'),
        current_setting('server_version_num')::int4,
        to_char(pg_postmaster_start_time(), 'YYYY-MM-DD HH24:MI:SS.US TZH:TZM'),
-       EXISTS (SELECT FROM pg_settings WHERE pending_restart),
+       coalesce((SELECT string_agg(s.name || '=' || s.setting || '=' || f.setting, E'\\n')
+                   FROM pg_settings s JOIN pg_file_settings f USING (name) WHERE s.pending_restart AND f.sourcefile LIKE '%/postgresql.conf'), ''),
        coalesce((SELECT json_agg(json_build_object('usename', coalesce(usename, ''), 'application_name', application_name,
            'client_addr', client_addr, 'state', coalesce(state, ''), 'sync_state', coalesce(sync_state, ''),
            'sync_priority', coalesce(sync_priority, 0), 'flush_lsn', flush_lsn::text))
@@ -200,7 +201,7 @@ impl Session {
         let server = Server {
             version: row.try_get::<_, i32>(11).map_err(failed)?.unsigned_abs(),
             started: get(12)?,
-            pending_restart: row.try_get(13).map_err(failed)?,
+            pending_restart: get(13)?.lines().filter_map(pending).collect(),
             replication,
         };
         let lsn = |text: String| text.parse::<Lsn>().map_err(|error| Error::Answer(error.to_string()));
@@ -239,6 +240,11 @@ impl Session {
             named == (row.sync_priority > 0)
         }))
     }
+}
+
+fn pending(line: &str) -> Option<(String, String, String)> {
+    let mut fields = line.splitn(3, '=').map(str::to_owned);
+    Some((fields.next()?, fields.next()?, fields.next()?))
 }
 
 fn senders(rows: &[ReplicationRow]) -> BTreeMap<MemberName, WalSender> {

@@ -83,7 +83,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     page.flag(
         "patroni_pending_restart",
         "Value is 1 if the node needs a restart, 0 otherwise.",
-        facts.is_some_and(|facts| facts.pending_restart),
+        facts.is_some_and(|facts| !facts.pending_restart.is_empty()),
     );
     page.flag("patroni_is_paused", "Value is 1 if auto failover is disabled, 0 otherwise.", status.settings.paused);
     page.gauge("patroni_failover_priority", "Failover priority of this node.", config.priority().unwrap_or(0));

@@ -53,7 +53,7 @@ pub fn member_report(api: &Api) -> Value {
     if let Some(facts) = &facts {
         report.insert("postmaster_start_time".into(), facts.started.clone().into());
         report.insert("server_version".into(), facts.version.into());
-        if facts.pending_restart {
+        if !facts.pending_restart.is_empty() {
             report.insert("pending_restart".into(), true.into());
         }
     }
