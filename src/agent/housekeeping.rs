@@ -230,6 +230,7 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
     let pending = context.server.facts().map(|facts| facts.pending_restart).unwrap_or_default();
     let reason = |(name, old, new): &(String, String, String)| (name.clone(), json!({ "old_value": old, "new_value": new }));
     let mut data = MemberData {
+        refused_parameters: context.server.refused_parameters(),
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),
         api_url: format!("http://{}/patroni", config.rest_connect),

@@ -73,6 +73,15 @@ struct Inner {
     addresses: BTreeMap<MemberName, ConnectTo>,
     facts: Option<ServerFacts>,
     written: Option<Configuration>,
+    vetting: Vetting,
+}
+
+/// The user's parameters, as far as PostgreSQL itself has judged them.
+#[derive(Default)]
+struct Vetting {
+    judged: Option<BTreeMap<String, String>>,
+    good: BTreeMap<String, String>,
+    refused: Option<String>,
 }
 
 /// The local server.
@@ -131,14 +140,56 @@ impl Server {
             inner.dynamic = dynamic.clone();
             inner.addresses = addresses;
         }
-        if self.is_running() { self.rewrite().await } else { Ok(()) }
+        if !self.is_running() {
+            return Ok(());
+        }
+        self.vet().await?;
+        self.rewrite().await
+    }
+
+    /// What PostgreSQL refuses of the user's parameters; the last good ones are in force then.
+    pub fn refused_parameters(&self) -> Option<String> {
+        self.inner().vetting.refused.clone()
+    }
+
+    fn wanted_parameters(&self) -> BTreeMap<String, String> {
+        let dynamic = self.inner().dynamic.parameters();
+        let mut parameters: BTreeMap<String, String> = dynamic.iter().map(|(name, value)| (name.clone(), parameter_text(value))).collect();
+        parameters.extend(self.config.parameters.clone());
+        parameters
+    }
+
+    /// Lets PostgreSQL itself judge the parameters before they reach the file that a restart would fail on.
+    async fn vet(&self) -> Result<(), Error> {
+        let parameters = self.wanted_parameters();
+        if self.inner().vetting.judged.as_ref() == Some(&parameters) || look_at(self.data()) == DataState::Absent {
+            return Ok(());
+        }
+        let candidate = Configuration { parameters: parameters.clone(), ..self.configuration() };
+        let file = self.config.beside_data(".check.conf");
+        // What initdb wrote is good; only the user's part is judged.
+        let text = candidate.render().replace("include 'postgresql.base.conf'", "");
+        std::fs::write(&file, text).map_err(|source| Error::File { what: file.display().to_string(), source })?;
+        let arguments = [format!("--config-file={}", file.display()), format!("-D{}", self.data().display()), "-Cport".to_owned()];
+        let judged = self.run_program("postgres", arguments.to_vec(), None).await;
+        let mut inner = self.inner();
+        inner.vetting.refused = match judged {
+            Ok(()) => {
+                inner.vetting.good.clone_from(&parameters);
+                None
+            }
+            Err(Error::Program { output, .. }) => {
+                tracing::error!(%output, "PostgreSQL refuses the parameters; the last good ones stay in force");
+                Some(output)
+            }
+            Err(error) => return Err(error),
+        };
+        inner.vetting.judged = Some(parameters);
+        Ok(())
     }
 
     fn configuration(&self) -> Configuration {
         let inner = self.inner();
-        let mut parameters: BTreeMap<String, String> =
-            inner.dynamic.parameters().iter().map(|(name, value)| (name.clone(), parameter_text(value))).collect();
-        parameters.extend(self.config.parameters.clone());
         let me = &self.config.name;
         let primary_conninfo = inner.upstream.as_ref().and_then(|name| inner.addresses.get(name)).map(|address| {
             let more = [
@@ -156,7 +207,7 @@ impl Server {
             listen: self.config.listen.host.clone(),
             port: self.config.listen.port,
             socket_directory: self.socket_directory(),
-            parameters,
+            parameters: inner.vetting.good.clone(),
             floors: inner.floors.clone(),
             hba: self.config.hba.clone().or_else(|| inner.dynamic.pg_hba()),
             authentication: self.config.authentication.clone(),
@@ -282,6 +333,7 @@ impl Server {
         let writer = *as_ == StartAs::Primary;
         let floors = if writer { BTreeMap::new() } else { self.read_floors().await? };
         self.inner().floors = floors;
+        self.vet().await?;
         self.prepare_start(as_)?;
         let process = Process {
             argv: vec![self.config.program("postgres"), "-D".to_owned(), self.data().to_string_lossy().into_owned()],

@@ -64,6 +64,9 @@ pub struct MemberData {
     /// Which: `{"max_connections": {"old_value": "100", "new_value": "101"}}`
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub pending_restart_reason: Map<String, Value>,
+    /// What PostgreSQL refuses of the parameters; the last good ones are in force. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_parameters: Option<String>,
     /// The member knows of the pause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pause: bool,

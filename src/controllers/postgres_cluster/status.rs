@@ -108,7 +108,13 @@ pub fn status(
         .max();
     let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| stored.voters.iter().map(ToString::to_string).collect::<Vec<_>>());
     let synchronous = desired.spec.replication.mode != Mode::Async;
-    let verdicts = judge(desired, leads, good, wanted, voters.as_ref().is_some_and(|voters| !voters.is_empty()), rolling);
+    let mut verdicts = judge(desired, leads, good, wanted, voters.as_ref().is_some_and(|voters| !voters.is_empty()), rolling);
+    let refused = dcs.members.iter().find_map(|(name, data)| Some(format!("{name}: {}", data.refused_parameters.as_ref()?)));
+    if let Some(refused) = refused {
+        let message = format!("PostgreSQL refuses spec.postgresql.parameters; the last good ones stay in force. {refused}");
+        verdicts.retain(|verdict| verdict.kind != "Stalled");
+        verdicts.push(verdict("Stalled", true, "ParametersRefused", message));
+    }
     let timeline = leader.as_ref().and_then(|name| dcs.members.get(name)).and_then(|data| data.timeline);
     PostgresClusterStatus {
         observed_generation: generation,
