@@ -32,12 +32,14 @@ lint:
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
-    cargo test --quiet --lib --bins --test generated --test architecture
+    cargo test --quiet --lib --bins --test election --test generated --test architecture
 
 # Real etcd, PostgreSQL and agents on loopback, and bad days
 [group('dev')]
 standalone:
     e2e/lab/dependencies etcd
+    e2e/lab/dependencies patroni
+    cargo build --quiet --example writer
     cargo test --test standalone -- --test-threads=1
 
 # The lab: API rejections, failovers, partitions, a lost control plane
@@ -54,6 +56,7 @@ generate:
 [group('dev')]
 bench-failover *ARGS: packages
     e2e/lab/dependencies etcd
+    e2e/lab/dependencies patroni
     e2e/bench-failover {{ARGS}}
 
 # A command of the lab: up, down, status, enter, cut, heal, ...

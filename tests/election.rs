@@ -278,6 +278,20 @@ fn a_late_keepalive_answer_does_not_move_the_deadline() {
 }
 
 #[test]
+fn a_longer_loop_does_not_outlast_a_lease_of_an_earlier_shorter_ttl() {
+    let sync = Some(("a", &["b", "c"][..], 1));
+    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+    let mut longer = settings(Mode::Quorum);
+    longer.failover.ttl = Millis::seconds(60);
+    longer.failover.loop_wait = Millis::seconds(20);
+    story.on(Event::Settings(longer));
+    story.effects.clear();
+    story.later(3_400);
+    story.on(Event::Tick);
+    assert!(story.effects.contains(&Effect::KeepAlive(LEASE)), "the lease of 10 s is renewed every 3.3 s");
+}
+
+#[test]
 fn a_member_that_promised_neither_races_nor_votes_nor_promises_another() {
     let led = cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1)));
     let mut story = Story::new(Mode::Quorum, led, standby(100, Some("b")));

@@ -351,6 +351,40 @@ fn without_etcd_the_leader_goes_on_by_its_members_promises() {
 }
 
 #[test]
+fn stock_patronictl_shows_configures_and_switches_a_running_cluster() {
+    let cluster = Cluster::start(21_700, "quorum");
+    let patronictl = |arguments: &[&str]| {
+        let program = cache().join("patroni-4.1.5/bin/patronictl");
+        let output = Command::new(&program).arg("-c").arg(cluster.path("n1.yml")).args(arguments).output();
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}; run `e2e/lab/dependencies patroni`", program.display()));
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "patronictl {arguments:?}: {text}");
+        text
+    };
+    let old = cluster.wait_leader();
+    let list = patronictl(&["list"]);
+    assert!(list.contains("Leader") && list.matches("Quorum Standby").count() == 2 && list.matches("streaming").count() == 2, "{list}");
+    let candidate = if old == 1 { 2 } else { 1 };
+    let said = patronictl(&["switchover", "test", "--leader", &format!("n{old}"), "--candidate", &format!("n{candidate}"), "--force"]);
+    assert!(said.contains("Successfully switched over"), "{said}");
+    assert_eq!(cluster.wait_leader(), candidate);
+    cluster.wait_healthy();
+    let said = patronictl(&["failover", "test", "--candidate", &format!("n{old}"), "--force"]);
+    assert!(said.contains("Successfully failed over"), "{said}");
+    cluster.wait_healthy();
+    assert!(patronictl(&["history"]).contains("no recovery target specified"));
+    patronictl(&["edit-config", "--force", "-s", "postgresql.parameters.work_mem=7MB"]);
+    assert!(patronictl(&["show-config"]).contains("work_mem: 7MB"));
+    let leader = cluster.wait_leader();
+    wait_until("the parameter is in force", || {
+        let port = cluster.postgres_port(leader).to_string();
+        let query = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-qAtc", "show work_mem", "postgres"];
+        let output = Command::new("psql").args(query).env("PGPASSWORD", "it's secret").output().unwrap();
+        output.stdout == b"7MB\n"
+    });
+}
+
+#[test]
 fn a_replica_whose_data_is_destroyed_is_copied_afresh() {
     let cluster = Cluster::start(21_600, "quorum");
     let leader = cluster.wait_leader();

@@ -210,7 +210,12 @@ impl Node {
                 }
             }
             Event::VoteAsked { reply } => self.pending_votes.push(reply),
-            Event::Settings(settings) => self.settings = settings,
+            Event::Settings(settings) => {
+                self.settings = settings;
+                if let Some(lease) = self.lease {
+                    self.lease_due = self.lease_due.min(lease.confirmed_at() + self.renewal_interval(&lease));
+                }
+            }
             Event::RestartRequested => self.memory.restart_requested = true,
             Event::Stop => self.memory.stop_requested = true,
         }
@@ -247,7 +252,12 @@ impl Node {
 
     fn take_lease(&mut self, lease: Lease, sent: Moment) {
         self.lease = Some(lease);
-        self.lease_due = sent + self.settings.failover.loop_wait;
+        self.lease_due = sent + self.renewal_interval(&lease);
+    }
+
+    /// How often a lease is renewed. A lease that was granted under an earlier, shorter ttl must not be outlasted by a longer loop.
+    fn renewal_interval(&self, lease: &Lease) -> Millis {
+        self.settings.failover.loop_wait.min(Millis(lease.ttl.0 / 3))
     }
 
     fn keep_lease(&mut self, now: Moment, effects: &mut Vec<Effect>) {
@@ -311,7 +321,7 @@ impl Node {
 
     /// Whether the lease was not confirmed when it should have been.
     fn lease_is_aging(&self, now: Moment) -> bool {
-        self.lease.as_ref().is_none_or(|lease| now >= lease.confirmed_at() + self.settings.failover.loop_wait)
+        self.lease.as_ref().is_none_or(|lease| now >= lease.confirmed_at() + self.renewal_interval(lease))
     }
 
     fn advance(&mut self, now: Moment, effects: &mut Vec<Effect>) {
