@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::agent::peers::FailsafeRequest;
 use crate::agent::perform::chain;
+use crate::agent::rest::body::Body;
 use crate::agent::rest::{Api, Ask};
 use crate::base::MemberName;
 use crate::dcs::wire::{self, FailoverData};
@@ -38,7 +39,7 @@ pub async fn get_config(State(api): State<Api>) -> Response {
 }
 
 /// `PATCH /config`: merges; `null` deletes.
-pub async fn patch_config(State(api): State<Api>, Json(patch): Json<Map<String, Value>>) -> Response {
+pub async fn patch_config(State(api): State<Api>, Body(patch): Body<Map<String, Value>>) -> Response {
     let entry = api.context.status().snapshot.entries.get("config").cloned();
     let mut config = match entry.as_ref().map(|entry| DynamicConfig::parse(&entry.value)) {
         Some(Ok(config)) => config,
@@ -50,7 +51,7 @@ pub async fn patch_config(State(api): State<Api>, Json(patch): Json<Map<String, 
 }
 
 /// `PUT /config`: replaces.
-pub async fn put_config(State(api): State<Api>, Json(config): Json<Map<String, Value>>) -> Response {
+pub async fn put_config(State(api): State<Api>, Body(config): Body<Map<String, Value>>) -> Response {
     let expected = api.context.status().snapshot.entries.get("config").map(|entry| entry.modified);
     store_config(&api, DynamicConfig(config), expected).await
 }
@@ -81,7 +82,7 @@ pub struct Request {
 }
 
 /// `POST /switchover`
-pub async fn switchover(State(api): State<Api>, Json(request): Json<Request>) -> Response {
+pub async fn switchover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
     if request.leader.is_none() {
         return say(StatusCode::BAD_REQUEST, "Switchover could be performed only from a specific leader");
     }
@@ -89,7 +90,7 @@ pub async fn switchover(State(api): State<Api>, Json(request): Json<Request>) ->
 }
 
 /// `POST /failover`
-pub async fn failover(State(api): State<Api>, Json(request): Json<Request>) -> Response {
+pub async fn failover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
     if request.candidate.is_none() && request.member.is_none() {
         return say(StatusCode::BAD_REQUEST, "Failover could be performed only to a specific candidate");
     }
@@ -210,7 +211,7 @@ pub async fn failsafe_members(State(api): State<Api>) -> Response {
 }
 
 /// `POST /failsafe`
-pub async fn failsafe(State(api): State<Api>, Json(request): Json<FailsafeRequest>) -> Response {
+pub async fn failsafe(State(api): State<Api>, Body(request): Body<FailsafeRequest>) -> Response {
     let (answered, answer) = oneshot::channel();
     if api.asks.send(Ask::Promise(request, answered)).await.is_err() {
         return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");

@@ -1,6 +1,7 @@
 //! The REST API on port 8008, with Patroni's routes, status codes and texts (Patroni 4.1, `patroni/api.py`), so that its tools, health
 //! checks and dashboards work. Unsafe methods ask for credentials if any are configured.
 
+mod body;
 mod control;
 mod health;
 mod metrics;

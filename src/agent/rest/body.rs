@@ -1,0 +1,20 @@
+//! Request bodies: JSON whatever the content type says, since Patroni's own tools do not say any.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use serde::de::DeserializeOwned;
+
+/// A body that was read as JSON.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = (StatusCode, String);
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let refuse =
+            |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("the body is not the JSON that is expected here: {error}"));
+        let bytes = Bytes::from_request(request, state).await.map_err(|error| refuse(&error))?;
+        serde_json::from_slice(&bytes).map(Body).map_err(|error| refuse(&error))
+    }
+}
