@@ -49,7 +49,7 @@ impl Housekeeping {
     }
 
     /// Something may have changed.
-    pub fn tend(&self, _looked: bool) {
+    pub fn tend(&self) {
         self.wake.notify_one();
     }
 

@@ -236,7 +236,6 @@ impl Agent {
 
     /// Feeds the node and performs what it says.
     async fn event(&mut self, event: Event) {
-        let looked = matches!(event, Event::Postgres { .. });
         if let Event::Postgres { postgres, .. } = &event {
             let seen = postgres.clone();
             self.context.update(|status| status.postgres = seen);
@@ -258,7 +257,7 @@ impl Agent {
             status.why = why;
             status.loop_ran = now.0;
         });
-        self.housekeeping.tend(looked);
+        self.housekeeping.tend();
         self.begin_promise_record(now);
     }
 

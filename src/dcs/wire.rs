@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::base::{Lsn, MemberName, Position, Timeline};
+use crate::base::{FLOORED_PARAMETERS, Lsn, MemberName, Position, Timeline};
 use crate::ha::{Cluster, Initialize, LeaderKey, LeaseId, Member, Revision, Stored, SwitchoverRequest};
 
 /// A key as etcd stores it.
@@ -76,11 +76,11 @@ pub struct MemberData {
 }
 
 impl MemberData {
-    /// Whether a parameter waits whose new value is lower. Standbys cannot have less than their primary, so the primary must go first.
-    pub fn lowers(&self, parameters: &[&str]) -> bool {
+    /// Whether a lowered value of [`FLOORED_PARAMETERS`] waits. Standbys cannot have less than their primary, so the primary must go first.
+    pub fn lowers_floor(&self) -> bool {
         let number = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).and_then(|text| text.parse::<u64>().ok());
         let lowered = |(name, value): (&String, &Value)| {
-            parameters.contains(&name.as_str()) && number(value, "new_value") < number(value, "old_value")
+            FLOORED_PARAMETERS.contains(&name.as_str()) && number(value, "new_value") < number(value, "old_value")
         };
         self.pending_restart_reason.iter().any(lowered)
     }

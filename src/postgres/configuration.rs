@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::FLOORED_PARAMETERS;
+
 /// A user and its password.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
@@ -63,11 +65,6 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "unix_socket_directories",
     "unix_socket_permissions",
 ];
-
-/// Parameters that a standby must not set lower than its primary had them (PostgreSQL, "Hot Standby: Administrator's overview"), with the
-/// names that `pg_controldata` gives them.
-pub const FLOORED_PARAMETERS: &[&str] =
-    &["max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction"];
 
 /// The primary's values of [`FLOORED_PARAMETERS`], from what `pg_controldata` prints (`max_connections setting:   100`, and
 /// `max_locks_per_xact setting`, `max_prepared_xacts setting`).

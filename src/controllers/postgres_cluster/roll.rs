@@ -29,10 +29,6 @@ pub enum Step {
     Switchover(String),
 }
 
-/// Parameters that a standby must not set lower than its primary has them.
-const STANDBY_FLOORS: &[&str] =
-    &["max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction"];
-
 /// Decides the next step. Pure.
 pub fn next(desired: &Desired, observed: &Observed, revision: Option<&str>) -> Step {
     let Some(dcs) = &observed.dcs else { return Step::Settled };
@@ -60,7 +56,7 @@ pub fn next(desired: &Desired, observed: &Observed, revision: Option<&str>) -> S
         return Step::Wait(format!("{what}; waiting until all members are healthy before the next one"));
     }
     // Standbys cannot have less than their primary: a lowered value reaches the leader first, in place, and then the others.
-    let lowered = dcs.members.iter().find(|(name, data)| Some(name.as_str()) == leader.as_deref() && data.lowers(STANDBY_FLOORS));
+    let lowered = dcs.members.iter().find(|(name, data)| Some(name.as_str()) == leader.as_deref() && data.lowers_floor());
     if let Some((name, _)) = lowered {
         return Step::Restart(name.to_string());
     }
