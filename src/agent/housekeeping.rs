@@ -10,13 +10,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::agent::context::{Context, Status};
-use crate::agent::perform::chain;
 use crate::agent::rest::reports::{PATRONI_VERSION, role, state};
 use crate::base::{MemberName, Timeline};
 use crate::dcs::DynamicConfig;
 use crate::dcs::wire::{self, MemberData, StatusData};
 use crate::ha::{LeaseId, Postgres, WalReceiver};
 use crate::postgres::ConnectTo;
+use crate::telemetry::chain;
 
 type Configured = (DynamicConfig, BTreeMap<MemberName, ConnectTo>);
 

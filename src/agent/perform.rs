@@ -13,6 +13,7 @@ use crate::base::{MemberName, Position};
 use crate::dcs::{self, wire};
 use crate::ha::{Action, LeaseId, Outcome, Revision, StopMode, Stored};
 use crate::postgres::{quote_identifier, quote_literal};
+use crate::telemetry::chain;
 
 /// Peers that are alive answer in a few milliseconds; one that is not must not hold up an election.
 const VOTE_WITHIN: Duration = Duration::from_millis(700);
@@ -34,18 +35,6 @@ fn written(result: Result<Option<Revision>, dcs::Error>, refusal: &str) -> Outco
         Err(error) if error.is_ambiguous() => Outcome::Unknown(chain(&error)),
         Err(error) => Outcome::Failed(chain(&error)),
     }
-}
-
-/// An error with everything that caused it.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Performs an action. `lease` is the one we hold.

@@ -16,13 +16,14 @@ use crate::agent::fence::{Fence, kill_descendants};
 use crate::agent::housekeeping::Housekeeping;
 use crate::agent::incarnation::Incarnation;
 use crate::agent::peers::{FailsafeRequest, Peers, VoteAnswer};
-use crate::agent::perform::{chain, perform};
+use crate::agent::perform::perform;
 use crate::agent::promise;
 use crate::agent::rest::{self, Api, Ask};
 use crate::agent::server::Server;
 use crate::base::{Millis, Moment};
 use crate::dcs::{Connection, Error as DcsError, Etcd, Keys, Snapshot, WatchCommand, WatchEvent, settings, watch, wire};
 use crate::ha::{Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Settings, StepId};
+use crate::telemetry::chain;
 
 /// What reaches the loop.
 enum Input {

@@ -14,12 +14,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::agent::peers::FailsafeRequest;
-use crate::agent::perform::chain;
 use crate::agent::rest::body::Body;
 use crate::agent::rest::{Api, Ask};
 use crate::base::MemberName;
 use crate::dcs::wire::{self, FailoverData};
 use crate::dcs::{DynamicConfig, settings};
+use crate::telemetry::chain;
 
 /// How long a switchover is followed before the answer is "unknown".
 const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
