@@ -322,6 +322,11 @@ impl AgentConfig {
         self.data_directory.with_file_name(name)
     }
 
+    /// Where the record of promises stands: on the data volume.
+    pub fn promise_file(&self) -> PathBuf {
+        self.beside_data(".promise")
+    }
+
     /// Where the incarnation record stands.
     pub fn incarnation_file(&self) -> PathBuf {
         self.own.incarnation_file.clone().unwrap_or_else(|| self.beside_data(".incarnation"))

@@ -100,7 +100,7 @@ impl Agent {
         let peers = Peers::new(config.rest_credentials.clone()).context("failed to set up HTTP")?;
         let initial = settings(&config.bootstrap).context("bootstrap.dcs")?;
         let context = Arc::new(Context::new(config.clone(), etcd.clone(), keys.clone(), server.clone(), peers, initial));
-        let past = promise::recall(&config.beside_data(".promise"));
+        let past = promise::recall(&config.promise_file());
         let node = Node::new(config.name.clone(), initial, config.priority(), past, clock::now());
         let (commands, command_queue) = mpsc::channel(64);
         let (seen, mut events) = mpsc::channel(64);
@@ -268,7 +268,7 @@ impl Agent {
             return;
         }
         self.promises_recorded = true;
-        let path = self.context.config.beside_data(".promise");
+        let path = self.context.config.promise_file();
         if !path.exists()
             && let Err(error) = promise::record(&path, None)
         {
@@ -430,7 +430,7 @@ impl Agent {
             Effect::AskPromises { members, within } => self.ask_promises(members, within),
             Effect::AnswerPromise(reply, answer) => {
                 let answer = answer.and_then(|promise| {
-                    let recorded = promise::record(&self.context.config.beside_data(".promise"), Some(promise));
+                    let recorded = promise::record(&self.context.config.promise_file(), Some(promise));
                     recorded.map_err(|error| format!("the promise cannot be recorded: {error}"))
                 });
                 if let Some(waiting) = self.promises.remove(&reply) {
