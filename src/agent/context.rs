@@ -31,6 +31,8 @@ pub struct Status {
     pub may_write: bool,
     /// Our lease.
     pub lease: Option<LeaseId>,
+    /// The lease before it, if our keys were moved from there.
+    pub former_lease: Option<LeaseId>,
     /// The reason of the last decision.
     pub why: Option<Why>,
     /// How often each reason was given.
@@ -70,6 +72,7 @@ impl Context {
             leads_until: None,
             may_write: false,
             lease: None,
+            former_lease: None,
             why: None,
             reasons: BTreeMap::new(),
             settings,

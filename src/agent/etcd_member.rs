@@ -56,6 +56,10 @@ impl Member {
             "auto-compaction-retention": "10m",
             "quota-backend-bytes": 1_073_741_824u64,
             "snapshot-count": 10_000,
+            // Half of etcd's defaults: when etcd's own leader is lost with the database's, its election comes on top of the lease, and
+            // its successor extends every lease by one election timeout.
+            "heartbeat-interval": 50,
+            "election-timeout": 500,
             "log-level": "warn",
         })
     }

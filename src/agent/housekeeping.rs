@@ -114,7 +114,7 @@ impl Task {
         if !write {
             return;
         }
-        match self.context.etcd.claim(&key, &wire::compact(&data), lease, self.context.dcs_within()).await {
+        match self.context.etcd.claim(&key, &wire::compact(&data), lease, status.former_lease, self.context.dcs_within()).await {
             Ok(true) => {
                 self.member = Some((lease, data));
                 self.member_written = Instant::now();

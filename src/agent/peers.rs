@@ -36,6 +36,18 @@ pub struct FailsafeRequest {
     /// The leader's lease.
     #[serde(default)]
     pub lease: Option<LeaseId>,
+    /// The leader's count of the times it asked.
+    #[serde(default)]
+    pub round: u64,
+}
+
+/// The body of `POST /mrg/withdraw`: a leader does not count on promises up to this round any more.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Withdrawal {
+    /// The leader's lease.
+    pub lease: LeaseId,
+    /// The round.
+    pub round: u64,
 }
 
 /// A request that was not answered with success.
@@ -119,5 +131,11 @@ impl Peers {
     pub async fn failsafe(&self, member: &MemberName, request: &FailsafeRequest, within: Duration) -> Result<(), Error> {
         let url = format!("{}/failsafe", self.address(member)?);
         self.send(member, self.client.post(url).json(request), within).await.map(|_| ())
+    }
+
+    /// Frees a member of its promise. Best effort: a promise ends by itself, too.
+    pub async fn withdraw(&self, member: &MemberName, withdrawal: &Withdrawal, within: Duration) -> Result<(), Error> {
+        let url = format!("{}/mrg/withdraw", self.address(member)?);
+        self.send(member, self.client.post(url).json(withdrawal), within).await.map(|_| ())
     }
 }

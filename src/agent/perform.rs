@@ -45,6 +45,7 @@ pub async fn perform(context: Arc<Context>, action: Action, lease: Option<LeaseI
         Action::AbandonInitialize => with_lease(lease, |lease| abandon_initialize(&context, lease)).await,
         Action::StoreSystemId(id) => with_lease(lease, |lease| store_system_id(&context, lease, id)).await,
         Action::AcquireLeader => with_lease(lease, |lease| acquire(&context, lease)).await,
+        Action::MoveLeader(to) => with_lease(lease, |lease| move_leader(&context, lease, to)).await,
         Action::ReleaseLeader => with_lease(lease, |lease| release(&context, lease)).await,
         Action::WriteSync { expected, stored } => with_lease(lease, |lease| write_sync(&context, lease, expected, stored)).await,
         Action::ClearSwitchover { expected } => clear_switchover(&context, expected).await,
@@ -113,6 +114,13 @@ async fn acquire(context: &Context, lease: LeaseId) -> Outcome {
     let put = TxnOp::put(key.clone(), context.config.name.as_str(), under(lease));
     let done = context.etcd.transact(vec![absent(&key)], vec![put], context.dcs_within()).await;
     written(done, "another member was faster")
+}
+
+async fn move_leader(context: &Context, lease: LeaseId, to: LeaseId) -> Outcome {
+    let key = context.keys.leader();
+    let put = TxnOp::put(key.clone(), context.config.name.as_str(), under(to));
+    let done = context.etcd.transact(vec![owned(&key, lease)], vec![put], context.dcs_within()).await;
+    written(done, "the leader key is not ours")
 }
 
 async fn release(context: &Context, lease: LeaseId) -> Outcome {

@@ -6,17 +6,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::incarnation::{boot_id, write_durably};
-use crate::base::Moment;
-use crate::ha::{LeaseId, Past};
+use crate::ha::{Past, Promise};
 
 #[derive(Serialize, Deserialize)]
 struct Record {
     boot: String,
-    promise: Option<(LeaseId, Moment)>,
+    promise: Option<Promise>,
 }
 
 /// Writes the last promise down; returns when it would survive a crash of the machine.
-pub fn record(path: &Path, promise: Option<(LeaseId, Moment)>) -> std::io::Result<()> {
+pub fn record(path: &Path, promise: Option<Promise>) -> std::io::Result<()> {
     write_durably(path, &serde_json::to_vec(&Record { boot: boot_id(), promise })?)
 }
 
@@ -33,6 +32,8 @@ pub fn recall(path: &Path) -> Past {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Moment;
+    use crate::ha::LeaseId;
 
     #[test]
     fn a_promise_survives_a_restart_and_its_absence_does_too() {
@@ -41,8 +42,9 @@ mod tests {
         assert_eq!(recall(&path), Past::Forgotten);
         record(&path, None).unwrap();
         assert_eq!(recall(&path), Past::Remembered(None));
-        record(&path, Some((LeaseId(7), Moment(5)))).unwrap();
-        assert_eq!(recall(&path), Past::Remembered(Some((LeaseId(7), Moment(5)))));
+        let promise = Promise { lease: LeaseId(7), until: Moment(5), round: 2 };
+        record(&path, Some(promise)).unwrap();
+        assert_eq!(recall(&path), Past::Remembered(Some(promise)));
     }
 
     #[test]

@@ -15,12 +15,12 @@ use crate::agent::context::{Context, addresses, members};
 use crate::agent::fence::{Fence, kill_descendants};
 use crate::agent::housekeeping::Housekeeping;
 use crate::agent::incarnation::Incarnation;
-use crate::agent::peers::{FailsafeRequest, Peers, VoteAnswer};
+use crate::agent::peers::{FailsafeRequest, Peers, VoteAnswer, Withdrawal};
 use crate::agent::perform::perform;
 use crate::agent::promise;
 use crate::agent::rest::{self, Api, Ask};
 use crate::agent::server::Server;
-use crate::base::{Millis, Moment};
+use crate::base::{MemberName, Millis, Moment};
 use crate::dcs::{Connection, Error as DcsError, Etcd, Keys, Snapshot, WatchCommand, WatchEvent, settings, watch, wire};
 use crate::ha::{Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Settings, StepId};
 use crate::telemetry::chain;
@@ -249,12 +249,14 @@ impl Agent {
         let view = self.node.view(now);
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
         let lease = self.node.lease().copied();
+        let former_lease = self.node.former_lease();
         let why = self.node.why();
         self.context.update(|status| {
             status.holds_key = holds_key;
             status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
             status.may_write = may_write;
             status.lease = lease.map(|lease| lease.id);
+            status.former_lease = former_lease;
             status.why = why;
             status.loop_ran = now.0;
         });
@@ -365,15 +367,16 @@ impl Agent {
                     self.release_votes(u64::MAX).await;
                 }
             }
+            Ask::Withdraw(Withdrawal { lease, round }) => self.event(Event::PromiseWithdrawn { lease, round }).await,
             Ask::Promise(request, answer) => {
-                let FailsafeRequest { name, ttl_ms, lease, .. } = request;
-                let Ok(leader) = crate::base::MemberName::new(&name) else {
+                let FailsafeRequest { name, ttl_ms, lease, round, .. } = request;
+                let Ok(leader) = MemberName::new(&name) else {
                     let _ = answer.send(Err("the request names no member".to_owned()));
                     return;
                 };
                 self.promises.insert(reply, answer);
                 let ttl = ttl_ms.unwrap_or(self.context.status().settings.failover.ttl);
-                self.event(Event::PromiseAsked(PromiseRequest { reply, leader, lease, ttl })).await;
+                self.event(Event::PromiseAsked(PromiseRequest { reply, leader, lease, ttl, round })).await;
             }
         }
     }
@@ -427,7 +430,8 @@ impl Agent {
                 self.read_wanted = Some(self.reads);
                 let _ = self.commands.send(WatchCommand::Read(self.reads)).await;
             }
-            Effect::AskPromises { members, within } => self.ask_promises(members, within),
+            Effect::AskPromises { round, members, within } => self.ask_promises(round, members, within),
+            Effect::WithdrawPromises { members, round } => self.withdraw_promises(members, round),
             Effect::AnswerPromise(reply, answer) => {
                 let answer = answer.and_then(|promise| {
                     let recorded = promise::record(&self.context.config.promise_file(), Some(promise));
@@ -489,7 +493,7 @@ impl Agent {
         });
     }
 
-    fn ask_promises(&self, members: Vec<crate::base::MemberName>, within: Millis) {
+    fn ask_promises(&self, round: u64, members: Vec<MemberName>, within: Millis) {
         let (context, inputs) = (self.context.clone(), self.inputs.clone());
         let lease = self.node.lease().map(|lease| lease.id);
         tokio::spawn(async move {
@@ -502,6 +506,7 @@ impl Agent {
                 api_url: format!("http://{}/patroni", config.rest_connect),
                 ttl_ms: Some(ttl),
                 lease,
+                round,
             };
             let asks = members.iter().map(|member| context.peers.failsafe(member, &request, within.duration()));
             let answers = futures::future::join_all(asks).await;
@@ -512,7 +517,17 @@ impl Agent {
                 tracing::warn!(?refusals, "etcd does not answer and not all members promised to wait; the fence stands");
             }
             let all = refusals.is_empty();
-            let _ = inputs.send(Input::Event(Event::Promises { asked, all })).await;
+            let _ = inputs.send(Input::Event(Event::Promises { round, asked, all })).await;
+        });
+    }
+
+    fn withdraw_promises(&self, members: Vec<MemberName>, round: u64) {
+        let Some(lease) = self.node.lease().map(|lease| lease.id) else { return };
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            let withdrawal = Withdrawal { lease, round };
+            let within = context.dcs_within();
+            futures::future::join_all(members.iter().map(|member| context.peers.withdraw(member, &withdrawal, within))).await;
         });
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::time::Instant;
 
 use crate::base::Millis;
@@ -189,21 +189,26 @@ impl Etcd {
         }
     }
 
+    /// How long one endpoint may take, so that every endpoint has its turn in time.
+    fn slice(&self, within: Duration) -> Duration {
+        (within / (u32::try_from(self.endpoint_count()).unwrap_or(1) + 1)).max(TRY_LEAST)
+    }
+
     /// Repeats a request that may be done twice, over the endpoints, until the time is over.
     async fn repeat<T, F>(&self, operation: &'static str, within: Duration, request: impl Fn(Client) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let deadline = Instant::now() + within;
-        let slice = (within / (u32::try_from(self.endpoint_count()).unwrap_or(1) + 1)).max(TRY_LEAST);
+        let slice = self.slice(within);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.once(operation, slice.min(left), &request).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
                     let pause = Duration::from_millis(20);
-                    let gone = matches!(&error, Error::Request { source: etcd_client::Error::LeaseKeepAliveError(_), .. });
-                    if gone || Instant::now() + pause >= deadline || !error.is_ambiguous() && !matches!(error, Error::Connect { .. }) {
+                    let hopeless = !error.is_ambiguous() && !matches!(error, Error::Connect { .. });
+                    if hopeless || Instant::now() + pause >= deadline {
                         return Err(error);
                     }
                     tokio::time::sleep(pause).await;
@@ -233,11 +238,11 @@ impl Etcd {
         Ok(Granted { id: LeaseId(answer.id()), ttl: Millis::seconds(answer.ttl().unsigned_abs()) })
     }
 
-    /// Keeps a lease, once.
+    /// Keeps a lease: one try on one endpoint, of which the caller learns quickly. The next goes to the next endpoint.
     pub async fn keep_alive(&self, lease: LeaseId, within: Duration) -> Result<(), Error> {
         // The client waits for the first answer before it gives the stream, and says whether the lease still lives.
         let request = move |mut client: Client| async move { client.lease_keep_alive(lease.0).await };
-        match self.repeat("keep the lease", within, request).await {
+        match self.once("keep the lease", self.slice(within), request).await {
             Ok(_) => Ok(()),
             Err(Error::Request { source: etcd_client::Error::LeaseKeepAliveError(_), .. }) => Err(Error::LeaseGone(lease.0)),
             Err(error) => Err(error),
@@ -271,19 +276,27 @@ impl Etcd {
         Ok(answer.succeeded().then_some(Revision(revision)))
     }
 
-    /// Creates a key under a lease if it is absent or already owned by that lease. `Ok(false)`: another owns it.
-    pub async fn claim(&self, key: &str, value: &str, lease: LeaseId, within: Duration) -> Result<bool, Error> {
+    /// Creates a key under a lease if it is absent, or owned by that lease or by `former`. `Ok(false)`: another owns it.
+    pub async fn claim(&self, key: &str, value: &str, lease: LeaseId, former: Option<LeaseId>, within: Duration) -> Result<bool, Error> {
         let request = |mut client: Client| async move {
             let put = || TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease.0)));
-            let ours = Txn::new().when([Compare::lease(key, CompareOp::Equal, lease.0)]).and_then([put()]);
+            let owned = |by: LeaseId| Txn::new().when([Compare::lease(key, CompareOp::Equal, by.0)]).and_then([put()]);
+            let mut ours = owned(lease);
+            if let Some(former) = former {
+                ours = ours.or_else([TxnOp::txn(owned(former))]);
+            }
             let absent = Compare::create_revision(key, CompareOp::Equal, 0);
-            let txn = Txn::new().when([absent]).and_then([put()]).or_else([TxnOp::txn(ours)]);
-            client.txn(txn).await
+            client.txn(Txn::new().when([absent]).and_then([put()]).or_else([TxnOp::txn(ours)])).await
         };
         let answer = self.repeat("claim", within, request).await?;
-        let inner = answer.op_responses().into_iter().next();
-        Ok(answer.succeeded() || matches!(inner, Some(TxnOpResponse::Txn(inner)) if inner.succeeded()))
+        Ok(did_put(&answer))
     }
+}
+
+/// Whether some branch of the nested transactions was the one that puts.
+fn did_put(answer: &TxnResponse) -> bool {
+    let nested = |inner: TxnOpResponse| matches!(inner, TxnOpResponse::Txn(inner) if did_put(&inner));
+    answer.succeeded() || answer.op_responses().into_iter().any(nested)
 }
 
 pub(super) fn entry(kv: impl Into<etcd_client::KeyValue>) -> Entry {

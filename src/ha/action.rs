@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::{MemberName, Position};
+use crate::ha::lease::LeaseId;
 use crate::ha::sync::{Names, Stored};
 use crate::ha::view::Revision;
 
@@ -38,6 +39,8 @@ pub enum Action {
     StoreSystemId(u64),
     /// Create the leader key, if absent, under our lease.
     AcquireLeader,
+    /// Put the leader key under this lease, if it is ours.
+    MoveLeader(LeaseId),
     /// Delete the leader key if it is ours.
     ReleaseLeader,
     /// Compare-and-set `/sync`, on condition that the leader key is ours.

@@ -2,7 +2,7 @@
 
 use crate::base::{MemberName, Millis, Moment, Position};
 use crate::ha::action::{Action, Outcome};
-use crate::ha::lease::LeaseId;
+use crate::ha::lease::{LeaseId, Promise};
 use crate::ha::settings::Settings;
 use crate::ha::view::{Cluster, Postgres};
 use crate::ha::why::Why;
@@ -15,7 +15,7 @@ pub struct StepId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Past {
     /// Its last promise stands in a durable record; `None` if it had made none that could still hold.
-    Remembered(Option<(LeaseId, Moment)>),
+    Remembered(Option<Promise>),
     /// There is no record, or none that can be compared with this clock.
     Forgotten,
 }
@@ -31,6 +31,8 @@ pub struct PromiseRequest {
     pub lease: Option<LeaseId>,
     /// For how long.
     pub ttl: Millis,
+    /// The leader's count of the times it asked.
+    pub round: u64,
 }
 
 /// What happened.
@@ -85,8 +87,17 @@ pub enum Event {
     },
     /// A leader asks for a promise.
     PromiseAsked(PromiseRequest),
+    /// A leader has its lease again and does not count on our promise.
+    PromiseWithdrawn {
+        /// The leader's lease.
+        lease: LeaseId,
+        /// Promises of later rounds stand.
+        round: u64,
+    },
     /// The members' answers to [`Effect::AskPromises`].
     Promises {
+        /// Which round.
+        round: u64,
         /// When they were asked.
         asked: Moment,
         /// Whether all agreed.
@@ -124,13 +135,22 @@ pub enum Effect {
     ReadDcs,
     /// Ask all members for a promise of one ttl.
     AskPromises {
+        /// The round.
+        round: u64,
         /// Whom.
         members: Vec<MemberName>,
         /// How long the answers may take.
         within: Millis,
     },
+    /// Tell all members that promises up to this round are not counted on any more.
+    WithdrawPromises {
+        /// Whom.
+        members: Vec<MemberName>,
+        /// Up to which round.
+        round: u64,
+    },
     /// Answer a request for a promise: the promise, to be recorded durably before it is given; or why not.
-    AnswerPromise(u64, Result<(LeaseId, Moment), String>),
+    AnswerPromise(u64, Result<Promise, String>),
     /// Answer a vote: our position, and whether we would lead ourselves; or why not.
     AnswerVote(u64, Result<(Position, Option<i32>), String>),
     /// The reason changed.

@@ -14,6 +14,8 @@ pub struct LeaseId(pub i64);
 pub struct Lease {
     /// Its name in the DCS.
     pub id: LeaseId,
+    /// The ttl that was asked for.
+    pub requested: Millis,
     /// Its ttl: the smaller of what was asked for and what was granted.
     pub ttl: Millis,
     /// Until when the DCS surely honours it, less the margin in which postgres is killed.
@@ -25,11 +27,23 @@ pub fn fence_margin(ttl: Millis) -> Millis {
     Millis((ttl.0 / 10).max(500))
 }
 
+/// A member's word to a leader without DCS: not to race, vote or promise another while it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// The leader's lease.
+    pub lease: LeaseId,
+    /// Until when it holds.
+    pub until: Moment,
+    /// The leader's count of the times it asked; a withdrawal of an earlier round does not touch it.
+    #[serde(default)]
+    pub round: u64,
+}
+
 impl Lease {
     /// A lease that was asked for at `sent` and granted. The time is counted from the sending, and from the smaller of the two ttls.
     pub fn granted(id: LeaseId, requested: Millis, granted: Millis, sent: Moment) -> Self {
         let ttl = requested.min(granted);
-        Self { id, ttl, valid_until: sent + ttl - fence_margin(ttl) }
+        Self { id, requested, ttl, valid_until: sent + ttl - fence_margin(ttl) }
     }
 
     /// The lease after an answered keepalive that was *sent* at `sent`. A late answer changes nothing.

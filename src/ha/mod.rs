@@ -18,11 +18,12 @@ mod rules;
 
 mod settings;
 pub mod sync;
+mod tenure;
 mod view;
 mod why;
 
 pub use action::{Action, Outcome, StartAs, StopMode, Vote};
-pub use lease::{Lease, LeaseId, fence_margin};
+pub use lease::{Lease, LeaseId, Promise, fence_margin};
 
 pub use event::{Effect, Event, Past, PromiseRequest, StepId};
 pub use node::Node;

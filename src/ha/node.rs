@@ -8,15 +8,17 @@ use std::collections::VecDeque;
 use crate::base::{MemberName, Millis, Moment, Position};
 use crate::ha::action::{Action, Outcome, StartAs, StopMode};
 use crate::ha::event::{Effect, Event, Past, PromiseRequest, StepId};
-use crate::ha::lease::{Lease, LeaseId, fence_margin};
+use crate::ha::lease::{Lease, LeaseId, Promise};
 use crate::ha::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, would_lead};
 use crate::ha::settings::Settings;
 use crate::ha::view::{Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver};
+use crate::ha::tenure::Tenure;
 use crate::ha::why::Why;
 
 #[derive(Debug)]
 struct Running {
     why: Why,
+    lease: Option<LeaseId>,
     step: StepId,
     action: Action,
     rest: VecDeque<Action>,
@@ -29,19 +31,16 @@ pub struct Node {
     settings: Settings,
     dcs: DcsView,
     postgres: Postgres,
-    lease: Option<Lease>,
+    tenure: Tenure,
     race: Option<Race>,
     memory: Memory,
     running: Option<Running>,
     steps: u64,
     probes: u64,
-    lease_asked: bool,
-    lease_due: Moment,
     reading: bool,
     idle_until: Moment,
     failures: u32,
     fence: Option<Moment>,
-    promises_asked: bool,
     pending_votes: Vec<u64>,
     halted_at: Position,
     explained: Option<Why>,
@@ -63,19 +62,16 @@ impl Node {
             settings,
             dcs: DcsView::Unread,
             postgres: Postgres::Unknown,
-            lease: None,
+            tenure: Tenure::new(now),
             race: None,
             memory: Memory { started: now, priority, promised, forgot_promises, ..Memory::default() },
             running: None,
             steps: 0,
             probes: 0,
-            lease_asked: false,
-            lease_due: now,
             reading: false,
             idle_until: now,
             failures: 0,
             fence: None,
-            promises_asked: false,
             pending_votes: Vec::new(),
             halted_at: Position::default(),
             explained: None,
@@ -89,7 +85,8 @@ impl Node {
             now,
             me: &self.me,
             settings: &self.settings,
-            lease: self.lease.as_ref(),
+            lease: self.tenure.lease(),
+            next_lease: self.tenure.next(),
             dcs: &self.dcs,
             postgres: &self.postgres,
             race: self.race.as_ref(),
@@ -99,7 +96,12 @@ impl Node {
 
     /// The lease, if one was granted and not lost.
     pub fn lease(&self) -> Option<&Lease> {
-        self.lease.as_ref()
+        self.tenure.lease()
+    }
+
+    /// The lease that our keys were moved from, if they were.
+    pub fn former_lease(&self) -> Option<LeaseId> {
+        self.tenure.former()
     }
 
     /// Whether a step is being performed.
@@ -120,9 +122,7 @@ impl Node {
                 wake = wake.min(at);
             }
         };
-        if !self.lease_asked {
-            consider(self.lease_due);
-        }
+        self.tenure.wake_at().for_each(&mut consider);
         consider(self.idle_until);
         if let Some(race) = &self.race {
             consider(race.asked + RACE_AGAIN_AFTER);
@@ -133,11 +133,8 @@ impl Node {
         if let Some(since) = self.memory.leaderless {
             consider(since + self.settings.failover.retry_timeout);
         }
-        if let Some((_, until)) = self.memory.promised {
-            consider(until);
-        }
-        if let Some(lease) = &self.lease {
-            consider(lease.valid_until);
+        if let Some(promise) = self.memory.promised {
+            consider(promise.until);
         }
         wake.max(now + Millis(1))
     }
@@ -159,34 +156,21 @@ impl Node {
             Event::Tick => {}
             Event::Dcs { cluster, linearizable } => self.note_dcs(now, cluster, linearizable),
             Event::DcsLost => {
+                self.tenure.unreached(now);
                 if let DcsView::Read(last) = &self.dcs {
                     self.dcs = DcsView::Away { since: now, last: last.clone() };
                 }
             }
             Event::LeaseGranted { id, granted, sent } => {
-                self.lease_asked = false;
-                self.take_lease(Lease::granted(id, self.settings.failover.ttl, granted, sent), sent);
+                self.tenure.granted(id, granted, sent, &self.settings.failover);
                 // Whatever the DCS is believed to say may be older than this lease.
                 effects.push(Effect::ReadDcs);
             }
-            Event::LeaseKept { id, sent } => {
-                self.lease_asked = false;
-                if let Some(lease) = self.lease.filter(|lease| lease.id == id) {
-                    self.take_lease(lease.kept(sent), sent);
-                    self.memory.held_promises = None;
-                }
-            }
-            Event::LeaseUnanswered => {
-                self.lease_asked = false;
-                self.lease_due = now + RETRY_LEAST;
-                self.promises_asked = false;
-            }
+            Event::LeaseKept { id, sent } => self.note_kept(now, id, sent, effects),
+            Event::LeaseUnanswered => self.tenure.unanswered(now),
             Event::LeaseGone(id) => {
-                self.lease_asked = false;
-                if self.lease.is_some_and(|lease| lease.id == id) {
+                if self.tenure.gone(now, id) {
                     self.memory.past_leases.insert(id);
-                    self.lease = None;
-                    self.lease_due = now;
                 }
             }
             Event::Postgres { probe, postgres } => {
@@ -203,18 +187,18 @@ impl Node {
                 let answer = self.promise(now, &request);
                 effects.push(Effect::AnswerPromise(request.reply, answer));
             }
-            Event::Promises { asked, all } => {
-                let ttl = self.settings.failover.ttl;
-                if all {
-                    self.memory.held_promises = Some(asked + ttl - fence_margin(ttl));
-                }
+            Event::PromiseWithdrawn { lease, round } => {
+                let withdrawn = |promise: &mut Promise| promise.lease == lease && promise.round <= round;
+                self.memory.promised.take_if(withdrawn);
+            }
+            Event::Promises { round, asked, all } => {
+                let until = self.tenure.closes_round(now, round, asked, all, &self.settings.failover);
+                self.memory.held_promises = self.memory.held_promises.max(until);
             }
             Event::VoteAsked { reply } => self.pending_votes.push(reply),
             Event::Settings(settings) => {
                 self.settings = settings;
-                if let Some(lease) = self.lease {
-                    self.lease_due = self.lease_due.min(lease.confirmed_at() + self.renewal_interval(&lease));
-                }
+                self.tenure.retimed(&self.settings.failover);
             }
             Event::RestartRequested => self.memory.restart_requested = true,
             Event::Stop => self.memory.stop_requested = true,
@@ -227,6 +211,13 @@ impl Node {
         }
         if linearizable {
             self.reading = false;
+            self.tenure.reached(now);
+        }
+        if let (Some(key), Some(next)) = (&cluster.leader, self.tenure.next())
+            && key.lease == next.id
+        {
+            // The move was done, though its answer did not come yet, or never will.
+            self.move_to(key.lease);
         }
         self.dcs = DcsView::Read(cluster);
         let has_leader = self.dcs.last().is_some_and(|cluster| cluster.leader.is_some());
@@ -250,29 +241,43 @@ impl Node {
         self.postgres = postgres;
     }
 
-    fn take_lease(&mut self, lease: Lease, sent: Moment) {
-        self.lease = Some(lease);
-        self.lease_due = sent + self.renewal_interval(&lease);
+    fn note_kept(&mut self, now: Moment, id: LeaseId, sent: Moment, effects: &mut Vec<Effect>) {
+        let promised = self.view(now).holds_promises();
+        if let Some(useless) = self.tenure.kept(now, id, sent, &self.settings.failover, promised) {
+            self.memory.past_leases.insert(useless);
+        }
+        if self.view(now).valid_lease().is_none() {
+            return;
+        }
+        self.memory.held_promises = None;
+        if let Some(round) = self.tenure.unbinds(now) {
+            let members = self.view(now).peers().into_iter().collect();
+            effects.push(Effect::WithdrawPromises { members, round });
+        }
     }
 
-    /// How often a lease is renewed. A lease that was granted under an earlier, shorter ttl must not be outlasted by a longer loop.
-    fn renewal_interval(&self, lease: &Lease) -> Millis {
-        self.settings.failover.loop_wait.min(Millis(lease.ttl.0 / 3))
+    /// Our keys stand under the lease of the new ttl.
+    fn move_to(&mut self, lease: LeaseId) {
+        let former = self.tenure.moved(lease, &self.settings.failover);
+        self.memory.past_leases.extend(former);
     }
 
     fn keep_lease(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         // The ttl to ask for is in the DCS.
-        if self.lease_asked || now < self.lease_due || self.exited || self.dcs == DcsView::Unread {
+        if self.exited || self.dcs == DcsView::Unread {
             return;
         }
-        self.lease_asked = true;
-        effects.push(match &self.lease {
-            Some(lease) => Effect::KeepAlive(lease.id),
-            None => Effect::GrantLease(self.settings.failover.ttl),
-        });
+        // A member that does not lead has nothing that must move at once.
+        let settled = self.running.is_none() && !self.view(now).holds_key();
+        if let Some(next) = self.tenure.next().filter(|_| settled) {
+            self.move_to(next.id);
+        }
+        let promised = self.view(now).holds_promises();
+        effects.extend(self.tenure.keep(now, &self.settings.failover, promised));
+        effects.extend(self.tenure.replace(&self.settings.failover));
     }
 
-    fn promise(&mut self, now: Moment, request: &PromiseRequest) -> Result<(LeaseId, Moment), String> {
+    fn promise(&mut self, now: Moment, request: &PromiseRequest) -> Result<Promise, String> {
         if !self.settings.failover.failsafe {
             return Err("failsafe_mode is off".to_owned());
         }
@@ -289,13 +294,10 @@ impl Node {
             return Err("the leader key is not yours, as far as this member knows".to_owned());
         }
         let lease = request.lease.or(key.map(|key| key.lease)).unwrap_or(LeaseId(0));
-        if let Some((other, until)) = self.memory.promised
-            && other != lease
-            && now < until
-        {
+        if self.view(now).is_promised() && self.memory.promised.is_some_and(|promise| promise.lease != lease) {
             return Err("promised to another leader".to_owned());
         }
-        let promise = (lease, now + request.ttl);
+        let promise = Promise { lease, until: now + request.ttl, round: request.round };
         self.memory.promised = Some(promise);
         Ok(promise)
     }
@@ -306,22 +308,15 @@ impl Node {
 
     /// Asks for promises when a keepalive went unanswered and the leader still has time.
     fn ask_promises(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let view = self.view(now);
-        let failing = self.lease_due > now && !self.lease_asked && self.lease_is_aging(now);
-        let wanted = self.settings.failover.failsafe && !self.promises_asked && failing;
-        if !wanted || !self.postgres_is_primary() || !view.may_write() {
+        let may_write = self.view(now).may_write();
+        if !self.settings.failover.failsafe || !self.postgres_is_primary() || !may_write {
             return;
         }
+        let Some(round) = self.tenure.opens_round(now) else { return };
         let until = self.fence.unwrap_or(now);
         let within = Millis(until.since(now).0 / 2);
-        let members = view.peers().into_iter().collect();
-        self.promises_asked = true;
-        effects.push(Effect::AskPromises { members, within });
-    }
-
-    /// Whether the lease was not confirmed when it should have been.
-    fn lease_is_aging(&self, now: Moment) -> bool {
-        self.lease.as_ref().is_none_or(|lease| now >= lease.confirmed_at() + self.renewal_interval(lease))
+        let members = self.view(now).peers().into_iter().collect();
+        effects.push(Effect::AskPromises { round, members, within });
     }
 
     fn advance(&mut self, now: Moment, effects: &mut Vec<Effect>) {
@@ -383,7 +378,7 @@ impl Node {
     fn perform(&mut self, now: Moment, why: Why, action: Action, rest: VecDeque<Action>, effects: &mut Vec<Effect>) {
         let needs_key = matches!(
             action,
-            Action::WriteSync { .. } | Action::SetSyncNames(_) | Action::Promote | Action::PostBootstrap | Action::Start(StartAs::Primary)
+            Action::WriteSync { .. } | Action::MoveLeader(_) | Action::SetSyncNames(_) | Action::Promote | Action::PostBootstrap | Action::Start(StartAs::Primary)
         );
         let view = self.view(now);
         let permitted = match action {
@@ -409,12 +404,13 @@ impl Node {
         self.steps += 1;
         let step = StepId(self.steps);
         effects.push(Effect::Perform(step, action.clone()));
-        self.running = Some(Running { why, step, action, rest });
+        let lease = self.tenure.lease().map(|lease| lease.id);
+        self.running = Some(Running { why, lease, step, action, rest });
     }
 
     fn finish(&mut self, now: Moment, step: StepId, outcome: Outcome, effects: &mut Vec<Effect>) {
         let Some(running) = self.running.take_if(|running| running.step == step) else { return };
-        let Running { why, action, rest, .. } = running;
+        let Running { why, lease, action, rest, .. } = running;
         if touches_postgres(&action) {
             let probe = self.probe();
             effects.push(probe);
@@ -426,7 +422,7 @@ impl Node {
             return;
         }
         self.failures = 0;
-        self.note_success(now, why, &action, &outcome);
+        self.note_success(now, why, lease, &action, &outcome);
         let mut rest = rest;
         if let Some(next) = rest.pop_front() {
             self.perform(now, why, next, rest, effects);
@@ -457,6 +453,7 @@ impl Node {
         let compares = matches!(
             action,
             Action::AcquireLeader
+                | Action::MoveLeader(_)
                 | Action::WriteSync { .. }
                 | Action::ReleaseLeader
                 | Action::ClearSwitchover { .. }
@@ -473,7 +470,7 @@ impl Node {
         }
     }
 
-    fn note_success(&mut self, now: Moment, why: Why, action: &Action, outcome: &Outcome) {
+    fn note_success(&mut self, now: Moment, why: Why, lease: Option<LeaseId>, action: &Action, outcome: &Outcome) {
         if let (Outcome::Written(revision), DcsView::Read(cluster)) = (outcome, &mut self.dcs) {
             // What the watch still has to tell of the time before this write is older than what is known now.
             cluster.revision = cluster.revision.max(*revision);
@@ -489,8 +486,16 @@ impl Node {
                 }
             }
             (Action::AcquireLeader, Outcome::Written(revision)) => {
-                if let (Some(lease), DcsView::Read(cluster)) = (&self.lease, &mut self.dcs) {
-                    cluster.leader = Some(LeaderKey { member: self.me.clone(), lease: lease.id, created: *revision });
+                if let (Some(lease), DcsView::Read(cluster)) = (lease, &mut self.dcs) {
+                    cluster.leader = Some(LeaderKey { member: self.me.clone(), lease, created: *revision });
+                }
+            }
+            (Action::MoveLeader(to), Outcome::Written(_)) => {
+                self.move_to(*to);
+                if let DcsView::Read(cluster) = &mut self.dcs
+                    && let Some(key) = &mut cluster.leader
+                {
+                    key.lease = *to;
                 }
             }
             (Action::ReleaseLeader, _) => {

@@ -55,6 +55,10 @@ pub const RULES: &[Rule] = &[
     (Why::CrashedRestart, |view| (leads(view) && stopped(view)).then(|| vec![Action::Start(StartAs::Primary)])),
     (Why::FinishPromotion, finish_promotion),
     (Why::GiveBackKey, |view| (leads(view) && primary(view).is_none()).then(|| vec![Action::ReleaseLeader])),
+    (Why::ChangeLease, |view| {
+        let next = view.next_lease.filter(|next| next.is_valid(view.now) && leads(view))?;
+        Some(vec![Action::MoveLeader(next.id)])
+    }),
     (Why::StoreSystemId, store_system_id),
     (Why::SwitchoverDone, switchover_done),
     (Why::SwitchoverRefused, switchover_refused),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
-use crate::ha::lease::{Lease, LeaseId};
+use crate::ha::lease::{Lease, LeaseId, Promise};
 use crate::ha::settings::Settings;
 use crate::ha::sync::Names;
 
@@ -216,7 +216,7 @@ pub struct Memory {
     /// Leases that this process once had.
     pub past_leases: BTreeSet<LeaseId>,
     /// Until when this member promised a leader not to race, vote or promise another.
-    pub promised: Option<(LeaseId, Moment)>,
+    pub promised: Option<Promise>,
     /// Until when all members promised us.
     pub held_promises: Option<Moment>,
     /// When this member let the key go after a crash; at most the last ten minutes.
@@ -248,6 +248,8 @@ pub struct View<'a> {
     pub settings: &'a Settings,
     /// Our lease, if one was granted and not lost.
     pub lease: Option<&'a Lease>,
+    /// A lease of another ttl, granted since the settings changed, that our keys are to move to.
+    pub next_lease: Option<&'a Lease>,
     /// The DCS.
     pub dcs: &'a DcsView,
     /// Our postgres.
@@ -287,7 +289,7 @@ impl<'a> View<'a> {
 
     /// Whether this member promised somebody to keep quiet.
     pub fn is_promised(&self) -> bool {
-        self.memory.promised.is_some_and(|(_, until)| self.now < until)
+        self.memory.promised.is_some_and(|promise| self.now < promise.until)
     }
 
     /// The leader key, if somebody else holds it.

@@ -51,6 +51,8 @@ pub enum Why {
     SwitchoverRefused,
     /// A restart of postgres was asked for.
     RestartRequested,
+    /// The ttl changed, and the leader key moves to a lease of the new one.
+    ChangeLease,
     /// The system identifier is written to the DCS.
     StoreSystemId,
     /// `/sync` is narrowed, before the names change.
@@ -136,6 +138,7 @@ impl Why {
             Why::SwitchoverDone => "the switchover is done; the request is cleared",
             Why::SwitchoverRefused => "the switchover cannot be done; the request is cleared",
             Why::RestartRequested => "restarting postgres as asked",
+            Why::ChangeLease => "the ttl changed; moving the leader key to a lease of the new one",
             Why::StoreSystemId => "writing the system identifier",
             Why::NarrowSync => "narrowing the set of members that may take over",
             Why::ChangeSyncNames => "changing synchronous_standby_names",

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::agent::peers::FailsafeRequest;
+use crate::agent::peers::{FailsafeRequest, Withdrawal};
 use crate::agent::rest::body::Body;
 use crate::agent::rest::{Api, Ask};
 use crate::base::MemberName;
@@ -221,6 +221,14 @@ pub async fn failsafe(State(api): State<Api>, Body(request): Body<FailsafeReques
         Ok(Ok(Err(why))) => say(StatusCode::INTERNAL_SERVER_ERROR, why),
         _ => say(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
     }
+}
+
+/// `POST /mrg/withdraw`
+pub async fn withdraw(State(api): State<Api>, Body(withdrawal): Body<Withdrawal>) -> Response {
+    if api.asks.send(Ask::Withdraw(withdrawal)).await.is_err() {
+        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
+    }
+    say(StatusCode::OK, "Withdrawn")
 }
 
 /// `POST /mrg/vote`: stops our WAL receiver if nobody leads, and says how far we are.

@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::context::Context;
-use crate::agent::peers::{FailsafeRequest, VoteAnswer};
+use crate::agent::peers::{FailsafeRequest, VoteAnswer, Withdrawal};
 use crate::postgres::Credentials;
 
 /// What the API asks of the agent's loop.
@@ -31,6 +31,8 @@ pub enum Ask {
     Vote(oneshot::Sender<Result<VoteAnswer, String>>),
     /// A leader wants our promise.
     Promise(FailsafeRequest, oneshot::Sender<Result<(), String>>),
+    /// A leader frees us of our promise.
+    Withdraw(Withdrawal),
     /// Somebody wants postgres restarted.
     Restart,
 }
@@ -57,6 +59,7 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
         .route("/restart", post(control::restart))
         .route("/failsafe", get(control::failsafe_members).post(control::failsafe))
         .route("/mrg/vote", post(control::vote))
+        .route("/mrg/withdraw", post(control::withdraw))
         .route("/mrg/received", get(control::received))
         .fallback(health::check)
         .layer(middleware::from_fn_with_state(api.clone(), authorize))
