@@ -359,7 +359,8 @@ fn promises_are_asked_for_again_before_they_end_and_withdrawn_when_the_lease_hol
     let sync = Some(("a", &["b", "c"][..], 1));
     let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
     let asked = |story: &mut Story| {
-        let found = story.effects.iter().find_map(|effect| if let Effect::AskPromises { round, .. } = effect { Some(*round) } else { None });
+        let found =
+            story.effects.iter().find_map(|effect| if let Effect::AskPromises { round, .. } = effect { Some(*round) } else { None });
         story.effects.clear();
         found
     };

@@ -227,10 +227,14 @@ impl Task {
 /// What the member key says.
 fn member_data(context: &Context, status: &Status) -> MemberData {
     let config = &context.config;
-    let pending = context.server.facts().map(|facts| facts.pending_restart).unwrap_or_default();
+    let facts = context.server.facts().unwrap_or_default();
+    let replayed = facts.replayed.map(|lsn| lsn.0);
+    let pending = facts.pending_restart;
     let reason = |(name, old, new): &(String, String, String)| (name.clone(), json!({ "old_value": old, "new_value": new }));
     let mut data = MemberData {
         refused_parameters: context.server.refused_parameters(),
+        unusable_data: context.server.unusable_data(),
+        server_version: (facts.version > 0).then_some(facts.version),
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),
         api_url: format!("http://{}/patroni", config.rest_connect),
@@ -251,7 +255,7 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
             let flushed = standby.position.map(|position| position.flushed.0);
             data.xlog_location = flushed;
             data.receive_lsn = flushed;
-            data.replay_lsn = flushed;
+            data.replay_lsn = replayed;
             data.timeline = standby.position.map(|position| position.timeline.0);
             let streaming = standby.receiver == WalReceiver::Streaming;
             data.replication_state = Some(if streaming { "streaming" } else { "in archive recovery" }.to_owned());

@@ -1,5 +1,7 @@
 //! The local PostgreSQL server: its processes (through the fence), its files, its session.
 
+mod provision;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -16,8 +18,8 @@ use crate::dcs::DynamicConfig;
 use crate::ha::sync::Names;
 use crate::ha::{Postgres, Standby, StartAs, WalReceiver};
 use crate::postgres::{
-    self, Configuration, ConnectTo, Credentials, DataState, Look, Server as ServerFacts, Session, SessionSettings, conninfo, look_at,
-    timeline_at,
+    self, Configuration, ConnectTo, Credentials, DataState, Look, RESERVED_PARAMETERS, Server as ServerFacts, Session, SessionSettings,
+    conninfo, look_at, timeline_at,
 };
 
 /// What went wrong with the local server.
@@ -74,6 +76,7 @@ struct Inner {
     facts: Option<ServerFacts>,
     written: Option<Configuration>,
     vetting: Vetting,
+    unusable: Option<String>,
 }
 
 /// The user's parameters, as far as PostgreSQL itself has judged them.
@@ -87,6 +90,7 @@ struct Vetting {
 /// The local server.
 pub struct Server {
     config: Arc<AgentConfig>,
+    major: Option<String>,
     fence: Fence,
     inner: Mutex<Inner>,
     exits: mpsc::UnboundedSender<()>,
@@ -103,7 +107,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 impl Server {
     /// A server that does not run yet. `exits` is told when the postmaster ends.
     pub fn new(config: Arc<AgentConfig>, fence: Fence, exits: mpsc::UnboundedSender<()>) -> Self {
-        Self { config, fence, inner: Mutex::new(Inner::default()), exits, exited: watch::Sender::new(0) }
+        let major = major_of(&config.program("postgres"));
+        Self { config, major, fence, inner: Mutex::new(Inner::default()), exits, exited: watch::Sender::new(0) }
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -164,6 +169,10 @@ impl Server {
         let parameters = self.wanted_parameters();
         if self.inner().vetting.judged.as_ref() == Some(&parameters) || look_at(self.data()) == DataState::Absent {
             return Ok(());
+        }
+        for name in parameters.keys().filter(|name| RESERVED_PARAMETERS.contains(&name.as_str())) {
+            let instead = if name == "synchronous_standby_names" { "; synchronous_mode: quorum is its ANY 1" } else { "" };
+            tracing::warn!(parameter = name, "the agent sets this parameter itself; the value in the configuration has no effect{instead}");
         }
         let candidate = Configuration { parameters: parameters.clone(), ..self.configuration() };
         let file = self.config.beside_data(".check.conf");
@@ -279,11 +288,14 @@ impl Server {
             self.inner().facts = None;
             return match look_at(self.data()) {
                 DataState::Absent => Postgres::NoData,
-                DataState::Present(control) => Postgres::Stopped(control.data),
-                DataState::Unreadable(why) => {
-                    tracing::error!(%why, directory = %self.data().display(), "the data directory cannot be read; it is left alone");
-                    Postgres::Unknown
-                }
+                DataState::Present(control) => match self.misfit() {
+                    None => {
+                        self.inner().unusable = None;
+                        Postgres::Stopped(control.data)
+                    }
+                    Some(why) => self.leave_alone(why),
+                },
+                DataState::Unreadable(why) => self.leave_alone(why),
             };
         }
         match self.try_look().await {
@@ -315,6 +327,29 @@ impl Server {
                 Postgres::Unknown
             }
         }
+    }
+
+    /// Why the programs that are here cannot run on the data that is here.
+    fn misfit(&self) -> Option<String> {
+        let made_by = std::fs::read_to_string(self.data().join("PG_VERSION")).ok()?;
+        let (made_by, programs) = (made_by.trim(), self.major.as_deref()?);
+        (made_by != programs).then(|| {
+            format!(
+                "the data was made by PostgreSQL {made_by}, and the programs here are of {programs}; use an image with PostgreSQL {made_by}, or restore a dump into a new cluster"
+            )
+        })
+    }
+
+    fn leave_alone(&self, why: String) -> Postgres {
+        if self.inner().unusable.replace(why.clone()).as_ref() != Some(&why) {
+            tracing::error!(%why, directory = %self.data().display(), "the data directory cannot be used; it is left alone");
+        }
+        Postgres::Unknown
+    }
+
+    /// Why the data directory cannot be used, if so.
+    pub fn unusable_data(&self) -> Option<String> {
+        self.inner().unusable.clone()
     }
 
     /// How far the server has replayed and received, while in recovery.
@@ -556,101 +591,14 @@ impl Server {
         let output = tail.into_iter().rev().collect::<Vec<_>>().join(" | ");
         Err(Error::Program { program: program.to_owned(), exit, output })
     }
+}
 
-    /// Makes a new data directory, whole or not at all.
-    pub async fn init_db(&self) -> Result<(), Error> {
-        let fresh = self.fresh_directory()?;
-        let password_file = self.config.beside_data(".pw");
-        let superuser = self.config.authentication.superuser.clone();
-        let failed = |source| Error::File { what: "the password file".to_owned(), source };
-        let mut arguments = vec![format!("--pgdata={}", fresh.display()), format!("--username={}", superuser.username)];
-        arguments.extend(self.config.initdb.clone());
-        for (option, value) in [("--encoding", "UTF8"), ("--locale", "C.UTF-8")] {
-            if !arguments.iter().any(|argument| argument.starts_with(option)) {
-                arguments.push(format!("{option}={value}"));
-            }
-        }
-        if !arguments.iter().any(|argument| argument == "--data-checksums") {
-            arguments.push("--data-checksums".to_owned());
-        }
-        arguments.extend(["--auth-local=trust".to_owned(), "--auth-host=scram-sha-256".to_owned()]);
-        if !superuser.password.is_empty() {
-            std::fs::write(&password_file, &superuser.password).map_err(failed)?;
-            arguments.push(format!("--pwfile={}", password_file.display()));
-        }
-        let made = self.run_program("initdb", arguments, None).await;
-        let _ = std::fs::remove_file(&password_file);
-        made?;
-        self.install(&fresh)
-    }
-
-    /// Replaces the data directory by a copy of a member's.
-    pub async fn base_backup(&self, from: &MemberName) -> Result<(), Error> {
-        let address = self.address(from)?;
-        self.remove_data()?;
-        let fresh = self.fresh_directory()?;
-        let user = &self.config.authentication.replication;
-        let arguments = vec![
-            format!("--pgdata={}", fresh.display()),
-            "--wal-method=stream".to_owned(),
-            "--checkpoint=fast".to_owned(),
-            "--no-password".to_owned(),
-            format!(
-                "--dbname={}",
-                conninfo(&address, &Credentials { password: String::new(), ..user.clone() }, &[("connect_timeout", "5")])
-            ),
-        ];
-        self.run_program("pg_basebackup", arguments, Some(user)).await?;
-        self.install(&fresh)
-    }
-
-    /// Rewinds the data directory to where it left the history of this member's.
-    pub async fn rewind(&self, from: &MemberName) -> Result<(), Error> {
-        let address = self.address(from)?;
-        let user = self.config.authentication.superuser.clone();
-        checkpoint_at(&address, &user).await?;
-        // The crash recovery that pg_rewind may have to run first refuses a standby's directory.
-        remove_if_there(&self.data().join("standby.signal"))
-            .and_then(|()| remove_if_there(&self.data().join("postmaster.pid")))
-            .map_err(|source| Error::File { what: "standby.signal".to_owned(), source })?;
-        let source = conninfo(
-            &address,
-            &Credentials { password: String::new(), ..user.clone() },
-            &[("dbname", "postgres"), ("connect_timeout", "5")],
-        );
-        let arguments = vec![format!("--target-pgdata={}", self.data().display()), format!("--source-server={source}")];
-        self.run_program("pg_rewind", arguments, Some(&user)).await
-    }
-
-    fn address(&self, member: &MemberName) -> Result<ConnectTo, Error> {
-        self.inner().addresses.get(member).cloned().ok_or_else(|| Error::State(format!("the address of {member} is not known")))
-    }
-
-    /// An empty directory beside the data directory, on the same volume.
-    fn fresh_directory(&self) -> Result<PathBuf, Error> {
-        let fresh = self.config.beside_data(".new");
-        let failed = |source| Error::File { what: fresh.display().to_string(), source };
-        if fresh.exists() {
-            std::fs::remove_dir_all(&fresh).map_err(failed)?;
-        }
-        Ok(fresh)
-    }
-
-    /// Puts a complete directory in the place of the data directory.
-    fn install(&self, fresh: &Path) -> Result<(), Error> {
-        self.remove_data()?;
-        std::fs::rename(fresh, self.data()).map_err(|source| Error::File { what: self.data().display().to_string(), source })
-    }
-
-    /// Removes the data directory.
-    pub fn remove_data(&self) -> Result<(), Error> {
-        match std::fs::remove_dir_all(self.data()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::File { what: self.data().display().to_string(), source: error })
-            }
-            _ => Ok(()),
-        }
-    }
+/// The major version that `postgres --version` tells: `postgres (PostgreSQL) 17.6 (Debian 17.6-1)`.
+fn major_of(program: &str) -> Option<String> {
+    let output = std::process::Command::new(program).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    Some(version.chars().take_while(char::is_ascii_digit).collect())
 }
 
 fn remove_if_there(path: &Path) -> std::io::Result<()> {
@@ -658,19 +606,4 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Writes a checkpoint on another member, so that its control file shows its timeline to `pg_rewind`.
-async fn checkpoint_at(address: &ConnectTo, user: &Credentials) -> Result<(), Error> {
-    let mut config = tokio_postgres::Config::new();
-    config.host(&address.host).port(address.port).user(&user.username).password(&user.password).dbname("postgres");
-    config.connect_timeout(STATEMENT_WITHIN);
-    let failed = |source| Error::Session(postgres::Error::Connect(source));
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(failed)?;
-    tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    let checkpoint = tokio::time::timeout(Duration::from_secs(60), client.batch_execute("CHECKPOINT"));
-    let done = checkpoint.await.map_err(|_| Error::Timeout("the leader's checkpoint"))?;
-    done.map_err(|source| Error::Session(postgres::Error::Statement { operation: "write a checkpoint at the leader", source }))
 }

@@ -489,7 +489,10 @@ pub struct PostgresClusterStatus {
     /// How far the last member is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<String>,
-    /// The major version of the data; it decides which images fit.
+    /// PostgreSQL's major version, as the members report it: an image of another one does not fit the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgresql_major: Option<u32>,
+    /// PostgreSQL's system identifier: which history the data belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,
     /// Whether etcd was made: its members join from then on and never make a new one.

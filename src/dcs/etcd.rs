@@ -112,6 +112,11 @@ impl Etcd {
         Self { connection, current: Mutex::new(Current { index, client: None }) }
     }
 
+    /// The same etcd by other endpoints.
+    pub(super) fn at(&self, endpoints: Vec<String>) -> Self {
+        Self::new(Connection { endpoints, user: self.connection.user.clone() }, 0)
+    }
+
     /// How many endpoints there are.
     pub fn endpoint_count(&self) -> usize {
         self.connection.endpoints.len()
@@ -168,7 +173,7 @@ impl Etcd {
     }
 
     /// Does one request on one endpoint; on silence or a lost connection the next request goes elsewhere.
-    async fn once<T, F>(&self, operation: &'static str, within: Duration, request: impl FnOnce(Client) -> F) -> Result<T, Error>
+    pub(super) async fn once<T, F>(&self, operation: &'static str, within: Duration, request: impl FnOnce(Client) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {

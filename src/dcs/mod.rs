@@ -6,10 +6,12 @@
 mod config;
 mod etcd;
 mod keys;
+mod membership;
 mod watch;
 pub mod wire;
 
 pub use config::{DynamicConfig, InvalidConfig, settings};
 pub use etcd::{Connection, Error, Etcd, Granted};
 pub use keys::Keys;
+pub use membership::EtcdMember;
 pub use watch::{Snapshot, WatchCommand, WatchEvent, watch};

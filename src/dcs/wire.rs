@@ -67,6 +67,12 @@ pub struct MemberData {
     /// What PostgreSQL refuses of the parameters; the last good ones are in force. Patroni does not know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_parameters: Option<String>,
+    /// Why the data directory cannot be used with the programs that are here. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unusable_data: Option<String>,
+    /// PostgreSQL's `server_version_num`, while it runs. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<u32>,
     /// The member knows of the pause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pause: bool,

@@ -11,8 +11,8 @@ use crate::ha::event::{Effect, Event, Past, PromiseRequest, StepId};
 use crate::ha::lease::{Lease, LeaseId, Promise};
 use crate::ha::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, would_lead};
 use crate::ha::settings::Settings;
-use crate::ha::view::{Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver};
 use crate::ha::tenure::Tenure;
+use crate::ha::view::{Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver};
 use crate::ha::why::Why;
 
 #[derive(Debug)]
@@ -378,7 +378,12 @@ impl Node {
     fn perform(&mut self, now: Moment, why: Why, action: Action, rest: VecDeque<Action>, effects: &mut Vec<Effect>) {
         let needs_key = matches!(
             action,
-            Action::WriteSync { .. } | Action::MoveLeader(_) | Action::SetSyncNames(_) | Action::Promote | Action::PostBootstrap | Action::Start(StartAs::Primary)
+            Action::WriteSync { .. }
+                | Action::MoveLeader(_)
+                | Action::SetSyncNames(_)
+                | Action::Promote
+                | Action::PostBootstrap
+                | Action::Start(StartAs::Primary)
         );
         let view = self.view(now);
         let permitted = match action {

@@ -69,6 +69,8 @@ pub struct Server {
     pub version: u32,
     /// When the postmaster started.
     pub started: String,
+    /// Replayed up to here, in recovery.
+    pub replayed: Option<Lsn>,
     /// Parameters that wait for a restart: name, value in force, value to come.
     pub pending_restart: Vec<(String, String, String)>,
     /// `pg_stat_replication`, for the status page.
@@ -201,6 +203,7 @@ impl Session {
         let server = Server {
             version: row.try_get::<_, i32>(11).map_err(failed)?.unsigned_abs(),
             started: get(12)?,
+            replayed: get(5)?.parse().ok(),
             pending_restart: get(13)?.lines().filter_map(pending).collect(),
             replication,
         };

@@ -43,6 +43,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     let standby = if let Postgres::Standby(standby) = &status.postgres { Some(standby) } else { None };
     let primary = if let Postgres::Primary(primary) = &status.postgres { Some(primary) } else { None };
     let position = standby.and_then(|standby| standby.position).map_or(0, |position| position.flushed.0);
+    let replayed = facts.as_ref().and_then(|facts| facts.replayed).filter(|_| standby.is_some()).map_or(0, |lsn| lsn.0);
     let timeline = primary.map(|primary| primary.position).or(standby.and_then(|standby| standby.position));
     let sync = is_sync(&cluster, &config.name) && standby.is_some();
     let quorum_mode = status.settings.replication.mode == Mode::Quorum;
@@ -60,7 +61,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     page.flag("patroni_sync_standby", "Value is 1 if this node is a sync standby, 0 otherwise.", sync && !quorum_mode);
     page.flag("patroni_quorum_standby", "Value is 1 if this node is a quorum standby, 0 otherwise.", sync && quorum_mode);
     page.metric("patroni_xlog_received_location", "counter", "Current location of the received transaction log.", position);
-    page.metric("patroni_xlog_replayed_location", "counter", "Current location of the replayed transaction log.", position);
+    page.metric("patroni_xlog_replayed_location", "counter", "Current location of the replayed transaction log.", replayed);
     let streaming = standby.is_some_and(|standby| standby.receiver == WalReceiver::Streaming);
     page.flag("patroni_postgres_streaming", "Value is 1 if Postgres is streaming, 0 otherwise.", streaming);
     page.gauge(

@@ -68,7 +68,8 @@ pub fn member_report(api: &Api) -> Value {
         }
         Postgres::Standby(standby) => {
             let received = standby.position.map(|position| position.flushed.0);
-            report.insert("xlog".into(), json!({ "received_location": received, "replayed_location": received, "paused": false }));
+            let replayed = facts.as_ref().and_then(|facts| facts.replayed).map(|lsn| lsn.0);
+            report.insert("xlog".into(), json!({ "received_location": received, "replayed_location": replayed, "paused": false }));
             report.insert("timeline".into(), standby.position.map(|position| position.timeline.0).into());
             report.insert("database_system_identifier".into(), standby.system_id.to_string().into());
             let streaming = standby.receiver == WalReceiver::Streaming;

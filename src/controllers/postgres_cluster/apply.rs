@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, TxnOp};
 use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use rand::Rng;
 use rand::distr::Alphanumeric;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use crate::cluster::{self, Manifest};
 use crate::controllers::postgres_cluster::build::{ROLE_LABEL, dynamic_config};
 use crate::controllers::postgres_cluster::observe::Observed;
-use crate::controllers::postgres_cluster::validate::Desired;
+use crate::controllers::postgres_cluster::validate::{self, Desired};
 use crate::dcs::wire::compact;
 use crate::dcs::{Etcd, Keys};
 
@@ -148,15 +149,48 @@ pub async fn label_pods(client: &Client, desired: &Desired, observed: &Observed)
     Ok(())
 }
 
+/// A StatefulSet's claim template cannot change: where the volumes grow, the set is deleted without its pods and made anew around them.
+pub async fn make_way_for_growth(client: &Client, desired: &Desired, old: Option<&StatefulSet>) -> Result<(), Error> {
+    let Some(old) = old else { return Ok(()) };
+    let templates = old.spec.as_ref().and_then(|spec| spec.volume_claim_templates.as_ref());
+    let claim =
+        templates.into_iter().flatten().find_map(|template| template.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage"));
+    let wanted = validate::bytes(&desired.spec.storage.size);
+    if claim.is_none_or(|claim| validate::bytes(&claim.0) >= wanted) {
+        return Ok(());
+    }
+    let api: Api<StatefulSet> = Api::namespaced(client.clone(), &desired.namespace);
+    let preconditions = Some(Preconditions { uid: old.uid(), resource_version: None });
+    let parameters = DeleteParams { preconditions, ..DeleteParams::orphan() };
+    match api.delete(&desired.name, &parameters).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+        Err(error) => return Err(failed("make way for larger volumes")(error)),
+    }
+    tracing::info!(
+        cluster = desired.name,
+        size = desired.spec.storage.size,
+        "the volumes grow; the StatefulSet is made anew around its pods"
+    );
+    // With `orphan` the garbage collector frees the pods before the object goes.
+    for _ in 0..100 {
+        if api.get_opt(&desired.name).await.map_err(failed("look for the StatefulSet"))?.is_none_or(|set| set.uid() != old.uid()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
 /// Grows volumes whose claim is smaller than the spec says.
 pub async fn grow_volumes(client: &Client, desired: &Desired) -> Result<(), Error> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &desired.namespace);
     let selector = format!("app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster={}", desired.name);
     let claims = api.list(&ListParams::default().labels(&selector)).await.map_err(failed("list volumes"))?;
-    let wanted = crate::controllers::postgres_cluster::validate::bytes(&desired.spec.storage.size);
+    let wanted = validate::bytes(&desired.spec.storage.size);
     for claim in claims {
         let requested = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
-        let requested = requested.and_then(|quantity| crate::controllers::postgres_cluster::validate::bytes(&quantity.0));
+        let requested = requested.and_then(|quantity| validate::bytes(&quantity.0));
         if requested < wanted {
             let patch = Patch::Merge(json!({ "spec": { "resources": { "requests": { "storage": desired.spec.storage.size } } } }));
             api.patch(&claim.name_any(), &PatchParams::default(), &patch).await.map_err(failed("grow a volume"))?;

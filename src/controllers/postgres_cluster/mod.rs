@@ -2,6 +2,7 @@
 
 mod apply;
 mod build;
+mod etcd_leader;
 mod observe;
 mod roll;
 mod status;
@@ -145,11 +146,20 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
             return Ok(Action::await_change());
         }
     };
+    let observe_failed = |error| Error::Observe(Box::new(error));
+    let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &desired.namespace);
+    let old = sets.get_opt(&desired.name).await.map_err(observe_failed)?;
+    let major = cluster.status.as_ref().and_then(|status| status.postgresql_major);
+    if let Err(invalid) = validate::same_major(&desired, major, old.as_ref().and_then(observe::postgres_image)) {
+        context.report(cluster, status::stalled(cluster, &invalid.to_string(), now)).await?;
+        return Ok(Action::await_change());
+    }
     apply::keep_secret(&context.client, &desired).await?;
+    apply::make_way_for_growth(&context.client, &desired, old.as_ref()).await?;
     apply::apply(&context.client, &context.applied, &build::build(&desired)).await?;
     apply::grow_volumes(&context.client, &desired).await?;
     let etcd = context.follow(cluster, &desired);
-    let observed = observe::observe(&context.client, &etcd, &desired).await.map_err(|error| Error::Observe(Box::new(error)))?;
+    let observed = observe::observe(&context.client, &etcd, &desired).await.map_err(observe_failed)?;
     apply::label_pods(&context.client, &desired, &observed).await?;
     let roll_failed = |error| Error::Roll(Box::new(error));
     roll::revoke_proven_dead(&context.client, &etcd, &desired, &observed).await.map_err(roll_failed)?;
@@ -160,13 +170,16 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
             "the configuration could not be written to etcd; it is tried again"
         );
     }
-    let revision = roll::revision(&context.client, &desired).await.map_err(roll_failed)?;
+    let revision = roll::revision(sets.get_opt(&desired.name).await.map_err(observe_failed)?.as_ref());
     let step = roll::next(&desired, &observed, revision.as_deref());
     let acted = !matches!(step, roll::Step::Settled);
     let rolling = roll::perform(&context.client, &context.http, &desired, &observed, step).await.map_err(roll_failed)?;
     let new = status::status(cluster, &desired, &observed, rolling.as_deref(), now);
     let settled = new.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     context.report(cluster, new).await?;
+    if settled && !acted {
+        etcd_leader::keep_apart(&etcd, &observed).await;
+    }
     context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&ObjectRef::from_obj(object.as_ref()).to_string());
     Ok(Action::requeue(if acted || !settled { Duration::from_secs(3) } else { BACKSTOP }))
 }

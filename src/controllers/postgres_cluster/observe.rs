@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
@@ -21,6 +22,8 @@ const DCS_WITHIN: Duration = Duration::from_secs(2);
 pub struct Observed {
     /// The members' pods, by name.
     pub pods: BTreeMap<String, Pod>,
+    /// The pods of a managed etcd, by name.
+    pub etcd_pods: BTreeMap<String, Pod>,
     /// What etcd says; `None` if it does not answer.
     pub dcs: Option<Dcs>,
 }
@@ -35,12 +38,24 @@ pub struct Dcs {
     pub config: Option<(i64, serde_json::Value)>,
 }
 
+/// The image that the members' template has.
+pub fn postgres_image(set: &StatefulSet) -> Option<&str> {
+    let containers = &set.spec.as_ref()?.template.spec.as_ref()?.containers;
+    containers.iter().find(|container| container.name == "postgres")?.image.as_deref()
+}
+
 /// Reads everything.
 pub async fn observe(client: &Client, etcd: &Arc<Etcd>, desired: &Desired) -> Result<Observed, kube::Error> {
-    let selector = format!("app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster={}", desired.name);
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
-    let list = pods.list(&ListParams::default().labels(&selector)).await?;
-    let pods = list.items.into_iter().map(|pod| (pod.name_any(), pod)).collect();
+    let selector = format!("mrg.bluebird.id/cluster={}", desired.name);
+    let api: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
+    let (mut pods, mut etcd_pods) = (BTreeMap::new(), BTreeMap::new());
+    for pod in api.list(&ListParams::default().labels(&selector)).await? {
+        match pod.labels().get("app.kubernetes.io/name").map(String::as_str) {
+            Some("postgres") => pods.insert(pod.name_any(), pod),
+            Some("etcd") => etcd_pods.insert(pod.name_any(), pod),
+            _ => None,
+        };
+    }
     let keys = Keys::new("service", &desired.scope);
     let dcs = match etcd.read(keys.prefix(), DCS_WITHIN).await {
         Ok((revision, entries)) => {
@@ -54,5 +69,5 @@ pub async fn observe(client: &Client, etcd: &Arc<Etcd>, desired: &Desired) -> Re
             None
         }
     };
-    Ok(Observed { pods, dcs })
+    Ok(Observed { pods, etcd_pods, dcs })
 }

@@ -79,20 +79,17 @@ pub fn next(desired: &Desired, observed: &Observed, revision: Option<&str>) -> S
     }
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether the kubelet says so.
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// The revision of the newest template.
-pub async fn revision(client: &Client, desired: &Desired) -> Result<Option<String>, kube::Error> {
-    let api: Api<StatefulSet> = Api::namespaced(client.clone(), &desired.namespace);
-    let set = api.get_opt(&desired.name).await?;
-    Ok(set.and_then(|set| {
-        let status = set.status?;
-        // An older generation's revision is not the newest template's.
-        (status.observed_generation == set.metadata.generation).then_some(status.update_revision).flatten()
-    }))
+pub fn revision(set: Option<&StatefulSet>) -> Option<String> {
+    let (set, status) = (set?, set?.status.as_ref()?);
+    // An older generation's revision is not the newest template's.
+    (status.observed_generation == set.metadata.generation).then(|| status.update_revision.clone()).flatten()
 }
 
 /// Performs a step; gives what is going on, for the status.

@@ -115,7 +115,13 @@ pub fn status(
         verdicts.retain(|verdict| verdict.kind != "Stalled");
         verdicts.push(verdict("Stalled", true, "ParametersRefused", message));
     }
+    let unusable = dcs.members.iter().find_map(|(name, data)| Some(format!("{name}: {}", data.unusable_data.as_ref()?)));
+    if let Some(message) = unusable {
+        verdicts.retain(|verdict| verdict.kind != "Stalled");
+        verdicts.push(verdict("Stalled", true, "UnusableData", message));
+    }
     let timeline = leader.as_ref().and_then(|name| dcs.members.get(name)).and_then(|data| data.timeline);
+    let major = dcs.members.values().filter_map(|data| data.server_version).map(|version| version / 10_000).min();
     PostgresClusterStatus {
         observed_generation: generation,
         replicas,
@@ -124,6 +130,7 @@ pub fn status(
         sync: voters.filter(|_| synchronous).map(|voters| if voters.is_empty() { "none".to_owned() } else { voters.join(",") }),
         timeline: timeline.or(old.timeline),
         lag: lag.map(human),
+        postgresql_major: major.or(old.postgresql_major),
         system_identifier: match dcs.cluster.initialize {
             Some(crate::ha::Initialize::Done(id)) => Some(id.to_string()),
             _ => old.system_identifier,

@@ -48,6 +48,18 @@ pub enum Invalid {
         /// The value.
         value: String,
     },
+    /// The image's tag names another major version than the data has.
+    #[error(
+        "spec.image: `{image}` is PostgreSQL {to} by its tag, and the data is of {from}: a major version cannot be changed in place; set the image back, and move the data by a dump into a new PostgresCluster"
+    )]
+    MajorVersion {
+        /// The image.
+        image: String,
+        /// What runs.
+        from: u32,
+        /// What the tag says.
+        to: u32,
+    },
 }
 
 impl Desired {
@@ -81,6 +93,23 @@ pub fn bytes(text: &str) -> Option<u64> {
     text[..digits].parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// The major version that an image's tag begins with: 17 for `postgres:17.6-bookworm`.
+fn tagged_major(image: &str) -> Option<u32> {
+    let (_, tag) = image.split('@').next()?.rsplit('/').next()?.split_once(':')?;
+    let digits = tag.find(|c: char| !c.is_ascii_digit()).unwrap_or(tag.len());
+    tag[..digits].parse().ok()
+}
+
+/// Refuses an image whose tag names another major version than the members run. Tags are trusted only if the image that runs now has one
+/// that tells the truth; whatever slips through is refused by the first member that gets it.
+pub fn same_major(desired: &Desired, runs: Option<u32>, running_image: Option<&str>) -> Result<(), Invalid> {
+    let (Some(from), Some(to)) = (runs, tagged_major(&desired.spec.image)) else { return Ok(()) };
+    if from != to && running_image.and_then(tagged_major) == Some(from) {
+        return Err(Invalid::MajorVersion { image: desired.spec.image.clone(), from, to });
+    }
+    Ok(())
+}
+
 /// Checks a spec.
 pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desired, Invalid> {
     let spec = cluster.spec.clone();
@@ -103,7 +132,15 @@ pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desire
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{bytes, tagged_major};
+
+    #[test]
+    fn the_major_version_is_read_from_the_tag_alone() {
+        assert_eq!(tagged_major("localhost:5000/postgres:17.6-bookworm"), Some(17));
+        assert_eq!(tagged_major("registry.example/pg/postgres:16@sha256:0123"), Some(16));
+        assert_eq!(tagged_major("localhost:5000/postgres"), None);
+        assert_eq!(tagged_major("postgres:latest"), None);
+    }
 
     #[test]
     fn quantities_read_as_kubernetes_reads_them() {

@@ -1,0 +1,120 @@
+//! Where a data directory comes from: made anew, copied from another member, or rewound to its history.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::agent::server::{Error, STATEMENT_WITHIN, Server, remove_if_there};
+use crate::base::MemberName;
+use crate::postgres::{self, ConnectTo, Credentials, conninfo};
+
+impl Server {
+    /// Makes a new data directory, whole or not at all.
+    pub async fn init_db(&self) -> Result<(), Error> {
+        let fresh = self.fresh_directory()?;
+        let password_file = self.config.beside_data(".pw");
+        let superuser = self.config.authentication.superuser.clone();
+        let failed = |source| Error::File { what: "the password file".to_owned(), source };
+        let mut arguments = vec![format!("--pgdata={}", fresh.display()), format!("--username={}", superuser.username)];
+        arguments.extend(self.config.initdb.clone());
+        for (option, value) in [("--encoding", "UTF8"), ("--locale", "C.UTF-8")] {
+            if !arguments.iter().any(|argument| argument.starts_with(option)) {
+                arguments.push(format!("{option}={value}"));
+            }
+        }
+        if !arguments.iter().any(|argument| argument == "--data-checksums") {
+            arguments.push("--data-checksums".to_owned());
+        }
+        arguments.extend(["--auth-local=trust".to_owned(), "--auth-host=scram-sha-256".to_owned()]);
+        if !superuser.password.is_empty() {
+            std::fs::write(&password_file, &superuser.password).map_err(failed)?;
+            arguments.push(format!("--pwfile={}", password_file.display()));
+        }
+        let made = self.run_program("initdb", arguments, None).await;
+        let _ = std::fs::remove_file(&password_file);
+        made?;
+        self.install(&fresh)
+    }
+
+    /// Replaces the data directory by a copy of a member's.
+    pub async fn base_backup(&self, from: &MemberName) -> Result<(), Error> {
+        let address = self.address(from)?;
+        self.remove_data()?;
+        let fresh = self.fresh_directory()?;
+        let user = &self.config.authentication.replication;
+        let arguments = vec![
+            format!("--pgdata={}", fresh.display()),
+            "--wal-method=stream".to_owned(),
+            "--checkpoint=fast".to_owned(),
+            "--no-password".to_owned(),
+            format!(
+                "--dbname={}",
+                conninfo(&address, &Credentials { password: String::new(), ..user.clone() }, &[("connect_timeout", "5")])
+            ),
+        ];
+        self.run_program("pg_basebackup", arguments, Some(user)).await?;
+        self.install(&fresh)
+    }
+
+    /// Rewinds the data directory to where it left the history of this member's.
+    pub async fn rewind(&self, from: &MemberName) -> Result<(), Error> {
+        let address = self.address(from)?;
+        let user = self.config.authentication.superuser.clone();
+        checkpoint_at(&address, &user).await?;
+        // The crash recovery that pg_rewind may have to run first refuses a standby's directory.
+        remove_if_there(&self.data().join("standby.signal"))
+            .and_then(|()| remove_if_there(&self.data().join("postmaster.pid")))
+            .map_err(|source| Error::File { what: "standby.signal".to_owned(), source })?;
+        let source = conninfo(
+            &address,
+            &Credentials { password: String::new(), ..user.clone() },
+            &[("dbname", "postgres"), ("connect_timeout", "5")],
+        );
+        let arguments = vec![format!("--target-pgdata={}", self.data().display()), format!("--source-server={source}")];
+        self.run_program("pg_rewind", arguments, Some(&user)).await
+    }
+
+    fn address(&self, member: &MemberName) -> Result<ConnectTo, Error> {
+        self.inner().addresses.get(member).cloned().ok_or_else(|| Error::State(format!("the address of {member} is not known")))
+    }
+
+    /// An empty directory beside the data directory, on the same volume.
+    fn fresh_directory(&self) -> Result<PathBuf, Error> {
+        let fresh = self.config.beside_data(".new");
+        let failed = |source| Error::File { what: fresh.display().to_string(), source };
+        if fresh.exists() {
+            std::fs::remove_dir_all(&fresh).map_err(failed)?;
+        }
+        Ok(fresh)
+    }
+
+    /// Puts a complete directory in the place of the data directory.
+    fn install(&self, fresh: &Path) -> Result<(), Error> {
+        self.remove_data()?;
+        std::fs::rename(fresh, self.data()).map_err(|source| Error::File { what: self.data().display().to_string(), source })
+    }
+
+    /// Removes the data directory.
+    pub fn remove_data(&self) -> Result<(), Error> {
+        match std::fs::remove_dir_all(self.data()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::File { what: self.data().display().to_string(), source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes a checkpoint on another member, so that its control file shows its timeline to `pg_rewind`.
+async fn checkpoint_at(address: &ConnectTo, user: &Credentials) -> Result<(), Error> {
+    let mut config = tokio_postgres::Config::new();
+    config.host(&address.host).port(address.port).user(&user.username).password(&user.password).dbname("postgres");
+    config.connect_timeout(STATEMENT_WITHIN);
+    let failed = |source| Error::Session(postgres::Error::Connect(source));
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(failed)?;
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let checkpoint = tokio::time::timeout(Duration::from_secs(60), client.batch_execute("CHECKPOINT"));
+    let done = checkpoint.await.map_err(|_| Error::Timeout("the leader's checkpoint"))?;
+    done.map_err(|source| Error::Session(postgres::Error::Statement { operation: "write a checkpoint at the leader", source }))
+}
