@@ -47,6 +47,11 @@ standalone:
 e2e *TESTS:
     e2e/run {{TESTS}}
 
+# The lab, with the bad days that take long
+[group('dev')]
+soak *TESTS: packages
+    e2e/run --soak {{TESTS}}
+
 # Write anew what is generated
 [group('dev')]
 generate:
@@ -80,3 +85,9 @@ image TAG="":
 [group('lab')]
 deploy *ARGS:
     e2e/lab/deploy {{ARGS}}
+
+# Write gaps in the lab, by pod
+[group('dev')]
+bench-lab *ARGS: packages
+    e2e/run 02
+    e2e/bench-lab {{ARGS}}

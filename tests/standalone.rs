@@ -152,6 +152,17 @@ postgresql:
         serde_json::from_slice(&output.stdout).ok()
     }
 
+    fn etcdctl_text(&self, arguments: &[&str]) -> String {
+        let endpoint = format!("http://127.0.0.1:{}", self.etcd_port());
+        let output = Command::new(cache().join("lab/bin/etcdctl")).args(["--endpoints", &endpoint]).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn etcdctl(&self, arguments: &[&str]) -> serde_json::Value {
+        let text = self.etcdctl_text(arguments);
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("etcdctl {arguments:?}: {text}"))
+    }
+
     fn post(&self, member: usize, path: &str, body: &str) -> String {
         let url = format!("http://127.0.0.1:{}{path}", self.rest_port(member));
         let json = "content-type: application/json";
@@ -375,7 +386,10 @@ fn stock_patronictl_shows_configures_and_switches_a_running_cluster() {
     assert!(patronictl(&["history"]).contains("no recovery target specified"));
     patronictl(&["edit-config", "--force", "-s", "postgresql.parameters.work_mem=7MB"]);
     assert!(patronictl(&["show-config"]).contains("work_mem: 7MB"));
+    patronictl(&["edit-config", "--force", "-s", "postgresql.parameters.synchronous_standby_names=ANY 1 (*)"]);
     let leader = cluster.wait_leader();
+    let log = cluster.path(&format!("n{leader}.log"));
+    wait_until("the warning", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("synchronous_mode: quorum is its ANY 1")));
     wait_until("the parameter is in force", || {
         let port = cluster.postgres_port(leader).to_string();
         let query = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-qAtc", "show work_mem", "postgres"];
@@ -393,5 +407,46 @@ fn a_replica_whose_data_is_destroyed_is_copied_afresh() {
         std::fs::remove_dir_all(cluster.path(&format!("n{victim}/data/global"))).unwrap();
         Cluster::signal(cluster.postmaster(victim), "KILL");
     });
+    cluster.wait_healthy();
+}
+
+#[test]
+fn a_changed_ttl_reaches_a_leader_that_goes_on() {
+    let cluster = Cluster::start(21_800, "quorum");
+    let leader = cluster.wait_leader();
+    let leader_key = || cluster.etcdctl(&["get", "/service/test/leader", "-w", "json"])["kvs"][0].clone();
+    let before = leader_key();
+    let summary = cluster.under_load(8, |cluster| {
+        let url = format!("http://127.0.0.1:{}/config", cluster.rest_port(leader));
+        let body = r#"{"ttl": 9, "loop_wait": 2}"#;
+        Command::new("curl").args(["-sf", "-XPATCH", "-H", "content-type: application/json", "-d", body, &url]).status().unwrap();
+        wait_until("the leader key stands under another lease", || leader_key()["lease"] != before["lease"]);
+    });
+    let after = leader_key();
+    assert_eq!(after["create_revision"], before["create_revision"], "it is the same leadership");
+    let lease = format!("{:x}", after["lease"].as_i64().unwrap());
+    assert_eq!(cluster.etcdctl(&["lease", "timetolive", &lease, "-w", "json"])["granted-ttl"], 9);
+    assert!(summary.longest_gap_ms < 1_000, "nobody noticed");
+    assert_eq!(cluster.wait_leader(), leader);
+    cluster.wait_healthy();
+}
+
+#[test]
+fn data_of_another_major_version_is_left_alone_until_the_right_programs_come() {
+    let mut cluster = Cluster::start(21_900, "quorum");
+    let leader = cluster.wait_leader();
+    let victim = (1..=3).find(|member| *member != leader).unwrap();
+    Cluster::signal(i32::try_from(cluster.agent_pid(victim)).unwrap(), "TERM");
+    cluster.agents[victim - 1].take().unwrap().wait().unwrap();
+    let version = cluster.path(&format!("n{victim}/data/PG_VERSION"));
+    std::fs::write(&version, "14\n").unwrap();
+    let agent = cluster.start_agent(victim);
+    cluster.agents[victim - 1] = Some(agent);
+    let key = format!("/service/test/members/n{victim}");
+    wait_until("the member says why it does not start", || {
+        let text = cluster.etcdctl_text(&["get", &key, "--print-value-only"]);
+        text.contains("made by PostgreSQL 14, and the programs here are of 15")
+    });
+    std::fs::write(&version, "15\n").unwrap();
     cluster.wait_healthy();
 }

@@ -1,6 +1,6 @@
 # The leader's postmaster, then its container, are killed under load.
 source "$(dirname "$0")/lib.sh"
-wait_healthy
+settled
 old=$(leader)
 writer_start 10
 k exec "$old" -c postgres -- sh -c 'kill -9 $(head -n 1 /var/lib/postgresql/data/pgdata/postmaster.pid)'

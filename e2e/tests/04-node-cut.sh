@@ -11,6 +11,6 @@ for how in "" "--one-way out" "--one-way in"; do
   sleep 14
   "$lab" heal "$node"
   writer_end
-  [ "$gap" -lt 15000 ] || fail "$gap ms"
+  [ "$gap" -lt 10000 ] || fail "$gap ms"
 done
 wait_healthy

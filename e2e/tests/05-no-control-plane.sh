@@ -1,6 +1,6 @@
 # API server, controller-manager, scheduler and operator are gone while the leader dies: the failover does not need them.
 source "$(dirname "$0")/lib.sh"
-wait_healthy
+settled
 old=$(leader)
 node=$(node_of "$old")
 id=$(k get pod "$old" -o 'jsonpath={.status.containerStatuses[0].containerID}')

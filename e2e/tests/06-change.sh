@@ -1,6 +1,6 @@
 # A changed parameter reloads; one that needs a restart reaches replicas first and the leader last, after a switchover.
 source "$(dirname "$0")/lib.sh"
-wait_healthy
+settled
 show() { k exec "$1" -c postgres -- psql -qAtc "show $2"; }
 work_mem=8MB spec $cluster | k apply -f - >/dev/null
 until_true "work_mem is reloaded everywhere" 30 bash -c "$(declare -f k show); lab='$lab'; for i in 0 1 2; do [ \"\$(show $cluster-\$i work_mem)\" = 8MB ] || exit 1; done"

@@ -1,6 +1,6 @@
 # An etcd member loses its volume: it leaves, joins again, and nobody notices.
 source "$(dirname "$0")/lib.sh"
-wait_healthy
+settled
 writer_start 25
 node=$(node_of $cluster-etcd-0)
 claim=$(k get pvc data-$cluster-etcd-0 -o 'jsonpath={.spec.volumeName}')

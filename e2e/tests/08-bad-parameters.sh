@@ -1,6 +1,6 @@
 # A parameter that PostgreSQL does not know, or cannot read, is refused with its own words; the last good ones stay in force.
 source "$(dirname "$0")/lib.sh"
-wait_healthy
+settled
 stalled() { k get pgc $cluster -o 'jsonpath={.status.conditions[?(@.type=="Stalled")].message}' | grep -q "$1"; }
 running() { [ "$(k get pgc $cluster -o 'jsonpath={.status.conditions[?(@.type=="Stalled")].status}')" = False ]; }
 k patch pgc $cluster --type=merge -p '{"spec":{"postgresql":{"parameters":{"shared_bufers":"64MB"}}}}' >/dev/null

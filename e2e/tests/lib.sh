@@ -7,6 +7,8 @@ cluster=pg
 k() { "$lab" enter kubectl "$@"; }
 fail() { echo "    $*" >&2; return 1; }
 
+# Volumes only grow.
+grown() { k get pgc "$1" -o 'jsonpath={.spec.storage.size}' 2>/dev/null || echo 1Gi; }
 # A small, quick cluster. Further lines of the spec come by standard input.
 spec() { # NAME
   cat <<Y
@@ -16,7 +18,7 @@ metadata: {name: $1}
 spec:
   replicas: ${replicas:-3}
   image: localhost/postgres:17
-  storage: {size: ${size:-1Gi}}
+  storage: {size: ${size:-$(grown "$1")}}
   etcd: {managed: {replicas: 3, image: localhost/etcd:3.6, storage: {size: 1Gi}}}
   failover: {ttl: 5s, loopWait: 1s, retryTimeout: 2s}
   replication: {mode: Quorum, count: 1}
@@ -26,7 +28,12 @@ Y
 }
 leader() { k get pgc "$cluster" -o 'jsonpath={.status.leader}'; }
 node_of() { k get pod "$1" -o 'jsonpath={.spec.nodeName}'; }
-healthy() { [ "$(k get pgc "$cluster" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].reason}/{.status.ready}')" = "Healthy/${replicas:-3}/${replicas:-3}" ]; }
+healthy() {
+  local said
+  said=$(k get pgc "$cluster" -o 'jsonpath={.metadata.generation} {.status.observedGeneration} {.status.ready} {range .status.conditions[*]}{.type}={.reason} {end}')
+  set -- $said
+  [ "${1:-}" = "${2:-}" ] && [ "${3:-}" = "${replicas:-3}/${replicas:-3}" ] && [[ $said = *" Ready=Healthy Reconciling=Settled "* ]]
+}
 until_true() { # WHAT SECONDS COMMAND...
   local what=$1 end=$((SECONDS + $2))
   shift 2
@@ -34,6 +41,12 @@ until_true() { # WHAT SECONDS COMMAND...
     [ $SECONDS -lt $end ] || { fail "$what did not come true"; k get pgc,pods -o wide >&2 || true; return 1; }
     sleep 0.5
   done
+}
+# As a test finds it, whatever the one before left.
+settled() {
+  spec "$cluster" | k apply -f - >/dev/null
+  sleep 1
+  wait_healthy
 }
 wait_healthy() { until_true "a healthy cluster" "${1:-120}" healthy; }
 hosts() { k get pods -l "app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster=$cluster" -o 'jsonpath={range .items[*]}{.status.podIP}:5432{"\n"}{end}'; }

@@ -20,6 +20,7 @@ use crate::api::Duration;
     plural = "postgresclusters",
     shortname = "pgc",
     category = "mrg",
+    doc = "A PostgreSQL cluster: one leader, streaming replicas, automatic failover over etcd in Patroni's manner.",
     namespaced,
     status = "PostgresClusterStatus",
     derive = "PartialEq",

@@ -85,12 +85,14 @@ fn fingerprint(object: &kube::api::DynamicObject) -> String {
     format!("{:?} {:?} {data}", object.metadata.uid, object.metadata.labels)
 }
 
-/// Applies the objects, in order.
+/// Applies the objects, in order. One that fails does not hold up the others; the first failure is told.
 pub async fn apply(client: &Client, applied: &Applied, objects: &[Manifest]) -> Result<(), Error> {
+    let mut first = Ok(());
     for manifest in objects {
-        applied.apply(client, manifest).await?;
+        let done = applied.apply(client, manifest).await;
+        first = first.and(done);
     }
-    Ok(())
+    first
 }
 
 /// Makes the Secret with the passwords, or adds those that are missing; never changes one.

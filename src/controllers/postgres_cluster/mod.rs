@@ -154,10 +154,8 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         context.report(cluster, status::stalled(cluster, &invalid.to_string(), now)).await?;
         return Ok(Action::await_change());
     }
-    apply::keep_secret(&context.client, &desired).await?;
-    apply::make_way_for_growth(&context.client, &desired, old.as_ref()).await?;
-    apply::apply(&context.client, &context.applied, &build::build(&desired)).await?;
-    apply::grow_volumes(&context.client, &desired).await?;
+    // What cannot be applied is told, and does not keep the rest from being seen.
+    let applied = context.apply(&desired, old.as_ref()).await;
     let etcd = context.follow(cluster, &desired);
     let observed = observe::observe(&context.client, &etcd, &desired).await.map_err(observe_failed)?;
     apply::label_pods(&context.client, &desired, &observed).await?;
@@ -174,9 +172,11 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let step = roll::next(&desired, &observed, revision.as_deref());
     let acted = !matches!(step, roll::Step::Settled);
     let rolling = roll::perform(&context.client, &context.http, &desired, &observed, step).await.map_err(roll_failed)?;
-    let new = status::status(cluster, &desired, &observed, rolling.as_deref(), now);
+    let failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
+    let new = status::status(cluster, &desired, &observed, &status::Progress { rolling, failure }, now);
     let settled = new.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     context.report(cluster, new).await?;
+    applied?;
     if settled && !acted {
         etcd_leader::keep_apart(&etcd, &observed).await;
     }
@@ -185,6 +185,14 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
 }
 
 impl Context {
+    /// Brings the API server in line with what is wanted.
+    async fn apply(&self, desired: &validate::Desired, old: Option<&StatefulSet>) -> Result<(), apply::Error> {
+        apply::keep_secret(&self.client, desired).await?;
+        apply::make_way_for_growth(&self.client, desired, old).await?;
+        apply::apply(&self.client, &self.applied, &build::build(desired)).await?;
+        apply::grow_volumes(&self.client, desired).await
+    }
+
     /// Follows the cluster's etcd, so that a change of leader is seen at once.
     fn follow(&self, cluster: &PostgresCluster, desired: &validate::Desired) -> Arc<Etcd> {
         let key = format!("{}/{}", desired.namespace, desired.name);

@@ -68,12 +68,21 @@ fn human(bytes: u64) -> String {
     }
 }
 
-/// The status, from what was observed. `rolling` says what is being changed member by member.
+/// What the operator is doing.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// What is being changed member by member.
+    pub rolling: Option<String>,
+    /// What could not be applied.
+    pub failure: Option<String>,
+}
+
+/// The status, from what was observed.
 pub fn status(
     cluster: &PostgresCluster,
     desired: &Desired,
     observed: &Observed,
-    rolling: Option<&str>,
+    progress: &Progress,
     now: Timestamp,
 ) -> PostgresClusterStatus {
     let old = cluster.status.clone().unwrap_or_default();
@@ -108,7 +117,7 @@ pub fn status(
         .max();
     let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| stored.voters.iter().map(ToString::to_string).collect::<Vec<_>>());
     let synchronous = desired.spec.replication.mode != Mode::Async;
-    let mut verdicts = judge(desired, leads, good, wanted, voters.as_ref().is_some_and(|voters| !voters.is_empty()), rolling);
+    let mut verdicts = judge(desired, leads, good, wanted, voters.as_ref().is_some_and(|voters| !voters.is_empty()), progress);
     let refused = dcs.members.iter().find_map(|(name, data)| Some(format!("{name}: {}", data.refused_parameters.as_ref()?)));
     if let Some(refused) = refused {
         let message = format!("PostgreSQL refuses spec.postgresql.parameters; the last good ones stay in force. {refused}");
@@ -160,7 +169,7 @@ fn members(dcs: &Dcs) -> Vec<MemberStatus> {
         .collect()
 }
 
-fn judge(desired: &Desired, leads: bool, good: usize, wanted: usize, successor: bool, rolling: Option<&str>) -> Vec<Verdict> {
+fn judge(desired: &Desired, leads: bool, good: usize, wanted: usize, successor: bool, progress: &Progress) -> Vec<Verdict> {
     let complete = leads && good >= wanted;
     let alone = desired.spec.replication.mode != Mode::Async && wanted > 1 && !successor;
     let ready = match () {
@@ -180,9 +189,10 @@ fn judge(desired: &Desired, leads: bool, good: usize, wanted: usize, successor: 
         () if good < wanted => verdict("Degraded", true, "MembersMissing", format!("{good} of {wanted} members lead or stream")),
         () => verdict("Degraded", false, "Healthy", ""),
     };
-    let reconciling = match rolling {
-        Some(what) => verdict("Reconciling", true, "Rolling", what),
-        None => verdict("Reconciling", !complete, if complete { "Settled" } else { "Progressing" }, ""),
+    let reconciling = match (&progress.failure, &progress.rolling) {
+        (Some(what), _) => verdict("Reconciling", true, "ApplyFailed", format!("{what}; it is tried again")),
+        (None, Some(what)) => verdict("Reconciling", true, "Rolling", what),
+        (None, None) => verdict("Reconciling", !complete, if complete { "Settled" } else { "Progressing" }, ""),
     };
     vec![ready, reconciling, verdict("Stalled", false, "Progressing", ""), degraded]
 }

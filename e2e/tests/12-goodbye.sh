@@ -1,6 +1,6 @@
 # Deleting the object deletes what belongs to it, and keeps the volumes and the passwords; a new object finds its data again.
 source "$(dirname "$0")/lib.sh"
-wait_healthy
+settled
 identifier=$(k get pgc $cluster -o 'jsonpath={.status.systemIdentifier}')
 k delete pgc $cluster --wait >/dev/null
 until_true "the pods are gone" 90 bash -c "$(declare -f k); lab='$lab'; [ -z \"\$(k get pods -l mrg.bluebird.id/cluster=$cluster -o name)\" ]"

@@ -1,0 +1,34 @@
+# 3 → 5 → 3 members, larger volumes, and an image of another major version, which is refused while everything runs on.
+source "$(dirname "$0")/lib.sh"
+settled
+condition() { k get pgc "$cluster" -o "jsonpath={.status.conditions[?(@.type==\"$1\")].$2}"; }
+starts() { k get pods -l "app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster=$cluster" -o 'jsonpath={range .items[*]}{.metadata.name}={.metadata.uid}{"\n"}{end}' | sort; }
+writer_start 45
+replicas=5 spec $cluster | k apply -f - >/dev/null
+replicas=5 wait_healthy
+may_take_over() { [ "$(k get pgc $cluster -o 'jsonpath={.status.sync}' | tr , '\n' | grep -c .)" = "$1" ]; }
+until_true "the new members in /sync" 20 may_take_over 4
+spec $cluster | k apply -f - >/dev/null
+wait_healthy
+until_true "members that are gone leave /sync" 20 may_take_over 2
+writer_end
+[ "$gap" -lt 3000 ] || fail "scaling cost $gap ms"
+
+before=$(starts)
+size=2Gi spec $cluster | k apply -f - >/dev/null
+claims() { k get pvc -l "app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster=$cluster" -o 'jsonpath={range .items[*]}{.spec.resources.requests.storage}{"\n"}{end}' | sort -u; }
+grown_claims() { [ "$(claims)" = 2Gi ]; }
+until_true "every claim asks for 2Gi" 20 grown_claims
+[ "$(k get statefulset $cluster -o 'jsonpath={.spec.volumeClaimTemplates[0].spec.resources.requests.storage}')" = 2Gi ] || fail "a later member would get a small volume"
+wait_healthy
+[ "$(starts)" = "$before" ] || fail "growing the volumes restarted a member"
+
+size=2Gi spec $cluster | sed s/postgres:17/postgres:18/ | k apply -f - >/dev/null
+stalled() { [ "$(condition Stalled status)" = True ]; }
+until_true "the major version is refused" 20 stalled
+echo "    $(condition Stalled message)"
+condition Stalled message | grep -q 'localhost/postgres:18.*17.*set the image back' || fail "$(condition Stalled message)"
+sleep 3
+[ "$(starts)" = "$before" ] || fail "a member was touched"
+size=2Gi spec $cluster | k apply -f - >/dev/null
+wait_healthy
