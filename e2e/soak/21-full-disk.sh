@@ -11,7 +11,7 @@ k exec "$old" -c postgres -- sh -c 'dd if=/dev/zero of=/var/lib/postgresql/data/
 # WAL files are recycled; new ones are needed when many are begun.
 k exec "$old" -c postgres -- sh -c 'for i in $(seq 60); do psql -qAtc "select pg_logical_emit_message(false, repeat(chr(65), 5), chr(66)); select pg_switch_wal()" >/dev/null 2>&1; done' || true
 moved() { [ -n "$(leader)" ] && [ "$(leader)" != "$old" ]; }
-until_true "another leader" 60 moved
+until_true "another leader" 60 moved || { k exec "$old" -c postgres -- rm /var/lib/postgresql/data/filler; exit 1; }
 k exec "$old" -c postgres -- rm /var/lib/postgresql/data/filler
 writer_end || exit 1
 wait_healthy 120

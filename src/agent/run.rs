@@ -556,6 +556,7 @@ async fn look_continually(server: Arc<Server>, mut asked: mpsc::UnboundedReceive
             },
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
+        let mut pause = Duration::from_millis(25);
         loop {
             while let Ok(number) = asked.try_recv() {
                 newest = number.max(newest);
@@ -568,8 +569,9 @@ async fn look_continually(server: Arc<Server>, mut asked: mpsc::UnboundedReceive
             if !settling {
                 break;
             }
-            // Nothing announces that postgres accepts connections.
-            tokio::time::sleep(Duration::from_millis(25)).await;
+            // Nothing announces that postgres accepts connections. One that has not for long is asked less often.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 11 / 10).min(LOOK_EVERY);
         }
     }
 }
