@@ -50,6 +50,8 @@ enum Written {
 }
 
 const CONNECT_WITHIN: Duration = Duration::from_millis(400);
+const RETRY: Duration = Duration::from_millis(5);
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 const WRITE_WITHIN: Duration = Duration::from_millis(700);
 
 fn hosts(arguments: &Arguments) -> Vec<(String, u16)> {
@@ -73,15 +75,19 @@ async fn connect_one(arguments: &Arguments, host: String, port: u16) -> anyhow::
     Ok(client)
 }
 
-/// The first host that accepts writes, all asked at once.
+/// The first host that accepts writes: all are asked at once, and each again and again, so that a silent one does not hold up the others.
 async fn connect(arguments: &Arguments) -> Option<Client> {
-    let mut attempts: FuturesUnordered<_> = hosts(arguments).into_iter().map(|(host, port)| connect_one(arguments, host, port)).collect();
-    while let Some(attempt) = attempts.next().await {
-        if let Ok(client) = attempt {
-            return Some(client);
+    let attempt = |(host, port): (String, u16)| async move {
+        loop {
+            if let Ok(client) = connect_one(arguments, host.clone(), port).await {
+                return client;
+            }
+            tokio::time::sleep(RETRY).await;
         }
-    }
-    None
+    };
+    let mut attempts: FuturesUnordered<_> = hosts(arguments).into_iter().map(attempt).collect();
+    // The hosts may be others by now.
+    tokio::time::timeout(ASK_AGAIN, attempts.next()).await.ok().flatten()
 }
 
 async fn write(client: &Client, number: i64) -> Written {
