@@ -49,6 +49,7 @@ fn cluster(leader: Option<(&str, LeaseId)>, sync: Option<(&str, &[&str], usize)>
         switchover: None,
         optime: Some(Lsn(100)),
         timeline: None,
+        failsafe: Some(["a", "b", "c"].iter().map(|m| name(m)).collect()),
     }
 }
 
@@ -379,6 +380,34 @@ fn promises_are_asked_for_again_before_they_end_and_withdrawn_when_the_lease_hol
     assert!(story.effects.contains(&Effect::WithdrawPromises { members: vec![name("b"), name("c")], round: 2 }));
     story.on(Event::Promises { round: 2, asked: story.now, all: true });
     assert_eq!(story.node.view(story.now).memory.held_promises, None, "answers to a withdrawn round do not count");
+}
+
+#[test]
+fn a_leader_without_etcd_needs_the_promise_of_everybody_who_may_race_also_of_one_that_is_away() {
+    let sync = Some(("a", &["b", "c"][..], 1));
+    let mut led = cluster(Some((ME, LEASE)), sync);
+    led.members.remove(&name("c"));
+    let ask = |led: Cluster| {
+        let mut story = Story::new(Mode::Quorum, led, primary(any_of(&["b", "c"])));
+        story.later(2_000);
+        story.on(Event::LeaseUnanswered);
+        story.effects.iter().find_map(|effect| if let Effect::AskPromises { members, .. } = effect { Some(members.clone()) } else { None })
+    };
+    assert_eq!(ask(led.clone()), Some(vec![name("b"), name("c")]));
+    // Without the key nobody knows who may race.
+    led.failsafe = None;
+    assert_eq!(ask(led), None);
+}
+
+#[test]
+fn a_member_that_no_leader_would_have_asked_does_not_race() {
+    let mut gone = cluster(None, Some(("b", &["a", "c"], 1)));
+    gone.failsafe = Some([name("b"), name("c")].into());
+    let mut story = Story::new(Mode::Quorum, gone.clone(), standby(100, Some("b")));
+    assert_eq!(story.why(), Why::NotInFailsafe);
+    story.expect_no_step();
+    gone.failsafe = None;
+    assert_eq!(Story::new(Mode::Quorum, gone, standby(100, Some("b"))).why(), Why::Race);
 }
 
 #[test]

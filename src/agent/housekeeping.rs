@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use etcd_client::{Compare, CompareOp, TxnOp};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -28,6 +29,9 @@ pub struct Housekeeping {
 
 /// A member is remembered for so long after its key is gone: its slot keeps the WAL it needs.
 const SLOT_OUTLIVES_MEMBER: Duration = Duration::from_secs(30 * 60);
+
+/// A member whose key is gone may be restarting: for so long it may still race, and its promise is asked for.
+const FAILSAFE_OUTLIVES_MEMBER: Duration = Duration::from_secs(60);
 
 impl Housekeeping {
     /// Starts the task.
@@ -178,17 +182,29 @@ impl Task {
         }
     }
 
-    /// The members whose promise a leader without etcd needs, as Patroni keeps them.
+    /// The members whose promise a leader without etcd needs, as Patroni keeps them. Whoever is not in it does not race, so a member that is
+    /// away for a moment stays in. Written only as the leader: a late write of a former one would change who may race.
     async fn write_failsafe(&mut self, status: &Status) {
-        if !status.settings.failover.failsafe {
+        let Some(lease) = status.lease.filter(|_| status.settings.failover.failsafe) else { return };
+        let stored = wire::failsafe(&status.snapshot.entries).unwrap_or_default();
+        let (now, mut map) = (Instant::now(), BTreeMap::new());
+        for (name, url) in &stored {
+            // One that was gone before this member led is given its time, too.
+            if self.members_seen.entry(name.clone()).or_insert(now).elapsed() < FAILSAFE_OUTLIVES_MEMBER {
+                map.insert(name.clone(), url.clone());
+            }
+        }
+        map.extend(self.context.members().into_iter().map(|(name, data)| (name, data.api_url)));
+        let config = &self.context.config;
+        map.insert(config.name.clone(), format!("http://{}/patroni", config.rest_connect));
+        if map == stored {
             return;
         }
-        let map: BTreeMap<String, String> =
-            self.context.members().into_iter().map(|(name, data)| (name.to_string(), data.api_url)).collect();
-        let text = wire::compact(&map);
-        let stored = status.snapshot.entries.get("failsafe").is_some_and(|entry| entry.value == text.as_bytes());
-        if !stored {
-            let _ = self.context.etcd.put(&self.context.keys.key("failsafe"), &text, None, self.context.dcs_within()).await;
+        let key = self.context.keys.key("failsafe");
+        let leads = Compare::lease(self.context.keys.leader(), CompareOp::Equal, lease.0);
+        let put = TxnOp::put(key, wire::compact(&map), None);
+        if let Err(error) = self.context.etcd.transact(vec![leads], vec![put], self.context.dcs_within()).await {
+            tracing::debug!(error = chain(&error), "failed to write the failsafe key");
         }
     }
 

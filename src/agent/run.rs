@@ -298,6 +298,8 @@ impl Agent {
                     status.dcs_last_seen = seen;
                     status.dcs_reachable = true;
                 });
+                let listed = wire::failsafe(&snapshot.entries).unwrap_or_default();
+                self.context.peers.learn(listed.into_iter().filter_map(|(name, url)| Some((name, wire::base_of(&url)?))).collect());
                 let bases = members(&snapshot).into_iter().filter_map(|(name, data)| Some((name, data.api_base()?)));
                 self.context.peers.learn(bases.collect());
                 self.configure(&snapshot).await;

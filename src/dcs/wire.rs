@@ -112,8 +112,7 @@ impl MemberData {
 
     /// `http://host:port` of `api_url`.
     pub fn api_base(&self) -> Option<String> {
-        let (scheme, rest) = self.api_url.split_once("://")?;
-        Some(format!("{scheme}://{}", rest.split('/').next()?))
+        base_of(&self.api_url)
     }
 }
 
@@ -249,7 +248,20 @@ pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
         switchover: entries.get("failover").and_then(parse_switchover),
         optime: status.map(|status| Lsn(status.optime)),
         timeline: history(entries).last().map(|line| Timeline(line.0 + 1)),
+        failsafe: failsafe(entries).map(|members| members.into_keys().collect()),
     }
+}
+
+/// The value of `failsafe`: who may race, and where each one's REST API is. A key that cannot be read counts as absent.
+pub fn failsafe(entries: &Entries) -> Option<BTreeMap<MemberName, String>> {
+    let members: BTreeMap<String, String> = serde_json::from_slice(&entries.get("failsafe")?.value).ok()?;
+    Some(members.into_iter().filter_map(|(name, url)| Some((MemberName::new(&name).ok()?, url))).collect())
+}
+
+/// `http://host:port` of a member's `api_url`.
+pub fn base_of(api_url: &str) -> Option<String> {
+    let (scheme, rest) = api_url.split_once("://")?;
+    Some(format!("{scheme}://{}", rest.split('/').next()?))
 }
 
 #[cfg(test)]

@@ -251,7 +251,7 @@ impl Node {
         }
         self.memory.held_promises = None;
         if let Some(round) = self.tenure.unbinds(now) {
-            let members = self.view(now).peers().into_iter().collect();
+            let members = self.view(now).electors().into_iter().flatten().collect();
             effects.push(Effect::WithdrawPromises { members, round });
         }
     }
@@ -312,10 +312,11 @@ impl Node {
         if !self.settings.failover.failsafe || !self.postgres_is_primary() || !may_write {
             return;
         }
+        let Some(members) = self.view(now).electors() else { return };
         let Some(round) = self.tenure.opens_round(now) else { return };
         let until = self.fence.unwrap_or(now);
         let within = Millis(until.since(now).0 / 2);
-        let members = self.view(now).peers().into_iter().collect();
+        let members = members.into_iter().collect();
         effects.push(Effect::AskPromises { round, members, within });
     }
 

@@ -102,6 +102,10 @@ pub const RULES: &[Rule] = &[
     (Why::Replaying, |view| standby(view)?.position.is_none().then(Vec::new)),
     (Why::JustStarted, |view| view.may_have_promised().then(Vec::new)),
     (Why::Promised, |view| view.is_promised().then(Vec::new)),
+    (Why::NotInFailsafe, |view| {
+        let listed = read(view)?.failsafe.as_ref()?;
+        (view.settings.failover.failsafe && !listed.contains(view.me)).then(Vec::new)
+    }),
     (Why::MayNotLead, |view| view.memory.priority.is_none().then(Vec::new)),
     (Why::SwitchoverToOther, switchover_to_other),
     (Why::SyncStateMissing, |view| (view.settings.is_synchronous() && read(view)?.sync.is_none()).then(Vec::new)),

@@ -83,6 +83,8 @@ pub struct Cluster {
     pub optime: Option<Lsn>,
     /// The newest timeline that `history` speaks of.
     pub timeline: Option<Timeline>,
+    /// `failsafe`: whose promises a leader without DCS needs. Whoever is not in it does not race; without the key nobody leads by promises.
+    pub failsafe: Option<BTreeSet<MemberName>>,
 }
 
 /// What is known of the DCS.
@@ -302,6 +304,15 @@ impl<'a> View<'a> {
     /// Time since a moment.
     pub fn since(&self, moment: Moment) -> Millis {
         self.now.since(moment)
+    }
+
+    /// Whose promises this leader needs: everybody who may race. `None` if that is not known.
+    pub fn electors(&self) -> Option<BTreeSet<MemberName>> {
+        let mut members = self.dcs.last()?.failsafe.clone()?;
+        // A member that came since the key was written may be in it by now.
+        members.extend(self.peers());
+        members.remove(self.me);
+        Some(members)
     }
 
     /// Members other than this one whose key is there.

@@ -81,6 +81,8 @@ pub enum Why {
     JustStarted,
     /// A leader was promised to be waited for.
     Promised,
+    /// This member is not among those whose promises a leader without DCS asks for, so one may lead unseen.
+    NotInFailsafe,
     /// The tags forbid this member to lead.
     MayNotLead,
     /// A switchover names another member.
@@ -155,6 +157,9 @@ impl Why {
                 "no leader; no record of this member's promises; not racing within one ttl of the start, since one may still hold"
             }
             Why::Promised => "no leader; a promise not to race still holds",
+            Why::NotInFailsafe => {
+                "no leader; this member is not in the failsafe key, so a leader without etcd would not have asked it; waiting"
+            }
             Why::MayNotLead => "no leader; this member's tags forbid it to lead",
             Why::SwitchoverToOther => "no leader; a switchover names another member",
             Why::SyncStateMissing => {
