@@ -188,7 +188,7 @@ impl Task {
         let Some(lease) = status.lease.filter(|_| status.settings.failover.failsafe) else { return };
         let stored = wire::failsafe(&status.snapshot.entries).unwrap_or_default();
         let (now, mut map) = (Instant::now(), BTreeMap::new());
-        for (name, url) in &stored {
+        for (name, url) in stored.iter().filter(|(name, _)| **name != self.context.config.name) {
             // One that was gone before this member led is given its time, too.
             if self.members_seen.entry(name.clone()).or_insert(now).elapsed() < FAILSAFE_OUTLIVES_MEMBER {
                 map.insert(name.clone(), url.clone());
