@@ -48,7 +48,12 @@ settled() {
   sleep 1
   wait_healthy
 }
-wait_healthy() { until_true "a healthy cluster" "${1:-120}" healthy; }
+wait_healthy() {
+  until_true "a healthy cluster" "${1:-120}" healthy
+  # After a cut etcd's members find each other again later than the database's: TCP waits longer and longer between two tries.
+  until_true "an etcd with all its members" 60 etcd_healthy
+}
+etcd_healthy() { [ "$(k exec "$cluster-etcd-0" -c etcd -- etcdctl endpoint health --cluster --command-timeout=2s 2>&1 | grep -c 'is healthy')" = 3 ]; }
 hosts() { k get pods -l "app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster=$cluster" -o 'jsonpath={range .items[*]}{.status.podIP}:5432{"\n"}{end}'; }
 password() { k get secret "$cluster-credentials" -o "jsonpath={.data.$1}" | base64 -d; }
 
