@@ -505,7 +505,7 @@ impl Server {
             let Look::Replica(replica, _) = self.try_look().await? else {
                 return Err(Error::State("postgres is not in recovery".to_owned()));
             };
-            if let (false, Some(flushed)) = (replica.receiver, replica.flushed) {
+            if let (false, true, Some(flushed)) = (replica.receiver, replica.settled, replica.flushed) {
                 return Ok(Position { timeline: replica.timeline, flushed });
             }
             if tokio::time::Instant::now() >= deadline {

@@ -144,7 +144,8 @@ impl Configuration {
             ("wal_keep_size", "128MB"),
             ("max_slot_wal_keep_size", "2GB"),
             ("wal_log_hints", "on"),
-            ("wal_retrieve_retry_interval", "500ms"),
+            // A standby that comes too early for a new primary tries again so often; until one is there, commits wait.
+            ("wal_retrieve_retry_interval", "100ms"),
             ("wal_receiver_timeout", "10s"),
             ("wal_sender_timeout", "10s"),
             ("password_encryption", "scram-sha-256"),

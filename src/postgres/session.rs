@@ -112,6 +112,8 @@ pub struct Replica {
     pub streaming: bool,
     /// Whether a WAL receiver process exists at all.
     pub receiver: bool,
+    /// Whether everything in `pg_wal` is replayed: WAL that was written and not yet flushed is replayed, too, and counts for who is ahead.
+    pub settled: bool,
 }
 
 // One round trip for everything. In recovery the timeline is the newest of what the receiver, the restart point and the minimum recovery
@@ -211,7 +213,8 @@ impl Session {
         if row.try_get::<_, bool>(0).map_err(failed)? {
             let replayed = lsn(get(5)?).unwrap_or_default();
             let received = lsn(get(4)?).ok();
-            let waits_for_more = matches!(get(9)?.as_str(), "RecoveryWalStream" | "RecoveryRetrieveRetryInterval");
+            let waits_on = get(9)?;
+            let waits_for_more = matches!(waits_on.as_str(), "RecoveryWalStream" | "RecoveryRetrieveRetryInterval");
             let flushed = match received {
                 Some(received) => Some(received.max(replayed)),
                 None => waits_for_more.then_some(replayed),
@@ -224,6 +227,8 @@ impl Session {
                 timeline: Timeline(timeline.unsigned_abs()),
                 streaming: get(7)? == "streaming",
                 receiver: row.try_get(8).map_err(failed)?,
+                // One that is far behind will not know the end for long; what was received is known.
+                settled: waits_for_more || waits_on == "RecoveryPause" || received.is_some_and(|received| replayed < received),
             };
             return Ok(Look::Replica(replica, server));
         }
