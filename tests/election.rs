@@ -411,6 +411,17 @@ fn a_member_that_no_leader_would_have_asked_does_not_race() {
 }
 
 #[test]
+fn in_sync_mode_the_first_names_are_of_members_that_answered_the_race() {
+    let gone = cluster(None, Some(("b", &["a"], 0)));
+    let mut story = Story::new(Mode::Sync, gone, standby(100, Some("b")));
+    story.race(100, vec![vote("c", 100)]);
+    assert_eq!(story.perform(Outcome::Written(Revision(20))), Action::AcquireLeader);
+    assert!(matches!(story.perform(Outcome::Written(Revision(21))), Action::WriteSync { .. }));
+    // b, the former leader, has its key still.
+    assert_eq!(story.step().unwrap().1, Action::SetSyncNames(Names::First { count: 1, members: [name("c")].into() }));
+}
+
+#[test]
 fn a_withdrawal_frees_of_its_round_and_not_of_a_later_one() {
     let led = cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1)));
     let mut story = Story::new(Mode::Quorum, led, standby(100, Some("b")));

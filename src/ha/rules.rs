@@ -279,7 +279,14 @@ fn first_names(view: &View<'_>) -> Names {
     let members = view.dcs.last().map(|cluster| &cluster.members);
     let alive = members.into_iter().flatten().filter(|(name, member)| *name != view.me && member.may_sync);
     let alive: BTreeSet<MemberName> = alive.map(|(name, _)| name.clone()).collect();
-    let alive = if replication.mode == Mode::Sync { alive.into_iter().take(replication.count).collect() } else { alive };
+    let alive = if replication.mode == Mode::Sync {
+        // Whoever answered in the race is there; a former leader that just crashed has its key, too, and would let commits wait.
+        let answered = |name: &MemberName| view.race.iter().flat_map(|race| race.votes.iter().flatten()).any(|vote| vote.member == *name);
+        let (first, then): (Vec<_>, Vec<_>) = alive.into_iter().partition(answered);
+        first.into_iter().chain(then).take(replication.count).collect()
+    } else {
+        alive
+    };
     match Names::of(replication.mode, replication.count, alive) {
         Names::Nobody if replication.strict && view.settings.is_synchronous() => Names::Placeholder,
         names => names,
