@@ -1,8 +1,10 @@
 //! What the parts of a running agent share.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::agent::config::AgentConfig;
 use crate::agent::peers::Peers;
@@ -57,7 +59,7 @@ pub struct Context {
     pub server: Arc<Server>,
     /// The other members.
     pub peers: Peers,
-    status: RwLock<Status>,
+    status: watch::Sender<Status>,
 }
 
 impl Context {
@@ -79,17 +81,29 @@ impl Context {
             config_error: None,
             loop_ran: 0,
         };
-        Self { config, etcd, keys, server, peers, status: RwLock::new(status) }
+        Self { config, etcd, keys, server, peers, status: watch::Sender::new(status) }
     }
 
     /// The member's status.
     pub fn status(&self) -> Status {
-        self.status.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.status.borrow().clone()
     }
 
     /// Changes the status.
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.status.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+        self.status.send_modify(change);
+    }
+
+    /// Waits until the status says what is looked for, and gives it; `None` if it does not in time.
+    pub async fn wait_for<T>(&self, within: Duration, mut look_for: impl FnMut(&Status) -> Option<T>) -> Option<T> {
+        let mut status = self.status.subscribe();
+        let mut found = None;
+        let looked = status.wait_for(|status| {
+            found = look_for(status);
+            found.is_some()
+        });
+        tokio::time::timeout(within, looked).await.ok()?.ok()?;
+        found
     }
 
     /// How long a request to etcd may take.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, TxnOp};
 use futures::future::{join_all, select_ok};
 
-use crate::agent::context::Context;
+use crate::agent::context::{Context, Status};
 use crate::agent::server::Error as ServerError;
 use crate::base::{MemberName, Position};
 use crate::dcs::{self, wire};
-use crate::ha::{Action, LeaseId, Outcome, Revision, StopMode, Stored};
+use crate::ha::{Action, LeaseId, Outcome, Postgres, Revision, StopMode, Stored};
 use crate::postgres::{quote_identifier, quote_literal};
 use crate::telemetry::chain;
 
@@ -180,13 +180,12 @@ async fn await_receipt(context: &Context, candidates: BTreeSet<MemberName>, posi
 
 /// Roles, databases, and the dynamic configuration of a new cluster.
 async fn post_bootstrap(context: &Context) -> Outcome {
-    let deadline = tokio::time::Instant::now() + CHECKPOINT_WITHIN;
-    let session = loop {
-        match context.server.session().await {
-            Ok(session) => break session,
-            Err(error) if tokio::time::Instant::now() >= deadline => return Outcome::Failed(chain(&error)),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
+    let accepts = |status: &Status| matches!(status.postgres, Postgres::Primary(_)).then_some(());
+    // In time or not, the session says what is wrong.
+    let _ = context.wait_for(CHECKPOINT_WITHIN, accepts).await;
+    let session = match context.server.session().await {
+        Ok(session) => session,
+        Err(error) => return Outcome::Failed(chain(&error)),
     };
     let replication = &context.config.authentication.replication;
     let mut statements = vec![(

@@ -1,7 +1,6 @@
 //! Killing everything that descends from this process. Backends call `setsid()`, so a process group is not enough.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -53,23 +52,23 @@ pub fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(WaitStatus
             // Gone already is as good as killed.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
-        let mut nobody_left = doomed.is_empty();
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => break,
-                Ok(status) => reaped(status),
-                Err(Errno::EINTR) => {}
-                Err(_) => {
-                    nobody_left = true;
-                    break;
-                }
+        // A grandchild becomes our child when its parent is gone, so every round ends with the end of a child.
+        for pid in &doomed {
+            if let Ok(status) = waitpid(Pid::from_raw(*pid), None) {
+                reaped(status);
             }
         }
+        let nobody_left = loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => break doomed.is_empty(),
+                Ok(status) => reaped(status),
+                Err(Errno::EINTR) => {}
+                Err(_) => break true,
+            }
+        };
         if nobody_left {
             return;
         }
-        // SIGKILL takes effect when the victim is next scheduled; nothing announces the death of a grandchild.
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -159,26 +159,26 @@ async fn hand_over(api: &Api, request: Request, action: &str) -> Response {
 
 /// Waits until another leader holds the key and runs as primary, or the request is cleared.
 async fn follow_hand_over(api: &Api, before: Option<i64>, action: &str) -> Response {
-    let deadline = Instant::now() + SWITCHOVER_WITHIN;
     let mut seen = false;
-    while Instant::now() < deadline {
-        let status = api.context.status();
+    let end = api.context.wait_for(SWITCHOVER_WITHIN, |status| {
         let entries = &status.snapshot.entries;
         let pending = entries.get("failover").is_some_and(|entry| entry.value.len() > 2);
         seen |= pending;
-        if let Some(entry) = entries.get("leader").filter(|entry| Some(entry.created) != before) {
-            let name = String::from_utf8_lossy(&entry.value).into_owned();
-            let data = entries.get(&format!("members/{name}")).and_then(wire::member);
-            if data.is_some_and(|data| data.role == "primary") {
-                let verb = if action == "Switchover" { "switched over" } else { "failed over" };
-                return say(StatusCode::OK, format!("Successfully {verb} to \"{name}\""));
-            }
-        } else if seen && !pending && entries.contains_key("leader") {
-            return say(StatusCode::SERVICE_UNAVAILABLE, format!("{action} failed"));
+        let Some(entry) = entries.get("leader").filter(|entry| Some(entry.created) != before) else {
+            return (seen && !pending && entries.contains_key("leader")).then_some(None);
+        };
+        let name = String::from_utf8_lossy(&entry.value).into_owned();
+        let data = entries.get(&format!("members/{name}")).and_then(wire::member);
+        data.is_some_and(|data| data.role == "primary").then_some(Some(name))
+    });
+    match end.await {
+        Some(Some(name)) => {
+            let verb = if action == "Switchover" { "switched over" } else { "failed over" };
+            say(StatusCode::OK, format!("Successfully {verb} to \"{name}\""))
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        Some(None) => say(StatusCode::SERVICE_UNAVAILABLE, format!("{action} failed")),
+        None => say(StatusCode::SERVICE_UNAVAILABLE, format!("{action} status unknown")),
     }
-    say(StatusCode::SERVICE_UNAVAILABLE, format!("{action} status unknown"))
 }
 
 /// `POST /restart`: returns when postgres has been restarted.
@@ -188,16 +188,11 @@ pub async fn restart(State(api): State<Api>) -> Response {
     if api.asks.send(Ask::Restart).await.is_err() {
         return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
     }
-    let deadline = Instant::now() + SWITCHOVER_WITHIN;
-    while Instant::now() < deadline {
-        if let Some(now) = started()
-            && Some(now) != before
-        {
-            return say(StatusCode::OK, "postgres restarted");
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    // Every look at postgres, of which the facts come, ends in a change of the status.
+    match api.context.wait_for(SWITCHOVER_WITHIN, |_| started().filter(|now| Some(now) != before.as_ref())).await {
+        Some(_) => say(StatusCode::OK, "postgres restarted"),
+        None => say(StatusCode::SERVICE_UNAVAILABLE, "restart failed, or takes longer than a minute"),
     }
-    say(StatusCode::SERVICE_UNAVAILABLE, "restart failed, or takes longer than a minute")
 }
 
 /// `GET /failsafe`

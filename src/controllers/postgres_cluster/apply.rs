@@ -10,6 +10,8 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::conditions::is_deleted;
+use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
 use rand::Rng;
 use rand::distr::Alphanumeric;
@@ -21,6 +23,9 @@ use crate::controllers::postgres_cluster::observe::Observed;
 use crate::controllers::postgres_cluster::validate::{self, Desired};
 use crate::dcs::wire::compact;
 use crate::dcs::{Etcd, Keys};
+
+/// The garbage collector takes a second or two to free the pods.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What was applied last, so that nothing is sent twice. The server's own answer tells whether somebody changed it since.
 #[derive(Default)]
@@ -175,11 +180,11 @@ pub async fn make_way_for_growth(client: &Client, desired: &Desired, old: Option
         "the volumes grow; the StatefulSet is made anew around its pods"
     );
     // With `orphan` the garbage collector frees the pods before the object goes.
-    for _ in 0..100 {
-        if api.get_opt(&desired.name).await.map_err(failed("look for the StatefulSet"))?.is_none_or(|set| set.uid() != old.uid()) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    let uid = old.uid().unwrap_or_default();
+    let gone = await_condition(api, &desired.name, is_deleted(&uid));
+    // One that is still there is found, and waited for, by the next reconciliation.
+    if let Ok(Err(error)) = tokio::time::timeout(GONE_WITHIN, gone).await {
+        tracing::debug!(%error, "the StatefulSet could not be watched");
     }
     Ok(())
 }

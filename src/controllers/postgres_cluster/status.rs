@@ -118,16 +118,9 @@ pub fn status(
     let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| stored.voters.iter().map(ToString::to_string).collect::<Vec<_>>());
     let synchronous = desired.spec.replication.mode != Mode::Async;
     let mut verdicts = judge(desired, leads, good, wanted, voters.as_ref().is_some_and(|voters| !voters.is_empty()), progress);
-    let refused = dcs.members.iter().find_map(|(name, data)| Some(format!("{name}: {}", data.refused_parameters.as_ref()?)));
-    if let Some(refused) = refused {
-        let message = format!("PostgreSQL refuses spec.postgresql.parameters; the last good ones stay in force. {refused}");
+    if let Some((reason, message)) = stalling(dcs) {
         verdicts.retain(|verdict| verdict.kind != "Stalled");
-        verdicts.push(verdict("Stalled", true, "ParametersRefused", message));
-    }
-    let unusable = dcs.members.iter().find_map(|(name, data)| Some(format!("{name}: {}", data.unusable_data.as_ref()?)));
-    if let Some(message) = unusable {
-        verdicts.retain(|verdict| verdict.kind != "Stalled");
-        verdicts.push(verdict("Stalled", true, "UnusableData", message));
+        verdicts.push(verdict("Stalled", true, reason, message));
     }
     let timeline = leader.as_ref().and_then(|name| dcs.members.get(name)).and_then(|data| data.timeline);
     let major = dcs.members.values().filter_map(|data| data.server_version).map(|version| version / 10_000).min();
@@ -148,6 +141,16 @@ pub fn status(
         members,
         conditions: conditions(&old.conditions, verdicts, generation, now),
     }
+}
+
+/// What a human must mend, by the members' own words.
+fn stalling(dcs: &Dcs) -> Option<(&'static str, String)> {
+    let told = |of: fn(&MemberData) -> Option<&String>| dcs.members.iter().find_map(|(name, data)| Some(format!("{name}: {}", of(data)?)));
+    let unusable = told(|data| data.unusable_data.as_ref()).map(|what| ("UnusableData", what));
+    unusable.or_else(|| {
+        let refused = told(|data| data.refused_parameters.as_ref())?;
+        Some(("ParametersRefused", format!("PostgreSQL refuses spec.postgresql.parameters; the last good ones stay in force. {refused}")))
+    })
 }
 
 fn members(dcs: &Dcs) -> Vec<MemberStatus> {
