@@ -21,6 +21,12 @@ pub mod controllers;
 pub mod dcs;
 /// The election: who may write, when, and why. Pure.
 pub mod ha;
+/// One PgBouncer process: files, console, anchors.
+#[cfg(feature = "full")]
+pub mod pgbouncer;
+/// `mrg-pooler`: performs what [`ha::pool`] says.
+#[cfg(feature = "full")]
+pub mod pooler;
 /// One PostgreSQL server: files, configuration, session.
 #[cfg(feature = "full")]
 pub mod postgres;

@@ -538,6 +538,53 @@ fn data_of_another_cluster_is_left_alone() {
     story.expect_no_step();
 }
 
+fn broken(flushed: u64, since: Moment) -> Postgres {
+    let receiver = WalReceiver::Broken(since);
+    Postgres::Standby(Standby { system_id: 42, position: Some(at(flushed)), upstream: Some(name("b")), receiver })
+}
+
+#[test]
+fn a_standby_keeps_everything_for_a_leader_that_only_its_key_speaks_for() {
+    // The leader is dead, its key lives on for the rest of a long ttl, and what it last said of its position is older than what we have.
+    let mut story = Story::new(Mode::Quorum, cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1))), standby(900, Some("b")));
+    let since = story.now;
+    story.later(8_500);
+    story.on(Event::LeaseKept { id: LEASE, sent: story.now });
+    story.look(broken(900, since));
+    assert_eq!(story.perform(Outcome::Failed("connection refused".into())), Action::ConfirmLeader(name("b")));
+    // Nothing was stopped, rewound or removed, and nothing keeps it from the race once the key is gone.
+    story.on(Event::Dcs { cluster: Cluster { revision: Revision(20), ..cluster(None, Some(("b", &["a", "c"], 1))) }, linearizable: true });
+    assert_eq!(story.step().map(|(_, action)| action), Some(Action::StopReceiver));
+}
+
+#[test]
+fn a_standby_of_another_history_than_a_living_leaders_is_rewound() {
+    let mut story = Story::new(Mode::Quorum, cluster(Some(("b", OTHER)), Some(("b", &["c"], 0))), standby(900, Some("b")));
+    let since = story.now;
+    story.later(8_500);
+    story.on(Event::LeaseKept { id: LEASE, sent: story.now });
+    story.look(broken(900, since));
+    assert_eq!(story.perform(Outcome::Done), Action::ConfirmLeader(name("b")));
+    assert_eq!(story.perform(Outcome::Done), Action::Stop(StopMode::Fast));
+    assert_eq!(story.step().map(|(_, action)| action), Some(Action::Rewind(name("b"))));
+}
+
+#[test]
+fn a_voters_data_is_not_removed_to_make_room_for_a_copy() {
+    for (voters, removes) in [(&["a", "c"][..], false), (&["c"][..], true)] {
+        let mut story = Story::new(Mode::Quorum, cluster(Some(("b", OTHER)), Some(("b", voters, 1))), Postgres::NoData);
+        assert_eq!(story.perform(Outcome::NoSpace("full".into())), Action::BaseBackup(name("b")));
+        story.later(1_000);
+        story.look(Postgres::NoData);
+        let mut steps = vec![story.perform(Outcome::Done), story.perform(Outcome::Done)];
+        if removes {
+            steps.push(story.perform(Outcome::Done));
+            assert_eq!(steps[..2], [Action::ConfirmLeader(name("b")), Action::RemoveData]);
+        }
+        assert!(steps.contains(&Action::BaseBackup(name("b"))), "{steps:?}");
+    }
+}
+
 #[test]
 fn an_old_snapshot_of_the_dcs_is_ignored() {
     let sync = Some(("a", &["b", "c"][..], 1));

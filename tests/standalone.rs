@@ -411,6 +411,35 @@ fn a_replica_whose_data_is_destroyed_is_copied_afresh() {
 }
 
 #[test]
+fn a_leader_dead_for_longer_than_its_standbys_patience_costs_none_of_them_its_data() {
+    let mut cluster = Cluster::start(21_650, "quorum");
+    let old = cluster.wait_leader();
+    let url = format!("http://127.0.0.1:{}/config", cluster.rest_port(old));
+    let body = r#"{"ttl": 18, "loop_wait": 5, "retry_timeout": 5}"#;
+    Command::new("curl").args(["-sf", "-XPATCH", "-d", body, &url]).status().unwrap();
+    wait_until("a lease of the longer ttl", || {
+        let lease = cluster.etcdctl(&["get", "/service/test/leader", "-w", "json"])["kvs"][0]["lease"].as_i64().unwrap_or(0);
+        cluster.etcdctl(&["lease", "timetolive", &format!("{lease:x}"), "-w", "json"])["granted-ttl"] == 18
+    });
+    let standbys: Vec<usize> = (1..=3).filter(|member| *member != old).collect();
+    let directories = |cluster: &Cluster| {
+        let inode =
+            |member: &usize| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(cluster.path(&format!("n{member}/data"))).unwrap());
+        standbys.iter().map(inode).collect::<Vec<_>>()
+    };
+    let before = directories(&cluster);
+    cluster.under_load(32, |cluster| {
+        Cluster::signal(pid(cluster.agent_pid(old)), "KILL");
+        wait_until("another leader", || cluster.leader().is_some_and(|leader| leader != old));
+        assert_eq!(directories(cluster), before, "a standby gave up its data for a leader that was dead");
+    });
+    let _ = cluster.agents[old - 1].take().map(|mut child| child.wait());
+    let agent = cluster.start_agent(old);
+    cluster.agents[old - 1] = Some(agent);
+    cluster.wait_healthy();
+}
+
+#[test]
 fn a_changed_ttl_reaches_a_leader_that_goes_on() {
     let cluster = Cluster::start(21_800, "quorum");
     let leader = cluster.wait_leader();

@@ -9,6 +9,7 @@ mod housekeeping;
 mod incarnation;
 mod peers;
 mod perform;
+mod poolers;
 mod promise;
 mod rest;
 mod run;

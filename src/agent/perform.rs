@@ -8,6 +8,7 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, TxnOp};
 use futures::future::{join_all, select_ok};
 
 use crate::agent::context::{Context, Status};
+use crate::agent::poolers;
 use crate::agent::server::Error as ServerError;
 use crate::base::{MemberName, Position};
 use crate::dcs::{self, wire};
@@ -24,11 +25,12 @@ const CHECKPOINT_WITHIN: Duration = Duration::from_secs(60);
 fn server<T>(result: Result<T, ServerError>, success: impl FnOnce(T) -> Outcome) -> Outcome {
     match result {
         Ok(value) => success(value),
+        Err(error @ ServerError::NoSpace { .. }) => Outcome::NoSpace(chain(&error)),
         Err(error) => Outcome::Failed(chain(&error)),
     }
 }
 
-fn written(result: Result<Option<Revision>, dcs::Error>, refusal: &str) -> Outcome {
+pub(super) fn written(result: Result<Option<Revision>, dcs::Error>, refusal: &str) -> Outcome {
     match result {
         Ok(Some(revision)) => Outcome::Written(revision),
         Ok(None) => Outcome::Refused(refusal.to_owned()),
@@ -55,10 +57,14 @@ pub async fn perform(context: Arc<Context>, action: Action, lease: Option<LeaseI
         Action::Stop(StopMode::Kill) => server(local.kill().await, |()| Outcome::Done),
         Action::Stop(StopMode::Fast) => server(local.stop(context.stop_within()).await, |end| end.map_or(Outcome::Done, Outcome::At)),
         Action::Promote => server(local.promote().await, Outcome::At),
+        Action::PausePoolers { may_abandon } => with_lease(lease, |lease| poolers::pause(&context, lease, may_abandon)).await,
+        Action::ResumePoolers => with_lease(lease, |lease| poolers::resume(&context, lease)).await,
         Action::Checkpoint => server(local.checkpoint(CHECKPOINT_WITHIN).await, |()| Outcome::Done),
         Action::StopReceiver => server(local.stop_receiver(SETTLE_WITHIN).await, Outcome::At),
         Action::Follow(leader) => server(local.follow(&leader).await, |()| Outcome::Done),
         Action::SetSyncNames(names) => server(local.set_names(&names, SETTLE_WITHIN).await, Outcome::At),
+        Action::ConfirmLeader(leader) => server(local.confirm_leader(&leader).await, |()| Outcome::Done),
+        Action::RemoveData => server(local.remove_data(), |()| Outcome::Done),
         Action::Rewind(from) => server(local.rewind(&from).await, |()| Outcome::Done),
         Action::BaseBackup(from) => server(local.base_backup(&from).await, |()| Outcome::Done),
         Action::AskPeers(peers) => ask_peers(&context, peers).await,
@@ -73,7 +79,7 @@ async fn with_lease<F: Future<Output = Outcome>>(lease: Option<LeaseId>, perform
     }
 }
 
-fn under(lease: LeaseId) -> Option<PutOptions> {
+pub(super) fn under(lease: LeaseId) -> Option<PutOptions> {
     Some(PutOptions::new().with_lease(lease.0))
 }
 
@@ -81,7 +87,7 @@ fn absent(key: &str) -> Compare {
     Compare::create_revision(key, CompareOp::Equal, 0)
 }
 
-fn owned(key: &str, lease: LeaseId) -> Compare {
+pub(super) fn owned(key: &str, lease: LeaseId) -> Compare {
     Compare::lease(key, CompareOp::Equal, lease.0)
 }
 
@@ -131,8 +137,10 @@ async fn release(context: &Context, lease: LeaseId) -> Outcome {
         return Outcome::Failed(chain(&error));
     }
     let key = context.keys.leader();
-    let delete = TxnOp::delete(key.clone(), Some(DeleteOptions::new()));
-    let done = context.etcd.transact(vec![owned(&key, lease)], vec![delete], context.dcs_within()).await;
+    // A request to the poolers was about this leadership, and ends with it.
+    let deleted = |key: String| TxnOp::delete(key, Some(DeleteOptions::new()));
+    let deletes = vec![deleted(key.clone()), deleted(context.keys.pause())];
+    let done = context.etcd.transact(vec![owned(&key, lease)], deletes, context.dcs_within()).await;
     written(done, "the leader key is not ours")
 }
 

@@ -49,6 +49,14 @@ pub enum Error {
         /// The end of what it printed.
         output: String,
     },
+    /// There is no room for what it would write.
+    #[error("there is no room on the volume for what {program} writes: {output}")]
+    NoSpace {
+        /// Which.
+        program: String,
+        /// The end of what it printed.
+        output: String,
+    },
     /// It took too long.
     #[error("{0} took longer than it may")]
     Timeout(&'static str),
@@ -286,6 +294,9 @@ impl Server {
     pub async fn look(&self) -> Postgres {
         if !self.is_running() {
             self.inner().facts = None;
+            if self.is_half_rewound() {
+                return Postgres::NoData;
+            }
             return match look_at(self.data()) {
                 DataState::Absent => Postgres::NoData,
                 DataState::Present(control) => match self.misfit() {
@@ -589,6 +600,9 @@ impl Server {
         let output = std::fs::read_to_string(&log).unwrap_or_default();
         let tail: Vec<&str> = output.lines().rev().take(4).collect();
         let output = tail.into_iter().rev().collect::<Vec<_>>().join(" | ");
+        if output.contains("No space left on device") {
+            return Err(Error::NoSpace { program: program.to_owned(), output });
+        }
         Err(Error::Program { program: program.to_owned(), exit, output })
     }
 }

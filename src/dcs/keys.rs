@@ -25,6 +25,21 @@ impl Keys {
         &self.own
     }
 
+    /// `pause`, among our own: the leader is about to hand over.
+    pub fn pause(&self) -> String {
+        format!("{}pause", self.own)
+    }
+
+    /// `poolers/`, among our own.
+    pub fn poolers(&self) -> String {
+        format!("{}poolers/", self.own)
+    }
+
+    /// `poolers/<pod>`, among our own.
+    pub fn pooler(&self, pod: &str) -> String {
+        format!("{}poolers/{pod}", self.own)
+    }
+
     /// A key under Patroni's prefix.
     pub fn key(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)

@@ -7,6 +7,7 @@ mod config;
 mod etcd;
 mod keys;
 mod membership;
+pub mod poolers;
 mod watch;
 pub mod wire;
 

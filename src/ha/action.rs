@@ -65,6 +65,13 @@ pub enum Action {
     Stop(StopMode),
     /// Leave recovery. The shell waits until writes are accepted.
     Promote,
+    /// Ask the poolers to hold their clients, and wait, for a bounded time, until their last transactions are done.
+    PausePoolers {
+        /// Whether a pooler whose transactions do not end may stop what is planned, if its pool says so.
+        may_abandon: bool,
+    },
+    /// Take the request to the poolers back.
+    ResumePoolers,
     /// Write a checkpoint, so that the stop that follows is short.
     Checkpoint,
     /// End the WAL receiver and wait until it has ended.
@@ -73,9 +80,13 @@ pub enum Action {
     Follow(MemberName),
     /// Set `synchronous_standby_names` and wait until every WAL sender acts on it.
     SetSyncNames(Names),
+    /// Ask this member's server whether it is there, leads, and is of our system: what we have is not touched for one that is not.
+    ConfirmLeader(MemberName),
+    /// Remove the data directory, to make room for a copy.
+    RemoveData,
     /// Rewind the data directory to the fork with this member's.
     Rewind(MemberName),
-    /// Replace the data directory by a copy of this member's.
+    /// Replace the data directory by a copy of this member's. What is there stays until the copy is whole.
     BaseBackup(MemberName),
     /// Ask these for their position, with their WAL receivers stopped.
     AskPeers(BTreeSet<MemberName>),
@@ -114,6 +125,8 @@ pub enum Outcome {
     Unknown(String),
     /// It failed.
     Failed(String),
+    /// It failed for want of space; nothing was changed.
+    NoSpace(String),
     /// The answers to [`Action::AskPeers`]; silence is no answer.
     Votes(Vec<Vote>),
 }

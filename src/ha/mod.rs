@@ -14,6 +14,7 @@ mod action;
 mod event;
 mod lease;
 mod node;
+pub mod pool;
 mod rules;
 
 mod settings;

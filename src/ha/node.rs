@@ -219,6 +219,12 @@ impl Node {
             // The move was done, though its answer did not come yet, or never will.
             self.move_to(key.lease);
         }
+        let leadership = |cluster: Option<&Cluster>| cluster.and_then(|cluster| cluster.leader.as_ref()).map(|key| key.created);
+        if leadership(self.dcs.last()) != leadership(Some(&cluster)) {
+            // What failed under another leader says nothing of what to do under this one, or without any.
+            self.idle_until = now;
+            self.failures = 0;
+        }
         self.dcs = DcsView::Read(cluster);
         let has_leader = self.dcs.last().is_some_and(|cluster| cluster.leader.is_some());
         self.memory.leaderless = if has_leader { None } else { self.memory.leaderless.or(Some(now)) };
@@ -330,6 +336,8 @@ impl Node {
                 return;
             }
             effects.push(Effect::Abort(running.step));
+            // Half a rewind is no data directory.
+            self.memory.rewind_failures += u32::from(matches!(running.action, Action::Rewind(_)));
             self.running = None;
         } else if decision.why != Why::WriterWithoutLease && (self.reading || now < self.idle_until) {
             return;
@@ -421,8 +429,16 @@ impl Node {
             let probe = self.probe();
             effects.push(probe);
         }
-        // A hand-over goes on without a receipt: in the synchronous modes the candidate has every acknowledged commit anyway.
-        let go_on = outcome.is_success() || matches!(action, Action::AwaitReceipt { .. } | Action::Checkpoint);
+        // A hand-over goes on without a receipt: in the synchronous modes the candidate has every acknowledged commit anyway. Nor does it wait
+        // for poolers that cannot be asked; one that was asked and objects is another matter.
+        let go_on = match action {
+            Action::AwaitReceipt { .. } | Action::Checkpoint => true,
+            Action::PausePoolers { .. } => !matches!(outcome, Outcome::Refused(_)),
+            _ => outcome.is_success(),
+        };
+        if matches!(action, Action::PausePoolers { .. }) {
+            self.memory.poolers_paused = true;
+        }
         if !go_on {
             self.note_failure(now, why, &action, &outcome, effects);
             return;
@@ -447,6 +463,11 @@ impl Node {
         self.idle_until = now + wait;
         match action {
             Action::Rewind(_) => self.memory.rewind_failures += 1,
+            Action::BaseBackup(_) => self.memory.no_space = matches!(outcome, Outcome::NoSpace(_)),
+            Action::PausePoolers { .. } => {
+                let request = self.dcs.last().and_then(|cluster| cluster.switchover.as_ref());
+                self.memory.abandoned = request.map(|request| request.revision);
+            }
             Action::Start(_) => {
                 self.memory.start_failures += 1;
                 // A standby that does not start is copied afresh.
@@ -504,8 +525,10 @@ impl Node {
                     key.lease = *to;
                 }
             }
+            (Action::ResumePoolers, _) => self.memory.poolers_paused = false,
             (Action::ReleaseLeader, _) => {
                 self.memory.handing_over = false;
+                self.memory.poolers_paused = false;
                 if why == Why::CrashedFailover {
                     self.memory.crash_releases.retain(|at| now.since(*at) < CRASH_WINDOW);
                     self.memory.crash_releases.push(now);
@@ -537,7 +560,10 @@ impl Node {
                 self.memory.restart_requested = false;
                 self.memory.start_failures = 0;
             }
-            (Action::BaseBackup(_), _) => self.memory.rewind_failures = 0,
+            (Action::BaseBackup(_), _) => {
+                self.memory.rewind_failures = 0;
+                self.memory.no_space = false;
+            }
             (Action::ClearSwitchover { .. }, _) => {
                 if let DcsView::Read(cluster) = &mut self.dcs {
                     cluster.switchover = None;
@@ -609,6 +635,7 @@ fn touches_postgres(action: &Action) -> bool {
             | Action::Follow(_)
             | Action::SetSyncNames(_)
             | Action::Rewind(_)
+            | Action::RemoveData
             | Action::BaseBackup(_)
     )
 }

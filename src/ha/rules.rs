@@ -64,6 +64,9 @@ pub const RULES: &[Rule] = &[
     (Why::SwitchoverRefused, switchover_refused),
     (Why::Switchover, switchover),
     (Why::RestartRequested, restart_leader),
+    (Why::ResumePoolers, |view| {
+        (leads(view) && primary(view).is_some() && view.memory.poolers_paused).then(|| vec![Action::ResumePoolers])
+    }),
     (Why::NarrowSync, |view| match sync_step(view)? {
         Step::Narrow(stored) => write_sync(view, stored),
         _ => None,
@@ -176,7 +179,7 @@ fn shutting_down(view: &View<'_>) -> Option<Vec<Action>> {
         return None;
     }
     Some(match view.postgres {
-        Postgres::Primary(_) if view.holds_key() => hand_over_steps(successors(view)),
+        Postgres::Primary(_) if view.holds_key() => hand_over_steps(successors(view), false),
         Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting => vec![Action::Stop(StopMode::Fast)],
         Postgres::Stopped(_) | Postgres::NoData if view.holds_key() => vec![Action::ReleaseLeader],
         Postgres::Stopped(_) | Postgres::NoData | Postgres::Unknown => vec![],
@@ -254,8 +257,8 @@ fn successors(view: &View<'_>) -> BTreeSet<MemberName> {
     view.peers().into_iter().filter(eligible).collect()
 }
 
-fn hand_over_steps(candidates: BTreeSet<MemberName>) -> Vec<Action> {
-    let mut steps = vec![Action::Checkpoint, Action::Stop(StopMode::Fast)];
+fn hand_over_steps(candidates: BTreeSet<MemberName>, may_abandon: bool) -> Vec<Action> {
+    let mut steps = vec![Action::Checkpoint, Action::PausePoolers { may_abandon }, Action::Stop(StopMode::Fast)];
     if !candidates.is_empty() {
         steps.push(Action::AwaitReceipt { candidates, position: Position::default() });
     }
@@ -314,16 +317,18 @@ fn switchover_done(view: &View<'_>) -> Option<Vec<Action>> {
 
 fn switchover_refused(view: &View<'_>) -> Option<Vec<Action>> {
     let (request, candidates) = requested(view)?;
-    candidates.is_empty().then(|| vec![Action::ClearSwitchover { expected: request.revision }])
+    let abandoned = view.memory.abandoned == Some(request.revision);
+    (candidates.is_empty() || abandoned).then(|| vec![Action::ClearSwitchover { expected: request.revision }])
 }
 
 fn switchover(view: &View<'_>) -> Option<Vec<Action>> {
-    requested(view).map(|(_, candidates)| hand_over_steps(candidates))
+    requested(view).map(|(_, candidates)| hand_over_steps(candidates, true))
 }
 
 fn restart_leader(view: &View<'_>) -> Option<Vec<Action>> {
     primary(view).filter(|_| leads(view) && view.memory.restart_requested)?;
-    Some(vec![Action::Checkpoint, Action::Stop(StopMode::Fast), Action::Start(StartAs::Primary)])
+    let pause = Action::PausePoolers { may_abandon: false };
+    Some(vec![Action::Checkpoint, pause, Action::Stop(StopMode::Fast), Action::Start(StartAs::Primary)])
 }
 
 fn sync_step(view: &View<'_>) -> Option<Step> {
@@ -366,17 +371,33 @@ fn copy_from_leader(view: &View<'_>) -> Option<Vec<Action>> {
     if !ready {
         return None;
     }
-    Some(vec![Action::BaseBackup(leader.clone()), Action::Start(StartAs::Standby { upstream: Some(leader.clone()) })])
+    Some(copy_steps(view, leader))
 }
 
-/// The steps that bring a data directory of another history in line: rewind, and after a failed rewind a fresh copy.
-fn realign(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
-    let start = Action::Start(StartAs::Standby { upstream: Some(leader.clone()) });
-    if view.settings.use_rewind && view.memory.rewind_failures == 0 {
-        vec![Action::Rewind(leader.clone()), start]
-    } else {
-        vec![Action::BaseBackup(leader.clone()), start]
+fn copy_steps(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
+    let mut steps = Vec::new();
+    // Where two copies do not fit, ours goes first, but never while an acknowledged commit may be counted on it.
+    let voter = stored(view).is_some_and(|stored| stored.voters.contains(view.me));
+    if view.memory.no_space && !voter {
+        steps.extend([Action::ConfirmLeader(leader.clone()), Action::RemoveData]);
     }
+    steps.extend([Action::BaseBackup(leader.clone()), Action::Start(StartAs::Standby { upstream: Some(leader.clone()) })]);
+    steps
+}
+
+/// The steps that bring a data directory of another history in line: rewind, and after a failed rewind a fresh copy. Nothing is touched, or even
+/// stopped, for a leader that only its key speaks for: it may be dead, and this the last good copy.
+fn realign(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
+    let mut steps = vec![Action::ConfirmLeader(leader.clone())];
+    if standby(view).is_some() {
+        steps.push(Action::Stop(StopMode::Fast));
+    }
+    if view.settings.use_rewind && view.memory.rewind_failures == 0 {
+        steps.extend([Action::Rewind(leader.clone()), Action::Start(StartAs::Standby { upstream: Some(leader.clone()) })]);
+    } else {
+        steps.extend(copy_steps(view, leader));
+    }
+    steps
 }
 
 fn rejoin(view: &View<'_>) -> Option<Vec<Action>> {
@@ -403,9 +424,7 @@ fn diverged(view: &View<'_>) -> Option<Vec<Action>> {
     if view.since(since) < patience {
         return None;
     }
-    let mut steps = vec![Action::Stop(StopMode::Fast)];
-    steps.extend(realign(view, leader));
-    Some(steps)
+    Some(realign(view, leader))
 }
 
 fn switchover_to_other(view: &View<'_>) -> Option<Vec<Action>> {

@@ -221,6 +221,12 @@ pub struct Memory {
     pub promised: Option<Promise>,
     /// Until when all members promised us.
     pub held_promises: Option<Moment>,
+    /// Whether a copy of the leader's data did not fit beside ours.
+    pub no_space: bool,
+    /// Whether the poolers may be holding their clients at our request.
+    pub poolers_paused: bool,
+    /// The request for a switchover that was given up because a pooler's transactions did not end.
+    pub abandoned: Option<Revision>,
     /// When this member let the key go after a crash; at most the last ten minutes.
     pub crash_releases: Vec<Moment>,
     /// Failed rewinds since the last success.

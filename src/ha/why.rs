@@ -51,6 +51,8 @@ pub enum Why {
     SwitchoverRefused,
     /// A restart of postgres was asked for.
     RestartRequested,
+    /// What the poolers were paused for is done, or did not happen.
+    ResumePoolers,
     /// The ttl changed, and the leader key moves to a lease of the new one.
     ChangeLease,
     /// The system identifier is written to the DCS.
@@ -140,6 +142,7 @@ impl Why {
             Why::SwitchoverDone => "the switchover is done; the request is cleared",
             Why::SwitchoverRefused => "the switchover cannot be done; the request is cleared",
             Why::RestartRequested => "restarting postgres as asked",
+            Why::ResumePoolers => "letting the poolers go on",
             Why::ChangeLease => "the ttl changed; moving the leader key to a lease of the new one",
             Why::StoreSystemId => "writing the system identifier",
             Why::NarrowSync => "narrowing the set of members that may take over",

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+use crate::agent::incarnation::write_durably;
 use crate::agent::server::{Error, STATEMENT_WITHIN, Server, remove_if_there};
 use crate::base::MemberName;
-use crate::postgres::{self, ConnectTo, Credentials, conninfo};
+use crate::postgres::{self, ConnectTo, Credentials, DataState, conninfo, look_at};
 
 impl Server {
     /// Makes a new data directory, whole or not at all.
@@ -38,7 +41,6 @@ impl Server {
     /// Replaces the data directory by a copy of a member's.
     pub async fn base_backup(&self, from: &MemberName) -> Result<(), Error> {
         let address = self.address(from)?;
-        self.remove_data()?;
         let fresh = self.fresh_directory()?;
         let user = &self.config.authentication.replication;
         let arguments = vec![
@@ -51,8 +53,31 @@ impl Server {
                 conninfo(&address, &Credentials { password: String::new(), ..user.clone() }, &[("connect_timeout", "5")])
             ),
         ];
-        self.run_program("pg_basebackup", arguments, Some(user)).await?;
+        if let Err(error) = self.run_program("pg_basebackup", arguments, Some(user)).await {
+            // Half a copy is of no use and takes room.
+            let _ = std::fs::remove_dir_all(&fresh);
+            return Err(error);
+        }
         self.install(&fresh)
+    }
+
+    /// Asks a member's server whether it leads and is of our system.
+    pub async fn confirm_leader(&self, member: &MemberName) -> Result<(), Error> {
+        let client = connect_to(&self.address(member)?, &self.config.authentication.superuser).await?;
+        let question = "SELECT NOT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())";
+        let failed = |source| Error::Session(postgres::Error::Statement { operation: "ask the leader's server what it is", source });
+        let answer = tokio::time::timeout(STATEMENT_WITHIN, client.query_one(question, &[])).await;
+        let row = answer.map_err(|_| Error::Timeout("the answer of the leader's server"))?.map_err(failed)?;
+        let (leads, theirs) = (row.try_get::<_, bool>(0).map_err(failed)?, row.try_get::<_, String>(1).map_err(failed)?);
+        if !leads {
+            return Err(Error::State(format!("the server of {member} is in recovery")));
+        }
+        match look_at(self.data()) {
+            DataState::Present(control) if control.data.system_id.to_string() != theirs => {
+                Err(Error::State(format!("the server of {member} is of another system, {theirs}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Rewinds the data directory to where it left the history of this member's.
@@ -70,7 +95,17 @@ impl Server {
             &[("dbname", "postgres"), ("connect_timeout", "5")],
         );
         let arguments = vec![format!("--target-pgdata={}", self.data().display()), format!("--source-server={source}")];
-        self.run_program("pg_rewind", arguments, Some(&user)).await
+        // An interrupted rewind leaves what no server may be started on (PostgreSQL's manual, pg_rewind, "Warnings").
+        let mark = self.config.beside_data(".rewinding");
+        let marked = |source| Error::File { what: mark.display().to_string(), source };
+        write_durably(&mark, b"").map_err(marked)?;
+        self.run_program("pg_rewind", arguments, Some(&user)).await?;
+        remove_if_there(&mark).map_err(marked)
+    }
+
+    /// Whether a rewind was begun and not finished: what is left is no data directory, and is replaced by a copy.
+    pub(super) fn is_half_rewound(&self) -> bool {
+        self.config.beside_data(".rewinding").exists()
     }
 
     fn address(&self, member: &MemberName) -> Result<ConnectTo, Error> {
@@ -87,10 +122,17 @@ impl Server {
         Ok(fresh)
     }
 
-    /// Puts a complete directory in the place of the data directory.
+    /// Puts a complete directory in the place of the data directory: there is one at every moment.
     fn install(&self, fresh: &Path) -> Result<(), Error> {
-        self.remove_data()?;
-        std::fs::rename(fresh, self.data()).map_err(|source| Error::File { what: self.data().display().to_string(), source })
+        let failed = |source| Error::File { what: self.data().display().to_string(), source };
+        if self.data().exists() {
+            let swapped = renameat2(AT_FDCWD, fresh, AT_FDCWD, self.data(), RenameFlags::RENAME_EXCHANGE);
+            swapped.map_err(|errno| failed(errno.into()))?;
+            std::fs::remove_dir_all(fresh).map_err(failed)?;
+        } else {
+            std::fs::rename(fresh, self.data()).map_err(failed)?;
+        }
+        remove_if_there(&self.config.beside_data(".rewinding")).map_err(failed)
     }
 
     /// Removes the data directory.
@@ -104,8 +146,7 @@ impl Server {
     }
 }
 
-/// Writes a checkpoint on another member, so that its control file shows its timeline to `pg_rewind`.
-async fn checkpoint_at(address: &ConnectTo, user: &Credentials) -> Result<(), Error> {
+async fn connect_to(address: &ConnectTo, user: &Credentials) -> Result<tokio_postgres::Client, Error> {
     let mut config = tokio_postgres::Config::new();
     config.host(&address.host).port(address.port).user(&user.username).password(&user.password).dbname("postgres");
     config.connect_timeout(STATEMENT_WITHIN);
@@ -114,6 +155,12 @@ async fn checkpoint_at(address: &ConnectTo, user: &Credentials) -> Result<(), Er
     tokio::spawn(async move {
         let _ = connection.await;
     });
+    Ok(client)
+}
+
+/// Writes a checkpoint on another member, so that its control file shows its timeline to `pg_rewind`.
+async fn checkpoint_at(address: &ConnectTo, user: &Credentials) -> Result<(), Error> {
+    let client = connect_to(address, user).await?;
     let checkpoint = tokio::time::timeout(Duration::from_secs(60), client.batch_execute("CHECKPOINT"));
     let done = checkpoint.await.map_err(|_| Error::Timeout("the leader's checkpoint"))?;
     done.map_err(|source| Error::Session(postgres::Error::Statement { operation: "write a checkpoint at the leader", source }))

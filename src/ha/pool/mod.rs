@@ -1,0 +1,14 @@
+//! Where the connections of a pool may go, and when its clients wait. Pure, like the election: events in, effects out.
+//!
+//! A *write pool* follows the leader key and lets nobody through whose server is not confirmed ([`Writes`]). A *read pool* spreads over the
+//! standbys that keep up ([`Reads`]). Both say what they want as one [`Setting`]; the shell brings PgBouncer there.
+
+mod reads;
+mod view;
+mod why;
+mod writes;
+
+pub use reads::{Fallback, MaxLag, ReadEvent, Reads};
+pub use view::{Address, Finding, Gate, Leader, Member, PauseRequest, Seen, Setting};
+pub use why::Why;
+pub use writes::{Effect, Event, Rewired, Writes};

@@ -1,0 +1,265 @@
+//! Brings one PgBouncer process where a [`Setting`] says, and keeps it there.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::Rng;
+use rand::distr::Alphanumeric;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::ha::pool::{Address, Gate, Setting};
+use crate::pgbouncer::{Anchor, AnchorServer, Configuration, Console, Login, Pass, Paused, Pools};
+use crate::pooler::config::PoolerConfig;
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+const START_WITHIN: Duration = Duration::from_secs(10);
+/// Nothing announces that the last transaction is done while a pool has its anchor.
+const DRAINED_YET: Duration = Duration::from_millis(4);
+/// How often the pools are counted otherwise, and the anchors held.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
+/// The Service stops sending new clients to a pod that ends a moment after it began to.
+const STILL_SENT: Duration = Duration::from_secs(2);
+
+/// What a process tells.
+#[derive(Clone, Copy, Debug)]
+pub enum Report {
+    /// It is where this setting says.
+    Settled(u64),
+    /// And no transaction is under way.
+    Drained(u64),
+    /// How its pools stand.
+    Pools(Pools),
+    /// It ended; it is started again.
+    Ended,
+}
+
+/// One PgBouncer process.
+pub struct Bouncer {
+    config: Arc<PoolerConfig>,
+    number: u16,
+    anchor_server: Arc<AnchorServer>,
+    settings: watch::Receiver<Setting>,
+    secret: watch::Receiver<u64>,
+    stop: watch::Receiver<bool>,
+    reports: mpsc::Sender<(u16, Report)>,
+}
+
+/// A running process.
+struct Running {
+    child: Child,
+    files: Configuration,
+    console: Console,
+    spare: Option<Console>,
+    anchors: Vec<Anchor>,
+    paused: Option<Paused>,
+    refusing: bool,
+    addresses: Vec<Address>,
+    patience: Duration,
+    drained: Option<u64>,
+}
+
+impl Bouncer {
+    /// The process of this number; it starts with the first setting that lets clients through.
+    pub fn new(
+        config: Arc<PoolerConfig>,
+        number: u16,
+        anchor_server: Arc<AnchorServer>,
+        settings: watch::Receiver<Setting>,
+        secret: watch::Receiver<u64>,
+        stop: watch::Receiver<bool>,
+        reports: mpsc::Sender<(u16, Report)>,
+    ) -> Self {
+        Self { config, number, anchor_server, settings, secret, stop, reports }
+    }
+
+    /// Keeps the process running until it is told to stop.
+    pub async fn run(mut self) {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            tokio::select! {
+                first = self.settings.wait_for(|setting| setting.gate == Gate::Flow) => if first.is_err() { return },
+                _ = wait_true(&mut self.stop) => return,
+            }
+            let began = Instant::now();
+            match self.serve().await {
+                Ok(()) => return,
+                Err(error) => tracing::error!(process = self.number, error = format!("{error:#}"), "PgBouncer is started again"),
+            }
+            let _ = self.reports.send((self.number, Report::Ended)).await;
+            pause = if began.elapsed() > Duration::from_secs(60) {
+                Duration::from_millis(100)
+            } else {
+                (pause * 2).min(Duration::from_secs(5))
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn report(&self, report: Report) {
+        let _ = self.reports.send((self.number, report)).await;
+    }
+
+    /// Runs the process until it is told to stop, or fails.
+    async fn serve(&mut self) -> anyhow::Result<()> {
+        let mut running = self.start().await?;
+        self.secret.mark_unchanged();
+        loop {
+            let setting = self.settings.borrow_and_update().clone();
+            running.bring_to(&setting).await.with_context(|| format!("setting {} was not reached", setting.number))?;
+            self.report(Report::Settled(setting.number)).await;
+            loop {
+                let draining = setting.gate == Gate::Hold && running.drained != Some(setting.number);
+                tokio::select! {
+                    changed = self.settings.changed() => { changed?; break }
+                    changed = self.secret.changed() => {
+                        changed?;
+                        running.files.logins = self.config.logins()?;
+                        running.rewrite().await?;
+                    }
+                    status = running.child.wait() => anyhow::bail!("PgBouncer ended: {}", status?),
+                    _ = wait_true(&mut self.stop) => return running.end(self.config.drain_ms.duration()).await,
+                    () = tokio::time::sleep(if draining { DRAINED_YET } else { COUNT_EVERY }) => {
+                        let pools = running.count().await?;
+                        if draining && pools.servers_active == 0 {
+                            running.drained = Some(setting.number);
+                            self.report(Report::Drained(setting.number)).await;
+                        }
+                        self.report(Report::Pools(pools)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts it, anchored, with the door to the network still closed.
+    async fn start(&self) -> anyhow::Result<Running> {
+        let password = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
+        let files = self.config.bouncer(self.number, Login { user: "mrg-pooler".to_owned(), password })?;
+        std::fs::create_dir_all(&files.directory).with_context(|| format!("{} cannot be made", files.directory.display()))?;
+        files.write(&self.anchor_server.pass()).context("PgBouncer's files cannot be written")?;
+        let mut command = Command::new(&self.config.program);
+        command.arg("--quiet").arg(files.file()).stdin(Stdio::null()).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("{} cannot be started", self.config.program))?;
+        let console = first_console(&files, &mut child).await?;
+        let mut anchors = Vec::new();
+        for database in &files.databases {
+            for login in &files.logins {
+                let anchor = Anchor::drop_in(&files.directory, files.port, login, &database.alias, ANSWER_WITHIN).await;
+                anchors.push(anchor.with_context(|| format!("the pool of {} in {} cannot be anchored", login.user, database.alias))?);
+            }
+        }
+        let spare = Some(Console::open(&files.directory, files.port, &files.administrator, ANSWER_WITHIN).await?);
+        let patience = self.config.patience();
+        tracing::info!(process = self.number, pools = anchors.len(), "PgBouncer started");
+        let (addresses, refusing, drained) = (Vec::new(), false, None);
+        Ok(Running { child, files, console, spare, anchors, paused: None, refusing, addresses, patience, drained })
+    }
+}
+
+/// Waits until a flag is up; for ever if nobody can raise it any more.
+async fn wait_true(flag: &mut watch::Receiver<bool>) {
+    if flag.wait_for(|up| *up).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The first session; PgBouncer's socket is there a few milliseconds after its start, and nothing announces it.
+async fn first_console(files: &Configuration, child: &mut Child) -> anyhow::Result<Console> {
+    let deadline = Instant::now() + START_WITHIN;
+    loop {
+        match Console::open(&files.directory, files.port, &files.administrator, ANSWER_WITHIN).await {
+            Ok(console) => return Ok(console),
+            Err(error) if Instant::now() >= deadline => return Err(error).context("PgBouncer does not answer"),
+            Err(_) => {}
+        }
+        if let Some(status) = child.try_wait()? {
+            anyhow::bail!("PgBouncer ended at its start: {status}; its last words stand above");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Running {
+    async fn rewrite(&self) -> anyhow::Result<()> {
+        self.files.write(&Pass::Servers(self.addresses.clone())).context("PgBouncer's files cannot be written")?;
+        Ok(self.console.reload().await?)
+    }
+
+    async fn bring_to(&mut self, setting: &Setting) -> anyhow::Result<()> {
+        if setting.gate != Gate::Flow && self.paused.is_none() {
+            let console = match self.spare.take() {
+                Some(console) => console,
+                None => self.open().await?,
+            };
+            self.paused = Some(console.pause());
+            // The command goes another way than those that follow.
+            while !self.console.is_paused().await? {
+                tokio::task::yield_now().await;
+            }
+            self.drained = None;
+        }
+        if self.addresses != setting.addresses {
+            self.addresses.clone_from(&setting.addresses);
+            self.rewrite().await?;
+        }
+        if self.refusing != (setting.gate == Gate::Refuse) {
+            self.refusing = !self.refusing;
+            self.refuse().await?;
+        }
+        if setting.gate == Gate::Flow && self.paused.is_some() {
+            self.console.resume().await?;
+            self.paused = None;
+            self.spare = Some(self.open().await?);
+        }
+        Ok(())
+    }
+
+    async fn open(&self) -> anyhow::Result<Console> {
+        Ok(Console::open(&self.files.directory, self.files.port, &self.files.administrator, ANSWER_WITHIN).await?)
+    }
+
+    /// New clients are turned away, and those that wait do not wait longer; or the other way round.
+    async fn refuse(&self) -> anyhow::Result<()> {
+        for database in &self.files.databases {
+            self.console.enable(&database.alias, !self.refusing).await?;
+        }
+        Ok(self.console.set_patience(if self.refusing { Duration::from_secs(1) } else { self.patience }).await?)
+    }
+
+    async fn count(&self) -> anyhow::Result<Pools> {
+        for anchor in &self.anchors {
+            anyhow::ensure!(!anchor.is_lost(), "an anchor was lost");
+            anchor.hold(ANSWER_WITHIN).await?;
+        }
+        Ok(self.console.pools(self.anchors.len() as u64).await?)
+    }
+
+    /// Lets clients go one by one, then ends what is left between two transactions.
+    async fn end(mut self, drain: Duration) -> anyhow::Result<()> {
+        tokio::time::sleep(STILL_SENT).await;
+        let deadline = Instant::now() + drain;
+        self.console.shut_down_after_clients().await?;
+        // The anchors are clients, too.
+        self.anchors.clear();
+        self.spare = None;
+        self.paused = None;
+        drop(self.console);
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        for (signal, by) in [(Signal::SIGINT, deadline), (Signal::SIGQUIT, deadline + Duration::from_secs(5))] {
+            if tokio::time::timeout_at(by, self.child.wait()).await.is_ok() {
+                return Ok(());
+            }
+            if let Some(pid) = pid {
+                let _ = kill(pid, signal);
+            }
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.child.wait()).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,503 @@
+//! The pooler's loop: events in, effects out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::time::ClockId;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::base::{MemberName, Millis, Moment, Scope};
+use crate::dcs::poolers::{self, PoolerRecord, Rewire};
+use crate::dcs::wire::{self, Entries};
+use crate::dcs::{Connection, Etcd, Keys, WatchCommand, WatchEvent, watch as follow};
+use crate::ha::Revision;
+use crate::ha::pool::{Address, Effect, Event, Finding, Gate, Leader, ReadEvent, Reads, Rewired, Setting, Why, Writes};
+use crate::pgbouncer::{AnchorServer, Login, Pools};
+use crate::pooler::bouncer::{Bouncer, Report};
+use crate::pooler::config::{Mode, PoolerConfig};
+use crate::pooler::http::{self, Shown};
+use crate::pooler::look::{self, Canary};
+use crate::pooler::register::register;
+use crate::telemetry::chain;
+
+/// How long one probe waits for a server to leave recovery.
+const PROBE_PATIENCE: Duration = Duration::from_millis(500);
+/// How often a read pool looks at a server whose connection stands.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The pause before a read pool tries a server again that took no connection.
+const CONNECT_AGAIN: Duration = Duration::from_millis(250);
+const VOUCH_WITHIN: Duration = Duration::from_secs(1);
+
+/// What reaches the loop.
+enum Input {
+    Patroni(WatchEvent),
+    Own(WatchEvent),
+    Probed { probe: u64, finding: Finding, canary: Option<(u64, Revision, Canary)> },
+    CanaryEnded(u64),
+    Vouched { key: Revision, leads: bool },
+    Looked { member: MemberName, address: Address, finding: Finding },
+    Process(u16, Report),
+}
+
+enum Core {
+    Writes(Writes),
+    Reads(Reads),
+}
+
+struct Pooler {
+    config: Arc<PoolerConfig>,
+    core: Core,
+    inputs: mpsc::Sender<Input>,
+    commands: mpsc::Sender<WatchCommand>,
+    entries: Entries,
+    pause: Option<crate::ha::pool::PauseRequest>,
+    canary: Option<(u64, Revision, Canary)>,
+    canaries: u64,
+    lookouts: BTreeMap<MemberName, (Address, JoinHandle<()>)>,
+    settings: watch::Sender<Setting>,
+    processes: BTreeMap<u16, (u64, u64, Pools)>,
+    record: watch::Sender<PoolerRecord>,
+    shown: watch::Sender<Shown>,
+    http: reqwest::Client,
+    told: Option<Why>,
+}
+
+/// Now, by the clock that counts the time that the machine slept.
+fn now() -> Moment {
+    let time = ClockId::CLOCK_BOOTTIME.now().unwrap_or_else(|error| panic!("CLOCK_BOOTTIME cannot be read: {error}"));
+    Moment(time.tv_sec().unsigned_abs() * 1000 + time.tv_nsec().unsigned_abs() / 1_000_000)
+}
+
+/// Runs until SIGTERM, and until the clients are gone then.
+pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let keys = Keys::new(&config.namespace, &Scope::new(&config.scope)?);
+    // Every pod begins with another endpoint.
+    let first = config.pod.bytes().map(usize::from).sum::<usize>() % config.etcd.len().max(1);
+    let etcd = Arc::new(Etcd::new(Connection { endpoints: config.etcd.clone(), user: None }, first));
+    let (inputs, mut queue) = mpsc::channel(64);
+    let commands = watch_keys(&etcd, &keys, &inputs);
+    let anchor_server = Arc::new(AnchorServer::listen(&config.run_directory.join("anchor")).context("the anchor's socket")?);
+    let initial = Setting { number: 0, gate: Gate::Hold, addresses: Vec::new() };
+    let (settings, setting) = watch::channel(initial);
+    let (rotated, secret) = watch::channel(0);
+    let (stopping, stop) = watch::channel(false);
+    let mut bouncers = tokio::task::JoinSet::new();
+    let reports = reports_into(&inputs);
+    for number in 1..=config.processes {
+        let (setting, secret, stop) = (setting.clone(), secret.clone(), stop.clone());
+        bouncers.spawn(Bouncer::new(config.clone(), number, anchor_server.clone(), setting, secret, stop, reports.clone()).run());
+    }
+    tokio::spawn(follow_secret(config.clone(), rotated));
+    let record = watch::Sender::new(PoolerRecord {
+        pool: config.pool.clone(),
+        writes: config.mode == Mode::Write,
+        max_wait_ms: config.max_wait_ms.0,
+        abandons: config.abandons,
+        why: Why::Starting.name().to_owned(),
+        ..PoolerRecord::default()
+    });
+    let registration = tokio::spawn(register(etcd.clone(), keys.pooler(&config.pod), record.subscribe()));
+    let shown = watch::Sender::new(Shown { pool: config.pool.clone(), ..Shown::default() });
+    let listener = TcpListener::bind(("0.0.0.0", config.http_port)).await.with_context(|| format!("port {} for HTTP", config.http_port))?;
+    tokio::spawn(http::serve(listener, shown.subscribe()));
+    let core = match config.mode {
+        Mode::Write => Core::Writes(Writes::new(config.max_hold_ms, now())),
+        Mode::Read => Core::Reads(Reads::new(config.max_lag(), config.fallback(), config.max_hold_ms)),
+    };
+    let mut pooler = Pooler {
+        config,
+        core,
+        inputs,
+        commands,
+        entries: Entries::new(),
+        pause: None,
+        canary: None,
+        canaries: 0,
+        lookouts: BTreeMap::new(),
+        settings,
+        processes: BTreeMap::new(),
+        record,
+        shown,
+        http: reqwest::Client::new(),
+        told: None,
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            input = queue.recv() => if let Some(input) = input { pooler.take(input) },
+            () = pooler.due() => pooler.tick(),
+            _ = terminate.recv() => ending = true,
+            _ = interrupt.recv() => ending = true,
+            Some(_) = bouncers.join_next(), if ending => if bouncers.is_empty() { break },
+        }
+        if ending && !stopping.send_replace(true) {
+            tracing::info!("asked to stop; letting clients go");
+        }
+    }
+    // The record goes with the pod, so that no leader waits for it.
+    drop(pooler);
+    let _ = tokio::time::timeout(Duration::from_secs(2), registration).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn watch_keys(etcd: &Arc<Etcd>, keys: &Keys, inputs: &mpsc::Sender<Input>) -> mpsc::Sender<WatchCommand> {
+    let into = |wrap: fn(WatchEvent) -> Input| {
+        let (seen, mut events) = mpsc::channel(16);
+        let inputs = inputs.clone();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                if inputs.send(wrap(event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        seen
+    };
+    let (commands, queue) = mpsc::channel(16);
+    tokio::spawn(follow(etcd.clone(), keys.prefix().to_owned(), queue, into(Input::Patroni)));
+    let (own_commands, own_queue) = mpsc::channel(1);
+    let (etcd, pause, seen) = (etcd.clone(), keys.pause(), into(Input::Own));
+    tokio::spawn(async move {
+        follow(etcd, pause, own_queue, seen).await;
+        drop(own_commands);
+    });
+    commands
+}
+
+fn reports_into(inputs: &mpsc::Sender<Input>) -> mpsc::Sender<(u16, Report)> {
+    let (reports, mut queue) = mpsc::channel(16);
+    let inputs = inputs.clone();
+    tokio::spawn(async move {
+        while let Some((process, report)) = queue.recv().await {
+            if inputs.send(Input::Process(process, report)).await.is_err() {
+                return;
+            }
+        }
+    });
+    reports
+}
+
+/// The kubelet swaps a mounted Secret's directory; the passwords themselves are compared, so that only a change of them counts.
+async fn follow_secret(config: Arc<PoolerConfig>, rotated: watch::Sender<u64>) {
+    let mut known: Option<Vec<Login>> = config.logins().ok();
+    while !rotated.is_closed() {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if let Ok(logins) = config.logins()
+            && known.as_ref() != Some(&logins)
+        {
+            tracing::info!("the passwords changed");
+            known = Some(logins);
+            rotated.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+impl Pooler {
+    async fn due(&self) {
+        let wake = match &self.core {
+            Core::Writes(pool) => pool.wake_at(),
+            Core::Reads(pool) => pool.wake_at(),
+        };
+        match wake {
+            Some(wake) => tokio::time::sleep(wake.since(now()).min(Millis(1_000)).duration()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn tick(&mut self) {
+        match self.core {
+            Core::Writes(_) => self.write(Event::Tick),
+            Core::Reads(_) => self.read(ReadEvent::Tick),
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Patroni(WatchEvent::Seen { snapshot, asked }) => {
+                self.entries.clone_from(&snapshot.entries);
+                let seen = poolers::seen(snapshot.revision, &snapshot.entries);
+                match self.core {
+                    Core::Writes(_) => self.write(Event::Dcs { seen, read: asked }),
+                    Core::Reads(_) => {
+                        self.read(ReadEvent::Dcs(seen));
+                        self.post_lookouts();
+                    }
+                }
+            }
+            Input::Patroni(WatchEvent::Lost(error)) => {
+                tracing::debug!(error = chain(error.as_ref()), "etcd does not answer");
+                self.write(Event::DcsLost);
+            }
+            Input::Own(WatchEvent::Seen { snapshot, .. }) => {
+                // The watch is of the one key, so its name is what is left of it.
+                let entries = snapshot.entries.get("").map(|entry| Entries::from([("pause".to_owned(), entry.clone())]));
+                self.pause = entries.as_ref().and_then(poolers::pause);
+                self.write(Event::Pause(self.pause));
+            }
+            Input::Own(WatchEvent::Lost(_)) => {}
+            Input::Probed { probe, finding, canary } => {
+                if canary.is_some() {
+                    self.canary = canary;
+                }
+                self.write(Event::Probed { probe, finding });
+            }
+            Input::CanaryEnded(number) => {
+                if let Some((_, key, _)) = self.canary.take_if(|(current, ..)| *current == number) {
+                    self.write(Event::Disconnected { key });
+                }
+            }
+            Input::Vouched { key, leads } => self.write(Event::Vouched { key, leads }),
+            Input::Looked { member, address, finding } => self.read(ReadEvent::Looked { member, address, finding }),
+            Input::Process(process, report) => self.note_process(process, report),
+        }
+    }
+
+    fn note_process(&mut self, process: u16, report: Report) {
+        let (settled, drained, pools) = self.processes.entry(process).or_default();
+        match report {
+            Report::Settled(number) => *settled = number,
+            Report::Drained(number) => *drained = number,
+            Report::Pools(now) => *pools = now,
+            Report::Ended => {
+                *pools = Pools::default();
+                self.shown.send_modify(|shown| shown.restarts += 1);
+            }
+        }
+        let drained = self.processes.values().map(|(_, drained, _)| *drained).min().unwrap_or(0);
+        if matches!(report, Report::Drained(_)) && self.processes.len() == usize::from(self.config.processes) {
+            self.write(Event::Drained { number: drained });
+        }
+        self.show();
+    }
+
+    fn write(&mut self, event: Event) {
+        let Core::Writes(pool) = &mut self.core else { return };
+        let effects = pool.on(now(), event);
+        for effect in effects {
+            self.perform(effect);
+        }
+        self.show();
+    }
+
+    fn read(&mut self, event: ReadEvent) {
+        let Core::Reads(pool) = &mut self.core else { return };
+        let held = pool.held_since();
+        if let Some(setting) = pool.on(now(), event) {
+            tracing::info!(gate = ?setting.gate, members = ?pool.serving(), "the pool's servers changed");
+            if let (Some(since), Gate::Flow) = (held, setting.gate) {
+                self.note_rewired(Why::NoReplica, now().since(since));
+            }
+            self.settings.send_replace(setting);
+        }
+        self.show();
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Set(setting) => {
+                self.settings.send_replace(setting);
+            }
+            Effect::Probe { probe, leader } => self.probe(probe, leader),
+            Effect::AskAgent(leader) => self.ask_agent(leader),
+            Effect::ReadDcs(number) => {
+                // A full queue holds an older request; the watch's own backstop reads, too.
+                let _ = self.commands.try_send(WatchCommand::Read(number));
+            }
+            Effect::Acknowledge { pause, drained } => {
+                self.record.send_modify(|record| {
+                    record.pause = Some(pause.0);
+                    record.drained = drained;
+                });
+            }
+            Effect::Rewired(Rewired { cause, held, leader }) => {
+                tracing::info!(%cause, held_ms = held.0, member = %leader.member, address = %leader.address, "clients work again");
+                self.note_rewired(cause, held);
+            }
+        }
+    }
+
+    fn note_rewired(&mut self, cause: Why, held: Millis) {
+        let clients = self.processes.values().map(|(_, _, pools)| pools.clients).sum();
+        let at_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        self.shown.send_modify(|shown| {
+            let (count, total) = shown.rewires.entry(cause.name().to_owned()).or_default();
+            *count += 1;
+            *total += held.0;
+        });
+        self.record.send_modify(|record| {
+            record.rewire = Some(Rewire { cause: cause.name().to_owned(), held_ms: held.0, clients, at_ms });
+        });
+    }
+
+    /// The user and the database that servers are asked with.
+    fn login(&self) -> Option<(Login, String)> {
+        let logins = self.config.logins();
+        if let Err(error) = &logins {
+            tracing::warn!(error = chain(error), "the passwords cannot be read");
+        }
+        Some((logins.ok()?.into_iter().next()?, self.config.databases.first()?.name.clone()))
+    }
+
+    fn probe(&mut self, probe: u64, leader: Leader) {
+        let inputs = self.inputs.clone();
+        let login = self.login();
+        self.canaries += 1;
+        let number = self.canaries;
+        tokio::spawn(async move {
+            let told = inputs.clone();
+            let ended = move || {
+                tokio::spawn(async move { told.send(Input::CanaryEnded(number)).await });
+            };
+            let canary = match login {
+                Some((login, database)) => look::connect(&leader.address, &login, &database, ended).await,
+                None => None,
+            };
+            let finding = match &canary {
+                Some(canary) => canary.look_for_primary(PROBE_PATIENCE).await,
+                None => Finding::Unreachable,
+            };
+            let canary = canary.filter(|_| matches!(finding, Finding::Primary { .. })).map(|canary| (number, leader.key, canary));
+            let _ = inputs.send(Input::Probed { probe, finding, canary }).await;
+        });
+    }
+
+    /// The agent's own word that it holds a lease or promises: `/primary` answers 200 only then.
+    fn ask_agent(&self, leader: Leader) {
+        let member = self.entries.get(&format!("members/{}", leader.member)).and_then(wire::member);
+        let base = member.and_then(|data| data.api_base());
+        let (http, inputs) = (self.http.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let leads = match base {
+                Some(base) => {
+                    let answer = http.get(format!("{base}/primary")).timeout(VOUCH_WITHIN).send().await;
+                    answer.is_ok_and(|answer| answer.status() == reqwest::StatusCode::OK)
+                }
+                None => false,
+            };
+            let _ = inputs.send(Input::Vouched { key: leader.key, leads }).await;
+        });
+    }
+
+    /// One lookout for each server of a read pool.
+    fn post_lookouts(&mut self) {
+        let Core::Reads(pool) = &self.core else { return };
+        let followed = pool.followed();
+        let Some((login, database)) = self.login() else { return };
+        self.lookouts.retain(|member, (address, task)| {
+            let stays = followed.get(member) == Some(address) && !task.is_finished();
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for (member, address) in followed {
+            let task = || tokio::spawn(look_out(self.inputs.clone(), member.clone(), address.clone(), login.clone(), database.clone()));
+            self.lookouts.entry(member.clone()).or_insert_with(|| (address.clone(), task()));
+        }
+    }
+
+    /// Brings what people and the operator see up to date.
+    fn show(&mut self) {
+        let (why, held, members, addresses) = match &self.core {
+            Core::Writes(pool) => {
+                let target = pool.target().into_iter();
+                (
+                    pool.why(),
+                    pool.held_since(),
+                    target.clone().map(|leader| leader.member.to_string()).collect(),
+                    target.map(|leader| leader.address.to_string()).collect(),
+                )
+            }
+            Core::Reads(pool) => {
+                let members: Vec<String> = pool.serving().iter().map(ToString::to_string).collect();
+                let followed = pool.followed();
+                (
+                    pool.why(),
+                    pool.held_since(),
+                    members,
+                    pool.serving().iter().filter_map(|name| followed.get(name)).map(ToString::to_string).collect(),
+                )
+            }
+        };
+        if self.told != Some(why) {
+            tracing::info!(why = why.name(), "{why}");
+            self.told = Some(why);
+        }
+        let sum = |of: fn(&Pools) -> u64| self.processes.values().map(|(_, _, pools)| of(pools)).sum::<u64>();
+        let pools = Pools {
+            clients: sum(|pools| pools.clients),
+            waiting: sum(|pools| pools.waiting),
+            servers_active: sum(|pools| pools.servers_active),
+            servers_idle: sum(|pools| pools.servers_idle),
+            longest_wait_us: self.processes.values().map(|(_, _, pools)| pools.longest_wait_us).max().unwrap_or(0),
+        };
+        let generation = self.settings.borrow().number;
+        let started = self.processes.values().filter(|(settled, ..)| *settled > 0).count() == usize::from(self.config.processes);
+        let held_ms = held.filter(|_| started).map_or(0, |since| now().since(since).0);
+        self.shown.send_if_modified(|shown| {
+            shown.serving = started;
+            shown.why = why.name().to_owned();
+            shown.because = why.to_string();
+            shown.held_ms = held_ms;
+            shown.members.clone_from(&members);
+            shown.addresses.clone_from(&addresses);
+            shown.pools = pools;
+            true
+        });
+        self.record.send_if_modified(|record| {
+            let new = PoolerRecord {
+                why: why.name().to_owned(),
+                members,
+                addresses,
+                generation,
+                clients: pools.clients,
+                waiting: pools.waiting,
+                ..record.clone()
+            };
+            // Numbers that change all the time are not worth a write by themselves: about one in ten is.
+            let near = |a: u64, b: u64| a.abs_diff(b) <= a.max(b) / 10;
+            let same = PoolerRecord { clients: record.clients, waiting: record.waiting, ..new.clone() } == *record;
+            let changed = !same || !near(new.clients, record.clients) || (new.waiting == 0) != (record.waiting == 0);
+            if changed {
+                *record = new;
+            }
+            changed
+        });
+    }
+}
+
+/// Looks at one server of a read pool for ever.
+async fn look_out(inputs: mpsc::Sender<Input>, member: MemberName, address: Address, login: Login, database: String) {
+    loop {
+        let (end, mut ended) = watch::channel(false);
+        let canary = look::connect(&address, &login, &database, move || {
+            end.send_replace(true);
+        })
+        .await;
+        while let Some(canary) = &canary {
+            let finding = canary.look().await;
+            let lost = finding == Finding::Unreachable;
+            if inputs.send(Input::Looked { member: member.clone(), address: address.clone(), finding }).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                _ = ended.wait_for(|ended| *ended) => break,
+                () = tokio::time::sleep(LOOK_EVERY) => if lost { break },
+            }
+        }
+        let finding = Finding::Unreachable;
+        if inputs.send(Input::Looked { member: member.clone(), address: address.clone(), finding }).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(CONNECT_AGAIN).await;
+    }
+}
