@@ -77,7 +77,7 @@ image TAG="":
     if [ -z "{{TAG}}" ]; then exec e2e/lab/image; fi
     cargo build --release --bins
     context=$(mktemp -d); trap 'rm -rf "$context"' EXIT
-    cp target/release/mrg-operator target/release/mrg-agent "$context/"
+    cp target/release/mrg-operator target/release/mrg-agent target/release/mrg-pooler "$context/"
     builder=$(command -v docker || command -v podman) || { echo "neither docker nor podman is here" >&2; exit 1; }
     "$builder" build -t "{{TAG}}" -f Containerfile "$context"
 

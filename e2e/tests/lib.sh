@@ -23,6 +23,7 @@ spec:
   failover: {ttl: 5s, loopWait: 1s, retryTimeout: 2s}
   replication: {mode: Quorum, count: 1}
   scheduling: {spread: Required}
+  bootstrap: {databases: [{name: app, owner: app}]}
   postgresql: {parameters: {max_connections: "${max_connections:-50}", shared_buffers: 32MB, work_mem: "${work_mem:-4MB}"}}
 Y
 }

@@ -2,10 +2,12 @@
 //! inside the schema, so that the API server refuses a wrong spec by itself.
 
 mod duration;
+pub mod pgbouncer_pool;
 pub mod postgres_cluster;
 mod reference;
 
 pub use duration::{Duration, InvalidDuration};
+pub use pgbouncer_pool::PgBouncerPool;
 pub use postgres_cluster::PostgresCluster;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -13,7 +15,7 @@ use kube::CustomResourceExt;
 
 /// Every definition. Helm keeps them when the release is removed: with them go all objects of their kind.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    let mut definitions = vec![PostgresCluster::crd()];
+    let mut definitions = vec![PostgresCluster::crd(), PgBouncerPool::crd()];
     for definition in &mut definitions {
         let annotations = definition.metadata.annotations.get_or_insert_default();
         annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());

@@ -81,11 +81,17 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         agent_pull_policy: arguments.image_pull_policy,
         priority_class: arguments.priority_class.filter(|class| !class.is_empty()),
     };
-    let mut asked = stop.clone();
-    let controller = controllers::postgres_cluster::run(client, settings, async move {
-        let _ = asked.wait_for(|stop| *stop).await;
+    let asked = || {
+        let mut stop = stop.clone();
+        async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        }
+    };
+    let clusters = controllers::postgres_cluster::run(client.clone(), settings.clone(), asked());
+    let pools = controllers::pgbouncer_pool::run(client, settings, asked());
+    let controller = tokio::spawn(async move {
+        tokio::join!(clusters, pools);
     });
-    let controller = tokio::spawn(controller);
     let lost = tokio::select! {
         () = &mut stop_requested => false,
         _ = election.wait_for(|state| *state == Election::Lost) => true,

@@ -1,3 +1,7 @@
 //! The controllers: one folder a kind, one file a step. They write intents and objects; they never choose a primary.
 
+mod conditions;
+mod followers;
+pub mod pgbouncer_pool;
 pub mod postgres_cluster;
+mod quantity;

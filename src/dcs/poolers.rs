@@ -31,6 +31,9 @@ pub struct PoolerRecord {
     pub drained: bool,
     /// Why clients wait, or `Confirmed`.
     pub why: String,
+    /// Why PgBouncer does not run, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// Whom clients reach.
     pub members: Vec<String>,
     /// Where that is.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::ha::pool::Address;
@@ -9,7 +10,7 @@ use crate::ha::pool::Address;
 /// A database as clients name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
-    /// The name that clients use.
+    /// The name that clients use: letters, digits, `_`, `.` and `-`, which is what the file's syntax takes.
     pub alias: String,
     /// Its name on the server.
     pub name: String,
@@ -210,7 +211,7 @@ impl Configuration {
             }
         };
         for database in &self.databases {
-            let _ = writeln!(text, "{} = {target} dbname={}", listed(&database.alias), quoted(&database.name));
+            let _ = writeln!(text, "{} = {target} dbname={}", database.alias, quoted(&database.name));
         }
         let (number, count) = self.process;
         if count > 1 {
@@ -273,7 +274,8 @@ impl Configuration {
     pub fn write(&self, pass: &Pass) -> std::io::Result<()> {
         let put = |name: &str, text: String| {
             let (path, fresh) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
-            std::fs::write(&fresh, text)?;
+            let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            std::io::Write::write_all(&mut file, text.as_bytes())?;
             std::fs::rename(fresh, path)
         };
         put("users", self.users())?;
@@ -311,7 +313,7 @@ mod tests {
     #[test]
     fn names_and_passwords_are_quoted_as_pgbouncer_reads_them() {
         let text = configuration().render(&servers());
-        assert!(text.contains("\"mrg_write\" = host='10.0.0.1,10.0.0.2' port=5432 dbname='mrg''s'"), "{text}");
+        assert!(text.contains("mrg_write = host='10.0.0.1,10.0.0.2' port=5432 dbname='mrg''s'"), "{text}");
         assert!(configuration().users().starts_with("\"app\" \"a\"\"b\"\n"));
     }
 

@@ -1,7 +1,8 @@
 //! Brings one PgBouncer process where a [`Setting`] says, and keeps it there.
 
+use std::collections::VecDeque;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,7 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::Rng;
 use rand::distr::Alphanumeric;
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -27,7 +29,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(2);
 const STILL_SENT: Duration = Duration::from_secs(2);
 
 /// What a process tells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Report {
     /// It is where this setting says.
     Settled(u64),
@@ -35,8 +37,8 @@ pub enum Report {
     Drained(u64),
     /// How its pools stand.
     Pools(Pools),
-    /// It ended; it is started again.
-    Ended,
+    /// It ended, and why; it is started again.
+    Ended(String),
 }
 
 /// One PgBouncer process.
@@ -87,11 +89,10 @@ impl Bouncer {
                 _ = wait_true(&mut self.stop) => return,
             }
             let began = Instant::now();
-            match self.serve().await {
-                Ok(()) => return,
-                Err(error) => tracing::error!(process = self.number, error = format!("{error:#}"), "PgBouncer is started again"),
-            }
-            let _ = self.reports.send((self.number, Report::Ended)).await;
+            let Err(error) = self.serve().await else { return };
+            let why = format!("{error:#}");
+            tracing::error!(process = self.number, why, "PgBouncer is started again");
+            self.report(Report::Ended(why)).await;
             pause = if began.elapsed() > Duration::from_secs(60) {
                 Duration::from_millis(100)
             } else {
@@ -144,9 +145,13 @@ impl Bouncer {
         std::fs::create_dir_all(&files.directory).with_context(|| format!("{} cannot be made", files.directory.display()))?;
         files.write(&self.anchor_server.pass()).context("PgBouncer's files cannot be written")?;
         let mut command = Command::new(&self.config.program);
-        command.arg("--quiet").arg(files.file()).stdin(Stdio::null()).kill_on_drop(true);
+        // Debian keeps PgBouncer where a user's PATH does not lead.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin"));
+        command.arg(files.file()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("{} cannot be started", self.config.program))?;
-        let console = first_console(&files, &mut child).await?;
+        let words = child.stderr.take().map(|lines| LastWords::listen(lines, self.number));
+        let console = first_console(&files, &mut child, words.as_ref()).await?;
         let mut anchors = Vec::new();
         for database in &files.databases {
             for login in &files.logins {
@@ -170,7 +175,7 @@ async fn wait_true(flag: &mut watch::Receiver<bool>) {
 }
 
 /// The first session; PgBouncer's socket is there a few milliseconds after its start, and nothing announces it.
-async fn first_console(files: &Configuration, child: &mut Child) -> anyhow::Result<Console> {
+async fn first_console(files: &Configuration, child: &mut Child, words: Option<&LastWords>) -> anyhow::Result<Console> {
     let deadline = Instant::now() + START_WITHIN;
     loop {
         match Console::open(&files.directory, files.port, &files.administrator, ANSWER_WITHIN).await {
@@ -179,9 +184,40 @@ async fn first_console(files: &Configuration, child: &mut Child) -> anyhow::Resu
             Err(_) => {}
         }
         if let Some(status) = child.try_wait()? {
-            anyhow::bail!("PgBouncer ended at its start: {status}; its last words stand above");
+            // Its words may still be on their way.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            anyhow::bail!("PgBouncer ended at its start: {status}: {}", words.map(LastWords::tell).unwrap_or_default());
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What PgBouncer said last: passed on to our own log, and the end of it kept.
+struct LastWords(Arc<Mutex<VecDeque<String>>>);
+
+impl LastWords {
+    fn listen(lines: ChildStderr, process: u16) -> Self {
+        let words = Arc::new(Mutex::new(VecDeque::new()));
+        let kept = words.clone();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(lines).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                // Time and process stand at the beginning: `2026-11-23 00:10:19.896 UTC [106] ERROR ...`.
+                let line = line.split_once("] ").map_or(line.as_str(), |(_, rest)| rest).to_owned();
+                tracing::info!(process, "pgbouncer: {line}");
+                let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                kept.push_back(line);
+                if kept.len() > 3 {
+                    kept.pop_front();
+                }
+            }
+        });
+        Self(words)
+    }
+
+    fn tell(&self) -> String {
+        let words = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        words.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
     }
 }
 

@@ -39,6 +39,9 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// A database's name for clients cannot stand in PgBouncer's file.
+    #[error("databases: `{0}` has other characters than letters, digits, _, . and -")]
+    Alias(String),
     /// Something that must be there is empty.
     #[error("{0} is empty")]
     Empty(&'static str),
@@ -162,6 +165,10 @@ impl PoolerConfig {
                 return Err(Error::Empty(what));
             }
         }
+        let plain = |alias: &str| !alias.is_empty() && alias.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+        if let Some(database) = self.databases.iter().find(|database| !plain(&database.alias)) {
+            return Err(Error::Alias(database.alias.clone()));
+        }
         for name in self.settings.keys() {
             let refuse = |reason| Err(Error::Setting { name: name.clone(), reason });
             if RESERVED_SETTINGS.contains(&name.as_str()) {
@@ -211,6 +218,9 @@ impl PoolerConfig {
         settings.insert("query_wait_timeout".to_owned(), self.patience().as_secs().to_string());
         // A client that logs in during a hold waits as long as a query does.
         settings.entry("client_login_timeout".to_owned()).or_insert_with(|| self.patience().as_secs().to_string());
+        for name in ["log_connections", "log_disconnections"] {
+            settings.entry(name.to_owned()).or_insert_with(|| "0".to_owned());
+        }
         settings.entry("max_prepared_statements".to_owned()).or_insert_with(|| "200".to_owned());
         Ok(Configuration {
             directory: self.run_directory.join(number.to_string()),

@@ -49,6 +49,15 @@ enum Core {
     Reads(Reads),
 }
 
+/// A PgBouncer process, by its reports.
+#[derive(Default)]
+struct Process {
+    /// The setting that it has reached; `None` while it does not run.
+    settled: Option<u64>,
+    drained: u64,
+    pools: Pools,
+}
+
 struct Pooler {
     config: Arc<PoolerConfig>,
     core: Core,
@@ -60,7 +69,7 @@ struct Pooler {
     canaries: u64,
     lookouts: BTreeMap<MemberName, (Address, JoinHandle<()>)>,
     settings: watch::Sender<Setting>,
-    processes: BTreeMap<u16, (u64, u64, Pools)>,
+    processes: BTreeMap<u16, Process>,
     record: watch::Sender<PoolerRecord>,
     shown: watch::Sender<Shown>,
     http: reqwest::Client,
@@ -262,26 +271,37 @@ impl Pooler {
     }
 
     fn note_process(&mut self, process: u16, report: Report) {
-        let (settled, drained, pools) = self.processes.entry(process).or_default();
+        let entry = self.processes.entry(process).or_default();
         match report {
-            Report::Settled(number) => *settled = number,
-            Report::Drained(number) => *drained = number,
-            Report::Pools(now) => *pools = now,
-            Report::Ended => {
-                *pools = Pools::default();
+            Report::Settled(number) => {
+                entry.settled = Some(number);
+                self.record.send_if_modified(|record| record.failure.take().is_some());
+            }
+            Report::Drained(number) => entry.drained = number,
+            Report::Pools(pools) => entry.pools = pools,
+            Report::Ended(why) => {
+                *entry = Process::default();
                 self.shown.send_modify(|shown| shown.restarts += 1);
+                let failure = Some(format!("PgBouncer: {why}"));
+                self.record.send_if_modified(|record| std::mem::replace(&mut record.failure, failure.clone()) != failure);
             }
         }
-        let drained = self.processes.values().map(|(_, drained, _)| *drained).min().unwrap_or(0);
-        if matches!(report, Report::Drained(_)) && self.processes.len() == usize::from(self.config.processes) {
-            self.write(Event::Drained { number: drained });
-        }
-        self.show();
+        self.write(Event::Tick);
+    }
+
+    /// The newest setting under which no process has a transaction under way; one that does not run has none.
+    fn drained(&self) -> u64 {
+        let drained = |process: &Process| if process.settled.is_some() { process.drained } else { u64::MAX };
+        self.processes.values().map(drained).min().unwrap_or(u64::MAX)
     }
 
     fn write(&mut self, event: Event) {
         let Core::Writes(pool) = &mut self.core else { return };
-        let effects = pool.on(now(), event);
+        let mut effects = pool.on(now(), event);
+        let drained = Event::Drained { number: self.drained() };
+        if let Core::Writes(pool) = &mut self.core {
+            effects.extend(pool.on(now(), drained));
+        }
         for effect in effects {
             self.perform(effect);
         }
@@ -326,7 +346,7 @@ impl Pooler {
     }
 
     fn note_rewired(&mut self, cause: Why, held: Millis) {
-        let clients = self.processes.values().map(|(_, _, pools)| pools.clients).sum();
+        let clients = self.processes.values().map(|process| process.pools.clients).sum();
         let at_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         self.shown.send_modify(|shown| {
             let (count, total) = shown.rewires.entry(cause.name().to_owned()).or_default();
@@ -432,16 +452,16 @@ impl Pooler {
             tracing::info!(why = why.name(), "{why}");
             self.told = Some(why);
         }
-        let sum = |of: fn(&Pools) -> u64| self.processes.values().map(|(_, _, pools)| of(pools)).sum::<u64>();
+        let sum = |of: fn(&Pools) -> u64| self.processes.values().map(|process| of(&process.pools)).sum::<u64>();
         let pools = Pools {
             clients: sum(|pools| pools.clients),
             waiting: sum(|pools| pools.waiting),
             servers_active: sum(|pools| pools.servers_active),
             servers_idle: sum(|pools| pools.servers_idle),
-            longest_wait_us: self.processes.values().map(|(_, _, pools)| pools.longest_wait_us).max().unwrap_or(0),
+            longest_wait_us: self.processes.values().map(|process| process.pools.longest_wait_us).max().unwrap_or(0),
         };
         let generation = self.settings.borrow().number;
-        let started = self.processes.values().filter(|(settled, ..)| *settled > 0).count() == usize::from(self.config.processes);
+        let started = self.processes.values().filter(|process| process.settled.is_some()).count() == usize::from(self.config.processes);
         let held_ms = held.filter(|_| started).map_or(0, |since| now().since(since).0);
         self.shown.send_if_modified(|shown| {
             shown.serving = started;

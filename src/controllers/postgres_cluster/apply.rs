@@ -1,8 +1,6 @@
 //! Brings the API server and etcd in line with what is wanted. Settled means silent: what is as wanted is not written.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Mutex;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, TxnOp};
@@ -17,19 +15,16 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde_json::{Value, json};
 
-use crate::cluster::{self, Manifest};
+use crate::cluster;
 use crate::controllers::postgres_cluster::build::{ROLE_LABEL, dynamic_config};
 use crate::controllers::postgres_cluster::observe::Observed;
-use crate::controllers::postgres_cluster::validate::{self, Desired};
+use crate::controllers::postgres_cluster::validate::Desired;
+use crate::controllers::quantity::bytes;
 use crate::dcs::wire::compact;
 use crate::dcs::{Etcd, Keys};
 
 /// The garbage collector takes a second or two to free the pods.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
-
-/// What was applied last, so that nothing is sent twice. The server's own answer tells whether somebody changed it since.
-#[derive(Default)]
-pub struct Applied(Mutex<HashMap<String, (u64, String)>>);
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -49,55 +44,6 @@ pub enum Error {
 
 fn failed(operation: &'static str) -> impl FnOnce(kube::Error) -> Error {
     move |source| Error::Request { operation, source: Box::new(source) }
-}
-
-impl Applied {
-    fn key(manifest: &Manifest) -> String {
-        format!("{} {}", manifest.kind(), manifest.0.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default())
-            + "/"
-            + &manifest.name()
-    }
-
-    fn hash(manifest: &Manifest) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        manifest.0.to_string().hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// Applies a manifest unless it is the one applied before and nobody changed the object's spec since.
-    async fn apply(&self, client: &Client, manifest: &Manifest) -> Result<(), Error> {
-        let (key, hash) = (Self::key(manifest), Self::hash(manifest));
-        let known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&key).cloned();
-        if let Some((old, version)) = known
-            && old == hash
-            && let Some(live) = cluster::live(client, manifest).await?
-            && fingerprint(&live) == version
-        {
-            return Ok(());
-        }
-        let applied = cluster::apply(client, manifest).await?;
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, (hash, fingerprint(&applied)));
-        Ok(())
-    }
-}
-
-/// What changes when somebody changes the object, and not when a controller reports its status.
-fn fingerprint(object: &kube::api::DynamicObject) -> String {
-    let mut data = object.data.clone();
-    if let Some(map) = data.as_object_mut() {
-        map.remove("status");
-    }
-    format!("{:?} {:?} {data}", object.metadata.uid, object.metadata.labels)
-}
-
-/// Applies the objects, in order. One that fails does not hold up the others; the first failure is told.
-pub async fn apply(client: &Client, applied: &Applied, objects: &[Manifest]) -> Result<(), Error> {
-    let mut first = Ok(());
-    for manifest in objects {
-        let done = applied.apply(client, manifest).await;
-        first = first.and(done);
-    }
-    first
 }
 
 /// Makes the Secret with the passwords, or adds those that are missing; never changes one.
@@ -162,8 +108,8 @@ pub async fn make_way_for_growth(client: &Client, desired: &Desired, old: Option
     let templates = old.spec.as_ref().and_then(|spec| spec.volume_claim_templates.as_ref());
     let claim =
         templates.into_iter().flatten().find_map(|template| template.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage"));
-    let wanted = validate::bytes(&desired.spec.storage.size);
-    if claim.is_none_or(|claim| validate::bytes(&claim.0) >= wanted) {
+    let wanted = bytes(&desired.spec.storage.size);
+    if claim.is_none_or(|claim| bytes(&claim.0) >= wanted) {
         return Ok(());
     }
     let api: Api<StatefulSet> = Api::namespaced(client.clone(), &desired.namespace);
@@ -194,10 +140,10 @@ pub async fn grow_volumes(client: &Client, desired: &Desired) -> Result<(), Erro
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &desired.namespace);
     let selector = format!("app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster={}", desired.name);
     let claims = api.list(&ListParams::default().labels(&selector)).await.map_err(failed("list volumes"))?;
-    let wanted = validate::bytes(&desired.spec.storage.size);
+    let wanted = bytes(&desired.spec.storage.size);
     for claim in claims {
         let requested = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
-        let requested = requested.and_then(|quantity| validate::bytes(&quantity.0));
+        let requested = requested.and_then(|quantity| bytes(&quantity.0));
         if requested < wanted {
             let patch = Patch::Merge(json!({ "spec": { "resources": { "requests": { "storage": desired.spec.storage.size } } } }));
             api.patch(&claim.name_any(), &PatchParams::default(), &patch).await.map_err(failed("grow a volume"))?;

@@ -8,7 +8,7 @@ mod roll;
 mod status;
 mod validate;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,12 +24,13 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use crate::api::PostgresCluster;
 use crate::api::postgres_cluster::PostgresClusterStatus;
-use crate::cluster::FIELD_MANAGER;
-use crate::dcs::{Connection, Etcd, Keys, WatchEvent, watch};
+use crate::base::{InvalidName, Scope};
+use crate::cluster::{Applied, FIELD_MANAGER};
+use crate::controllers::followers::{Followers, without};
+use crate::dcs::Keys;
 
 /// What the operator is told at its start.
 #[derive(Clone, Debug)]
@@ -40,6 +41,29 @@ pub struct Settings {
     pub agent_pull_policy: String,
     /// The priority class of database pods.
     pub priority_class: Option<String>,
+}
+
+/// Where a cluster is found, for those who connect to it.
+pub struct ClusterConnection {
+    /// Its name in etcd.
+    pub scope: Scope,
+    /// Where etcd is.
+    pub etcd: Vec<String>,
+    /// The Secret with its passwords.
+    pub secret: String,
+    /// The owners of its databases, whose passwords stand in the Secret.
+    pub users: BTreeSet<String>,
+}
+
+/// Where a cluster is found.
+pub fn connection(cluster: &PostgresCluster) -> Result<ClusterConnection, InvalidName> {
+    let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
+    Ok(ClusterConnection {
+        scope: Scope::new(cluster.spec.scope.as_deref().unwrap_or(&name))?,
+        etcd: build::etcd_endpoints(&cluster.spec.etcd, &name, &namespace),
+        secret: validate::secret_name(&name),
+        users: validate::owners(&cluster.spec),
+    })
 }
 
 /// What went wrong in a reconciliation.
@@ -61,20 +85,13 @@ pub enum Error {
 
 type Object = DeserializeGuard<PostgresCluster>;
 
-struct Follower {
-    endpoints: Vec<String>,
-    etcd: Arc<Etcd>,
-    task: tokio::task::JoinHandle<()>,
-}
-
 struct Context {
     client: Client,
     settings: Settings,
     recorder: Recorder,
     http: reqwest::Client,
-    applied: apply::Applied,
-    followers: Mutex<HashMap<String, Follower>>,
-    triggers: mpsc::UnboundedSender<ObjectRef<Object>>,
+    applied: Applied,
+    followers: Followers<Object>,
     failures: Mutex<HashMap<String, u32>>,
 }
 
@@ -83,21 +100,19 @@ const BACKSTOP: Duration = Duration::from_secs(300);
 
 /// Runs the controller until it is told to end.
 pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let (triggers, mut queue) = mpsc::unbounded_channel();
+    let (followers, from_etcd) = Followers::new();
     let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("HOSTNAME").ok() };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         http: reqwest::Client::new(),
-        applied: apply::Applied::default(),
-        followers: Mutex::new(HashMap::new()),
+        applied: Applied::default(),
+        followers,
         failures: Mutex::new(HashMap::new()),
         client: client.clone(),
         settings,
-        triggers,
     });
     let of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator");
     let pods_of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator,app.kubernetes.io/name=postgres");
-    let from_etcd = async_stream(move |context| queue.poll_recv(context));
     Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default())
         .owns(Api::<StatefulSet>::all(client.clone()), of_ours)
         .watches(Api::<Pod>::all(client), pods_of_ours, |pod| {
@@ -110,10 +125,6 @@ pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = 
         .run(reconcile, retry, context)
         .for_each(|_| futures::future::ready(()))
         .await;
-}
-
-fn async_stream<T>(poll: impl FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<T>>) -> impl futures::Stream<Item = T> {
-    futures::stream::poll_fn(poll)
 }
 
 fn retry(object: Arc<Object>, error: &Error, context: Arc<Context>) -> Action {
@@ -135,7 +146,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         }
     };
     if cluster.metadata.deletion_timestamp.is_some() {
-        context.forget(cluster);
+        context.followers.forget(&ObjectRef::from_obj(object.as_ref()));
         return Ok(Action::await_change());
     }
     let now = Timestamp::now();
@@ -156,7 +167,8 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     }
     // What cannot be applied is told, and does not keep the rest from being seen.
     let applied = context.apply(&desired, old.as_ref()).await;
-    let etcd = context.follow(cluster, &desired);
+    let prefix = Keys::new("service", &desired.scope).prefix().to_owned();
+    let etcd = context.followers.follow(ObjectRef::from_obj(object.as_ref()), desired.etcd_endpoints(), prefix, shape);
     let observed = observe::observe(&context.client, &etcd, &desired).await.map_err(observe_failed)?;
     apply::label_pods(&context.client, &desired, &observed).await?;
     let roll_failed = |error| Error::Roll(Box::new(error));
@@ -189,34 +201,8 @@ impl Context {
     async fn apply(&self, desired: &validate::Desired, old: Option<&StatefulSet>) -> Result<(), apply::Error> {
         apply::keep_secret(&self.client, desired).await?;
         apply::make_way_for_growth(&self.client, desired, old).await?;
-        apply::apply(&self.client, &self.applied, &build::build(desired)).await?;
+        self.applied.apply_all(&self.client, &build::build(desired)).await?;
         apply::grow_volumes(&self.client, desired).await
-    }
-
-    /// Follows the cluster's etcd, so that a change of leader is seen at once.
-    fn follow(&self, cluster: &PostgresCluster, desired: &validate::Desired) -> Arc<Etcd> {
-        let key = format!("{}/{}", desired.namespace, desired.name);
-        let endpoints = desired.etcd_endpoints();
-        let mut followers = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(follower) = followers.get(&key).filter(|follower| follower.endpoints == endpoints) {
-            return follower.etcd.clone();
-        }
-        let etcd = Arc::new(Etcd::new(Connection { endpoints: endpoints.clone(), user: None }, 0));
-        let prefix = Keys::new("service", &desired.scope).prefix().to_owned();
-        let reference = ObjectRef::<Object>::new(&cluster.name_any()).within(&desired.namespace);
-        let task = tokio::spawn(trigger(etcd.clone(), prefix, reference, self.triggers.clone()));
-        if let Some(old) = followers.insert(key, Follower { endpoints, etcd: etcd.clone(), task }) {
-            old.task.abort();
-        }
-        etcd
-    }
-
-    fn forget(&self, cluster: &PostgresCluster) {
-        let key = format!("{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
-        let follower = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&key);
-        if let Some(follower) = follower {
-            follower.task.abort();
-        }
     }
 
     /// Writes the status if it is another, and an event if there is news.
@@ -242,44 +228,7 @@ impl Context {
     }
 }
 
-/// Tells the controller when something changed that the status shows.
-async fn trigger(etcd: Arc<Etcd>, prefix: String, reference: ObjectRef<Object>, triggers: mpsc::UnboundedSender<ObjectRef<Object>>) {
-    let (_commands, queue) = mpsc::channel(1);
-    let (seen, mut events) = mpsc::channel(16);
-    tokio::spawn(watch(etcd, prefix, queue, seen));
-    let mut last = None;
-    let mut lost = false;
-    while let Some(event) = events.recv().await {
-        let news = match event {
-            WatchEvent::Seen { snapshot, .. } => {
-                // Positions change all the time and are no news.
-                let shape: Vec<(String, String)> = snapshot
-                    .entries
-                    .iter()
-                    .filter(|(key, _)| key.as_str() != "status")
-                    .map(|(key, entry)| (key.clone(), without_positions(&String::from_utf8_lossy(&entry.value))))
-                    .collect();
-                let changed = last.as_ref() != Some(&shape) || lost;
-                last = Some(shape);
-                lost = false;
-                changed
-            }
-            WatchEvent::Lost(_) => !std::mem::replace(&mut lost, true),
-        };
-        if news && triggers.send(reference.clone()).is_err() {
-            return;
-        }
-    }
-}
-
-fn without_positions(value: &str) -> String {
-    match serde_json::from_str(value) {
-        Ok(serde_json::Value::Object(mut map)) => {
-            for field in ["xlog_location", "receive_lsn", "replay_lsn"] {
-                map.remove(field);
-            }
-            serde_json::Value::Object(map).to_string()
-        }
-        _ => value.to_owned(),
-    }
+/// What the status shows of a key. Positions change all the time and are no news.
+fn shape(key: &str, value: &str) -> Option<String> {
+    (key != "status").then(|| without(value, &["xlog_location", "receive_lsn", "replay_lsn"]))
 }

@@ -8,6 +8,7 @@ use crate::api::PostgresCluster;
 use crate::api::postgres_cluster::PostgresClusterSpec;
 use crate::base::{InvalidName, Scope};
 use crate::controllers::postgres_cluster::Settings;
+use crate::controllers::quantity::bytes;
 
 /// A spec that can be built.
 #[derive(Clone, Debug)]
@@ -65,32 +66,23 @@ pub enum Invalid {
 impl Desired {
     /// The Secret with the generated passwords.
     pub fn secret_name(&self) -> String {
-        format!("{}-credentials", self.name)
+        secret_name(&self.name)
     }
 
     /// Owners of databases, each once, besides the superuser.
     pub fn owners(&self) -> BTreeSet<String> {
-        let owners = self.spec.bootstrap.databases.iter().map(|database| database.owner.clone());
-        owners.filter(|owner| owner != "postgres").collect()
+        owners(&self.spec)
     }
 }
 
-/// Bytes of a Kubernetes quantity.
-pub fn bytes(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let factor: u64 = match &text[digits..] {
-        "" => 1,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        _ => return None,
-    };
-    text[..digits].parse::<u64>().ok()?.checked_mul(factor)
+/// The Secret with a cluster's passwords.
+pub fn secret_name(cluster: &str) -> String {
+    format!("{cluster}-credentials")
+}
+
+/// Owners of databases, each once, besides the superuser.
+pub fn owners(spec: &PostgresClusterSpec) -> BTreeSet<String> {
+    spec.bootstrap.databases.iter().map(|database| database.owner.clone()).filter(|owner| owner != "postgres").collect()
 }
 
 /// The major version that an image's tag begins with: 17 for `postgres:17.6-bookworm`.
@@ -132,7 +124,7 @@ pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desire
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, tagged_major};
+    use super::tagged_major;
 
     #[test]
     fn the_major_version_is_read_from_the_tag_alone() {
@@ -140,14 +132,5 @@ mod tests {
         assert_eq!(tagged_major("registry.example/pg/postgres:16@sha256:0123"), Some(16));
         assert_eq!(tagged_major("localhost:5000/postgres"), None);
         assert_eq!(tagged_major("postgres:latest"), None);
-    }
-
-    #[test]
-    fn quantities_read_as_kubernetes_reads_them() {
-        assert_eq!(bytes("1Mi"), Some(1 << 20));
-        assert_eq!(bytes("10G"), Some(10_000_000_000));
-        assert_eq!(bytes("1048576"), Some(1 << 20));
-        assert_eq!(bytes("1.5Gi"), None);
-        assert_eq!(bytes(""), None);
     }
 }

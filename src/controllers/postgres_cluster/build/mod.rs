@@ -6,6 +6,7 @@ mod postgres;
 
 use serde_json::{Map, Value, json};
 
+use crate::api::postgres_cluster::Etcd;
 use crate::cluster::Manifest;
 use crate::controllers::postgres_cluster::validate::Desired;
 
@@ -26,6 +27,17 @@ pub fn build(desired: &Desired) -> Vec<Manifest> {
     }
     objects.extend(postgres::objects(desired));
     objects.into_iter().map(Manifest).collect()
+}
+
+/// Where a cluster's etcd is.
+pub fn etcd_endpoints(etcd: &Etcd, name: &str, namespace: &str) -> Vec<String> {
+    match (&etcd.managed, &etcd.external) {
+        (_, Some(external)) => external.endpoints.iter().map(|endpoint| endpoint.0.clone()).collect(),
+        (Some(managed), None) => {
+            (0..managed.replicas).map(|i| format!("http://{name}-etcd-{i}.{name}-etcd.{namespace}.svc:2379")).collect()
+        }
+        (None, None) => vec![],
+    }
 }
 
 impl Desired {
@@ -60,13 +72,7 @@ impl Desired {
 
     /// Where etcd is.
     pub fn etcd_endpoints(&self) -> Vec<String> {
-        match (&self.spec.etcd.managed, &self.spec.etcd.external) {
-            (_, Some(external)) => external.endpoints.iter().map(|endpoint| endpoint.0.clone()).collect(),
-            (Some(managed), None) => {
-                (0..managed.replicas).map(|i| format!("http://{0}-etcd-{i}.{0}-etcd.{1}.svc:2379", self.name, self.namespace)).collect()
-            }
-            (None, None) => vec![],
-        }
+        etcd_endpoints(&self.spec.etcd, &self.name, &self.namespace)
     }
 
     /// What every pod of this operator's looks like from outside: the `restricted` Pod Security Standard, placement, priority.
