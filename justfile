@@ -64,6 +64,15 @@ bench-failover *ARGS: packages
     e2e/lab/dependencies patroni
     e2e/bench-failover {{ARGS}}
 
+# What a crowd of clients sees of a switchover and a crash: mrg-pooler, Patroni with a callback, Patroni behind HAProxy
+[group('dev')]
+bench-pools *ARGS: packages
+    e2e/lab/dependencies
+    e2e/lab/dependencies patroni
+    e2e/lab/dependencies haproxy
+    cargo build --quiet --profile lab --bins --example crowd
+    e2e/bench-pools {{ARGS}}
+
 # A command of the lab: up, down, status, enter, cut, heal, ...
 [group('lab')]
 lab *ARGS:

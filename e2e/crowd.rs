@@ -37,6 +37,9 @@ struct Arguments {
     /// All clients only read
     #[arg(long)]
     read_only: bool,
+    /// The table; only `crowd` is written
+    #[arg(long, default_value = "crowd")]
+    table: String,
     /// Where the number of transactions is kept, for scripts that wait for the first
     #[arg(long)]
     progress: Option<PathBuf>,
@@ -52,6 +55,9 @@ struct Seen {
     idle: BTreeMap<String, u64>,
     latencies_us: Vec<u32>,
 }
+
+/// A server that dies may say so in the same packet that ends a transaction, before PgBouncer has taken it from the client: the client gets both.
+const STILL_LINKED: Duration = Duration::from_millis(20);
 
 /// Where a client was when it failed.
 enum Failure {
@@ -80,13 +86,25 @@ impl Seen {
     }
 }
 
+/// A connection, and when it was closed, if it was.
+type Closed = Arc<Mutex<Option<Instant>>>;
+
 async fn connect(arguments: &Arguments) -> Result<Client, tokio_postgres::Error> {
+    Ok(connect_and_watch(arguments).await?.0)
+}
+
+async fn connect_and_watch(arguments: &Arguments) -> Result<(Client, Closed), tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
     config.host(&arguments.host).port(arguments.port).user(&arguments.user).dbname(&arguments.database).password(&arguments.password);
     config.application_name("crowd").connect_timeout(Duration::from_secs(5));
     let (client, connection) = config.connect(NoTls).await?;
-    tokio::spawn(connection);
-    Ok(client)
+    let closed = Closed::default();
+    let note = closed.clone();
+    tokio::spawn(async move {
+        let _ = connection.await;
+        *note.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now());
+    });
+    Ok((client, closed))
 }
 
 struct Statements {
@@ -94,10 +112,10 @@ struct Statements {
     count: Statement,
 }
 
-async fn prepare(client: &Client) -> Result<Statements, tokio_postgres::Error> {
+async fn prepare(client: &Client, table: &str) -> Result<Statements, tokio_postgres::Error> {
     Ok(Statements {
-        insert: client.prepare("INSERT INTO crowd (n) VALUES ($1)").await?,
-        count: client.prepare("SELECT n FROM crowd ORDER BY n DESC LIMIT $1").await?,
+        insert: client.prepare(&format!("INSERT INTO {table} (n) VALUES ($1)")).await?,
+        count: client.prepare(&format!("SELECT n FROM {table} ORDER BY n DESC LIMIT $1")).await?,
     })
 }
 
@@ -111,17 +129,24 @@ async fn write(client: &Client, statements: &Statements, number: i64) -> Result<
 }
 
 async fn one_client(arguments: &Arguments, index: usize, numbers: &Mutex<i64>, seen: &Mutex<Seen>, end: Instant) -> Result<(), Failure> {
-    let client = connect(arguments).await.map_err(Failure::Idle)?;
-    let statements = prepare(&client).await.map_err(Failure::Idle)?;
+    let (client, closed) = connect_and_watch(arguments).await.map_err(Failure::Idle)?;
+    let mut done = Instant::now();
+    let statements = prepare(&client, &arguments.table).await.map_err(Failure::Idle)?;
     let reads = arguments.read_only || index.is_multiple_of(arguments.read_every);
     while Instant::now() < end {
         // Pseudo-random pauses keep the clients from marching in step.
         let spread = (index as u64 * 7919 + u64::from(Instant::now().elapsed().subsec_nanos())) % (2 * arguments.think_ms + 1);
+        let began_to_think = Instant::now();
         tokio::time::sleep(Duration::from_millis(spread)).await;
         if client.is_closed() {
             // Closed while idle: noticed before the next transaction, as a connection pool of an application does.
+            let closed = closed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).unwrap_or(began_to_think);
             let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            *seen.idle.entry("closed while idle".to_owned()).or_default() += 1;
+            if closed.saturating_duration_since(done) < STILL_LINKED {
+                *seen.in_flight.entry("closed right after its transaction".to_owned()).or_default() += 1;
+            } else {
+                *seen.idle.entry("closed while idle".to_owned()).or_default() += 1;
+            }
             return Ok(());
         }
         let began = Instant::now();
@@ -135,6 +160,7 @@ async fn one_client(arguments: &Arguments, index: usize, numbers: &Mutex<i64>, s
         } else {
             write(&client, &statements, number).await?;
         }
+        done = Instant::now();
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         seen.transactions += 1;
         seen.latencies_us.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
@@ -176,7 +202,10 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arc::new(Arguments::parse());
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    if !arguments.read_only {
+    if arguments.read_only {
+        // Somebody else makes it.
+        until_done("the table", async || prepare(&connect(&arguments).await?, &arguments.table).await).await?;
+    } else {
         let table = "CREATE TABLE IF NOT EXISTS crowd (n bigint PRIMARY KEY, at timestamptz DEFAULT now())";
         until_done("the table", async || connect(&arguments).await?.batch_execute(table).await).await?;
     }

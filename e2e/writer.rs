@@ -33,6 +33,9 @@ struct Arguments {
     /// Ends by itself after so long
     #[arg(long, default_value_t = 3600)]
     seconds: u64,
+    /// How long a login or a write may take before another host is tried; long behind a pool, which holds its clients
+    #[arg(long, default_value_t = 500)]
+    patience_ms: u64,
     /// Gaps longer than this are told as they end
     #[arg(long, default_value_t = 150)]
     tell_ms: u64,
@@ -49,10 +52,8 @@ enum Written {
     Failed,
 }
 
-const CONNECT_WITHIN: Duration = Duration::from_millis(400);
 const RETRY: Duration = Duration::from_millis(5);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-const WRITE_WITHIN: Duration = Duration::from_millis(700);
 
 fn hosts(arguments: &Arguments) -> Vec<(String, u16)> {
     let from_file = arguments.hosts_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
@@ -65,12 +66,13 @@ fn hosts(arguments: &Arguments) -> Vec<(String, u16)> {
 }
 
 async fn connect_one(arguments: &Arguments, host: String, port: u16) -> anyhow::Result<Client> {
+    let within = Duration::from_millis(arguments.patience_ms);
     let mut config = tokio_postgres::Config::new();
     config.host(&host).port(port).user(&arguments.user).dbname(&arguments.database).password(&arguments.password);
-    config.application_name("writer").connect_timeout(CONNECT_WITHIN);
-    let (client, connection) = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls)).await??;
+    config.application_name("writer").connect_timeout(within);
+    let (client, connection) = tokio::time::timeout(within, config.connect(NoTls)).await??;
     tokio::spawn(connection);
-    let row = tokio::time::timeout(CONNECT_WITHIN, client.query_one("SELECT pg_is_in_recovery()", &[])).await??;
+    let row = tokio::time::timeout(within, client.query_one("SELECT pg_is_in_recovery()", &[])).await??;
     anyhow::ensure!(!row.get::<_, bool>(0), "in recovery");
     Ok(client)
 }
@@ -87,13 +89,13 @@ async fn connect(arguments: &Arguments) -> Option<Client> {
     };
     let mut attempts: FuturesUnordered<_> = hosts(arguments).into_iter().map(attempt).collect();
     // The hosts may be others by now.
-    tokio::time::timeout(ASK_AGAIN, attempts.next()).await.ok().flatten()
+    tokio::time::timeout(ASK_AGAIN.max(Duration::from_millis(arguments.patience_ms)), attempts.next()).await.ok().flatten()
 }
 
-async fn write(client: &Client, number: i64) -> Written {
+async fn write(client: &Client, number: i64, within: Duration) -> Written {
     let values: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&number];
     let insert = client.execute("INSERT INTO writer (n) VALUES ($1)", &values);
-    match tokio::time::timeout(WRITE_WITHIN, insert).await {
+    match tokio::time::timeout(within, insert).await {
         Ok(Ok(_)) => Written::Acknowledged,
         Ok(Err(error)) if error.code().is_some() => Written::Failed,
         Ok(Err(_)) | Err(_) => Written::Indeterminate,
@@ -173,7 +175,7 @@ async fn write_on(arguments: &Arguments, end: Instant, acknowledged: &mut BTreeS
         }
         while Instant::now() < end {
             number += 1;
-            match write(&client, number).await {
+            match write(&client, number, Duration::from_millis(arguments.patience_ms)).await {
                 Written::Acknowledged => {
                     acknowledged.insert(number);
                     report.acknowledged();

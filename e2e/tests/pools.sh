@@ -26,7 +26,8 @@ crowd_start() { # POOL PORT DATABASE SECONDS [MORE...]
   local program=${CARGO_TARGET_DIR:-$root/target}/lab/examples/crowd pool=$1 port=$2 database=$3 seconds=$4
   shift 4
   rm -f "$work/progress"
-  PGPASSWORD=$(password app-password) "$lab" enter "$program" --host "$(service_ip "$pool")" --port "$port" --database "$database" \
+  # From a node: Services exist only there.
+  PGPASSWORD=$(password app-password) ip netns exec "mrg-${crowd_node:-n1}" "$program" --host "$(service_ip "$pool")" --port "$port" --database "$database" \
     --user app --seconds "$seconds" --progress "$work/progress" "$@" >"$work/crowd.out" 2>"$work/crowd.err" &
   crowd=$!
   until_true "the first transactions" 30 test -s "$work/progress"

@@ -353,6 +353,10 @@ impl Pooler {
             *count += 1;
             *total += held.0;
         });
+        // A pod that has just started had nobody to hold.
+        if cause == Why::Starting {
+            return;
+        }
         self.record.send_modify(|record| {
             record.rewire = Some(Rewire { cause: cause.name().to_owned(), held_ms: held.0, clients, at_ms });
         });

@@ -73,7 +73,8 @@ pub fn status(pool: &PgBouncerPool, desired: &Desired, observed: &Observed, now:
         address: joined(|record| &record.addresses),
         clients: sum(|record| record.clients),
         waiting: sum(|record| record.waiting),
-        last_rewire: last_rewire(records).or(old.last_rewire),
+        // The pod that knows of the newest may be gone.
+        last_rewire: [last_rewire(records), old.last_rewire].into_iter().flatten().max_by(|a, b| a.at.cmp(&b.at)),
         pods: records.iter().map(pod).collect(),
         conditions: conditions(&old.conditions, judge(wanted, ready, updated, records, observed), generation, now),
     }

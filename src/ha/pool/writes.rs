@@ -15,6 +15,8 @@ use crate::ha::view::Revision;
 
 /// The pause between a probe that failed at once and the next.
 const PROBE_AGAIN: Millis = Millis(20);
+/// How long the last transactions may take before the leader hears that its request is heeded: most often it hears only that they are done.
+const SAY_SO_AFTER: Millis = Millis(100);
 /// The pause between two questions to an agent.
 const ASK_AGAIN: Millis = Millis(200);
 
@@ -184,7 +186,8 @@ impl Writes {
         let hold = self.hold.as_ref();
         let refusal = hold.filter(|hold| !hold.refusing && self.target.is_some()).map(|hold| hold.since + self.max_hold);
         let agent = hold.filter(|hold| self.away && hold.vouched.is_none()).and_then(|hold| hold.asked_agent).map(|at| at + ASK_AGAIN);
-        [probe, refusal, agent].into_iter().flatten().min()
+        let say_so = self.unsaid().map(|(_, since)| since + SAY_SO_AFTER);
+        [probe, refusal, agent, say_so].into_iter().flatten().min()
     }
 
     /// Takes an event and says what to do.
@@ -319,7 +322,7 @@ impl Writes {
         self.end_hold(now, &mut effects);
         self.refuse_if_late(now);
         self.set(&mut effects);
-        self.acknowledge(&mut effects);
+        self.acknowledge(now, &mut effects);
         self.inquire(now, &mut effects);
         effects
     }
@@ -365,14 +368,22 @@ impl Writes {
         }
     }
 
-    fn acknowledge(&mut self, effects: &mut Vec<Effect>) {
+    /// The request that is heeded and not yet said to be, and since when.
+    fn unsaid(&self) -> Option<(PauseRequest, Moment)> {
+        let pause = self.pause.filter(|_| self.pause_applies())?;
+        let said = self.acknowledged.is_some_and(|(id, _)| id == pause.id);
+        self.hold.as_ref().filter(|_| !said).map(|hold| (pause, hold.since))
+    }
+
+    fn acknowledge(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let pause = self.pause.filter(|_| self.pause_applies());
         let (Some(pause), Some(hold)) = (pause, &self.hold) else { return };
         // Before the first server there are no clients.
-        let now = (pause.id, hold.drained || self.target.is_none());
-        if self.acknowledged != Some(now) {
-            self.acknowledged = Some(now);
-            effects.push(Effect::Acknowledge { pause: now.0, drained: now.1 });
+        let drained = hold.drained || self.target.is_none();
+        let early = self.unsaid().is_some_and(|(_, since)| now.since(since) < SAY_SO_AFTER);
+        if self.acknowledged != Some((pause.id, drained)) && (drained || !early) {
+            self.acknowledged = Some((pause.id, drained));
+            effects.push(Effect::Acknowledge { pause: pause.id, drained });
         }
     }
 

@@ -144,14 +144,15 @@ fn a_probe_from_before_the_hold_confirms_nothing() {
 }
 
 #[test]
-fn a_request_to_pause_is_heeded_at_once_and_acknowledged_twice() {
+fn a_request_to_pause_is_heeded_at_once_and_acknowledged_when_drained_or_when_that_takes_long() {
     let mut script = Script::flowing();
     let pause = PauseRequest { id: Revision(20), leader: Revision(5) };
     let effects = script.on(Event::Pause(Some(pause)));
     // The address stays: transactions end on the server where they began.
     assert_eq!(gate_in(&effects), Some((Gate::Hold, "10.0.0.1:5432".to_owned())));
-    assert!(effects.contains(&Effect::Acknowledge { pause: Revision(20), drained: false }));
     assert_eq!(probe_in(&effects), None);
+    assert_eq!(script.pool.wake_at(), Some(script.now + SAY_SO_AFTER));
+    assert_eq!(script.after(100).on(Event::Tick), vec![Effect::Acknowledge { pause: Revision(20), drained: false }]);
     let number = script.pool.setting.number;
     let effects = script.on(Event::Drained { number });
     assert_eq!(effects, vec![Effect::Acknowledge { pause: Revision(20), drained: true }]);
