@@ -127,6 +127,10 @@ pub struct PgBouncerPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read: Option<Read>,
 
+    /// Certificates for clients; without it they connect without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+
     /// How long a stopping pod waits for its clients to go.
     #[serde(default = "drain")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('1h')").message("spec.drain is longer than 1h"))]
@@ -299,6 +303,15 @@ pub enum Fallback {
     Primary,
     /// Nothing: they are held for `maxHold`, and turned away then.
     Refuse,
+}
+
+/// Certificates for clients.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// A Secret of type `kubernetes.io/tls`, with `tls.crt` and `tls.key`. Clients must use TLS then.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
 }
 
 /// What is the case.

@@ -52,7 +52,16 @@ impl Desired {
         let spec = &self.spec;
         let databases: Vec<Value> =
             spec.databases.iter().map(|database| json!({ "alias": database.name, "name": database.database })).collect();
-        let settings: Map<String, Value> = spec.settings.iter().map(|(name, value)| (name.clone(), json!(value.0))).collect();
+        let mut settings: Map<String, Value> = spec.settings.iter().map(|(name, value)| (name.clone(), json!(value.0))).collect();
+        if spec.tls.is_some() {
+            for (name, value) in [
+                ("client_tls_sslmode", "require"),
+                ("client_tls_cert_file", "/etc/mrg-tls/tls.crt"),
+                ("client_tls_key_file", "/etc/mrg-tls/tls.key"),
+            ] {
+                settings.insert(name.to_owned(), json!(value));
+            }
+        }
         let pool_mode = match spec.pool_mode {
             PoolMode::Session => "session",
             PoolMode::Transaction => "transaction",
@@ -66,7 +75,7 @@ impl Desired {
             "secret_directory": "/etc/mrg-secret", "run_directory": "/run/mrg",
             "pool_mode": pool_mode,
             "max_client_connections": spec.max_client_connections, "default_pool_size": spec.default_pool_size,
-            "settings": settings,
+            "settings": settings, "tls_required": spec.tls.is_some(),
             "max_hold_ms": spec.failover.max_hold.0, "max_wait_ms": spec.switchover.max_wait.0,
             "abandons": spec.switchover.on_timeout == OnTimeout::Abandon,
             "drain_ms": spec.drain.0,
@@ -164,6 +173,15 @@ fn deployment(desired: &Desired) -> Value {
             { "name": "secret", "secret": { "secretName": desired.secret, "items": passwords, "defaultMode": 0o440 } },
         ],
     });
+    if let Some(tls) = &spec.tls {
+        let (volumes, mounts) = ("/volumes", "/containers/0/volumeMounts");
+        let volume = json!({ "name": "tls", "secret": { "secretName": tls.secret_name, "defaultMode": 0o440 } });
+        for (place, item) in [(volumes, volume), (mounts, json!({ "name": "tls", "mountPath": "/etc/mrg-tls" }))] {
+            if let Some(items) = pod.pointer_mut(place).and_then(Value::as_array_mut) {
+                items.push(item);
+            }
+        }
+    }
     if !spec.scheduling.node_selector.is_empty() {
         pod["nodeSelector"] = json!(spec.scheduling.node_selector);
     }

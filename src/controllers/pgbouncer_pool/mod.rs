@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
@@ -110,6 +111,10 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
             return Ok(Action::await_change());
         }
     };
+    if let Some(invalid) = missing(&context.client, &desired).await.map_err(observe_failed)? {
+        context.report(pool, status::stalled(pool, &invalid, now)).await?;
+        return Ok(Action::requeue(SOON));
+    }
     let applied = context.applied.apply_all(&context.client, &build::build(&desired)).await;
     let prefix = Keys::new("service", &desired.scope).poolers();
     let etcd = context.followers.follow(reference, desired.etcd.clone(), prefix.clone(), shape);
@@ -132,6 +137,23 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     context.report(pool, new).await?;
     applied?;
     Ok(Action::requeue(if settled { BACKSTOP } else { SOON }))
+}
+
+/// What is missing of the Secrets. Secrets are not watched: the operator may read those that it is told of, and list none.
+async fn missing(client: &Client, desired: &validate::Desired) -> Result<Option<validate::Invalid>, kube::Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);
+    let mut known: BTreeMap<String, Option<Secret>> = BTreeMap::new();
+    for (name, key) in validate::needed(desired) {
+        if !known.contains_key(name) {
+            known.insert(name.to_owned(), api.get_opt(name).await?);
+        }
+        let Some(Some(secret)) = known.get(name) else { return Ok(Some(validate::Invalid::NoSecret(name.to_owned()))) };
+        let value = secret.data.as_ref().and_then(|data| data.get(&key));
+        if value.is_none_or(|value| value.0.is_empty()) {
+            return Ok(Some(validate::Invalid::Malformed { secret: name.to_owned(), key }));
+        }
+    }
+    Ok(None)
 }
 
 async fn records(etcd: &Etcd, prefix: &str, pool: &str) -> Option<BTreeMap<String, PoolerRecord>> {

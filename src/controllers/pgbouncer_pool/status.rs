@@ -15,7 +15,7 @@ use crate::ha::pool::Why;
 pub fn stalled(pool: &PgBouncerPool, invalid: &Invalid, now: Timestamp) -> PgBouncerPoolStatus {
     let old = pool.status.clone().unwrap_or_default();
     let waits = invalid.is_waiting();
-    let reason = if waits { "ClusterNotFound" } else { "InvalidSpec" };
+    let reason = invalid.reason();
     let verdicts = vec![
         verdict("Ready", false, reason, invalid.to_string()),
         verdict("Reconciling", waits, reason, invalid.to_string()),

@@ -57,6 +57,17 @@ pub enum Invalid {
     /// There is no such cluster.
     #[error("spec.clusterRef.name: there is no PostgresCluster `{0}` in this namespace; it is picked up when it appears")]
     NoCluster(String),
+    /// A Secret is not there.
+    #[error("the Secret `{0}` is not there; it is picked up when it appears")]
+    NoSecret(String),
+    /// A Secret lacks what is needed of it.
+    #[error("the Secret `{secret}` has no `{key}`, or it is empty; add it")]
+    Malformed {
+        /// Which.
+        secret: String,
+        /// What.
+        key: String,
+    },
     /// The cluster's scope is no legal name.
     #[error("the PostgresCluster's spec.scope: {0}")]
     Scope(#[from] InvalidName),
@@ -82,9 +93,19 @@ pub enum Invalid {
 }
 
 impl Invalid {
+    /// The reason in one word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Invalid::NoCluster(_) => "ClusterNotFound",
+            Invalid::NoSecret(_) => "SecretNotFound",
+            Invalid::Malformed { .. } => "SecretMalformed",
+            _ => "InvalidSpec",
+        }
+    }
+
     /// Whether the spec is right and only something that it names is not there yet.
     pub fn is_waiting(&self) -> bool {
-        matches!(self, Invalid::NoCluster(_))
+        matches!(self, Invalid::NoCluster(_) | Invalid::NoSecret(_))
     }
 }
 
@@ -132,6 +153,13 @@ pub fn validate(settings: &Settings, pool: &PgBouncerPool, cluster: Option<&Post
         name,
         spec,
     })
+}
+
+/// What is needed of Secrets: their names and keys.
+pub fn needed(desired: &Desired) -> Vec<(&str, String)> {
+    let passwords = desired.users.iter().map(|user| (desired.secret.as_str(), format!("{user}-password")));
+    let tls = desired.spec.tls.iter().flat_map(|tls| ["tls.crt", "tls.key"].map(|key| (tls.secret_name.as_str(), key.to_owned())));
+    passwords.chain(tls).collect()
 }
 
 /// Connections that the server keeps for the superuser, and those of the agent and the poolers' own.
