@@ -3,11 +3,14 @@ source "$(dirname "$0")/../tests/lib.sh"
 settled
 spec $cluster | sed 's/ttl: 5s, loopWait: 1s, retryTimeout: 2s/ttl: 30s, loopWait: 2s, retryTimeout: 3s/' | k apply -f - >/dev/null
 sleep 8
+# The status is a moment behind what is done to the pods.
 old=$(leader)
 k delete pod "$old" >/dev/null
+sleep 5
 wait_healthy
 old=$(leader)
 kill_container "$old"
+sleep 5
 wait_healthy
 # Twice the same member within ten minutes.
 if [ "$(leader)" != "$old" ]; then

@@ -47,7 +47,7 @@ paused_across_a_failover() { # its pgbouncer lives on, without the one that woul
   kill -CONT "$pid"
 }
 crowd_node=n1
-during "twenty switchovers" 90 0 twenty_switchovers
+during "twenty switchovers" 110 0 twenty_switchovers
 during "a rolling restart of PostgreSQL" 40 0 restart_postgres
 during "a rolling restart of the operator" 20 0 restart_operator
 during "a drained node" 25 0 drain

@@ -44,10 +44,16 @@ rest() { # MEMBER METHOD PATH BODY
   ip=$(k get pod "$1" -o 'jsonpath={.status.podIP}')
   "$lab" enter curl -sS -m 70 -u "mrg:$(password rest-password)" -X "$2" -d "$4" "http://$ip:8008$3"
 }
-switch_over() {
-  local from
-  from=$(leader)
-  echo "    $(rest "$from" POST /switchover "{\"leader\": \"$from\"}")"
+switch_over() { # and says what was said; waits until somebody could take over
+  local from said end=$((SECONDS + 60))
+  while :; do
+    from=$(leader)
+    said=$(rest "$from" POST /switchover "{\"leader\": \"$from\"}" || true)
+    [[ $said != Successfully* ]] || break
+    [ $SECONDS -lt $end ] || { fail "no switchover for a minute: $said"; return 1; }
+    sleep 0.5
+  done
+  echo "    $said"
   until_true "the status names the new leader" 20 led_by_another "$from"
 }
 led_by_another() { [ -n "$(leader)" ] && [ "$(leader)" != "$1" ]; }

@@ -30,7 +30,7 @@ use crate::api::postgres_cluster::Scheduling;
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Target", type_ = "string", json_path = ".status.target", description = "The members that clients reach"),
     printcolumn(name = "Clients", type_ = "integer", json_path = ".status.clients", description = "Client connections, about"),
-    printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.waiting", description = "Clients that wait for a server, about"),
+    printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.waiting", description = "Clients that are held, or wait for a server for long"),
     printcolumn(name = "Last Rewire", type_ = "string", json_path = ".status.lastRewire.summary", description = "What the last hold was for, and how long it was"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -336,7 +336,7 @@ pub struct PgBouncerPoolStatus {
     /// Client connections when the status was last written.
     #[serde(default)]
     pub clients: i64,
-    /// Clients that waited for a server then.
+    /// Clients that were held then, or had waited for a server for a second or more.
     #[serde(default)]
     pub waiting: i64,
     /// The last time that clients were let through again.

@@ -27,6 +27,8 @@ const DRAINED_YET: Duration = Duration::from_millis(4);
 const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// The Service stops sending new clients to a pod that ends a moment after it began to.
 const STILL_SENT: Duration = Duration::from_secs(2);
+/// Between two signals, each more insistent.
+const SIGNAL_AGAIN: Duration = Duration::from_secs(3);
 
 /// What a process tells.
 #[derive(Clone, Debug)]
@@ -110,6 +112,7 @@ impl Bouncer {
     async fn serve(&mut self) -> anyhow::Result<()> {
         let mut running = self.start().await?;
         self.secret.mark_unchanged();
+        let mut ending = None;
         loop {
             let setting = self.settings.borrow_and_update().clone();
             running.bring_to(&setting).await.with_context(|| format!("setting {} was not reached", setting.number))?;
@@ -123,13 +126,25 @@ impl Bouncer {
                         running.files.logins = self.config.logins()?;
                         running.rewrite().await?;
                     }
-                    status = running.child.wait() => anyhow::bail!("PgBouncer ended: {}", status?),
-                    _ = wait_true(&mut self.stop) => return running.end(self.config.drain_ms.duration()).await,
+                    status = running.child.wait() => {
+                        anyhow::ensure!(ending.is_some(), "PgBouncer ended: {}", status?);
+                        return Ok(());
+                    }
+                    // Until the clients are gone it goes on to follow its settings: a leader may hand over meanwhile.
+                    _ = wait_true(&mut self.stop), if ending.is_none() => ending = Some(Ending::new(self.config.drain_ms.duration())),
+                    () = due(ending.as_ref()), if ending.is_some() => {
+                        let Some(stage) = ending.as_mut() else { continue };
+                        running.let_go(stage).await?;
+                    }
                     () = tokio::time::sleep(if draining { DRAINED_YET } else { COUNT_EVERY }) => {
                         let pools = running.count().await?;
                         if draining && pools.servers_active == 0 {
                             running.drained = Some(setting.number);
                             self.report(Report::Drained(setting.number)).await;
+                        }
+                        if pools.clients == 0 && ending.as_ref().is_some_and(|ending| ending.refuses) {
+                            // The anchors are clients, too.
+                            running.anchors.clear();
                         }
                         self.report(Report::Pools(pools)).await;
                     }
@@ -164,6 +179,29 @@ impl Bouncer {
         tracing::info!(process = self.number, pools = anchors.len(), "PgBouncer started");
         let (addresses, refusing, drained) = (Vec::new(), false, None);
         Ok(Running { child, files, console, spare, anchors, paused: None, refusing, addresses, patience, drained })
+    }
+}
+
+/// How a process comes to its end: it is not sent new clients any more, refuses them, waits for those that it has, and ends.
+struct Ending {
+    next: Instant,
+    drain: Duration,
+    refuses: bool,
+    signals: VecDeque<Signal>,
+}
+
+impl Ending {
+    fn new(drain: Duration) -> Self {
+        // Between two transactions; at once; in any case.
+        let signals = VecDeque::from([Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL]);
+        Self { next: Instant::now() + STILL_SENT, drain, refuses: false, signals }
+    }
+}
+
+async fn due(ending: Option<&Ending>) {
+    match ending {
+        Some(ending) => tokio::time::sleep_until(ending.next).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -276,26 +314,19 @@ impl Running {
         Ok(self.console.pools(self.anchors.len() as u64).await?)
     }
 
-    /// Lets clients go one by one, then ends what is left between two transactions.
-    async fn end(mut self, drain: Duration) -> anyhow::Result<()> {
-        tokio::time::sleep(STILL_SENT).await;
-        let deadline = Instant::now() + drain;
-        self.console.shut_down_after_clients().await?;
-        // The anchors are clients, too.
-        self.anchors.clear();
-        self.spare = None;
-        self.paused = None;
-        drop(self.console);
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-        for (signal, by) in [(Signal::SIGINT, deadline), (Signal::SIGQUIT, deadline + Duration::from_secs(5))] {
-            if tokio::time::timeout_at(by, self.child.wait()).await.is_ok() {
-                return Ok(());
-            }
-            if let Some(pid) = pid {
-                let _ = kill(pid, signal);
-            }
+    /// One step further towards the end.
+    async fn let_go(&mut self, ending: &mut Ending) -> anyhow::Result<()> {
+        if !ending.refuses {
+            ending.refuses = true;
+            ending.next = Instant::now() + ending.drain;
+            return Ok(self.console.shut_down_after_clients().await?);
         }
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.child.wait()).await;
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        self.anchors.clear();
+        if let (Some(pid), Some(signal)) = (pid, ending.signals.pop_front()) {
+            let _ = kill(pid, signal);
+        }
+        ending.next = Instant::now() + SIGNAL_AGAIN;
         Ok(())
     }
 }

@@ -477,6 +477,8 @@ impl Pooler {
             shown.pools = pools;
             true
         });
+        // Clients wait for a moment all the time; those who wait long, or are held, are worth a word.
+        let waiting = if held.is_some() || pools.longest_wait_us >= 1_000_000 { pools.waiting } else { 0 };
         self.record.send_if_modified(|record| {
             let new = PoolerRecord {
                 why: why.name().to_owned(),
@@ -484,7 +486,7 @@ impl Pooler {
                 addresses,
                 generation,
                 clients: pools.clients,
-                waiting: pools.waiting,
+                waiting,
                 ..record.clone()
             };
             // Numbers that change all the time are not worth a write by themselves: about one in ten is.

@@ -162,9 +162,10 @@ async fn records(etcd: &Etcd, prefix: &str, pool: &str) -> Option<BTreeMap<Strin
     Some(parsed.filter(|(_, record)| record.pool == pool).collect())
 }
 
-/// What the status shows of a record. How many clients there are changes all the time and is no news.
+/// What the status shows of a record. How many clients there are changes all the time and is no news; that some wait is.
 fn shape(_: &str, value: &str) -> Option<String> {
-    Some(without(value, &["clients", "waiting", "pause", "drained"]))
+    let waits = serde_json::from_str::<PoolerRecord>(value).is_ok_and(|record| record.waiting > 0);
+    Some(format!("{waits} {}", without(value, &["clients", "waiting", "pause", "drained"])))
 }
 
 impl Context {
