@@ -133,6 +133,8 @@ pub struct Own {
     pub container: bool,
     /// Databases to make when the cluster is made.
     pub databases: Vec<Database>,
+    /// Where the owners' passwords stand as `<owner>-password`, and change when they are rotated.
+    pub secret_directory: Option<PathBuf>,
     /// How long an orderly stop may take, in seconds; more than Kubernetes would kill for is pointless.
     pub stop_timeout: Option<u64>,
 }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::agent::context::{Context, Status};
+use crate::agent::passwords::Passwords;
 use crate::agent::rest::reports::{PATRONI_VERSION, role, state};
 use crate::base::{MemberName, Timeline};
 use crate::dcs::DynamicConfig;
@@ -47,6 +48,7 @@ impl Housekeeping {
             members_seen: BTreeMap::new(),
             slots_kept: None,
             timeline: None,
+            passwords: Passwords::default(),
         };
         tokio::spawn(task.run(wake.clone()));
         Self { wake, wanted }
@@ -73,6 +75,7 @@ struct Task {
     members_seen: BTreeMap<MemberName, Instant>,
     slots_kept: Option<(Instant, BTreeSet<MemberName>, bool)>,
     timeline: Option<Timeline>,
+    passwords: Passwords,
 }
 
 impl Task {
@@ -96,6 +99,8 @@ impl Task {
                 self.write_failsafe(&status).await;
             }
             self.keep_slots(&status).await;
+            let leads = status.holds_key && matches!(status.postgres, Postgres::Primary(_));
+            self.passwords.keep(&self.context, leads).await;
         }
     }
 

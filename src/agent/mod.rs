@@ -7,6 +7,7 @@ pub mod etcd_member;
 pub mod fence;
 mod housekeeping;
 mod incarnation;
+mod passwords;
 mod peers;
 mod perform;
 mod poolers;

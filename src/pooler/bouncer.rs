@@ -27,6 +27,9 @@ const DRAINED_YET: Duration = Duration::from_millis(4);
 const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// The Service stops sending new clients to a pod that ends a moment after it began to.
 const STILL_SENT: Duration = Duration::from_secs(2);
+/// How often, and how often at most, idle clients are looked for.
+const EVICT_AGAIN: Duration = Duration::from_millis(50);
+const EVICTIONS: u32 = 50;
 /// Between two signals, each more insistent.
 const SIGNAL_AGAIN: Duration = Duration::from_secs(3);
 
@@ -49,7 +52,7 @@ pub struct Bouncer {
     number: u16,
     anchor_server: Arc<AnchorServer>,
     settings: watch::Receiver<Setting>,
-    secret: watch::Receiver<u64>,
+    logins: watch::Receiver<Vec<Login>>,
     stop: watch::Receiver<bool>,
     reports: mpsc::Sender<(u16, Report)>,
 }
@@ -75,11 +78,11 @@ impl Bouncer {
         number: u16,
         anchor_server: Arc<AnchorServer>,
         settings: watch::Receiver<Setting>,
-        secret: watch::Receiver<u64>,
+        logins: watch::Receiver<Vec<Login>>,
         stop: watch::Receiver<bool>,
         reports: mpsc::Sender<(u16, Report)>,
     ) -> Self {
-        Self { config, number, anchor_server, settings, secret, stop, reports }
+        Self { config, number, anchor_server, settings, logins, stop, reports }
     }
 
     /// Keeps the process running until it is told to stop.
@@ -111,7 +114,6 @@ impl Bouncer {
     /// Runs the process until it is told to stop, or fails.
     async fn serve(&mut self) -> anyhow::Result<()> {
         let mut running = self.start().await?;
-        self.secret.mark_unchanged();
         let mut ending = None;
         loop {
             let setting = self.settings.borrow_and_update().clone();
@@ -121,9 +123,9 @@ impl Bouncer {
                 let draining = setting.gate == Gate::Hold && running.drained != Some(setting.number);
                 tokio::select! {
                     changed = self.settings.changed() => { changed?; break }
-                    changed = self.secret.changed() => {
+                    changed = self.logins.changed() => {
                         changed?;
-                        running.files.logins = self.config.logins()?;
+                        running.files.logins = self.logins.borrow_and_update().clone();
                         running.rewrite().await?;
                     }
                     status = running.child.wait() => {
@@ -154,9 +156,10 @@ impl Bouncer {
     }
 
     /// Starts it, anchored, with the door to the network still closed.
-    async fn start(&self) -> anyhow::Result<Running> {
+    async fn start(&mut self) -> anyhow::Result<Running> {
         let password = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
-        let files = self.config.bouncer(self.number, Login { user: "mrg-pooler".to_owned(), password })?;
+        let logins = self.logins.borrow_and_update().clone();
+        let files = self.config.bouncer(self.number, logins, Login { user: "mrg-pooler".to_owned(), password });
         std::fs::create_dir_all(&files.directory).with_context(|| format!("{} cannot be made", files.directory.display()))?;
         files.write(&self.anchor_server.pass()).context("PgBouncer's files cannot be written")?;
         let mut command = Command::new(&self.config.program);
@@ -187,6 +190,7 @@ struct Ending {
     next: Instant,
     drain: Duration,
     refuses: bool,
+    evictions: u32,
     signals: VecDeque<Signal>,
 }
 
@@ -194,7 +198,7 @@ impl Ending {
     fn new(drain: Duration) -> Self {
         // Between two transactions; at once; in any case.
         let signals = VecDeque::from([Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL]);
-        Self { next: Instant::now() + STILL_SENT, drain, refuses: false, signals }
+        Self { next: Instant::now() + STILL_SENT, drain, refuses: false, evictions: EVICTIONS, signals }
     }
 }
 
@@ -320,6 +324,14 @@ impl Running {
             ending.refuses = true;
             ending.next = Instant::now() + ending.drain;
             return Ok(self.console.shut_down_after_clients().await?);
+        }
+        // Those that stay are ended while they are idle, as far as that comes; one that sends its next query that very moment gets an error.
+        if ending.evictions > 0 {
+            ending.evictions -= 1;
+            self.anchors.clear();
+            let ended = self.console.end_idle_clients().await?;
+            ending.next = Instant::now() + if ended > 0 { EVICT_AGAIN } else { EVICT_AGAIN * 4 };
+            return Ok(());
         }
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         self.anchors.clear();

@@ -211,7 +211,7 @@ impl PoolerConfig {
     }
 
     /// What one of the processes is configured with.
-    pub fn bouncer(&self, number: u16, administrator: Login) -> Result<Configuration, Error> {
+    pub fn bouncer(&self, number: u16, logins: Vec<Login>, administrator: Login) -> Configuration {
         let database = |database: &Database| pgbouncer::Database { alias: database.alias.clone(), name: database.name.clone() };
         let share = |all: u32| all.div_ceil(u32::from(self.processes.max(1)));
         let mut settings = self.settings.clone();
@@ -222,18 +222,18 @@ impl PoolerConfig {
             settings.entry(name.to_owned()).or_insert_with(|| "0".to_owned());
         }
         settings.entry("max_prepared_statements".to_owned()).or_insert_with(|| "200".to_owned());
-        Ok(Configuration {
+        Configuration {
             directory: self.run_directory.join(number.to_string()),
             port: self.port,
             process: (number, self.processes),
             databases: self.databases.iter().map(database).collect(),
-            logins: self.logins()?,
+            logins,
             administrator,
             pool_mode: self.pool_mode.clone(),
             max_client_connections: share(self.max_client_connections),
             default_pool_size: share(self.default_pool_size),
             tls_required: self.tls_required,
             settings,
-        })
+        }
     }
 }

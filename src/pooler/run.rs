@@ -10,9 +10,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::base::{MemberName, Millis, Moment, Scope};
-use crate::dcs::poolers::{self, PoolerRecord, Rewire};
+use crate::dcs::poolers::{self, PoolerRecord, Rewire, fingerprint};
 use crate::dcs::wire::{self, Entries};
 use crate::dcs::{Connection, Etcd, Keys, WatchCommand, WatchEvent, watch as follow};
 use crate::ha::Revision;
@@ -31,6 +32,10 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The pause before a read pool tries a server again that took no connection.
 const CONNECT_AGAIN: Duration = Duration::from_millis(250);
+/// The kubelet swaps a mounted Secret's directory once in a minute or so; nothing is lost by looking a little later.
+const LOOK_AT_SECRET_EVERY: Duration = Duration::from_secs(2);
+/// New passwords that the server has not taken by then are used all the same.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(150);
 const VOUCH_WITHIN: Duration = Duration::from_secs(1);
 
 /// What reaches the loop.
@@ -73,6 +78,7 @@ struct Pooler {
     record: watch::Sender<PoolerRecord>,
     shown: watch::Sender<Shown>,
     http: reqwest::Client,
+    logins: watch::Receiver<Vec<Login>>,
     told: Option<Why>,
 }
 
@@ -94,7 +100,7 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
     let anchor_server = Arc::new(AnchorServer::listen(&config.run_directory.join("anchor")).context("the anchor's socket")?);
     let initial = Setting { number: 0, gate: Gate::Hold, addresses: Vec::new() };
     let (settings, setting) = watch::channel(initial);
-    let (rotated, secret) = watch::channel(0);
+    let (logins, secret) = watch::channel(config.logins()?);
     let (stopping, stop) = watch::channel(false);
     let mut bouncers = tokio::task::JoinSet::new();
     let reports = reports_into(&inputs);
@@ -102,7 +108,6 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
         let (setting, secret, stop) = (setting.clone(), secret.clone(), stop.clone());
         bouncers.spawn(Bouncer::new(config.clone(), number, anchor_server.clone(), setting, secret, stop, reports.clone()).run());
     }
-    tokio::spawn(follow_secret(config.clone(), rotated));
     let record = watch::Sender::new(PoolerRecord {
         pool: config.pool.clone(),
         writes: config.mode == Mode::Write,
@@ -111,6 +116,7 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
         why: Why::Starting.name().to_owned(),
         ..PoolerRecord::default()
     });
+    tokio::spawn(follow_secret(config.clone(), logins, setting, record.clone()));
     let registration = tokio::spawn(register(etcd.clone(), keys.pooler(&config.pod), record.subscribe()));
     let shown = watch::Sender::new(Shown { pool: config.pool.clone(), ..Shown::default() });
     let listener = TcpListener::bind(("0.0.0.0", config.http_port)).await.with_context(|| format!("port {} for HTTP", config.http_port))?;
@@ -134,6 +140,7 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
         record,
         shown,
         http: reqwest::Client::new(),
+        logins: secret,
         told: None,
     };
     let mut terminate = signal(SignalKind::terminate())?;
@@ -195,19 +202,49 @@ fn reports_into(inputs: &mpsc::Sender<Input>) -> mpsc::Sender<(u16, Report)> {
     reports
 }
 
-/// The kubelet swaps a mounted Secret's directory; the passwords themselves are compared, so that only a change of them counts.
-async fn follow_secret(config: Arc<PoolerConfig>, rotated: watch::Sender<u64>) {
-    let mut known: Option<Vec<Login>> = config.logins().ok();
-    while !rotated.is_closed() {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        if let Ok(logins) = config.logins()
-            && known.as_ref() != Some(&logins)
-        {
-            tracing::info!("the passwords changed");
-            known = Some(logins);
-            rotated.send_modify(|count| *count += 1);
+/// Follows the mounted Secret. A new password is tried on the server and used once it is taken there; until then the old one is.
+async fn follow_secret(
+    config: Arc<PoolerConfig>,
+    logins: watch::Sender<Vec<Login>>,
+    settings: watch::Receiver<Setting>,
+    record: watch::Sender<PoolerRecord>,
+) {
+    let tell = |logins: &[Login]| {
+        let prints: BTreeMap<String, u16> = logins.iter().map(|login| (login.user.clone(), fingerprint(&login.password))).collect();
+        record.send_if_modified(|record| std::mem::replace(&mut record.passwords, prints.clone()) != prints);
+    };
+    tell(&logins.borrow());
+    let mut since = Instant::now();
+    let mut told = logins.borrow().clone();
+    while !logins.is_closed() {
+        tokio::time::sleep(LOOK_AT_SECRET_EVERY).await;
+        let Ok(mounted) = config.logins() else { continue };
+        if mounted != told {
+            tracing::info!("the passwords in the Secret changed; they are used once the server takes them");
+            tell(&mounted);
+            told.clone_from(&mounted);
+            since = Instant::now();
+        }
+        if mounted == *logins.borrow() {
+            continue;
+        }
+        let address = settings.borrow().addresses.first().cloned();
+        let taken = match address {
+            Some(address) => are_taken(&config, &address, &mounted).await,
+            None => false,
+        };
+        // Whoever rotates by hand may have been at the server first, and the old ones are of no use any more.
+        if taken || since.elapsed() > GIVEN_UP_AFTER {
+            tracing::info!(taken, "the new passwords are in use");
+            logins.send_replace(mounted);
         }
     }
+}
+
+async fn are_taken(config: &PoolerConfig, address: &Address, logins: &[Login]) -> bool {
+    let Some(database) = config.databases.first() else { return false };
+    let tries = logins.iter().map(|login| look::connect(address, login, &database.name, || {}));
+    futures::future::join_all(tries).await.iter().all(Option::is_some)
 }
 
 impl Pooler {
@@ -364,11 +401,7 @@ impl Pooler {
 
     /// The user and the database that servers are asked with.
     fn login(&self) -> Option<(Login, String)> {
-        let logins = self.config.logins();
-        if let Err(error) = &logins {
-            tracing::warn!(error = chain(error), "the passwords cannot be read");
-        }
-        Some((logins.ok()?.into_iter().next()?, self.config.databases.first()?.name.clone()))
+        Some((self.logins.borrow().first()?.clone(), self.config.databases.first()?.name.clone()))
     }
 
     fn probe(&mut self, probe: u64, leader: Leader) {

@@ -1,6 +1,6 @@
 //! Brings the API server and etcd in line with what is wanted. Settled means silent: what is as wanted is not written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, TxnOp};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::cluster;
 use crate::controllers::postgres_cluster::build::{ROLE_LABEL, dynamic_config};
 use crate::controllers::postgres_cluster::observe::Observed;
-use crate::controllers::postgres_cluster::validate::Desired;
+use crate::controllers::postgres_cluster::validate::{Desired, ROTATE_ANNOTATION};
 use crate::controllers::quantity::bytes;
 use crate::dcs::wire::compact;
 use crate::dcs::{Etcd, Keys};
@@ -62,13 +62,21 @@ pub async fn keep_secret(client: &Client, desired: &Desired) -> Result<(), Error
             Some(labels.into_iter().map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned())).collect());
         return api.create(&PostParams::default(), &secret).await.map(|_| ()).map_err(failed("create the credentials"));
     };
+    let rotated = existing.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ROTATE_ANNOTATION));
+    let rotates = desired.rotation.is_some() && rotated != desired.rotation.as_ref();
+    let rotating: BTreeSet<String> = desired.owners().into_iter().filter(|_| rotates).map(|owner| format!("{owner}-password")).collect();
     let have = existing.data.unwrap_or_default();
-    let missing: BTreeMap<String, ByteString> =
-        wanted.into_iter().filter(|key| !have.contains_key(key)).map(|key| (key, password())).collect();
-    if missing.is_empty() {
+    let fresh: BTreeMap<String, ByteString> =
+        wanted.into_iter().filter(|key| rotating.contains(key) || !have.contains_key(key)).map(|key| (key, password())).collect();
+    if fresh.is_empty() && !rotates {
         return Ok(());
     }
-    let patch = Patch::Merge(json!({ "data": missing }));
+    let mut patch = json!({ "data": fresh });
+    if rotates {
+        tracing::info!(cluster = desired.name, keys = ?rotating, "the owners of the databases get new passwords");
+        patch["metadata"] = json!({ "annotations": { ROTATE_ANNOTATION: desired.rotation } });
+    }
+    let patch = Patch::Merge(patch);
     api.patch(&desired.secret_name(), &PatchParams::default(), &patch).await.map(|_| ()).map_err(failed("add credentials"))
 }
 

@@ -10,6 +10,9 @@ use crate::base::{InvalidName, Scope};
 use crate::controllers::postgres_cluster::Settings;
 use crate::controllers::quantity::bytes;
 
+/// Any new value of it on the PostgresCluster gives the databases' owners new passwords.
+pub const ROTATE_ANNOTATION: &str = "mrg.bluebird.id/rotate-passwords";
+
 /// A spec that can be built.
 #[derive(Clone, Debug)]
 pub struct Desired {
@@ -27,6 +30,8 @@ pub struct Desired {
     pub maximum_lag_bytes: u64,
     /// Whether etcd was made before.
     pub etcd_initialized: bool,
+    /// The value of the annotation that asks for new passwords.
+    pub rotation: Option<String>,
     /// The image with the agent.
     pub agent_image: String,
     /// When it is pulled.
@@ -114,6 +119,7 @@ pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desire
         uid: cluster.uid().unwrap_or_default(),
         maximum_lag_bytes: bytes(lag).ok_or_else(quantity)?,
         etcd_initialized: cluster.status.as_ref().is_some_and(|status| status.etcd_initialized),
+        rotation: cluster.annotations().get(ROTATE_ANNOTATION).cloned(),
         agent_image: settings.agent_image.clone(),
         agent_pull_policy: settings.agent_pull_policy.clone(),
         priority_class: settings.priority_class.clone(),

@@ -7,6 +7,8 @@ use crate::controllers::postgres_cluster::validate::Desired;
 use crate::dcs::wire::compact;
 
 const COMPONENT: &str = "postgres";
+/// Where the owners' passwords are mounted; unlike the environment it changes when they are rotated.
+const SECRET_DIRECTORY: &str = "/etc/mrg-secret";
 
 /// The objects.
 pub fn objects(desired: &Desired) -> Vec<Value> {
@@ -57,6 +59,7 @@ fn config_map(desired: &Desired) -> Value {
             "incarnation_file": "/run/mrg/incarnation",
             "termination_message": "/run/mrg-termination/message",
             "databases": databases,
+            "secret_directory": SECRET_DIRECTORY,
             "stop_timeout": 30,
         },
     });
@@ -120,6 +123,16 @@ fn environment(desired: &Desired) -> Value {
     json!(variables)
 }
 
+/// The owners' passwords and no others; without an owner, nothing.
+fn passwords(desired: &Desired) -> Value {
+    let keys: Vec<Value> =
+        desired.owners().iter().map(|owner| format!("{owner}-password")).map(|key| json!({ "key": key, "path": key })).collect();
+    if keys.is_empty() {
+        return json!({ "name": "secret", "emptyDir": {} });
+    }
+    json!({ "name": "secret", "secret": { "secretName": desired.secret_name(), "items": keys, "defaultMode": 0o440, "optional": true } })
+}
+
 fn stateful_set(desired: &Desired) -> Value {
     let mut pod = desired.pod(COMPONENT);
     let mut container = json!({
@@ -132,7 +145,7 @@ fn stateful_set(desired: &Desired) -> Value {
         "volumeMounts": [
             { "name": "data", "mountPath": "/var/lib/postgresql/data" }, { "name": "mrg", "mountPath": "/mrg" },
             { "name": "config", "mountPath": "/etc/mrg" }, { "name": "run", "mountPath": "/run/mrg" },
-            { "name": "tmp", "mountPath": "/tmp" }, { "name": "shm", "mountPath": "/dev/shm" },
+            { "name": "secret", "mountPath": SECRET_DIRECTORY }, { "name": "tmp", "mountPath": "/tmp" }, { "name": "shm", "mountPath": "/dev/shm" },
         ],
         // The kubelet restarts only an agent whose loop stands still; everything else is the agent's to decide.
         "livenessProbe": { "httpGet": { "path": "/liveness", "port": REST_PORT }, "initialDelaySeconds": 30, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6 },
@@ -152,6 +165,7 @@ fn stateful_set(desired: &Desired) -> Value {
             { "name": "mrg", "emptyDir": {} }, { "name": "run", "emptyDir": {} }, { "name": "tmp", "emptyDir": {} },
             { "name": "shm", "emptyDir": { "medium": "Memory" } },
             { "name": "config", "configMap": { "name": format!("{}-agent", desired.name) } },
+            passwords(desired),
         ]),
     );
     json!({
