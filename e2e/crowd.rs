@@ -24,6 +24,9 @@ struct Arguments {
     user: String,
     #[arg(long, env = "PGPASSWORD", default_value = "")]
     password: String,
+    /// Where the password stands instead, read again for each login
+    #[arg(long)]
+    password_file: Option<PathBuf>,
     #[arg(long, default_value_t = 200)]
     clients: usize,
     #[arg(long, default_value_t = 3600)]
@@ -95,7 +98,9 @@ async fn connect(arguments: &Arguments) -> Result<Client, tokio_postgres::Error>
 
 async fn connect_and_watch(arguments: &Arguments) -> Result<(Client, Closed), tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
-    config.host(&arguments.host).port(arguments.port).user(&arguments.user).dbname(&arguments.database).password(&arguments.password);
+    let from_file = arguments.password_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+    let password = from_file.unwrap_or_else(|| arguments.password.clone());
+    config.host(&arguments.host).port(arguments.port).user(&arguments.user).dbname(&arguments.database).password(password);
     config.application_name("crowd").connect_timeout(Duration::from_secs(5));
     let (client, connection) = config.connect(NoTls).await?;
     let closed = Closed::default();
