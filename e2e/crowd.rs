@@ -57,6 +57,9 @@ struct Seen {
     /// Errors of everybody else: logins, and clients that had nothing under way.
     idle: BTreeMap<String, u64>,
     latencies_us: Vec<u32>,
+    /// The longest time in which no transaction of anybody succeeded, and when the last one did.
+    silence: Duration,
+    succeeded: Option<Instant>,
 }
 
 /// A server that dies may say so in the same packet that ends a transaction, before PgBouncer has taken it from the client: the client gets both.
@@ -168,6 +171,8 @@ async fn one_client(arguments: &Arguments, index: usize, numbers: &Mutex<i64>, s
         done = Instant::now();
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         seen.transactions += 1;
+        let last = seen.succeeded.replace(done);
+        seen.silence = seen.silence.max(last.map_or(Duration::ZERO, |last| done.saturating_duration_since(last)));
         seen.latencies_us.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
         if !reads {
             seen.acknowledged.insert(number);
@@ -240,6 +245,7 @@ async fn main() -> anyhow::Result<()> {
         serde_json::json!({
             "transactions": seen.transactions, "acknowledged": seen.acknowledged.len(), "lost": lost,
             "in_flight_errors": in_flight, "idle_errors": idle, "longest_ms": quantile(1.0),
+            "silence_ms": seen.silence.as_millis(),
             "p50_ms": quantile(0.5), "p99_ms": quantile(0.99), "p999_ms": quantile(0.999),
             "in_flight": seen.in_flight, "idle": seen.idle,
         })

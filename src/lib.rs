@@ -10,6 +10,9 @@ pub mod agent;
 pub mod api;
 /// Words that every module shares: WAL positions, moments, names. Pure.
 pub mod base;
+/// A clock that never steps and counts suspension.
+#[cfg(feature = "full")]
+pub mod clock;
 /// The Kubernetes API server: apply, the operator's lease.
 #[cfg(feature = "full")]
 pub mod cluster;

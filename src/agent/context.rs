@@ -43,7 +43,7 @@ pub struct Status {
     pub settings: Settings,
     /// What is wrong with the dynamic configuration; the last good one is in force then.
     pub config_error: Option<String>,
-    /// Milliseconds by [`crate::agent::clock`] when the agent's loop last ran.
+    /// Milliseconds by [`crate::clock`] when the agent's loop last ran.
     pub loop_ran: u64,
 }
 

@@ -1,6 +1,5 @@
 //! PID 1 of a PostgreSQL pod, or a service on any host: performs what [`crate::ha::Node`] decides. Never imports the Kubernetes API.
 
-pub mod clock;
 mod config;
 mod context;
 pub mod etcd_member;

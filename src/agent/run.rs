@@ -9,7 +9,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::agent::clock;
 use crate::agent::config::AgentConfig;
 use crate::agent::context::{Context, addresses, members};
 use crate::agent::fence::{Fence, kill_descendants};
@@ -21,6 +20,7 @@ use crate::agent::promise;
 use crate::agent::rest::{self, Api, Ask};
 use crate::agent::server::Server;
 use crate::base::{MemberName, Millis, Moment};
+use crate::clock;
 use crate::dcs::{Connection, Error as DcsError, Etcd, Keys, Snapshot, WatchCommand, WatchEvent, settings, watch, wire};
 use crate::ha::{Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Settings, StepId};
 use crate::telemetry::chain;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::clock;
 use crate::agent::config::{AgentConfig, parameter_text};
 use crate::agent::fence::{self, Exit, Fence, Process};
 use crate::base::{MemberName, Moment, Position};
+use crate::clock;
 use crate::dcs::DynamicConfig;
 use crate::ha::sync::Names;
 use crate::ha::{Postgres, Standby, StartAs, WalReceiver};

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use nix::time::ClockId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::base::{MemberName, Millis, Moment, Scope};
+use crate::base::{MemberName, Millis, Scope};
+use crate::clock::{self, now};
 use crate::dcs::poolers::{self, PoolerRecord, Rewire, fingerprint};
 use crate::dcs::wire::{self, Entries};
 use crate::dcs::{Connection, Etcd, Keys, WatchCommand, WatchEvent, watch as follow};
@@ -80,12 +80,6 @@ struct Pooler {
     http: reqwest::Client,
     logins: watch::Receiver<Vec<Login>>,
     told: Option<Why>,
-}
-
-/// Now, by the clock that counts the time that the machine slept.
-fn now() -> Moment {
-    let time = ClockId::CLOCK_BOOTTIME.now().unwrap_or_else(|error| panic!("CLOCK_BOOTTIME cannot be read: {error}"));
-    Moment(time.tv_sec().unsigned_abs() * 1000 + time.tv_nsec().unsigned_abs() / 1_000_000)
 }
 
 /// Runs until SIGTERM, and until the clients are gone then.
@@ -254,7 +248,7 @@ impl Pooler {
             Core::Reads(pool) => pool.wake_at(),
         };
         match wake {
-            Some(wake) => tokio::time::sleep(wake.since(now()).min(Millis(1_000)).duration()).await,
+            Some(wake) => clock::sleep_until(wake).await,
             None => std::future::pending().await,
         }
     }

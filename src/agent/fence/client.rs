@@ -11,9 +11,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::agent::clock;
 use crate::agent::fence::protocol::{Command, Event};
 use crate::base::Moment;
+use crate::clock;
 
 /// What went wrong between agent and fence.
 #[derive(Debug, thiserror::Error)]

@@ -13,10 +13,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::agent::clock;
 use crate::agent::fence::descendants::kill_descendants;
 use crate::agent::fence::protocol::{Command, Event};
 use crate::base::{Millis, Moment};
+use crate::clock;
 
 /// Killing begins this long before the deadline, to be done by then.
 const KILL_TAKES: Millis = Millis(150);

@@ -6,11 +6,11 @@ use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
-use crate::agent::clock;
 use crate::agent::context::Status;
 use crate::agent::rest::Api;
 use crate::agent::rest::reports::{is_sync, leads, member_report};
 use crate::base::Moment;
+use crate::clock;
 use crate::dcs::wire;
 use crate::ha::{Mode, Postgres, WalReceiver};
 

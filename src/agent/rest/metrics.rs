@@ -6,9 +6,9 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use crate::agent::clock;
 use crate::agent::rest::Api;
 use crate::agent::rest::reports::{PATRONI_VERSION, is_sync, leads};
+use crate::clock;
 use crate::dcs::wire;
 use crate::ha::{Mode, Postgres, WalReceiver};
 

@@ -4,10 +4,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::agent::clock;
 use crate::agent::context::{Status, members};
 use crate::agent::rest::Api;
 use crate::base::MemberName;
+use crate::clock;
 use crate::dcs::wire::{self, MemberData};
 use crate::ha::{Cluster, Mode, Postgres, WalReceiver};
 

@@ -1,4 +1,4 @@
-//! The agent's clock: it never steps, and it counts the time that the machine slept.
+//! The clock of agents and poolers: it never steps, and it counts the time that the machine slept.
 
 use nix::time::ClockId;
 
