@@ -47,13 +47,11 @@ pub async fn pause(context: &Context, lease: LeaseId, may_abandon: bool) -> Outc
     outcome
 }
 
+/// The next state of the records, if etcd tells one in time.
 async fn next(events: &mut mpsc::Receiver<WatchEvent>, by: Instant) -> Option<Arc<Snapshot>> {
-    loop {
-        match tokio::time::timeout_at(by, events.recv()).await {
-            Ok(Some(WatchEvent::Seen { snapshot, .. })) => return Some(snapshot),
-            Ok(Some(WatchEvent::Lost(_))) => {}
-            Ok(None) | Err(_) => return None,
-        }
+    match tokio::time::timeout_at(by, events.recv()).await {
+        Ok(Some(WatchEvent::Seen { snapshot, .. })) => Some(snapshot),
+        Ok(Some(WatchEvent::Lost(_)) | None) | Err(_) => None,
     }
 }
 

@@ -277,7 +277,9 @@ impl Running {
             };
             self.paused = Some(console.pause());
             // The command goes another way than those that follow.
+            let deadline = Instant::now() + ANSWER_WITHIN;
             while !self.console.is_paused().await? {
+                anyhow::ensure!(Instant::now() < deadline, "PgBouncer does not pause");
                 tokio::task::yield_now().await;
             }
             self.drained = None;

@@ -442,7 +442,7 @@ impl Pooler {
     fn post_lookouts(&mut self) {
         let Core::Reads(pool) = &self.core else { return };
         let followed = pool.followed();
-        let Some((login, database)) = self.login() else { return };
+        let Some(database) = self.config.databases.first().map(|database| database.name.clone()) else { return };
         self.lookouts.retain(|member, (address, task)| {
             let stays = followed.get(member) == Some(address) && !task.is_finished();
             if !stays {
@@ -451,7 +451,8 @@ impl Pooler {
             stays
         });
         for (member, address) in followed {
-            let task = || tokio::spawn(look_out(self.inputs.clone(), member.clone(), address.clone(), login.clone(), database.clone()));
+            let task =
+                || tokio::spawn(look_out(self.inputs.clone(), member.clone(), address.clone(), self.logins.clone(), database.clone()));
             self.lookouts.entry(member.clone()).or_insert_with(|| (address.clone(), task()));
         }
     }
@@ -529,8 +530,16 @@ impl Pooler {
 }
 
 /// Looks at one server of a read pool for ever.
-async fn look_out(inputs: mpsc::Sender<Input>, member: MemberName, address: Address, login: Login, database: String) {
+async fn look_out(
+    inputs: mpsc::Sender<Input>,
+    member: MemberName,
+    address: Address,
+    logins: watch::Receiver<Vec<Login>>,
+    database: String,
+) {
     loop {
+        // They may have been rotated since the last time.
+        let Some(login) = logins.borrow().first().cloned() else { return };
         let (end, mut ended) = watch::channel(false);
         let canary = look::connect(&address, &login, &database, move || {
             end.send_replace(true);
