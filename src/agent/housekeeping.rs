@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::agent::context::{Context, Status};
 use crate::agent::passwords::Passwords;
 use crate::agent::rest::reports::{PATRONI_VERSION, role, state};
+use crate::agent::run::LOOK_EVERY;
 use crate::base::{MemberName, Timeline};
 use crate::dcs::DynamicConfig;
 use crate::dcs::wire::{self, MemberData, StatusData};
@@ -20,7 +21,8 @@ use crate::ha::{LeaseId, Postgres, WalReceiver};
 use crate::postgres::ConnectTo;
 use crate::telemetry::chain;
 
-type Configured = (DynamicConfig, BTreeMap<MemberName, ConnectTo>);
+/// The revision of the dynamic configuration, itself, and where the members are.
+type Configured = (Option<i64>, DynamicConfig, BTreeMap<MemberName, ConnectTo>);
 
 /// The task's handle.
 pub struct Housekeeping {
@@ -49,6 +51,7 @@ impl Housekeeping {
             slots_kept: None,
             timeline: None,
             passwords: Passwords::default(),
+            configured: None,
         };
         tokio::spawn(task.run(wake.clone()));
         Self { wake, wanted }
@@ -60,8 +63,8 @@ impl Housekeeping {
     }
 
     /// The server's files should follow this.
-    pub fn configure(&self, dynamic: DynamicConfig, addresses: BTreeMap<MemberName, ConnectTo>) {
-        *self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((dynamic, addresses));
+    pub fn configure(&self, revision: Option<i64>, dynamic: DynamicConfig, addresses: BTreeMap<MemberName, ConnectTo>) {
+        *self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((revision, dynamic, addresses));
         self.wake.notify_one();
     }
 }
@@ -76,6 +79,8 @@ struct Task {
     slots_kept: Option<(Instant, BTreeSet<MemberName>, bool)>,
     timeline: Option<Timeline>,
     passwords: Passwords,
+    /// The dynamic configuration that postgres was given, and when.
+    configured: Option<(i64, Instant)>,
 }
 
 impl Task {
@@ -83,10 +88,14 @@ impl Task {
         loop {
             wake.notified().await;
             let wanted = self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-            if let Some((dynamic, addresses)) = wanted
-                && let Err(error) = self.context.server.configure(&dynamic, addresses).await
-            {
-                tracing::warn!(error = chain(&error), "failed to write the configuration");
+            if let Some((revision, dynamic, addresses)) = wanted {
+                match self.context.server.configure(&dynamic, addresses).await {
+                    Ok(()) if self.configured.is_none_or(|(known, _)| Some(known) != revision) => {
+                        self.configured = revision.map(|revision| (revision, Instant::now()));
+                    }
+                    Ok(()) => {}
+                    Err(error) => tracing::warn!(error = chain(&error), "failed to write the configuration"),
+                }
             }
             let status = self.context.status();
             if !status.dcs_reachable {
@@ -107,7 +116,10 @@ impl Task {
     /// The member key: at once when something changes that others act on, else once a loop.
     async fn write_member(&mut self, status: &Status) {
         let Some(lease) = status.lease else { return };
-        let data = member_data(&self.context, status);
+        let mut data = member_data(&self.context, status);
+        // What waits for a restart is known a look later.
+        let known = self.configured.filter(|(_, at)| at.elapsed() > LOOK_EVERY * 3 / 2);
+        data.configured = known.map(|(revision, _)| revision).or(self.member.as_ref().and_then(|(_, data)| data.configured));
         let key = self.context.keys.member(&self.context.config.name);
         let stored = status.snapshot.entries.get(&format!("members/{}", self.context.config.name));
         let lost = stored.is_none_or(|entry| entry.lease != lease.0) && self.member_written.elapsed() > Duration::from_millis(500);

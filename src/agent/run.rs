@@ -35,7 +35,7 @@ enum Input {
 }
 
 /// How often postgres is looked at when nothing happens.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs an agent to its end.
 pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
@@ -331,7 +331,7 @@ impl Agent {
             }
             self.config_revision = revision;
         }
-        self.housekeeping.configure(dynamic, addresses(snapshot));
+        self.housekeeping.configure(revision, dynamic, addresses(snapshot));
     }
 
     async fn take_settings(&mut self, settings: Settings) {

@@ -73,6 +73,9 @@ pub struct MemberData {
     /// PostgreSQL's `server_version_num`, while it runs. Patroni does not know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<u32>,
+    /// The revision of the dynamic configuration that what is said of restarts takes into account. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured: Option<i64>,
     /// The member knows of the pause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pause: bool,

@@ -58,6 +58,8 @@ impl Desired {
                 ("client_tls_sslmode", "require"),
                 ("client_tls_cert_file", "/etc/mrg-tls/tls.crt"),
                 ("client_tls_key_file", "/etc/mrg-tls/tls.key"),
+                // It wants one even if no client certificate is asked for, and finds none by itself in an image without ca-certificates.
+                ("client_tls_ca_file", "/etc/mrg-tls/tls.crt"),
             ] {
                 settings.insert(name.to_owned(), json!(value));
             }

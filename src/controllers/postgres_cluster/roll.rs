@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::controllers::postgres_cluster::observe::Observed;
 use crate::controllers::postgres_cluster::validate::Desired;
 use crate::dcs::Etcd;
+use crate::dcs::wire::MemberData;
 use crate::ha::LeaseId;
 
 /// The next step of a roll.
@@ -54,6 +55,12 @@ pub fn next(desired: &Desired, observed: &Observed, revision: Option<&str>) -> S
         && observed.pods.values().all(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
     if !healthy {
         return Step::Wait(format!("{what}; waiting until all members are healthy before the next one"));
+    }
+    // A member that has not read the newest configuration yet does not know whether it waits for a restart; it must not be handed the lead.
+    let newest = dcs.config.as_ref().map(|(revision, _)| *revision);
+    let behind = |data: &MemberData| data.configured.is_some() && data.configured < newest;
+    if dcs.members.values().any(behind) {
+        return Step::Wait(format!("{what}; waiting until all members have read the newest configuration"));
     }
     // Standbys cannot have less than their primary: a lowered value reaches the leader first, in place, and then the others.
     let lowered = dcs.members.iter().find(|(name, data)| Some(name.as_str()) == leader.as_deref() && data.lowers_floor());
