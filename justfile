@@ -32,7 +32,7 @@ lint:
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
-    cargo test --quiet --lib --bins --test election --test generated --test architecture
+    cargo test --quiet --lib --bins --test breaker --test election --test generated --test architecture
 
 # Real etcd, PostgreSQL and agents on loopback, and bad days
 [group('dev')]

@@ -5,11 +5,13 @@
 /// `mrg-agent`: performs what the election decides.
 #[cfg(feature = "full")]
 pub mod agent;
-/// The Kubernetes API: `PostgresCluster`.
+/// The Kubernetes API: the kinds of this operator.
 #[cfg(feature = "full")]
 pub mod api;
 /// Words that every module shares: WAL positions, moments, names. Pure.
 pub mod base;
+/// Circuit breakers as gobreaker's, retry budgets, the order of providers. Pure.
+pub mod breaker;
 /// A clock that never steps and counts suspension.
 #[cfg(feature = "full")]
 pub mod clock;
@@ -27,6 +29,8 @@ pub mod ha;
 /// One PgBouncer process: files, console, anchors.
 #[cfg(feature = "full")]
 pub mod pgbouncer;
+/// What calls to dependencies may cost, and what happens when they fail. Pure.
+pub mod policy;
 /// `mrg-pooler`: performs what [`ha::pool`] says.
 #[cfg(feature = "full")]
 pub mod pooler;

@@ -1,12 +1,11 @@
 //! The Kubernetes API of this operator: group `mrg.bluebird.id`, version `v1alpha1`. Types, defaults and rules only; the rules are CEL
 //! inside the schema, so that the API server refuses a wrong spec by itself.
 
-mod duration;
 pub mod pgbouncer_pool;
 pub mod postgres_cluster;
 mod reference;
 
-pub use duration::{Duration, InvalidDuration};
+pub use crate::base::{Duration, InvalidDuration};
 pub use pgbouncer_pool::PgBouncerPool;
 pub use postgres_cluster::PostgresCluster;
 

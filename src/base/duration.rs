@@ -1,22 +1,27 @@
 //! Durations as `30s`, `1m30s` or `500ms`.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::base::Millis;
+use super::Millis;
 
 /// A duration as Kubernetes and Go write it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Duration(pub Millis);
 
 /// The text is no duration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a duration such as 30s, 1m30s or 500ms")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidDuration(String);
+
+impl fmt::Display for InvalidDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is not a duration such as 30s, 1m30s or 500ms", self.0)
+    }
+}
+
+impl std::error::Error for InvalidDuration {}
 
 impl Duration {
     /// Whole seconds.
@@ -67,13 +72,14 @@ impl fmt::Display for Duration {
     }
 }
 
-impl JsonSchema for Duration {
-    fn schema_name() -> Cow<'static, str> {
+#[cfg(feature = "full")]
+impl schemars::JsonSchema for Duration {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
         "Duration".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^([0-9]{1,9}(ms|s|m|h))+$", "maxLength": 32 })
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^([0-9]{1,9}(ms|s|m|h))+$", "maxLength": 32 })
     }
 }
 

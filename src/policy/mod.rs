@@ -1,0 +1,20 @@
+//! What a workload's calls to its dependencies may cost, and what happens when they fail: the same words in a `ServiceResilience`, in the
+//! proxy's file, and in what the operator pushes. Pure: types, defaults, and what makes them wrong.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod call;
+mod check;
+mod config;
+mod dependency;
+mod fallback;
+mod url;
+
+pub use call::{Ended, Processed, Reason, Request, grpc_outcome, status_outcome};
+pub use check::{Checked, Problem, Problems, check_dependencies};
+pub use config::{Config, Forced, Inbound, OverrideSpec};
+pub use dependency::{
+    Accepts, Backoff, BreakerPolicy, Credentials, Dependency, Failback, HealthCheck, OnAmbiguous, Pin, Provider, Retry, RetryOn, Timeouts,
+};
+pub use fallback::{Fallback, Queue, Stale, StaticAnswer};
+pub use url::{InvalidUrl, Url};
