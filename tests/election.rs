@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use mrg_operator::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_operator::ha::sync::{Names, Stored};
 use mrg_operator::ha::{
-    Action, Cluster, DataDirectory, Effect, Event, Initialize, LeaderKey, LeaseId, Member, Mode, Node, Outcome, Past, Postgres, Primary,
-    Promise, PromiseRequest, Replication, Revision, Settings, Standby, StepId, StopMode, Vote, WalReceiver, WalSender, Why,
+    Action, Cluster, DataDirectory, Effect, Event, Fork, Initialize, LeaderKey, LeaseId, Member, Mode, Node, Outcome, Past, Postgres,
+    Primary, Promise, PromiseRequest, Replication, Revision, Settings, Standby, StepId, StopMode, Vote, WalReceiver, WalSender, Why,
 };
 
 const ME: &str = "a";
@@ -55,7 +55,7 @@ fn cluster(leader: Option<(&str, LeaseId)>, sync: Option<(&str, &[&str], usize)>
 
 fn standby(flushed: u64, upstream: Option<&str>) -> Postgres {
     let receiver = if upstream.is_some() { WalReceiver::Streaming } else { WalReceiver::Stopped };
-    Postgres::Standby(Standby { system_id: 42, position: Some(at(flushed)), upstream: upstream.map(name), receiver })
+    Postgres::Standby(Standby { system_id: 42, position: Some(at(flushed)), upstream: upstream.map(name), receiver, fork: None })
 }
 
 fn primary(names: Names) -> Postgres {
@@ -540,7 +540,27 @@ fn data_of_another_cluster_is_left_alone() {
 
 fn broken(flushed: u64, since: Moment) -> Postgres {
     let receiver = WalReceiver::Broken(since);
-    Postgres::Standby(Standby { system_id: 42, position: Some(at(flushed)), upstream: Some(name("b")), receiver })
+    Postgres::Standby(Standby { system_id: 42, position: Some(at(flushed)), upstream: Some(name("b")), receiver, fork: None })
+}
+
+#[test]
+fn a_standby_beyond_the_end_of_its_timeline_is_rewound_at_once_whatever_its_receiver_says() {
+    // The receiver streams up to the end of the old timeline, ends, and begins anew, ten times a second: it looks alive.
+    let mut led = cluster(Some(("b", OTHER)), Some(("b", &["c"], 0)));
+    if let Some(member) = led.members.get_mut(&name("b")) {
+        member.position = Some(Position { timeline: Timeline(2), flushed: Lsn(1_000) });
+    }
+    let beyond = |flushed: u64| {
+        let fork = Some(Fork { by: Timeline(2), at: Lsn(890) });
+        let position = Some(Position { timeline: Timeline(1), flushed: Lsn(flushed) });
+        Postgres::Standby(Standby { system_id: 42, position, upstream: Some(name("b")), receiver: WalReceiver::Streaming, fork })
+    };
+    let mut story = Story::new(Mode::Quorum, led.clone(), beyond(900));
+    assert_eq!(story.why(), Why::Diverged);
+    assert_eq!(story.perform(Outcome::Done), Action::ConfirmLeader(name("b")));
+    let mut story = Story::new(Mode::Quorum, led, beyond(890));
+    assert_eq!(story.why(), Why::Following);
+    story.expect_no_step();
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::ha::sync::Names;
 use crate::ha::{Postgres, Standby, StartAs, WalReceiver};
 use crate::postgres::{
     self, Configuration, ConnectTo, Credentials, DataState, Look, RESERVED_PARAMETERS, Server as ServerFacts, Session, SessionSettings,
-    conninfo, look_at, timeline_at,
+    conninfo, fork_of, look_at, timeline_at,
 };
 
 /// What went wrong with the local server.
@@ -330,6 +330,7 @@ impl Server {
                     position: replica.flushed.map(|flushed| Position { timeline: replica.timeline, flushed }),
                     upstream: inner.upstream.clone(),
                     receiver,
+                    fork: fork_of(self.data(), replica.timeline),
                 })
             }
             Err(Error::Session(postgres::Error::Connect(_))) => Postgres::Starting,

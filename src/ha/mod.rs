@@ -31,7 +31,7 @@ pub use node::Node;
 pub use rules::{Decision, RULES, Rule, decide};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{
-    Cluster, DataDirectory, DcsView, Initialize, LeaderKey, Member, Memory, Postgres, Primary, Race, Revision, Standby, Stored,
+    Cluster, DataDirectory, DcsView, Fork, Initialize, LeaderKey, Member, Memory, Postgres, Primary, Race, Revision, Standby, Stored,
     SwitchoverRequest, View, WalReceiver, WalSender,
 };
 pub use why::Why;

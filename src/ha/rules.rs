@@ -6,7 +6,9 @@ use crate::base::{MemberName, Millis, Position};
 use crate::ha::action::{Action, StartAs, StopMode, Vote};
 use crate::ha::settings::{Mode, OnCrash};
 use crate::ha::sync::{self, Names, Situation, Step, Stored};
-use crate::ha::view::{Cluster, DataDirectory, DcsView, Initialize, Postgres, Primary, Standby, SwitchoverRequest, View, WalReceiver};
+use crate::ha::view::{
+    Cluster, DataDirectory, DcsView, Fork, Initialize, Postgres, Primary, Standby, SwitchoverRequest, View, WalReceiver,
+};
 use crate::ha::why::Why;
 
 /// What to do now, and why.
@@ -415,6 +417,14 @@ fn diverged(view: &View<'_>) -> Option<Vec<Action>> {
     let leader = other(view)?;
     let member = read(view)?.members.get(leader).filter(|member| member.running && member.primary)?;
     let standby = standby(view)?;
+    // The leader's own history says that it does not have the end of ours: no waiting makes that another.
+    let beyond = |fork: &Fork| {
+        let (Some(mine), Some(theirs)) = (standby.position, member.position) else { return false };
+        fork.by == theirs.timeline && mine.timeline < theirs.timeline && mine.flushed > fork.at
+    };
+    if standby.fork.as_ref().is_some_and(beyond) {
+        return Some(realign(view, leader));
+    }
     let WalReceiver::Broken(since) = standby.receiver else { return None };
     let elsewhere = match (standby.position, member.position) {
         (Some(mine), Some(theirs)) => mine.timeline != theirs.timeline || mine.flushed > theirs.flushed,

@@ -172,6 +172,17 @@ pub struct Standby {
     pub upstream: Option<MemberName>,
     /// Its receiver.
     pub receiver: WalReceiver,
+    /// Where its own timeline ended, by the newest timeline that it has been told of.
+    pub fork: Option<Fork>,
+}
+
+/// The end of a timeline: WAL beyond it belongs to another history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The newer timeline that says so.
+    pub by: Timeline,
+    /// The last position that both have.
+    pub at: Lsn,
 }
 
 /// The local postgres.

@@ -12,4 +12,4 @@ pub use configuration::{
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile, look_at};
 pub use session::{Error, Look, Replica, ReplicationRow, Server, Session, SessionSettings};
-pub use wal_files::timeline_at;
+pub use wal_files::{fork_of, timeline_at};

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use crate::base::{Lsn, Timeline};
+use crate::ha::Fork;
 
 /// Timeline and start of a segment file; `None` if it is none. The segment size is the file's size.
 fn segment(name: &str, size: u64) -> Option<(Timeline, Lsn)> {
@@ -28,9 +29,43 @@ pub fn timeline_at(data_directory: &Path, end: Lsn) -> Option<Timeline> {
     std::fs::read_dir(data_directory.join("pg_wal")).ok()?.flatten().filter_map(holds).max()
 }
 
+/// Where a timeline ended, by the newest history file: the receiver fetches it before it streams a newer timeline. Its lines are
+/// `timeline⇥end⇥reason` (PostgreSQL's `timeline.c`).
+pub fn fork_of(data_directory: &Path, timeline: Timeline) -> Option<Fork> {
+    let wal = data_directory.join("pg_wal");
+    let of = |entry: std::fs::DirEntry| {
+        let id = u32::from_str_radix(entry.file_name().to_str()?.strip_suffix(".history")?, 16).ok()?;
+        Some(Timeline(id)).filter(|id| *id > timeline)
+    };
+    let by = std::fs::read_dir(&wal).ok()?.flatten().filter_map(of).max()?;
+    let text = std::fs::read_to_string(wal.join(format!("{:08X}.history", by.0))).ok()?;
+    let mut lines = text.lines().map(|line| line.split_whitespace());
+    lines.find_map(|mut words| {
+        let ends = words.next()?.parse() == Ok(timeline.0);
+        let at = words.next()?.parse().ok()?;
+        ends.then_some(Fork { by, at })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_history_says_where_a_timeline_ended() {
+        let data = tempfile::tempdir().unwrap();
+        let wal = data.path().join("pg_wal");
+        std::fs::create_dir(&wal).unwrap();
+        std::fs::write(wal.join("00000019.history"), "23\t0/59EF5C0\tno recovery target specified\n").unwrap();
+        std::fs::write(
+            wal.join("0000001A.history"),
+            "23\t0/59EF5C0\tno recovery target specified\n\n25\t0/5B2EA90\tno recovery target specified\n",
+        )
+        .unwrap();
+        assert_eq!(fork_of(data.path(), Timeline(25)), Some(Fork { by: Timeline(26), at: Lsn(0x5B2_EA90) }));
+        assert_eq!(fork_of(data.path(), Timeline(24)), None, "a timeline that is no ancestor");
+        assert_eq!(fork_of(data.path(), Timeline(26)), None, "the newest has not ended");
+    }
 
     #[test]
     fn the_newest_timeline_of_the_last_segment_counts() {
