@@ -32,7 +32,7 @@ lint:
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
-    cargo test --quiet --lib --bins --test breaker --test election --test generated --test architecture
+    cargo test --quiet --lib --bins --test breaker --test proxy --test election --test generated --test architecture
 
 # Real etcd, PostgreSQL and agents on loopback, and bad days
 [group('dev')]
@@ -86,7 +86,7 @@ image TAG="":
     if [ -z "{{TAG}}" ]; then exec e2e/lab/image; fi
     cargo build --release --bins
     context=$(mktemp -d); trap 'rm -rf "$context"' EXIT
-    cp target/release/mrg-operator target/release/mrg-agent target/release/mrg-pooler "$context/"
+    cp target/release/mrg-operator target/release/mrg-agent target/release/mrg-pooler target/release/mrg-proxy "$context/"
     builder=$(command -v docker || command -v podman) || { echo "neither docker nor podman is here" >&2; exit 1; }
     "$builder" build -t "{{TAG}}" -f Containerfile "$context"
 

@@ -37,6 +37,9 @@ pub mod pooler;
 /// One PostgreSQL server: files, configuration, session.
 #[cfg(feature = "full")]
 pub mod postgres;
+/// `mrg-proxy`: makes a workload's calls as [`policy`] says.
+#[cfg(feature = "full")]
+pub mod proxy;
 /// Logs.
 #[cfg(feature = "full")]
 pub mod telemetry;

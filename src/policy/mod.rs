@@ -8,6 +8,8 @@ mod check;
 mod config;
 mod dependency;
 mod fallback;
+mod next;
+mod report;
 mod url;
 
 pub use call::{Ended, Processed, Reason, Request, grpc_outcome, status_outcome};
@@ -17,4 +19,6 @@ pub use dependency::{
     Accepts, Backoff, BreakerPolicy, Credentials, Dependency, Failback, HealthCheck, OnAmbiguous, Pin, Provider, Retry, RetryOn, Timeouts,
 };
 pub use fallback::{Fallback, Queue, Stale, StaticAnswer};
+pub use next::{Attempt, Next, next};
+pub use report::{DependencyReport, ProviderReport, QueueReport, Report};
 pub use url::{InvalidUrl, Url};

@@ -1,0 +1,74 @@
+//! What outlives a change of configuration: counters, and who is under way.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Nothing that is done under the locks of this proxy can be left half done.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many are under way, with a limit.
+#[derive(Clone, Debug, Default)]
+pub struct Concurrency(Arc<AtomicU32>);
+
+/// One that is under way, until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicU32>);
+
+impl Concurrency {
+    /// One more, if the limit allows.
+    pub fn enter(&self, limit: u32) -> Option<InFlight> {
+        // Counting needs no order with other memory.
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        let entered = InFlight(self.0.clone());
+        (before < limit).then_some(entered)
+    }
+
+    /// How many are.
+    pub fn now(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So much more.
+    pub fn add_many(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How much.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_limit_are_under_way_and_a_refused_one_is_not_counted() {
+        let concurrency = Concurrency::default();
+        let (first, second) = (concurrency.enter(2), concurrency.enter(2));
+        assert!(first.is_some() && second.is_some() && concurrency.enter(2).is_none());
+        assert_eq!(concurrency.now(), 2);
+        drop(first);
+        assert!(concurrency.enter(2).is_some());
+    }
+}
