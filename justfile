@@ -73,6 +73,13 @@ bench-pools *ARGS: packages
     cargo build --quiet --profile lab --bins --example crowd
     e2e/bench-pools {{ARGS}}
 
+# mrg-proxy and Envoy as the same sidecar: latency, throughput, CPU a request, memory
+[group('dev')]
+bench-proxy *ARGS: packages
+    e2e/lab/dependencies envoy
+    cargo build --quiet --profile lab --bin mrg-proxy
+    e2e/bench-proxy {{ARGS}}
+
 # A command of the lab: up, down, status, enter, cut, heal, ...
 [group('lab')]
 lab *ARGS:

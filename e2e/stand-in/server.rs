@@ -179,6 +179,14 @@ impl StandIn {
                 drop(story);
                 return Ok(reply(StatusCode::OK, text));
             }
+            (&Method::POST, "/call") => {
+                let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+                let text = match serde_json::from_slice(&body) {
+                    Ok(wanted) => call(wanted).await,
+                    Err(error) => json!({ "error": error.to_string() }),
+                };
+                return Ok(reply(StatusCode::OK, text.to_string()));
+            }
             (&Method::GET, "/health") => return Ok(reply(StatusCode::OK, "ok".to_owned())),
             (&Method::GET, "/ready") => {
                 let status = if self.story().faults.unready { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
@@ -237,6 +245,37 @@ impl StandIn {
             *response.body_mut() = Reply::Stalled(half);
         }
         Ok(response)
+    }
+}
+
+/// A call that this service is told to make.
+#[derive(Deserialize)]
+struct Call {
+    url: String,
+    method: String,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    body: String,
+}
+
+async fn call(wanted: Call) -> serde_json::Value {
+    let method = wanted.method.parse().unwrap_or(reqwest::Method::GET);
+    let mut request = reqwest::Client::new().request(method, wanted.url).body(wanted.body).timeout(Duration::from_secs(15));
+    for (name, value) in wanted.headers {
+        request = request.header(name, value);
+    }
+    match request.send().await {
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            let headers: BTreeMap<String, String> = answer
+                .headers()
+                .iter()
+                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                .collect();
+            json!({ "status": status, "headers": headers, "body": answer.text().await.unwrap_or_default() })
+        }
+        Err(error) => json!({ "error": error.to_string() }),
     }
 }
 

@@ -4,17 +4,19 @@
 pub mod pgbouncer_pool;
 pub mod postgres_cluster;
 mod reference;
+pub mod service_resilience;
 
 pub use crate::base::{Duration, InvalidDuration};
 pub use pgbouncer_pool::PgBouncerPool;
 pub use postgres_cluster::PostgresCluster;
+pub use service_resilience::ServiceResilience;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
 /// Every definition. Helm keeps them when the release is removed: with them go all objects of their kind.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    let mut definitions = vec![PostgresCluster::crd(), PgBouncerPool::crd()];
+    let mut definitions = vec![PostgresCluster::crd(), PgBouncerPool::crd(), ServiceResilience::crd()];
     for definition in &mut definitions {
         let annotations = definition.metadata.annotations.get_or_insert_default();
         annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());

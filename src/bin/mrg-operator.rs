@@ -59,6 +59,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (state, mut election) = watch::channel(Election::Standby);
     let (stopping, stop) = watch::channel(false);
     tokio::spawn(serve_health());
+    let image =
+        controllers::service_resilience::inject::Image { name: arguments.image.clone(), pull_policy: arguments.image_pull_policy.clone() };
+    tokio::spawn(serve_webhook(client.clone(), arguments.namespace.clone(), image));
     let holding = hold(client.clone(), arguments.namespace, "mrg-operator".to_owned(), arguments.identity, state, stop.clone());
     let holding = tokio::spawn(holding);
     let mut terminate = signal(SignalKind::terminate())?;
@@ -88,9 +91,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     };
     let clusters = controllers::postgres_cluster::run(client.clone(), settings.clone(), asked());
-    let pools = controllers::pgbouncer_pool::run(client, settings, asked());
+    let pools = controllers::pgbouncer_pool::run(client.clone(), settings, asked());
+    let resilience = controllers::service_resilience::run(client, asked());
     let controller = tokio::spawn(async move {
-        tokio::join!(clusters, pools);
+        tokio::join!(clusters, pools, resilience);
     });
     let lost = tokio::select! {
         () = &mut stop_requested => false,
@@ -102,6 +106,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     stopping.send_replace(true);
     let _ = tokio::time::timeout(Duration::from_secs(5), holding).await;
     Ok(())
+}
+
+/// Admission goes on without it, so it is tried again and nothing else waits for it.
+async fn serve_webhook(client: kube::Client, namespace: String, image: controllers::service_resilience::inject::Image) {
+    while let Err(error) = controllers::webhook::serve(client.clone(), &namespace, image.clone()).await {
+        tracing::warn!(error = telemetry::chain(&error), "the admission webhook does not serve; trying again");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
 }
 
 async fn serve_health() {

@@ -5,3 +5,5 @@ mod followers;
 pub mod pgbouncer_pool;
 pub mod postgres_cluster;
 mod quantity;
+pub mod service_resilience;
+pub mod webhook;

@@ -271,7 +271,18 @@ pub struct BreakerPolicy {
     /// It opens no earlier than after so many requests.
     pub min_requests: u32,
     /// It opens when this share of them failed.
-    #[cfg_attr(feature = "full", schemars(with = "f64", range(min = 0.000_001, max = 1.0)))]
+    // The API server takes 0 for no number below the minimum.
+    #[cfg_attr(
+        feature = "full",
+        schemars(
+            with = "f64",
+            range(max = 1.0),
+            extend("x-kubernetes-validations" = [{
+                "rule": "self > 0.0",
+                "message": "failureRatio is a share above 0 and at most 1, such as 0.5"
+            }])
+        )
+    )]
     pub failure_ratio: Ratio,
     /// `Enforce`: it refuses. `Shadow`: it counts and says when it would have refused. `Off`: neither.
     pub mode: Mode,

@@ -11,7 +11,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -91,7 +90,9 @@ pub fn report(running: &Running, version: u64) -> Report {
             .enumerate()
             .map(|(index, target)| {
                 let (state, standing, forced, counts) = target.provider.standing();
-                let next_probe = target.provider.open_for().map(|left| (Timestamp::now() + left.duration()).to_string());
+                // From the moment at which it opened, so that it is the same whoever asks.
+                let opens = (state == crate::breaker::State::Open && forced.is_none()).then_some(route.spec.breaker.timeout.0);
+                let next_probe = opens.map(|timeout| (standing.since + timeout.duration()).to_string());
                 ProviderReport {
                     name: target.name.to_str().unwrap_or_default().to_owned(),
                     state,

@@ -277,7 +277,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let queue = if dsn.is_some() || arguments.queue_directory.is_some() {
         let directory = arguments.queue_directory.as_deref();
-        Some(Queue::open(&workload, &arguments.pod, dsn.as_deref().map(str::trim), directory).await.context("failed to open the queue")?)
+        Some(
+            Queue::open((&workload, &arguments.pod), dsn.as_deref().map(str::trim), directory, changes.clone())
+                .await
+                .context("failed to open the queue")?,
+        )
     } else {
         None
     };

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 
 use super::attempt::Head;
 use super::state::lock;
@@ -78,6 +78,8 @@ pub struct Queue {
     log: Option<Mutex<Log>>,
     /// Something came, or may be sent again.
     news: Notify,
+    /// Counts changes that the status shows.
+    changes: watch::Sender<u64>,
     trouble: std::sync::Mutex<Option<String>>,
 }
 
@@ -86,7 +88,12 @@ impl Queue {
     ///
     /// # Errors
     /// If the log cannot be read, or there is neither log nor database.
-    pub async fn open(workload: &str, pod: &str, dsn: Option<&str>, directory: Option<&Path>) -> Result<Arc<Self>, Error> {
+    pub async fn open(
+        (workload, pod): (&str, &str),
+        dsn: Option<&str>,
+        directory: Option<&Path>,
+        changes: watch::Sender<u64>,
+    ) -> Result<Arc<Self>, Error> {
         if dsn.is_none() && directory.is_none() {
             return Err(Error::NoPlace);
         }
@@ -96,7 +103,7 @@ impl Queue {
         };
         let postgres = dsn.map(Postgres::new).transpose()?;
         let (workload, pod) = (workload.to_owned(), pod.to_owned());
-        Ok(Arc::new(Self { workload, pod, postgres, log, news: Notify::new(), trouble: std::sync::Mutex::default() }))
+        Ok(Arc::new(Self { workload, pod, postgres, log, news: Notify::new(), changes, trouble: std::sync::Mutex::default() }))
     }
 
     /// Keeps a request. When this returns a ticket, it is on a disk.
@@ -116,6 +123,7 @@ impl Queue {
         let kept = self.put(&item, limits.capacity).await;
         if kept.is_ok() {
             self.news.notify_waiters();
+            self.changes.send_modify(|count| *count += 1);
         }
         kept
     }
@@ -198,7 +206,10 @@ impl Queue {
                 _ => return,
             };
             match settled {
-                Ok(()) => return,
+                Ok(()) => {
+                    self.changes.send_modify(|count| *count += 1);
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(ticket = item.ticket, ?standing, error = chain(&error), "the end of a request could not be written")
                 }

@@ -1,0 +1,281 @@
+//! `ServiceResilience`: observe → validate → build → apply → status.
+
+mod build;
+pub mod inject;
+mod observe;
+mod proxies;
+mod repair;
+mod status;
+pub mod validate;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Api, EvictParams, Patch, PatchParams, PostParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use crate::api::ServiceResilience;
+use crate::api::service_resilience::{Convergence, Mode, ServiceResilienceStatus, TargetKind};
+use crate::cluster::{Applied, FIELD_MANAGER};
+use observe::{Observed, is_injected, is_ready};
+use proxies::{Known, Proxies};
+use repair::{FLOOR_MANAGER, Floor};
+use status::Found;
+use validate::Desired;
+
+/// What went wrong in a reconciliation.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something could not be read.
+    #[error("failed to observe")]
+    Observe(#[source] Box<kube::Error>),
+    /// Something could not be applied.
+    #[error("failed to apply")]
+    Apply(#[from] crate::cluster::Error),
+    /// The status could not be written.
+    #[error("failed to write the status")]
+    Status(#[source] Box<kube::Error>),
+}
+
+/// The object, or why it cannot be read.
+pub type Object = DeserializeGuard<ServiceResilience>;
+
+struct Context {
+    client: Client,
+    applied: Applied,
+    proxies: Proxies,
+}
+
+const BACKSTOP: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(2);
+
+/// Runs the controller until it is told to end.
+pub async fn run(client: Client, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let (proxies, news) = Proxies::new();
+    let context = Arc::new(Context { client: client.clone(), applied: Applied::default(), proxies });
+    let controller = Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default());
+    let all = controller.store();
+    let of = move |kind: TargetKind| {
+        let all = all.clone();
+        move |namespace: Option<String>, name: String| {
+            let targets = |object: &Arc<Object>| {
+                let spec = object.0.as_ref().ok().map(|object| &object.spec);
+                object.namespace() == namespace && spec.is_some_and(|spec| spec.target_ref.kind == kind && spec.target_ref.name == name)
+            };
+            all.state().into_iter().filter(targets).map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>()
+        }
+    };
+    let (deployments, stateful_sets) = (of(TargetKind::Deployment), of(TargetKind::StatefulSet));
+    // Pods with a sidecar say whose they are; of the others, their workload's status tells.
+    let injected = watcher::Config::default().labels(inject::LABEL);
+    controller
+        .watches(Api::<Deployment>::all(client.clone()), watcher::Config::default(), move |it| deployments(it.namespace(), it.name_any()))
+        .watches(Api::<StatefulSet>::all(client.clone()), watcher::Config::default(), move |it| {
+            stateful_sets(it.namespace(), it.name_any())
+        })
+        .watches(Api::<Pod>::all(client.clone()), injected, |pod| {
+            let name = pod.labels().get(inject::LABEL).cloned()?;
+            Some(ObjectRef::new(&name).within(&pod.namespace()?))
+        })
+        .watches(
+            Api::<k8s_openapi::api::policy::v1::PodDisruptionBudget>::all(client),
+            watcher::Config::default().labels(inject::LABEL),
+            |budget| {
+                let name = budget.labels().get(inject::LABEL).cloned()?;
+                Some(ObjectRef::new(&name).within(&budget.namespace()?))
+            },
+        )
+        .reconcile_on(news)
+        .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
+        .graceful_shutdown_on(stop)
+        .run(reconcile, retry, context)
+        .for_each(|_| futures::future::ready(()))
+        .await;
+}
+
+fn retry(object: Arc<Object>, error: &Error, _: Arc<Context>) -> Action {
+    tracing::warn!(object = object.name_any(), error = crate::telemetry::chain(error), "reconciliation failed; trying again");
+    Action::requeue(SOON)
+}
+
+async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action, Error> {
+    let resilience = match &object.0 {
+        Ok(resilience) => resilience,
+        Err(error) => {
+            tracing::error!(object = object.name_any(), %error, "the object cannot be read; it is left alone until it changes");
+            return Ok(Action::await_change());
+        }
+    };
+    let reference = ObjectRef::from_obj(object.as_ref());
+    if resilience.metadata.deletion_timestamp.is_some() {
+        context.proxies.forget(&reference);
+        return Ok(Action::await_change());
+    }
+    let now = Timestamp::now();
+    let desired = match validate::validate(resilience, now) {
+        Ok(desired) => desired,
+        Err(problems) => {
+            context.report(resilience, status::stalled(resilience, &problems, now)).await?;
+            return Ok(Action::await_change());
+        }
+    };
+    let observed = observe::observe(&context.client, &desired).await.map_err(|error| Error::Observe(Box::new(error)))?;
+    let foreign_budget = observed.foreign_budget.is_some();
+    let applied = context.applied.apply_all(&context.client, &build::build(&desired, observed.workload.as_ref(), foreign_budget)).await;
+    let token = context.token(&desired).await?;
+    let missing = context.missing(&desired).await?;
+    let floor = repair::floor(&desired, &observed, now);
+    let mut drifts = Vec::new();
+    let mut failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
+    if let Floor::Raise { manifest, drift } = &floor {
+        match context.raise(manifest).await {
+            Ok(()) => drifts.push(drift.clone()),
+            Err(error) => failure = Some(crate::telemetry::chain(&error)),
+        }
+    }
+    let before = resilience.status.as_ref().and_then(|status| status.template_probes);
+    drifts.extend(observed.workload.as_ref().and_then(|workload| repair::probe_drift(&desired, workload, before, now)));
+    let known = context.bring_up_to_date(&reference, &desired, &observed, &token).await;
+    let found = Found { observed: &observed, proxies: &known, floor: &floor, drifts, failure, missing };
+    let new = status::status(resilience, &desired, &found, now);
+    let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
+    context.report(resilience, new).await?;
+    applied?;
+    context.converge(&desired, &observed).await;
+    Ok(Action::requeue(until_override_ends(&desired, now).unwrap_or(if settled { BACKSTOP } else { SOON }).min(BACKSTOP)))
+}
+
+/// When the next override is over, the file is another.
+fn until_override_ends(desired: &Desired, now: Timestamp) -> Option<Duration> {
+    let ends = desired.spec.overrides.iter().filter_map(|forced| forced.until.parse::<Timestamp>().ok());
+    let next = ends.filter(|until| *until > now).min()?;
+    Duration::try_from(next.duration_since(now)).ok().map(|left| left + Duration::from_millis(100))
+}
+
+impl Context {
+    /// The token by which proxies know the operator. Made once; another would lock the operator out of pods that have the first.
+    async fn token(&self, desired: &Desired) -> Result<String, Error> {
+        let failed = |error| Error::Observe(Box::new(error));
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let read = |secret: &Secret| {
+            let bytes = secret.data.as_ref().and_then(|data| data.get("token"))?;
+            String::from_utf8(bytes.0.clone()).ok()
+        };
+        if let Some(token) = api.get_opt(&desired.file_name()).await.map_err(failed)?.as_ref().and_then(read) {
+            return Ok(token);
+        }
+        let random: [u8; 24] = rand::random();
+        let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret: Secret =
+            serde_json::from_value(build::token_secret(desired, &token)).map_err(|error| failed(kube::Error::SerdeError(error)))?;
+        match api.create(&PostParams::default(), &secret).await {
+            Ok(_) => Ok(token),
+            // Somebody was faster; theirs counts.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let there = api.get(&desired.file_name()).await.map_err(failed)?;
+                Ok(read(&there).unwrap_or(token))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// What is missing of the Secrets: pods that need it would not start.
+    async fn missing(&self, desired: &Desired) -> Result<Option<String>, Error> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let providers = desired.spec.dependencies.iter().flat_map(|dependency| &dependency.providers);
+        let of_providers =
+            providers.filter_map(|provider| provider.credentials.as_ref()).map(|credentials| (&credentials.secret_name, &credentials.key));
+        let of_queue =
+            desired.spec.queue.iter().filter_map(|queue| queue.database.as_ref()).map(|database| (&database.secret_name, &database.key));
+        for (name, key) in of_providers.chain(of_queue) {
+            let secret = api.get_opt(name).await.map_err(|error| Error::Observe(Box::new(error)))?;
+            let Some(secret) = secret else { return Ok(Some(format!("the Secret `{name}` is not there; pods wait for it; create it"))) };
+            if secret.data.as_ref().and_then(|data| data.get(key)).is_none_or(|value| value.0.is_empty()) {
+                return Ok(Some(format!("the Secret `{name}` has no `{key}`, or it is empty; add it")));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn raise(&self, manifest: &crate::cluster::Manifest) -> Result<(), kube::Error> {
+        let resource = kube::core::ApiResource::from_gvk(&gvk(manifest));
+        let namespace = manifest.0["metadata"]["namespace"].as_str().unwrap_or_default();
+        let api: Api<kube::api::DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        // Only this field, and only because nobody owns it who would bring it back.
+        let parameters = PatchParams::apply(FLOOR_MANAGER).force();
+        api.patch(&manifest.name(), &parameters, &Patch::Apply(&manifest.0)).await.map(drop)
+    }
+
+    /// Asks the proxies, and gives the newest configuration to those that run another.
+    async fn bring_up_to_date(
+        &self,
+        reference: &ObjectRef<Object>,
+        desired: &Desired,
+        observed: &Observed,
+        token: &str,
+    ) -> BTreeMap<String, Known> {
+        let address = |pod: &Pod| pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+        let injected = observed.pods.iter().filter(|pod| is_injected(pod));
+        let addresses: BTreeMap<String, String> = injected.filter_map(|pod| Some((pod.name_any(), address(pod)?))).collect();
+        let known = self.proxies.ask(reference, &addresses);
+        if desired.spec.mode == Mode::Audit {
+            return known;
+        }
+        let stale = |name: &&String| {
+            let report = known.get(*name).and_then(|known| known.report.as_ref());
+            report.is_some_and(|report| report.config_hash != desired.hash && report.refused.is_none())
+        };
+        let pushes = addresses.keys().filter(stale).filter_map(|name| addresses.get_key_value(name)).map(|(name, address)| async move {
+            if let Err(why) = self.proxies.push(address, token, &desired.file).await {
+                tracing::warn!(pod = name, why, "a proxy did not take the newest configuration");
+            }
+        });
+        futures::future::join_all(pushes).await;
+        known
+    }
+
+    /// Pods without the sidecar are evicted one at a time, while all others are well. The budget has the last word.
+    async fn converge(&self, desired: &Desired, observed: &Observed) {
+        if desired.spec.mode == Mode::Audit || desired.spec.convergence == Convergence::Wait {
+            return;
+        }
+        let Some(workload) = &observed.workload else { return };
+        let whole = observed.pods.len() >= usize::try_from(workload.replicas).unwrap_or(0) && observed.pods.iter().all(is_ready);
+        let Some(pod) = observed.pods.iter().find(|pod| !is_injected(pod)).filter(|_| whole) else { return };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &desired.namespace);
+        match api.evict(&pod.name_any(), &EvictParams::default()).await {
+            Ok(_) => tracing::info!(pod = pod.name_any(), "evicted, to come back with the sidecar"),
+            Err(error) => tracing::info!(pod = pod.name_any(), error = crate::telemetry::chain(&error), "not evicted yet"),
+        }
+    }
+
+    /// Writes the status if it is another.
+    async fn report(&self, object: &ServiceResilience, new: ServiceResilienceStatus) -> Result<(), Error> {
+        if object.status.as_ref() == Some(&new) {
+            return Ok(());
+        }
+        let api: Api<ServiceResilience> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "ServiceResilience", "status": new });
+        match api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(Error::Status(Box::new(error))),
+        }
+    }
+}
+
+fn gvk(manifest: &crate::cluster::Manifest) -> kube::core::GroupVersionKind {
+    let version = manifest.0["apiVersion"].as_str().unwrap_or_default();
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    kube::core::GroupVersionKind::gvk(group, version, &manifest.kind())
+}

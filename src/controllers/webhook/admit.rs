@@ -1,0 +1,112 @@
+//! Answers to the API server.
+
+use jiff::Timestamp;
+use kube::core::DynamicObject;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use serde_json::Value;
+
+use super::Webhook;
+use crate::api::ServiceResilience;
+use crate::api::service_resilience::TargetKind;
+use crate::controllers::service_resilience::inject::inject;
+use crate::controllers::service_resilience::validate as spec;
+
+type Review = AdmissionReview<DynamicObject>;
+type Request = AdmissionRequest<DynamicObject>;
+
+/// A pod that is created.
+pub fn mutate(webhook: &Webhook, review: Review) -> Review {
+    let request: Request = match review.try_into() {
+        Ok(request) => request,
+        Err(error) => return AdmissionResponse::invalid(error.to_string()).into_review(),
+    };
+    let response = AdmissionResponse::from(&request);
+    let patched = patch(webhook, &request).map(|patch| response.clone().with_patch(patch));
+    match patched {
+        Some(Ok(response)) => response.into_review(),
+        // A pod that cannot be changed is admitted as it is; status and policy report it.
+        Some(Err(error)) => {
+            tracing::error!(%error, "a pod could not be changed; it is admitted as it is");
+            response.into_review()
+        }
+        None => response.into_review(),
+    }
+}
+
+fn patch(webhook: &Webhook, request: &Request) -> Option<json_patch::Patch> {
+    let object = request.object.as_ref()?;
+    let before = serde_json::to_value(object).ok()?;
+    let namespace = request.namespace.as_deref()?;
+    let (kind, name) = owner(&before)?;
+    let known = webhook.known.state();
+    let ours = known.iter().filter_map(|object| object.0.as_ref().ok()).find(|resilience| {
+        resilience.metadata.namespace.as_deref() == Some(namespace)
+            && resilience.spec.target_ref.kind == kind
+            && resilience.spec.target_ref.name == name
+    })?;
+    let desired = spec::validate(ours, Timestamp::now()).ok()?;
+    let mut after = before.clone();
+    inject(&mut after, &desired, &webhook.image);
+    Some(json_patch::diff(&before, &after)).filter(|patch| !patch.0.is_empty())
+}
+
+/// Whose pod it is. A ReplicaSet is named after its Deployment and the template's hash, which its pods carry as a label.
+pub fn owner(pod: &Value) -> Option<(TargetKind, String)> {
+    let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
+    let owner = owners.iter().find(|owner| owner["controller"] == true)?;
+    let name = owner["name"].as_str()?;
+    match owner["kind"].as_str()? {
+        "StatefulSet" => Some((TargetKind::StatefulSet, name.to_owned())),
+        "ReplicaSet" => {
+            let hash = pod.pointer("/metadata/labels/pod-template-hash")?.as_str()?;
+            let deployment = name.strip_suffix(hash)?.strip_suffix('-')?;
+            Some((TargetKind::Deployment, deployment.to_owned()))
+        }
+        _ => None,
+    }
+}
+
+/// A ServiceResilience that is created or changed.
+pub fn validate(review: Review) -> Review {
+    let request: Request = match review.try_into() {
+        Ok(request) => request,
+        Err(error) => return AdmissionResponse::invalid(error.to_string()).into_review(),
+    };
+    let response = AdmissionResponse::from(&request);
+    // A deletion has no object, and nothing to be refused for.
+    let Some(object) = &request.object else { return response.into_review() };
+    let new = match read(object) {
+        Ok(new) => new,
+        Err(error) => return response.deny(format!("spec: {error}")).into_review(),
+    };
+    let problems = spec::refuse(&new, request.old_object.as_ref().and_then(|old| read(old).ok()).as_ref(), Timestamp::now());
+    if problems.is_empty() {
+        return response.into_review();
+    }
+    let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    response.deny(text).into_review()
+}
+
+fn read(object: &DynamicObject) -> Result<ServiceResilience, serde_json::Error> {
+    serde_json::from_value(serde_json::to_value(object)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pods_workload_is_known_without_asking_anybody() {
+        let pod = |kind: &str, name: &str| {
+            json!({ "metadata": {
+                "labels": { "pod-template-hash": "5bc98f8c77" },
+                "ownerReferences": [{ "kind": kind, "name": name, "controller": true }],
+            } })
+        };
+        assert_eq!(owner(&pod("ReplicaSet", "tpg-5bc98f8c77")), Some((TargetKind::Deployment, "tpg".to_owned())));
+        assert_eq!(owner(&pod("StatefulSet", "pg")), Some((TargetKind::StatefulSet, "pg".to_owned())));
+        assert_eq!(owner(&pod("ReplicaSet", "by-hand")), None);
+        assert_eq!(owner(&pod("Job", "x")), None);
+    }
+}
