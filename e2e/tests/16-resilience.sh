@@ -8,7 +8,8 @@ until_true "enforced in every pod" 120 enforced
 k scale deploy/tpg --replicas=3 >/dev/null
 until_true "three pods" 60 shows .status.pods.summary 3/3
 until_true "enforced in every pod" 60 enforced
-[ "$(k get pods -l app=tpg -o 'jsonpath={range .items[*]}{.spec.containers[0].readinessProbe.httpGet.path}{.spec.initContainers[0].name}{" "}{end}')" = "/readymrg-proxy /readymrg-proxy /readymrg-proxy " ] || fail "not injected"
+injected=$(k get pods -l app=tpg -o 'jsonpath={range .items[*]}{.spec.containers[0].readinessProbe.httpGet.path} {.spec.initContainers[0].name}{"\n"}{end}' | sort -u)
+[ "$injected" = "/ready mrg-proxy" ] || fail "injected: $injected"
 pod=$(address tpg)
 [ "$(call "$pod" 19001 POST /orders first | python3 -c 'import json,sys; print(json.load(sys.stdin)["status"])')" = 200 ] || fail "$(call "$pod" 19001 POST /orders first)"
 
@@ -59,7 +60,8 @@ replicas_are() { [ "$(k get deploy tpg -o 'jsonpath={.spec.replicas}')" = "$1" ]
 until_true "replicas come back" 10 replicas_are 3
 until_true "with a word about it" 5 shows '.status.drift[*].outcome' '*raised to 3*'
 k delete pdb tpg-proxy >/dev/null
-until_true "the disruption budget comes back" 70 k get pdb tpg-proxy
+budget() { k get pdb tpg-proxy >/dev/null; }
+until_true "the disruption budget comes back" 10 budget
 
 # A manager that follows Git is named and not fought.
 k patch deploy tpg --field-manager=argocd-controller -p '{"spec":{"replicas":4}}' >/dev/null
