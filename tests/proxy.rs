@@ -613,3 +613,59 @@ async fn the_workload_gets_no_more_than_it_can_take() {
     workload.fail(Faults { hang: true, ..Faults::default() });
     assert_eq!(proxy.get("/x").await.status().as_u16(), 504);
 }
+
+async fn raw(port: u16, text: &[u8]) -> String {
+    let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    // It may hang up before it has read everything.
+    let _ = stream.write_all(text).await;
+    let mut answer = Vec::new();
+    let _ = timeout(Duration::from_secs(2), stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn callers_with_bad_manners_leave_the_proxy_standing() {
+    let bbd = upstream("bbd");
+    let proxy = Proxy::start(&[&bbd], json!({})).await;
+    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "y".repeat(200_000));
+    assert!(raw(proxy.port, long.as_bytes()).await.starts_with("HTTP/1.1 431"));
+    let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(500));
+    assert!(raw(proxy.port, many.as_bytes()).await.starts_with("HTTP/1.1 431"));
+    // Two lengths (RFC 9112, 6.3): whatever the proxy makes of them, the upstream never sees a second request.
+    for both in [
+        "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ncontent-length: 40\r\n\r\nabcdGET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n",
+        "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 48\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: y\r\nconnection: close\r\n\r\n",
+        "POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+        "POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let before = bbd.requests();
+        let answer = raw(proxy.port, both.as_bytes()).await;
+        let answered = answer.matches("HTTP/1.1 ").count();
+        assert!(answered <= 2, "{both:?}: {answer}");
+        // Each request that the upstream got was one that the proxy had understood, and answered.
+        assert!(bbd.requests() - before <= answered as u64, "{both:?}: {answer}");
+    }
+    assert!(raw(proxy.port, b"\x00\x01\x02 nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400"));
+    assert_eq!(proxy.get("/x").await.status().as_u16(), 200);
+}
+
+#[tokio::test]
+async fn configurations_that_are_none_are_refused_with_words() {
+    let bbd = upstream("bbd");
+    let proxy = Proxy::start(&[&bbd], json!({})).await;
+    for (text, expected) in [
+        ("", "unexpected end"),
+        ("[]", "expected mapping"),
+        ("{\"workload\": 7", "line"),
+        ("{\"workload\": \"x\", \"dependencies\": [{}]}", "missing field"),
+        ("{\"workload\": \"x\", \"surprise\": true}", "unknown field `surprise`"),
+        ("\u{0}\u{1}", "control"),
+    ] {
+        let url = format!("http://127.0.0.1:{}/config", proxy.admin);
+        let answer = proxy.client.put(url).bearer_auth("secret").body(text).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY, "{text:?}");
+        let why = answer.text().await.unwrap();
+        assert!(why.contains(expected) || text.contains('\u{0}'), "{text:?}: {why}");
+    }
+    assert_eq!(proxy.get("/x").await.status().as_u16(), 200);
+}

@@ -92,3 +92,18 @@ pub fn refuse(new: &ServiceResilience, old: Option<&ServiceResilience>, now: Tim
     }
     problems
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_examples_are_right() {
+        let text = include_str!("../../../examples/resilience.yaml");
+        let objects: Vec<ServiceResilience> = text.split("\n---\n").map(|part| serde_saphyr::from_str(part).unwrap()).collect();
+        assert_eq!(objects.len(), 3);
+        for object in objects {
+            assert_eq!(validate(&object, Timestamp::UNIX_EPOCH).map(|_| ()), Ok(()), "{}", object.name_any());
+        }
+    }
+}

@@ -150,7 +150,7 @@ impl Queue {
         }
     }
 
-    /// Moves what waits on disk into the database, if that takes it.
+    /// Moves what waits on disk into the database, if that takes it: whether or not somebody would take the requests.
     async fn move_to_postgres(&self) {
         let (Some(postgres), Some(log)) = (&self.postgres, &self.log) else { return };
         loop {
@@ -164,6 +164,7 @@ impl Queue {
                         tracing::warn!(error = chain(&error), "what was moved could not be taken from the disk; it will be moved again");
                         return;
                     }
+                    self.changes.send_modify(|count| *count += 1);
                 }
                 Err(error) => {
                     *lock(&self.trouble) = Some(chain(&error));
@@ -175,7 +176,6 @@ impl Queue {
 
     /// The next request that may be sent; it is marked as being sent.
     async fn claim(&self, dependency: &str, limits: &Limits, repeatable: bool) -> Option<(Item, Where)> {
-        self.move_to_postgres().await;
         if let Some(postgres) = &self.postgres {
             let claim = postgres.claim(&self.workload, dependency, &self.pod, limits, repeatable);
             match tokio::time::timeout(POSTGRES_WITHIN, claim).await.unwrap_or(Err(Error::Slow)) {

@@ -29,6 +29,7 @@ pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut stop: wat
             }
             continue;
         };
+        queue.move_to_postgres().await;
         // Whoever waits while all breakers are open would only be refused.
         if route.targets.iter().any(|target| target.provider.standing().0 != State::Open) {
             let repeatable = may_be_sent_twice(&route, limits);
