@@ -614,6 +614,42 @@ async fn the_workload_gets_no_more_than_it_can_take() {
     assert_eq!(proxy.get("/x").await.status().as_u16(), 504);
 }
 
+#[tokio::test]
+async fn before_the_pod_stops_callers_are_served_and_sent_elsewhere_for_their_next_request() {
+    let workload = upstream("workload");
+    let (inbound, outbound) = (free_port(), free_port());
+    let mut config = json!({ "workload": "tpg", "dependencies": [dependency(outbound, &[&workload], &json!({}))] });
+    config["inbound"] = json!({ "port": inbound, "targetPort": workload.address().port() });
+    let proxy = Proxy::with(&config, inbound).await;
+    let closes = |answer: &Response| answer.headers().get("connection").is_some_and(|value| value == "close");
+    let h2 = Client::builder().http2_prior_knowledge().build().unwrap();
+    let by_h2 = async || h2.get(format!("http://127.0.0.1:{inbound}/x")).send().await.unwrap().status();
+    assert!(!closes(&proxy.get("/x").await));
+    assert_eq!(by_h2().await, StatusCode::OK);
+    let drain = |token: std::path::PathBuf| {
+        let admin = format!("http://127.0.0.1:{}", proxy.admin);
+        Command::new(env!("CARGO_BIN_EXE_mrg-proxy"))
+            .args(["drain", "--admin", &admin, "--token-file"])
+            .arg(token)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+    };
+    let wrong = proxy.directory.path().join("wrong");
+    std::fs::write(&wrong, "guess").unwrap();
+    assert!(!drain(wrong).success());
+    assert!(!closes(&proxy.get("/x").await), "whoever has no token sends nobody away");
+    assert!(drain(proxy.directory.path().join("token")).success());
+    for _ in 0..2 {
+        let answer = proxy.get("/x").await;
+        assert!(answer.status() == StatusCode::OK && closes(&answer));
+        assert_eq!(by_h2().await, StatusCode::OK);
+    }
+    let own = proxy.client.get(format!("http://127.0.0.1:{outbound}/x")).send().await.unwrap();
+    assert!(own.status() == StatusCode::OK && !closes(&own), "the workload's own calls go on");
+    assert_eq!(proxy.state().await["draining"], true);
+}
+
 async fn raw(port: u16, text: &[u8]) -> String {
     let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
     // It may hang up before it has read everything.

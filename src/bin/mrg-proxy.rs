@@ -16,6 +16,15 @@ struct Command {
 enum Action {
     /// Serve
     Run(proxy::Arguments),
+    /// Tell the proxy in this pod that the pod is about to stop: callers are served, and sent elsewhere for their next request
+    Drain {
+        /// Where it is administrated
+        #[arg(long, default_value = "http://127.0.0.1:15021")]
+        admin: String,
+        /// The file with the token for changing things
+        #[arg(long)]
+        token_file: std::path::PathBuf,
+    },
     /// Check a configuration and end
     Check {
         /// The configuration, JSON or YAML
@@ -30,11 +39,23 @@ fn main() -> anyhow::Result<()> {
             println!("{} is a valid configuration for {workload}", file.display());
             Ok(())
         }
+        Action::Drain { admin, token_file } => runtime()?.block_on(drain(&admin, &token_file)),
         Action::Run(arguments) => {
             mrg_operator::telemetry::start();
-            rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("TLS was set up twice"))?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
-            runtime.block_on(proxy::run(arguments))
+            runtime()?.block_on(proxy::run(arguments))
         }
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("TLS was set up twice"))?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")
+}
+
+async fn drain(admin: &str, token_file: &std::path::Path) -> anyhow::Result<()> {
+    let token = std::fs::read_to_string(token_file).with_context(|| format!("unable to read {}", token_file.display()))?;
+    let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(5)).no_proxy().build()?;
+    let answer = client.put(format!("{admin}/drain")).bearer_auth(token.trim_end()).send().await;
+    answer.and_then(reqwest::Response::error_for_status).with_context(|| format!("the proxy at {admin} was not told to drain"))?;
+    Ok(())
 }

@@ -10,7 +10,7 @@ use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -42,6 +42,7 @@ pub fn router(admin: Admin, queue: Option<Arc<Queue>>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(page))
         .route("/state", get(state))
+        .route("/drain", put(drain))
         .route("/config", get(configuration).put(configure))
         .layer(DefaultBodyLimit::max(4 << 20))
         .with_state(admin)
@@ -133,6 +134,15 @@ async fn configure(State(admin): State<Admin>, headers: HeaderMap, body: Bytes) 
         Ok(hash) => (StatusCode::OK, hash).into_response(),
         Err(why) => (StatusCode::UNPROCESSABLE_ENTITY, why).into_response(),
     }
+}
+
+/// Sends callers elsewhere, since this pod is about to stop.
+async fn drain(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    if let Err(refusal) = authorize(&admin, &headers).await {
+        return refusal;
+    }
+    admin.running.leave();
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn with_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {

@@ -2,22 +2,24 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::body::Answer;
 
 /// Connections at a port; more wait in the kernel's queue.
-const CONNECTIONS: usize = 4096;
+const CONNECTIONS: u32 = 4096;
 /// How long a request's head may take (slow loris).
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// How long a new connection may be silent.
@@ -45,49 +47,100 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
 }
 
-/// Serves connections until `stop` says so; then lets the requests end that are under way.
-pub async fn listen<S, F>(listener: TcpListener, serve: S, mut stop: watch::Receiver<bool>)
+/// How far a listener is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It serves.
+    Serving,
+    /// It serves, and asks whoever it answers to come by another connection next time: they find one who stays.
+    Leaving,
+    /// No new connections; what is under way ends.
+    Stopping,
+}
+
+/// Serves connections until `phase` says to stop; then lets the requests end that are under way.
+pub async fn listen<S, F>(listener: TcpListener, serve: S, mut phase: watch::Receiver<Phase>)
 where
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Answer>> + Send + 'static,
 {
     let server = Arc::new(server());
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS as usize));
     loop {
         let place = tokio::select! {
             place = places.clone().acquire_owned() => place,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = reaches(&mut phase, Phase::Stopping) => break,
         };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = reaches(&mut phase, Phase::Stopping) => break,
         };
         let Ok((stream, _)) = accepted else {
             // Out of file descriptors, most likely: those who are served will free some.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let (server, serve, watcher) = (server.clone(), serve.clone(), graceful.watcher());
+        let (server, serve, phase) = (server.clone(), serve.clone(), phase.clone());
         tokio::spawn(async move {
             let _place = place;
-            if !speaks(&stream).await {
-                return;
-            }
-            let service = service_fn(move |request| {
-                let answer = serve(request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-            // A caller that breaks off is its own affair.
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::trace!(error = crate::telemetry::chain(&*error), "connection");
+            if speaks(&stream).await {
+                connection(&server, stream, serve, phase).await;
             }
         });
     }
     drop(listener);
-    if tokio::time::timeout(END_WITHIN, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(END_WITHIN, places.acquire_many(CONNECTIONS)).await.is_err() {
         tracing::warn!("requests were still under way when the time to stop was over");
+    }
+}
+
+/// The end of the one who would say so counts as the last phase.
+async fn reaches(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+    let _ = phase.wait_for(|phase| *phase >= wanted).await;
+}
+
+async fn connection<S, F>(server: &auto::Builder<TokioExecutor>, stream: TcpStream, serve: S, mut phase: watch::Receiver<Phase>)
+where
+    S: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Answer>> + Send + 'static,
+{
+    let http2 = Arc::new(AtomicBool::new(false));
+    let (seen, now) = (http2.clone(), phase.clone());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let version = request.version();
+        if version == Version::HTTP_2 {
+            seen.store(true, Ordering::Relaxed);
+        }
+        let (answer, now) = (serve(request), now.clone());
+        async move {
+            let mut answer = answer.await;
+            if version < Version::HTTP_2 && *now.borrow() >= Phase::Leaving && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let mut told = Phase::Serving;
+    loop {
+        let next = if told == Phase::Serving { Phase::Leaving } else { Phase::Stopping };
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => {
+                // A caller that breaks off is its own affair.
+                if let Err(error) = ended {
+                    tracing::trace!(error = crate::telemetry::chain(&*error), "connection");
+                }
+                return;
+            }
+            () = reaches(&mut phase, next), if told < Phase::Stopping => {
+                told = next;
+                // HTTP/2 has words for it. HTTP/1 has none between two requests, where closing would meet the next one: its answer says so.
+                if told == Phase::Stopping || http2.load(Ordering::Relaxed) {
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::admin::{self, Admin};
 use super::inbound::Gate;
+use super::listen::Phase;
 use super::plan::{Maker, Place, Plan};
 use super::queue::{self, Queue};
 use super::state::lock;
@@ -56,7 +57,7 @@ pub struct Arguments {
 /// A listener and what it serves.
 struct Listening<T> {
     place: T,
-    stop: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     task: JoinHandle<()>,
     worker: Option<JoinHandle<()>>,
 }
@@ -65,7 +66,7 @@ impl<T> Listening<T> {
     /// It takes no more connections; those that stand are served to their end.
     fn end(self) -> impl Iterator<Item = JoinHandle<()>> {
         // Nobody listens to it if the task has ended by itself.
-        let _ = self.stop.send(true);
+        let _ = self.phase.send(Phase::Stopping);
         std::iter::once(self.task).chain(self.worker)
     }
 }
@@ -194,18 +195,29 @@ impl Running {
                 *listening.place.write().unwrap_or_else(PoisonError::into_inner) = route.clone();
             } else if let Some(listener) = ports.remove(&port) {
                 let place: Place = Arc::new(RwLock::new(route.clone()));
-                let (stop, stopped) = watch::channel(false);
+                let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
                 let serve = move |request| outbound::serve(read(&served), request);
-                let task = tokio::spawn(listen::listen(listener, serve, stopped.clone()));
-                let worker = Some(tokio::spawn(queue::work(place.clone(), self.changes(), stopped)));
-                listeners.dependencies.insert(port, Listening { place, stop, task, worker });
+                let task = tokio::spawn(listen::listen(listener, serve, phases.clone()));
+                let worker = Some(tokio::spawn(queue::work(place.clone(), self.changes(), phases)));
+                listeners.dependencies.insert(port, Listening { place, phase, task, worker });
             }
         }
         serve_inbound(&mut listeners, &plan, ports);
         // Dropping the old checks ends them.
         listeners.checks = health::check(&plan, &self.maker.changes);
         *self.plan.write().unwrap_or_else(PoisonError::into_inner) = plan;
+    }
+
+    /// The pod is about to stop: callers are served, and sent elsewhere for their next request. The workload's own calls go on.
+    pub fn leave(&self) {
+        let mut listeners = lock(&self.listeners);
+        listeners.draining = true;
+        if let Some(inbound) = &listeners.inbound {
+            // Nobody listens to it if the task has ended by itself.
+            let _ = inbound.phase.send(Phase::Leaving);
+        }
+        self.maker.changes.send_modify(|count| *count += 1);
     }
 
     /// No new connections; what is under way ends.
@@ -236,11 +248,11 @@ fn serve_inbound(listeners: &mut Listeners, plan: &Plan, mut ports: BTreeMap<u16
             }
             if let Some((wanted, listener)) = wanted.and_then(|wanted| Some((wanted, ports.remove(&wanted.port)?))) {
                 let place = Arc::new(RwLock::new(Arc::new(Gate::new(wanted))));
-                let (stop, stopped) = watch::channel(false);
+                let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
                 let serve = move |request| read(&served).serve(request);
-                let task = tokio::spawn(listen::listen(listener, serve, stopped));
-                listeners.inbound = Some(Listening { place, stop, task, worker: None });
+                let task = tokio::spawn(listen::listen(listener, serve, phases));
+                listeners.inbound = Some(Listening { place, phase, task, worker: None });
             }
         }
     }

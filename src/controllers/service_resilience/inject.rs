@@ -205,6 +205,9 @@ fn sidecar(pod: &mut Value, desired: &Desired, image: &Image) {
     if let (Some(inbound), Some(ports)) = (desired.spec.inbound, container["ports"].as_array_mut()) {
         let name = taken.unwrap_or_else(|| json!("inbound"));
         ports.push(json!({ "name": name, "containerPort": inbound.port }));
+        // Callers keep their connections: they are told to leave while the workload still serves them. Hooks of all containers run at once.
+        let drain = ["/usr/local/bin/mrg-proxy", "drain", "--token-file", "/etc/mrg-proxy/token/token"];
+        container["lifecycle"] = json!({ "preStop": { "exec": { "command": drain } } });
     }
     let spec = &mut pod["spec"];
     if let Some(all) = list(spec, "initContainers") {

@@ -9,23 +9,24 @@ use super::Where;
 use super::item::{Item, Standing};
 use crate::breaker::State;
 use crate::policy::{Queue as Limits, Reason};
+use crate::proxy::listen::Phase;
 use crate::proxy::outbound::{self, Resent};
 use crate::proxy::plan::{Place, Route};
 
 /// Nobody tells this proxy of what another one keeps, or that a pause is over.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Works until `stop`; a request that is being sent then is sent to its end.
-pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut stop: watch::Receiver<bool>) {
+/// Works until `phase` says to stop; a request that is being sent then is sent to its end.
+pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut phase: watch::Receiver<Phase>) {
     loop {
-        if *stop.borrow() {
+        if *phase.borrow() == Phase::Stopping {
             return;
         }
         let route = crate::proxy::run::read(&place);
         let (Some(queue), Some(limits)) = (&route.queue, &route.spec.fallback.queue) else {
             tokio::select! {
                 _ = changes.changed() => {}
-                _ = stop.changed() => {}
+                _ = phase.changed() => {}
             }
             continue;
         };
@@ -42,7 +43,7 @@ pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut stop: wat
         tokio::select! {
             () = queue.news.notified() => {}
             _ = changes.changed() => {}
-            _ = stop.changed() => {}
+            _ = phase.changed() => {}
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
