@@ -19,6 +19,7 @@ use hyper_util::server::conn::auto;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Notify;
 
 /// What goes wrong; `PUT /faults` changes it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -40,6 +41,10 @@ pub struct Faults {
     pub stall_body: bool,
     /// Headers that answers have, too.
     pub headers: BTreeMap<String, String>,
+    /// Trailers that answers have.
+    pub trailers: BTreeMap<String, String>,
+    /// After an answer its connection takes no more requests: GOAWAY in HTTP/2.
+    pub goaway: bool,
     /// Only the share of requests fails, of a hundred; 0 is all.
     pub percent: u32,
     /// `/ready` says no.
@@ -66,6 +71,7 @@ pub struct StandIn {
 /// A body that may break off.
 pub enum Reply {
     Whole(Option<Bytes>),
+    Trailed(Option<Bytes>, Option<http::HeaderMap>),
     Half(Option<Bytes>),
     Stalled(Option<Bytes>),
 }
@@ -77,11 +83,12 @@ impl Body for Reply {
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         let this = self.get_mut();
         let next = match this {
-            Self::Whole(bytes) | Self::Half(bytes) | Self::Stalled(bytes) => bytes.take(),
+            Self::Whole(bytes) | Self::Trailed(bytes, _) | Self::Half(bytes) | Self::Stalled(bytes) => bytes.take(),
         };
         match (next, this) {
             (Some(bytes), _) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             (None, Self::Whole(_)) => Poll::Ready(None),
+            (None, Self::Trailed(_, trailers)) => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
             (None, Self::Half(_)) => Poll::Ready(Some(Err(std::io::Error::other("as asked")))),
             (None, Self::Stalled(_)) => Poll::Pending,
         }
@@ -90,7 +97,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Half(_) | Self::Stalled(_) => SizeHint::default(),
+            Self::Trailed(..) | Self::Half(_) | Self::Stalled(_) => SizeHint::default(),
         }
     }
 }
@@ -156,8 +163,27 @@ impl StandIn {
             let _ = stream.set_nodelay(true);
             let stand_in = self.clone();
             tokio::spawn(async move {
-                let service = service_fn(move |request| stand_in.clone().serve(request));
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+                let enough = Arc::new(Notify::new());
+                let told = enough.clone();
+                let service = service_fn(move |request| {
+                    let (stand_in, told) = (stand_in.clone(), told.clone());
+                    async move {
+                        let goaway = stand_in.story().faults.goaway;
+                        let answer = stand_in.serve(request).await;
+                        if goaway {
+                            told.notify_one();
+                        }
+                        answer
+                    }
+                });
+                let server = auto::Builder::new(TokioExecutor::new());
+                let mut connection = std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+                loop {
+                    tokio::select! {
+                        _ = connection.as_mut() => return,
+                        () = enough.notified() => connection.as_mut().graceful_shutdown(),
+                    }
+                }
             });
         }
     }
@@ -241,6 +267,9 @@ impl StandIn {
         let half = Some(Bytes::from(text[..text.len() / 2].to_owned()));
         if faults.half_body {
             *response.body_mut() = Reply::Half(half);
+        } else if !faults.trailers.is_empty() {
+            let trailers = faults.trailers.iter().filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?))).collect();
+            *response.body_mut() = Reply::Trailed(Some(Bytes::from(text)), Some(trailers));
         } else if faults.stall_body {
             *response.body_mut() = Reply::Stalled(half);
         }
