@@ -32,7 +32,7 @@ lint:
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
-    cargo test --quiet --lib --bins --test breaker --test proxy --test election --test generated --test architecture
+    cargo test --quiet --lib --bins --test breaker --test breaker_properties --test proxy --test election --test generated --test architecture --test fuzz
 
 # Real etcd, PostgreSQL and agents on loopback, and bad days
 [group('dev')]
@@ -77,8 +77,19 @@ bench-pools *ARGS: packages
 [group('dev')]
 bench-proxy *ARGS: packages
     e2e/lab/dependencies envoy
-    cargo build --quiet --profile lab --bin mrg-proxy
+    cargo build --quiet --profile lab --bin mrg-proxy --example breaker-cost
     e2e/bench-proxy {{ARGS}}
+
+# Hunt for bytes that bring a program down: proxy_config, queue_log, dynamic_config or control_file
+[group('dev')]
+fuzz TARGET SECONDS="60":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    tools="$MRG_CACHE/cargo-fuzz-0.13.2"
+    [ -x "$tools/bin/cargo-fuzz" ] || cargo install --quiet --locked --root "$tools" cargo-fuzz@0.13.2
+    mkdir -p "fuzz/corpus/{{TARGET}}"
+    # Without a sanitizer it needs no nightly toolchain: there is no unsafe code for one to watch.
+    "$tools/bin/cargo-fuzz" fuzz run --sanitizer none --fuzz-dir fuzz "{{TARGET}}" "fuzz/corpus/{{TARGET}}" "fuzz/seeds/{{TARGET}}" -- -max_total_time={{SECONDS}} -max_len=65536
 
 # A command of the lab: up, down, status, enter, cut, heal, ...
 [group('lab')]

@@ -37,6 +37,9 @@ until_true "all is sent" 60 shows .status.queue.depth 0
 until_true "the breaker closes" 30 shows .status.breakersSummary '3 closed'
 twice=$(received bbd '["byKey"]' | python3 -c 'import ast,sys; d=ast.literal_eval(sys.stdin.read()); print(sum(k.startswith("order-") for k in d), max(d.values(), default=0))')
 [ "$twice" = "30 1" ] || fail "keys and the most often: $twice"
+told() { k get events.events.k8s.io -o 'jsonpath={range .items[?(@.regarding.name=="tpg")]}{.reason} {end}'; }
+heard() { for reason in BreakerOpened QueueFilling BreakerClosed QueueDrained; do [[ " $(told)" == *" $reason "* ]] || return 1; done; }
+until_true "events of the outage's beginning and end" 10 heard
 
 # Payments: the first provider dies, the second serves; and back.
 k scale deploy/midtrans --replicas=0 >/dev/null

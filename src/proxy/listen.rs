@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -111,14 +112,13 @@ where
         if version == Version::HTTP_2 {
             seen.store(true, Ordering::Relaxed);
         }
-        let (answer, now) = (serve(request), now.clone());
-        async move {
-            let mut answer = answer.await;
+        let now = now.clone();
+        serve(request).map(move |mut answer| {
             if version < Version::HTTP_2 && *now.borrow() >= Phase::Leaving && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
-        }
+        })
     });
     let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut told = Phase::Serving;

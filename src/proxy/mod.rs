@@ -20,4 +20,5 @@ mod stale;
 mod state;
 mod upgrade;
 
-pub use run::{Arguments, run, validate};
+pub use queue::{Item, Line, Replayed, Standing, replay};
+pub use run::{Arguments, parse, run, validate};

@@ -36,7 +36,7 @@ pub async fn serve(route: Arc<Route>, request: Request<Incoming>) -> Response<An
         return unserved(&route, Reason::TooManyConcurrent, None, grpc);
     };
     if let Some(protocol) = upgrade_of(request.headers()) {
-        return upgrade::serve(&route, request, protocol, in_flight).await;
+        return Box::pin(upgrade::serve(&route, request, protocol, in_flight)).await;
     }
     let response = Call::new(&route, request).await;
     let response = match response {
@@ -93,7 +93,8 @@ impl<'a> Call<'a> {
         lock(&self.route.shared.budget).request(now);
         match self.providers(deadline, Some(in_flight)).await {
             Ok(response) => response,
-            Err(unserved) => match self.queue(&unserved).await {
+            // Every connection has room for what a request may need: what few need is not part of it.
+            Err(unserved) => match Box::pin(self.queue(&unserved)).await {
                 Some(response) => response,
                 None => self.fall_back(&unserved),
             },

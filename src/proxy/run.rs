@@ -94,7 +94,11 @@ fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn parse(bytes: &[u8]) -> anyhow::Result<Checked> {
+/// Reads a configuration, JSON or YAML.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(bytes: &[u8]) -> anyhow::Result<Checked> {
     let text = std::str::from_utf8(bytes).context("the configuration is no UTF-8 text")?;
     // YAML reads JSON, too.
     let config: Config = serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -2,6 +2,7 @@
 
 mod build;
 pub mod inject;
+mod news;
 mod observe;
 mod proxies;
 mod repair;
@@ -19,9 +20,10 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, EvictParams, Patch, PatchParams, PostParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
 use crate::api::ServiceResilience;
@@ -54,6 +56,7 @@ struct Context {
     client: Client,
     applied: Applied,
     proxies: Proxies,
+    recorder: Recorder,
 }
 
 const BACKSTOP: Duration = Duration::from_secs(60);
@@ -62,7 +65,9 @@ const SOON: Duration = Duration::from_secs(2);
 /// Runs the controller until it is told to end.
 pub async fn run(client: Client, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (proxies, news) = Proxies::new();
-    let context = Arc::new(Context { client: client.clone(), applied: Applied::default(), proxies });
+    let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let context = Arc::new(Context { client: client.clone(), applied: Applied::default(), proxies, recorder });
     let controller = Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default());
     let all = controller.store();
     let of = move |kind: TargetKind| {
@@ -263,6 +268,14 @@ impl Context {
     async fn report(&self, object: &ServiceResilience, new: ServiceResilienceStatus) -> Result<(), Error> {
         if object.status.as_ref() == Some(&new) {
             return Ok(());
+        }
+        for news in object.status.as_ref().map(|old| news::between(old, &new)).unwrap_or_default() {
+            let type_ = if news.warning { EventType::Warning } else { EventType::Normal };
+            let event =
+                Event { type_, reason: news.reason.to_owned(), note: Some(news.note), action: "Reconcile".to_owned(), secondary: None };
+            if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+                tracing::debug!(%error, "the event could not be written");
+            }
         }
         let api: Api<ServiceResilience> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
         let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "ServiceResilience", "status": new });

@@ -1,6 +1,7 @@
 //! What the status says. Pure but for the time of a condition's change, which comes in.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -20,6 +21,9 @@ use crate::policy::{Dependency, Forced, Problems, ProviderReport};
 
 /// As many drifts are kept.
 const DRIFTS: usize = 10;
+
+/// Requests that wait longer than this are more than a short outage; the analysis has them sent again after five minutes.
+const OVERDUE: Duration = Duration::from_secs(330);
 
 /// A status for a spec that cannot be done: everything stays, and the reason is told.
 pub fn stalled(object: &ServiceResilience, problems: &Problems, now: Timestamp) -> ServiceResilienceStatus {
@@ -56,6 +60,9 @@ pub fn status(object: &ServiceResilience, desired: &Desired, found: &Found<'_>, 
     let pods = pods(desired, found);
     let breakers = breakers(desired, found.proxies);
     let enforced = desired.spec.mode == Mode::Enforce && pods.all > 0 && pods.acknowledged == pods.all;
+    let queue = queue(desired, found.proxies);
+    let mut verdicts = judge(desired, found, &pods, &breakers);
+    verdicts.extend(queue.as_ref().map(|queue| overdue(queue, now)));
     let mut drift: Vec<Drift> = old.drift.into_iter().filter(|drift| is_recent(drift, now)).collect();
     drift.extend(found.drifts.iter().cloned());
     drift.drain(..drift.len().saturating_sub(DRIFTS));
@@ -64,10 +71,10 @@ pub fn status(object: &ServiceResilience, desired: &Desired, found: &Found<'_>, 
         config_hash: Some(desired.hash.clone()),
         breakers_summary: (!breakers.is_empty()).then(|| summary(&breakers)),
         provider_summary: providers(desired, found.proxies),
-        queue: queue(desired, found.proxies),
         template_probes: found.observed.workload.as_ref().map(|workload| template_probes(desired, workload)),
         audit: Some(audit(&desired.spec, enforced)),
-        conditions: conditions(&old.conditions, judge(desired, found, &pods, &breakers), generation, now),
+        conditions: conditions(&old.conditions, verdicts, generation, now),
+        queue,
         pods,
         breakers,
         drift,
@@ -202,6 +209,18 @@ fn queue(desired: &Desired, proxies: &BTreeMap<String, Known>) -> Option<QueueSt
         status.trouble = status.trouble.or_else(|| queues.iter().find_map(|queue| queue.trouble.clone()));
     }
     Some(status)
+}
+
+fn overdue(queue: &QueueStatus, now: Timestamp) -> Verdict {
+    let oldest = queue.oldest.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
+    let waited = oldest.and_then(|oldest| Duration::try_from(now.duration_since(oldest)).ok());
+    match (waited.filter(|waited| *waited > OVERDUE), &queue.oldest) {
+        (Some(_), Some(since)) => {
+            let message = format!("{} requests wait, the oldest since {since}; docs/runbooks/resilience.md says what to do", queue.depth);
+            verdict("QueueOverdue", true, "OldRequests", message)
+        }
+        _ => verdict("QueueOverdue", false, "None", ""),
+    }
 }
 
 /// The checklist of the analysis, from the spec and from whether every pod runs it.

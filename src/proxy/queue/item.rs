@@ -85,7 +85,7 @@ pub struct Item {
 
 impl Item {
     /// A request as it came.
-    pub fn new(workload: &str, dependency: &str, key: &str, head: &Head, body: Bytes, standing: Standing) -> Self {
+    pub(in crate::proxy) fn new(workload: &str, dependency: &str, key: &str, head: &Head, body: Bytes, standing: Standing) -> Self {
         let now = Timestamp::now();
         Self {
             ticket: ticket(workload, dependency, key),
@@ -104,8 +104,13 @@ impl Item {
         }
     }
 
+    /// Whether it has waited for so long. One from the future, by a clock that was wrong, has not.
+    pub fn is_older_than(&self, age: std::time::Duration, now: Timestamp) -> bool {
+        std::time::Duration::try_from(now.duration_since(self.created)).is_ok_and(|waited| waited > age)
+    }
+
     /// As it is sent.
-    pub fn head(&self) -> Option<Head> {
+    pub(in crate::proxy) fn head(&self) -> Option<Head> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             headers.append(name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?);

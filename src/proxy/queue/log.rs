@@ -27,9 +27,20 @@ fn failed(action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Log { action, source }
 }
 
-/// What the lines say. A torn last line was never acknowledged.
-fn replay(text: &[u8]) -> (BTreeMap<String, Item>, usize, usize) {
-    let (mut items, mut lines, mut whole) = (BTreeMap::new(), 0, 0);
+/// What a log says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// The requests, by their tickets.
+    pub items: BTreeMap<String, Item>,
+    /// Lines that could be read.
+    pub lines: usize,
+    /// Their length; bytes. What follows cannot be read.
+    pub whole: usize,
+}
+
+/// Reads a log. A torn last line was never acknowledged.
+pub fn replay(text: &[u8]) -> Replayed {
+    let Replayed { mut items, mut lines, mut whole } = Replayed::default();
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let Some(record) = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice::<Line>(line).ok()) else { break };
         whole += line.len();
@@ -48,12 +59,12 @@ fn replay(text: &[u8]) -> (BTreeMap<String, Item>, usize, usize) {
             }
         }
     }
-    (items, lines, whole)
+    Replayed { items, lines, whole }
 }
 
 fn stand(item: &mut Item, standing: Standing, retry_at: Timestamp, note: &str) {
     if standing == Standing::Sending {
-        item.attempts += 1;
+        item.attempts = item.attempts.saturating_add(1);
     }
     item.standing = standing;
     item.retry_at = retry_at;
@@ -73,7 +84,7 @@ impl Log {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed("could not be read")(error)),
         };
-        let (items, lines, whole) = replay(&text);
+        let Replayed { items, lines, whole } = replay(&text);
         if whole < text.len() && text[whole..].contains(&b'\n') {
             // Not a torn end: something else wrote here. What follows is kept aside for people.
             tokio::fs::write(directory.join("queue.log.unreadable"), &text[whole..]).await.map_err(failed("could not be set right"))?;
@@ -168,7 +179,7 @@ impl Log {
     pub async fn claim(&mut self, dependency: &str, limits: &Limits) -> Result<Option<Item>, Error> {
         let now = Timestamp::now();
         let of = |item: &&Item| item.dependency == dependency && item.standing == Standing::Waiting;
-        let old = |item: &&Item| item.created + limits.max_age.0.duration() < now;
+        let old = |item: &&Item| item.is_older_than(limits.max_age.0.duration(), now);
         let expired: Vec<String> = self.items.values().filter(of).filter(old).map(|item| item.ticket.clone()).collect();
         for ticket in expired {
             self.settle(&ticket, Standing::Expired, None, "it waited too long").await?;

@@ -8,7 +8,8 @@ mod postgres;
 mod web;
 mod worker;
 
-pub use item::{Item, Standing};
+pub use item::{Item, Line, Standing};
+pub use log::{Replayed, replay};
 pub use web::router;
 pub use worker::work;
 
