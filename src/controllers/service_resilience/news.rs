@@ -97,7 +97,8 @@ mod tests {
     use crate::api::service_resilience::QueueStatus;
 
     fn with(state: &str, depth: i64) -> ServiceResilienceStatus {
-        let breaker = BreakerStatus { dependency: "tpg-bbd".to_owned(), provider: "bbd".to_owned(), state: state.to_owned(), ..Default::default() };
+        let breaker =
+            BreakerStatus { dependency: "tpg-bbd".to_owned(), provider: "bbd".to_owned(), state: state.to_owned(), ..Default::default() };
         ServiceResilienceStatus {
             breakers: vec![breaker],
             queue: Some(QueueStatus { depth, ..QueueStatus::default() }),
