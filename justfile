@@ -91,6 +91,11 @@ fuzz TARGET SECONDS="60":
     # Without a sanitizer it needs no nightly toolchain: there is no unsafe code for one to watch.
     "$tools/bin/cargo-fuzz" fuzz run --sanitizer none --fuzz-dir fuzz "{{TARGET}}" "fuzz/corpus/{{TARGET}}" "fuzz/seeds/{{TARGET}}" -- -max_total_time={{SECONDS}} -max_len=65536
 
+# A long bad day for the proxy, made by chance: COUNT outages, SEED for another day
+[group('dev')]
+outages COUNT="300" SEED="1":
+    MRG_OUTAGES={{COUNT}} MRG_SEED={{SEED}} cargo test --quiet --test proxy outages -- --nocapture
+
 # A command of the lab: up, down, status, enter, cut, heal, ...
 [group('lab')]
 lab *ARGS:

@@ -60,6 +60,9 @@ struct Seen {
     /// The longest time in which no transaction of anybody succeeded, and when the last one did.
     silence: Duration,
     succeeded: Option<Instant>,
+    /// The same of transactions that write, and at which moment (milliseconds since 1970) it ended.
+    write_silence: (Duration, u128),
+    wrote: Option<Instant>,
 }
 
 /// A server that dies may say so in the same packet that ends a transaction, before PgBouncer has taken it from the client: the client gets both.
@@ -176,6 +179,12 @@ async fn one_client(arguments: &Arguments, index: usize, numbers: &Mutex<i64>, s
         seen.latencies_us.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
         if !reads {
             seen.acknowledged.insert(number);
+            let last = seen.wrote.replace(done);
+            let silence = last.map_or(Duration::ZERO, |last| done.saturating_duration_since(last));
+            if silence > seen.write_silence.0 {
+                let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                seen.write_silence = (silence, at.as_millis());
+            }
         }
         if let Some(path) = arguments.progress.as_ref().filter(|_| seen.transactions.is_multiple_of(50)) {
             let _ = std::fs::write(path, seen.transactions.to_string());
@@ -246,6 +255,7 @@ async fn main() -> anyhow::Result<()> {
             "transactions": seen.transactions, "acknowledged": seen.acknowledged.len(), "lost": lost,
             "in_flight_errors": in_flight, "idle_errors": idle, "longest_ms": quantile(1.0),
             "silence_ms": seen.silence.as_millis(),
+            "write_silence_ms": seen.write_silence.0.as_millis(), "first_write_at_ms": seen.write_silence.1,
             "p50_ms": quantile(0.5), "p99_ms": quantile(0.99), "p999_ms": quantile(0.999),
             "in_flight": seen.in_flight, "idle": seen.idle,
         })

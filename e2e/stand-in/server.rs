@@ -1,6 +1,6 @@
 //! A server that can play any service of MRG, or any provider, and fail in every way that is asked of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -56,8 +56,38 @@ pub struct Faults {
 pub struct Story {
     faults: Faults,
     requests: u64,
+    errors: u64,
+    /// How long the last answers took; seconds.
+    took: VecDeque<f64>,
     by_key: BTreeMap<String, u64>,
     last: serde_json::Value,
+}
+
+/// So many answers are remembered for the quantiles.
+const REMEMBERED: usize = 1000;
+
+impl Story {
+    fn answered(&mut self, took: Duration, good: bool) {
+        self.errors += u64::from(!good);
+        self.took.push_back(took.as_secs_f64());
+        if self.took.len() > REMEMBERED {
+            self.took.pop_front();
+        }
+    }
+
+    /// As the analysis names them: `orderorchestrator_requests_total` and so on.
+    fn metrics(&self, name: &str) -> String {
+        let mut sorted: Vec<f64> = self.took.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: usize| sorted.get((sorted.len() * share / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0);
+        let mut page = format!("# TYPE {name}_requests_total counter\n{name}_requests_total {}\n", self.requests);
+        page += &format!("# TYPE {name}_errors_total counter\n{name}_errors_total {}\n", self.errors);
+        page += &format!("# TYPE {name}_request_duration_seconds summary\n");
+        for share in [50, 95, 99] {
+            page += &format!("{name}_request_duration_seconds{{quantile=\"0.{share}\"}} {}\n", at(share));
+        }
+        page
+    }
 }
 
 /// A stand-in that serves.
@@ -213,6 +243,7 @@ impl StandIn {
                 };
                 return Ok(reply(StatusCode::OK, text.to_string()));
             }
+            (&Method::GET, "/metrics") => return Ok(reply(StatusCode::OK, self.story().metrics(&self.name))),
             (&Method::GET, "/health") => return Ok(reply(StatusCode::OK, "ok".to_owned())),
             (&Method::GET, "/ready") => {
                 let status = if self.story().faults.unready { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
@@ -227,7 +258,11 @@ impl StandIn {
             response.headers_mut().insert(http::header::UPGRADE, http::HeaderValue::from_static("echo"));
             return Ok(response);
         }
-        self.answer(request).await
+        let (began, story) = (std::time::Instant::now(), self.story.clone());
+        let answer = self.answer(request).await;
+        let good = answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
+        story.lock().unwrap_or_else(PoisonError::into_inner).answered(began.elapsed(), good);
+        answer
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Reply>, std::io::Error> {

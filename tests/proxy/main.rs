@@ -10,3 +10,4 @@ mod calls;
 mod harness;
 mod hostile;
 mod http2;
+mod outages;

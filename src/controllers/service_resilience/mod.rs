@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, EvictParams, Patch, PatchParams, PostParams};
 use kube::core::DeserializeGuard;
@@ -81,12 +82,21 @@ pub async fn run(client: Client, stop: impl Future<Output = ()> + Send + Sync + 
         }
     };
     let (deployments, stateful_sets) = (of(TargetKind::Deployment), of(TargetKind::StatefulSet));
+    let (scaled_deployments, scaled_stateful_sets) = (of(TargetKind::Deployment), of(TargetKind::StatefulSet));
     // Pods with a sidecar say whose they are; of the others, their workload's status tells.
     let injected = watcher::Config::default().labels(inject::LABEL);
     controller
         .watches(Api::<Deployment>::all(client.clone()), watcher::Config::default(), move |it| deployments(it.namespace(), it.name_any()))
         .watches(Api::<StatefulSet>::all(client.clone()), watcher::Config::default(), move |it| {
             stateful_sets(it.namespace(), it.name_any())
+        })
+        .watches(Api::<HorizontalPodAutoscaler>::all(client.clone()), watcher::Config::default(), move |it| {
+            let target = it.spec.as_ref().map(|spec| spec.scale_target_ref.clone()).unwrap_or_default();
+            match target.kind.as_str() {
+                "Deployment" => scaled_deployments(it.namespace(), target.name),
+                "StatefulSet" => scaled_stateful_sets(it.namespace(), target.name),
+                _ => Vec::new(),
+            }
         })
         .watches(Api::<Pod>::all(client.clone()), injected, |pod| {
             let name = pod.labels().get(inject::LABEL).cloned()?;
