@@ -24,6 +24,18 @@ until_true "an unknown setting is told" 20 stalls
 condition bad Stalled message | grep -q 'spec.settings.serverlifetime: PgBouncer has no such setting' || fail "$(condition bad Stalled message)"
 k delete pgb bad >/dev/null
 
+# A Secret that lacks something is told, and picked up when it has it.
+k delete secret half --ignore-not-found >/dev/null
+k create secret generic half --from-literal=tls.crt=x >/dev/null
+more='  tls: {secretName: half}' pool half Write | k apply -f - >/dev/null
+malformed() { [ "$(condition half Stalled reason)" = SecretMalformed ]; }
+until_true "a Secret that lacks its key is told" 20 malformed
+condition half Stalled message | grep -q 'the Secret `half` has no `tls.key`' || fail "$(condition half Stalled message)"
+k patch secret half -p '{"stringData":{"tls.key":"y"}}' >/dev/null
+goes_on() { [ "$(condition half Stalled status)" = False ]; }
+until_true "it goes on when the key is there" 20 goes_on
+k delete pgb/half secret/half --wait=false >/dev/null
+
 waits() { [ "$(condition early Reconciling reason)" = ClusterNotFound ]; }
 pool early Write | sed "s/name: $cluster}/name: nowhere}/" | k apply -f - >/dev/null
 until_true "a pool without a cluster waits" 20 waits
