@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
@@ -12,6 +13,9 @@ use crate::dcs::{Connection, Etcd, WatchEvent, watch};
 
 /// What the status shows of a key and its value; `None` if nothing.
 pub type Shape = fn(&str, &str) -> Option<String>;
+
+/// The pause before an etcd that did not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 struct Follower {
     endpoints: Vec<String>,
@@ -50,18 +54,21 @@ where
         }
         let etcd = Arc::new(Etcd::new(Connection { endpoints: endpoints.clone(), user: None }, 0));
         let task = tokio::spawn(trigger(etcd.clone(), prefix.clone(), object.clone(), self.triggers.clone(), shape));
-        if let Some(old) = followers.insert(object, Follower { endpoints, prefix, etcd: etcd.clone(), task }) {
-            old.task.abort();
-        }
+        // Another follower that was there before ends.
+        followers.insert(object, Follower { endpoints, prefix, etcd: etcd.clone(), task });
         etcd
     }
 
-    /// The object is gone.
-    pub fn forget(&self, object: &ObjectRef<K>) {
-        let follower = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(object);
-        if let Some(follower) = follower {
-            follower.task.abort();
-        }
+    /// The object is gone. Its etcd goes, too, and who still asked it would look up its name for ever.
+    pub fn forget(&self, namespace: Option<&str>, name: &str) {
+        let mut followers = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        followers.retain(|object, _| object.name != name || object.namespace.as_deref() != namespace);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -72,8 +79,21 @@ where
     K::DynamicType: Clone,
 {
     let (_commands, queue) = mpsc::channel(1);
-    let (seen, mut events) = mpsc::channel(16);
-    tokio::spawn(watch(etcd, prefix, queue, seen));
+    // The watch waits until its news are taken.
+    let (seen, events) = mpsc::channel(1);
+    // In one task, so that they end together.
+    tokio::join!(watch(etcd, prefix, queue, seen), listen(events, object, triggers, shape));
+}
+
+async fn listen<K>(
+    mut events: mpsc::Receiver<WatchEvent>,
+    object: ObjectRef<K>,
+    triggers: mpsc::UnboundedSender<ObjectRef<K>>,
+    shape: Shape,
+) where
+    K: Resource,
+    K::DynamicType: Clone,
+{
     let mut last = None;
     let mut lost = false;
     while let Some(event) = events.recv().await {
@@ -93,6 +113,10 @@ where
         if news && triggers.send(object.clone()).is_err() {
             return;
         }
+        if lost {
+            // Nothing depends on this; an etcd that is not there yet, or no longer, is asked now and then.
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }
 }
 
@@ -106,5 +130,29 @@ pub fn without(value: &str, fields: &[&str]) -> String {
             serde_json::Value::Object(map).to_string()
         }
         _ => value.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::PgBouncerPool;
+
+    #[tokio::test]
+    async fn who_is_forgotten_asks_nobody_any_more() {
+        let (followers, _news) = Followers::<PgBouncerPool>::new();
+        let object = ObjectRef::new("w").within("mrg");
+        let etcd = followers.follow(object, vec!["http://127.0.0.1:9".to_owned()], "/service/".to_owned(), |_, _| None);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(Arc::strong_count(&etcd) > 2, "the watch has it, too");
+        followers.forget(Some("other"), "w");
+        assert!(Arc::strong_count(&etcd) > 2);
+        followers.forget(Some("mrg"), "w");
+        let gone = async {
+            while Arc::strong_count(&etcd) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(5), gone).await.is_ok(), "somebody still asks");
     }
 }

@@ -122,8 +122,14 @@ pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = 
         .reconcile_on(from_etcd)
         .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
         .graceful_shutdown_on(stop)
-        .run(reconcile, retry, context)
-        .for_each(|_| futures::future::ready(()))
+        .run(reconcile, retry, context.clone())
+        .for_each(|done| {
+            // Nothing holds a deleted object back until we have seen that it goes: it is just not there at its next turn.
+            if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
+                context.followers.forget(gone.namespace.as_deref(), &gone.name);
+            }
+            futures::future::ready(())
+        })
         .await;
 }
 
@@ -146,7 +152,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         }
     };
     if cluster.metadata.deletion_timestamp.is_some() {
-        context.followers.forget(&ObjectRef::from_obj(object.as_ref()));
+        context.followers.forget(cluster.namespace().as_deref(), &cluster.name_any());
         return Ok(Action::await_change());
     }
     let now = Timestamp::now();

@@ -113,8 +113,14 @@ pub async fn run(client: Client, stop: impl Future<Output = ()> + Send + Sync + 
         .reconcile_on(news)
         .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
         .graceful_shutdown_on(stop)
-        .run(reconcile, retry, context)
-        .for_each(|_| futures::future::ready(()))
+        .run(reconcile, retry, context.clone())
+        .for_each(|done| {
+            // Nothing holds a deleted object back until we have seen that it goes: it is just not there at its next turn.
+            if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
+                context.proxies.forget(gone.namespace.as_deref(), &gone.name);
+            }
+            futures::future::ready(())
+        })
         .await;
 }
 
@@ -133,7 +139,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     };
     let reference = ObjectRef::from_obj(object.as_ref());
     if resilience.metadata.deletion_timestamp.is_some() {
-        context.proxies.forget(&reference);
+        context.proxies.forget(resilience.namespace().as_deref(), &resilience.name_any());
         return Ok(Action::await_change());
     }
     let now = Timestamp::now();

@@ -74,8 +74,8 @@ impl Proxies {
     }
 
     /// The object is gone.
-    pub fn forget(&self, object: &Reference) {
-        lock(&self.of).remove(object);
+    pub fn forget(&self, namespace: Option<&str>, name: &str) {
+        lock(&self.of).retain(|object, _| object.name != name || object.namespace.as_deref() != namespace);
     }
 
     /// Gives a proxy a configuration. Its answer comes as news, too.

@@ -11,9 +11,10 @@ standbys=$(k get pods -l "app.kubernetes.io/name=postgres,mrg.bluebird.id/cluste
 one=$(head -n 1 <<<"$standbys") two=$(tail -n 1 <<<"$standbys")
 ip() { k get pod "$1" -o 'jsonpath={.status.podIP}'; }
 sql() { k exec "$1" -c postgres -- psql -U postgres -d app -Atqc "$2"; }
-# Who answers, of a few logins; an error's text instead.
+# Who answers a few clients at once, since one after another they would share a connection; an error's text instead.
 readers() {
-  k exec "$lead" -c postgres -- bash -c "for _ in 1 2 3 4 5 6; do PGPASSWORD='$(password app-password)' PGCONNECT_TIMEOUT=20 psql -h l -p 6433 -U app -d mrg_read -Atqc 'SELECT inet_server_addr()' 2>&1; done" | sort -u | tr '\n' ' '
+  k exec "$lead" -c postgres -- bash -c "export PGPASSWORD='$(password app-password)' PGCONNECT_TIMEOUT=20
+    for _ in 1 2 3 4 5 6; do psql -h l -p 6433 -U app -d mrg_read -Atqc 'SELECT inet_server_addr() FROM pg_sleep(0.3)' 2>&1 & done; wait" | sort -u | tr '\n' ' '
 }
 are() { local seen; seen=$(readers); [ "$seen" = "$(for member in "$@"; do ip "$member"; done | sort -u | tr '\n' ' ')" ]; }
 until_true "both standbys are read from" 30 are "$one" "$two"
@@ -23,7 +24,7 @@ sql "$one" "SELECT pg_wal_replay_pause()" >/dev/null
 grow
 began=$(date +%s%N)
 until_true "the laggard is left" 10 are "$two"
-echo "    left after $((($(date +%s%N) - began) / 1000000)) ms, six logins included"
+echo "    left after $((($(date +%s%N) - began) / 1000000)) ms, six reads included"
 sql "$two" "SELECT pg_wal_replay_pause()" >/dev/null
 grow
 until_true "without a standby the leader is read from" 10 are "$lead"
