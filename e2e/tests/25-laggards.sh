@@ -9,7 +9,7 @@ until_true "the read pool serves" 60 pool_serves l
 lead=$(leader)
 standbys=$(k get pods -l "app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster=$cluster" -o name | sed 's|pod/||' | grep -v "^$lead$")
 one=$(head -n 1 <<<"$standbys") two=$(tail -n 1 <<<"$standbys")
-ip() { k get pod "$1" -o 'jsonpath={.status.podIP}'; }
+ip() { k get pod "$1" -o 'jsonpath={.status.podIP}{"\n"}'; }
 sql() { k exec "$1" -c postgres -- psql -U postgres -d app -Atqc "$2"; }
 # Who answers a few clients at once, since one after another they would share a connection; an error's text instead.
 readers() {
@@ -18,7 +18,7 @@ readers() {
 }
 are() { local seen; seen=$(readers); [ "$seen" = "$(for member in "$@"; do ip "$member"; done | sort -u | tr '\n' ' ')" ]; }
 until_true "both standbys are read from" 30 are "$one" "$two"
-grow() { sql "$lead" "CREATE TABLE IF NOT EXISTS lag (x text); INSERT INTO lag SELECT md5(random()::text) FROM generate_series(1, 60000)"; }
+grow() { sql "$lead" "CREATE TABLE IF NOT EXISTS lag (x text); INSERT INTO lag SELECT md5(random()::text) FROM generate_series(1, 60000)" 2>/dev/null; }
 trap 'for member in "$one" "$two"; do sql "$member" "SELECT pg_wal_replay_resume()"; done >/dev/null; sql "$lead" "DROP TABLE IF EXISTS lag"' EXIT
 sql "$one" "SELECT pg_wal_replay_pause()" >/dev/null
 grow
