@@ -10,8 +10,12 @@ pub mod agent;
 pub mod api;
 /// Words that every module shares: WAL positions, moments, names. Pure.
 pub mod base;
+/// How much of the platform goes with a part that fails. Pure.
+pub mod blast;
 /// Circuit breakers as gobreaker's, retry budgets, the order of providers. Pure.
 pub mod breaker;
+/// What the analysis says of ten services and what they run on, as data. Pure.
+pub mod catalog;
 /// A clock that never steps and counts suspension.
 #[cfg(feature = "full")]
 pub mod clock;
