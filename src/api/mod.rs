@@ -1,12 +1,14 @@
 //! The Kubernetes API of this operator: group `mrg.bluebird.id`, version `v1alpha1`. Types, defaults and rules only; the rules are CEL
 //! inside the schema, so that the API server refuses a wrong spec by itself.
 
+pub mod order_service_set;
 pub mod pgbouncer_pool;
 pub mod postgres_cluster;
 mod reference;
 pub mod service_resilience;
 
 pub use crate::base::{Duration, InvalidDuration};
+pub use order_service_set::OrderServiceSet;
 pub use pgbouncer_pool::PgBouncerPool;
 pub use postgres_cluster::PostgresCluster;
 pub use service_resilience::ServiceResilience;
@@ -16,7 +18,7 @@ use kube::CustomResourceExt;
 
 /// Every definition. Helm keeps them when the release is removed: with them go all objects of their kind.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    let mut definitions = vec![PostgresCluster::crd(), PgBouncerPool::crd(), ServiceResilience::crd()];
+    let mut definitions = vec![PostgresCluster::crd(), PgBouncerPool::crd(), ServiceResilience::crd(), OrderServiceSet::crd()];
     for definition in &mut definitions {
         let annotations = definition.metadata.annotations.get_or_insert_default();
         annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());

@@ -26,6 +26,9 @@ struct Arguments {
     /// The priority class of database and etcd pods
     #[arg(long, env = "MRG_PRIORITY_CLASS")]
     priority_class: Option<String>,
+    /// What the priority classes of services begin with: `mrg-` for `mrg-p0`, `mrg-p1`, `mrg-p2`
+    #[arg(long, env = "MRG_TIER_PRIORITY_CLASSES")]
+    tier_priority_classes: Option<String>,
     /// The namespace of the operator's own lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     namespace: String,
@@ -61,7 +64,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     tokio::spawn(serve_health());
     let image =
         controllers::service_resilience::inject::Image { name: arguments.image.clone(), pull_policy: arguments.image_pull_policy.clone() };
-    tokio::spawn(serve_webhook(client.clone(), arguments.namespace.clone(), image));
+    tokio::spawn(serve_webhook(client.clone(), arguments.namespace.clone(), image.clone()));
     let holding = hold(client.clone(), arguments.namespace, "mrg-operator".to_owned(), arguments.identity, state, stop.clone());
     let holding = tokio::spawn(holding);
     let mut terminate = signal(SignalKind::terminate())?;
@@ -84,6 +87,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         agent_pull_policy: arguments.image_pull_policy,
         priority_class: arguments.priority_class.filter(|class| !class.is_empty()),
     };
+    let services = controllers::order_service_set::Settings {
+        sidecar: image,
+        priority_classes: arguments.tier_priority_classes.filter(|prefix| !prefix.is_empty()),
+    };
     let asked = || {
         let mut stop = stop.clone();
         async move {
@@ -92,9 +99,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let clusters = controllers::postgres_cluster::run(client.clone(), settings.clone(), asked());
     let pools = controllers::pgbouncer_pool::run(client.clone(), settings, asked());
-    let resilience = controllers::service_resilience::run(client, asked());
+    let resilience = controllers::service_resilience::run(client.clone(), asked());
+    let sets = controllers::order_service_set::run(client, services, asked());
     let controller = tokio::spawn(async move {
-        tokio::join!(clusters, pools, resilience);
+        tokio::join!(clusters, pools, resilience, sets);
     });
     let lost = tokio::select! {
         () = &mut stop_requested => false,

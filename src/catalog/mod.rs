@@ -10,4 +10,4 @@ mod types;
 pub use graph::{Declared, PLATFORM, graph, needed_first};
 pub use parts::{EXTERNALS, External, FLOWS, FlowData, INFRASTRUCTURE, Infrastructure, external, infrastructure};
 pub use services::{SERVICES, service};
-pub use types::{Business, Call, Cited, Fallback, Objective, Response, Section, Service, Severity, Target, Tier};
+pub use types::{Business, Call, Cited, Fallback, Objective, Response, Section, Service, Severity, Target, Tier, Timeout};

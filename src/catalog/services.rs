@@ -1,11 +1,16 @@
 //! The ten services.
 
-use super::types::{Business, Call, Cited, Fallback, Objective, Section, Service, Severity, Target, Tier, cited};
+use super::types::{Business, Call, Cited, Fallback, Objective, Section, Service, Severity, Target, Tier, Timeout, cited};
 use crate::base::Millis;
 use crate::blast::Coupling::{self, Hard, Loose, Partial};
 
 const fn minutes(minutes: u64) -> Millis {
     Millis::seconds(60 * minutes)
+}
+
+/// A bound for all attempts together.
+const fn within(seconds: u64) -> Timeout {
+    Timeout { attempt: Millis::seconds(seconds), total: Millis::seconds(seconds) }
 }
 
 /// "Waktu Recovery" of the matrix, where the chapter on objectives is silent.
@@ -48,7 +53,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Semua booking"),
         recovery: cited(Section::Matrix, minutes(5)),
         business: cited(Section::Matrix, Business::Severe),
-        timeout: cited(Section::Audit, Millis::seconds(5)),
+        timeout: cited(Section::Audit, Timeout { attempt: Millis::seconds(2), total: Millis::seconds(5) }),
         attempts: cited(Section::Audit, 3),
         objective: objective(3, NOTHING),
         entry: true,
@@ -78,7 +83,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Semua pembayaran"),
         recovery: cited(Section::Matrix, minutes(5)),
         business: cited(Section::Matrix, Business::Severe),
-        timeout: cited(Section::Audit, Millis::seconds(10)),
+        timeout: cited(Section::Audit, within(10)),
         attempts: cited(Section::Audit, 3),
         objective: objective(3, NO_LOSS),
         entry: true,
@@ -101,7 +106,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Order taxi"),
         recovery: cited(Section::Matrix, minutes(10)),
         business: cited(Section::Matrix, Business::Severe),
-        timeout: cited(Section::Audit, Millis::seconds(5)),
+        timeout: cited(Section::Audit, within(5)),
         attempts: cited(Section::Audit, 3),
         objective: objective(5, NOTHING),
         entry: false,
@@ -123,7 +128,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Semua operasi user"),
         recovery: cited(Section::Matrix, minutes(5)),
         business: cited(Section::Matrix, Business::High),
-        timeout: cited(Section::Audit, Millis::seconds(1)),
+        timeout: cited(Section::Audit, within(1)),
         attempts: cited(Section::Audit, 3),
         objective: objective(3, NO_LOSS),
         entry: true,
@@ -139,7 +144,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Booking baru"),
         recovery: cited(Section::Matrix, minutes(10)),
         business: cited(Section::Matrix, Business::High),
-        timeout: cited(Section::Audit, Millis::seconds(2)),
+        timeout: cited(Section::Audit, within(2)),
         attempts: cited(Section::Audit, 3),
         objective: by_matrix(10),
         entry: true,
@@ -159,7 +164,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Session baru"),
         recovery: cited(Section::Matrix, minutes(10)),
         business: cited(Section::Matrix, Business::Medium),
-        timeout: cited(Section::Audit, Millis::seconds(1)),
+        timeout: cited(Section::Audit, within(1)),
         attempts: cited(Section::Audit, 3),
         objective: by_matrix(10),
         entry: true,
@@ -175,7 +180,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Sync HO"),
         recovery: cited(Section::Matrix, minutes(15)),
         business: cited(Section::Matrix, Business::Medium),
-        timeout: cited(Section::Audit, Millis::seconds(1)),
+        timeout: cited(Section::Audit, within(1)),
         attempts: cited(Section::Audit, 3),
         objective: by_matrix(15),
         entry: false,
@@ -191,7 +196,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Komunikasi"),
         recovery: cited(Section::Matrix, minutes(30)),
         business: cited(Section::Matrix, Business::Low),
-        timeout: cited(Section::Audit, Millis::seconds(5)),
+        timeout: cited(Section::Audit, within(5)),
         attempts: cited(Section::Audit, 5),
         objective: by_matrix(30),
         entry: false,
@@ -214,7 +219,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Pencegahan fraud"),
         recovery: cited(Section::Matrix, minutes(30)),
         business: cited(Section::Matrix, Business::Medium),
-        timeout: cited(Section::Estimate, Millis::seconds(1)),
+        timeout: cited(Section::Estimate, within(1)),
         attempts: cited(Section::Estimate, 3),
         objective: by_matrix(30),
         entry: false,
@@ -230,7 +235,7 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Akuntansi e-wallet"),
         recovery: cited(Section::Matrix, minutes(60)),
         business: cited(Section::Matrix, Business::Low),
-        timeout: cited(Section::Estimate, Millis::seconds(10)),
+        timeout: cited(Section::Estimate, within(10)),
         attempts: cited(Section::Estimate, 3),
         objective: by_matrix(60),
         entry: false,

@@ -171,6 +171,15 @@ pub struct Objective {
     pub rpo: Option<Millis>,
 }
 
+/// How long a call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout {
+    /// One attempt.
+    pub attempt: Millis,
+    /// All of them.
+    pub total: Millis,
+}
+
 /// Whom a service calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -228,7 +237,7 @@ pub struct Service {
     /// What it costs.
     pub business: Cited<Business>,
     /// How long its calls may take.
-    pub timeout: Cited<Millis>,
+    pub timeout: Cited<Timeout>,
     /// How often it tries.
     pub attempts: Cited<u32>,
     /// Its objective.

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use kube::Client;
 use serde_json::Value;
 
-use crate::cluster::apply::{Error, Manifest, apply, live};
+use crate::cluster::apply::{Error, Manifest, apply, live, take};
 
 /// What was applied last, so that nothing is sent twice. The server's own answer tells whether somebody changed it since.
 #[derive(Default)]
@@ -36,8 +36,33 @@ impl Applied {
         first
     }
 
+    /// Applies objects that are this operator's alone, in order: what others changed of them is taken back. Says who changed what.
+    pub async fn enforce_all(&self, client: &Client, objects: &[Manifest]) -> (Result<(), Error>, Vec<String>) {
+        let (mut first, mut corrected) = (Ok(()), Vec::new());
+        for manifest in objects {
+            let done = match self.apply_with(client, manifest, apply).await {
+                Err(Error::Conflict { kind, name, message }) => {
+                    corrected.push(format!("{kind} {name}: taken back: {message}"));
+                    self.apply_with(client, manifest, take).await
+                }
+                done => done,
+            };
+            first = first.and(done);
+        }
+        (first, corrected)
+    }
+
     /// Applies a manifest unless it is the one applied before and nobody changed the object's spec since.
     async fn apply(&self, client: &Client, manifest: &Manifest) -> Result<(), Error> {
+        self.apply_with(client, manifest, apply).await
+    }
+
+    async fn apply_with(
+        &self,
+        client: &Client,
+        manifest: &Manifest,
+        how: impl AsyncFn(&Client, &Manifest) -> Result<kube::api::DynamicObject, Error>,
+    ) -> Result<(), Error> {
         let (key, hash) = (Self::key(manifest), Self::hash(manifest));
         let known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&key).cloned();
         if let Some((old, version)) = known
@@ -47,7 +72,7 @@ impl Applied {
         {
             return Ok(());
         }
-        let applied = apply(client, manifest).await?;
+        let applied = how(client, manifest).await?;
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, (hash, fingerprint(&applied)));
         Ok(())
     }

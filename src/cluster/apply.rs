@@ -86,7 +86,15 @@ impl Manifest {
 
 /// Applies a manifest; gives what the server made of it.
 pub async fn apply(client: &Client, manifest: &Manifest) -> Result<DynamicObject, Error> {
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    send(client, manifest, PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }).await
+}
+
+/// Applies a manifest of an object that is this operator's alone, whoever changed it.
+pub async fn take(client: &Client, manifest: &Manifest) -> Result<DynamicObject, Error> {
+    send(client, manifest, PatchParams::apply(FIELD_MANAGER).force()).await
+}
+
+async fn send(client: &Client, manifest: &Manifest, parameters: PatchParams) -> Result<DynamicObject, Error> {
     let api = manifest.api(client);
     let applied = api.patch(&manifest.name(), &parameters, &Patch::Apply(&manifest.0)).await;
     applied.map_err(|error| manifest.failed("apply", error))

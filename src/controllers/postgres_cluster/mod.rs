@@ -6,7 +6,7 @@ mod etcd_leader;
 mod observe;
 mod roll;
 mod status;
-mod validate;
+pub mod validate;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,270 @@
+//! The objects of the platform, from its validated spec alone. Pure.
+
+use base64::Engine;
+use k8s_openapi::api::core::v1::EnvVar;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::validate::{Address, Desired, DesiredService, Wiring};
+use crate::catalog::Tier;
+use crate::cluster::Manifest;
+use crate::controllers::service_resilience::inject::{ADMIN_PORT, Image, inject};
+
+/// Names the OrderServiceSet on everything that belongs to it.
+pub const SET_LABEL: &str = "mrg.bluebird.id/set";
+/// Names the service.
+pub const SERVICE_LABEL: &str = "mrg.bluebird.id/service";
+/// What the pods were made from: a change of it, and nothing else, changes pods.
+pub const REVISION: &str = "mrg.bluebird.id/revision";
+/// The template as it was applied. Another version of this operator keeps it as long as the revision stays, so that its upgrade restarts nothing.
+pub const TEMPLATE: &str = "mrg.bluebird.id/template";
+/// The port at which every service is called.
+pub const SERVICE_PORT: u16 = 8080;
+
+/// What an installation of the operator decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The image with the sidecar.
+    pub sidecar: Image,
+    /// What the priority classes of the tiers begin with, such as `mrg-` for `mrg-p0`; none are set without it.
+    pub priority_classes: Option<String>,
+}
+
+impl Desired {
+    fn labels(&self, service: &DesiredService) -> Map<String, Value> {
+        let labels = json!({
+            "app.kubernetes.io/name": service.catalog.name,
+            "app.kubernetes.io/part-of": self.name,
+            "app.kubernetes.io/managed-by": "mrg-operator",
+            SET_LABEL: self.name,
+            SERVICE_LABEL: service.catalog.name,
+            "mrg.bluebird.id/tier": service.catalog.tier.value.name(),
+        });
+        labels.as_object().cloned().unwrap_or_default()
+    }
+
+    fn selector(&self, service: &str) -> Value {
+        json!({ SET_LABEL: self.name, SERVICE_LABEL: service })
+    }
+
+    fn metadata(&self, service: &DesiredService) -> Value {
+        json!({
+            "name": service.catalog.name, "namespace": self.namespace, "labels": self.labels(service), "ownerReferences": [self.owner()],
+        })
+    }
+
+    fn owner(&self) -> Value {
+        json!({
+            "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "name": self.name, "uid": self.uid,
+            "controller": true, "blockOwnerDeletion": true,
+        })
+    }
+}
+
+/// Everything beside the Deployments. They come and change at once.
+pub fn around(desired: &Desired) -> Vec<Manifest> {
+    let mut all = Vec::new();
+    for service in &desired.services {
+        all.push(resilience(desired, service));
+        all.push(service_account(desired, service));
+        all.push(kubernetes_service(desired, service));
+        all.extend(autoscaler(desired, service));
+        all.extend(network_policy(desired, service));
+    }
+    all.into_iter().map(Manifest).collect()
+}
+
+/// The Secret with the address that queues are kept at.
+pub fn queue_secret(desired: &Desired, wiring: &Wiring, password: &str) -> Manifest {
+    let dsn = dsn(&wiring.write, &wiring.user, &encoded(password));
+    Manifest(json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {
+            "name": wiring.queue_secret, "namespace": desired.namespace, "ownerReferences": [desired.owner()],
+            "labels": { "app.kubernetes.io/managed-by": "mrg-operator", SET_LABEL: desired.name },
+        },
+        "data": { "dsn": base64::engine::general_purpose::STANDARD.encode(dsn) },
+    }))
+}
+
+/// What means something else in an address, as `%XX`.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn dsn(address: &Address, user: &str, password: &str) -> String {
+    format!("postgres://{user}:{password}@{}:{}/{}", address.host, address.port, address.database)
+}
+
+fn resilience(desired: &Desired, service: &DesiredService) -> Value {
+    json!({
+        "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "ServiceResilience",
+        "metadata": desired.metadata(service), "spec": service.resilience.spec,
+    })
+}
+
+fn service_account(desired: &Desired, service: &DesiredService) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": desired.metadata(service), "automountServiceAccountToken": false })
+}
+
+fn kubernetes_service(desired: &Desired, service: &DesiredService) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": desired.metadata(service),
+        "spec": {
+            "selector": desired.selector(service.catalog.name),
+            "ports": [{ "name": "http", "port": SERVICE_PORT, "targetPort": "http" }],
+        },
+    })
+}
+
+fn autoscaler(desired: &Desired, service: &DesiredService) -> Option<Value> {
+    let wanted = service.spec.autoscaling?;
+    let fewest = wanted.min_replicas.unwrap_or(service.catalog.tier.value.min_replicas().value);
+    Some(json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": desired.metadata(service),
+        "spec": {
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": service.catalog.name },
+            "minReplicas": fewest, "maxReplicas": wanted.max_replicas.max(fewest),
+            "metrics": [{ "type": "Resource", "resource": {
+                "name": "cpu", "target": { "type": "Utilization", "averageUtilization": wanted.target_cpu_percent } } }],
+        },
+    }))
+}
+
+/// Services that customers do not call are reached by those that call them, and their sidecars by everybody who looks after them.
+fn network_policy(desired: &Desired, service: &DesiredService) -> Option<Value> {
+    if desired.spec.network_policy == crate::api::order_service_set::NetworkPolicyMode::Off || service.catalog.entry {
+        return None;
+    }
+    let name = service.catalog.name;
+    let calls = |other: &&DesiredService| {
+        let providers = other.resilience.spec.dependencies.iter().flat_map(|dependency| &dependency.providers);
+        providers.into_iter().any(|provider| provider.url.host.split('.').next() == Some(name))
+    };
+    let callers: Vec<Value> = desired
+        .services
+        .iter()
+        .filter(calls)
+        .map(|caller| json!({ "podSelector": { "matchLabels": desired.selector(caller.catalog.name) } }))
+        .collect();
+    let mut ingress = vec![json!({ "ports": [{ "port": ADMIN_PORT }] })];
+    if !callers.is_empty() {
+        ingress.push(json!({ "from": callers }));
+    }
+    Some(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": desired.metadata(service),
+        "spec": { "podSelector": { "matchLabels": desired.selector(name) }, "policyTypes": ["Ingress"], "ingress": ingress },
+    }))
+}
+
+fn security() -> Value {
+    json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true })
+}
+
+fn filled(words: &[String], name: &str) -> Vec<String> {
+    words.iter().map(|word| word.replace("{service}", name)).collect()
+}
+
+/// The environment: the wiring, the template's, the service's own; the last one of a name counts.
+fn environment(desired: &Desired, service: &DesiredService) -> Vec<Value> {
+    let uses = |part: &str| service.catalog.uses.iter().any(|(name, _)| *name == part);
+    let mut all: Vec<Value> = Vec::new();
+    if let Some(wiring) = desired.wiring.as_ref().filter(|_| uses("postgresql")) {
+        let secret = json!({ "secretKeyRef": { "name": wiring.secret, "key": wiring.key } });
+        all.push(json!({ "name": "DATABASE_USER", "value": wiring.user }));
+        all.push(json!({ "name": "DATABASE_PASSWORD", "valueFrom": secret }));
+        // The kubelet puts the password in.
+        for (name, address) in [("DATABASE_URL", &wiring.write), ("DATABASE_READ_URL", &wiring.read)] {
+            all.push(json!({ "name": name, "value": dsn(address, "$(DATABASE_USER)", "$(DATABASE_PASSWORD)") }));
+        }
+    }
+    for (part, name, store) in [("redis", "REDIS_URL", &desired.spec.cache), ("rabbitmq", "AMQP_URL", &desired.spec.broker)] {
+        if let Some(store) = store.as_ref().filter(|_| uses(part)) {
+            all.push(json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": store.secret_name, "key": store.key } } }));
+        }
+    }
+    let given: Vec<&EnvVar> = desired.spec.template.env.iter().chain(&service.spec.env).collect();
+    for variable in given {
+        all.retain(|other| other["name"] != *variable.name);
+        all.push(json!(variable));
+    }
+    all
+}
+
+/// The pods of a service, sidecar and probes included.
+pub fn template(desired: &Desired, service: &DesiredService, settings: &Settings) -> Value {
+    let (name, shared) = (service.catalog.name, &desired.spec.template);
+    let own = |own: &[String], shared: &[String]| filled(if own.is_empty() { shared } else { own }, name);
+    let mut container = json!({
+        "name": name, "image": service.image, "env": environment(desired, service), "securityContext": security(),
+        "ports": [{ "name": "http", "containerPort": service.spec.port }],
+        "volumeMounts": [{ "name": "tmp", "mountPath": "/tmp" }],
+    });
+    let (command, arguments) = (own(&service.spec.command, &shared.command), own(&service.spec.args, &shared.args));
+    let optional = [
+        ("command", (!command.is_empty()).then(|| json!(command))),
+        ("args", (!arguments.is_empty()).then(|| json!(arguments))),
+        ("imagePullPolicy", shared.image_pull_policy.as_ref().map(|policy| json!(policy))),
+        ("envFrom", (!shared.env_from.is_empty()).then(|| json!(shared.env_from))),
+        ("resources", service.spec.resources.as_ref().or(shared.resources.as_ref()).map(|resources| json!(resources))),
+    ];
+    for (field, value) in optional {
+        if let Some(value) = value {
+            container[field] = value;
+        }
+    }
+    let mut pod = json!({
+        "metadata": { "labels": desired.labels(service), "annotations": {} },
+        "spec": {
+            "serviceAccountName": name, "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": shared.termination_grace_period_seconds,
+            "securityContext": { "runAsNonRoot": true, "runAsUser": shared.run_as_user, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [container],
+            "volumes": [{ "name": "tmp", "emptyDir": {} }],
+        },
+    });
+    let optional = [
+        ("imagePullSecrets", (!shared.image_pull_secrets.is_empty()).then(|| json!(shared.image_pull_secrets))),
+        ("nodeSelector", (!shared.node_selector.is_empty()).then(|| json!(shared.node_selector))),
+        ("tolerations", (!shared.tolerations.is_empty()).then(|| json!(shared.tolerations))),
+        ("priorityClassName", settings.priority_classes.as_ref().map(|prefix| json!(priority_class(prefix, service.catalog.tier.value)))),
+    ];
+    for (field, value) in optional {
+        if let Some(value) = value {
+            pod["spec"][field] = value;
+        }
+    }
+    inject(&mut pod, &service.resilience, &settings.sidecar);
+    pod
+}
+
+fn priority_class(prefix: &str, tier: Tier) -> String {
+    format!("{prefix}{}", tier.name().to_ascii_lowercase())
+}
+
+/// What pods depend on. The operator's own image is left out: its upgrade restarts nothing. So is what sidecars are told while they run.
+pub fn revision(desired: &Desired, service: &DesiredService, settings: &Settings) -> String {
+    let neutral = Settings { sidecar: Image { name: String::new(), pull_policy: String::new() }, ..settings.clone() };
+    let text = template(desired, service, &neutral).to_string();
+    Sha256::digest(text.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A Deployment with this template. How many pods there are is left to whoever scales, if anybody does.
+pub fn deployment(desired: &Desired, service: &DesiredService, template: &Value, revision: &str, scaled: bool) -> Manifest {
+    let mut metadata = desired.metadata(service);
+    metadata["annotations"] = json!({ REVISION: revision, TEMPLATE: template.to_string() });
+    let deadline = desired.spec.rollout.progress_deadline.as_seconds();
+    let mut spec = json!({
+        "selector": { "matchLabels": desired.selector(service.catalog.name) },
+        "revisionHistoryLimit": 3,
+        "progressDeadlineSeconds": deadline,
+        // A new pod serves before an old one goes.
+        "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
+        "template": template,
+    });
+    if !scaled {
+        spec["replicas"] = json!(service.replicas());
+    }
+    Manifest(json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec }))
+}

@@ -1,0 +1,298 @@
+//! `OrderServiceSet`: observe → validate → build → apply → status.
+
+pub mod build;
+mod news;
+mod observe;
+pub mod order;
+mod resilience;
+mod status;
+pub mod validate;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Client, Resource, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::api::order_service_set::OrderServiceSetStatus;
+use crate::api::{OrderServiceSet, PgBouncerPool, ServiceResilience};
+use crate::cluster::{Applied, FIELD_MANAGER, Manifest};
+pub use build::Settings;
+use observe::{DatabaseState, Observed};
+use order::{Candidate, Circumstances, Turn, turns};
+use status::Found;
+use validate::{Desired, DesiredService};
+
+/// What went wrong in a reconciliation.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something could not be read.
+    #[error("failed to observe")]
+    Observe(#[source] Box<kube::Error>),
+    /// Something could not be applied.
+    #[error("failed to apply")]
+    Apply(#[from] crate::cluster::Error),
+    /// What belongs to nobody any more could not be deleted.
+    #[error("failed to delete what is not wanted any more")]
+    Prune(#[source] Box<kube::Error>),
+    /// The status could not be written.
+    #[error("failed to write the status")]
+    Status(#[source] Box<kube::Error>),
+}
+
+type Object = DeserializeGuard<OrderServiceSet>;
+
+struct Context {
+    client: Client,
+    settings: Settings,
+    applied: Applied,
+    recorder: Recorder,
+    /// For which generation of each object everything else was deleted.
+    pruned: Mutex<HashMap<Name, Generation>>,
+}
+
+/// Namespace and name.
+type Name = (String, String);
+/// The object's uid and its generation.
+type Generation = (Option<String>, Option<i64>);
+
+const BACKSTOP: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(2);
+
+/// Runs the controller until it is told to end.
+pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let context = Arc::new(Context { client: client.clone(), settings, applied: Applied::default(), recorder, pruned: Mutex::default() });
+    let ours = || watcher::Config::default().labels(build::SET_LABEL);
+    let controller = Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default());
+    let sets = controller.store();
+    controller
+        .owns(Api::<Deployment>::all(client.clone()), ours())
+        .owns(Api::<ServiceResilience>::all(client.clone()), ours())
+        .owns(Api::<Service>::all(client.clone()), ours())
+        .owns(Api::<NetworkPolicy>::all(client.clone()), ours())
+        .owns(Api::<HorizontalPodAutoscaler>::all(client.clone()), ours())
+        .watches(Api::<DeserializeGuard<PgBouncerPool>>::all(client), watcher::Config::default(), move |pool| {
+            let names = |set: &Arc<Object>| {
+                let database = set.0.as_ref().ok().and_then(|set| set.spec.database.as_ref());
+                let named = |database: &crate::api::order_service_set::Database| {
+                    database.write.name == pool.name_any() || database.read.as_ref().is_some_and(|read| read.name == pool.name_any())
+                };
+                set.namespace() == pool.namespace() && database.is_some_and(named)
+            };
+            sets.state().into_iter().filter(names).map(|set| ObjectRef::from_obj(set.as_ref())).collect::<Vec<_>>()
+        })
+        .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
+        .graceful_shutdown_on(stop)
+        .run(reconcile, retry, context.clone())
+        .for_each(|done| {
+            if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
+                let key = (gone.namespace.unwrap_or_default(), gone.name);
+                context.pruned.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            }
+            futures::future::ready(())
+        })
+        .await;
+}
+
+fn retry(object: Arc<Object>, error: &Error, _: Arc<Context>) -> Action {
+    tracing::warn!(object = object.name_any(), error = crate::telemetry::chain(error), "reconciliation failed; trying again");
+    Action::requeue(SOON)
+}
+
+async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action, Error> {
+    let set = match &object.0 {
+        Ok(set) => set,
+        Err(error) => {
+            tracing::error!(object = object.name_any(), %error, "the object cannot be read; it is left alone until it changes");
+            return Ok(Action::await_change());
+        }
+    };
+    if set.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let now = Timestamp::now();
+    let observe_failed = |error| Error::Observe(Box::new(error));
+    let database = observe::database(&context.client, set).await.map_err(observe_failed)?;
+    let desired = match validate::validate(set, database.wiring.as_ref(), now) {
+        Ok(desired) => desired,
+        Err(problems) => {
+            context.report(set, status::stalled(set, &problems, now)).await?;
+            return Ok(Action::await_change());
+        }
+    };
+    let observed = observe::observe(&context.client, set).await.map_err(observe_failed)?;
+    let turns = turns(&candidates(&desired, &observed, &context.settings), &circumstances(set, &desired, &observed, &database, now));
+    let mut objects: Vec<Manifest> = Vec::new();
+    if let (Some(wiring), Some(password)) = (&desired.wiring, &database.password) {
+        objects.push(build::queue_secret(&desired, wiring, password));
+    }
+    objects.extend(build::around(&desired));
+    // What is named and not there would be missing in every pod.
+    if database.missing.is_none() {
+        objects.extend(desired.services.iter().filter_map(|service| deployment(&desired, service, &observed, &turns, &context.settings)));
+    }
+    let (applied, corrected) = context.applied.enforce_all(&context.client, &objects).await;
+    let pruned = context.prune(set, &desired, &objects).await;
+    let failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
+    let failure = failure.or_else(|| pruned.as_ref().err().map(|error| crate::telemetry::chain(error)));
+    let found = Found { observed: &observed, database: &database, turns: &turns, failure };
+    let new = status::status(set, &desired, &found, now);
+    let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
+    context.tell(set, corrected.into_iter().map(news::corrected).collect()).await;
+    context.report(set, new).await?;
+    applied?;
+    pruned?;
+    Ok(Action::requeue(if settled { BACKSTOP } else { SOON }))
+}
+
+fn candidates(desired: &Desired, observed: &Observed, settings: &Settings) -> Vec<Candidate> {
+    let one = |service: &DesiredService| Candidate {
+        name: service.catalog.name,
+        tier: service.catalog.tier.value,
+        revision: build::revision(desired, service, settings),
+        live: observed.deployments.get(service.catalog.name).map(|there| there.live.clone()),
+    };
+    desired.services.iter().map(one).collect()
+}
+
+fn circumstances(set: &OrderServiceSet, desired: &Desired, observed: &Observed, database: &DatabaseState, now: Timestamp) -> Circumstances {
+    let age = set.creation_timestamp().map_or(Duration::ZERO, |at| Duration::try_from(now.duration_since(at.0)).unwrap_or_default());
+    let open = desired.services.iter().filter(|service| service.catalog.tier.value == crate::catalog::Tier::P0).find_map(|service| {
+        let status = observed.resilience.get(service.catalog.name)?.status.as_ref()?;
+        let open = status.breakers.iter().find(|breaker| breaker.open > 0)?;
+        Some(format!("{}'s breaker {}/{} is open", service.catalog.name, open.dependency, open.provider))
+    });
+    Circumstances {
+        ordered: desired.spec.rollout.ordered,
+        frozen: open.or_else(|| database.trouble.clone()),
+        database: database.missing.clone().or_else(|| database.trouble.clone()),
+        patience_over: age > desired.spec.start.patience.0.duration(),
+    }
+}
+
+/// The Deployment as it should be now; `None` before its first turn.
+fn deployment(
+    desired: &Desired,
+    service: &DesiredService,
+    observed: &Observed,
+    turns: &BTreeMap<&'static str, Turn>,
+    settings: &Settings,
+) -> Option<Manifest> {
+    let there = observed.deployments.get(service.catalog.name);
+    // An autoscaler decides how many pods there are; until it has said so, the number stays: a field that nobody owns is reset.
+    let scaled = service.spec.autoscaling.is_some() || there.is_some_and(|there| there.scaled);
+    let number = there.filter(|there| scaled && there.owns_replicas).map(|there| there.replicas);
+    let whole = |template: &Value, revision: &str| {
+        let mut manifest = build::deployment(desired, service, template, revision, scaled);
+        if let Some(number) = number {
+            manifest.0["spec"]["replicas"] = json!(number);
+        }
+        manifest
+    };
+    match turns.get(service.catalog.name)? {
+        Turn::Wait(_) => None,
+        Turn::Apply => {
+            let template = build::template(desired, service, settings);
+            Some(whole(&template, &build::revision(desired, service, settings)))
+        }
+        Turn::Keep(_) => {
+            let there = there?;
+            match &there.template {
+                Some(template) => Some(whole(template, &there.live.revision)),
+                // Somebody took the annotation away; what it was made from is known by its revision alone.
+                None => Some(whole(&build::template(desired, service, settings), &build::revision(desired, service, settings))),
+            }
+        }
+    }
+}
+
+impl Context {
+    /// Deletes what this set made and does not want any more; once for each generation of the spec.
+    async fn prune(&self, set: &OrderServiceSet, desired: &Desired, objects: &[Manifest]) -> Result<(), Error> {
+        let lock = || self.pruned.lock().unwrap_or_else(PoisonError::into_inner);
+        let (key, whose) = ((desired.namespace.clone(), desired.name.clone()), (set.uid(), set.metadata.generation));
+        if lock().get(&key) == Some(&whose) {
+            return Ok(());
+        }
+        let wanted = |kind: &str, name: &str| {
+            // Deployments that wait for their turn are wanted, too.
+            objects.iter().any(|object| object.kind() == kind && object.name() == name)
+                || (kind == "Deployment" && desired.services.iter().any(|service| service.catalog.name == name))
+        };
+        let failed = |error| Error::Prune(Box::new(error));
+        prune_kind::<Deployment>(&self.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<Service>(&self.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<ServiceAccount>(&self.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<NetworkPolicy>(&self.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<HorizontalPodAutoscaler>(&self.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<ServiceResilience>(&self.client, desired, &wanted).await.map_err(failed)?;
+        lock().insert(key, whose);
+        Ok(())
+    }
+
+    async fn tell(&self, set: &OrderServiceSet, all: Vec<news::News>) {
+        for news in all {
+            let type_ = if news.warning { EventType::Warning } else { EventType::Normal };
+            let event =
+                Event { type_, reason: news.reason.to_owned(), note: Some(news.note), action: "Reconcile".to_owned(), secondary: None };
+            if let Err(error) = self.recorder.publish(&event, &set.object_ref(&())).await {
+                tracing::warn!(error = crate::telemetry::chain(&error), "an event could not be written");
+            }
+        }
+    }
+
+    /// Writes the status if it is another.
+    async fn report(&self, set: &OrderServiceSet, new: OrderServiceSetStatus) -> Result<(), Error> {
+        if set.status.as_ref() == Some(&new) {
+            return Ok(());
+        }
+        self.tell(set, set.status.as_ref().map(|old| news::between(old, &new)).unwrap_or_default()).await;
+        let api: Api<OrderServiceSet> = Api::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
+        let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "status": new });
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        match api.patch_status(&set.name_any(), &parameters, &Patch::Apply(&patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(Error::Status(Box::new(error))),
+        }
+    }
+}
+
+async fn prune_kind<K>(client: &Client, desired: &Desired, wanted: &impl Fn(&str, &str) -> bool) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
+    let ours = ListParams::default().labels(&format!("{}={}", build::SET_LABEL, desired.name));
+    for object in api.list_metadata(&ours).await? {
+        let name = object.name_any();
+        let owned = object.owner_references().iter().any(|owner| owner.uid == desired.uid);
+        if !owned || wanted(&K::kind(&()), &name) {
+            continue;
+        }
+        tracing::info!(kind = %K::kind(&()), name, "deleted: it is not wanted any more");
+        let preconditions = kube::api::Preconditions { uid: object.uid(), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match api.delete(&name, &parameters).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

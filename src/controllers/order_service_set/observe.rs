@@ -1,0 +1,215 @@
+//! What there is: the platform's objects, the pools that it writes and reads through, and their cluster.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+
+use super::build::{REVISION, SET_LABEL, TEMPLATE};
+use super::order::Live;
+use super::validate::{Address, Wiring};
+use crate::api::pgbouncer_pool::Mode;
+use crate::api::{OrderServiceSet, PgBouncerPool, PostgresCluster, ServiceResilience};
+use crate::controllers::postgres_cluster::validate::secret_name;
+
+/// The database as the pools and their cluster show it.
+#[derive(Debug, Default)]
+pub struct DatabaseState {
+    /// How services reach it; `None` if none is asked for.
+    pub wiring: Option<Wiring>,
+    /// Why it cannot be reached: what is named is not there.
+    pub missing: Option<String>,
+    /// Why it does not serve now.
+    pub trouble: Option<String>,
+    /// The longest that clients were held at the last change of leader, in milliseconds, and when that ended.
+    pub last_hold: Option<(i64, String)>,
+    /// The user's password.
+    pub password: Option<String>,
+}
+
+/// A Deployment.
+pub struct LiveDeployment {
+    /// As far as turns depend on it.
+    pub live: Live,
+    /// The template as it was applied.
+    pub template: Option<Value>,
+    /// How many pods it is told to have.
+    pub replicas: i32,
+    /// Whether that number is this operator's.
+    pub owns_replicas: bool,
+    /// Somebody else's autoscaler decides how many there are.
+    pub scaled: bool,
+}
+
+/// Everything.
+pub struct Observed {
+    /// Deployments by name.
+    pub deployments: BTreeMap<String, LiveDeployment>,
+    /// Resilience by name.
+    pub resilience: BTreeMap<String, ServiceResilience>,
+    /// Secrets that pods need and that are not there.
+    pub missing_secrets: Vec<String>,
+}
+
+fn pool_ready(pool: &PgBouncerPool) -> bool {
+    ready(pool.status.as_ref().map(|status| status.conditions.as_slice())).is_ok()
+}
+
+/// Whether the `Ready` condition holds; what it says if not.
+fn ready(conditions: Option<&[Condition]>) -> Result<(), String> {
+    let condition = conditions.unwrap_or_default().iter().find(|condition| condition.type_ == "Ready");
+    match condition {
+        Some(condition) if condition.status == "True" => Ok(()),
+        Some(condition) => Err(format!("{}: {}", condition.reason, condition.message)),
+        None => Err("it has not said anything yet".to_owned()),
+    }
+}
+
+/// The database behind the pools that the spec names.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn database(client: &Client, object: &OrderServiceSet) -> Result<DatabaseState, kube::Error> {
+    let Some(database) = &object.spec.database else { return Ok(DatabaseState::default()) };
+    let namespace = object.namespace().unwrap_or_default();
+    let pools: Api<PgBouncerPool> = Api::namespaced(client.clone(), &namespace);
+    let not_there = |field: &str, what: &str, name: &str| DatabaseState {
+        missing: Some(format!("spec.database.{field}: there is no {what} `{name}` in this namespace; create it, or correct the name")),
+        ..DatabaseState::default()
+    };
+    let Some(write) = pools.get_opt(&database.write.name).await? else {
+        return Ok(not_there("write.name", "PgBouncerPool", &database.write.name));
+    };
+    if write.spec.mode != Mode::Write {
+        let missing = format!("spec.database.write.name: `{}` is a pool of mode Read; name one of mode Write", database.write.name);
+        return Ok(DatabaseState { missing: Some(missing), ..DatabaseState::default() });
+    }
+    let read = match &database.read {
+        Some(read) => match pools.get_opt(&read.name).await? {
+            Some(pool) => pool,
+            None => return Ok(not_there("read.name", "PgBouncerPool", &read.name)),
+        },
+        None => write.clone(),
+    };
+    let clusters: Api<PostgresCluster> = Api::namespaced(client.clone(), &namespace);
+    let Some(cluster) = clusters.get_opt(&write.spec.cluster_ref.name).await? else {
+        return Ok(not_there("write.name", "PostgresCluster", &write.spec.cluster_ref.name));
+    };
+    let first = write.spec.databases.first().map(|alias| alias.database.clone()).unwrap_or_default();
+    let owner = cluster.spec.bootstrap.databases.iter().find(|database| database.name == first).map(|database| database.owner.clone());
+    let user = database.user.clone().or(owner).unwrap_or_else(|| "postgres".to_owned());
+    let (secret, key) = (secret_name(&cluster.name_any()), format!("{user}-password"));
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let password = secrets.get_opt(&secret).await?.and_then(|secret| secret.data?.get(&key).cloned());
+    let password = password.and_then(|value| String::from_utf8(value.0).ok()).filter(|text| !text.is_empty());
+    let trouble = ready(cluster.status.as_ref().map(|status| status.conditions.as_slice()))
+        .err()
+        .map(|why| format!("PostgresCluster {}: {why}", cluster.name_any()))
+        .or_else(|| (!pool_ready(&write)).then(|| format!("PgBouncerPool {} is not ready", write.name_any())))
+        .or_else(|| password.is_none().then(|| format!("Secret {secret} has no `{key}` yet")));
+    let rewire = write.status.as_ref().and_then(|status| status.last_rewire.clone());
+    Ok(DatabaseState {
+        wiring: Some(Wiring {
+            write: address(&write),
+            read: address(&read),
+            user,
+            secret,
+            key,
+            queue_secret: format!("{}-queue", object.name_any()),
+            fails_over: cluster.spec.replicas > 1,
+        }),
+        missing: None,
+        trouble,
+        last_hold: rewire.map(|rewire| (rewire.held_milliseconds, rewire.at)),
+        password,
+    })
+}
+
+fn address(pool: &PgBouncerPool) -> Address {
+    let usual = if pool.spec.mode == Mode::Write { 6432 } else { 6433 };
+    Address {
+        host: pool.name_any(),
+        port: pool.spec.port.unwrap_or(usual),
+        database: pool.spec.databases.first().map(|alias| alias.name.clone()).unwrap_or_default(),
+    }
+}
+
+fn deployment(object: &Deployment, autoscalers: &[HorizontalPodAutoscaler], set: &str) -> LiveDeployment {
+    let annotation = |name: &str| object.annotations().get(name).cloned();
+    let (spec, status) = (object.spec.clone().unwrap_or_default(), object.status.clone().unwrap_or_default());
+    let wanted = spec.replicas.unwrap_or(1);
+    let (ready, updated) = (status.ready_replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
+    let seen = status.observed_generation >= object.metadata.generation;
+    let settled = seen && ready >= wanted && updated >= wanted && status.replicas.unwrap_or(0) == wanted;
+    let name = object.name_any();
+    let of_others = |scaler: &&HorizontalPodAutoscaler| {
+        let target = scaler.spec.as_ref().map(|spec| &spec.scale_target_ref);
+        target.is_some_and(|target| target.kind == "Deployment" && target.name == name)
+            && scaler.labels().get(SET_LABEL).map(String::as_str) != Some(set)
+    };
+    LiveDeployment {
+        live: Live {
+            revision: annotation(REVISION).unwrap_or_default(),
+            wanted,
+            ready,
+            updated,
+            settled,
+            stuck: seen && is_stuck(&status),
+        },
+        template: annotation(TEMPLATE).and_then(|text| serde_json::from_str(&text).ok()),
+        replicas: wanted,
+        owns_replicas: owns_replicas(object),
+        scaled: autoscalers.iter().any(|scaler| of_others(&scaler)),
+    }
+}
+
+fn is_stuck(status: &DeploymentStatus) -> bool {
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    conditions.iter().any(|condition| {
+        condition.type_ == "Progressing" && condition.status == "False" && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+    })
+}
+
+fn owns_replicas(object: &Deployment) -> bool {
+    object.metadata.managed_fields.iter().flatten().any(|entry| {
+        entry.manager.as_deref() == Some(crate::cluster::FIELD_MANAGER)
+            && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+    })
+}
+
+/// Observes.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn observe(client: &Client, object: &OrderServiceSet) -> Result<Observed, kube::Error> {
+    let (namespace, set) = (object.namespace().unwrap_or_default(), object.name_any());
+    let ours = ListParams::default().labels(&format!("{SET_LABEL}={set}"));
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+    let resilience: Api<ServiceResilience> = Api::namespaced(client.clone(), &namespace);
+    let autoscalers: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), &namespace);
+    let every = ListParams::default();
+    let (deployments, resilience, autoscalers) =
+        tokio::try_join!(deployments.list(&ours), resilience.list(&ours), autoscalers.list(&every))?;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let mut missing_secrets = Vec::new();
+    for (field, store) in [("cache", &object.spec.cache), ("broker", &object.spec.broker)] {
+        let Some(store) = store else { continue };
+        let value = secrets.get_opt(&store.secret_name).await?.and_then(|secret| secret.data?.get(&store.key).cloned());
+        if value.is_none_or(|value| value.0.is_empty()) {
+            missing_secrets.push(format!(
+                "spec.{field}: the Secret `{}` with a key `{}` is not there; pods wait for it",
+                store.secret_name, store.key
+            ));
+        }
+    }
+    Ok(Observed {
+        deployments: deployments.iter().map(|object| (object.name_any(), deployment(object, &autoscalers.items, &set))).collect(),
+        resilience: resilience.into_iter().map(|object| (object.name_any(), object)).collect(),
+        missing_secrets,
+    })
+}

@@ -1,0 +1,228 @@
+//! What an OrderServiceSet becomes, from the example that users apply, and what is refused of it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends with the first surprise")]
+
+use jiff::Timestamp;
+use mrg_operator::api::OrderServiceSet;
+use mrg_operator::cluster::Manifest;
+use mrg_operator::controllers::order_service_set::build::{self, Settings};
+use mrg_operator::controllers::order_service_set::validate::{Address, Desired, Wiring, validate};
+use mrg_operator::controllers::service_resilience::inject::Image;
+use serde_json::{Value, json};
+
+fn example() -> Value {
+    let text = include_str!("../examples/mrg-platform.yaml");
+    let set = text.split("\n---\n").last().unwrap();
+    let mut set: Value = serde_saphyr::from_str(set).unwrap();
+    set["metadata"]["namespace"] = json!("mrg");
+    set["metadata"]["uid"] = json!("u");
+    set
+}
+
+fn wiring() -> Wiring {
+    let address = |host: &str, port, database: &str| Address { host: host.to_owned(), port, database: database.to_owned() };
+    Wiring {
+        write: address("mrg-write", 6432, "mrg_write"),
+        read: address("mrg-read", 6433, "mrg_read"),
+        user: "mrg".to_owned(),
+        secret: "mrg-postgres-credentials".to_owned(),
+        key: "mrg-password".to_owned(),
+        queue_secret: "mrg-queue".to_owned(),
+        fails_over: true,
+    }
+}
+
+fn settings(image: &str) -> Settings {
+    Settings {
+        sidecar: Image { name: image.to_owned(), pull_policy: "IfNotPresent".to_owned() },
+        priority_classes: Some("mrg-".to_owned()),
+    }
+}
+
+fn desired(set: Value) -> Result<Desired, String> {
+    let set: OrderServiceSet = serde_json::from_value(set).map_err(|error| error.to_string())?;
+    validate(&set, Some(&wiring()), Timestamp::UNIX_EPOCH).map_err(|problems| problems.to_string())
+}
+
+fn pods(desired: &Desired, name: &str) -> Value {
+    let service = desired.services.iter().find(|service| service.catalog.name == name).unwrap();
+    build::template(desired, service, &settings("mrg:1"))
+}
+
+fn of<'a>(objects: &'a [Manifest], kind: &str, name: &str) -> Option<&'a Value> {
+    objects.iter().find(|object| object.kind() == kind && object.name() == name).map(|object| &object.0)
+}
+
+#[test]
+fn the_example_is_ten_services_with_all_that_the_catalog_says() {
+    let desired = desired(example()).unwrap();
+    assert_eq!(desired.services.len(), 10);
+    let objects = build::around(&desired);
+    for service in &desired.services {
+        let name = service.catalog.name;
+        for kind in ["ServiceResilience", "Service", "ServiceAccount"] {
+            assert!(of(&objects, kind, name).is_some(), "{kind} {name}");
+        }
+        let pods = pods(&desired, name);
+        assert_eq!(pods["spec"]["initContainers"][0]["name"], "mrg-proxy", "{name}");
+        assert_eq!(pods["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"], "/ready", "{name}");
+        assert_eq!(pods["spec"]["containers"][0]["image"], format!("registry.example/mybb-ms/{name}:1.0.0"));
+        assert_eq!(service.resilience.spec.min_replicas(), service.catalog.tier.value.min_replicas().value);
+    }
+    assert!(of(&objects, "HorizontalPodAutoscaler", "orderorchestrator").is_some());
+    assert_eq!(objects.iter().filter(|object| object.kind() == "HorizontalPodAutoscaler").count(), 1);
+    assert_eq!(pods(&desired, "orderorchestrator")["spec"]["priorityClassName"], "mrg-p0");
+    assert_eq!(pods(&desired, "fds")["spec"]["priorityClassName"], "mrg-p2");
+}
+
+#[test]
+fn calls_are_wired_through_the_sidecar_and_addresses_come_from_secrets() {
+    let desired = desired(example()).unwrap();
+    let pods = pods(&desired, "orderorchestrator");
+    let variable = |name: &str| {
+        let all = pods["spec"]["containers"][0]["env"].as_array().unwrap();
+        all.iter().find(|variable| variable["name"] == name).cloned().unwrap_or_default()
+    };
+    assert_eq!(variable("TAXIPARTNERGATEWAY_URL")["value"], "http://127.0.0.1:19002");
+    assert_eq!(variable("DATABASE_URL")["value"], "postgres://$(DATABASE_USER):$(DATABASE_PASSWORD)@mrg-write:6432/mrg_write");
+    assert_eq!(variable("DATABASE_READ_URL")["value"], "postgres://$(DATABASE_USER):$(DATABASE_PASSWORD)@mrg-read:6433/mrg_read");
+    assert_eq!(variable("DATABASE_PASSWORD")["valueFrom"]["secretKeyRef"]["name"], "mrg-postgres-credentials");
+    assert_eq!(variable("REDIS_URL")["valueFrom"]["secretKeyRef"], json!({ "name": "mrg-stores", "key": "redis" }));
+    let resilience = |name: &str| desired.services.iter().find(|service| service.catalog.name == name).unwrap().resilience.spec.clone();
+    let payment = resilience("paymentprocessor").dependencies[0].clone();
+    let providers: Vec<&str> = payment.providers.iter().map(|provider| provider.name.as_str()).collect();
+    assert_eq!(providers, ["midtrans", "xendit", "nicepay"]);
+    assert!(payment.pin.is_some() && payment.timeout.total.as_seconds() == 10);
+    assert!(resilience("taxipartnergateway").dependencies[0].fallback.queue.is_some(), "orders wait while the dispatch is down");
+    assert_eq!(resilience("notificationcenter").dependencies[0].retry.attempts, 5);
+}
+
+#[test]
+fn only_those_that_customers_call_are_reached_by_everybody() {
+    let desired = desired(example()).unwrap();
+    let objects = build::around(&desired);
+    assert!(of(&objects, "NetworkPolicy", "orderorchestrator").is_none());
+    let policy = of(&objects, "NetworkPolicy", "taxipartnergateway").unwrap();
+    let callers: Vec<&str> = policy["spec"]["ingress"][1]["from"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|from| from["podSelector"]["matchLabels"]["mrg.bluebird.id/service"].as_str().unwrap())
+        .collect();
+    assert_eq!(callers, ["orderorchestrator", "sessionmanager"]);
+}
+
+#[test]
+fn another_version_of_the_operator_or_a_pushed_setting_changes_no_pods_and_another_image_does() {
+    let revisions = |desired: &Desired, operator: &str| -> Vec<String> {
+        desired.services.iter().map(|service| build::revision(desired, service, &settings(operator))).collect()
+    };
+    let before = desired(example()).unwrap();
+    assert_eq!(revisions(&before, "mrg:1"), revisions(&before, "mrg:2"));
+    let mut forced = example();
+    forced["spec"]["services"][0]["overrides"] =
+        json!([{ "dependency": "fds", "state": "Open", "reason": "drill", "until": "2999-01-01T00:00:00Z" }]);
+    assert_eq!(revisions(&before, "mrg:1"), revisions(&desired(forced).unwrap(), "mrg:1"), "breakers are pushed to sidecars that run");
+    let mut newer = example();
+    newer["spec"]["services"][0]["image"] = json!("registry.example/mybb-ms/orderorchestrator:1.1.0");
+    let after = revisions(&desired(newer).unwrap(), "mrg:1");
+    let changed = after.iter().zip(revisions(&before, "mrg:1")).filter(|(after, before)| *after != before).count();
+    assert_eq!(changed, 1);
+}
+
+#[test]
+fn a_service_that_runs_elsewhere_is_not_deployed_and_still_called() {
+    let mut set = example();
+    set["spec"]["services"].as_array_mut().unwrap().push(json!({ "name": "fds", "deploy": false }));
+    let desired = desired(set).unwrap();
+    assert_eq!(desired.services.len(), 9);
+    assert!(of(&build::around(&desired), "Service", "fds").is_none());
+    let calls = &desired.services[0].resilience.spec.dependencies;
+    assert!(calls.iter().any(|dependency| dependency.name == "fds"));
+}
+
+#[test]
+fn a_queues_address_bears_any_password() {
+    let desired = desired(example()).unwrap();
+    let secret = build::queue_secret(&desired, &wiring(), "p@ss/w:rd");
+    use base64::Engine;
+    let dsn = base64::engine::general_purpose::STANDARD.decode(secret.0["data"]["dsn"].as_str().unwrap()).unwrap();
+    assert_eq!(String::from_utf8(dsn).unwrap(), "postgres://mrg:p%40ss%2Fw%3Ard@mrg-write:6432/mrg_write");
+}
+
+/// What is changed of the example, and the field and the words of the refusal.
+fn wrong() -> Vec<(&'static str, Value, &'static str, &'static str)> {
+    let call = |name: &str, more: &Value| {
+        let mut call = json!({ "name": name, "port": 19101, "providers": [{ "name": "x", "url": "http://fds:8080" }] });
+        call.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        call
+    };
+    let service = |more: Value| {
+        let mut service = json!({ "name": "orderorchestrator" });
+        service.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!([service])
+    };
+    vec![
+        (
+            "/spec/services",
+            service(json!({ "replicas": 2 })),
+            "spec.services[orderorchestrator].replicas",
+            "fewer than the 3 pods of tier P0",
+        ),
+        (
+            "/spec/services",
+            service(json!({ "autoscaling": { "minReplicas": 1, "maxReplicas": 3 } })),
+            "spec.services[orderorchestrator].autoscaling.minReplicas",
+            "raise it",
+        ),
+        ("/spec/services", service(json!({ "without": ["bbd"] })), "spec.services[orderorchestrator].without", "it calls paymentprocessor"),
+        ("/spec/providers", json!([]), "spec.providers", "there is no address for `midtrans`"),
+        (
+            "/spec/services",
+            service(json!({ "dependencies": [call("mine", &json!({ "port": 19001 }))] })),
+            "spec.services[orderorchestrator].dependencies[7].port",
+            "another dependency's port",
+        ),
+        (
+            "/spec/services",
+            service(json!({ "dependencies": [call("mine", &json!({ "timeout": { "attempt": "5s", "total": "1s" } }))] })),
+            "dependencies[7].timeout.total",
+            "raise it",
+        ),
+        (
+            "/spec/services",
+            service(
+                json!({ "overrides": [{ "dependency": "nobody", "state": "Open", "reason": "why", "until": "2999-01-01T00:00:00Z" }] }),
+            ),
+            "spec.services[orderorchestrator].overrides[0].dependency",
+            "no dependency is named `nobody`",
+        ),
+        (
+            "/spec/services",
+            service(json!({ "overrides": [{ "dependency": "fds", "state": "Open", "reason": "why", "until": "tomorrow" }] })),
+            "overrides[0].until",
+            "`tomorrow` is no moment",
+        ),
+        (
+            "/spec/services",
+            json!([
+                { "name": "fds", "dependencies": [{ "name": "users", "port": 19101, "breaker": { "mode": "Off" },
+                  "providers": [{ "name": "userservice", "url": "http://userservice:8080" }] }] },
+                { "name": "userservice", "dependencies": [{ "name": "fds", "port": 19101, "breaker": { "mode": "Off" },
+                  "providers": [{ "name": "fds", "url": "http://fds.mrg:8080" }] }] },
+            ]),
+            "spec.services",
+            "call each other in a circle without a breaker",
+        ),
+    ]
+}
+
+#[test]
+fn wrong_specs_are_refused_with_field_value_and_remedy() {
+    for (path, value, field, words) in wrong() {
+        let mut set = example();
+        *set.pointer_mut(path).unwrap() = value.clone();
+        let refused = desired(set).err().unwrap_or_else(|| panic!("{path} = {value} was taken"));
+        assert!(refused.contains(field) && refused.contains(words), "{path} = {value}: {refused}");
+    }
+}
