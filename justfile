@@ -109,7 +109,7 @@ image TAG="":
     if [ -z "{{TAG}}" ]; then exec e2e/lab/image; fi
     cargo build --release --bins
     context=$(mktemp -d); trap 'rm -rf "$context"' EXIT
-    cp target/release/mrg-operator target/release/mrg-agent target/release/mrg-pooler target/release/mrg-proxy "$context/"
+    cp target/release/mrg-operator target/release/mrg-agent target/release/mrg-pooler target/release/mrg-proxy target/release/kubectl-mrg "$context/"
     builder=$(command -v docker || command -v podman) || { echo "neither docker nor podman is here" >&2; exit 1; }
     "$builder" build -t "{{TAG}}" -f Containerfile "$context"
 

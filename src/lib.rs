@@ -16,6 +16,9 @@ pub mod blast;
 pub mod breaker;
 /// What the analysis says of ten services and what they run on, as data. Pure.
 pub mod catalog;
+/// `kubectl mrg`: what people ask and do at a terminal.
+#[cfg(feature = "full")]
+pub mod cli;
 /// A clock that never steps and counts suspension.
 #[cfg(feature = "full")]
 pub mod clock;

@@ -18,7 +18,7 @@ pub struct Infrastructure {
     pub contained: Option<Cited<(&'static str, u32)>>,
 }
 
-/// What the services run on. Of the two objectives that the analysis gives RabbitMQ (10 and 5 minutes) the later one stands here.
+/// What the services run on. The analysis gives RabbitMQ two objectives, 10 and 5 minutes; the stricter one stands here.
 pub const INFRASTRUCTURE: [Infrastructure; 4] = [
     Infrastructure {
         name: "postgresql",

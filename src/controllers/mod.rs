@@ -2,6 +2,7 @@
 
 mod conditions;
 mod followers;
+mod news;
 pub mod order_service_set;
 pub mod pgbouncer_pool;
 pub mod postgres_cluster;

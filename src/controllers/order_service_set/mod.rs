@@ -21,7 +21,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use crate::api::order_service_set::OrderServiceSetStatus;
 use crate::api::{OrderServiceSet, PgBouncerPool, ServiceResilience};
 use crate::cluster::{Applied, FIELD_MANAGER, Manifest};
+use crate::controllers::news::publish;
 pub use build::Settings;
 use observe::{DatabaseState, Observed};
 use order::{Candidate, Circumstances, Turn, turns};
@@ -153,7 +154,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let found = Found { observed: &observed, database: &database, turns: &turns, failure };
     let new = status::status(set, &desired, &found, now);
     let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
-    context.tell(set, corrected.into_iter().map(news::corrected).collect()).await;
+    publish(&context.recorder, &set.object_ref(&()), corrected.into_iter().map(news::corrected).collect()).await;
     context.report(set, new).await?;
     applied?;
     pruned?;
@@ -245,23 +246,13 @@ impl Context {
         Ok(())
     }
 
-    async fn tell(&self, set: &OrderServiceSet, all: Vec<news::News>) {
-        for news in all {
-            let type_ = if news.warning { EventType::Warning } else { EventType::Normal };
-            let event =
-                Event { type_, reason: news.reason.to_owned(), note: Some(news.note), action: "Reconcile".to_owned(), secondary: None };
-            if let Err(error) = self.recorder.publish(&event, &set.object_ref(&())).await {
-                tracing::warn!(error = crate::telemetry::chain(&error), "an event could not be written");
-            }
-        }
-    }
-
     /// Writes the status if it is another.
     async fn report(&self, set: &OrderServiceSet, new: OrderServiceSetStatus) -> Result<(), Error> {
         if set.status.as_ref() == Some(&new) {
             return Ok(());
         }
-        self.tell(set, set.status.as_ref().map(|old| news::between(old, &new)).unwrap_or_default()).await;
+        let news = set.status.as_ref().map(|old| news::between(old, &new)).unwrap_or_default();
+        publish(&self.recorder, &set.object_ref(&()), news).await;
         let api: Api<OrderServiceSet> = Api::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
         let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "status": new });
         let parameters = PatchParams::apply(FIELD_MANAGER).force();

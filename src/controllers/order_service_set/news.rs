@@ -3,21 +3,12 @@
 use crate::api::order_service_set::{OrderServiceSetStatus, Phase, ServiceStatus};
 use crate::api::service_resilience::Priority;
 use crate::catalog;
-
-/// Something that people should hear of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
-    /// Whether somebody should look.
-    pub warning: bool,
-    /// In one word.
-    pub reason: &'static str,
-    /// In a sentence.
-    pub note: String,
-}
+use crate::controllers::news::{News, news};
 
 /// Somebody changed what this operator made.
 pub fn corrected(what: String) -> News {
-    News { warning: true, reason: "Drift", note: what }
+    let about = what.split(": ").next().unwrap_or_default().to_owned();
+    news(true, "Drift", about, what)
 }
 
 /// What happened between two statuses.
@@ -28,14 +19,14 @@ pub fn between(old: &OrderServiceSetStatus, new: &OrderServiceSetStatus) -> Vec<
         let known = old.objectives.iter().any(|before| before.part == row.part && before.worst == row.worst);
         if !known {
             let note = format!("{} was away for {}, and {} is its objective", row.part, row.last.as_deref().unwrap_or("-"), row.rto);
-            all.push(News { warning: true, reason: "ObjectiveMissed", note });
+            all.push(news(true, "ObjectiveMissed", format!("spec.objectives[{}]", row.part), note));
         }
     }
     all
 }
 
 fn of_service(before: &ServiceStatus, after: &ServiceStatus) -> Option<News> {
-    let tell = |warning, reason, note| Some(News { warning, reason, note });
+    let tell = |warning, reason, note: String| Some(news(warning, reason, format!("spec.services[{}]", after.name), note));
     match (before.phase, after.phase) {
         (before, after) if before == after => None,
         (_, Phase::Down) => tell(true, "ServiceDown", down(after)),

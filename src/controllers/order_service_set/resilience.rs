@@ -6,7 +6,8 @@ use super::validate::Wiring;
 use crate::api::Duration;
 use crate::api::order_service_set::{OrderServiceSetSpec, ProviderAddress, ServiceSpec};
 use crate::api::service_resilience::{
-    Availability, Convergence, Mode, Priority, Probes, QueueStore, QueueVolume, SecretKey, ServiceResilienceSpec, TargetKind, TargetRef,
+    Availability, Check, Convergence, Exemption, Mode, Priority, Probes, QueueStore, QueueVolume, SecretKey, ServiceResilienceSpec,
+    TargetKind, TargetRef,
 };
 use crate::base::Millis;
 use crate::catalog::{Call, Fallback, Service, Target, Tier};
@@ -23,6 +24,8 @@ const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
 /// The header that names an order: what was paid with one provider stays there.
 const ORDER_HEADER: &str = "X-Order-Id";
 const DAY: Duration = Duration::seconds(86_400);
+
+const CHECKS: [Check; 5] = [Check::Timeout, Check::CircuitBreaker, Check::Fallback, Check::Retry, Check::GracefulDegradation];
 
 /// The tier in the API's words.
 pub fn priority(tier: Tier) -> Priority {
@@ -41,6 +44,7 @@ pub fn resilience(
     wiring: Option<&Wiring>,
 ) -> (ServiceResilienceSpec, Vec<Problem>) {
     let (dependencies, problems) = dependencies(of, spec, set);
+    let calls_nobody = dependencies.is_empty();
     let queues = dependencies.iter().any(|dependency| dependency.fallback.queue.is_some());
     let database = wiring.map(|wiring| SecretKey { secret_name: wiring.queue_secret.clone(), key: "dsn".to_owned() });
     let spec = ServiceResilienceSpec {
@@ -53,7 +57,11 @@ pub fn resilience(
         dependencies,
         queue: queues.then(|| QueueStore { database, volume: Some(QueueVolume { size_limit: "256Mi".to_owned() }) }),
         overrides: spec.overrides.clone(),
-        exemptions: Vec::new(),
+        exemptions: if calls_nobody {
+            CHECKS.map(|check| Exemption { check, reason: "it calls nobody".to_owned() }).into()
+        } else {
+            Vec::new()
+        },
         convergence: Convergence::Evict,
         resources: None,
     };

@@ -95,19 +95,23 @@ fn service_status(service: &DesiredService, old: &OrderServiceSetStatus, found: 
         status.breakers_open = open.map(|breaker| format!("{}/{}", breaker.dependency, breaker.provider)).collect();
         status.queued = resilience.queue.as_ref().map_or(0, |queue| queue.depth + queue.inquiry);
     }
+    let was_up = before.is_some_and(|before| serves(before) || before.down_since.is_some());
+    let since = || Some(before.and_then(|before| before.down_since.clone()).unwrap_or_else(|| now.to_string()));
     let turn = found.turns.get(name);
     let Some(there) = found.observed.deployments.get(name) else {
         status.message = match turn {
             Some(Turn::Wait(why)) => Some(why.clone()),
             _ => None,
         };
+        if was_up {
+            (status.phase, status.down_since) = (Phase::Down, since());
+        }
         return status;
     };
     let live = &there.live;
     status.ready = format!("{}/{}", live.ready, live.wanted);
     status.revision = Some(live.revision.clone());
     let changes = live.updated < live.wanted || matches!(turn, Some(Turn::Apply));
-    let was_up = before.is_some_and(|before| serves(before) || before.down_since.is_some());
     (status.phase, status.message) = match turn {
         _ if live.ready == 0 && !was_up => (Phase::Waiting, Some("its first pods are starting".to_owned())),
         _ if live.ready == 0 => (Phase::Down, Some("no pod is ready".to_owned())),
@@ -121,8 +125,7 @@ fn service_status(service: &DesiredService, old: &OrderServiceSetStatus, found: 
         _ => (Phase::Ready, None),
     };
     if status.phase == Phase::Down {
-        let since = before.and_then(|before| before.down_since.clone());
-        status.down_since = Some(since.unwrap_or_else(|| now.to_string()));
+        status.down_since = since();
     }
     status
 }

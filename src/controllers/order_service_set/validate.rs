@@ -143,6 +143,22 @@ pub fn validate(object: &OrderServiceSet, wiring: Option<&Wiring>, now: Timestam
     })
 }
 
+/// What is wrong with a spec that somebody applies just now: in addition, overrides that are over before they begin.
+pub fn refuse(new: &OrderServiceSet, old: Option<&OrderServiceSet>, now: Timestamp) -> Vec<Problem> {
+    let mut problems = validate(new, None, now).err().map(|problems| problems.0).unwrap_or_default();
+    for service in &new.spec.services {
+        let before = old.map(|old| service_spec(&old.spec, &service.name).overrides).unwrap_or_default();
+        for (index, forced) in service.overrides.iter().enumerate().filter(|(_, forced)| !before.contains(forced)) {
+            if forced.until.parse::<Timestamp>().is_ok_and(|until| until <= now) {
+                let message =
+                    format!("{} is in the past: nothing would be forced; give a later moment, or take the override out", forced.until);
+                problems.push(Problem { field: format!("spec.services[{}].overrides[{index}].until", service.name), message });
+            }
+        }
+    }
+    problems
+}
+
 fn of_service(name: &str, problem: Problem) -> Problem {
     let field = problem.field.strip_prefix("spec.").unwrap_or(&problem.field);
     Problem { field: format!("services[{name}].{field}"), message: problem.message }

@@ -21,7 +21,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, EvictParams, Patch, PatchParams, PostParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
@@ -30,6 +30,7 @@ use serde_json::json;
 use crate::api::ServiceResilience;
 use crate::api::service_resilience::{Convergence, Mode, ServiceResilienceStatus, TargetKind};
 use crate::cluster::{Applied, FIELD_MANAGER};
+use crate::controllers::news::publish;
 use observe::{Observed, is_injected, is_ready};
 use proxies::{Known, Proxies};
 use repair::{FLOOR_MANAGER, Floor};
@@ -285,14 +286,8 @@ impl Context {
         if object.status.as_ref() == Some(&new) {
             return Ok(());
         }
-        for news in object.status.as_ref().map(|old| news::between(old, &new)).unwrap_or_default() {
-            let type_ = if news.warning { EventType::Warning } else { EventType::Normal };
-            let event =
-                Event { type_, reason: news.reason.to_owned(), note: Some(news.note), action: "Reconcile".to_owned(), secondary: None };
-            if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
-                tracing::debug!(%error, "the event could not be written");
-            }
-        }
+        let news = object.status.as_ref().map(|old| news::between(old, &new)).unwrap_or_default();
+        publish(&self.recorder, &object.object_ref(&()), news).await;
         let api: Api<ServiceResilience> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
         let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "ServiceResilience", "status": new });
         match api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {

@@ -1,35 +1,21 @@
 //! What of a change of status is worth an event: transitions, each told once. Pure.
 
 use crate::api::service_resilience::{BreakerStatus, ServiceResilienceStatus};
-
-/// Something that people should hear of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
-    /// Whether somebody should look.
-    pub warning: bool,
-    /// In one word.
-    pub reason: &'static str,
-    /// In a sentence.
-    pub note: String,
-}
-
-fn news(warning: bool, reason: &'static str, note: impl Into<String>) -> News {
-    News { warning, reason, note: note.into() }
-}
+use crate::controllers::news::{News, news};
 
 /// What happened between two statuses.
 pub fn between(old: &ServiceResilienceStatus, new: &ServiceResilienceStatus) -> Vec<News> {
     let mut all: Vec<News> = new.breakers.iter().filter_map(|breaker| of_breaker(old, breaker)).collect();
     if old.provider_summary != new.provider_summary && !old.breakers.is_empty() {
         all.push(match &new.provider_summary {
-            Some(summary) => news(true, "FailedOver", format!("who serves instead of the first provider: {summary}")),
-            None => news(false, "FailedBack", "the first providers serve again"),
+            Some(summary) => news(true, "FailedOver", "spec.dependencies", format!("who serves instead of the first provider: {summary}")),
+            None => news(false, "FailedBack", "spec.dependencies", "the first providers serve again"),
         });
     }
     all.extend(of_queue(old, new));
     for drift in new.drift.iter().filter(|drift| !old.drift.contains(drift)) {
         let note = format!("{} changed {} of {} to {}: {}", drift.manager, drift.field, drift.object, drift.found, drift.outcome);
-        all.push(news(true, "Drift", note));
+        all.push(news(true, "Drift", format!("{} {}", drift.object, drift.field), note));
     }
     all.extend(["Enforced", "FieldConflict", "QueueOverdue"].into_iter().filter_map(|name| of_condition(old, new, name)));
     all
@@ -44,9 +30,9 @@ fn of_breaker(old: &ServiceResilienceStatus, breaker: &BreakerStatus) -> Option<
     let closed = |state: &str| matches!(state, "Closed" | "Unknown");
     match after {
         _ if before == after => None,
-        "Open" if closed(before) => Some(news(true, "BreakerOpened", format!("{name} is open in {} pods: {why}", breaker.open))),
-        "ForcedOpen" | "ForcedClosed" => Some(news(false, "BreakerForced", format!("{name}: {after}: {why}"))),
-        "Closed" if !closed(before) => Some(news(false, "BreakerClosed", format!("{name} is closed in every pod"))),
+        "Open" if closed(before) => Some(news(true, "BreakerOpened", &name, format!("{name} is open in {} pods: {why}", breaker.open))),
+        "ForcedOpen" | "ForcedClosed" => Some(news(false, "BreakerForced", &name, format!("{name}: {after}: {why}"))),
+        "Closed" if !closed(before) => Some(news(false, "BreakerClosed", &name, format!("{name} is closed in every pod"))),
         // Open, half-open and open again is one story.
         _ => None,
     }
@@ -56,16 +42,16 @@ fn of_queue(old: &ServiceResilienceStatus, new: &ServiceResilienceStatus) -> Vec
     let (Some(before), Some(after)) = (&old.queue, &new.queue) else { return Vec::new() };
     let mut all = Vec::new();
     match (before.depth, after.depth) {
-        (0, depth) if depth > 0 => all.push(news(true, "QueueFilling", "requests that nobody took are kept, and sent later")),
-        (depth, 0) if depth > 0 => all.push(news(false, "QueueDrained", "nothing waits to be sent any more")),
+        (0, depth) if depth > 0 => all.push(news(true, "QueueFilling", "spec.queue", "requests that nobody took are kept, and sent later")),
+        (depth, 0) if depth > 0 => all.push(news(false, "QueueDrained", "spec.queue", "nothing waits to be sent any more")),
         _ => {}
     }
     if after.inquiry > before.inquiry {
         let note = format!("{} requests may have been processed; people must ask: see the runbook", after.inquiry);
-        all.push(news(true, "InquiryNeeded", note));
+        all.push(news(true, "InquiryNeeded", "spec.queue", note));
     }
     if let (None, Some(trouble)) = (&before.trouble, &after.trouble) {
-        all.push(news(true, "QueueTrouble", trouble.clone()));
+        all.push(news(true, "QueueTrouble", "spec.queue", trouble.clone()));
     }
     all
 }
@@ -83,10 +69,10 @@ fn of_condition(old: &ServiceResilienceStatus, new: &ServiceResilienceStatus, na
     match (name, holds) {
         ("Enforced", false) if reason == "NotAcknowledged" || reason == "AuditOnly" => None,
         ("Enforced", true) if before.1 == "NotAcknowledged" || before.1 == "AuditOnly" => None,
-        ("Enforced", false) => Some(news(true, "NotEnforced", message)),
-        ("Enforced", true) => Some(news(false, "Enforced", message)),
-        ("FieldConflict", true) => Some(news(true, "FieldConflict", message)),
-        ("QueueOverdue", true) => Some(news(true, "QueueOverdue", message)),
+        ("Enforced", false) => Some(news(true, "NotEnforced", "spec", message)),
+        ("Enforced", true) => Some(news(false, "Enforced", "spec", message)),
+        ("FieldConflict", true) => Some(news(true, "FieldConflict", "spec", message)),
+        ("QueueOverdue", true) => Some(news(true, "QueueOverdue", "spec.queue", message)),
         _ => None,
     }
 }

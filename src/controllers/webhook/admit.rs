@@ -3,13 +3,15 @@
 use jiff::Timestamp;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Webhook;
-use crate::api::ServiceResilience;
 use crate::api::service_resilience::TargetKind;
+use crate::controllers::order_service_set::validate as sets;
 use crate::controllers::service_resilience::inject::inject;
 use crate::controllers::service_resilience::validate as spec;
+use crate::policy::Problem;
 
 type Review = AdmissionReview<DynamicObject>;
 type Request = AdmissionRequest<DynamicObject>;
@@ -66,7 +68,7 @@ pub fn owner(pod: &Value) -> Option<(TargetKind, String)> {
     }
 }
 
-/// A ServiceResilience that is created or changed.
+/// A ServiceResilience or an OrderServiceSet that is created or changed.
 pub fn validate(review: Review) -> Review {
     let request: Request = match review.try_into() {
         Ok(request) => request,
@@ -75,11 +77,15 @@ pub fn validate(review: Review) -> Review {
     let response = AdmissionResponse::from(&request);
     // A deletion has no object, and nothing to be refused for.
     let Some(object) = &request.object else { return response.into_review() };
-    let new = match read(object) {
-        Ok(new) => new,
+    let old = request.old_object.as_ref();
+    let problems = match request.kind.kind.as_str() {
+        "OrderServiceSet" => problems(object, old, sets::refuse),
+        _ => problems(object, old, spec::refuse),
+    };
+    let problems = match problems {
+        Ok(problems) => problems,
         Err(error) => return response.deny(format!("spec: {error}")).into_review(),
     };
-    let problems = spec::refuse(&new, request.old_object.as_ref().and_then(|old| read(old).ok()).as_ref(), Timestamp::now());
     if problems.is_empty() {
         return response.into_review();
     }
@@ -87,8 +93,13 @@ pub fn validate(review: Review) -> Review {
     response.deny(text).into_review()
 }
 
-fn read(object: &DynamicObject) -> Result<ServiceResilience, serde_json::Error> {
-    serde_json::from_value(serde_json::to_value(object)?)
+fn problems<K: DeserializeOwned>(
+    new: &DynamicObject,
+    old: Option<&DynamicObject>,
+    refuse: fn(&K, Option<&K>, Timestamp) -> Vec<Problem>,
+) -> Result<Vec<Problem>, serde_json::Error> {
+    let read = |object: &DynamicObject| serde_json::from_value::<K>(serde_json::to_value(object)?);
+    Ok(refuse(&read(new)?, old.and_then(|old| read(old).ok()).as_ref(), Timestamp::now()))
 }
 
 #[cfg(test)]

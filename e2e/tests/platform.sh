@@ -1,0 +1,57 @@
+# The platform on stand-ins: every service and every system outside is one. Sourced after lib.sh, pools.sh and resilience.sh.
+outside="partner-fleet midtrans xendit nicepay google-maps here-maps twilio infobip sendgrid ses fcm apns whatsapp head-office"
+services="orderorchestrator paymentprocessor taxipartnergateway userservice sessionmanager authservice configservice notificationcenter fds hogateway"
+outsiders() {
+  stand_in bbd 1; echo ---
+  stand_in outside 1
+  for name in $outside; do
+    printf -- '---\napiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {selector: {app: outside}, ports: [{name: http, port: 8080, targetPort: http}]}\n' "$name"
+  done
+}
+# Probes are made quicker where a test would wait.
+platform() {
+  cat <<Y
+apiVersion: mrg.bluebird.id/v1alpha1
+kind: OrderServiceSet
+metadata: {name: mrg}
+spec:
+  template:
+    image: ${platform_image:-$image}
+    imagePullPolicy: Never
+    command: [/usr/local/bin/stand-in, "{service}", "0.0.0.0:8080"]
+    env: [{name: RELEASE, value: "${release:-1}"}]
+    terminationGracePeriodSeconds: 20
+  database: {write: {name: ${write_pool:-platform-write}}, read: {name: platform-read}}
+  cache: {secretName: stores, key: redis, failsOver: true}
+  broker: {secretName: stores, key: amqp}
+  rollout: {progressDeadline: 30s}
+  providers:
+$(for name in bbd $outside; do echo "  - {name: $name, url: \"http://$name:8080\"}"; done)
+  services:
+$(for name in $services; do
+    printf '  - {name: %s, probes: {liveness: {path: /health, initialDelaySeconds: 2, periodSeconds: 10, timeoutSeconds: 2, failureThreshold: 3}, readiness: {path: /ready, initialDelaySeconds: 1, periodSeconds: 1, timeoutSeconds: 1, failureThreshold: 2}}%s}\n' "$name" "$(more_of "$name")"
+  done)
+Y
+}
+more_of() { local more=more_$1; printf '%s' "${!more:-}"; }
+oss() { k get oss mrg -o "jsonpath={$1}"; }
+oss_condition() { oss ".status.conditions[?(@.type==\"$1\")].status} {.status.conditions[?(@.type==\"$1\")].reason"; }
+of_service() { oss ".status.services[?(@.name==\"$1\")].$2"; }
+phase_is() { [ "$(of_service "$1" phase)" = "$2" ]; }
+objective() { oss ".status.objectives[?(@.part==\"$1\")].$2"; }
+platform_settled() {
+  local said
+  said=$(oss '.metadata.generation} {.status.observedGeneration} {.status.ready} {range .status.conditions[*]}{.type}={.reason} {end')
+  set -- $said
+  [ "${1:-}" = "${2:-}" ] && [ "${3:-}" = 10/10 ] && [[ $said = *" Ready=Healthy Reconciling=Settled "* ]]
+}
+pods_of() { k get pods -l "mrg.bluebird.id/service=$1" -o 'jsonpath={range .items[*]}{.metadata.name} {end}'; }
+platform_up() {
+  pool platform-write Write | k apply -f - >/dev/null
+  pool platform-read Read | k apply -f - >/dev/null
+  k create secret generic stores --from-literal=redis=redis://redis:6379/0 --from-literal=amqp=amqp://mrg:mrg@rabbitmq:5672/ --dry-run=client -o yaml | k apply -f - >/dev/null
+  outsiders | k apply -f - >/dev/null
+  platform | k apply -f - >/dev/null
+}
+# A service dies in all its pods at once; says how long it was away by the status. What else fails then is the caller's to look at.
+kill_service() { k delete pod -l "mrg.bluebird.id/service=$1" --force --grace-period=0 >/dev/null 2>&1; }
