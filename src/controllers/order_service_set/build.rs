@@ -250,8 +250,8 @@ pub fn revision(desired: &Desired, service: &DesiredService, settings: &Settings
     Sha256::digest(text.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A Deployment with this template. How many pods there are is left to whoever scales, if anybody does.
-pub fn deployment(desired: &Desired, service: &DesiredService, template: &Value, revision: &str, scaled: bool) -> Manifest {
+/// A Deployment with this template and so many pods; without a number that is left to whoever scales.
+pub fn deployment(desired: &Desired, service: &DesiredService, template: &Value, revision: &str, replicas: Option<i32>) -> Manifest {
     let mut metadata = desired.metadata(service);
     metadata["annotations"] = json!({ REVISION: revision, TEMPLATE: template.to_string() });
     let deadline = desired.spec.rollout.progress_deadline.as_seconds();
@@ -263,8 +263,8 @@ pub fn deployment(desired: &Desired, service: &DesiredService, template: &Value,
         "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
         "template": template,
     });
-    if !scaled {
-        spec["replicas"] = json!(service.replicas());
+    if let Some(replicas) = replicas {
+        spec["replicas"] = json!(replicas);
     }
     Manifest(json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec }))
 }

@@ -186,6 +186,17 @@ fn circumstances(set: &OrderServiceSet, desired: &Desired, observed: &Observed, 
     }
 }
 
+/// How many pods a Deployment is told to have. An autoscaler decides that; until it has, the number stays as it is, since a field that nobody owns is
+/// reset to one.
+fn replicas(service: &DesiredService, there: Option<&observe::LiveDeployment>) -> Option<i32> {
+    let scaled = service.spec.autoscaling.is_some() || there.is_some_and(|there| there.scaled);
+    match there {
+        _ if !scaled => Some(service.replicas()),
+        None => Some(service.replicas()),
+        Some(there) => there.owns_replicas.then_some(there.replicas),
+    }
+}
+
 /// The Deployment as it should be now; `None` before its first turn.
 fn deployment(
     desired: &Desired,
@@ -195,16 +206,8 @@ fn deployment(
     settings: &Settings,
 ) -> Option<Manifest> {
     let there = observed.deployments.get(service.catalog.name);
-    // An autoscaler decides how many pods there are; until it has said so, the number stays: a field that nobody owns is reset.
-    let scaled = service.spec.autoscaling.is_some() || there.is_some_and(|there| there.scaled);
-    let number = there.filter(|there| scaled && there.owns_replicas).map(|there| there.replicas);
-    let whole = |template: &Value, revision: &str| {
-        let mut manifest = build::deployment(desired, service, template, revision, scaled);
-        if let Some(number) = number {
-            manifest.0["spec"]["replicas"] = json!(number);
-        }
-        manifest
-    };
+    let replicas = replicas(service, there);
+    let whole = |template: &Value, revision: &str| build::deployment(desired, service, template, revision, replicas);
     match turns.get(service.catalog.name)? {
         Turn::Wait(_) => None,
         Turn::Apply => {
@@ -286,4 +289,39 @@ where
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_autoscaler_decides_once_it_has_changed_the_number() {
+        let set = serde_json::from_value(json!({
+            "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "metadata": { "name": "mrg", "namespace": "mrg" },
+            "spec": { "template": { "image": "x" }, "services": [
+                { "name": "configservice", "autoscaling": { "minReplicas": 4, "maxReplicas": 9 } },
+                { "name": "orderorchestrator" }, { "name": "paymentprocessor", "without": ["payment-gateway"] },
+                { "name": "taxipartnergateway", "without": ["tpg-bbd", "bbd-location", "partner-fleet"] },
+                { "name": "sessionmanager", "without": ["maps"] }, { "name": "hogateway", "without": ["head-office"] },
+                { "name": "notificationcenter", "without": ["sms", "mail", "push-fcm", "push-apns", "whatsapp"] },
+            ] },
+        }));
+        let desired = validate::validate(&set.unwrap(), None, Timestamp::UNIX_EPOCH).unwrap();
+        let of = |name: &str| desired.services.iter().find(|service| service.catalog.name == name).unwrap();
+        let live = |replicas, owns_replicas, scaled| observe::LiveDeployment {
+            live: order::Live { revision: String::new(), wanted: replicas, ready: 0, updated: 0, settled: false, stuck: false },
+            template: None,
+            replicas,
+            owns_replicas,
+            scaled,
+        };
+        let configservice = of("configservice");
+        assert_eq!(replicas(configservice, None), Some(4), "it begins with the fewest");
+        assert_eq!(replicas(configservice, Some(&live(4, true, false))), Some(4), "letting go of the field would reset it");
+        assert_eq!(replicas(configservice, Some(&live(7, false, false))), None, "the autoscaler has it now");
+        let orchestrator = of("orderorchestrator");
+        assert_eq!(replicas(orchestrator, Some(&live(1, true, false))), Some(3));
+        assert_eq!(replicas(orchestrator, Some(&live(8, false, true))), None, "somebody else's autoscaler counts, too");
+    }
 }

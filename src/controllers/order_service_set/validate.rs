@@ -215,9 +215,10 @@ fn called(dependency: &Dependency) -> Vec<&'static str> {
 }
 
 impl DesiredService {
-    /// Pods, if no autoscaler decides.
+    /// Pods, as long as no autoscaler decides.
     pub fn replicas(&self) -> i32 {
-        self.spec.replicas.unwrap_or(self.catalog.tier.value.min_replicas().value)
+        let fewest = self.spec.autoscaling.and_then(|scaling| scaling.min_replicas);
+        self.spec.replicas.or(fewest).unwrap_or(self.catalog.tier.value.min_replicas().value)
     }
 
     /// The tier, in the API's words.
