@@ -31,18 +31,22 @@ has 'such as 30s' "$(mrg breakers force orderorchestrator fds open --reason why 
 
 # The dispatch is down: an order is kept; people see it, send it.
 pod=$(k get pod "$(pods_of taxipartnergateway | cut -d' ' -f1)" -o 'jsonpath={.status.podIP}')
-has "nothing waits" "$(mrg queue list taxipartnergateway)"
+waiting() { mrg queue list taxipartnergateway | awk '$2 == "tpg-bbd" && $3 != "Done" { print $1; exit }'; }
+[ -z "$(waiting)" ] || fail "an order waits already: $(mrg queue list taxipartnergateway)"
 k scale deploy/bbd --replicas=0 >/dev/null
 kept() { call "$pod" 19001 POST /orders "order-$RANDOM" | grep -q '"status":202'; }
 until_true "an order is kept" 30 kept
-ticket=$(mrg queue list taxipartnergateway | awk '$2 == "tpg-bbd" { print $1; exit }')
+ticket=$(waiting)
 [ -n "$ticket" ] || fail "no ticket: $(mrg queue list taxipartnergateway)"
 has '"path": "/orders"' "$(mrg queue show taxipartnergateway "$ticket")"
 has "Nobody is here to be asked; give --yes" "$(mrg queue discard taxipartnergateway "$ticket" 2>&1 </dev/null || true)"
 until_true "the status counts it" 15 bash -c "[ \"\$('$lab' enter kubectl get oss mrg -o 'jsonpath={.status.services[?(@.name==\"taxipartnergateway\")].queued}')\" -gt 0 ]"
 k scale deploy/bbd --replicas=1 >/dev/null
 k rollout status deploy/bbd --timeout=60s >/dev/null
-sent() { mrg queue replay taxipartnergateway "$ticket" --yes >/dev/null 2>&1; ! mrg queue list taxipartnergateway | grep -q "$ticket"; }
+sent() {
+  mrg queue replay taxipartnergateway "$ticket" --yes >/dev/null 2>&1 || true
+  mrg queue list taxipartnergateway | grep "^$ticket" | grep -q ' Done .*answered 200'
+}
 until_true "it is sent" 60 sent
 
 # The lead moves, as asked; a member that is none is refused.
