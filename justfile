@@ -34,13 +34,14 @@ lint:
 unit:
     cargo test --quiet --lib --bins --test breaker --test platform --test breaker_properties --test proxy --test election --test generated --test architecture --test fuzz
 
-# Real etcd, PostgreSQL and agents on loopback, and bad days
+# Real etcd, PostgreSQL, agents, Redis and the order query service on loopback, and bad days
 [group('dev')]
 standalone:
     e2e/lab/dependencies etcd
     e2e/lab/dependencies patroni
     cargo build --quiet --example writer
     cargo test --test standalone -- --test-threads=1
+    cargo test --test orders -- --test-threads=1
 
 # The lab: API rejections, failovers, partitions, a lost control plane
 [group('dev')]
@@ -109,7 +110,7 @@ image TAG="":
     if [ -z "{{TAG}}" ]; then exec e2e/lab/image; fi
     cargo build --release --bins
     context=$(mktemp -d); trap 'rm -rf "$context"' EXIT
-    cp target/release/mrg-operator target/release/mrg-agent target/release/mrg-pooler target/release/mrg-proxy target/release/kubectl-mrg "$context/"
+    cp target/release/mrg-operator target/release/mrg-agent target/release/mrg-pooler target/release/mrg-proxy target/release/kubectl-mrg target/release/mrg-orders "$context/"
     builder=$(command -v docker || command -v podman) || { echo "neither docker nor podman is here" >&2; exit 1; }
     "$builder" build -t "{{TAG}}" -f Containerfile "$context"
 

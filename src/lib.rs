@@ -33,6 +33,9 @@ pub mod controllers;
 pub mod dcs;
 /// The election: who may write, when, and why. Pure.
 pub mod ha;
+/// `mrg-orders`: what became of an order, from the cheapest place that knows.
+#[cfg(feature = "full")]
+pub mod orders;
 /// One PgBouncer process: files, console, anchors.
 #[cfg(feature = "full")]
 pub mod pgbouncer;

@@ -1,6 +1,9 @@
-//! Logs: JSON lines where a machine reads them, plain text on a terminal. `RUST_LOG` filters.
+//! Logs: JSON lines where a machine reads them, plain text on a terminal. `RUST_LOG` filters. And histograms.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
@@ -28,4 +31,43 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Upper bounds; milliseconds.
+const BOUNDS: [u64; 15] = [1, 2, 5, 10, 25, 50, 100, 200, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000];
+
+/// How long answers took.
+#[derive(Debug)]
+pub struct Histogram {
+    counts: [AtomicU64; BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { counts: std::array::from_fn(|_| AtomicU64::new(0)), micros: AtomicU64::new(0) }
+    }
+}
+
+impl Histogram {
+    /// One answer.
+    pub fn record(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let at = BOUNDS.iter().position(|bound| micros <= bound * 1000).unwrap_or(BOUNDS.len());
+        self.counts[at].fetch_add(1, Relaxed);
+        self.micros.fetch_add(micros, Relaxed);
+    }
+
+    /// Its lines in Prometheus' text format, in seconds.
+    pub fn lines(&self, text: &mut String, name: &str, labels: &str) {
+        let mut sum = 0;
+        for (bound, count) in BOUNDS.iter().zip(&self.counts) {
+            sum += count.load(Relaxed);
+            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{}\"}} {sum}", *bound as f64 / 1e3);
+        }
+        sum += self.counts[BOUNDS.len()].load(Relaxed);
+        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {sum}");
+        let _ = writeln!(text, "{name}_sum{{{labels}}} {}", self.micros.load(Relaxed) as f64 / 1e6);
+        let _ = writeln!(text, "{name}_count{{{labels}}} {sum}");
+    }
 }

@@ -15,9 +15,9 @@ use super::answer::{is_grpc, refusal};
 use super::attempt;
 use super::body::{Answer, Sent, SentBody, Watch};
 use super::headers::{strip_hop_by_hop, upgrade_of};
-use super::metrics::Latencies;
 use super::state::{Concurrency, Counter};
 use crate::policy::{Ended, Inbound, Reason};
+use crate::telemetry::Histogram;
 
 /// What stands between callers and the workload.
 pub struct Gate {
@@ -28,7 +28,7 @@ pub struct Gate {
     /// Requests under way.
     pub concurrency: Concurrency,
     /// How long answers took.
-    pub latencies: Latencies,
+    pub latencies: Histogram,
     /// Requests that were refused because too many were under way.
     pub refused: Counter,
     /// Answers with 5xx, and requests without an answer.
@@ -56,7 +56,7 @@ impl Gate {
             one: builder().build(connector()),
             two: builder().http2_only(true).build(connector()),
             concurrency: Concurrency::default(),
-            latencies: Latencies::default(),
+            latencies: Histogram::default(),
             refused: Counter::default(),
             failed: Counter::default(),
         }

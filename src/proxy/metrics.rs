@@ -1,51 +1,11 @@
 //! Numbers for Prometheus.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use super::inbound::Gate;
 use super::plan::{Plan, Route};
-use super::state::Counter;
 use crate::breaker::State;
 use crate::policy::Reason;
-
-/// Upper bounds; milliseconds.
-const BOUNDS: [u64; 14] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000];
-
-/// How long answers took.
-#[derive(Debug)]
-pub struct Latencies {
-    counts: [Counter; BOUNDS.len() + 1],
-    micros: Counter,
-}
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Self { counts: std::array::from_fn(|_| Counter::default()), micros: Counter::default() }
-    }
-}
-
-impl Latencies {
-    /// One answer.
-    pub fn record(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let at = BOUNDS.iter().position(|bound| micros <= bound * 1000).unwrap_or(BOUNDS.len());
-        self.counts[at].add();
-        self.micros.add_many(micros);
-    }
-
-    fn lines(&self, text: &mut String, name: &str, labels: &str) {
-        let mut sum = 0;
-        for (bound, count) in BOUNDS.iter().zip(&self.counts) {
-            sum += count.get();
-            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{}\"}} {sum}", *bound as f64 / 1e3);
-        }
-        sum += self.counts[BOUNDS.len()].get();
-        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {sum}");
-        let _ = writeln!(text, "{name}_sum{{{labels}}} {}", self.micros.get() as f64 / 1e6);
-        let _ = writeln!(text, "{name}_count{{{labels}}} {sum}");
-    }
-}
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");

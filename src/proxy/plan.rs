@@ -14,7 +14,6 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::body::SentBody;
-use super::metrics::Latencies;
 use super::pins::Pins;
 use super::provider::Provider;
 use super::queue::Queue;
@@ -24,6 +23,7 @@ use crate::base::{Millis, Moment};
 use crate::breaker::{Budget, Override, Providers};
 use crate::clock;
 use crate::policy::{Checked, Config, Dependency, Forced, OverrideSpec, Provider as ProviderSpec, Reason, Retry};
+use crate::telemetry::Histogram;
 
 /// Connections that upstreams close after a quiet time are the ones on which requests get lost: these are closed first.
 const IDLE: Duration = Duration::from_secs(4);
@@ -89,7 +89,7 @@ pub struct Shared {
     /// Good answers for bad times.
     pub answers: stale::Shared,
     /// How long answers took.
-    pub latencies: Latencies,
+    pub latencies: Histogram,
     /// Requests that nobody could serve, by reason.
     pub unserved: [Counter; Reason::ALL.len()],
     /// Attempts after the first.
@@ -111,7 +111,7 @@ impl Shared {
             order_settings,
             pins: Mutex::default(),
             answers: stale::Shared::default(),
-            latencies: Latencies::default(),
+            latencies: Histogram::default(),
             unserved: std::array::from_fn(|_| Counter::default()),
             retries: Counter::default(),
             failovers: Counter::default(),

@@ -47,11 +47,6 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So much more.
-    pub fn add_many(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-
     /// How much.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -1,0 +1,49 @@
+//! The order query service: `mrg-orders serve | schema | archive`.
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use mrg_operator::orders;
+
+/// Answers what became of orders, without troubling the leader for those that have ended.
+#[derive(Parser)]
+#[command(name = "mrg-orders", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve
+    Serve(#[command(flatten)] Box<orders::ServeOptions>),
+    /// Print the schema, or apply it
+    Schema {
+        /// Apply it to this database, as its owner
+        #[arg(long, value_name = "DSN", env = "ORDERS_OWNER_DSN", hide_env_values = true)]
+        apply: Option<String>,
+    },
+    /// Move orders that ended long ago to the archive, and end
+    Archive(#[command(flatten)] orders::ArchiveOptions),
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    mrg_operator::telemetry::start();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("failed to start the runtime")?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Serve(options) => orders::serve(*options).await,
+            Command::Schema { apply: None } => {
+                print!("{}", orders::SCHEMA);
+                Ok(())
+            }
+            Command::Schema { apply: Some(dsn) } => orders::apply_schema(&dsn).await,
+            Command::Archive(options) => {
+                let moved = orders::archive(&options).await?;
+                tracing::info!(orders = moved.orders, parts = moved.parts, changed = moved.changed, "archived");
+                Ok(())
+            }
+        }
+    })
+}

@@ -1,0 +1,111 @@
+//! `mrg-orders`, the order query service of the analysis: orders under way from the leader, those that have ended from copies, standbys and the
+//! archive, so that the leader is left to writers.
+
+mod archive;
+mod archiver;
+mod cache;
+mod changes;
+mod database;
+mod flight;
+mod http;
+mod https;
+mod lag;
+mod metrics;
+mod options;
+mod order;
+mod read;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::{Semaphore, watch};
+use tokio_postgres::NoTls;
+
+pub use archive::Archive;
+pub use archiver::Moved;
+pub use http::Role;
+pub use options::{ArchiveOptions, ServeOptions};
+
+/// What the tables, roles and triggers are made with.
+pub const SCHEMA: &str = include_str!("schema.sql");
+
+/// Serves until the process is told to stop.
+///
+/// # Errors
+/// If an option cannot be used or the address is taken.
+pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    let connections = options.primary_connections.unwrap_or(if options.role == Role::History { 2 } else { 20 });
+    let (heard, heard_since) = watch::channel(None);
+    let lives = cache::Lives { active: options.active_ttl, stale: options.stale_ttl, history: options.history_ttl };
+    let reader = Arc::new(read::Reader {
+        cache: options.cache_url.as_deref().map(|url| cache::Cache::new(url, lives, options.cache_budget)).transpose()?,
+        // One place less than connections: the sampler has its own.
+        primary: database::Database::new("ORDERS_PRIMARY_DSN", &options.primary_dsn, connections + 1)?,
+        bulkhead: Semaphore::new(connections),
+        replica: options
+            .replica_dsn
+            .as_deref()
+            .map(|dsn| database::Database::new("ORDERS_REPLICA_DSN", dsn, options.replica_connections))
+            .transpose()?,
+        archive: options.archive_url.as_deref().map(Archive::open).transpose()?,
+        written: std::sync::Mutex::default(),
+        heard_since,
+        budgets: read::Budgets {
+            active: options.active_budget,
+            replica: options.replica_budget,
+            archive: options.archive_budget,
+            maximum_lag: options.maximum_lag,
+            archived_after: options.archived_after,
+        },
+        metrics: metrics::Metrics::default(),
+        flights: flight::Flights::default(),
+    });
+    let listener =
+        tokio::net::TcpListener::bind(options.listen).await.with_context(|| format!("failed to listen on {}", options.listen))?;
+    tracing::info!(role = ?options.role, address = %options.listen, "serving");
+    if let Some(dsn) = &options.changes_dsn {
+        let mut config: tokio_postgres::Config = dsn.parse().context("ORDERS_CHANGES_DSN is not a connection string")?;
+        config.application_name("mrg-orders changes").connect_timeout(std::time::Duration::from_secs(1));
+        let reader = reader.clone();
+        tokio::spawn(async move { changes::hear(config, &reader, &heard).await });
+    }
+    let sampled = reader.clone();
+    tokio::spawn(async move { database::sample(&sampled.primary, &sampled.written).await });
+    http::serve(listener, reader, options.role, told_to_stop()).await.context("failed to serve")
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// Makes tables, roles and triggers, or brings them up to date.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn apply_schema(dsn: &str) -> anyhow::Result<()> {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.context("failed to connect")?;
+    let pump = tokio::spawn(connection);
+    client
+        .batch_execute(SCHEMA)
+        .await
+        .context("failed to apply the schema; it needs the owner of the database, and a role that may create roles")?;
+    drop(client);
+    let _ = pump.await;
+    Ok(())
+}
+
+/// Moves old orders to the archive.
+///
+/// # Errors
+/// If the database or the archive fails.
+pub async fn archive(options: &ArchiveOptions) -> anyhow::Result<Moved> {
+    let archive = Archive::open(&options.archive_url)?;
+    let config: tokio_postgres::Config = options.dsn.parse().context("ORDERS_ARCHIVER_DSN is not a connection string")?;
+    Ok(archiver::run(&config, &archive, options.archived_after, options.batch).await?)
+}

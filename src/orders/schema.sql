@@ -1,0 +1,69 @@
+-- What mrg-orders reads. Idempotent: `mrg-orders schema --apply` runs it again after every upgrade, as the owner of the database.
+SET client_min_messages = warning;
+
+CREATE TABLE IF NOT EXISTS orders (
+    id         uuid PRIMARY KEY,
+    customer   text NOT NULL,
+    state      text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    version    bigint NOT NULL DEFAULT 1,
+    detail     jsonb NOT NULL DEFAULT '{}'
+);
+CREATE INDEX IF NOT EXISTS orders_by_customer ON orders (customer, created_at DESC, id DESC);
+CREATE INDEX IF NOT EXISTS orders_active ON orders (customer, created_at DESC, id DESC)
+    WHERE state NOT IN ('completed', 'cancelled', 'cancelled_by_user', 'cancelled_by_driver', 'failed', 'expired');
+CREATE INDEX IF NOT EXISTS orders_archivable ON orders (updated_at)
+    WHERE state IN ('completed', 'cancelled', 'cancelled_by_user', 'cancelled_by_driver', 'failed', 'expired');
+
+-- Where archived orders are. A row of this is some hundred bytes; the order itself is in object storage.
+CREATE TABLE IF NOT EXISTS orders_archived (
+    id         uuid PRIMARY KEY,
+    customer   text NOT NULL,
+    state      text NOT NULL,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    version    bigint NOT NULL,
+    part       text NOT NULL
+);
+CREATE INDEX IF NOT EXISTS orders_archived_by_customer ON orders_archived (customer, created_at DESC, id DESC);
+
+-- Versions rise with every change, whatever the writer thinks; and a final state is final.
+CREATE OR REPLACE FUNCTION orders_before_update() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.state IN ('completed', 'cancelled', 'cancelled_by_user', 'cancelled_by_driver', 'failed', 'expired') AND NEW.state <> OLD.state THEN
+        RAISE EXCEPTION 'order % is %, which is final; it cannot become %', OLD.id, OLD.state, NEW.state USING ERRCODE = 'check_violation';
+    END IF;
+    NEW.version := OLD.version + 1;
+    NEW.updated_at := now();
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER orders_before_update BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION orders_before_update();
+
+-- Tells every mrg-orders which cached copy is old, in the moment in which the change is committed.
+CREATE OR REPLACE FUNCTION orders_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('mrg_orders', NEW.id || ' ' || NEW.version);
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER orders_changed AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION orders_changed();
+
+-- Three roles. They cannot log in until somebody gives them passwords.
+DO $$
+DECLARE
+    wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['mrg_orders_active', 'mrg_orders_history', 'mrg_orders_archiver'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN', wanted);
+        END IF;
+    END LOOP;
+END $$;
+ALTER ROLE mrg_orders_active SET default_transaction_read_only = on;
+ALTER ROLE mrg_orders_active SET statement_timeout = '2s';
+ALTER ROLE mrg_orders_history SET default_transaction_read_only = on;
+ALTER ROLE mrg_orders_history SET statement_timeout = '2s';
+GRANT SELECT ON orders TO mrg_orders_active, mrg_orders_history;
+GRANT SELECT ON orders_archived TO mrg_orders_active, mrg_orders_history;
+GRANT SELECT, DELETE ON orders TO mrg_orders_archiver;
+GRANT SELECT, INSERT, UPDATE ON orders_archived TO mrg_orders_archiver;
