@@ -58,6 +58,11 @@ impl Histogram {
         self.micros.fetch_add(micros, Relaxed);
     }
 
+    /// How many there were up to each bound, not counting those up to the bound before; and how many took longer.
+    pub fn counts(&self) -> Vec<u64> {
+        self.counts.iter().map(|count| count.load(Relaxed)).collect()
+    }
+
     /// Its lines in Prometheus' text format, in seconds.
     pub fn lines(&self, text: &mut String, name: &str, labels: &str) {
         let mut sum = 0;
@@ -69,5 +74,41 @@ impl Histogram {
         let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {sum}");
         let _ = writeln!(text, "{name}_sum{{{labels}}} {}", self.micros.load(Relaxed) as f64 / 1e6);
         let _ = writeln!(text, "{name}_count{{{labels}}} {sum}");
+    }
+}
+
+/// The duration under which this share of the answers lies, between two bounds in proportion; milliseconds. `None`: nothing was counted. Longer
+/// than the last bound is the last bound.
+pub fn quantile(counts: &[u64], share: f64) -> Option<f64> {
+    let all: u64 = counts.iter().sum();
+    let rank = (all > 0).then_some(share * all as f64)?;
+    let (mut below, mut lower) = (0.0, 0.0);
+    for (count, bound) in counts.iter().zip(BOUNDS) {
+        let (count, bound) = (*count as f64, bound as f64);
+        if count > 0.0 && below + count >= rank {
+            return Some(lower + (bound - lower) * (rank - below) / count);
+        }
+        (below, lower) = (below + count, bound);
+    }
+    Some(lower)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_lies_where_the_answers_are() {
+        let histogram = Histogram::default();
+        assert_eq!(quantile(&histogram.counts(), 0.99), None);
+        for _ in 0..99 {
+            histogram.record(Duration::from_millis(3));
+        }
+        histogram.record(Duration::from_millis(900));
+        let of = |share| quantile(&histogram.counts(), share).unwrap_or(f64::NAN);
+        assert!((2.0..=5.0).contains(&of(0.5)) && (2.0..=5.0).contains(&of(0.99)), "{}", of(0.99));
+        assert!((500.0..=1000.0).contains(&of(0.999)), "{}", of(0.999));
+        histogram.record(Duration::from_secs(300));
+        assert_eq!(quantile(&histogram.counts(), 1.0), Some(30_000.0));
     }
 }

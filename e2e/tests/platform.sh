@@ -24,7 +24,7 @@ spec:
   database: {write: {name: ${write_pool:-platform-write}}, read: {name: platform-read}}
   cache: {secretName: stores, key: redis, failsOver: true}
   broker: {secretName: stores, key: amqp}
-  rollout: {progressDeadline: 30s}
+  rollout: ${rollout:-{progressDeadline: 30s\}}
   providers:
 $(for name in bbd $outside; do echo "  - {name: $name, url: \"http://$name:8080\"}"; done)
   services:

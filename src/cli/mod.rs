@@ -4,6 +4,7 @@ mod ask;
 mod breakers;
 mod forward;
 mod queue;
+mod rollout;
 mod status;
 mod switchover;
 mod table;
@@ -47,6 +48,14 @@ enum Command {
     /// Requests that wait for a dependency, or for a person to decide
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Changes that are being tried out; or says something to one: `kubectl mrg rollout fds promote`
+    Rollout {
+        /// The service
+        #[arg(requires = "say")]
+        service: Option<String>,
+        /// What is said
+        say: Option<rollout::Say>,
+    },
     /// Moves the lead of a PostgresCluster; clients of its pools are held meanwhile, and get no error
     Switchover {
         /// The PostgresCluster
@@ -115,6 +124,7 @@ pub async fn run(arguments: Arguments) -> Result<String, Error> {
         Command::Blast { part, .. } => status::blast(&place, part.as_deref()).await,
         Command::Breakers(command) => breakers::run(&place, command).await,
         Command::Queue(command) => queue::run(&place, command).await,
+        Command::Rollout { service, say } => rollout::rollout(&place, service.zip(say)).await,
         Command::Switchover { cluster, to, yes } => switchover::switchover(&place, &cluster, to.as_deref(), yes).await,
     }
 }

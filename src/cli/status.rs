@@ -119,7 +119,7 @@ fn measured(text: &mut String, status: &OrderServiceSetStatus) {
                 cell(row.last.as_deref()),
                 cell(row.worst.as_deref()),
                 met.to_owned(),
-                cell(row.at.as_deref()),
+                cell(row.at.as_deref().map(|at| at.split('.').next().unwrap_or(at))),
             ]
         })
         .collect();

@@ -74,6 +74,15 @@ impl TryFrom<Config> for Checked {
                 }
             }
         }
+        if let Some(canary) = config.inbound.as_ref().and_then(|inbound| inbound.canary.as_ref()) {
+            if canary.share > 100 {
+                found.add("inbound.canary.share".to_owned(), format!("{} is more than 100 percent: give 0 to 100", canary.share));
+            }
+            if canary.url.tls || !canary.url.base.is_empty() {
+                let message = format!("{} is not of the form http://HOST:PORT: a canary is called as its neighbour is", canary.url);
+                found.add("inbound.canary.url".to_owned(), message);
+            }
+        }
         if let Some(inbound) = &config.inbound {
             if inbound.port == inbound.target_port {
                 found.add("inbound.port".to_owned(), format!("{} is where the workload itself listens: choose another", inbound.port));

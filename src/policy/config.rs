@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Dependency;
+use super::{Dependency, Url};
 use crate::base::Duration;
 
 /// Everything that a proxy does for its workload.
@@ -53,7 +53,7 @@ pub enum Forced {
 }
 
 /// What is done for those who call the workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "full", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Inbound {
@@ -71,6 +71,33 @@ pub struct Inbound {
     /// How long the workload may take for an answer's head.
     #[serde(default = "thirty_seconds")]
     pub timeout: Duration,
+    /// Another version of the workload, which gets a share of the requests. Written by an OrderServiceSet while it tries a change out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+}
+
+/// Another version of the workload, beside it, and its share of the requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "full", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Canary {
+    /// Where it is.
+    pub url: Url,
+    /// Percent of the requests that it gets.
+    #[cfg_attr(feature = "full", schemars(range(min = 0, max = 100)))]
+    pub share: u8,
+    /// Names the trial: with another one, what is counted of both versions begins anew.
+    #[cfg_attr(feature = "full", schemars(length(min = 1, max = 100)))]
+    pub trial: String,
+}
+
+impl Canary {
+    /// Whether the request of this number is one of its share. Of any hundred in a row exactly that share is, spread evenly.
+    pub fn takes(&self, number: u64) -> bool {
+        let share = u64::from(self.share.min(100));
+        let at = number % 100;
+        (at + 1) * share / 100 != at * share / 100
+    }
 }
 
 fn eight_thousand_eighty() -> u16 {
@@ -83,4 +110,25 @@ fn two_hundred_fifty_six() -> u32 {
 
 fn thirty_seconds() -> Duration {
     Duration::seconds(30)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_any_hundred_requests_exactly_the_share_goes_to_the_canary_spread_evenly() {
+        let url = Url { tls: false, host: "x".to_owned(), port: 8080, base: String::new() };
+        for share in 0..=100 {
+            let canary = Canary { url: url.clone(), share, trial: "t".to_owned() };
+            for start in [0, 37, u64::MAX - 200] {
+                let taken = (start..start + 100).filter(|number| canary.takes(*number)).count();
+                assert!(taken.abs_diff(usize::from(share)) <= usize::from(start > 100) * 2, "{share}: {taken} from {start}");
+            }
+            for ten in 0..10_u64 {
+                let taken = (ten * 10..ten * 10 + 10).filter(|number| canary.takes(*number)).count();
+                assert!(taken.abs_diff(usize::from(share) / 10) <= 1, "{share}: {taken} of the ten from {ten}0");
+            }
+        }
+    }
 }

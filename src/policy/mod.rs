@@ -14,11 +14,11 @@ mod url;
 
 pub use call::{Ended, Processed, Reason, Request, grpc_outcome, status_outcome};
 pub use check::{Checked, Problem, Problems, check_dependencies};
-pub use config::{Config, Forced, Inbound, OverrideSpec};
+pub use config::{Canary, Config, Forced, Inbound, OverrideSpec};
 pub use dependency::{
     Accepts, Backoff, BreakerPolicy, Credentials, Dependency, Failback, HealthCheck, OnAmbiguous, Pin, Provider, Retry, RetryOn, Timeouts,
 };
 pub use fallback::{Fallback, Queue, Stale, StaticAnswer};
 pub use next::{Attempt, Next, next};
-pub use report::{DependencyReport, ProviderReport, QueueReport, Report};
+pub use report::{CanaryReport, DependencyReport, LaneReport, ProviderReport, QueueReport, Report};
 pub use url::{InvalidUrl, Url};

@@ -22,6 +22,37 @@ pub struct Report {
     pub draining: bool,
     /// The dependencies.
     pub dependencies: Vec<DependencyReport>,
+    /// The canary beside its workload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryReport>,
+}
+
+/// How a canary and the version beside it fare, counted since this proxy heard of the trial.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CanaryReport {
+    /// The trial.
+    pub trial: String,
+    /// Percent of the requests that the canary gets.
+    pub share: u8,
+    /// How often its breaker opened: then all requests go to the other version.
+    pub opened: u64,
+    /// The canary.
+    pub canary: LaneReport,
+    /// The version beside it.
+    pub stable: LaneReport,
+}
+
+/// How a version fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LaneReport {
+    /// Requests that it got and that ended.
+    pub requests: u64,
+    /// Those answered with 5xx or not at all.
+    pub failed: u64,
+    /// Answers by how long they took: one number for each bound of the metrics' histogram, and one for longer ones.
+    pub latencies: Vec<u64>,
 }
 
 /// A dependency.

@@ -82,7 +82,7 @@ async fn state(State(admin): State<Admin>, Query(query): Query<After>) -> Respon
 
 /// What a proxy says of itself.
 pub fn report(running: &Running, version: u64) -> Report {
-    let (plan, _) = running.now();
+    let (plan, inbound) = running.now();
     let dependencies = plan.routes.iter().map(|route| {
         let order = lock(&route.shared.order).order(|_| true, None, clock::now());
         let providers: Vec<ProviderReport> = route
@@ -117,6 +117,7 @@ pub fn report(running: &Running, version: u64) -> Report {
         refused: running.refused(),
         draining: running.is_draining(),
         dependencies: dependencies.collect(),
+        canary: inbound.and_then(|gate| gate.canary()),
     }
 }
 

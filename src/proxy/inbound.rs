@@ -1,28 +1,34 @@
 //! Calls to the workload: so many at a time, and no longer than they may take.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::answer::{is_grpc, refusal};
 use super::attempt;
 use super::body::{Answer, Sent, SentBody, Watch};
 use super::headers::{strip_hop_by_hop, upgrade_of};
+use super::provider::{Permit, Provider};
 use super::state::{Concurrency, Counter};
-use crate::policy::{Ended, Inbound, Reason};
+use crate::breaker::{Mode, Outcome, Settings};
+use crate::policy::{Canary, CanaryReport, Ended, Inbound, LaneReport, Reason};
 use crate::telemetry::Histogram;
 
 /// What stands between callers and the workload.
 pub struct Gate {
     limits: Inbound,
     authority: Authority,
+    canary: Option<Beside>,
     one: Client<HttpConnector, SentBody>,
     two: Client<HttpConnector, SentBody>,
     /// Requests under way.
@@ -35,9 +41,69 @@ pub struct Gate {
     pub failed: Counter,
 }
 
+/// The canary beside the workload, and how both fare.
+struct Beside {
+    spec: Canary,
+    authority: Authority,
+    number: AtomicU64,
+    /// Its breaker: while it is open, the canary's share goes to the workload.
+    provider: Arc<Provider>,
+    canary: Lane,
+    stable: Lane,
+}
+
+#[derive(Default)]
+struct Lane {
+    requests: Counter,
+    failed: Counter,
+    latencies: Histogram,
+}
+
+impl Lane {
+    fn count(&self, took: Duration, failed: bool) {
+        self.requests.add();
+        self.latencies.record(took);
+        if failed {
+            self.failed.add();
+        }
+    }
+
+    fn report(&self) -> LaneReport {
+        LaneReport { requests: self.requests.get(), failed: self.failed.get(), latencies: self.latencies.counts() }
+    }
+}
+
+impl Beside {
+    fn new(spec: Canary, changes: &watch::Sender<u64>) -> Self {
+        let authority = format!("{}:{}", spec.url.host, spec.url.port);
+        Self {
+            authority: authority.parse().unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
+            number: AtomicU64::new(0),
+            provider: Arc::new(Provider::new(format!("canary {}", spec.trial), Mode::Enforce, Settings::default(), changes.clone())),
+            canary: Lane::default(),
+            stable: Lane::default(),
+            spec,
+        }
+    }
+
+    fn turn(&self) -> Option<Permit> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        if self.spec.takes(number) { self.provider.admit().ok() } else { None }
+    }
+}
+
+/// Where a request goes.
+enum Way<'a> {
+    Workload,
+    Canary(&'a Beside, Permit),
+}
+
+/// What came of a request to one of the two.
+type Answered = Result<Result<Response<Incoming>, hyper_util::client::legacy::Error>, tokio::time::error::Elapsed>;
+
 impl Gate {
     /// One whose workload listens on the loopback of the pod.
-    pub fn new(limits: Inbound) -> Self {
+    pub fn new(limits: Inbound, changes: &watch::Sender<u64>) -> Self {
         let connector = || {
             let mut tcp = HttpConnector::new();
             tcp.set_nodelay(true);
@@ -51,8 +117,9 @@ impl Gate {
         };
         let authority = format!("127.0.0.1:{}", limits.target_port);
         Self {
-            limits,
             authority: authority.parse().unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
+            canary: limits.canary.clone().map(|spec| Beside::new(spec, changes)),
+            limits,
             one: builder().build(connector()),
             two: builder().http2_only(true).build(connector()),
             concurrency: Concurrency::default(),
@@ -60,6 +127,27 @@ impl Gate {
             refused: Counter::default(),
             failed: Counter::default(),
         }
+    }
+
+    /// One in place of another: connections stay, and so does what was counted of a trial that goes on with another share.
+    pub fn after(before: &Self, limits: Inbound, changes: &watch::Sender<u64>) -> Self {
+        let mut gate = Self::new(limits, changes);
+        if gate.limits.target_port == before.limits.target_port {
+            (gate.one, gate.two) = (before.one.clone(), before.two.clone());
+        }
+        gate
+    }
+
+    /// How the canary fares, if there is one.
+    pub fn canary(&self) -> Option<CanaryReport> {
+        let beside = self.canary.as_ref()?;
+        Some(CanaryReport {
+            trial: beside.spec.trial.clone(),
+            share: beside.spec.share,
+            opened: beside.provider.opened.get(),
+            canary: beside.canary.report(),
+            stable: beside.stable.report(),
+        })
     }
 
     /// What it was made with.
@@ -78,8 +166,11 @@ impl Gate {
         let http2 = request.version() == Version::HTTP_2;
         let client = if http2 { &self.two } else { &self.one };
         let protocol = upgrade_of(request.headers());
-        let (caller, request) = self.for_workload(request, protocol.as_ref());
-        let answered = tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
+        let (caller, parts, body) = self.for_workload(request, protocol.as_ref());
+        let answered = match self.way() {
+            Way::Canary(beside, permit) => self.ask_canary(beside, permit, client, parts, body).await,
+            Way::Workload => self.ask_workload(client, parts, &body).await,
+        };
         self.latencies.record(began.elapsed());
         let reason = match answered {
             Ok(Ok(response)) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
@@ -103,11 +194,54 @@ impl Gate {
         refusal(reason, "inbound", None, grpc)
     }
 
+    fn way(&self) -> Way<'_> {
+        let turn = self.canary.as_ref().and_then(|beside| Some((beside, beside.turn()?)));
+        turn.map_or(Way::Workload, |(beside, permit)| Way::Canary(beside, permit))
+    }
+
+    async fn ask_workload(&self, client: &Client<HttpConnector, SentBody>, parts: Parts, body: &Sent) -> Answered {
+        let began = Instant::now();
+        let request = Request::from_parts(parts, body.body());
+        let answered = tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
+        if let Some(beside) = &self.canary {
+            beside.stable.count(began.elapsed(), failed(&answered));
+        }
+        answered
+    }
+
+    /// The canary's answer; the workload's, if the canary cannot be reached.
+    async fn ask_canary(
+        &self,
+        beside: &Beside,
+        permit: Permit,
+        client: &Client<HttpConnector, SentBody>,
+        parts: Parts,
+        body: Sent,
+    ) -> Answered {
+        let began = Instant::now();
+        let mut to_canary = parts.clone();
+        let mut uri = to_canary.uri.into_parts();
+        uri.authority = Some(beside.authority.clone());
+        to_canary.uri = Uri::from_parts(uri).unwrap_or_default();
+        let request = Request::from_parts(to_canary, body.body());
+        let answered = tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
+        let has_failed = failed(&answered);
+        beside.canary.count(began.elapsed(), has_failed);
+        permit.end(if has_failed { Outcome::Failure } else { Outcome::Success });
+        match &answered {
+            // Nothing of it was sent.
+            Ok(Err(error)) if attempt::ended(error) == Ended::NotConnected && body.is_whole() => {
+                self.ask_workload(client, parts, &body).await
+            }
+            _ => answered,
+        }
+    }
+
     fn for_workload(
         &self,
         mut request: Request<Incoming>,
         protocol: Option<&HeaderValue>,
-    ) -> (Option<hyper::upgrade::OnUpgrade>, Request<SentBody>) {
+    ) -> (Option<hyper::upgrade::OnUpgrade>, Parts, Sent) {
         let caller = protocol.map(|_| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
         strip_hop_by_hop(&mut parts.headers);
@@ -126,6 +260,11 @@ impl Gate {
         uri.authority = Some(self.authority.clone());
         uri.path_and_query = parts.uri.path_and_query().cloned().or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
         parts.uri = Uri::from_parts(uri).unwrap_or_default();
-        (caller, Request::from_parts(parts, Sent::streaming(body).body()))
+        (caller, parts, Sent::streaming(body))
     }
+}
+
+/// Whether an answer speaks against who gave it.
+fn failed(answered: &Answered) -> bool {
+    !matches!(answered, Ok(Ok(response)) if !response.status().is_server_error())
 }

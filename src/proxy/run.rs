@@ -178,7 +178,7 @@ impl Running {
         for port in config.dependencies.iter().map(|dependency| dependency.port).filter(|port| !dependencies.contains(port)) {
             bound.insert(port, bind(SocketAddr::new(self.outbound, port)).await?);
         }
-        if let Some(wanted) = config.inbound.map(|inbound| inbound.port).filter(|port| Some(*port) != inbound) {
+        if let Some(wanted) = config.inbound.as_ref().map(|inbound| inbound.port).filter(|port| Some(*port) != inbound) {
             bound.insert(wanted, bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted)).await?);
         }
         Ok(bound)
@@ -207,7 +207,7 @@ impl Running {
                 listeners.dependencies.insert(port, Listening { place, phase, task, worker });
             }
         }
-        serve_inbound(&mut listeners, &plan, ports);
+        serve_inbound(&mut listeners, &plan, ports, &self.maker.changes);
         // Dropping the old checks ends them.
         listeners.checks = health::check(&plan, &self.maker.changes);
         *self.plan.write().unwrap_or_else(PoisonError::into_inner) = plan;
@@ -239,19 +239,20 @@ impl Running {
     }
 }
 
-fn serve_inbound(listeners: &mut Listeners, plan: &Plan, mut ports: BTreeMap<u16, TcpListener>) {
-    match (plan.config.inbound, &listeners.inbound) {
+fn serve_inbound(listeners: &mut Listeners, plan: &Plan, mut ports: BTreeMap<u16, TcpListener>, changes: &watch::Sender<u64>) {
+    match (plan.config.inbound.clone(), &listeners.inbound) {
         (Some(wanted), Some(listening)) if read(&listening.place).limits().port == wanted.port => {
-            if *read(&listening.place).limits() != wanted {
-                *listening.place.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Gate::new(wanted));
+            let before = read(&listening.place);
+            if *before.limits() != wanted {
+                *listening.place.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Gate::after(&before, wanted, changes));
             }
         }
         (wanted, _) => {
             if let Some(listening) = listeners.inbound.take() {
                 drop(listening.end());
             }
-            if let Some((wanted, listener)) = wanted.and_then(|wanted| Some((wanted, ports.remove(&wanted.port)?))) {
-                let place = Arc::new(RwLock::new(Arc::new(Gate::new(wanted))));
+            if let Some((wanted, listener)) = wanted.and_then(|wanted| ports.remove(&wanted.port).map(|listener| (wanted, listener))) {
+                let place = Arc::new(RwLock::new(Arc::new(Gate::new(wanted, changes))));
                 let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
                 let serve = move |request| read(&served).serve(request);

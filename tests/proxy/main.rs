@@ -7,6 +7,7 @@
 mod server;
 
 mod calls;
+mod canary;
 mod harness;
 mod hostile;
 mod http2;

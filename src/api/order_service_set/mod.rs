@@ -1,5 +1,6 @@
 //! `OrderServiceSet`: the whole platform from one object.
 
+mod canary;
 mod status;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,8 @@ use crate::api::Duration;
 use crate::api::service_resilience::Probes;
 use crate::policy::{Accepts, Credentials, Dependency, HealthCheck, OverrideSpec, Url};
 
-pub use status::{BlastRow, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
+pub use canary::{Canary, Command};
+pub use status::{BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
 
 /// The ten services of MRG.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -383,6 +385,10 @@ pub struct Rollout {
     /// P2 before P1 before P0, one P0 at a time, and none while a P0 breaker is open; `false`: all at once, as Deployments do by themselves.
     #[serde(default = "yes")]
     pub ordered: bool,
+    /// A changed service is tried out beside the old one with a growing share of the traffic, and judged by its answers; left out: its pods are
+    /// replaced one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     /// A service that is not ready with its new pods after this holds the others up and is told; its old pods go on.
     #[serde(default = "ten_minutes")]
     pub progress_deadline: Duration,
@@ -394,7 +400,7 @@ fn ten_minutes() -> Duration {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { ordered: true, progress_deadline: ten_minutes() }
+        Self { ordered: true, canary: None, progress_deadline: ten_minutes() }
     }
 }
 

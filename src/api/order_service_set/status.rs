@@ -63,6 +63,8 @@ pub enum Phase {
     Pending,
     /// Its new pods did not become ready in time; the old ones serve.
     Stuck,
+    /// Its change was tried out and taken back; the old pods serve.
+    Aborted,
 }
 
 /// A service.
@@ -92,6 +94,45 @@ pub struct ServiceStatus {
     /// What it waits for, or what is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The change that is being tried out, or the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryStatus>,
+}
+
+/// Where a trial stands.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum CanaryPhase {
+    /// Its pods start, and then its weight reaches the sidecars.
+    #[default]
+    Starting,
+    /// Its answers are counted.
+    Baking,
+    /// It waits for people; its weight stays.
+    Paused,
+    /// It has passed, and the service's pods are replaced one by one.
+    Promoting,
+    /// It has failed: it gets nothing, and its pods are gone.
+    Aborted,
+}
+
+/// The trial of a change.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CanaryStatus {
+    /// What is tried.
+    pub revision: String,
+    /// Where it stands.
+    pub phase: CanaryPhase,
+    /// Percent of the traffic that it gets.
+    pub weight: i32,
+    /// The step, from 0.
+    pub step: i32,
+    /// How many there are, the replacement of all pods included.
+    pub steps: i32,
+    /// When this phase began; seconds since 1970.
+    pub since: i64,
+    /// Why.
+    pub message: String,
 }
 
 /// What goes with a part that fails.

@@ -1,14 +1,20 @@
 //! The objects of the platform, from its validated spec alone. Pure.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use k8s_openapi::api::core::v1::EnvVar;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::canary::pods;
+use super::trial::{Trial, trial_name};
 use super::validate::{Address, Desired, DesiredService, Wiring};
 use crate::catalog::Tier;
 use crate::cluster::Manifest;
 use crate::controllers::service_resilience::inject::{ADMIN_PORT, Image, inject};
+use crate::controllers::service_resilience::validate::WORKLOAD;
+use crate::policy::{Canary, Url};
 
 /// Names the OrderServiceSet on everything that belongs to it.
 pub const SET_LABEL: &str = "mrg.bluebird.id/set";
@@ -37,7 +43,7 @@ impl Desired {
             "app.kubernetes.io/part-of": self.name,
             "app.kubernetes.io/managed-by": "mrg-operator",
             SET_LABEL: self.name,
-            SERVICE_LABEL: service.catalog.name,
+            SERVICE_LABEL: service.name,
             "mrg.bluebird.id/tier": service.catalog.tier.value.name(),
         });
         labels.as_object().cloned().unwrap_or_default()
@@ -47,9 +53,15 @@ impl Desired {
         json!({ SET_LABEL: self.name, SERVICE_LABEL: service })
     }
 
+    /// The pods of a service, with those of it that are tried out.
+    fn both(&self, service: &str) -> Value {
+        let names = [service.to_owned(), canary_name(service)];
+        json!({ "matchLabels": { SET_LABEL: self.name }, "matchExpressions": [{ "key": SERVICE_LABEL, "operator": "In", "values": names }] })
+    }
+
     fn metadata(&self, service: &DesiredService) -> Value {
         json!({
-            "name": service.catalog.name, "namespace": self.namespace, "labels": self.labels(service), "ownerReferences": [self.owner()],
+            "name": service.name, "namespace": self.namespace, "labels": self.labels(service), "ownerReferences": [self.owner()],
         })
     }
 
@@ -61,11 +73,45 @@ impl Desired {
     }
 }
 
+/// What the version of a service is called that is tried out beside it.
+pub fn canary_name(service: &str) -> String {
+    format!("{service}-canary")
+}
+
+/// The version of a service that is tried out: the same in all but its name and the number of its pods, so that nothing reaches it but what the
+/// sidecars of the other send.
+pub fn canary(service: &DesiredService) -> DesiredService {
+    let mut canary = service.clone();
+    canary.name = canary_name(service.catalog.name);
+    canary.resilience.name.clone_from(&canary.name);
+    canary.resilience.spec.target_ref.name.clone_from(&canary.name);
+    canary.resilience.spec.availability.min_replicas = Some(1);
+    canary
+}
+
+/// The pods that are tried out, their Service and what guards their calls.
+pub fn trial(desired: &Desired, service: &DesiredService, state: &Trial, stable: i32, settings: &Settings) -> Option<Vec<Manifest>> {
+    let spec = desired.spec.rollout.canary.as_ref()?;
+    let canary = canary(service);
+    let template = template(desired, &canary, settings);
+    let deployment = deployment(desired, &canary, &template, &state.state.revision, Some(pods(spec, &state.state, stable)));
+    let mut resilience = resilience(desired, &canary);
+    resilience["metadata"]["annotations"] = json!({ WORKLOAD: service.catalog.name });
+    Some(vec![Manifest(resilience), Manifest(kubernetes_service(desired, &canary)), deployment])
+}
+
 /// Everything beside the Deployments. They come and change at once.
-pub fn around(desired: &Desired) -> Vec<Manifest> {
+pub fn around(desired: &Desired, trials: &BTreeMap<&'static str, Trial>) -> Vec<Manifest> {
     let mut all = Vec::new();
     for service in &desired.services {
-        all.push(resilience(desired, service));
+        let mut resilience = resilience(desired, service);
+        if let Some(state) = trials.get(service.catalog.name).filter(|trial| trial.runs && trial.state.weight > 0).map(|trial| &trial.state)
+        {
+            let url = Url { tls: false, host: canary_name(service.catalog.name), port: SERVICE_PORT, base: String::new() };
+            let share = u8::try_from(state.weight).unwrap_or(100);
+            resilience["spec"]["inbound"]["canary"] = json!(Canary { url, share, trial: trial_name(state) });
+        }
+        all.push(resilience);
         all.push(service_account(desired, service));
         all.push(kubernetes_service(desired, service));
         all.extend(autoscaler(desired, service));
@@ -112,7 +158,7 @@ fn kubernetes_service(desired: &Desired, service: &DesiredService) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": desired.metadata(service),
         "spec": {
-            "selector": desired.selector(service.catalog.name),
+            "selector": desired.selector(&service.name),
             "ports": [{ "name": "http", "port": SERVICE_PORT, "targetPort": "http" }],
         },
     })
@@ -146,15 +192,14 @@ fn network_policy(desired: &Desired, service: &DesiredService) -> Option<Value> 
         .services
         .iter()
         .filter(calls)
-        .map(|caller| json!({ "podSelector": { "matchLabels": desired.selector(caller.catalog.name) } }))
+        .map(|caller| json!({ "podSelector": desired.both(caller.catalog.name) }))
+        // What is tried out of it is called by it.
+        .chain([json!({ "podSelector": desired.both(name) })])
         .collect();
-    let mut ingress = vec![json!({ "ports": [{ "port": ADMIN_PORT }] })];
-    if !callers.is_empty() {
-        ingress.push(json!({ "from": callers }));
-    }
+    let ingress = [json!({ "ports": [{ "port": ADMIN_PORT }] }), json!({ "from": callers })];
     Some(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": desired.metadata(service),
-        "spec": { "podSelector": { "matchLabels": desired.selector(name) }, "policyTypes": ["Ingress"], "ingress": ingress },
+        "spec": { "podSelector": desired.both(name), "policyTypes": ["Ingress"], "ingress": ingress },
     }))
 }
 
@@ -256,7 +301,7 @@ pub fn deployment(desired: &Desired, service: &DesiredService, template: &Value,
     metadata["annotations"] = json!({ REVISION: revision, TEMPLATE: template.to_string() });
     let deadline = desired.spec.rollout.progress_deadline.as_seconds();
     let mut spec = json!({
-        "selector": { "matchLabels": desired.selector(service.catalog.name) },
+        "selector": { "matchLabels": desired.selector(&service.name) },
         "revisionHistoryLimit": 3,
         "progressDeadlineSeconds": deadline,
         // A new pod serves before an old one goes.

@@ -1,11 +1,13 @@
 //! `OrderServiceSet`: observe → validate → build → apply → status.
 
 pub mod build;
+pub mod canary;
 mod news;
 mod observe;
 pub mod order;
 mod resilience;
 mod status;
+mod trial;
 pub mod validate;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,7 +29,7 @@ use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::api::order_service_set::OrderServiceSetStatus;
+use crate::api::order_service_set::{CanaryPhase, OrderServiceSetStatus};
 use crate::api::{OrderServiceSet, PgBouncerPool, ServiceResilience};
 use crate::cluster::{Applied, FIELD_MANAGER, Manifest};
 use crate::controllers::news::publish;
@@ -61,6 +63,7 @@ struct Context {
     settings: Settings,
     applied: Applied,
     recorder: Recorder,
+    http: reqwest::Client,
     /// For which generation of each object everything else was deleted.
     pruned: Mutex<HashMap<Name, Generation>>,
 }
@@ -77,7 +80,14 @@ const SOON: Duration = Duration::from_secs(2);
 pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
     let recorder = Recorder::new(client.clone(), reporter);
-    let context = Arc::new(Context { client: client.clone(), settings, applied: Applied::default(), recorder, pruned: Mutex::default() });
+    let context = Arc::new(Context {
+        client: client.clone(),
+        settings,
+        applied: Applied::default(),
+        recorder,
+        http: reqwest::Client::new(),
+        pruned: Mutex::default(),
+    });
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
     let controller = Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default());
     let sets = controller.store();
@@ -137,36 +147,52 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         }
     };
     let observed = observe::observe(&context.client, set).await.map_err(observe_failed)?;
-    let turns = turns(&candidates(&desired, &observed, &context.settings), &circumstances(set, &desired, &observed, &database, now));
+    let candidates = candidates(set, &desired, &observed, &context.settings);
+    let mut turns = turns(&candidates, &circumstances(set, &desired, &observed, &database, now));
+    let asked = trial::asked(set, &desired, &observed);
+    let pods = trial::pods(&context.client, &context.http, &desired, &asked).await.map_err(observe_failed)?;
+    let trials = trial::decide(set, &desired, &observed, &candidates, &pods, &mut turns, now);
     let mut objects: Vec<Manifest> = Vec::new();
     if let (Some(wiring), Some(password)) = (&desired.wiring, &database.password) {
         objects.push(build::queue_secret(&desired, wiring, password));
     }
-    objects.extend(build::around(&desired));
+    objects.extend(build::around(&desired, &trials));
     // What is named and not there would be missing in every pod.
     if database.missing.is_none() {
         objects.extend(desired.services.iter().filter_map(|service| deployment(&desired, service, &observed, &turns, &context.settings)));
+        objects.extend(
+            desired.services.iter().filter_map(|service| canary(&desired, service, &observed, &trials, &context.settings)).flatten(),
+        );
     }
     let (applied, corrected) = context.applied.enforce_all(&context.client, &objects).await;
     let pruned = context.prune(set, &desired, &objects).await;
     let failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
     let failure = failure.or_else(|| pruned.as_ref().err().map(|error| crate::telemetry::chain(error)));
-    let found = Found { observed: &observed, database: &database, turns: &turns, failure };
+    let retired = trial::retire(&context.client, &desired, &observed, &trials, &pods).await;
+    let found = Found { observed: &observed, database: &database, turns: &turns, trials: &trials, failure };
     let new = status::status(set, &desired, &found, now);
     let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
     publish(&context.recorder, &set.object_ref(&()), corrected.into_iter().map(news::corrected).collect()).await;
     context.report(set, new).await?;
+    // What is forgotten before it is in the status would be said in vain.
+    trial::heard(&context.client, set).await.map_err(|error| Error::Status(Box::new(error)))?;
     applied?;
     pruned?;
-    Ok(Action::requeue(if settled { BACKSTOP } else { SOON }))
+    let lingers = retired.map_err(|error| Error::Prune(Box::new(error)))?;
+    Ok(Action::requeue(if settled && !lingers { BACKSTOP } else { SOON }))
 }
 
-fn candidates(desired: &Desired, observed: &Observed, settings: &Settings) -> Vec<Candidate> {
+fn candidates(set: &OrderServiceSet, desired: &Desired, observed: &Observed, settings: &Settings) -> Vec<Candidate> {
+    let aborted = |name: &str| {
+        let known = set.status.as_ref().and_then(|status| status.services.iter().find(|service| service.name == name));
+        known.and_then(|service| service.canary.as_ref()).is_some_and(|state| state.phase == CanaryPhase::Aborted)
+    };
     let one = |service: &DesiredService| Candidate {
         name: service.catalog.name,
         tier: service.catalog.tier.value,
         revision: build::revision(desired, service, settings),
         live: observed.deployments.get(service.catalog.name).map(|there| there.live.clone()),
+        aborted: aborted(service.catalog.name),
     };
     desired.services.iter().map(one).collect()
 }
@@ -195,6 +221,19 @@ fn replicas(service: &DesiredService, there: Option<&observe::LiveDeployment>) -
         None => Some(service.replicas()),
         Some(there) => there.owns_replicas.then_some(there.replicas),
     }
+}
+
+/// The pods that are tried out beside a service's.
+fn canary(
+    desired: &Desired,
+    service: &DesiredService,
+    observed: &Observed,
+    trials: &BTreeMap<&'static str, trial::Trial>,
+    settings: &Settings,
+) -> Option<Vec<Manifest>> {
+    let state = trials.get(service.catalog.name).filter(|trial| trial.runs)?;
+    let stable = observed.deployments.get(service.catalog.name).map_or(1, |there| there.replicas);
+    build::trial(desired, service, state, stable, settings)
 }
 
 /// The Deployment as it should be now; `None` before its first turn.
@@ -237,6 +276,8 @@ impl Context {
             // Deployments that wait for their turn are wanted, too.
             objects.iter().any(|object| object.kind() == kind && object.name() == name)
                 || (kind == "Deployment" && desired.services.iter().any(|service| service.catalog.name == name))
+                // Canaries go when nobody sends them anything any more.
+                || desired.services.iter().any(|service| build::canary_name(service.catalog.name) == name)
         };
         let failed = |error| Error::Prune(Box::new(error));
         prune_kind::<Deployment>(&self.client, desired, &wanted).await.map_err(failed)?;

@@ -1,6 +1,6 @@
 //! What of a change of status is worth an event: transitions, each told once. Pure.
 
-use crate::api::order_service_set::{OrderServiceSetStatus, Phase, ServiceStatus};
+use crate::api::order_service_set::{CanaryPhase, CanaryStatus, OrderServiceSetStatus, Phase, ServiceStatus};
 use crate::api::service_resilience::Priority;
 use crate::catalog;
 use crate::controllers::news::{News, news};
@@ -15,6 +15,7 @@ pub fn corrected(what: String) -> News {
 pub fn between(old: &OrderServiceSetStatus, new: &OrderServiceSetStatus) -> Vec<News> {
     let before = |service: &ServiceStatus| old.services.iter().find(|before| before.name == service.name).cloned();
     let mut all: Vec<News> = new.services.iter().filter_map(|service| of_service(&before(service)?, service)).collect();
+    all.extend(new.services.iter().filter_map(|service| of_trial(before(service)?.canary.as_ref(), service)));
     for row in new.objectives.iter().filter(|row| row.met == Some(false)) {
         let known = old.objectives.iter().any(|before| before.part == row.part && before.worst == row.worst);
         if !known {
@@ -41,6 +42,27 @@ fn of_service(before: &ServiceStatus, after: &ServiceStatus) -> Option<News> {
         }
         _ => None,
     }
+}
+
+/// A step of a trial.
+fn of_trial(before: Option<&CanaryStatus>, after: &ServiceStatus) -> Option<News> {
+    let now = after.canary.as_ref()?;
+    let same = |before: &CanaryStatus| before.revision == now.revision && before.phase == now.phase && before.weight == now.weight;
+    if before.is_some_and(same) {
+        return None;
+    }
+    let (warning, reason) = match now.phase {
+        CanaryPhase::Starting if before.is_some_and(|before| before.revision == now.revision && before.weight == now.weight) => {
+            return None;
+        }
+        CanaryPhase::Starting => (false, "CanaryStep"),
+        CanaryPhase::Baking => return None,
+        CanaryPhase::Paused => (true, "CanaryPaused"),
+        CanaryPhase::Promoting => (false, "CanaryPassed"),
+        CanaryPhase::Aborted => (true, "CanaryAborted"),
+    };
+    let note = format!("{}: revision {} gets {}% of the traffic: {}", after.name, now.revision, now.weight, now.message);
+    Some(news(warning, reason, format!("spec.services[{}]", after.name), note))
 }
 
 /// In the words of the analysis.

@@ -32,6 +32,8 @@ pub struct Candidate {
     pub revision: String,
     /// What there is; `None` before it first started.
     pub live: Option<Live>,
+    /// Its change was tried out and taken back.
+    pub aborted: bool,
 }
 
 /// What happens to a service now.
@@ -106,6 +108,9 @@ fn held_up(candidate: &Candidate, all: &[Candidate], circumstances: &Circumstanc
     };
     let first = all.iter().filter(|other| other.name != candidate.name).filter(changes).find(before)?;
     let stuck = first.live.as_ref().is_some_and(|live| live.stuck);
+    if first.aborted {
+        return Some(format!("held up by {}, whose change was taken back", first.name));
+    }
     Some(if stuck { format!("held up by {}, whose new pods do not become ready", first.name) } else { format!("after {}", first.name) })
 }
 
@@ -128,6 +133,7 @@ mod tests {
             tier: service.tier.value,
             revision: "new".to_owned(),
             live: live.clone(),
+            aborted: false,
         };
         SERVICES.iter().map(candidate).collect()
     }

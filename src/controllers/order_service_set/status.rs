@@ -6,9 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::observe::{DatabaseState, Observed};
 use super::order::Turn;
+use super::trial::Trial;
 use super::validate::{Desired, DesiredService};
 use crate::api::OrderServiceSet;
-use crate::api::order_service_set::{BlastRow, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
+use crate::api::order_service_set::{BlastRow, CanaryPhase, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
 use crate::api::service_resilience::Priority;
 use crate::base::Millis;
 use crate::blast::{Impact, impact, table};
@@ -24,6 +25,8 @@ pub struct Found<'a> {
     pub database: &'a DatabaseState,
     /// Whose turn it is.
     pub turns: &'a BTreeMap<&'static str, Turn>,
+    /// What is being tried out.
+    pub trials: &'a BTreeMap<&'static str, Trial>,
     /// What could not be applied.
     pub failure: Option<String>,
 }
@@ -95,6 +98,7 @@ fn service_status(service: &DesiredService, old: &OrderServiceSetStatus, found: 
         status.breakers_open = open.map(|breaker| format!("{}/{}", breaker.dependency, breaker.provider)).collect();
         status.queued = resilience.queue.as_ref().map_or(0, |queue| queue.depth + queue.inquiry);
     }
+    status.canary = found.trials.get(name).map(|trial| trial.state.clone());
     let was_up = before.is_some_and(|before| serves(before) || before.down_since.is_some());
     let since = || Some(before.and_then(|before| before.down_since.clone()).unwrap_or_else(|| now.to_string()));
     let turn = found.turns.get(name);
@@ -119,7 +123,11 @@ fn service_status(service: &DesiredService, old: &OrderServiceSetStatus, found: 
             Phase::Stuck,
             Some(format!("new pods of revision {} did not become ready; {} old ones serve; correct the spec", live.revision, live.ready)),
         ),
-        Some(Turn::Keep(Some(why))) => (Phase::Pending, Some(why.clone())),
+        Some(Turn::Keep(Some(why))) => match status.canary.as_ref().map(|canary| canary.phase) {
+            Some(CanaryPhase::Aborted) => (Phase::Aborted, Some(why.clone())),
+            Some(_) => (Phase::Progressing, Some(why.clone())),
+            None => (Phase::Pending, Some(why.clone())),
+        },
         _ if changes => (Phase::Progressing, Some(format!("{} of {} pods are new", live.updated, live.wanted))),
         _ if live.ready < live.wanted => (Phase::Degraded, Some(format!("{} of {} pods are ready", live.ready, live.wanted))),
         _ => (Phase::Ready, None),
@@ -132,6 +140,15 @@ fn service_status(service: &DesiredService, old: &OrderServiceSetStatus, found: 
 
 fn rollout(services: &[ServiceStatus], found: &Found<'_>) -> Option<String> {
     let one = |service: &ServiceStatus| {
+        if let Some(canary) = &service.canary {
+            let (name, step) = (&service.name, (canary.step + 1).min(canary.steps));
+            return Some(match canary.phase {
+                CanaryPhase::Starting | CanaryPhase::Baking => format!("{name} {}% ({step}/{})", canary.weight, canary.steps),
+                CanaryPhase::Promoting => format!("{name} 100% ({step}/{})", canary.steps),
+                CanaryPhase::Paused => format!("{name} {}% ({step}/{}) paused", canary.weight, canary.steps),
+                CanaryPhase::Aborted => format!("{name} aborted"),
+            });
+        }
         let live = found.observed.deployments.get(&service.name).map(|there| &there.live)?;
         match service.phase {
             Phase::Progressing => Some(format!("{} {}/{}", service.name, live.updated.min(live.wanted), live.wanted)),
@@ -247,8 +264,11 @@ fn judge(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus], objec
             format!("{} services serve", desired.services.len()),
         )
     };
-    let mut bad: Vec<String> =
-        services.iter().filter(|service| matches!(service.phase, Phase::Down | Phase::Degraded | Phase::Stuck)).map(told).collect();
+    let mut bad: Vec<String> = services
+        .iter()
+        .filter(|service| matches!(service.phase, Phase::Down | Phase::Degraded | Phase::Stuck | Phase::Aborted))
+        .map(told)
+        .collect();
     bad.extend(
         services
             .iter()
@@ -263,7 +283,14 @@ fn judge(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus], objec
         None if !moving.is_empty() => verdict("Reconciling", true, "Progressing", moving),
         None => verdict("Reconciling", false, "Settled", ""),
     };
-    vec![ready, reconciling, verdict("Stalled", false, "Progressing", ""), degraded, met(objectives)]
+    let aborted = those(|service| service.phase == Phase::Aborted);
+    let stalled = if aborted.is_empty() {
+        verdict("Stalled", false, "Progressing", "")
+    } else {
+        let way_out = "the old pods serve; correct the spec, or say retry: kubectl mrg rollout";
+        verdict("Stalled", true, "RolloutAborted", format!("the change of {aborted} was taken back; {way_out}"))
+    };
+    vec![ready, reconciling, stalled, degraded, met(objectives)]
 }
 
 fn told(service: &ServiceStatus) -> String {

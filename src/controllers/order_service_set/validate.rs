@@ -46,6 +46,8 @@ pub struct Address {
 /// A service that is deployed.
 #[derive(Clone, Debug)]
 pub struct DesiredService {
+    /// What its objects are called: the catalog's name, or `NAME-canary` beside it.
+    pub name: String,
     /// What the catalog says.
     pub catalog: &'static Service,
     /// What the spec says.
@@ -110,7 +112,13 @@ pub fn validate(object: &OrderServiceSet, wiring: Option<&Wiring>, now: Timestam
             .and_then(|resilience| sidecar::validate(&resilience, now));
         match checked {
             Ok(resilience) => {
-                services.push(DesiredService { catalog, image: image.replace("{service}", catalog.name), spec: own, resilience });
+                services.push(DesiredService {
+                    name: catalog.name.to_owned(),
+                    catalog,
+                    image: image.replace("{service}", catalog.name),
+                    spec: own,
+                    resilience,
+                });
             }
             Err(Problems(found)) => problems.extend(found.into_iter().map(|problem| of_service(catalog.name, problem))),
         }
@@ -146,6 +154,7 @@ pub fn validate(object: &OrderServiceSet, wiring: Option<&Wiring>, now: Timestam
 /// What is wrong with a spec that somebody applies just now: in addition, overrides that are over before they begin.
 pub fn refuse(new: &OrderServiceSet, old: Option<&OrderServiceSet>, now: Timestamp) -> Vec<Problem> {
     let mut problems = validate(new, None, now).err().map(|problems| problems.0).unwrap_or_default();
+    problems.extend(new.annotations().iter().filter_map(|(key, value)| said(key, value)));
     for service in &new.spec.services {
         let before = old.map(|old| service_spec(&old.spec, &service.name).overrides).unwrap_or_default();
         for (index, forced) in service.overrides.iter().enumerate().filter(|(_, forced)| !before.contains(forced)) {
@@ -157,6 +166,17 @@ pub fn refuse(new: &OrderServiceSet, old: Option<&OrderServiceSet>, now: Timesta
         }
     }
     problems
+}
+
+/// What is wrong with what somebody says to a trial.
+fn said(key: &str, value: &str) -> Option<Problem> {
+    let service = key.strip_prefix(super::trial::COMMAND)?;
+    let field = format!("metadata.annotations[{key}]");
+    if SERVICES.iter().all(|known| known.name != service) {
+        return Some(Problem { field, message: format!("there is no service `{service}`") });
+    }
+    let known = serde_json::from_value::<crate::api::order_service_set::Command>(json!(value)).is_ok();
+    (!known).then(|| Problem { field, message: format!("`{value}` is none of promote, pause, resume, abort, retry") })
 }
 
 fn of_service(name: &str, problem: Problem) -> Problem {

@@ -83,7 +83,7 @@ fn probes(pod: &mut Value, desired: &Desired) {
 /// Callers reach the sidecar by the name of the port: Services need not change. What asked for the port by name inside of the container
 /// gets its number, since names are looked up there.
 fn take_over_port(pod: &mut Value, desired: &Desired) {
-    let Some(inbound) = desired.spec.inbound else { return };
+    let Some(inbound) = &desired.spec.inbound else { return };
     let Some(containers) = pod.pointer_mut("/spec/containers").and_then(Value::as_array_mut) else { return };
     for container in containers {
         let Some(ports) = container["ports"].as_array_mut() else { continue };
@@ -202,7 +202,7 @@ fn sidecar(pod: &mut Value, desired: &Desired, image: &Image) {
         "volumeMounts": mounts,
     });
     let taken = pod.pointer("/metadata/annotations/mrg.bluebird.id~1port-name").cloned();
-    if let (Some(inbound), Some(ports)) = (desired.spec.inbound, container["ports"].as_array_mut()) {
+    if let (Some(inbound), Some(ports)) = (&desired.spec.inbound, container["ports"].as_array_mut()) {
         let name = taken.unwrap_or_else(|| json!("inbound"));
         ports.push(json!({ "name": name, "containerPort": inbound.port }));
         // Callers keep their connections: they are told to leave while the workload still serves them. Hooks of all containers run at once.

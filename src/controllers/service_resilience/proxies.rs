@@ -130,6 +130,9 @@ async fn keep_asking(
 fn shown(report: Option<&Report>) -> Option<Report> {
     let mut report = report?.clone();
     report.version = 0;
+    if let Some(canary) = &mut report.canary {
+        (canary.canary, canary.stable) = Default::default();
+    }
     for dependency in &mut report.dependencies {
         dependency.in_flight = 0;
         for provider in &mut dependency.providers {

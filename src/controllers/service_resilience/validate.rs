@@ -8,6 +8,9 @@ use crate::api::ServiceResilience;
 use crate::api::service_resilience::ServiceResilienceSpec;
 use crate::policy::{Checked, Config, Problem, Problems};
 
+/// The name under which a workload's requests are queued, in place of its own: the version of a service that is tried out queues for the service.
+pub const WORKLOAD: &str = "mrg.bluebird.id/workload";
+
 /// A spec that can be done.
 #[derive(Clone, Debug)]
 pub struct Desired {
@@ -40,7 +43,7 @@ fn config(name: &str, spec: &ServiceResilienceSpec, now: Timestamp) -> Config {
         workload: name.to_owned(),
         dependencies: spec.dependencies.clone(),
         overrides: spec.overrides.iter().filter(|forced| lasts(&forced.until)).cloned().collect(),
-        inbound: spec.inbound,
+        inbound: spec.inbound.clone(),
     }
 }
 
@@ -50,7 +53,8 @@ fn config(name: &str, spec: &ServiceResilienceSpec, now: Timestamp) -> Config {
 /// Everything that is wrong with it.
 pub fn validate(object: &ServiceResilience, now: Timestamp) -> Result<Desired, Problems> {
     let name = object.name_any();
-    let config = config(&object.spec.target_ref.name, &object.spec, now);
+    let workload = object.annotations().get(WORKLOAD).unwrap_or(&object.spec.target_ref.name);
+    let config = config(workload, &object.spec, now);
     let file = serde_json::to_string_pretty(&config)
         .map_err(|error| Problems(vec![Problem { field: "spec".to_owned(), message: format!("has no words: {error}") }]))?;
     let unparsed = object.spec.overrides.iter().enumerate().filter(|(_, forced)| forced.until.parse::<Timestamp>().is_err());

@@ -1,0 +1,96 @@
+//! A newer version beside the workload: its share of the requests, and what happens when it is bad or not there.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::harness::{Proxy, free_port, status, upstream};
+use crate::server::StandIn;
+
+fn config(inbound: u16, workload: &StandIn, canary: Option<Value>) -> Value {
+    let mut config = json!({ "workload": "fds", "inbound": { "port": inbound, "targetPort": workload.address().port() } });
+    if let Some(canary) = canary {
+        config["inbound"]["canary"] = canary;
+    }
+    config
+}
+
+fn share(at: &str, share: u8) -> Value {
+    json!({ "url": format!("http://{at}"), "share": share, "trial": format!("new-{share}") })
+}
+
+#[tokio::test]
+async fn a_canary_gets_exactly_its_share_and_what_it_does_is_counted_beside_the_other() {
+    let (old, new, inbound) = (upstream("old"), upstream("new"), free_port());
+    let proxy = Proxy::with(&config(inbound, &old, None), inbound).await;
+    assert_eq!(proxy.state().await["canary"], Value::Null);
+    for percent in [10, 25, 50] {
+        let (before_old, before_new) = (old.requests(), new.requests());
+        let pushed = config(inbound, &old, Some(share(&new.address().to_string(), percent)));
+        assert_eq!(proxy.push(&pushed).await.status(), StatusCode::OK);
+        for number in 0..200 {
+            let answer = if number % 2 == 0 { proxy.get("/x").await } else { proxy.post(&format!("{percent}-{number}")).await };
+            assert_eq!(answer.status(), StatusCode::OK);
+        }
+        let expected = u64::from(percent) * 2;
+        assert_eq!((new.requests() - before_new, old.requests() - before_old), (expected, 200 - expected));
+        let report = proxy.state().await["canary"].clone();
+        assert_eq!(report["share"], percent);
+        assert_eq!(report["trial"], format!("new-{percent}"));
+        assert_eq!(report["canary"]["requests"], expected, "counted anew in each step");
+        assert_eq!(report["stable"]["requests"], 200 - expected);
+        assert_eq!(report["canary"]["failed"], 0);
+        let counted: u64 = report["canary"]["latencies"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!(counted, expected);
+    }
+    let before = new.requests();
+    assert_eq!(proxy.push(&config(inbound, &old, None)).await.status(), StatusCode::OK);
+    for _ in 0..50 {
+        assert_eq!(proxy.get("/x").await.status(), StatusCode::OK);
+    }
+    assert_eq!(new.requests(), before, "one field to go back");
+}
+
+#[tokio::test]
+async fn a_bad_canary_harms_no_more_than_its_share_and_soon_nobody() {
+    let (old, new, inbound) = (upstream("old"), upstream("new"), free_port());
+    new.fail(status(500));
+    let proxy = Proxy::with(&config(inbound, &old, Some(share(&new.address().to_string(), 50))), inbound).await;
+    let mut failed = 0;
+    for _ in 0..400 {
+        failed += u32::from(proxy.get("/x").await.status() == StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    assert_eq!(failed, 10, "until its breaker opened");
+    let report = proxy.state().await["canary"].clone();
+    assert_eq!((report["opened"].as_u64(), report["canary"]["failed"].as_u64()), (Some(1), Some(10)), "{report}");
+    assert_eq!(report["stable"]["failed"], 0);
+}
+
+#[tokio::test]
+async fn a_canary_that_is_not_there_costs_nobody_an_error() {
+    let (old, inbound) = (upstream("old"), free_port());
+    let proxy = Proxy::with(&config(inbound, &old, Some(share(&format!("127.0.0.1:{}", free_port()), 50))), inbound).await;
+    for number in 0..60 {
+        let answer = if number % 2 == 0 { proxy.get("/x").await } else { proxy.post(&format!("{number}")).await };
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    assert_eq!(old.requests(), 60);
+    assert_eq!(proxy.state().await["canary"]["opened"], 1, "and is no longer asked");
+}
+
+#[tokio::test]
+async fn a_canary_that_makes_no_sense_is_refused_and_the_last_configuration_kept() {
+    let (old, inbound) = (upstream("old"), free_port());
+    let proxy = Proxy::with(&config(inbound, &old, None), inbound).await;
+    for (wrong, says) in [
+        (json!({ "url": "http://x:1", "share": 101, "trial": "t" }), "is more than 100 percent"),
+        (json!({ "url": "https://x:1", "share": 10, "trial": "t" }), "is not of the form http://HOST:PORT"),
+        (json!({ "url": "http://x:1/base", "share": 10, "trial": "t" }), "is not of the form http://HOST:PORT"),
+        (json!({ "url": "x", "share": 10, "trial": "t" }), "url"),
+    ] {
+        let refused = proxy.push(&config(inbound, &old, Some(wrong))).await;
+        assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        let said = refused.text().await.unwrap();
+        assert!(said.contains(says), "{said}");
+    }
+    assert_eq!(proxy.get("/x").await.status(), StatusCode::OK);
+}
