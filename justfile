@@ -32,7 +32,7 @@ lint:
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
-    cargo test --quiet --lib --bins --test breaker --test platform --test breaker_properties --test proxy --test election --test generated --test architecture --test fuzz
+    cargo test --quiet --lib --bins --test breaker --test platform --test alerts --test breaker_properties --test proxy --test election --test generated --test architecture --test fuzz
 
 # Real etcd, PostgreSQL, agents, Redis and the order query service on loopback, and bad days
 [group('dev')]

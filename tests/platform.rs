@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends with the first surprise")]
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use mrg_operator::api::OrderServiceSet;
+use mrg_operator::api::order_service_set::CanaryStatus;
 use mrg_operator::cluster::Manifest;
 use mrg_operator::controllers::order_service_set::build::{self, Settings};
+use mrg_operator::controllers::order_service_set::trial::Trial;
 use mrg_operator::controllers::order_service_set::validate::{Address, Desired, Wiring, validate};
 use mrg_operator::controllers::service_resilience::inject::Image;
 use serde_json::{Value, json};
@@ -57,7 +61,7 @@ fn of<'a>(objects: &'a [Manifest], kind: &str, name: &str) -> Option<&'a Value> 
 fn the_example_is_ten_services_with_all_that_the_catalog_says() {
     let desired = desired(example()).unwrap();
     assert_eq!(desired.services.len(), 10);
-    let objects = build::around(&desired);
+    let objects = build::around(&desired, &BTreeMap::new());
     for service in &desired.services {
         let name = service.catalog.name;
         for kind in ["ServiceResilience", "Service", "ServiceAccount"] {
@@ -100,16 +104,16 @@ fn calls_are_wired_through_the_sidecar_and_addresses_come_from_secrets() {
 #[test]
 fn only_those_that_customers_call_are_reached_by_everybody() {
     let desired = desired(example()).unwrap();
-    let objects = build::around(&desired);
+    let objects = build::around(&desired, &BTreeMap::new());
     assert!(of(&objects, "NetworkPolicy", "orderorchestrator").is_none());
     let policy = of(&objects, "NetworkPolicy", "taxipartnergateway").unwrap();
     let callers: Vec<&str> = policy["spec"]["ingress"][1]["from"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|from| from["podSelector"]["matchLabels"]["mrg.bluebird.id/service"].as_str().unwrap())
+        .map(|from| from["podSelector"]["matchExpressions"][0]["values"][0].as_str().unwrap())
         .collect();
-    assert_eq!(callers, ["orderorchestrator", "sessionmanager"]);
+    assert_eq!(callers, ["orderorchestrator", "sessionmanager", "taxipartnergateway"], "those that call it, and itself for its canary");
 }
 
 #[test]
@@ -131,12 +135,40 @@ fn another_version_of_the_operator_or_a_pushed_setting_changes_no_pods_and_anoth
 }
 
 #[test]
+fn what_is_tried_out_is_reached_by_nobody_but_the_pods_beside_it_and_changes_none_of_them() {
+    let desired = desired(example()).unwrap();
+    let service = desired.services.iter().find(|service| service.catalog.name == "fds").unwrap();
+    let revision = build::revision(&desired, service, &settings("mrg:1"));
+    let state = CanaryStatus { revision: revision.clone(), weight: 25, step: 1, steps: 4, ..CanaryStatus::default() };
+    let trial = Trial { state, runs: true };
+    let objects = build::trial(&desired, service, &trial, 8, &settings("mrg:1")).unwrap();
+    let pods = of(&objects, "Deployment", "fds-canary").unwrap();
+    assert_eq!(pods["spec"]["replicas"], 2, "a quarter of eight");
+    assert_eq!(pods["spec"]["template"]["metadata"]["labels"]["mrg.bluebird.id/service"], "fds-canary");
+    let around = build::around(&desired, &BTreeMap::from([("fds", trial.clone())]));
+    assert_eq!(of(&around, "Service", "fds").unwrap()["spec"]["selector"]["mrg.bluebird.id/service"], "fds");
+    assert_eq!(of(&objects, "Service", "fds-canary").unwrap()["spec"]["selector"]["mrg.bluebird.id/service"], "fds-canary");
+    let canary = &of(&around, "ServiceResilience", "fds").unwrap()["spec"]["inbound"]["canary"];
+    assert_eq!(
+        (&canary["share"], &canary["url"]),
+        (&json!(25), &json!("http://fds-canary:8080")),
+        "the weight is kept at the door of those that serve"
+    );
+    let resilience = of(&objects, "ServiceResilience", "fds-canary").unwrap();
+    assert_eq!(resilience["spec"]["targetRef"]["name"], "fds-canary");
+    assert_eq!(resilience["metadata"]["annotations"]["mrg.bluebird.id/workload"], "fds", "what it queues is the service's");
+    let over = Trial { runs: false, ..trial };
+    let around = build::around(&desired, &BTreeMap::from([("fds", over)]));
+    assert!(of(&around, "ServiceResilience", "fds").unwrap()["spec"]["inbound"]["canary"].is_null());
+}
+
+#[test]
 fn a_service_that_runs_elsewhere_is_not_deployed_and_still_called() {
     let mut set = example();
     set["spec"]["services"].as_array_mut().unwrap().push(json!({ "name": "fds", "deploy": false }));
     let desired = desired(set).unwrap();
     assert_eq!(desired.services.len(), 9);
-    assert!(of(&build::around(&desired), "Service", "fds").is_none());
+    assert!(of(&build::around(&desired, &BTreeMap::new()), "Service", "fds").is_none());
     let calls = &desired.services[0].resilience.spec.dependencies;
     assert!(calls.iter().any(|dependency| dependency.name == "fds"));
 }

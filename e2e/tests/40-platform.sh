@@ -54,7 +54,8 @@ for name in orderorchestrator taxipartnergateway authservice; do
   echo "    $name: away for $(objective $name last) of $(objective $name rto); at risk: $at_risk"
   [ "$(objective $name met)" = true ] || fail "the objective of $name: $(objective $name 'last')"
 done
-until_true "the incident in the analysis' words" 5 heard "ServiceDown: INSIDEN P0: Order Orchestrator Down. Dampak: Kegagalan total order"
+until_true "the incident in the analysis' words" 5 heard "INSIDEN P0: Order Orchestrator Down"
+heard "Dampak: Kegagalan total order" || fail "not the words of the analysis: $(told)"
 [ "$(oss_condition ObjectivesMet)" = "True Measured" ] || fail "$(oss_condition ObjectivesMet)"
 
 # An upgrade of the operator, as far as pods could see it: the sidecar's image has another name.

@@ -55,9 +55,4 @@ has "cannot take over from $from" "$(mrg switchover $cluster --to nobody --yes 2
 until_true "a switchover" 60 bash -c "'$lab' enter '${CARGO_TARGET_DIR:-$root/target}/lab/kubectl-mrg' switchover $cluster --yes"
 until_true "the status names the new leader" 20 led_by_another "$from"
 until_true "the platform is well" 60 platform_settled
-k delete oss mrg >/dev/null
-k delete pgb platform-write platform-read >/dev/null
-for name in bbd outside; do k delete deploy/$name service/$name >/dev/null; done
-for name in $outside; do k delete service/$name >/dev/null; done
-gone() { [ -z "$(k get deploy,service,sres,netpol,pods -l mrg.bluebird.id/set=mrg -o name)" ]; }
-until_true "everything of the platform is gone" 90 gone
+platform_gone

@@ -19,7 +19,6 @@ load() { # SECONDS
   ip netns exec mrg-n1 timeout $(($1 + 10)) python3 "$root/e2e/http-load" "http://$(service userservice):8080/profile" "$1" >"$work/load" 2>&1 &
   load=$!
 }
-loaded() { wait $load || true; cat "$work/load"; }
 load 45
 more_userservice=", env: [{name: RELEASE, value: '2'}]"
 platform | k apply -f - >/dev/null
@@ -35,7 +34,8 @@ done
 platform_settled && release_of userservice 2 || fail "the change did not end: $(oss .status.rollout) $(of_service userservice message)"
 for share in 10% 25% 50% 100%; do [[ $seen = *"userservice_$share"* ]] || fail "no step of $share: $seen"; done
 until_true "the canary is gone" 30 no_canary
-said=$(loaded)
+wait $load || true
+said=$(cat "$work/load")
 echo "    a good change: $said"
 grep -q '"wrong": 0' <<<"$said" || fail "requests failed: $said"
 
@@ -48,7 +48,8 @@ began=$SECONDS
 until_true "it is taken back" 60 phase_is userservice Aborted
 echo "    a bad change: $(of_service userservice message) (after $((SECONDS - began)) s)"
 until_true "the canary is gone" 30 no_canary
-said=$(loaded)
+wait $load || true
+said=$(cat "$work/load")
 echo "    $said"
 python3 - "$said" <<'P' || fail "more than the canary's share failed: $said"
 import json, sys
@@ -77,3 +78,4 @@ until_true "settled" 60 platform_settled
 until_true "the canary is gone" 30 no_canary
 [ -z "$(k get oss mrg -o 'jsonpath={.metadata.annotations.mrg\.bluebird\.id/rollout-hogateway}')" ] || fail "what was said is still there"
 rm -rf "$work"
+platform_gone

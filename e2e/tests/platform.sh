@@ -55,3 +55,11 @@ platform_up() {
 }
 # A service dies in all its pods at once; says how long it was away by the status. What else fails then is the caller's to look at.
 kill_service() { k delete pod -l "mrg.bluebird.id/service=$1" --force --grace-period=0 >/dev/null 2>&1; }
+platform_gone() {
+  k delete oss mrg >/dev/null
+  k delete pgb platform-write platform-read >/dev/null
+  for name in bbd outside; do k delete deploy/$name service/$name >/dev/null; done
+  for name in $outside; do k delete service/$name >/dev/null; done
+  gone() { [ -z "$(k get deploy,service,sres,netpol,pods -l mrg.bluebird.id/set=mrg -o name)" ]; }
+  until_true "everything of the platform is gone" 90 gone
+}

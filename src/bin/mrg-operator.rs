@@ -61,7 +61,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let client = kube::Client::try_default().await.context("no access to Kubernetes; run in a pod, or set KUBECONFIG")?;
     let (state, mut election) = watch::channel(Election::Standby);
     let (stopping, stop) = watch::channel(false);
-    tokio::spawn(serve_health());
+    let metrics = std::sync::Arc::new(controllers::metrics::Metrics::default());
+    tokio::spawn(serve_health(metrics.clone()));
     let image =
         controllers::service_resilience::inject::Image { name: arguments.image.clone(), pull_policy: arguments.image_pull_policy.clone() };
     tokio::spawn(serve_webhook(client.clone(), arguments.namespace.clone(), image.clone()));
@@ -99,8 +100,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let clusters = controllers::postgres_cluster::run(client.clone(), settings.clone(), asked());
     let pools = controllers::pgbouncer_pool::run(client.clone(), settings, asked());
-    let resilience = controllers::service_resilience::run(client.clone(), asked());
-    let sets = controllers::order_service_set::run(client, services, asked());
+    let resilience = controllers::service_resilience::run(client.clone(), metrics.clone(), asked());
+    let sets = controllers::order_service_set::run(client, services, metrics, asked());
     let controller = tokio::spawn(async move {
         tokio::join!(clusters, pools, resilience, sets);
     });
@@ -124,8 +125,13 @@ async fn serve_webhook(client: kube::Client, namespace: String, image: controlle
     }
 }
 
-async fn serve_health() {
-    let router = Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" }));
+async fn serve_health(metrics: std::sync::Arc<controllers::metrics::Metrics>) {
+    let page = move || {
+        let metrics = metrics.clone();
+        async move { metrics.page() }
+    };
+    let router =
+        Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" })).route("/metrics", get(page));
     match tokio::net::TcpListener::bind("0.0.0.0:8080").await {
         Ok(listener) => {
             let _ = axum::serve(listener, router).await;

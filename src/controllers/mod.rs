@@ -2,6 +2,7 @@
 
 mod conditions;
 mod followers;
+pub mod metrics;
 mod news;
 pub mod order_service_set;
 pub mod pgbouncer_pool;

@@ -1,5 +1,6 @@
 //! `OrderServiceSet`: the whole platform from one object.
 
+mod alerting;
 mod canary;
 mod status;
 
@@ -14,6 +15,7 @@ use crate::api::Duration;
 use crate::api::service_resilience::Probes;
 use crate::policy::{Accepts, Credentials, Dependency, HealthCheck, OverrideSpec, Url};
 
+pub use alerting::{Alerting, Language};
 pub use canary::{Canary, Command};
 pub use status::{BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
 
@@ -99,6 +101,10 @@ pub struct OrderServiceSetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 30))]
     pub objectives: Vec<ObjectiveSpec>,
+
+    /// Alert rules, a dashboard, and the words of an incident; left out: no rules are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerting: Option<Alerting>,
 }
 
 /// What all services have.

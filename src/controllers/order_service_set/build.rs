@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::EnvVar;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::alerts;
 use super::canary::pods;
 use super::trial::{Trial, trial_name};
 use super::validate::{Address, Desired, DesiredService, Wiring};
@@ -98,6 +99,44 @@ pub fn trial(desired: &Desired, service: &DesiredService, state: &Trial, stable:
     let mut resilience = resilience(desired, &canary);
     resilience["metadata"]["annotations"] = json!({ WORKLOAD: service.catalog.name });
     Some(vec![Manifest(resilience), Manifest(kubernetes_service(desired, &canary)), deployment])
+}
+
+/// Rules and dashboard, and for Prometheus' operator what it reads.
+pub fn alerting(desired: &Desired) -> Vec<Manifest> {
+    let Some(alerting) = &desired.spec.alerting else { return Vec::new() };
+    let metadata = |name: &str, more: &[(&str, &str)]| {
+        let mut labels =
+            json!({ "app.kubernetes.io/part-of": desired.name, "app.kubernetes.io/managed-by": "mrg-operator", SET_LABEL: desired.name });
+        for (label, value) in more {
+            labels[*label] = json!(value);
+        }
+        json!({ "name": format!("{}-{name}", desired.name), "namespace": desired.namespace, "labels": labels, "ownerReferences": [desired.owner()] })
+    };
+    let rules = alerts::rules(desired, alerting);
+    let text = serde_saphyr::to_string(&rules).unwrap_or_else(|_| rules.to_string());
+    let file = format!("mrg-{}.json", desired.name);
+    let mut all = vec![
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("alerts", &[]), "data": { "rules.yaml": text } }),
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("dashboard", &[("grafana_dashboard", "1")]),
+            "data": { file: alerts::dashboard(desired).to_string() },
+        }),
+    ];
+    if alerting.prometheus_operator {
+        let selector = json!({ "matchLabels": { SET_LABEL: desired.name } });
+        let pods = |name: &str, port: &str| {
+            json!({
+                "apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor", "metadata": metadata(name, &[]),
+                "spec": { "jobLabel": SERVICE_LABEL, "selector": selector, "podMetricsEndpoints": [{ "port": port, "interval": "15s" }] },
+            })
+        };
+        all.push(json!({
+            "apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": metadata("alerts", &[]), "spec": rules,
+        }));
+        all.push(pods("services", "app-http"));
+        all.push(pods("sidecars", "mrg-proxy"));
+    }
+    all.into_iter().map(Manifest).collect()
 }
 
 /// Everything beside the Deployments. They come and change at once.

@@ -1,13 +1,15 @@
 //! `OrderServiceSet`: observe → validate → build → apply → status.
 
+pub mod alerts;
 pub mod build;
 pub mod canary;
 mod news;
+mod numbers;
 mod observe;
 pub mod order;
 mod resilience;
 mod status;
-mod trial;
+pub mod trial;
 pub mod validate;
 
 use std::collections::{BTreeMap, HashMap};
@@ -32,6 +34,7 @@ use serde_json::{Value, json};
 use crate::api::order_service_set::{CanaryPhase, OrderServiceSetStatus};
 use crate::api::{OrderServiceSet, PgBouncerPool, ServiceResilience};
 use crate::cluster::{Applied, FIELD_MANAGER, Manifest};
+use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
 pub use build::Settings;
 use observe::{DatabaseState, Observed};
@@ -64,6 +67,7 @@ struct Context {
     applied: Applied,
     recorder: Recorder,
     http: reqwest::Client,
+    metrics: Arc<Metrics>,
     /// For which generation of each object everything else was deleted.
     pruned: Mutex<HashMap<Name, Generation>>,
 }
@@ -77,7 +81,7 @@ const BACKSTOP: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
-pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(client: Client, settings: Settings, metrics: Arc<Metrics>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
     let recorder = Recorder::new(client.clone(), reporter);
     let context = Arc::new(Context {
@@ -86,6 +90,7 @@ pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = 
         applied: Applied::default(),
         recorder,
         http: reqwest::Client::new(),
+        metrics,
         pruned: Mutex::default(),
     });
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
@@ -113,6 +118,7 @@ pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = 
         .for_each(|done| {
             if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
                 let key = (gone.namespace.unwrap_or_default(), gone.name);
+                context.metrics.forget("OrderServiceSet", &key.0, &key.1);
                 context.pruned.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             }
             futures::future::ready(())
@@ -157,6 +163,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         objects.push(build::queue_secret(&desired, wiring, password));
     }
     objects.extend(build::around(&desired, &trials));
+    objects.extend(build::alerting(&desired));
     // What is named and not there would be missing in every pod.
     if database.missing.is_none() {
         objects.extend(desired.services.iter().filter_map(|service| deployment(&desired, service, &observed, &turns, &context.settings)));
@@ -292,10 +299,12 @@ impl Context {
 
     /// Writes the status if it is another.
     async fn report(&self, set: &OrderServiceSet, new: OrderServiceSetStatus) -> Result<(), Error> {
+        self.metrics.set("OrderServiceSet", &set.namespace().unwrap_or_default(), &set.name_any(), numbers::samples(set, &new));
         if set.status.as_ref() == Some(&new) {
             return Ok(());
         }
-        let news = set.status.as_ref().map(|old| news::between(old, &new)).unwrap_or_default();
+        let alerting = set.spec.alerting.clone().unwrap_or_default();
+        let news = set.status.as_ref().map(|old| news::between(old, &new, &alerting)).unwrap_or_default();
         publish(&self.recorder, &set.object_ref(&()), news).await;
         let api: Api<OrderServiceSet> = Api::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
         let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "status": new });

@@ -1,6 +1,6 @@
 //! What of a change of status is worth an event: transitions, each told once. Pure.
 
-use crate::api::order_service_set::{CanaryPhase, CanaryStatus, OrderServiceSetStatus, Phase, ServiceStatus};
+use crate::api::order_service_set::{Alerting, CanaryPhase, CanaryStatus, Language, OrderServiceSetStatus, Phase, ServiceStatus};
 use crate::api::service_resilience::Priority;
 use crate::catalog;
 use crate::controllers::news::{News, news};
@@ -12,9 +12,9 @@ pub fn corrected(what: String) -> News {
 }
 
 /// What happened between two statuses.
-pub fn between(old: &OrderServiceSetStatus, new: &OrderServiceSetStatus) -> Vec<News> {
+pub fn between(old: &OrderServiceSetStatus, new: &OrderServiceSetStatus, alerting: &Alerting) -> Vec<News> {
     let before = |service: &ServiceStatus| old.services.iter().find(|before| before.name == service.name).cloned();
-    let mut all: Vec<News> = new.services.iter().filter_map(|service| of_service(&before(service)?, service)).collect();
+    let mut all: Vec<News> = new.services.iter().filter_map(|service| of_service(&before(service)?, service, alerting)).collect();
     all.extend(new.services.iter().filter_map(|service| of_trial(before(service)?.canary.as_ref(), service)));
     for row in new.objectives.iter().filter(|row| row.met == Some(false)) {
         let known = old.objectives.iter().any(|before| before.part == row.part && before.worst == row.worst);
@@ -26,11 +26,11 @@ pub fn between(old: &OrderServiceSetStatus, new: &OrderServiceSetStatus) -> Vec<
     all
 }
 
-fn of_service(before: &ServiceStatus, after: &ServiceStatus) -> Option<News> {
+fn of_service(before: &ServiceStatus, after: &ServiceStatus, alerting: &Alerting) -> Option<News> {
     let tell = |warning, reason, note: String| Some(news(warning, reason, format!("spec.services[{}]", after.name), note));
     match (before.phase, after.phase) {
         (before, after) if before == after => None,
-        (_, Phase::Down) => tell(true, "ServiceDown", down(after)),
+        (_, Phase::Down) => tell(true, "ServiceDown", down(after, alerting)),
         (Phase::Down, _) => {
             let since = before.down_since.as_deref().unwrap_or("-");
             tell(false, "ServiceRecovered", format!("{} serves again; it was down since {since}", after.name))
@@ -65,21 +65,65 @@ fn of_trial(before: Option<&CanaryStatus>, after: &ServiceStatus) -> Option<News
     Some(news(warning, reason, format!("spec.services[{}]", after.name), note))
 }
 
-/// In the words of the analysis.
-fn down(service: &ServiceStatus) -> String {
+/// The analysis' template for those who are concerned, filled in.
+fn down(service: &ServiceStatus, alerting: &Alerting) -> String {
     let known = catalog::service(&service.name);
     let (title, impact, flows) =
         known.map_or((service.name.as_str(), "-", "-"), |known| (known.title, known.impact.value, known.flows.value));
-    let urgency = match service.tier {
-        Priority::P0 => "INSIDEN P0",
-        Priority::P1 => "INSIDEN P1",
-        Priority::P2 => "INSIDEN P2",
+    let tier = match service.tier {
+        Priority::P0 => "P0",
+        Priority::P1 => "P1",
+        Priority::P2 => "P2",
     };
-    let since = service.down_since.as_deref().unwrap_or("-");
-    format!(
-        "{urgency}: {title} Down. Dampak: {impact}. Waktu Mulai: {since}. Service Terpengaruh: {flows}. No pod of {} is ready",
-        service.name
-    )
+    let since = service.down_since.as_deref().and_then(|at| at.parse::<jiff::Timestamp>().ok());
+    let every = if service.tier == Priority::P0 { "5" } else { "15" };
+    let on_call = alerting.on_call.as_deref().unwrap_or("-");
+    match alerting.language {
+        Language::Indonesian => {
+            // Jakarta has had this offset since 1964, without summer time.
+            let local = |at: jiff::Timestamp| jiff::tz::offset(7).to_datetime(at).strftime("%Y-%m-%d %H:%M WIB").to_string();
+            let since = since.map_or_else(|| "-".to_owned(), local);
+            format!(
+                "🚨 INSIDEN {tier}: {title} Down\nDampak: {impact}\nWaktu Mulai: {since}\nService Terpengaruh: {flows}\n\
+                 ETA: Sedang investigasi (update setiap {every} menit)\nOn-Call: {on_call}"
+            )
+        }
+        Language::English => {
+            let since = since.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string());
+            let [impact, flows] = [impact, flows].map(english);
+            format!(
+                "🚨 {tier} INCIDENT: {title} Down\nImpact: {impact}\nStarted: {since}\nAffected: {flows}\n\
+                 ETA: under investigation (update every {every} minutes)\nOn call: {on_call}"
+            )
+        }
+    }
+}
+
+/// The analysis' words for impacts and flows, in English.
+fn english(words: &str) -> &str {
+    match words {
+        "Kegagalan total order" => "no order can be made",
+        "Tidak bisa bayar" => "nobody can pay",
+        "Tidak bisa booking taxi" => "no taxi can be booked",
+        "Profile/auth blocked" => "profiles and sign-in blocked",
+        "Tidak bisa search kendaraan" => "vehicles cannot be searched",
+        "Login baru blocked" => "new sign-ins blocked",
+        "Update config blocked" => "configuration cannot be changed",
+        "Tidak ada notifikasi" => "no notifications",
+        "Security disabled" => "fraud checks disabled",
+        "Tidak ada sync HO" => "no sync with head office",
+        "Semua booking" => "all bookings",
+        "Semua pembayaran" => "all payments",
+        "Order taxi" => "taxi orders",
+        "Semua operasi user" => "everything of users",
+        "Booking baru" => "new bookings",
+        "Session baru" => "new sessions",
+        "Sync HO" => "sync with head office",
+        "Komunikasi" => "communication",
+        "Pencegahan fraud" => "prevention of fraud",
+        "Akuntansi e-wallet" => "accounting of e-wallets",
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -92,15 +136,35 @@ mod tests {
     }
 
     fn reasons(old: Phase, new: Phase) -> Vec<&'static str> {
-        between(&with(old), &with(new)).iter().map(|news| news.reason).collect()
+        between(&with(old), &with(new), &Alerting::default()).iter().map(|news| news.reason).collect()
     }
 
     #[test]
     fn an_outage_is_told_in_the_words_of_the_analysis_when_it_begins_and_when_it_ends() {
         assert_eq!(reasons(Phase::Ready, Phase::Down), ["ServiceDown"]);
-        assert!(between(&with(Phase::Ready), &with(Phase::Down))[0].note.contains("Kegagalan total order"));
+        assert!(between(&with(Phase::Ready), &with(Phase::Down), &Alerting::default())[0].note.contains("Kegagalan total order"));
         assert_eq!(reasons(Phase::Down, Phase::Degraded), ["ServiceRecovered"]);
         assert!(reasons(Phase::Degraded, Phase::Ready).is_empty());
         assert!(reasons(Phase::Down, Phase::Down).is_empty());
+    }
+
+    #[test]
+    fn the_template_of_the_analysis_is_filled_in_in_both_languages() {
+        let since = Some("2026-01-08T03:15:00Z".to_owned());
+        let service =
+            ServiceStatus { name: "orderorchestrator".to_owned(), tier: Priority::P0, down_since: since, ..ServiceStatus::default() };
+        let in_language =
+            |language| down(&service, &Alerting { language, on_call: Some("@lukmanulhakim".to_owned()), ..Alerting::default() });
+        let expected = "🚨 INSIDEN P0: Order Orchestrator Down\nDampak: Kegagalan total order\nWaktu Mulai: 2026-01-08 10:15 WIB\n\
+            Service Terpengaruh: Semua booking\nETA: Sedang investigasi (update setiap 5 menit)\nOn-Call: @lukmanulhakim";
+        assert_eq!(in_language(Language::Indonesian), expected);
+        assert!(
+            in_language(Language::English).contains("Impact: no order can be made\nStarted: 2026-01-08 03:15 UTC\nAffected: all bookings")
+        );
+        for service in &catalog::SERVICES {
+            for words in [service.impact.value, service.flows.value] {
+                assert_ne!(english(words), words, "`{words}` has no English");
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod build;
 pub mod inject;
 mod news;
+mod numbers;
 mod observe;
 mod proxies;
 mod repair;
@@ -30,6 +31,7 @@ use serde_json::json;
 use crate::api::ServiceResilience;
 use crate::api::service_resilience::{Convergence, Mode, ServiceResilienceStatus, TargetKind};
 use crate::cluster::{Applied, FIELD_MANAGER};
+use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
 use observe::{Observed, is_injected, is_ready};
 use proxies::{Known, Proxies};
@@ -54,22 +56,26 @@ pub enum Error {
 /// The object, or why it cannot be read.
 pub type Object = DeserializeGuard<ServiceResilience>;
 
+/// Whose numbers.
+const KIND: &str = "ServiceResilience";
+
 struct Context {
     client: Client,
     applied: Applied,
     proxies: Proxies,
     recorder: Recorder,
+    metrics: Arc<Metrics>,
 }
 
 const BACKSTOP: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
-pub async fn run(client: Client, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(client: Client, metrics: Arc<Metrics>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (proxies, news) = Proxies::new();
     let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
     let recorder = Recorder::new(client.clone(), reporter);
-    let context = Arc::new(Context { client: client.clone(), applied: Applied::default(), proxies, recorder });
+    let context = Arc::new(Context { client: client.clone(), applied: Applied::default(), proxies, recorder, metrics });
     let controller = Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default());
     let all = controller.store();
     let of = move |kind: TargetKind| {
@@ -119,6 +125,7 @@ pub async fn run(client: Client, stop: impl Future<Output = ()> + Send + Sync + 
             // Nothing holds a deleted object back until we have seen that it goes: it is just not there at its next turn.
             if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
                 context.proxies.forget(gone.namespace.as_deref(), &gone.name);
+                context.metrics.forget(KIND, gone.namespace.as_deref().unwrap_or_default(), &gone.name);
             }
             futures::future::ready(())
         })
@@ -283,6 +290,7 @@ impl Context {
 
     /// Writes the status if it is another.
     async fn report(&self, object: &ServiceResilience, new: ServiceResilienceStatus) -> Result<(), Error> {
+        self.metrics.set(KIND, &object.namespace().unwrap_or_default(), &object.name_any(), numbers::samples(object, &new));
         if object.status.as_ref() == Some(&new) {
             return Ok(());
         }
