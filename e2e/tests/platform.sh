@@ -25,6 +25,7 @@ spec:
   cache: {secretName: stores, key: redis, failsOver: true}
   broker: {secretName: stores, key: amqp}
   rollout: ${rollout:-{progressDeadline: 30s\}}
+  alerting: ${alerting:-{\}}
   providers:
 $(for name in bbd $outside; do echo "  - {name: $name, url: \"http://$name:8080\"}"; done)
   services:
