@@ -31,6 +31,8 @@ fn wiring() -> Wiring {
         user: "mrg".to_owned(),
         secret: "mrg-postgres-credentials".to_owned(),
         key: "mrg-password".to_owned(),
+        cluster: "mrg-postgres".to_owned(),
+        database: "mrg".to_owned(),
         queue_secret: "mrg-queue".to_owned(),
         fails_over: true,
     }
@@ -61,7 +63,7 @@ fn of<'a>(objects: &'a [Manifest], kind: &str, name: &str) -> Option<&'a Value> 
 fn the_example_is_ten_services_with_all_that_the_catalog_says() {
     let desired = desired(example()).unwrap();
     assert_eq!(desired.services.len(), 10);
-    let objects = build::around(&desired, &BTreeMap::new());
+    let objects = build::around(&desired, &BTreeMap::new(), None);
     for service in &desired.services {
         let name = service.catalog.name;
         for kind in ["ServiceResilience", "Service", "ServiceAccount"] {
@@ -104,7 +106,7 @@ fn calls_are_wired_through_the_sidecar_and_addresses_come_from_secrets() {
 #[test]
 fn only_those_that_customers_call_are_reached_by_everybody() {
     let desired = desired(example()).unwrap();
-    let objects = build::around(&desired, &BTreeMap::new());
+    let objects = build::around(&desired, &BTreeMap::new(), None);
     assert!(of(&objects, "NetworkPolicy", "orderorchestrator").is_none());
     let policy = of(&objects, "NetworkPolicy", "taxipartnergateway").unwrap();
     let callers: Vec<&str> = policy["spec"]["ingress"][1]["from"]
@@ -145,7 +147,7 @@ fn what_is_tried_out_is_reached_by_nobody_but_the_pods_beside_it_and_changes_non
     let pods = of(&objects, "Deployment", "fds-canary").unwrap();
     assert_eq!(pods["spec"]["replicas"], 2, "a quarter of eight");
     assert_eq!(pods["spec"]["template"]["metadata"]["labels"]["mrg.bluebird.id/service"], "fds-canary");
-    let around = build::around(&desired, &BTreeMap::from([("fds", trial.clone())]));
+    let around = build::around(&desired, &BTreeMap::from([("fds", trial.clone())]), None);
     assert_eq!(of(&around, "Service", "fds").unwrap()["spec"]["selector"]["mrg.bluebird.id/service"], "fds");
     assert_eq!(of(&objects, "Service", "fds-canary").unwrap()["spec"]["selector"]["mrg.bluebird.id/service"], "fds-canary");
     let canary = &of(&around, "ServiceResilience", "fds").unwrap()["spec"]["inbound"]["canary"];
@@ -158,7 +160,7 @@ fn what_is_tried_out_is_reached_by_nobody_but_the_pods_beside_it_and_changes_non
     assert_eq!(resilience["spec"]["targetRef"]["name"], "fds-canary");
     assert_eq!(resilience["metadata"]["annotations"]["mrg.bluebird.id/workload"], "fds", "what it queues is the service's");
     let over = Trial { runs: false, ..trial };
-    let around = build::around(&desired, &BTreeMap::from([("fds", over)]));
+    let around = build::around(&desired, &BTreeMap::from([("fds", over)]), None);
     assert!(of(&around, "ServiceResilience", "fds").unwrap()["spec"]["inbound"]["canary"].is_null());
 }
 
@@ -168,7 +170,7 @@ fn a_service_that_runs_elsewhere_is_not_deployed_and_still_called() {
     set["spec"]["services"].as_array_mut().unwrap().push(json!({ "name": "fds", "deploy": false }));
     let desired = desired(set).unwrap();
     assert_eq!(desired.services.len(), 9);
-    assert!(of(&build::around(&desired, &BTreeMap::new()), "Service", "fds").is_none());
+    assert!(of(&build::around(&desired, &BTreeMap::new(), None), "Service", "fds").is_none());
     let calls = &desired.services[0].resilience.spec.dependencies;
     assert!(calls.iter().any(|dependency| dependency.name == "fds"));
 }

@@ -66,7 +66,8 @@ assert alert["annotations"]["summary"] == "Order Orchestrator DOWN" and alert["a
 # The operator comes back, tells, and puts it back.
 k scale -n mrg-system deploy/mrg-operator --replicas=2 >/dev/null
 words() { k get events.events.k8s.io -o 'jsonpath={range .items[?(@.regarding.name=="mrg")]}{.note}{"\n"}{end}' | grep -A5 "P0 INCIDENT: Order Orchestrator Down"; }
-until_true "the incident's words" 60 words
+heard_words() { [ -n "$(words)" ]; }
+until_true "the incident's words" 60 heard_words
 words | head -6 | sed 's/^/    /'
 words | grep -q "On call: @lukmanulhakim" || fail "nobody is on call"
 back() { discover; ! fires OrderOrchestratorDown; }

@@ -26,6 +26,7 @@ spec:
   broker: {secretName: stores, key: amqp}
   rollout: ${rollout:-{progressDeadline: 30s\}}
   alerting: ${alerting:-{\}}
+${read_split:+  readSplit: $read_split}
   providers:
 $(for name in bbd $outside; do echo "  - {name: $name, url: \"http://$name:8080\"}"; done)
   services:

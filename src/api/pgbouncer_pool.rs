@@ -97,6 +97,11 @@ pub struct PgBouncerPoolSpec {
     #[schemars(range(min = 1, max = 10_000))]
     pub default_pool_size: u32,
 
+    /// Users beside the owners of the cluster's databases; the password of `app` stands in the cluster's Secret as `app-password`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub users: Vec<String>,
+
     /// The databases as clients name them.
     #[schemars(length(min = 1, max = 50))]
     pub databases: Vec<Alias>,

@@ -18,9 +18,14 @@ enum Command {
     Serve(#[command(flatten)] Box<orders::ServeOptions>),
     /// Print the schema, or apply it
     Schema {
-        /// Apply it to this database, as its owner
-        #[arg(long, value_name = "DSN", env = "ORDERS_OWNER_DSN", hide_env_values = true)]
-        apply: Option<String>,
+        /// Apply it
+        #[arg(long, requires = "dsn")]
+        apply: bool,
+        /// To this database, as a superuser
+        #[arg(long, env = "ORDERS_OWNER_DSN", hide_env_values = true)]
+        dsn: Option<String>,
+        #[command(flatten)]
+        passwords: orders::Passwords,
     },
     /// Move orders that ended long ago to the archive, and end
     Archive(#[command(flatten)] orders::ArchiveOptions),
@@ -34,11 +39,11 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(async {
         match arguments.command {
             Command::Serve(options) => orders::serve(*options).await,
-            Command::Schema { apply: None } => {
+            Command::Schema { apply: true, dsn: Some(dsn), passwords } => orders::apply_schema(&dsn, &passwords).await,
+            Command::Schema { .. } => {
                 print!("{}", orders::SCHEMA);
                 Ok(())
             }
-            Command::Schema { apply: Some(dsn) } => orders::apply_schema(&dsn).await,
             Command::Archive(options) => {
                 let moved = orders::archive(&options).await?;
                 tracing::info!(orders = moved.orders, parts = moved.parts, changed = moved.changed, "archived");

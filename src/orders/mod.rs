@@ -24,7 +24,7 @@ use tokio_postgres::NoTls;
 pub use archive::Archive;
 pub use archiver::Moved;
 pub use http::Role;
-pub use options::{ArchiveOptions, ServeOptions};
+pub use options::{ArchiveOptions, Passwords, ServeOptions};
 
 /// What the tables, roles and triggers are made with.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -88,13 +88,24 @@ async fn told_to_stop() {
 ///
 /// # Errors
 /// If the database refuses.
-pub async fn apply_schema(dsn: &str) -> anyhow::Result<()> {
+pub async fn apply_schema(dsn: &str, passwords: &Passwords) -> anyhow::Result<()> {
     let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.context("failed to connect")?;
     let pump = tokio::spawn(connection);
     client
         .batch_execute(SCHEMA)
         .await
         .context("failed to apply the schema; it needs the owner of the database, and a role that may create roles")?;
+    let all = [
+        ("mrg_orders_active", &passwords.active_password),
+        ("mrg_orders_history", &passwords.history_password),
+        ("mrg_orders_archiver", &passwords.archiver_password),
+    ];
+    for (role, password) in all {
+        let Some(password) = password else { continue };
+        // The server quotes: a password may hold anything.
+        let row = client.query_one("SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)", &[&role, password]).await?;
+        client.batch_execute(row.get(0)).await.with_context(|| format!("failed to give {role} its password"))?;
+    }
     drop(client);
     let _ = pump.await;
     Ok(())

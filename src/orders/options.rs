@@ -81,6 +81,20 @@ pub struct ArchiveOptions {
     pub batch: i64,
 }
 
+/// Passwords that the three roles get; those that are not given stay as they are.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Passwords {
+    /// Of mrg_orders_active
+    #[arg(long, env = "ORDERS_ACTIVE_PASSWORD", hide_env_values = true)]
+    pub active_password: Option<String>,
+    /// Of mrg_orders_history
+    #[arg(long, env = "ORDERS_HISTORY_PASSWORD", hide_env_values = true)]
+    pub history_password: Option<String>,
+    /// Of mrg_orders_archiver
+    #[arg(long, env = "ORDERS_ARCHIVER_PASSWORD", hide_env_values = true)]
+    pub archiver_password: Option<String>,
+}
+
 /// A duration within bounds, in milliseconds.
 fn between<const LEAST: u64, const MOST: u64>(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration = text.parse().map_err(|_| "write a duration like 30s, 200ms or 24h".to_owned())?;

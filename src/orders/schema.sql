@@ -67,3 +67,9 @@ GRANT SELECT ON orders TO mrg_orders_active, mrg_orders_history;
 GRANT SELECT ON orders_archived TO mrg_orders_active, mrg_orders_history;
 GRANT SELECT, DELETE ON orders TO mrg_orders_archiver;
 GRANT SELECT, INSERT, UPDATE ON orders_archived TO mrg_orders_archiver;
+
+-- Services write orders as the owner of the database, whoever made the tables.
+DO $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO %I', (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()));
+END $$;

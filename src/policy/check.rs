@@ -74,13 +74,19 @@ impl TryFrom<Config> for Checked {
                 }
             }
         }
-        if let Some(canary) = config.inbound.as_ref().and_then(|inbound| inbound.canary.as_ref()) {
+        for (field, canary) in config.inbound.iter().flat_map(beside) {
             if canary.share > 100 {
-                found.add("inbound.canary.share".to_owned(), format!("{} is more than 100 percent: give 0 to 100", canary.share));
+                found.add(format!("{field}.share"), format!("{} is more than 100 percent: give 0 to 100", canary.share));
             }
             if canary.url.tls || !canary.url.base.is_empty() {
-                let message = format!("{} is not of the form http://HOST:PORT: a canary is called as its neighbour is", canary.url);
-                found.add("inbound.canary.url".to_owned(), message);
+                let message = format!("{} is not of the form http://HOST:PORT: it is called as its neighbour is", canary.url);
+                found.add(format!("{field}.url"), message);
+            }
+        }
+        for (index, route) in config.inbound.iter().flat_map(|inbound| &inbound.routes).enumerate() {
+            if let Some(path) = route.paths.iter().find(|path| !path.starts_with('/')) {
+                found
+                    .add(format!("inbound.routes[{index}].paths"), format!("`{path}` does not begin with /: write it like /orders/{{id}}"));
             }
         }
         if let Some(inbound) = &config.inbound {
@@ -96,6 +102,13 @@ impl TryFrom<Config> for Checked {
         }
         if found.0.is_empty() { Ok(Self(config)) } else { Err(Problems(found.0)) }
     }
+}
+
+/// Whoever answers beside the workload, with the field that says so.
+fn beside(inbound: &super::Inbound) -> Vec<(String, &super::Canary)> {
+    let canary = inbound.canary.iter().map(|canary| ("inbound.canary".to_owned(), canary));
+    let routes = inbound.routes.iter().enumerate().map(|(index, route)| (format!("inbound.routes[{index}].to"), &route.to));
+    canary.chain(routes).collect()
 }
 
 fn names(dependencies: &[Dependency]) -> String {

@@ -74,6 +74,41 @@ pub struct Inbound {
     /// Another version of the workload, which gets a share of the requests. Written by an OrderServiceSet while it tries a change out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+    /// Reads that others answer for the workload, by their path; the first that fits. Written by an OrderServiceSet that splits order reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "full", schemars(length(max = 20)))]
+    pub routes: Vec<Route>,
+}
+
+/// Reads (GET and HEAD) that somebody else answers: a share of them, and all of them with a share of 100. While its breaker is open, or it cannot be
+/// reached, the workload answers as before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "full", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// Paths, such as `/orders/{id}/history`; a word in braces stands for one part that is not empty.
+    #[cfg_attr(feature = "full", schemars(length(min = 1, max = 20)))]
+    pub paths: Vec<String>,
+    /// Who answers, and how much of it.
+    pub to: Canary,
+}
+
+impl Route {
+    /// Whether a path is one of its own.
+    pub fn takes(&self, path: &str) -> bool {
+        let fits = |pattern: &String| {
+            let (mut wanted, mut found) = (pattern.split('/'), path.split('/'));
+            loop {
+                match (wanted.next(), found.next()) {
+                    (None, None) => return true,
+                    (Some(wanted), Some(found)) if wanted.starts_with('{') && !found.is_empty() => {}
+                    (Some(wanted), Some(found)) if wanted == found => {}
+                    _ => return false,
+                }
+            }
+        };
+        self.paths.iter().any(fits)
+    }
 }
 
 /// Another version of the workload, beside it, and its share of the requests.
@@ -115,6 +150,25 @@ fn thirty_seconds() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_route_takes_its_paths_and_no_others() {
+        let url = Url { tls: false, host: "x".to_owned(), port: 8080, base: String::new() };
+        let to = Canary { url, share: 100, trial: "t".to_owned() };
+        let route = Route { paths: vec!["/orders/active".to_owned(), "/orders/{id}/active".to_owned()], to };
+        for (path, taken) in [
+            ("/orders/active", true),
+            ("/orders/7/active", true),
+            ("/orders//active", false),
+            ("/orders/7/active/", false),
+            ("/orders/7/history", false),
+            ("/orders", false),
+            ("/v2/orders/7/active", false),
+            ("/orders/7/8/active", false),
+        ] {
+            assert_eq!(route.takes(path), taken, "{path}");
+        }
+    }
 
     #[test]
     fn of_any_hundred_requests_exactly_the_share_goes_to_the_canary_spread_evenly() {

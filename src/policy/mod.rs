@@ -14,7 +14,7 @@ mod url;
 
 pub use call::{Ended, Processed, Reason, Request, grpc_outcome, status_outcome};
 pub use check::{Checked, Problem, Problems, check_dependencies};
-pub use config::{Canary, Config, Forced, Inbound, OverrideSpec};
+pub use config::{Canary, Config, Forced, Inbound, OverrideSpec, Route};
 pub use dependency::{
     Accepts, Backoff, BreakerPolicy, Credentials, Dependency, Failback, HealthCheck, OnAmbiguous, Pin, Provider, Retry, RetryOn, Timeouts,
 };

@@ -25,6 +25,9 @@ pub struct Report {
     /// The canary beside its workload.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryReport>,
+    /// Its routes, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<CanaryReport>,
 }
 
 /// How a canary and the version beside it fare, counted since this proxy heard of the trial.

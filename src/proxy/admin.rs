@@ -117,7 +117,8 @@ pub fn report(running: &Running, version: u64) -> Report {
         refused: running.refused(),
         draining: running.is_draining(),
         dependencies: dependencies.collect(),
-        canary: inbound.and_then(|gate| gate.canary()),
+        canary: inbound.as_ref().and_then(|gate| gate.canary()),
+        routes: inbound.map(|gate| gate.routes()).unwrap_or_default(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -21,7 +21,7 @@ use super::headers::{strip_hop_by_hop, upgrade_of};
 use super::provider::{Permit, Provider};
 use super::state::{Concurrency, Counter};
 use crate::breaker::{Mode, Outcome, Settings};
-use crate::policy::{Canary, CanaryReport, Ended, Inbound, LaneReport, Reason};
+use crate::policy::{Canary, CanaryReport, Ended, Inbound, LaneReport, Reason, Route};
 use crate::telemetry::Histogram;
 
 /// What stands between callers and the workload.
@@ -29,6 +29,7 @@ pub struct Gate {
     limits: Inbound,
     authority: Authority,
     canary: Option<Beside>,
+    routes: Vec<(Route, Beside)>,
     one: Client<HttpConnector, SentBody>,
     two: Client<HttpConnector, SentBody>,
     /// Requests under way.
@@ -86,16 +87,26 @@ impl Beside {
         }
     }
 
+    fn report(&self) -> CanaryReport {
+        CanaryReport {
+            trial: self.spec.trial.clone(),
+            share: self.spec.share,
+            opened: self.provider.opened.get(),
+            canary: self.canary.report(),
+            stable: self.stable.report(),
+        }
+    }
+
     fn turn(&self) -> Option<Permit> {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         if self.spec.takes(number) { self.provider.admit().ok() } else { None }
     }
 }
 
-/// Where a request goes.
-enum Way<'a> {
-    Workload,
-    Canary(&'a Beside, Permit),
+/// Where a request goes; and beside whom its answer is counted.
+struct Way<'a> {
+    to: Option<(&'a Beside, Permit)>,
+    counted: Option<&'a Beside>,
 }
 
 /// What came of a request to one of the two.
@@ -119,6 +130,7 @@ impl Gate {
         Self {
             authority: authority.parse().unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
             canary: limits.canary.clone().map(|spec| Beside::new(spec, changes)),
+            routes: limits.routes.iter().map(|route| (route.clone(), Beside::new(route.to.clone(), changes))).collect(),
             limits,
             one: builder().build(connector()),
             two: builder().http2_only(true).build(connector()),
@@ -129,7 +141,7 @@ impl Gate {
         }
     }
 
-    /// One in place of another: connections stay, and so does what was counted of a trial that goes on with another share.
+    /// One in place of another: connections stay; what is counted of a trial begins anew.
     pub fn after(before: &Self, limits: Inbound, changes: &watch::Sender<u64>) -> Self {
         let mut gate = Self::new(limits, changes);
         if gate.limits.target_port == before.limits.target_port {
@@ -140,14 +152,12 @@ impl Gate {
 
     /// How the canary fares, if there is one.
     pub fn canary(&self) -> Option<CanaryReport> {
-        let beside = self.canary.as_ref()?;
-        Some(CanaryReport {
-            trial: beside.spec.trial.clone(),
-            share: beside.spec.share,
-            opened: beside.provider.opened.get(),
-            canary: beside.canary.report(),
-            stable: beside.stable.report(),
-        })
+        self.canary.as_ref().map(Beside::report)
+    }
+
+    /// How the routes fare.
+    pub fn routes(&self) -> Vec<CanaryReport> {
+        self.routes.iter().map(|(_, beside)| beside.report()).collect()
     }
 
     /// What it was made with.
@@ -167,9 +177,10 @@ impl Gate {
         let client = if http2 { &self.two } else { &self.one };
         let protocol = upgrade_of(request.headers());
         let (caller, parts, body) = self.for_workload(request, protocol.as_ref());
-        let answered = match self.way() {
-            Way::Canary(beside, permit) => self.ask_canary(beside, permit, client, parts, body).await,
-            Way::Workload => self.ask_workload(client, parts, &body).await,
+        let way = self.way(&parts);
+        let answered = match way.to {
+            Some((beside, permit)) => self.ask_beside(beside, permit, client, parts, body).await,
+            None => self.ask_workload(way.counted, client, parts, &body).await,
         };
         self.latencies.record(began.elapsed());
         let reason = match answered {
@@ -194,23 +205,37 @@ impl Gate {
         refusal(reason, "inbound", None, grpc)
     }
 
-    fn way(&self) -> Way<'_> {
-        let turn = self.canary.as_ref().and_then(|beside| Some((beside, beside.turn()?)));
-        turn.map_or(Way::Workload, |(beside, permit)| Way::Canary(beside, permit))
+    fn way(&self, parts: &Parts) -> Way<'_> {
+        let reads = matches!(parts.method, Method::GET | Method::HEAD);
+        let route = self.routes.iter().filter(|_| reads).find(|(route, _)| route.takes(parts.uri.path())).map(|(_, beside)| beside);
+        let counted = route.or(self.canary.as_ref());
+        let to = |beside: &'_ Option<&'_ Beside>| beside.and_then(|beside| beside.turn());
+        if let Some((beside, permit)) = route.zip(to(&route)) {
+            return Way { to: Some((beside, permit)), counted };
+        }
+        // What a route leaves to the workload, its canary gets its share of.
+        let canary = self.canary.as_ref();
+        Way { to: canary.zip(to(&canary)), counted }
     }
 
-    async fn ask_workload(&self, client: &Client<HttpConnector, SentBody>, parts: Parts, body: &Sent) -> Answered {
+    async fn ask_workload(
+        &self,
+        counted: Option<&Beside>,
+        client: &Client<HttpConnector, SentBody>,
+        parts: Parts,
+        body: &Sent,
+    ) -> Answered {
         let began = Instant::now();
         let request = Request::from_parts(parts, body.body());
         let answered = tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
-        if let Some(beside) = &self.canary {
+        if let Some(beside) = counted {
             beside.stable.count(began.elapsed(), failed(&answered));
         }
         answered
     }
 
-    /// The canary's answer; the workload's, if the canary cannot be reached.
-    async fn ask_canary(
+    /// The answer of who stands beside the workload; the workload's own, if the other cannot be reached.
+    async fn ask_beside(
         &self,
         beside: &Beside,
         permit: Permit,
@@ -219,11 +244,11 @@ impl Gate {
         body: Sent,
     ) -> Answered {
         let began = Instant::now();
-        let mut to_canary = parts.clone();
-        let mut uri = to_canary.uri.into_parts();
+        let mut elsewhere = parts.clone();
+        let mut uri = elsewhere.uri.into_parts();
         uri.authority = Some(beside.authority.clone());
-        to_canary.uri = Uri::from_parts(uri).unwrap_or_default();
-        let request = Request::from_parts(to_canary, body.body());
+        elsewhere.uri = Uri::from_parts(uri).unwrap_or_default();
+        let request = Request::from_parts(elsewhere, body.body());
         let answered = tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
         let has_failed = failed(&answered);
         beside.canary.count(began.elapsed(), has_failed);
@@ -231,7 +256,7 @@ impl Gate {
         match &answered {
             // Nothing of it was sent.
             Ok(Err(error)) if attempt::ended(error) == Ended::NotConnected && body.is_whole() => {
-                self.ask_workload(client, parts, &body).await
+                self.ask_workload(Some(beside), client, parts, &body).await
             }
             _ => answered,
         }

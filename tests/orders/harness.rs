@@ -91,7 +91,7 @@ impl World {
         let mut world = Self { folder, primary_port, standby_port, redis_port, primary, standby, redis: None };
         world.start_redis(&[]).await;
         let mut schema = Command::new(env!("CARGO_BIN_EXE_mrg-orders"));
-        schema.args(["schema", "--apply", &world.dsn("postgres", world.primary_port)]);
+        schema.args(["schema", "--apply", "--active-password", "it's", "--dsn", &world.dsn("postgres", world.primary_port)]);
         for _ in 0..2 {
             assert!(schema.status().unwrap().success(), "the schema can be applied again and again");
         }

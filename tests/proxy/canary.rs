@@ -94,3 +94,57 @@ async fn a_canary_that_makes_no_sense_is_refused_and_the_last_configuration_kept
     }
     assert_eq!(proxy.get("/x").await.status(), StatusCode::OK);
 }
+
+#[tokio::test]
+async fn reads_of_a_route_are_answered_elsewhere_and_by_the_workload_when_nobody_is_there() {
+    let (old, active, history, inbound) = (upstream("old"), upstream("active"), upstream("history"), free_port());
+    let to = |server: &StandIn, share: u8| json!({ "url": format!("http://{}", server.address()), "share": share, "trial": "split" });
+    let routed = |share| {
+        let mut config = config(inbound, &old, None);
+        config["inbound"]["routes"] = json!([
+            { "paths": ["/orders/active", "/orders/{id}/active"], "to": to(&active, share) },
+            { "paths": ["/orders/history", "/orders/{id}/history"], "to": to(&history, share) },
+        ]);
+        config
+    };
+    let proxy = Proxy::with(&routed(100), inbound).await;
+    let who = async |path: &str| {
+        let answer: Value = proxy.get(path).await.json().await.unwrap();
+        answer["name"].as_str().unwrap().to_owned()
+    };
+    for (path, expected) in [
+        ("/orders/active", "active"),
+        ("/orders/7/active", "active"),
+        ("/orders/history?customer=ana", "history"),
+        ("/orders/7/history", "history"),
+        ("/orders/7", "old"),
+        ("/carts/7", "old"),
+    ] {
+        assert_eq!(who(path).await, expected, "{path}");
+    }
+    let written: Value = proxy.send(reqwest::Method::POST, "/orders/active", &[], "{}").await.json().await.unwrap();
+    assert_eq!(written["name"], "old", "what is written goes where it always went");
+    let report = proxy.state().await["routes"].clone();
+    assert_eq!((&report[0]["canary"]["requests"], &report[1]["canary"]["requests"]), (&json!(2), &json!(2)), "{report}");
+
+    assert_eq!(proxy.push(&routed(25)).await.status(), StatusCode::OK);
+    let mut elsewhere = 0;
+    for _ in 0..100 {
+        elsewhere += u32::from(who("/orders/7/history").await == "history");
+    }
+    assert_eq!(elsewhere, 25);
+    assert_eq!(proxy.state().await["routes"][1]["stable"]["requests"], 75, "both are counted at the same place");
+
+    assert_eq!(proxy.push(&routed(100)).await.status(), StatusCode::OK);
+    let gone = free_port();
+    let mut config = routed(100);
+    config["inbound"]["routes"][1]["to"]["url"] = json!(format!("http://127.0.0.1:{gone}"));
+    assert_eq!(proxy.push(&config).await.status(), StatusCode::OK);
+    for _ in 0..30 {
+        assert_eq!(who("/orders/7/history").await, "old", "as before");
+    }
+    config["inbound"]["routes"][0]["paths"] = json!(["orders"]);
+    let refused = proxy.push(&config).await;
+    assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.text().await.unwrap().contains("does not begin with /"));
+}

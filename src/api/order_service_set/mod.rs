@@ -2,6 +2,7 @@
 
 mod alerting;
 mod canary;
+mod read_split;
 mod status;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::policy::{Accepts, Credentials, Dependency, HealthCheck, OverrideSpec,
 
 pub use alerting::{Alerting, Language};
 pub use canary::{Canary, Command};
+pub use read_split::{OrderArchive, ReadSplit};
 pub use status::{BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
 
 /// The ten services of MRG.
@@ -54,6 +56,9 @@ pub use status::{BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderService
     ),
     validation = Rule::new("!has(self.objectives) || self.objectives.all(a, self.objectives.exists_one(b, b.part == a.part))").message(
         "spec.objectives names a part twice; keep one entry for each"
+    ),
+    validation = Rule::new("!has(self.readSplit) || has(self.database)").message(
+        "spec.readSplit needs spec.database: name the pools that orders are read through"
     ),
     validation = Rule::new("has(self.template.image) || (has(self.services) && size(self.services.filter(s, has(s.image) || (has(s.deploy) && !s.deploy))) == 10)").message(
         "spec.template.image is missing, and not every service has an image of its own; write one, with {service} where its name goes"
@@ -101,6 +106,10 @@ pub struct OrderServiceSetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 30))]
     pub objectives: Vec<ObjectiveSpec>,
+
+    /// Reads of orders, split into those under way and those that have ended; left out: the Order Orchestrator answers all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_split: Option<ReadSplit>,
 
     /// Alert rules, a dashboard, and the words of an incident; left out: no rules are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -31,6 +31,9 @@ pub struct OrderServiceSetStatus {
     /// What fails now, and how much of the platform goes with it: `60% (taxipartnergateway)`; `-` if nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub risk: Option<String>,
+    /// Where the split of order reads stands; its weight is what the two deployments answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_split: Option<CanaryStatus>,
     /// Each service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ServiceStatus>,

@@ -9,8 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::alerts;
 use super::canary::pods;
+use super::orders;
 use super::trial::{Trial, trial_name};
 use super::validate::{Address, Desired, DesiredService, Wiring};
+use crate::api::order_service_set::CanaryStatus;
 use crate::catalog::Tier;
 use crate::cluster::Manifest;
 use crate::controllers::service_resilience::inject::{ADMIN_PORT, Image, inject};
@@ -66,7 +68,8 @@ impl Desired {
         })
     }
 
-    fn owner(&self) -> Value {
+    /// Who owns what this set makes.
+    pub fn owner(&self) -> Value {
         json!({
             "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "name": self.name, "uid": self.uid,
             "controller": true, "blockOwnerDeletion": true,
@@ -140,7 +143,7 @@ pub fn alerting(desired: &Desired) -> Vec<Manifest> {
 }
 
 /// Everything beside the Deployments. They come and change at once.
-pub fn around(desired: &Desired, trials: &BTreeMap<&'static str, Trial>) -> Vec<Manifest> {
+pub fn around(desired: &Desired, trials: &BTreeMap<&'static str, Trial>, split: Option<&CanaryStatus>) -> Vec<Manifest> {
     let mut all = Vec::new();
     for service in &desired.services {
         let mut resilience = resilience(desired, service);
@@ -149,6 +152,9 @@ pub fn around(desired: &Desired, trials: &BTreeMap<&'static str, Trial>) -> Vec<
             let url = Url { tls: false, host: canary_name(service.catalog.name), port: SERVICE_PORT, base: String::new() };
             let share = u8::try_from(state.weight).unwrap_or(100);
             resilience["spec"]["inbound"]["canary"] = json!(Canary { url, share, trial: trial_name(state) });
+        }
+        if let Some(split) = split.filter(|split| split.weight > 0 && service.catalog.name == "orderorchestrator") {
+            resilience["spec"]["inbound"]["routes"] = json!(orders::routes(split.weight, &trial_name(split)));
         }
         all.push(resilience);
         all.push(service_account(desired, service));

@@ -7,6 +7,7 @@ mod news;
 mod numbers;
 mod observe;
 pub mod order;
+pub mod orders;
 mod resilience;
 mod status;
 pub mod trial;
@@ -20,7 +21,8 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
@@ -157,13 +159,15 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let mut turns = turns(&candidates, &circumstances(set, &desired, &observed, &database, now));
     let asked = trial::asked(set, &desired, &observed);
     let pods = trial::pods(&context.client, &context.http, &desired, &asked).await.map_err(observe_failed)?;
+    let split = trial::split(set, &desired, &observed, &database, &pods, now);
     let trials = trial::decide(set, &desired, &observed, &candidates, &pods, &mut turns, now);
     let mut objects: Vec<Manifest> = Vec::new();
     if let (Some(wiring), Some(password)) = (&desired.wiring, &database.password) {
         objects.push(build::queue_secret(&desired, wiring, password));
     }
-    objects.extend(build::around(&desired, &trials));
+    objects.extend(build::around(&desired, &trials, split.as_ref()));
     objects.extend(build::alerting(&desired));
+    objects.extend(context.orders(&desired, &observed, &database).await.map_err(observe_failed)?);
     // What is named and not there would be missing in every pod.
     if database.missing.is_none() {
         objects.extend(desired.services.iter().filter_map(|service| deployment(&desired, service, &observed, &turns, &context.settings)));
@@ -176,7 +180,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
     let failure = failure.or_else(|| pruned.as_ref().err().map(|error| crate::telemetry::chain(error)));
     let retired = trial::retire(&context.client, &desired, &observed, &trials, &pods).await;
-    let found = Found { observed: &observed, database: &database, turns: &turns, trials: &trials, failure };
+    let found = Found { observed: &observed, database: &database, turns: &turns, trials: &trials, split, failure };
     let new = status::status(set, &desired, &found, now);
     let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
     publish(&context.recorder, &set.object_ref(&()), corrected.into_iter().map(news::corrected).collect()).await;
@@ -272,6 +276,27 @@ fn deployment(
 }
 
 impl Context {
+    /// What answers order reads. Nothing before the pools let it in: pods that cannot log in help nobody.
+    async fn orders(&self, desired: &Desired, observed: &Observed, database: &DatabaseState) -> Result<Vec<Manifest>, kube::Error> {
+        let (Some(_), Some(wiring)) = (&desired.spec.read_split, &desired.wiring) else { return Ok(Vec::new()) };
+        if database.lacks_user.is_some() || database.missing.is_some() {
+            return Ok(Vec::new());
+        }
+        if !database.lacks_passwords.is_empty() {
+            let fresh: BTreeMap<&String, String> = database.lacks_passwords.iter().map(|key| (key, observe::new_password())).collect();
+            let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &desired.namespace);
+            let patch = json!({ "stringData": fresh });
+            secrets.patch(&wiring.secret, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        }
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let prepared = jobs.get_metadata_opt(&orders::schema_name(wiring)).await?.is_some();
+        let applied = |name: &str| {
+            let there = observed.deployments.get(name)?;
+            Some((there.live.revision.clone(), there.template.clone()?))
+        };
+        Ok(orders::objects(desired, &self.settings, prepared, applied))
+    }
+
     /// Deletes what this set made and does not want any more; once for each generation of the spec.
     async fn prune(&self, set: &OrderServiceSet, desired: &Desired, objects: &[Manifest]) -> Result<(), Error> {
         let lock = || self.pruned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -283,6 +308,8 @@ impl Context {
             // Deployments that wait for their turn are wanted, too.
             objects.iter().any(|object| object.kind() == kind && object.name() == name)
                 || (kind == "Deployment" && desired.services.iter().any(|service| service.catalog.name == name))
+                // What answers order reads goes with the split, not with a pool that is away for a moment.
+                || (desired.spec.read_split.is_some() && name.starts_with("orders-"))
                 // Canaries go when nobody sends them anything any more.
                 || desired.services.iter().any(|service| build::canary_name(service.catalog.name) == name)
         };
@@ -292,6 +319,7 @@ impl Context {
         prune_kind::<ServiceAccount>(&self.client, desired, &wanted).await.map_err(failed)?;
         prune_kind::<NetworkPolicy>(&self.client, desired, &wanted).await.map_err(failed)?;
         prune_kind::<HorizontalPodAutoscaler>(&self.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<CronJob>(&self.client, desired, &wanted).await.map_err(failed)?;
         prune_kind::<ServiceResilience>(&self.client, desired, &wanted).await.map_err(failed)?;
         lock().insert(key, whose);
         Ok(())

@@ -8,10 +8,13 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
+use rand::Rng;
+use rand::distr::Alphanumeric;
 use serde_json::Value;
 
 use super::build::{REVISION, SET_LABEL, TEMPLATE};
 use super::order::Live;
+use super::orders::USERS;
 use super::validate::{Address, Wiring};
 use crate::api::pgbouncer_pool::Mode;
 use crate::api::{OrderServiceSet, PgBouncerPool, PostgresCluster, ServiceResilience};
@@ -30,6 +33,10 @@ pub struct DatabaseState {
     pub last_hold: Option<(i64, String)>,
     /// The user's password.
     pub password: Option<String>,
+    /// Why orders cannot be read apart: a pool lacks a user.
+    pub lacks_user: Option<String>,
+    /// Passwords that the cluster's Secret lacks.
+    pub lacks_passwords: Vec<String>,
 }
 
 /// A Deployment.
@@ -105,7 +112,10 @@ pub async fn database(client: &Client, object: &OrderServiceSet) -> Result<Datab
     let user = database.user.clone().or(owner).unwrap_or_else(|| "postgres".to_owned());
     let (secret, key) = (secret_name(&cluster.name_any()), format!("{user}-password"));
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let password = secrets.get_opt(&secret).await?.and_then(|secret| secret.data?.get(&key).cloned());
+    let data = secrets.get_opt(&secret).await?.and_then(|secret| secret.data).unwrap_or_default();
+    let wanted = USERS.map(|user| format!("{user}-password"));
+    let lacks_passwords = wanted.into_iter().filter(|key| object.spec.read_split.is_some() && !data.contains_key(key)).collect();
+    let password = data.get(&key).cloned();
     let password = password.and_then(|value| String::from_utf8(value.0).ok()).filter(|text| !text.is_empty());
     let trouble = ready(cluster.status.as_ref().map(|status| status.conditions.as_slice()))
         .err()
@@ -120,14 +130,30 @@ pub async fn database(client: &Client, object: &OrderServiceSet) -> Result<Datab
             user,
             secret,
             key,
+            cluster: cluster.name_any(),
+            database: first,
             queue_secret: format!("{}-queue", object.name_any()),
             fails_over: cluster.spec.replicas > 1,
         }),
         missing: None,
         trouble,
+        lacks_user: lacks_user(&write, &read),
+        lacks_passwords,
         last_hold: rewire.map(|rewire| (rewire.held_milliseconds, rewire.at)),
         password,
     })
+}
+
+/// The pools must let the users of `mrg-orders` in.
+fn lacks_user(write: &PgBouncerPool, read: &PgBouncerPool) -> Option<String> {
+    let lacks = |pool: &PgBouncerPool, user: &str| {
+        let known = pool.spec.users.iter().any(|known| known == user);
+        (!known).then(|| format!("PgBouncerPool {} does not know the user {user}: add it to its spec.users", pool.name_any()))
+    };
+    [write, read]
+        .into_iter()
+        .flat_map(|pool| USERS.into_iter().take(2).map(move |user| (pool, user)))
+        .find_map(|(pool, user)| lacks(pool, user))
 }
 
 fn address(pool: &PgBouncerPool) -> Address {
@@ -212,4 +238,9 @@ pub async fn observe(client: &Client, object: &OrderServiceSet) -> Result<Observ
         resilience: resilience.into_iter().map(|object| (object.name_any(), object)).collect(),
         missing_secrets,
     })
+}
+
+/// A password that nobody guesses.
+pub fn new_password() -> String {
+    rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect()
 }

@@ -59,6 +59,7 @@ pub fn resilience(
             max_concurrent: 256,
             timeout: Duration::seconds(30),
             canary: None,
+            routes: Vec::new(),
         }),
         dependencies,
         queue: queues.then(|| QueueStore { database, volume: Some(QueueVolume { size_limit: "256Mi".to_owned() }) }),

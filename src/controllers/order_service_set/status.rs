@@ -9,7 +9,7 @@ use super::order::Turn;
 use super::trial::Trial;
 use super::validate::{Desired, DesiredService};
 use crate::api::OrderServiceSet;
-use crate::api::order_service_set::{BlastRow, CanaryPhase, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
+use crate::api::order_service_set::{BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
 use crate::api::service_resilience::Priority;
 use crate::base::Millis;
 use crate::blast::{Impact, impact, table};
@@ -27,6 +27,8 @@ pub struct Found<'a> {
     pub turns: &'a BTreeMap<&'static str, Turn>,
     /// What is being tried out.
     pub trials: &'a BTreeMap<&'static str, Trial>,
+    /// Where the split of order reads stands.
+    pub split: Option<CanaryStatus>,
     /// What could not be applied.
     pub failure: Option<String>,
 }
@@ -65,6 +67,7 @@ pub fn status(object: &OrderServiceSet, desired: &Desired, found: &Found<'_>, no
         p1: of_tier(Some(Priority::P1)),
         p2: of_tier(Some(Priority::P2)),
         rollout: rollout(&services, found),
+        read_split: found.split.clone(),
         risk: Some(risk(desired, found, &services)),
         blast_radius: blast.iter().map(row).collect(),
         conditions: conditions(&old.conditions, verdicts, object.metadata.generation, now),
@@ -156,7 +159,13 @@ fn rollout(services: &[ServiceStatus], found: &Found<'_>) -> Option<String> {
             _ => None,
         }
     };
-    let moving: Vec<String> = services.iter().filter_map(one).collect();
+    let mut moving: Vec<String> = services.iter().filter_map(one).collect();
+    let split = found.split.as_ref().filter(|split| split.phase != CanaryPhase::Promoting);
+    moving.extend(split.map(|split| match split.phase {
+        CanaryPhase::Aborted => "orders aborted".to_owned(),
+        CanaryPhase::Paused => format!("orders {}% ({}/{}) paused", split.weight, split.step + 1, split.steps),
+        _ => format!("orders {}% ({}/{})", split.weight, split.step + 1, split.steps),
+    }));
     let pending = services.iter().filter(|service| service.phase == Phase::Pending).count();
     match (moving.is_empty(), pending) {
         (true, 0) => None,
@@ -281,6 +290,10 @@ fn judge(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus], objec
     let reconciling = match &found.failure {
         Some(what) => verdict("Reconciling", true, "ApplyFailed", format!("{what}; it is tried again")),
         None if !moving.is_empty() => verdict("Reconciling", true, "Progressing", moving),
+        None if splits(found) => {
+            let why = found.split.as_ref().map_or("", |split| split.message.as_str());
+            verdict("Reconciling", true, "SplittingReads", format!("reads of orders: {why}"))
+        }
         None => verdict("Reconciling", false, "Settled", ""),
     };
     let aborted = those(|service| service.phase == Phase::Aborted);
@@ -291,6 +304,11 @@ fn judge(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus], objec
         verdict("Stalled", true, "RolloutAborted", format!("the change of {aborted} was taken back; {way_out}"))
     };
     vec![ready, reconciling, stalled, degraded, met(objectives)]
+}
+
+/// Whether the split of order reads is under way.
+fn splits(found: &Found<'_>) -> bool {
+    found.split.as_ref().is_some_and(|split| !matches!(split.phase, CanaryPhase::Promoting | CanaryPhase::Aborted))
 }
 
 fn told(service: &ServiceStatus) -> String {

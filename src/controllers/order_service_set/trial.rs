@@ -12,13 +12,17 @@ use serde_json::json;
 
 use super::build::{SERVICE_LABEL, SET_LABEL, canary_name};
 use super::canary::{Seen, Step, step};
-use super::observe::Observed;
-use super::order::{Candidate, Turn};
+use super::observe::{DatabaseState, Observed};
+use super::order::{Candidate, Live, Turn};
+use super::orders::{ACTIVE, HISTORY};
 use super::validate::Desired;
 use crate::api::order_service_set::{CanaryPhase, CanaryStatus, Command};
 use crate::api::{OrderServiceSet, ServiceResilience};
 use crate::controllers::service_resilience::inject::ADMIN_PORT;
 use crate::policy::Report;
+
+/// What the split of order reads is called where people speak to it: `mrg.bluebird.id/rollout-orders`.
+pub const SPLIT: &str = "orders";
 
 /// The beginning of the annotations by which people speak to trials.
 pub const COMMAND: &str = "mrg.bluebird.id/rollout-";
@@ -58,7 +62,13 @@ pub fn asked(set: &OrderServiceSet, desired: &Desired, observed: &Observed) -> V
         let known = set.status.as_ref().and_then(|status| status.services.iter().find(|service| service.name == name)?.canary.as_ref());
         known.is_some_and(|state| state.phase != CanaryPhase::Aborted) || observed.deployments.contains_key(&canary_name(name))
     };
-    desired.services.iter().map(|service| service.catalog.name).filter(|name| runs(name)).collect()
+    // Order reads are split at the door of the orchestrator.
+    let splits = |name: &str| {
+        let state = set.status.as_ref().and_then(|status| status.read_split.as_ref());
+        let over = state.is_some_and(|state| matches!(state.phase, CanaryPhase::Promoting | CanaryPhase::Aborted));
+        name == "orderorchestrator" && desired.spec.read_split.as_ref().is_some_and(|split| split.weight.is_none()) && !over
+    };
+    desired.services.iter().map(|service| service.catalog.name).filter(|name| runs(name) || splits(name)).collect()
 }
 
 /// Asks the sidecars of these services and of their canaries.
@@ -149,6 +159,67 @@ pub fn decide(
         trials.insert(candidate.name, Trial { state, runs });
     }
     trials
+}
+
+/// Where the split of order reads stands: as somebody has set it, or as far as it has come by itself.
+pub fn split(
+    set: &OrderServiceSet,
+    desired: &Desired,
+    observed: &Observed,
+    database: &DatabaseState,
+    pods: &[TrialPod],
+    now: Timestamp,
+) -> Option<CanaryStatus> {
+    let wanted = desired.spec.read_split.as_ref()?;
+    let state = |weight, message: &str| CanaryStatus {
+        revision: SPLIT.to_owned(),
+        phase: CanaryPhase::Starting,
+        weight,
+        step: 0,
+        steps: 1,
+        since: 0,
+        message: message.to_owned(),
+    };
+    if let Some(why) = &database.lacks_user {
+        return Some(state(0, why));
+    }
+    let before = set.status.as_ref().and_then(|status| status.read_split.as_ref());
+    if let Some(weight) = wanted.weight {
+        return Some(CanaryStatus { phase: CanaryPhase::Promoting, ..state(weight, "set by spec.readSplit.weight") });
+    }
+    // A weight that somebody had set is no trial.
+    let before = before.filter(|before| before.revision == SPLIT && before.steps > 1);
+    let live = |name: &str| observed.deployments.get(name).map(|there| &there.live);
+    let (active, history) = (live(ACTIVE), live(HISTORY));
+    let sum = |of: fn(&Live) -> i32| active.map_or(0, of) + history.map_or(0, of);
+    let mut seen = Seen {
+        ready: sum(|live| live.ready),
+        wanted: sum(|live| live.wanted),
+        stuck: active.is_some_and(|live| live.stuck) || history.is_some_and(|live| live.stuck),
+        command: commands(set).get(SPLIT).copied(),
+        frozen: database.trouble.clone(),
+        ..Seen::default()
+    };
+    if let Some(before) = before {
+        let trial = trial_name(before);
+        let stable: Vec<&TrialPod> = pods.iter().filter(|pod| pod.service == "orderorchestrator").collect();
+        let keeps = |pod: &TrialPod| {
+            let report = pod.report.as_ref()?;
+            (!report.routes.is_empty() && report.routes.iter().all(|route| route.trial == trial)).then(|| report.routes.clone())
+        };
+        let reports: Vec<_> = stable.iter().filter_map(|pod| keeps(pod)).collect();
+        seen.weight_kept = !stable.is_empty() && reports.len() == stable.len();
+        for route in reports.iter().flatten() {
+            seen.opened += route.opened;
+            seen.canary.add(&route.canary);
+            seen.stable.add(&route.stable);
+        }
+    }
+    let spec = desired.spec.rollout.canary.clone().unwrap_or_default();
+    Some(match step(&spec, SPLIT, before, &seen, now.as_second()) {
+        Step::Try(state) | Step::Abort(state) => state,
+        Step::Promote(state) => CanaryStatus { weight: 100, ..state },
+    })
 }
 
 fn seen(

@@ -26,6 +26,10 @@ pub struct Wiring {
     pub secret: String,
     /// Its key.
     pub key: String,
+    /// The PostgresCluster.
+    pub cluster: String,
+    /// The database as the server names it.
+    pub database: String,
     /// The Secret that this operator makes for queues.
     pub queue_secret: String,
     /// Whether another member takes over when the leader is lost.
@@ -172,7 +176,7 @@ pub fn refuse(new: &OrderServiceSet, old: Option<&OrderServiceSet>, now: Timesta
 fn said(key: &str, value: &str) -> Option<Problem> {
     let service = key.strip_prefix(super::trial::COMMAND)?;
     let field = format!("metadata.annotations[{key}]");
-    if SERVICES.iter().all(|known| known.name != service) {
+    if service != super::trial::SPLIT && SERVICES.iter().all(|known| known.name != service) {
         return Some(Problem { field, message: format!("there is no service `{service}`") });
     }
     let known = serde_json::from_value::<crate::api::order_service_set::Command>(json!(value)).is_ok();

@@ -144,7 +144,7 @@ pub fn validate(settings: &Settings, pool: &PgBouncerPool, cluster: Option<&Post
         scope: of.scope,
         etcd: of.etcd,
         secret: of.secret,
-        users: of.users,
+        users: of.users.into_iter().chain(spec.users.iter().cloned()).collect(),
         port: spec.port.unwrap_or(if spec.mode == Mode::Write { 6432 } else { 6433 }),
         max_lag,
         pooler_image: settings.agent_image.clone(),

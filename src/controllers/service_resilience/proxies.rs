@@ -130,7 +130,7 @@ async fn keep_asking(
 fn shown(report: Option<&Report>) -> Option<Report> {
     let mut report = report?.clone();
     report.version = 0;
-    if let Some(canary) = &mut report.canary {
+    for canary in report.canary.iter_mut().chain(&mut report.routes) {
         (canary.canary, canary.stable) = Default::default();
     }
     for dependency in &mut report.dependencies {
