@@ -54,11 +54,16 @@ async fn main() {
     let (next, kinds, began) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(BTreeMap::<String, Kind>::new())), Instant::now());
     let end = began + Duration::from_secs(arguments.seconds);
     let worker = |_| {
-        let (arguments, questions, client, next, kinds) = (arguments.clone(), questions.clone(), client.clone(), next.clone(), kinds.clone());
+        let (arguments, questions, client, next, kinds) =
+            (arguments.clone(), questions.clone(), client.clone(), next.clone(), kinds.clone());
         tokio::spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                let due = if arguments.rate == 0 { Instant::now() } else { began + Duration::from_secs_f64(number as f64 / f64::from(arguments.rate)) };
+                let due = if arguments.rate == 0 {
+                    Instant::now()
+                } else {
+                    began + Duration::from_secs_f64(number as f64 / f64::from(arguments.rate))
+                };
                 if due >= end {
                     return;
                 }

@@ -52,7 +52,11 @@ fn the_rule_of_the_analysis_has_its_words_severity_and_minute() {
     assert_eq!((&rule["for"], &rule["labels"]["severity"], &rule["labels"]["team"]), (&json!("1m"), &json!("P0"), &json!("mrg")));
     assert_eq!(rule["annotations"]["summary"], "Order Orchestrator DOWN");
     assert!(rule["annotations"]["description"].as_str().unwrap().starts_with("Kegagalan total order"));
-    assert_eq!(rules.iter().filter(|rule| rule["alert"].as_str().unwrap().ends_with("Down")).count(), 10, "one for each service");
+    assert_eq!(
+        rules.iter().filter(|rule| rule["alert"].as_str().unwrap().ends_with("Down")).count(),
+        12,
+        "one for each service, and for Redis and RabbitMQ"
+    );
 }
 
 #[test]

@@ -49,6 +49,19 @@ sent() {
 }
 until_true "it is sent" 60 sent
 
+# A drill: refused for what is no part, and told in a table.
+has "name one of" "$(mrg drill nobody --yes 2>&1 || true)"
+has "Nobody is here to be asked; give --yes" "$(mrg drill fds 2>&1 </dev/null || true)"
+said=$(mrg drill fds --yes)
+echo "$said" | sed 's/^/    /'
+has "met" "$said"
+until_true "the platform is well" 60 platform_settled
+said=$(mrg drill postgresql --yes)
+echo "$said" | sed 's/^/    /'
+has "was a synchronous standby" "$said"
+until_true "the platform is well" 90 platform_settled
+settled
+
 # The lead moves, as asked; a member that is none is refused.
 from=$(leader)
 has "cannot take over from $from" "$(mrg switchover $cluster --to nobody --yes 2>&1 || true)"

@@ -4,7 +4,7 @@ source "$(dirname "$0")/lib.sh"
 source "$(dirname "$0")/pools.sh"
 source "$(dirname "$0")/resilience.sh"
 source "$(dirname "$0")/platform.sh"
-rollout='{progressDeadline: 60s, canary: {steps: [10, 25, 50], bake: 5s, minimumSamples: 20}}'
+rollout='{progressDeadline: 60s, canary: {steps: [10, 25, 50], bake: 6s, minimumSamples: 20, maximumLatencyPercent: 1000}}'
 work=$(mktemp -d)
 settled
 k apply -f - >/dev/null <<'Y'

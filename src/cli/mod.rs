@@ -2,6 +2,7 @@
 
 mod ask;
 mod breakers;
+mod drill;
 mod forward;
 mod queue;
 mod rollout;
@@ -55,6 +56,17 @@ enum Command {
         service: Option<String>,
         /// What is said
         say: Option<rollout::Say>,
+    },
+    /// Kills a part on purpose, after asking, and says how long it was away
+    Drill {
+        /// A service, or `postgresql` for the leader
+        part: String,
+        /// Although something fails already
+        #[arg(long)]
+        anyway: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Moves the lead of a PostgresCluster; clients of its pools are held meanwhile, and get no error
     Switchover {
@@ -125,6 +137,7 @@ pub async fn run(arguments: Arguments) -> Result<String, Error> {
         Command::Breakers(command) => breakers::run(&place, command).await,
         Command::Queue(command) => queue::run(&place, command).await,
         Command::Rollout { service, say } => rollout::rollout(&place, service.zip(say)).await,
+        Command::Drill { part, anyway, yes } => drill::drill(&place, &part, anyway, yes).await,
         Command::Switchover { cluster, to, yes } => switchover::switchover(&place, &cluster, to.as_deref(), yes).await,
     }
 }

@@ -69,6 +69,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         let reader = reader.clone();
         tokio::spawn(async move { changes::hear(config, &reader, &heard).await });
     }
+    // Whoever asks first must not wait for connections.
+    let warm = reader.clone();
+    tokio::spawn(async move { warm.warm().await });
     let sampled = reader.clone();
     tokio::spawn(async move { database::sample(&sampled.primary, &sampled.written).await });
     http::serve(listener, reader, options.role, told_to_stop()).await.context("failed to serve")

@@ -171,6 +171,16 @@ enum Replica {
 }
 
 impl Reader {
+    /// Opens a few connections to each place.
+    pub async fn warm(&self) {
+        const FEW: usize = 4;
+        let limit = Duration::from_secs(5);
+        let primary = futures::future::join_all((0..FEW).map(|_| self.primary.ping(limit)));
+        let replica = futures::future::join_all(self.replica.iter().flat_map(|replica| (0..FEW).map(move |_| replica.ping(limit))));
+        let cache = futures::future::join_all(self.cache.iter().map(|cache| cache.ping(limit)));
+        let _ = tokio::join!(primary, replica, cache);
+    }
+
     /// The answer to a question. Those who ask the same at the same time share it.
     pub async fn detail(self: &Arc<Self>, kind: Kind, id: OrderId) -> Answer {
         let began = Instant::now();

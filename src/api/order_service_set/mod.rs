@@ -19,7 +19,7 @@ use crate::policy::{Accepts, Credentials, Dependency, HealthCheck, OverrideSpec,
 pub use alerting::{Alerting, Language};
 pub use canary::{Canary, Command};
 pub use read_split::{OrderArchive, ReadSplit};
-pub use status::{BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
+pub use status::{BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus, StoreStatus};
 
 /// The ten services of MRG.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]

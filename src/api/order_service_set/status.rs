@@ -37,6 +37,9 @@ pub struct OrderServiceSetStatus {
     /// Each service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ServiceStatus>,
+    /// Cache and broker, as they answer this operator.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<StoreStatus>,
     /// What goes with each part that fails, the widest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blast_radius: Vec<BlastRow>,
@@ -136,6 +139,21 @@ pub struct CanaryStatus {
     pub since: i64,
     /// Why.
     pub message: String,
+}
+
+/// A cache or broker that somebody else runs.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// `redis` or `rabbitmq`.
+    pub name: String,
+    /// Whether it answers.
+    pub answers: bool,
+    /// Since when.
+    pub since: String,
+    /// Why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// What goes with a part that fails.

@@ -199,6 +199,14 @@ fn platform(desired: &Desired) -> Vec<Alert> {
             "It does not answer well, and is left alone; the fallback serves. `kubectl mrg breakers list` says why and until when",
         ));
     }
+    // By the blast radius: carts and sessions are in Redis (70 %), sagas wait for RabbitMQ (40 %).
+    for (store, name, severity, without) in [
+        ("redis", "Redis", "P0", "Carts and sessions are lost or slow: up to 70% of the platform, 10% where it fails over by itself"),
+        ("rabbitmq", "RabbitMq", "P1", "Sagas and jobs wait: up to 40% of the platform"),
+    ] {
+        let expr = format!("max(mrg_store_up{{store=\"{store}\",{set}}}) == 0");
+        all.push(alert(format!("{name}Down"), expr, "1m", severity, format!("{name} does not answer"), without));
+    }
     all.push(alert(
         "QueueOld",
         format!("max by (workload) (time() - mrg_queue_oldest_timestamp_seconds{{{of}}}) > 900"),

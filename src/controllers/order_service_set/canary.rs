@@ -106,6 +106,10 @@ pub fn step(spec: &Canary, revision: &str, before: Option<&CanaryStatus>, seen: 
     if let Some(why) = fails(spec, seen) {
         return aborted(why);
     }
+    let baked = now - state.since >= i64::try_from(spec.bake.as_seconds()).unwrap_or(i64::MAX);
+    if let Some(why) = slow(spec, seen).filter(|_| baked && state.phase == CanaryPhase::Baking) {
+        return aborted(why);
+    }
     match state.phase {
         CanaryPhase::Paused => Step::Try(state),
         CanaryPhase::Starting => start(spec, state, seen, now),
@@ -193,7 +197,7 @@ pub fn pods(spec: &Canary, state: &CanaryStatus, stable: i32) -> i32 {
     ((stable * share + 99) / 100).max(1)
 }
 
-/// What speaks against the new version. Everything but its answers speaks at once; those as soon as there are enough of them.
+/// What speaks against the new version at once. Failed answers do as soon as there are enough of them.
 fn fails(spec: &Canary, seen: &Seen) -> Option<String> {
     if seen.stuck {
         return Some("its pods did not become ready in time".to_owned());
@@ -214,11 +218,19 @@ fn fails(spec: &Canary, seen: &Seen) -> Option<String> {
     if bad > usual + f64::from(spec.maximum_error_increase) {
         return Some(format!("{bad:.1}% of its {} requests failed, and {usual:.1}% beside it", seen.canary.requests));
     }
+    None
+}
+
+/// Whether the slowest hundredth of the new version's answers is too slow: judged when a step is over, since whatever has just started is slow at
+/// first, and among a hundred answers or more, since there is no such hundredth of fewer.
+fn slow(spec: &Canary, seen: &Seen) -> Option<String> {
+    let enough = spec.minimum_samples.max(100);
+    if seen.canary.requests < enough {
+        return None;
+    }
     let (slow, usual) = (seen.canary.p99(), seen.stable.p99());
     // Where answers take a few milliseconds, twice as long is no harm.
-    let too_slow = seen.stable.requests >= spec.minimum_samples
-        && slow > usual * f64::from(spec.maximum_latency_percent) / 100.0
-        && slow > usual + 50.0;
+    let too_slow = seen.stable.requests >= enough && slow > usual * f64::from(spec.maximum_latency_percent) / 100.0 && slow > usual + 50.0;
     too_slow.then(|| format!("99% of its answers come within {slow:.0} ms, and within {usual:.0} ms beside it"))
 }
 

@@ -10,6 +10,7 @@ pub mod order;
 pub mod orders;
 mod resilience;
 mod status;
+mod stores;
 pub mod trial;
 pub mod validate;
 
@@ -42,6 +43,7 @@ pub use build::Settings;
 use observe::{DatabaseState, Observed};
 use order::{Candidate, Circumstances, Turn, turns};
 use status::Found;
+use stores::Stores;
 use validate::{Desired, DesiredService};
 
 /// What went wrong in a reconciliation.
@@ -69,6 +71,7 @@ struct Context {
     applied: Applied,
     recorder: Recorder,
     http: reqwest::Client,
+    stores: Stores,
     metrics: Arc<Metrics>,
     /// For which generation of each object everything else was deleted.
     pruned: Mutex<HashMap<Name, Generation>>,
@@ -86,12 +89,14 @@ const SOON: Duration = Duration::from_secs(2);
 pub async fn run(client: Client, settings: Settings, metrics: Arc<Metrics>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
     let recorder = Recorder::new(client.clone(), reporter);
+    let (stores, news) = Stores::new();
     let context = Arc::new(Context {
         client: client.clone(),
         settings,
         applied: Applied::default(),
         recorder,
         http: reqwest::Client::new(),
+        stores,
         metrics,
         pruned: Mutex::default(),
     });
@@ -114,6 +119,7 @@ pub async fn run(client: Client, settings: Settings, metrics: Arc<Metrics>, stop
             };
             sets.state().into_iter().filter(names).map(|set| ObjectRef::from_obj(set.as_ref())).collect::<Vec<_>>()
         })
+        .reconcile_on(news)
         .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
         .graceful_shutdown_on(stop)
         .run(reconcile, retry, context.clone())
@@ -121,6 +127,7 @@ pub async fn run(client: Client, settings: Settings, metrics: Arc<Metrics>, stop
             if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
                 let key = (gone.namespace.unwrap_or_default(), gone.name);
                 context.metrics.forget("OrderServiceSet", &key.0, &key.1);
+                context.stores.forget(Some(&key.0), &key.1);
                 context.pruned.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             }
             futures::future::ready(())
@@ -155,6 +162,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         }
     };
     let observed = observe::observe(&context.client, set).await.map_err(observe_failed)?;
+    let stores = context.stores.ask(&ObjectRef::from_obj(object.as_ref()), &observed.stores);
     let candidates = candidates(set, &desired, &observed, &context.settings);
     let mut turns = turns(&candidates, &circumstances(set, &desired, &observed, &database, now));
     let asked = trial::asked(set, &desired, &observed);
@@ -180,7 +188,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
     let failure = failure.or_else(|| pruned.as_ref().err().map(|error| crate::telemetry::chain(error)));
     let retired = trial::retire(&context.client, &desired, &observed, &trials, &pods).await;
-    let found = Found { observed: &observed, database: &database, turns: &turns, trials: &trials, split, failure };
+    let found = Found { observed: &observed, database: &database, turns: &turns, trials: &trials, split, stores: &stores, failure };
     let new = status::status(set, &desired, &found, now);
     let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
     publish(&context.recorder, &set.object_ref(&()), corrected.into_iter().map(news::corrected).collect()).await;

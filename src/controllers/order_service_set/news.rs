@@ -16,6 +16,18 @@ pub fn between(old: &OrderServiceSetStatus, new: &OrderServiceSetStatus, alertin
     let before = |service: &ServiceStatus| old.services.iter().find(|before| before.name == service.name).cloned();
     let mut all: Vec<News> = new.services.iter().filter_map(|service| of_service(&before(service)?, service, alerting)).collect();
     all.extend(new.services.iter().filter_map(|service| of_trial(before(service)?.canary.as_ref(), service)));
+    for store in &new.stores {
+        let before = old.stores.iter().find(|before| before.name == store.name);
+        let about = format!("spec.{}", if store.name == "redis" { "cache" } else { "broker" });
+        match (before.map_or(true, |before| before.answers), store.answers) {
+            (true, false) => {
+                let why = store.message.as_deref().unwrap_or("-");
+                all.push(news(true, "StoreDown", about, format!("{} does not answer since {}: {why}", store.name, store.since)));
+            }
+            (false, true) => all.push(news(false, "StoreRecovered", about, format!("{} answers again since {}", store.name, store.since))),
+            _ => {}
+        }
+    }
     for row in new.objectives.iter().filter(|row| row.met == Some(false)) {
         let known = old.objectives.iter().any(|before| before.part == row.part && before.worst == row.worst);
         if !known {

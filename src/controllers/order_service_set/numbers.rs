@@ -8,6 +8,7 @@ use kube::ResourceExt;
 const UP: Series = Series { name: "mrg_service_up", help: "1 while a service of the platform serves." };
 const PHASE: Series = Series { name: "mrg_rollout_phase", help: "1 for the phase that the trial of a service's change is in." };
 const WEIGHT: Series = Series { name: "mrg_rollout_weight", help: "Percent of a service's traffic that its new version gets." };
+const STORE: Series = Series { name: "mrg_store_up", help: "1 while a cache or broker answers the operator." };
 const MET: Series = Series { name: "mrg_objective_met", help: "1 if a part was never away for longer than its objective, 0 if it was." };
 const RISK: Series =
     Series { name: "mrg_blast_radius_percent", help: "The share of the platform that goes with a part, with all that contains it." };
@@ -35,6 +36,7 @@ pub fn samples(object: &OrderServiceSet, status: &OrderServiceSetStatus) -> Vec<
             all.push(sample);
         }
     }
+    all.extend(status.stores.iter().map(|store| of(STORE, "store", &store.name, f64::from(u8::from(store.answers)))));
     let met = status.objectives.iter().filter_map(|row| Some(of(MET, "part", &row.part, f64::from(u8::from(row.met?)))));
     all.extend(met);
     all.extend(status.blast_radius.iter().map(|row| of(RISK, "part", &row.part, f64::from(row.remaining))));

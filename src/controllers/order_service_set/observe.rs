@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::build::{REVISION, SET_LABEL, TEMPLATE};
 use super::order::Live;
 use super::orders::USERS;
+use super::stores::from_here;
 use super::validate::{Address, Wiring};
 use crate::api::pgbouncer_pool::Mode;
 use crate::api::{OrderServiceSet, PgBouncerPool, PostgresCluster, ServiceResilience};
@@ -59,6 +60,8 @@ pub struct Observed {
     pub deployments: BTreeMap<String, LiveDeployment>,
     /// Resilience by name.
     pub resilience: BTreeMap<String, ServiceResilience>,
+    /// Where cache and broker are, as this operator reaches them.
+    pub stores: BTreeMap<&'static str, String>,
     /// Secrets that pods need and that are not there.
     pub missing_secrets: Vec<String>,
 }
@@ -223,9 +226,13 @@ pub async fn observe(client: &Client, object: &OrderServiceSet) -> Result<Observ
         tokio::try_join!(deployments.list(&ours), resilience.list(&ours), autoscalers.list(&every))?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let mut missing_secrets = Vec::new();
-    for (field, store) in [("cache", &object.spec.cache), ("broker", &object.spec.broker)] {
+    let mut stores = BTreeMap::new();
+    for (field, name, store) in [("cache", "redis", &object.spec.cache), ("broker", "rabbitmq", &object.spec.broker)] {
         let Some(store) = store else { continue };
         let value = secrets.get_opt(&store.secret_name).await?.and_then(|secret| secret.data?.get(&store.key).cloned());
+        if let Some(url) = value.as_ref().and_then(|value| std::str::from_utf8(&value.0).ok()) {
+            stores.insert(name, from_here(url.trim(), &namespace));
+        }
         if value.is_none_or(|value| value.0.is_empty()) {
             missing_secrets.push(format!(
                 "spec.{field}: the Secret `{}` with a key `{}` is not there; pods wait for it",
@@ -236,6 +243,7 @@ pub async fn observe(client: &Client, object: &OrderServiceSet) -> Result<Observ
     Ok(Observed {
         deployments: deployments.iter().map(|object| (object.name_any(), deployment(object, &autoscalers.items, &set))).collect(),
         resilience: resilience.into_iter().map(|object| (object.name_any(), object)).collect(),
+        stores,
         missing_secrets,
     })
 }

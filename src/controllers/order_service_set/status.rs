@@ -6,10 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::observe::{DatabaseState, Observed};
 use super::order::Turn;
+use super::stores::Known;
 use super::trial::Trial;
 use super::validate::{Desired, DesiredService};
 use crate::api::OrderServiceSet;
-use crate::api::order_service_set::{BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus};
+use crate::api::order_service_set::{
+    BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus, StoreStatus,
+};
 use crate::api::service_resilience::Priority;
 use crate::base::Millis;
 use crate::blast::{Impact, impact, table};
@@ -27,6 +30,8 @@ pub struct Found<'a> {
     pub turns: &'a BTreeMap<&'static str, Turn>,
     /// What is being tried out.
     pub trials: &'a BTreeMap<&'static str, Trial>,
+    /// Cache and broker, as they answer.
+    pub stores: &'a BTreeMap<&'static str, Known>,
     /// Where the split of order reads stands.
     pub split: Option<CanaryStatus>,
     /// What could not be applied.
@@ -58,7 +63,8 @@ pub fn status(object: &OrderServiceSet, desired: &Desired, found: &Found<'_>, no
         Some(format!("{}/{}", all.iter().filter(|service| serves(service)).count(), all.len()))
     };
     let blast: Vec<Impact> = table(&desired.graph);
-    let objectives = objectives(desired, &old, &services, found.database, now);
+    let stores = stores(found);
+    let objectives = objectives(desired, &old, (&services, &stores), found.database, now);
     let verdicts = judge(desired, found, &services, &objectives);
     OrderServiceSetStatus {
         observed_generation: object.metadata.generation,
@@ -72,8 +78,19 @@ pub fn status(object: &OrderServiceSet, desired: &Desired, found: &Found<'_>, no
         blast_radius: blast.iter().map(row).collect(),
         conditions: conditions(&old.conditions, verdicts, object.metadata.generation, now),
         objectives,
+        stores,
         services,
     }
+}
+
+fn stores(found: &Found<'_>) -> Vec<StoreStatus> {
+    let one = |(name, known): (&&'static str, &Known)| StoreStatus {
+        name: (*name).to_owned(),
+        answers: known.trouble.is_none(),
+        since: known.since.to_string(),
+        message: known.trouble.clone(),
+    };
+    found.stores.iter().map(one).collect()
 }
 
 /// Whether every request finds a pod: one that misses a pod or changes them serves.
@@ -182,6 +199,7 @@ fn risk(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus]) -> Str
     if found.database.trouble.is_some() && found.database.wiring.is_some() {
         failing.push("postgresql");
     }
+    failing.extend(found.stores.iter().filter(|(_, known)| known.trouble.is_some()).map(|(name, _)| *name));
     let provider = |text: &String| text.split('/').next_back().map(str::to_owned);
     let open: Vec<String> = services.iter().flat_map(|service| &service.breakers_open).filter_map(provider).collect();
     failing.extend(open.iter().map(String::as_str));
@@ -199,7 +217,7 @@ fn wanted(desired: &Desired, part: &str, of_catalog: Objective) -> Objective {
 fn objectives(
     desired: &Desired,
     old: &OrderServiceSetStatus,
-    services: &[ServiceStatus],
+    there: (&[ServiceStatus], &[StoreStatus]),
     database: &DatabaseState,
     now: Timestamp,
 ) -> Vec<ObjectiveRow> {
@@ -218,7 +236,7 @@ fn objectives(
             at: before.at,
             met: None,
         };
-        if let Some((away, at)) = ended(part, old, services, database, now).filter(|(_, at)| row.at.as_ref() != Some(at)) {
+        if let Some((away, at)) = ended(part, old, there, database, now).filter(|(_, at)| row.at.as_ref() != Some(at)) {
             let worst =
                 row.worst.as_ref().and_then(|text| crate::api::Duration::try_from(text.clone()).ok()).map_or(Millis(0), |worst| worst.0);
             row.last = Some(written(away));
@@ -236,13 +254,18 @@ fn objectives(
 fn ended(
     part: &str,
     old: &OrderServiceSetStatus,
-    services: &[ServiceStatus],
+    (services, stores): (&[ServiceStatus], &[StoreStatus]),
     database: &DatabaseState,
     now: Timestamp,
 ) -> Option<(Millis, String)> {
     if part == "postgresql" {
         let (held, at) = database.last_hold.clone()?;
         return Some((Millis(u64::try_from(held).ok()?), at));
+    }
+    if let Some(before) = old.stores.iter().find(|store| store.name == part) {
+        let back = stores.iter().find(|store| store.name == part && store.answers && !before.answers)?;
+        let (from, to) = (before.since.parse::<Timestamp>().ok()?, back.since.parse::<Timestamp>().ok()?);
+        return Some((Millis(u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)), back.since.clone()));
     }
     let since = old.services.iter().find(|service| service.name == part)?.down_since.as_ref()?;
     let back = services.iter().any(|service| service.name == part && service.down_since.is_none() && serves(service));
@@ -285,6 +308,7 @@ fn judge(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus], objec
             .map(|service| format!("{} has open breakers: {}", service.name, service.breakers_open.join(", "))),
     );
     bad.extend(found.database.trouble.clone());
+    bad.extend(found.stores.iter().filter_map(|(name, known)| Some(format!("{name} does not answer: {}", known.trouble.as_ref()?))));
     let degraded =
         if bad.is_empty() { verdict("Degraded", false, "Healthy", "") } else { verdict("Degraded", true, "PartsFail", bad.join("; ")) };
     let reconciling = match &found.failure {
