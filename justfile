@@ -81,6 +81,11 @@ bench-proxy *ARGS: packages
     cargo build --quiet --profile lab --bin mrg-proxy --example breaker-cost
     e2e/bench-proxy {{ARGS}}
 
+# Reads of orders before and after the split, on the same million orders
+[group('dev')]
+bench-orders *ARGS: packages
+    e2e/bench-orders {{ARGS}}
+
 # Hunt for bytes that bring a program down: proxy_config, queue_log, dynamic_config or control_file
 [group('dev')]
 fuzz TARGET SECONDS="60":

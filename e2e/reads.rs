@@ -19,8 +19,11 @@ struct Arguments {
     #[arg(long)]
     base: String,
     /// What is asked, `history ID` or `active ID` a line.
+    #[arg(long, required_unless_present = "ask")]
+    ids: Option<std::path::PathBuf>,
+    /// The same, one by one.
     #[arg(long)]
-    ids: std::path::PathBuf,
+    ask: Vec<String>,
     /// Questions in a second; 0: as fast as they are answered.
     #[arg(long, default_value_t = 0)]
     rate: u32,
@@ -45,7 +48,8 @@ struct Kind {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let arguments = Arc::new(Arguments::parse());
-    let text = std::fs::read_to_string(&arguments.ids).unwrap_or_else(|error| panic!("{}: {error}", arguments.ids.display()));
+    let read = |file: &std::path::PathBuf| std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let text = arguments.ids.as_ref().map_or_else(|| arguments.ask.join("\n"), read);
     let questions: Arc<Vec<(String, String)>> =
         Arc::new(text.lines().filter_map(|line| line.split_once(' ')).map(|(kind, id)| (kind.to_owned(), id.to_owned())).collect());
     let mut connector = HttpConnector::new();

@@ -54,6 +54,15 @@ for name in orderorchestrator taxipartnergateway authservice; do
   echo "    $name: away for $(objective $name last) of $(objective $name rto); at risk: $at_risk"
   [ "$(objective $name met)" = true ] || fail "the objective of $name: $(objective $name 'last')"
 done
+# What others run is asked how it is, and how long it was away is measured, too.
+store_is() { [ "$(oss ".status.stores[?(@.name==\"$1\")].answers")" = "$2" ]; }
+k scale deploy/redis --replicas=0 >/dev/null
+until_true "the cache is missed" 30 store_is redis false
+[ "$(oss .status.risk)" = "10% (redis)" ] || fail "RISK is $(oss .status.risk)"
+k scale deploy/redis --replicas=1 >/dev/null
+until_true "the cache is back" 40 store_is redis true
+echo "    redis: away for $(objective redis last) of $(objective redis rto)"
+[ "$(objective redis met)" = true ] || fail "the objective of redis: $(objective redis last)"
 until_true "the incident in the analysis' words" 5 heard "INSIDEN P0: Order Orchestrator Down"
 heard "Dampak: Kegagalan total order" || fail "not the words of the analysis: $(told)"
 [ "$(oss_condition ObjectivesMet)" = "True Measured" ] || fail "$(oss_condition ObjectivesMet)"

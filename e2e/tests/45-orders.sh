@@ -7,29 +7,6 @@ source "$(dirname "$0")/platform.sh"
 rollout='{progressDeadline: 60s, canary: {steps: [10, 25, 50], bake: 6s, minimumSamples: 20, maximumLatencyPercent: 1000}}'
 work=$(mktemp -d)
 settled
-k apply -f - >/dev/null <<'Y'
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: redis}
-spec:
-  selector: {matchLabels: {app: redis}}
-  template:
-    metadata: {labels: {app: redis}}
-    spec:
-      securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
-      containers:
-      - name: redis
-        image: localhost/redis:lab
-        imagePullPolicy: Never
-        args: [--save, "", --protected-mode, "no", --maxmemory, 64mb, --maxmemory-policy, allkeys-lru, --dir, /tmp]
-        ports: [{containerPort: 6379}]
-        securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
----
-apiVersion: v1
-kind: Service
-metadata: {name: redis}
-spec: {selector: {app: redis}, ports: [{port: 6379}]}
-Y
 platform_up
 until_true "ten services" 180 platform_settled
 
@@ -100,4 +77,3 @@ without() { [ -z "$(k get deploy,service -o name | grep orders-)" ]; }
 until_true "the two deployments are gone" 60 without
 rm -rf "$work"
 platform_gone
-k delete deploy/redis service/redis >/dev/null

@@ -1,7 +1,56 @@
 # The platform on stand-ins: every service and every system outside is one. Sourced after lib.sh, pools.sh and resilience.sh.
 outside="partner-fleet midtrans xendit nicepay google-maps here-maps twilio infobip sendgrid ses fcm apns whatsapp head-office"
 services="orderorchestrator paymentprocessor taxipartnergateway userservice sessionmanager authservice configservice notificationcenter fds hogateway"
+stores() {
+  cat <<Y
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: redis}
+spec:
+  selector: {matchLabels: {app: redis}}
+  template:
+    metadata: {labels: {app: redis}}
+    spec:
+      securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
+      terminationGracePeriodSeconds: 5
+      containers:
+      - name: redis
+        image: localhost/redis:lab
+        imagePullPolicy: Never
+        args: [--save, "", --protected-mode, "no", --maxmemory, 64mb, --maxmemory-policy, allkeys-lru, --dir, /tmp]
+        ports: [{containerPort: 6379}]
+        securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: redis}
+spec: {selector: {app: redis}, ports: [{port: 6379}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: rabbitmq}
+spec:
+  selector: {matchLabels: {app: rabbitmq}}
+  template:
+    metadata: {labels: {app: rabbitmq}}
+    spec:
+      securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: rabbitmq
+        image: $image
+        imagePullPolicy: Never
+        command: [/usr/local/bin/stand-in, rabbitmq, "0.0.0.0:5672"]
+        securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: rabbitmq}
+spec: {selector: {app: rabbitmq}, ports: [{port: 5672}]}
+Y
+}
 outsiders() {
+  stores; echo ---
   stand_in bbd 1; echo ---
   stand_in outside 1
   for name in $outside; do
@@ -60,7 +109,7 @@ kill_service() { k delete pod -l "mrg.bluebird.id/service=$1" --force --grace-pe
 platform_gone() {
   k delete oss mrg >/dev/null
   k delete pgb platform-write platform-read >/dev/null
-  for name in bbd outside; do k delete deploy/$name service/$name >/dev/null; done
+  for name in bbd outside redis rabbitmq; do k delete deploy/$name service/$name >/dev/null; done
   for name in $outside; do k delete service/$name >/dev/null; done
   gone() { [ -z "$(k get deploy,service,sres,netpol,pods -l mrg.bluebird.id/set=mrg -o name)" ]; }
   until_true "everything of the platform is gone" 90 gone

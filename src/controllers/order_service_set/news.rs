@@ -19,7 +19,7 @@ pub fn between(old: &OrderServiceSetStatus, new: &OrderServiceSetStatus, alertin
     for store in &new.stores {
         let before = old.stores.iter().find(|before| before.name == store.name);
         let about = format!("spec.{}", if store.name == "redis" { "cache" } else { "broker" });
-        match (before.map_or(true, |before| before.answers), store.answers) {
+        match (before.is_none_or(|before| before.answers), store.answers) {
             (true, false) => {
                 let why = store.message.as_deref().unwrap_or("-");
                 all.push(news(true, "StoreDown", about, format!("{} does not answer since {}: {why}", store.name, store.since)));
