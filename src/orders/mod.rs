@@ -38,7 +38,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (heard, heard_since) = watch::channel(None);
     let lives = cache::Lives { active: options.active_ttl, stale: options.stale_ttl, history: options.history_ttl };
     let reader = Arc::new(read::Reader {
-        cache: options.cache_url.as_deref().map(|url| cache::Cache::new(url, lives, options.cache_budget)).transpose()?,
+        cache: options.cache_url.as_deref().map(|url| cache::Cache::new(url, lives, options.cache_budget)).transpose()?.map(Arc::new),
         // One place less than connections: the sampler has its own.
         primary: database::Database::new("ORDERS_PRIMARY_DSN", &options.primary_dsn, connections + 1)?,
         bulkhead: Semaphore::new(connections),
@@ -57,7 +57,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             maximum_lag: options.maximum_lag,
             archived_after: options.archived_after,
         },
-        metrics: metrics::Metrics::default(),
+        metrics: Arc::default(),
         flights: flight::Flights::default(),
     });
     let listener =

@@ -122,11 +122,14 @@ pub struct Budgets {
     pub archived_after: Duration,
 }
 
+/// How long an answer waits for its copy to be kept.
+const PATIENCE_TO_KEEP: Duration = Duration::from_millis(5);
+
 /// All places.
 #[derive(Debug)]
 pub struct Reader {
     /// Copies; `None`: there is no cache.
-    pub cache: Option<Cache>,
+    pub cache: Option<Arc<Cache>>,
     /// The leader.
     pub primary: Database,
     /// Places at the leader: many for active orders, few for history.
@@ -142,7 +145,7 @@ pub struct Reader {
     /// How much may be spent.
     pub budgets: Budgets,
     /// What is counted.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Questions under way.
     pub flights: Flights<(Kind, OrderId), Answer>,
 }
@@ -238,7 +241,7 @@ impl Reader {
     async fn history(&self, id: OrderId, kind: Kind, copy: Option<Found>) -> Answer {
         let (seen, mut why) = match self.ask_replica(id).await {
             Replica::Final(found) => {
-                self.keep(&found.order).await;
+                self.keep(found.order.clone()).await;
                 return Answer::Found(found);
             }
             Replica::Archived(part) => return self.archived(id, Some(&part)).await,
@@ -327,8 +330,9 @@ impl Reader {
         };
         match tokio::time::timeout(self.budgets.archive, archive.find(id, part, &self.metrics)).await {
             Ok(Ok(Some(order))) => {
-                self.keep(&order).await;
-                Answer::Found(Found { order: Arc::new(order), source: Source::Archive, staleness: Some(Micros(0)) })
+                let order = Arc::new(order);
+                self.keep(order.clone()).await;
+                Answer::Found(Found { order, source: Source::Archive, staleness: Some(Micros(0)) })
             }
             Ok(Ok(None)) if part.is_some() => {
                 Answer::Unavailable(format!("the archive's part {} does not have the order", part.unwrap_or_default()))
@@ -341,14 +345,17 @@ impl Reader {
 
     /// An order from the primary: kept for the next.
     async fn fresh(&self, order: Order, source: Source) -> Found {
-        self.keep(&order).await;
-        Found { order: Arc::new(order), source, staleness: Some(Micros(0)) }
+        let order = Arc::new(order);
+        self.keep(order.clone()).await;
+        Found { order, source, staleness: Some(Micros(0)) }
     }
 
-    async fn keep(&self, order: &Order) {
-        if let Some(cache) = &self.cache {
-            cache.put(order, Micros::now(), &self.metrics).await;
-        }
+    /// Keeps a copy. The answer does not wait for a cache that is slow: it is kept all the same, a little later.
+    async fn keep(&self, order: Arc<Order>) {
+        let Some(cache) = self.cache.clone() else { return };
+        let metrics = self.metrics.clone();
+        let kept = tokio::spawn(async move { cache.put(&order, Micros::now(), &metrics).await });
+        let _ = tokio::time::timeout(PATIENCE_TO_KEEP, kept).await;
     }
 
     /// Old enough to be in the archive, by its id.

@@ -193,7 +193,7 @@ async fn a_cache_that_is_gone_hangs_is_full_or_lies_costs_no_right_answer() {
     world.redis().signal("STOP");
     let began = Instant::now();
     all_right("hanging").await;
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(1_500), "ten answers waited for a cache that hangs: {:?}", began.elapsed());
     world.redis().signal("CONT");
     world.redis = None;
     all_right("gone").await;
