@@ -146,6 +146,17 @@ impl Cache {
         Ok(copy)
     }
 
+    /// The same when nothing else has answered: with more patience, and although it may have failed lately.
+    ///
+    /// # Errors
+    /// If the cache does not answer.
+    pub async fn get_at_last(&self, id: OrderId, now: Micros) -> Result<Option<Copy>, Error> {
+        let budget = self.budget * 6;
+        let asked = async { Ok(self.connection().await?.hget::<_, _, Option<Vec<u8>>>(key(id), "d").await?) };
+        let found = tokio::time::timeout(budget, asked).await.unwrap_or(Err(Error::Late(budget)))?;
+        Ok(found.and_then(|bytes| believable(&bytes, id, now)))
+    }
+
     /// Keeps a copy, unless a newer version of the order is known. A cache that is full or gone is nobody's trouble.
     pub async fn put(&self, order: &Order, at: Micros, metrics: &Metrics) {
         let life = if order.is_final() { self.lives.history } else { self.lives.stale };

@@ -230,10 +230,9 @@ impl Reader {
             Replica::Final(_) | Replica::Archived(_) => Answer::IsFinal,
             Replica::Active(found) => Answer::Found(found),
             Replica::Missing { .. } => Answer::Unavailable(why),
-            Replica::Nothing { doubtful, .. } => match younger(copy, doubtful) {
-                Some(found) => of_kind(Kind::Active, found),
-                None => Answer::Unavailable(why),
-            },
+            Replica::Nothing { doubtful, why: more } => {
+                self.at_last(Kind::Active, id, younger(copy, doubtful), format!("{why}; {more}")).await
+            }
         }
     }
 
@@ -263,9 +262,23 @@ impl Reader {
             Err(more) if why.is_empty() => why = more,
             Err(more) => why = format!("{why}; {more}"),
         }
-        match younger(copy, seen) {
-            Some(found) => of_kind(kind, found),
-            None => Answer::Unavailable(why),
+        self.at_last(kind, id, younger(copy, seen), why).await
+    }
+
+    /// Nobody has given a good answer: what there is, however old, and be it that the cache is asked once more.
+    async fn at_last(&self, kind: Kind, id: OrderId, seen: Option<Found>, why: String) -> Answer {
+        if let Some(found) = seen {
+            return of_kind(kind, found);
+        }
+        let now = Micros::now();
+        let Some(cache) = &self.cache else { return Answer::Unavailable(why) };
+        match cache.get_at_last(id, now).await {
+            Ok(Some(copy)) => match judge(copy, now, None, Duration::ZERO) {
+                Cached::Good(found) | Cached::Doubtful(found) => of_kind(kind, found),
+                Cached::Nothing => Answer::Unavailable(why),
+            },
+            Ok(None) => Answer::Unavailable(why),
+            Err(error) => Answer::Unavailable(format!("{why}; {}", chain(&error))),
         }
     }
 
