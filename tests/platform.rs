@@ -9,6 +9,7 @@ use mrg_operator::api::OrderServiceSet;
 use mrg_operator::api::order_service_set::CanaryStatus;
 use mrg_operator::cluster::Manifest;
 use mrg_operator::controllers::order_service_set::build::{self, Settings};
+use mrg_operator::controllers::order_service_set::orders;
 use mrg_operator::controllers::order_service_set::trial::Trial;
 use mrg_operator::controllers::order_service_set::validate::{Address, Desired, Wiring, validate};
 use mrg_operator::controllers::service_resilience::inject::Image;
@@ -162,6 +163,44 @@ fn what_is_tried_out_is_reached_by_nobody_but_the_pods_beside_it_and_changes_non
     let over = Trial { runs: false, ..trial };
     let around = build::around(&desired, &BTreeMap::from([("fds", over)]), None);
     assert!(of(&around, "ServiceResilience", "fds").unwrap()["spec"]["inbound"]["canary"].is_null());
+}
+
+#[test]
+fn order_reads_are_split_by_credentials_and_by_path_and_an_upgrade_of_the_operator_restarts_nobody() {
+    let mut set = example();
+    set["spec"]["readSplit"] = json!({ "archive": { "url": "file:///archive", "claimName": "orders-archive" } });
+    let desired = desired(set).unwrap();
+    let objects = orders::objects(&desired, &settings("mrg:1"), false, |_| None);
+    let variable = |name: &str, variable: &str| {
+        let pods = of(&objects, "Deployment", name).unwrap()["spec"]["template"]["spec"]["containers"][0]["env"].clone();
+        pods.as_array().unwrap().iter().find(|found| found["name"] == variable).cloned().unwrap_or_default()
+    };
+    assert_eq!(variable("orders-active", "ORDERS_PRIMARY_DSN")["value"], "postgres://mrg_orders_active:$(PASSWORD)@mrg-write:6432/mrg_write");
+    assert_eq!(variable("orders-history", "ORDERS_REPLICA_DSN")["value"], "postgres://mrg_orders_history:$(PASSWORD)@mrg-read:6433/mrg_read");
+    assert_eq!(variable("orders-history", "ORDERS_CHANGES_DSN")["value"], "postgres://mrg_orders_history:$(PASSWORD)@mrg-postgres-rw:5432/mrg");
+    assert_eq!(variable("orders-history", "PASSWORD")["valueFrom"]["secretKeyRef"]["key"], "mrg_orders_history-password");
+    assert_eq!(variable("orders-history", "ORDERS_ARCHIVED_AFTER")["value"], "2592000000ms", "30 days");
+    assert_eq!(of(&objects, "CronJob", "orders-archive").unwrap()["spec"]["concurrencyPolicy"], "Forbid");
+    assert_eq!(objects.iter().filter(|object| object.kind() == "Job").count(), 1);
+
+    let before = of(&objects, "Deployment", "orders-active").unwrap().clone();
+    let applied = |name: &str| {
+        let there = of(&objects, "Deployment", name)?;
+        let annotation = |key: &str| there["metadata"]["annotations"][key].as_str().map(str::to_owned);
+        Some((annotation(build::REVISION)?, serde_json::from_str(&annotation(build::TEMPLATE)?).ok()?))
+    };
+    let later = orders::objects(&desired, &settings("mrg:2"), true, applied);
+    assert_eq!(of(&later, "Deployment", "orders-active").unwrap()["spec"]["template"], before["spec"]["template"]);
+    assert!(later.iter().all(|object| object.kind() != "Job"), "the database is prepared once");
+
+    let routes = orders::routes(25, "orders-1-25");
+    let to = |path: &str| routes.iter().find(|route| route.takes(path)).map(|route| (route.to.url.host.as_str(), route.to.share));
+    assert_eq!(to("/orders/history"), Some(("orders-history", 25)));
+    assert_eq!(to("/orders/7/history"), Some(("orders-history", 25)));
+    assert_eq!(to("/orders/active"), Some(("orders-active", 25)));
+    assert_eq!(to("/orders/7"), Some(("orders-active", 25)), "whoever does not know which it is");
+    assert_eq!(to("/orders"), None);
+    assert_eq!(to("/carts/7"), None);
 }
 
 #[test]

@@ -68,4 +68,3 @@ has "cannot take over from $from" "$(mrg switchover $cluster --to nobody --yes 2
 until_true "a switchover" 60 bash -c "'$lab' enter '${CARGO_TARGET_DIR:-$root/target}/lab/kubectl-mrg' switchover $cluster --yes"
 until_true "the status names the new leader" 20 led_by_another "$from"
 until_true "the platform is well" 60 platform_settled
-platform_gone

@@ -78,4 +78,3 @@ until_true "settled" 60 platform_settled
 until_true "the canary is gone" 30 no_canary
 [ -z "$(k get oss mrg -o 'jsonpath={.metadata.annotations.mrg\.bluebird\.id/rollout-hogateway}')" ] || fail "what was said is still there"
 rm -rf "$work"
-platform_gone
