@@ -175,9 +175,18 @@ fn order_reads_are_split_by_credentials_and_by_path_and_an_upgrade_of_the_operat
         let pods = of(&objects, "Deployment", name).unwrap()["spec"]["template"]["spec"]["containers"][0]["env"].clone();
         pods.as_array().unwrap().iter().find(|found| found["name"] == variable).cloned().unwrap_or_default()
     };
-    assert_eq!(variable("orders-active", "ORDERS_PRIMARY_DSN")["value"], "postgres://mrg_orders_active:$(PASSWORD)@mrg-write:6432/mrg_write");
-    assert_eq!(variable("orders-history", "ORDERS_REPLICA_DSN")["value"], "postgres://mrg_orders_history:$(PASSWORD)@mrg-read:6433/mrg_read");
-    assert_eq!(variable("orders-history", "ORDERS_CHANGES_DSN")["value"], "postgres://mrg_orders_history:$(PASSWORD)@mrg-postgres-rw:5432/mrg");
+    assert_eq!(
+        variable("orders-active", "ORDERS_PRIMARY_DSN")["value"],
+        "postgres://mrg_orders_active:$(PASSWORD)@mrg-write:6432/mrg_write"
+    );
+    assert_eq!(
+        variable("orders-history", "ORDERS_REPLICA_DSN")["value"],
+        "postgres://mrg_orders_history:$(PASSWORD)@mrg-read:6433/mrg_read"
+    );
+    assert_eq!(
+        variable("orders-history", "ORDERS_CHANGES_DSN")["value"],
+        "postgres://mrg_orders_history:$(PASSWORD)@mrg-postgres-rw:5432/mrg"
+    );
     assert_eq!(variable("orders-history", "PASSWORD")["valueFrom"]["secretKeyRef"]["key"], "mrg_orders_history-password");
     assert_eq!(variable("orders-history", "ORDERS_ARCHIVED_AFTER")["value"], "2592000000ms", "30 days");
     assert_eq!(of(&objects, "CronJob", "orders-archive").unwrap()["spec"]["concurrencyPolicy"], "Forbid");
