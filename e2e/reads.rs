@@ -24,6 +24,9 @@ struct Arguments {
     /// The same, one by one.
     #[arg(long)]
     ask: Vec<String>,
+    /// With which question to begin.
+    #[arg(long, default_value_t = 0)]
+    from: usize,
     /// Questions in a second; 0: as fast as they are answered.
     #[arg(long, default_value_t = 0)]
     rate: u32,
@@ -72,7 +75,7 @@ async fn main() {
                     return;
                 }
                 tokio::time::sleep_until(due.into()).await;
-                let (kind, id) = &questions[number % questions.len()];
+                let (kind, id) = &questions[(arguments.from + number) % questions.len()];
                 let path = if arguments.one_endpoint { format!("/orders/{id}") } else { format!("/orders/{id}/{kind}") };
                 let asked = client.get(format!("{}{path}", arguments.base).parse().unwrap_or_else(|error| panic!("{path}: {error}"))).await;
                 let (good, source) = match asked {
