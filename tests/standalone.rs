@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Cluster {
     directory: tempfile::TempDir,
     base_port: u16,
+    /// How many members may take over when all is well.
+    voters: usize,
     etcd: Option<Child>,
     agents: Vec<Option<Child>>,
     _turn: std::sync::MutexGuard<'static, ()>,
@@ -57,7 +59,9 @@ impl Cluster {
         Command::new("chmod").args(["755"]).arg(directory.path()).status().unwrap();
         // The agent must be readable for the user it runs as, wherever the build folder is.
         std::fs::copy(env!("CARGO_BIN_EXE_mrg-agent"), directory.path().join("mrg-agent")).unwrap();
-        let mut cluster = Self { directory, base_port, etcd: None, agents: vec![], _turn: turn };
+        // In quorum mode every healthy standby votes; with `on`, Patroni's default of one synchronous standby holds.
+        let voters = if mode == "quorum" { 2 } else { 1 };
+        let mut cluster = Self { directory, base_port, voters, etcd: None, agents: vec![], _turn: turn };
         cluster.start_etcd();
         for member in 1..=3 {
             cluster.configure(member, mode);
@@ -196,12 +200,12 @@ postgresql:
         let Some(report) = self.get(leader, "/cluster") else { return false };
         let members = report["members"].as_array().cloned().unwrap_or_default();
         let good = |member: &serde_json::Value| member["state"] == "streaming" || member["role"] == "leader";
-        let sync = members.iter().filter(|member| member["role"] != "leader" && member["role"] != "replica").count();
-        members.len() == 3 && members.iter().all(good) && (sync >= 1 || report["members"][0]["role"] == serde_json::Value::Null)
+        let voters = members.iter().filter(|member| member["role"] != "leader" && member["role"] != "replica").count();
+        members.len() == 3 && members.iter().all(good) && voters == self.voters
     }
 
     fn wait_healthy(&self) {
-        wait_until("three members that lead or stream, with a synchronous standby", || self.is_healthy());
+        wait_until("three members that lead or stream, with every synchronous standby there can be", || self.is_healthy());
     }
 
     /// Writes while `fault` happens and for a while after, then until all is well again.
