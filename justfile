@@ -14,7 +14,7 @@ demo *ARGS: packages
 
 # Everything CI runs: lints, unit tests, real processes, the lab
 [group('dev')]
-test: packages lint unit standalone e2e
+test: packages lint unit proof standalone e2e
     @echo "all tests passed"
 
 # Packages from Debian that building and testing need
@@ -28,11 +28,34 @@ lint:
     cargo fmt --check
     cargo check --quiet --lib --no-default-features
     cargo clippy --quiet --all-targets -- -D warnings
+    cargo clippy --quiet --no-default-features --features proof --lib --test election --example sim -- -D warnings
 
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
     cargo test --quiet --lib --bins --test breaker --test platform --test alerts --test breaker_properties --test proxy --test election --test generated --test architecture --test fuzz
+
+# The election's proofs at CI's size: 2 000 simulated days, and every bug made by hand must be found
+[group('dev')]
+proof:
+    just sim --count 2000
+    e2e/mutants 2000
+
+# One simulated day as a story: just sim SEED; or many: just sim --count N [--from SEED]
+[group('dev')]
+sim *ARGS:
+    @cargo build --quiet --profile lab --no-default-features --features proof --example sim
+    @${CARGO_TARGET_DIR:-target}/lab/examples/sim {{ARGS}}
+
+# 200 000 simulated days
+[group('dev')]
+sim-long:
+    just sim --count 200000
+
+# Each bug made by hand, and who finds it
+[group('dev')]
+mutants DAYS="20000":
+    e2e/mutants {{DAYS}}
 
 # Real etcd, PostgreSQL, agents, Redis and the order query service on loopback, and bad days
 [group('dev')]

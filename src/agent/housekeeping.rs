@@ -17,7 +17,7 @@ use crate::agent::run::LOOK_EVERY;
 use crate::base::{MemberName, Timeline};
 use crate::dcs::DynamicConfig;
 use crate::dcs::wire::{self, MemberData, StatusData};
-use crate::ha::{LeaseId, Postgres, WalReceiver};
+use crate::ha::{Initialize, LeaseId, Postgres, WalReceiver};
 use crate::postgres::ConnectTo;
 use crate::telemetry::chain;
 
@@ -101,8 +101,14 @@ impl Task {
             if !status.dcs_reachable {
                 continue;
             }
+            let system = wire::initialize(&status.snapshot.entries);
+            if let Some(Initialize::Done(system_id)) = system {
+                self.context.server.note_system(system_id);
+            }
             self.write_member(&status).await;
-            if status.holds_key && matches!(status.postgres, Postgres::Primary(_)) {
+            // A cluster that is still being made may be given up, and must leave nothing that looks like one.
+            let finished = matches!(system, Some(Initialize::Done(_)));
+            if finished && status.holds_key && matches!(status.postgres, Postgres::Primary(_)) {
                 self.write_status(&status).await;
                 self.write_history(&status).await;
                 self.write_failsafe(&status).await;
@@ -183,7 +189,7 @@ impl Task {
                 let ended: u32 = fields.next()?.trim().parse().ok()?;
                 let lsn: crate::base::Lsn = fields.next()?.trim().parse().ok()?;
                 let why = fields.next().unwrap_or_default().to_owned();
-                let old = known.iter().find(|line| line.0 == ended).cloned();
+                let old = known.iter().find(|line| line.0 == ended && line.2 != wire::PROMOTION_UNDER_WAY).cloned();
                 Some(old.unwrap_or((ended, lsn.0, why, now.clone(), me.clone())))
             })
             .collect();
@@ -202,7 +208,16 @@ impl Task {
     /// The members whose promise a leader without etcd needs, as Patroni keeps them. Whoever is not in it does not race, so a member that is
     /// away for a moment stays in. Written only as the leader: a late write of a former one would change who may race.
     async fn write_failsafe(&mut self, status: &Status) {
-        let Some(lease) = status.lease.filter(|_| status.settings.failover.failsafe) else { return };
+        let Some(lease) = status.lease else { return };
+        let key = self.context.keys.key("failsafe");
+        let leads = Compare::lease(self.context.keys.leader(), CompareOp::Equal, lease.0);
+        if !status.settings.failover.failsafe {
+            // The leader that reads that it is off leads by its lease: nobody is kept from racing any more.
+            if status.snapshot.entries.contains_key("failsafe") {
+                self.put_failsafe(leads, TxnOp::delete(key, None)).await;
+            }
+            return;
+        }
         let stored = wire::failsafe(&status.snapshot.entries).unwrap_or_default();
         let (now, mut map) = (Instant::now(), BTreeMap::new());
         for (name, url) in stored.iter().filter(|(name, _)| **name != self.context.config.name) {
@@ -217,10 +232,11 @@ impl Task {
         if map == stored {
             return;
         }
-        let key = self.context.keys.key("failsafe");
-        let leads = Compare::lease(self.context.keys.leader(), CompareOp::Equal, lease.0);
-        let put = TxnOp::put(key, wire::compact(&map), None);
-        if let Err(error) = self.context.etcd.transact(vec![leads], vec![put], self.context.dcs_within()).await {
+        self.put_failsafe(leads, TxnOp::put(key, wire::compact(&map), None)).await;
+    }
+
+    async fn put_failsafe(&self, leads: Compare, change: TxnOp) {
+        if let Err(error) = self.context.etcd.transact(vec![leads], vec![change], self.context.dcs_within()).await {
             tracing::debug!(error = chain(&error), "failed to write the failsafe key");
         }
     }

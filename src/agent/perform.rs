@@ -10,7 +10,7 @@ use futures::future::{join_all, select_ok};
 use crate::agent::context::{Context, Status};
 use crate::agent::poolers;
 use crate::agent::server::Error as ServerError;
-use crate::base::{MemberName, Position};
+use crate::base::{MemberName, Position, Timeline};
 use crate::dcs::{self, wire};
 use crate::ha::{Action, LeaseId, Outcome, Postgres, Revision, StopMode, Stored};
 use crate::postgres::{quote_identifier, quote_literal};
@@ -56,6 +56,7 @@ pub async fn perform(context: Arc<Context>, action: Action, lease: Option<LeaseI
         Action::Start(as_) => server(local.start(&as_).await, |()| Outcome::Done),
         Action::Stop(StopMode::Kill) => server(local.kill().await, |()| Outcome::Done),
         Action::Stop(StopMode::Fast) => server(local.stop(context.stop_within()).await, |end| end.map_or(Outcome::Done, Outcome::At)),
+        Action::ReserveTimeline { after, known } => with_lease(lease, |lease| reserve_timeline(&context, lease, after, known)).await,
         Action::Promote => server(local.promote().await, Outcome::At),
         Action::PausePoolers { may_abandon } => with_lease(lease, |lease| poolers::pause(&context, lease, may_abandon)).await,
         Action::ResumePoolers => with_lease(lease, |lease| poolers::resume(&context, lease)).await,
@@ -112,6 +113,10 @@ async fn abandon_initialize(context: &Context, lease: LeaseId) -> Outcome {
 async fn store_system_id(context: &Context, lease: LeaseId, id: u64) -> Outcome {
     let put = TxnOp::put(context.keys.initialize(), id.to_string(), None);
     let done = context.etcd.transact(vec![owned(&context.keys.leader(), lease)], vec![put], context.dcs_within()).await;
+    if let Ok(Some(_)) = done {
+        // At once, not when the watch tells of it: from here on our data is the cluster's.
+        context.server.note_system(id);
+    }
     written(done, "the leader key is not ours")
 }
 
@@ -142,6 +147,26 @@ async fn release(context: &Context, lease: LeaseId) -> Outcome {
     let deletes = vec![deleted(key.clone()), deleted(context.keys.pause())];
     let done = context.etcd.transact(vec![owned(&key, lease)], deletes, context.dcs_within()).await;
     written(done, "the leader key is not ours")
+}
+
+/// Says in `history` that the next timeline is ours, before there is one. The line is written anew from PostgreSQL's own file afterwards.
+async fn reserve_timeline(context: &Context, lease: LeaseId, after: Position, known: Option<Timeline>) -> Outcome {
+    let key = context.keys.key("history");
+    let snapshot = context.status().snapshot;
+    let unchanged = match snapshot.entries.get("history") {
+        Some(entry) => Compare::mod_revision(key.clone(), CompareOp::Equal, entry.modified),
+        None => absent(&key),
+    };
+    let mut lines = wire::history(&snapshot.entries);
+    if lines.last().map(|line| Timeline(line.0 + 1)) != known {
+        return Outcome::Refused("another timeline was begun".to_owned());
+    }
+    lines.retain(|line| line.0 < after.timeline.0);
+    let now = jiff::Timestamp::now().to_string();
+    lines.push((after.timeline.0, after.flushed.0, wire::PROMOTION_UNDER_WAY.to_owned(), now, context.config.name.to_string()));
+    let put = TxnOp::put(key, wire::compact(&lines), None);
+    let done = context.etcd.transact(vec![owned(&context.keys.leader(), lease), unchanged], vec![put], context.dcs_within()).await;
+    written(done, "the leader key or /history was changed by another")
 }
 
 async fn write_sync(context: &Context, lease: LeaseId, expected: Option<Revision>, stored: Stored) -> Outcome {

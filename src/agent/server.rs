@@ -16,7 +16,7 @@ use crate::base::{MemberName, Moment, Position};
 use crate::clock;
 use crate::dcs::DynamicConfig;
 use crate::ha::sync::Names;
-use crate::ha::{Postgres, Standby, StartAs, WalReceiver};
+use crate::ha::{DataDirectory, Postgres, Standby, StartAs, WalReceiver};
 use crate::postgres::{
     self, Configuration, ConnectTo, Credentials, DataState, Look, RESERVED_PARAMETERS, Server as ServerFacts, Session, SessionSettings,
     conninfo, fork_of, look_at, timeline_at,
@@ -302,7 +302,7 @@ impl Server {
                 DataState::Present(control) => match self.misfit() {
                     None => {
                         self.inner().unusable = None;
-                        Postgres::Stopped(control.data)
+                        Postgres::Stopped(DataDirectory { unfinished: self.is_unfinished(), ..control.data })
                     }
                     Some(why) => self.leave_alone(why),
                 },

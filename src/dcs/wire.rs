@@ -152,6 +152,9 @@ pub struct StatusData {
     pub slots: BTreeMap<String, u64>,
 }
 
+/// Why a timeline ended, in a line of `history` that was written before the promotion.
+pub const PROMOTION_UNDER_WAY: &str = "promotion under way";
+
 /// One line of `history`: timeline, where it ended, why, when, who took over.
 pub type HistoryLine = (u32, u64, String, String, String);
 
@@ -227,12 +230,15 @@ pub fn history(entries: &Entries) -> Vec<HistoryLine> {
     lines.into_iter().flatten().filter_map(|value| line(&value)).collect()
 }
 
+/// The `initialize` key: a system identifier, or a claim.
+pub fn initialize(entries: &Entries) -> Option<Initialize> {
+    let entry = entries.get("initialize")?;
+    let text = String::from_utf8_lossy(&entry.value);
+    Some(text.trim().parse().map_or(Initialize::InProgress(LeaseId(entry.lease)), Initialize::Done))
+}
+
 /// What the election looks at.
 pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
-    let initialize = entries.get("initialize").map(|entry| {
-        let text = String::from_utf8_lossy(&entry.value);
-        text.trim().parse().map_or(Initialize::InProgress, Initialize::Done)
-    });
     let leader = entries.get("leader").and_then(|entry| {
         let member = MemberName::new(&String::from_utf8_lossy(&entry.value)).ok()?;
         Some(LeaderKey { member, lease: LeaseId(entry.lease), created: Revision(entry.created) })
@@ -244,13 +250,14 @@ pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
     let status: Option<StatusData> = entries.get("status").and_then(|entry| serde_json::from_slice(&entry.value).ok());
     Cluster {
         revision: Revision(revision),
-        initialize,
+        initialize: initialize(entries),
         leader,
         sync: entries.get("sync").and_then(parse_sync),
         members,
         switchover: entries.get("failover").and_then(parse_switchover),
         optime: status.map(|status| Lsn(status.optime)),
         timeline: history(entries).last().map(|line| Timeline(line.0 + 1)),
+        timeline_of: history(entries).last().and_then(|line| MemberName::new(&line.4).ok()),
         failsafe: failsafe(entries).map(|members| members.into_keys().collect()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::base::{MemberName, Position};
+use crate::base::{MemberName, Position, Timeline};
 use crate::ha::lease::LeaseId;
 use crate::ha::sync::{Names, Stored};
 use crate::ha::view::Revision;
@@ -63,6 +63,14 @@ pub enum Action {
     Start(StartAs),
     /// Stop postgres.
     Stop(StopMode),
+    /// Write to the DCS that the next timeline after this position's is ours, on condition that the leader key is. Whoever is behind it does
+    /// not stand: two timelines of one number are two histories that PostgreSQL cannot tell apart.
+    ReserveTimeline {
+        /// Where it begins.
+        after: Position,
+        /// The newest timeline that this was decided by; nothing is written if there is another by now.
+        known: Option<Timeline>,
+    },
     /// Leave recovery. The shell waits until writes are accepted.
     Promote,
     /// Ask the poolers to hold their clients, and wait, for a bounded time, until their last transactions are done.

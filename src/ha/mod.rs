@@ -13,11 +13,15 @@
 mod action;
 mod event;
 mod lease;
+#[cfg_attr(not(feature = "proof"), allow(unused_imports))]
+pub mod mutant;
 mod node;
 pub mod pool;
 mod rules;
 
 mod settings;
+#[cfg(feature = "proof")]
+pub mod sim;
 pub mod sync;
 mod tenure;
 mod view;

@@ -9,7 +9,8 @@ use crate::base::{MemberName, Millis, Moment, Position};
 use crate::ha::action::{Action, Outcome, StartAs, StopMode};
 use crate::ha::event::{Effect, Event, Past, PromiseRequest, StepId};
 use crate::ha::lease::{Lease, LeaseId, Promise};
-use crate::ha::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, would_lead};
+use crate::ha::mutant::bug;
+use crate::ha::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, is_short_of_votes, would_lead};
 use crate::ha::settings::Settings;
 use crate::ha::tenure::Tenure;
 use crate::ha::view::{Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver};
@@ -154,7 +155,7 @@ impl Node {
     fn note(&mut self, now: Moment, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Tick => {}
-            Event::Dcs { cluster, linearizable } => self.note_dcs(now, cluster, linearizable),
+            Event::Dcs { cluster, linearizable } => self.note_dcs(now, cluster, linearizable, effects),
             Event::DcsLost => {
                 self.tenure.unreached(now);
                 if let DcsView::Read(last) = &self.dcs {
@@ -166,7 +167,10 @@ impl Node {
                 // Whatever the DCS is believed to say may be older than this lease.
                 effects.push(Effect::ReadDcs);
             }
-            Event::LeaseKept { id, sent } => self.note_kept(now, id, sent, effects),
+            Event::LeaseKept { id, sent } => {
+                let counted = if bug!(LeaseCountsFromAnswer) { now } else { sent };
+                self.note_kept(now, id, counted, effects);
+            }
             Event::LeaseUnanswered => self.tenure.unanswered(now),
             Event::LeaseGone(id) => {
                 if self.tenure.gone(now, id) {
@@ -179,6 +183,7 @@ impl Node {
                 }
             }
             Event::PostmasterGone => {
+                self.race.take_if(|_| !bug!(RaceOutlivesServer));
                 let probe = self.probe();
                 effects.push(probe);
             }
@@ -205,8 +210,12 @@ impl Node {
         }
     }
 
-    fn note_dcs(&mut self, now: Moment, cluster: Cluster, linearizable: bool) {
-        if self.dcs.last().is_some_and(|last| last.revision > cluster.revision) {
+    fn note_dcs(&mut self, now: Moment, cluster: Cluster, linearizable: bool, effects: &mut Vec<Effect>) {
+        if self.dcs.last().is_some_and(|last| last.revision > cluster.revision) && !bug!(OldNewsBelieved) {
+            // The read that is waited for was overtaken by a write of our own: what it would have told is still not known.
+            if linearizable && self.reading && !bug!(OvertakenReadAwaited) {
+                effects.push(Effect::ReadDcs);
+            }
             return;
         }
         if linearizable {
@@ -219,6 +228,10 @@ impl Node {
             // The move was done, though its answer did not come yet, or never will.
             self.move_to(key.lease);
         }
+        let unmoved = cluster.leader.as_ref().is_none_or(|key| self.tenure.lease().is_some_and(|lease| lease.id == key.lease));
+        if self.memory.moving && linearizable && unmoved {
+            self.memory.moving = !self.tenure.stays(now);
+        }
         let leadership = |cluster: Option<&Cluster>| cluster.and_then(|cluster| cluster.leader.as_ref()).map(|key| key.created);
         if leadership(self.dcs.last()) != leadership(Some(&cluster)) {
             // What failed under another leader says nothing of what to do under this one, or without any.
@@ -228,6 +241,7 @@ impl Node {
         self.dcs = DcsView::Read(cluster);
         let has_leader = self.dcs.last().is_some_and(|cluster| cluster.leader.is_some());
         self.memory.leaderless = if has_leader { None } else { self.memory.leaderless.or(Some(now)) };
+        self.memory.short_of_votes &= !has_leader;
         if has_leader && self.view(now).other_leader().is_some() {
             self.race = None;
             self.memory.held_promises = None;
@@ -264,6 +278,7 @@ impl Node {
 
     /// Our keys stand under the lease of the new ttl.
     fn move_to(&mut self, lease: LeaseId) {
+        self.memory.moving = false;
         let former = self.tenure.moved(lease, &self.settings.failover);
         self.memory.past_leases.extend(former);
     }
@@ -279,7 +294,7 @@ impl Node {
             self.move_to(next.id);
         }
         let promised = self.view(now).holds_promises();
-        effects.extend(self.tenure.keep(now, &self.settings.failover, promised));
+        effects.extend(self.tenure.keep(now, &self.settings.failover, promised, self.memory.moving));
         effects.extend(self.tenure.replace(&self.settings.failover));
     }
 
@@ -290,13 +305,14 @@ impl Node {
         if self.postgres_is_primary() || self.view(now).holds_key() {
             return Err("Running as a leader".to_owned());
         }
-        let racing = self.race.is_some() || self.running.as_ref().is_some_and(|running| matches!(running.why, Why::Race | Why::Win));
-        if racing {
+        let racing = !bug!(PromisesWhileRacing) && self.race.is_some()
+            || self.running.as_ref().is_some_and(|running| matches!(running.why, Why::Race | Why::Win));
+        if racing && !bug!(PromisesWhileRacing) {
             return Err("taking part in an election".to_owned());
         }
         let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
         let theirs = |key: &LeaderKey| request.lease.map_or(key.member == request.leader, |lease| lease == key.lease);
-        if !key.is_some_and(theirs) {
+        if !key.is_some_and(theirs) && !bug!(PromisesWithoutKey) {
             return Err("the leader key is not yours, as far as this member knows".to_owned());
         }
         let lease = request.lease.or(key.map(|key| key.lease)).unwrap_or(LeaseId(0));
@@ -304,7 +320,7 @@ impl Node {
             return Err("promised to another leader".to_owned());
         }
         let promise = Promise { lease, until: now + request.ttl, round: request.round };
-        self.memory.promised = Some(promise);
+        self.memory.promised = (!bug!(PromiseForgotten)).then_some(promise);
         Ok(promise)
     }
 
@@ -390,6 +406,7 @@ impl Node {
             Action::WriteSync { .. }
                 | Action::MoveLeader(_)
                 | Action::SetSyncNames(_)
+                | Action::ReserveTimeline { .. }
                 | Action::Promote
                 | Action::PostBootstrap
                 | Action::Start(StartAs::Primary)
@@ -410,10 +427,15 @@ impl Node {
         };
         if needs_key || action == Action::AcquireLeader {
             // The fence is armed before the leader transaction and before everything that lets postgres write.
-            let by = view.valid_lease().map(|lease| lease.valid_until).max(self.memory.held_promises);
+            self.memory.moving |= matches!(action, Action::MoveLeader(_)) && !bug!(MoveUnfenced);
+            let by = self.view(now).leased_until().max(self.memory.held_promises);
             assert!(by.is_some_and(|by| now < by), "{action:?} without a deadline; please report this as a bug of mrg-operator");
             self.fence = by;
-            effects.push(Effect::Fence(by));
+            if !bug!(FenceNeverArmed) {
+                effects.push(Effect::Fence(by));
+            } else {
+                effects.push(Effect::Fence(Some(Moment(u64::MAX / 4))));
+            }
         }
         self.steps += 1;
         let step = StepId(self.steps);
@@ -428,6 +450,10 @@ impl Node {
         if touches_postgres(&action) {
             let probe = self.probe();
             effects.push(probe);
+            // The position that was reported in a race is the server's only while nothing moves it.
+            if !matches!(action, Action::StopReceiver | Action::SetSyncNames(_) | Action::Promote) && !bug!(RaceOutlivesServer) {
+                self.race = None;
+            }
         }
         // A hand-over goes on without a receipt: in the synchronous modes the candidate has every acknowledged commit anyway. Nor does it wait
         // for poolers that cannot be asked; one that was asked and objects is another matter.
@@ -485,6 +511,7 @@ impl Node {
                 | Action::ReleaseLeader
                 | Action::ClearSwitchover { .. }
                 | Action::ClaimInitialize
+                | Action::ReserveTimeline { .. }
         );
         if compares || matches!(outcome, Outcome::Unknown(_)) {
             // What was believed of the DCS is wrong, or nobody knows: read before deciding again.
@@ -498,7 +525,7 @@ impl Node {
     }
 
     fn note_success(&mut self, now: Moment, why: Why, lease: Option<LeaseId>, action: &Action, outcome: &Outcome) {
-        if let (Outcome::Written(revision), DcsView::Read(cluster)) = (outcome, &mut self.dcs) {
+        if let (Outcome::Written(revision), Some(cluster)) = (outcome, self.dcs.last_mut()) {
             // What the watch still has to tell of the time before this write is older than what is known now.
             cluster.revision = cluster.revision.max(*revision);
         }
@@ -511,15 +538,16 @@ impl Node {
                     race.votes = Some(votes.clone());
                     race.asked = now;
                 }
+                self.memory.short_of_votes = is_short_of_votes(&self.view(now));
             }
             (Action::AcquireLeader, Outcome::Written(revision)) => {
-                if let (Some(lease), DcsView::Read(cluster)) = (lease, &mut self.dcs) {
+                if let (Some(lease), Some(cluster)) = (lease, self.dcs.last_mut()) {
                     cluster.leader = Some(LeaderKey { member: self.me.clone(), lease, created: *revision });
                 }
             }
             (Action::MoveLeader(to), Outcome::Written(_)) => {
                 self.move_to(*to);
-                if let DcsView::Read(cluster) = &mut self.dcs
+                if let Some(cluster) = self.dcs.last_mut()
                     && let Some(key) = &mut cluster.leader
                 {
                     key.lease = *to;
@@ -529,21 +557,28 @@ impl Node {
             (Action::ReleaseLeader, _) => {
                 self.memory.handing_over = false;
                 self.memory.poolers_paused = false;
+                if why == Why::Switchover {
+                    // Should we lead again by this request, nobody could take over.
+                    let request = self.dcs.last().and_then(|cluster| cluster.switchover.as_ref());
+                    self.memory.abandoned = request.map(|request| request.revision);
+                }
                 if why == Why::CrashedFailover {
                     self.memory.crash_releases.retain(|at| now.since(*at) < CRASH_WINDOW);
                     self.memory.crash_releases.push(now);
                 }
-                if let DcsView::Read(cluster) = &mut self.dcs {
+                if let Some(cluster) = self.dcs.last_mut()
+                    && !bug!(ReleaseForgotten)
+                {
                     cluster.leader = None;
                 }
             }
             (Action::WriteSync { stored, .. }, Outcome::Written(revision)) => {
-                if let DcsView::Read(cluster) = &mut self.dcs {
+                if let Some(cluster) = self.dcs.last_mut() {
                     cluster.sync = Some((*revision, stored.clone()));
                 }
             }
             (Action::StoreSystemId(id), _) => {
-                if let DcsView::Read(cluster) = &mut self.dcs {
+                if let Some(cluster) = self.dcs.last_mut() {
                     cluster.initialize = Some(Initialize::Done(*id));
                 }
             }
@@ -565,7 +600,7 @@ impl Node {
                 self.memory.no_space = false;
             }
             (Action::ClearSwitchover { .. }, _) => {
-                if let DcsView::Read(cluster) = &mut self.dcs {
+                if let Some(cluster) = self.dcs.last_mut() {
                     cluster.switchover = None;
                 }
             }
@@ -587,10 +622,12 @@ impl Node {
         } else if let Some(key) = key {
             Some(Err(format!("{} holds the leader key", key.member)))
         } else if let Some(race) = &self.race {
-            let willing = would_lead(decide(&view).why) || race.votes.is_none() && self.running.is_some();
+            let racing = would_lead(decide(&view).why) || race.votes.is_none() && self.running.is_some();
+            let willing = racing && (!self.memory.short_of_votes || bug!(HopelessCandidateInsists));
             Some(Ok((race.position, self.memory.priority.filter(|_| willing))))
         } else {
             match &self.postgres {
+                Postgres::Standby(standby) if bug!(VoterKeepsReceiver) => standby.position.map(|position| Ok((position, None))),
                 Postgres::Standby(standby) if standby.position.is_some() => None,
                 Postgres::Unknown => None,
                 _ => Some(Err("not a standby that knows its position".to_owned())),
@@ -606,7 +643,7 @@ impl Node {
     /// Keeps the fence's deadline in step with what proves that we may write.
     fn arm_fence(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let view = self.view(now);
-        let by_lease = view.valid_lease().filter(|_| view.holds_key()).map(|lease| lease.valid_until);
+        let by_lease = view.leased_until().filter(|_| view.holds_key());
         let by_promise = self.memory.held_promises.filter(|_| view.holds_promises());
         let acquiring = self.running.as_ref().is_some_and(|running| running.action == Action::AcquireLeader);
         let wanted = by_lease.max(by_promise).or(if acquiring { self.fence } else { None });
@@ -617,7 +654,7 @@ impl Node {
         }
         if wanted != self.fence {
             self.fence = wanted;
-            effects.push(Effect::Fence(wanted));
+            effects.push(Effect::Fence(if bug!(FenceNeverArmed) { Some(Moment(u64::MAX / 4)) } else { wanted }));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base::{MemberName, Millis, Position};
 use crate::ha::action::{Action, StartAs, StopMode, Vote};
+use crate::ha::mutant::bug;
 use crate::ha::settings::{Mode, OnCrash};
 use crate::ha::sync::{self, Names, Situation, Step, Stored};
 use crate::ha::view::{
@@ -44,17 +45,19 @@ pub const RULES: &[Rule] = &[
     (Why::NoLease, |view| view.valid_lease().is_none().then(Vec::new)),
     (Why::NameTaken, name_taken),
     (Why::Starting, |view| matches!(view.postgres, Postgres::Starting).then(Vec::new)),
+    (Why::UnfinishedBootstrap, unfinished_bootstrap),
     (Why::WrongSystem, wrong_system),
+    (Why::InitializeMissing, initialize_missing),
     (Why::Bootstrap, bootstrap),
     (Why::BootstrapElsewhere, |view| {
         let cluster = read(view)?;
-        (no_data(view) && cluster.leader.is_none() && cluster.initialize == Some(Initialize::InProgress)).then(Vec::new)
+        (no_data(view) && cluster.leader.is_none() && matches!(cluster.initialize, Some(Initialize::InProgress(_)))).then(Vec::new)
     }),
     (Why::Paused, |view| view.settings.paused.then(Vec::new)),
     // The leader key is ours.
     (Why::HandOver, |view| (leads(view) && stopped(view) && view.memory.handing_over).then(|| vec![Action::ReleaseLeader])),
     (Why::CrashedFailover, |view| (leads(view) && stopped(view) && crash_fails_over(view)).then(|| vec![Action::ReleaseLeader])),
-    (Why::CrashedRestart, |view| (leads(view) && stopped(view)).then(|| vec![Action::Start(StartAs::Primary)])),
+    (Why::CrashedRestart, |view| data_at_rest(view).filter(|_| leads(view)).map(|data| vec![start_leader(data)])),
     (Why::FinishPromotion, finish_promotion),
     (Why::GiveBackKey, |view| (leads(view) && primary(view).is_none()).then(|| vec![Action::ReleaseLeader])),
     (Why::ChangeLease, |view| {
@@ -108,17 +111,18 @@ pub const RULES: &[Rule] = &[
     (Why::JustStarted, |view| view.may_have_promised().then(Vec::new)),
     (Why::Promised, |view| view.is_promised().then(Vec::new)),
     (Why::NotInFailsafe, |view| {
+        // Also when the setting is off by now: a leader that cannot read that may lead by promises, and did not ask us.
         let listed = read(view)?.failsafe.as_ref()?;
-        (view.settings.failover.failsafe && !listed.contains(view.me)).then(Vec::new)
+        (!listed.contains(view.me) && !bug!(UnlistedRaces)).then(Vec::new)
     }),
     (Why::MayNotLead, |view| view.memory.priority.is_none().then(Vec::new)),
     (Why::SwitchoverToOther, switchover_to_other),
     (Why::SyncStateMissing, |view| (view.settings.is_synchronous() && read(view)?.sync.is_none()).then(Vec::new)),
     (Why::NotInSync, |view| (!may_stand(view)).then(Vec::new)),
-    (Why::OldTimeline, |view| (standby(view)?.position?.timeline < read(view)?.timeline?).then(Vec::new)),
+    (Why::OldTimeline, old_timeline),
     (Why::TooFarBehind, too_far_behind),
     (Why::Race, race),
-    (Why::TooFewVotes, |view| (votes(view)?.len() < votes_needed(view)).then(Vec::new)),
+    (Why::TooFewVotes, |view| is_short_of_votes(view).then(Vec::new)),
     (Why::Outrun, |view| outrun(view).then(Vec::new)),
     (Why::Win, win),
 ];
@@ -173,7 +177,7 @@ fn stored<'a>(view: &View<'a>) -> Option<&'a Stored> {
 }
 
 fn writer_without_lease(view: &View<'_>) -> Option<Vec<Action>> {
-    (primary(view).is_some() && !view.may_write()).then(|| vec![Action::Stop(StopMode::Kill)])
+    (primary(view).is_some() && !view.may_write() && !bug!(WriterGoesOn)).then(|| vec![Action::Stop(StopMode::Kill)])
 }
 
 fn shutting_down(view: &View<'_>) -> Option<Vec<Action>> {
@@ -193,10 +197,16 @@ fn dcs_away(view: &View<'_>) -> Option<Vec<Action>> {
         return None;
     }
     Some(match view.postgres {
-        Postgres::Stopped(_) if view.may_write() => vec![Action::Start(StartAs::Primary)],
+        Postgres::Stopped(data) if data.unfinished => vec![],
+        Postgres::Stopped(data) if view.may_write() => vec![start_leader(*data)],
         Postgres::Stopped(_) => vec![Action::Start(StartAs::Standby { upstream: None })],
         _ => vec![],
     })
+}
+
+/// A standby's data does not become a primary's by being started as one: without a promotion its timeline would go on in two places.
+fn start_leader(data: DataDirectory) -> Action {
+    Action::Start(if data.was_primary || bug!(StandbyStartedAsPrimary) { StartAs::Primary } else { StartAs::Standby { upstream: None } })
 }
 
 /// Before the data directory is touched the name must be ours; a running server is left alone.
@@ -204,6 +214,23 @@ fn name_taken(view: &View<'_>) -> Option<Vec<Action>> {
     let key = read(view)?.members.get(view.me);
     let ours = key.is_some_and(|key| view.lease.is_some_and(|lease| lease.id == key.lease));
     (!ours && (stopped(view) || no_data(view)) && !view.memory.stop_requested).then(Vec::new)
+}
+
+/// What was made for a new cluster and did not become one is of no use to anybody, and would keep this member out of the one that did.
+fn unfinished_bootstrap(view: &View<'_>) -> Option<Vec<Action>> {
+    let data = data_at_rest(view).filter(|data| data.unfinished)?;
+    let cluster = read(view)?;
+    let remains = match cluster.initialize {
+        Some(Initialize::Done(system_id)) => system_id == data.system_id,
+        // Somebody may have deleted the key that said so.
+        Some(Initialize::InProgress(_)) | None => has_traces(cluster),
+    };
+    (!remains && !bug!(UnfinishedKept)).then(|| vec![Action::RemoveData])
+}
+
+/// Whether there is what only a finished cluster writes. (`/sync` is written before the end, so alone it tells nothing.)
+fn has_traces(cluster: &Cluster) -> bool {
+    cluster.optime.is_some() || cluster.timeline.is_some() || cluster.failsafe.is_some()
 }
 
 fn wrong_system(view: &View<'_>) -> Option<Vec<Action>> {
@@ -217,17 +244,29 @@ fn wrong_system(view: &View<'_>) -> Option<Vec<Action>> {
 
 fn bootstrap(view: &View<'_>) -> Option<Vec<Action>> {
     let cluster = read(view)?;
-    let virgin = no_data(view) && cluster.initialize.is_none() && cluster.leader.is_none();
+    // The claim may be ours although nobody told us: its answer was lost.
+    let ours = |claim| matches!((claim, view.lease), (Initialize::InProgress(claim), Some(lease)) if claim == lease.id);
+    let claimed = cluster.initialize.is_some_and(ours) && !bug!(ClaimNotRecognised);
+    let virgin = no_data(view) && (cluster.initialize.is_none() || claimed) && cluster.leader.is_none();
     if !virgin || view.settings.paused {
         return None;
     }
-    let mut steps =
-        vec![Action::ClaimInitialize, Action::InitDb, Action::AcquireLeader, Action::Start(StartAs::Primary), Action::PostBootstrap];
+    let mut steps = if claimed { vec![] } else { vec![Action::ClaimInitialize] };
+    steps.extend([Action::InitDb, Action::AcquireLeader, Action::Start(StartAs::Primary), Action::PostBootstrap]);
     if view.settings.is_synchronous() {
         let expected = cluster.sync.as_ref().map(|(revision, _)| *revision);
         steps.push(Action::WriteSync { expected, stored: Stored::only(view.me.clone()) });
     }
     Some(steps)
+}
+
+/// `initialize` is gone, but what only a finished cluster writes is there, or a member has data: somebody deleted a key, and a new cluster would
+/// lock the old one's members out.
+fn initialize_missing(view: &View<'_>) -> Option<Vec<Action>> {
+    let cluster = read(view)?;
+    let lost = no_data(view) && cluster.initialize.is_none() && cluster.leader.is_none();
+    let data = cluster.members.values().any(|member| member.running || member.position.is_some());
+    (lost && (has_traces(cluster) || data) && !bug!(BootstrapsOverTraces)).then(Vec::new)
 }
 
 fn store_system_id(view: &View<'_>) -> Option<Vec<Action>> {
@@ -260,6 +299,9 @@ fn successors(view: &View<'_>) -> BTreeSet<MemberName> {
 }
 
 fn hand_over_steps(candidates: BTreeSet<MemberName>, may_abandon: bool) -> Vec<Action> {
+    if bug!(ReleasedTooEarly) {
+        return vec![Action::ReleaseLeader, Action::Stop(StopMode::Fast)];
+    }
     let mut steps = vec![Action::Checkpoint, Action::PausePoolers { may_abandon }, Action::Stop(StopMode::Fast)];
     if !candidates.is_empty() {
         steps.push(Action::AwaitReceipt { candidates, position: Position::default() });
@@ -273,9 +315,25 @@ fn finish_promotion(view: &View<'_>) -> Option<Vec<Action>> {
     let may = if view.settings.is_synchronous() {
         stored(view).is_some_and(|stored| stored.leader == *view.me && stored.voters.is_empty())
     } else {
-        view.race.is_some()
+        view.race.is_some() && old_timeline(view).is_none()
     };
-    (leads(view) && standby(view)?.position.is_some() && may).then(|| vec![Action::SetSyncNames(first_names(view)), Action::Promote])
+    let standby = standby(view).filter(|_| leads(view) && may)?;
+    // How far it reaches is known when it has replayed everything.
+    Some(standby.position.map_or_else(Vec::new, |position| promotion_steps(view, position)))
+}
+
+/// The last steps of a promotion. In the synchronous modes `/sync` keeps everybody else from beginning a timeline of the same number.
+fn promotion_steps(view: &View<'_>, position: Position) -> Vec<Action> {
+    let mut steps = vec![Action::SetSyncNames(first_names(view))];
+    if !view.settings.is_synchronous() && !bug!(TimelineNotReserved) {
+        let known = view.dcs.last().and_then(|cluster| cluster.timeline);
+        steps.push(Action::ReserveTimeline { after: position, known });
+    }
+    if bug!(NamesNotSet) {
+        steps.remove(0);
+    }
+    steps.push(Action::Promote);
+    steps
 }
 
 /// The names for the first moments of a new primary: whoever is alive must confirm, so that nothing is acknowledged by the new primary alone.
@@ -369,8 +427,11 @@ fn write_sync(view: &View<'_>, stored: Stored) -> Option<Vec<Action>> {
 
 fn copy_from_leader(view: &View<'_>) -> Option<Vec<Action>> {
     let leader = other(view).filter(|_| no_data(view))?;
-    let ready = read(view)?.members.get(leader).is_some_and(|member| member.running && member.primary);
-    if !ready {
+    let cluster = read(view)?;
+    let runs = cluster.members.get(leader).is_some_and(|member| member.running && member.primary);
+    // A cluster that is still being made may be given up; a copy of it would be of another system than the one that comes after.
+    let made = matches!(cluster.initialize, Some(Initialize::Done(_))) || bug!(CopiesUnfinished);
+    if !runs || !made {
         return None;
     }
     Some(copy_steps(view, leader))
@@ -414,6 +475,9 @@ fn rejoin(view: &View<'_>) -> Option<Vec<Action>> {
 }
 
 fn diverged(view: &View<'_>) -> Option<Vec<Action>> {
+    if bug!(DivergenceIgnored) {
+        return None;
+    }
     let leader = other(view)?;
     let member = read(view)?.members.get(leader).filter(|member| member.running && member.primary)?;
     let standby = standby(view)?;
@@ -456,10 +520,17 @@ fn sole_hope(view: &View<'_>) -> bool {
 
 /// Whether this member may stand in an election at all, by `/sync`.
 fn may_stand(view: &View<'_>) -> bool {
-    if !view.settings.is_synchronous() {
+    if !view.settings.is_synchronous() || bug!(AnybodyStands) {
         return true;
     }
     stored(view).is_some_and(|stored| stored.leader == *view.me || stored.voters.contains(view.me))
+}
+
+/// The newest timeline is another's, and we have nothing of it. One that we reserved and did not begin is no obstacle.
+fn old_timeline(view: &View<'_>) -> Option<Vec<Action>> {
+    let cluster = read(view)?;
+    let behind = standby(view)?.position?.timeline < cluster.timeline?;
+    (behind && !bug!(OldTimelineStands) && cluster.timeline_of.as_ref() != Some(view.me)).then(Vec::new)
 }
 
 fn too_far_behind(view: &View<'_>) -> Option<Vec<Action>> {
@@ -472,6 +543,9 @@ fn too_far_behind(view: &View<'_>) -> Option<Vec<Action>> {
 fn race(view: &View<'_>) -> Option<Vec<Action>> {
     let stale = view.race.is_none_or(|race| race.votes.is_none() || view.since(race.asked) >= RACE_AGAIN_AFTER);
     let steps = || vec![Action::StopReceiver, Action::AskPeers(electorate(view))];
+    if bug!(CandidateKeepsReceiver) {
+        return stale.then(|| steps().split_off(1));
+    }
     stale.then(steps)
 }
 
@@ -495,9 +569,15 @@ fn votes<'a>(view: &View<'a>) -> Option<Vec<&'a Vote>> {
     Some(cast.iter().filter(voter).collect())
 }
 
+/// Whether fewer voters answered than `/sync` asks for.
+pub(crate) fn is_short_of_votes(view: &View<'_>) -> bool {
+    votes(view).is_some_and(|votes| votes.len() < votes_needed(view))
+}
+
 fn votes_needed(view: &View<'_>) -> usize {
     match stored(view).filter(|_| view.settings.is_synchronous()) {
         Some(stored) if stored.leader == *view.me => 0,
+        Some(stored) if bug!(OneVoteFewer) => stored.quorum.saturating_sub(1),
         Some(stored) => stored.quorum,
         None => 0,
     }
@@ -505,7 +585,7 @@ fn votes_needed(view: &View<'_>) -> usize {
 
 /// Whether somebody who would take over is ahead: by position, then by being named, then by priority, then by name.
 fn outrun(view: &View<'_>) -> bool {
-    let Some(race) = view.race else { return true };
+    let Some(race) = view.race.filter(|_| !bug!(LaggardWins)) else { return !bug!(LaggardWins) };
     let named = read(view).and_then(|cluster| cluster.switchover.as_ref()).and_then(|request| request.candidate.as_ref());
     let rank =
         |position: Position, name: &MemberName, priority: i32| (position, named == Some(name), priority, std::cmp::Reverse(name.clone()));
@@ -523,11 +603,10 @@ fn outrun(view: &View<'_>) -> bool {
 fn win(view: &View<'_>) -> Option<Vec<Action>> {
     let mut steps = vec![Action::AcquireLeader];
     let sync = read(view).and_then(|cluster| cluster.sync.as_ref());
-    if view.settings.is_synchronous() || sync.is_some() {
+    if (view.settings.is_synchronous() || sync.is_some()) && !bug!(SyncNotTaken) {
         let expected = sync.map(|(revision, _)| *revision);
         steps.push(Action::WriteSync { expected, stored: Stored::only(view.me.clone()) });
     }
-    steps.push(Action::SetSyncNames(first_names(view)));
-    steps.push(Action::Promote);
+    steps.extend(promotion_steps(view, standby(view)?.position?));
     Some(steps)
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::base::{Lsn, MemberName};
+use crate::ha::mutant::bug;
 use crate::ha::settings::{Mode, Replication};
 use crate::ha::view::WalSender;
 
@@ -212,7 +213,13 @@ pub fn next_step(situation: &Situation<'_>) -> Option<Step> {
     }
     let wanted = wanted_names(situation);
     if wanted != *names {
-        if is_safe(stored, &wanted) {
+        if bug!(WidensBeforeNames) {
+            let widened = guaranteed(situation, &wanted);
+            if widened != *stored {
+                return Some(Step::Widen(widened));
+            }
+        }
+        if is_safe(stored, &wanted) || bug!(NamesBeforeNarrowing) {
             return Some(Step::Names(wanted));
         }
         return Some(Step::Narrow(between(me, stored, names, &wanted)));
@@ -241,7 +248,7 @@ fn between(me: &MemberName, stored: &Stored, names: &Names, wanted: &Names) -> S
 fn guaranteed(situation: &Situation<'_>, names: &Names) -> Stored {
     let caught_up = |name: &MemberName| {
         let sender = situation.senders.get(name);
-        sender.is_some_and(|sender| sender.streaming && sender.flushed >= situation.names_set_at)
+        sender.is_some_and(|sender| bug!(WidensToLaggards) || sender.streaming && sender.flushed >= situation.names_set_at)
     };
     let kept = &situation.stored.voters;
     let voters: BTreeSet<MemberName> = names.members().into_iter().filter(|name| kept.contains(name) || caught_up(name)).collect();

@@ -3,6 +3,7 @@
 use crate::base::{Millis, Moment};
 use crate::ha::event::Effect;
 use crate::ha::lease::{Lease, LeaseId, fence_margin};
+use crate::ha::mutant::bug;
 use crate::ha::settings::Failover;
 
 /// The pause after a grant, keepalive or round of promises that failed.
@@ -81,11 +82,12 @@ impl Tenure {
     }
 
     /// What is to be asked of the DCS now.
-    pub(crate) fn keep(&mut self, now: Moment, failover: &Failover, promised: bool) -> Option<Effect> {
+    pub(crate) fn keep(&mut self, now: Moment, failover: &Failover, promised: bool, moving: bool) -> Option<Effect> {
         if self.asked || now < self.due {
             return None;
         }
-        self.next = self.next.filter(|next| next.is_valid(now));
+        // The key may hang off it: that it lapsed must not be forgotten.
+        self.next = self.next.filter(|next| moving || next.is_valid(now));
         match self.lease {
             Some(lease) if !lease.is_valid(now) && !promised && self.reach != Reach::Proven => {
                 let ask = self.reach == Reach::Unknown;
@@ -192,6 +194,12 @@ impl Tenure {
         self.former
     }
 
+    /// The leader key is under the present lease; whether the next one is surely gone, so that it stays there.
+    pub(crate) fn stays(&mut self, now: Moment) -> bool {
+        let gone = |next: &mut Lease| now > next.valid_until + fence_margin(next.ttl) + fence_margin(next.ttl);
+        self.next.take_if(gone).is_some() || self.next.is_none()
+    }
+
     /// The timers changed.
     pub(crate) fn retimed(&mut self, failover: &Failover) {
         if let Some(lease) = self.lease {
@@ -216,6 +224,7 @@ impl Tenure {
             return None;
         }
         self.round_open = false;
+        let all = all || bug!(SomePromisesSuffice);
         self.round_due = if all { asked + failover.loop_wait.min(Millis(failover.ttl.0 / 3)) } else { now + RETRY };
         all.then(|| asked + failover.ttl - fence_margin(failover.ttl))
     }

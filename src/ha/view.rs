@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use crate::ha::lease::{Lease, LeaseId, Promise};
+use crate::ha::mutant::bug;
 use crate::ha::settings::Settings;
 use crate::ha::sync::Names;
 
@@ -19,8 +20,8 @@ pub struct Revision(pub i64);
 /// The `initialize` key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initialize {
-    /// Somebody is making the first data directory.
-    InProgress,
+    /// Whoever holds this lease is making the first data directory.
+    InProgress(LeaseId),
     /// The cluster's system identifier.
     Done(u64),
 }
@@ -83,6 +84,8 @@ pub struct Cluster {
     pub optime: Option<Lsn>,
     /// The newest timeline that `history` speaks of.
     pub timeline: Option<Timeline>,
+    /// Who began it, or was about to.
+    pub timeline_of: Option<MemberName>,
     /// `failsafe`: whose promises a leader without DCS needs. Whoever is not in it does not race; without the key nobody leads by promises.
     pub failsafe: Option<BTreeSet<MemberName>>,
 }
@@ -111,6 +114,14 @@ impl DcsView {
             DcsView::Read(cluster) | DcsView::Away { last: cluster, .. } => Some(cluster),
         }
     }
+
+    /// The last known state, to note in it what was just done: also while the DCS is away, or a key that was let go would count as held.
+    pub(crate) fn last_mut(&mut self) -> Option<&mut Cluster> {
+        match self {
+            DcsView::Unread => None,
+            DcsView::Read(cluster) | DcsView::Away { last: cluster, .. } => Some(cluster),
+        }
+    }
 }
 
 /// What `pg_control` says of a data directory at rest.
@@ -126,6 +137,8 @@ pub struct DataDirectory {
     pub was_primary: bool,
     /// Whether it was shut down in order.
     pub clean: bool,
+    /// Whether it was made here for a new cluster, and the cluster was not seen to have taken its system identifier.
+    pub unfinished: bool,
 }
 
 /// A WAL sender on the primary.
@@ -232,11 +245,16 @@ pub struct Memory {
     pub promised: Option<Promise>,
     /// Until when all members promised us.
     pub held_promises: Option<Moment>,
+    /// Whether too few answered when this member last asked for votes; others that could win need not wait for it.
+    pub short_of_votes: bool,
     /// Whether a copy of the leader's data did not fit beside ours.
     pub no_space: bool,
+    /// Whether the leader key may have been moved to the next lease: it was asked for, and not answered.
+    pub moving: bool,
     /// Whether the poolers may be holding their clients at our request.
     pub poolers_paused: bool,
-    /// The request for a switchover that was given up because a pooler's transactions did not end.
+    /// The request for a switchover that was tried: given up because a pooler's transactions did not end, or done. If it is still there when this
+    /// member leads, it cannot be done.
     pub abandoned: Option<Revision>,
     /// When this member let the key go after a crash; at most the last ten minutes.
     pub crash_releases: Vec<Moment>,
@@ -280,15 +298,27 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Our lease, if it is surely valid now.
+    /// Our lease, if it is surely valid now. While the leader key may have been moved to the next one, that one must be valid, too.
     pub fn valid_lease(&self) -> Option<&'a Lease> {
-        self.lease.filter(|lease| lease.is_valid(self.now))
+        self.lease.filter(|lease| lease.is_valid(self.now) && self.moving_to().is_none_or(|next| next.is_valid(self.now)))
+    }
+
+    /// The lease that the leader key may hang off by now, although nobody said so yet.
+    fn moving_to(&self) -> Option<&'a Lease> {
+        self.next_lease.filter(|_| self.memory.moving)
+    }
+
+    /// Until when our lease proves anything.
+    pub fn leased_until(&self) -> Option<Moment> {
+        let until = self.valid_lease()?.valid_until;
+        Some(self.moving_to().map_or(until, |next| until.min(next.valid_until)))
     }
 
     /// Whether the leader key is surely ours: it is owned by our lease, and the lease is valid.
     pub fn holds_key(&self) -> bool {
         let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
-        matches!((key, self.valid_lease()), (Some(key), Some(lease)) if key.lease == lease.id)
+        let ours = |key: &LeaderKey, lease: &Lease| if bug!(OwnershipByName) { key.member == *self.me } else { key.lease == lease.id };
+        matches!((key, self.valid_lease()), (Some(key), Some(lease)) if ours(key, lease))
     }
 
     /// Whether all members promised to keep quiet long enough, and nobody leads all the same.

@@ -19,8 +19,12 @@ pub enum Why {
     NoLease,
     /// The cluster is paused.
     Paused,
+    /// The data directory is what is left of a cluster that was never made whole.
+    UnfinishedBootstrap,
     /// The data directory belongs to another cluster.
     WrongSystem,
+    /// There was a cluster, and its `initialize` key is gone.
+    InitializeMissing,
     /// The first member makes the cluster.
     Bootstrap,
     /// Another member makes the cluster.
@@ -124,8 +128,12 @@ impl Why {
             Why::NameTaken => "another process holds this member's name in etcd; waiting until its lease ends, the data is not touched",
             Why::NoLease => "waiting for a lease",
             Why::Paused => "the cluster is paused; `patronictl resume` ends that",
+            Why::UnfinishedBootstrap => "the data here was made for a new cluster that did not come to be; removing it",
             Why::WrongSystem => {
                 "the data directory belongs to another cluster (system identifier differs); move it away to let the member copy afresh"
+            }
+            Why::InitializeMissing => {
+                "no data here, and /initialize is missing although other keys tell of a cluster; not making a new one over it; bring a member with data back, or, to begin anew, delete all keys"
             }
             Why::Bootstrap => "making a new cluster",
             Why::BootstrapElsewhere => "waiting for another member that makes the cluster",

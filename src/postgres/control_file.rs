@@ -68,6 +68,7 @@ impl ControlFile {
             other => return Err(InvalidControlFile::State(other)),
         };
         let data = DataDirectory {
+            unfinished: false,
             system_id: u64::from_ne_bytes(number(bytes, 0)),
             timeline: Timeline(u32::from_ne_bytes(number(bytes, 48))),
             checkpoint: Lsn(u64::from_ne_bytes(number(bytes, 32))),

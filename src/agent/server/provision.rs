@@ -35,7 +35,30 @@ impl Server {
         let made = self.run_program("initdb", arguments, None).await;
         let _ = std::fs::remove_file(&password_file);
         made?;
+        // Until the cluster has taken its system identifier this is nobody's data.
+        let mark = self.unfinished_mark();
+        write_durably(&mark, b"").map_err(|source| Error::File { what: mark.display().to_string(), source })?;
         self.install(&fresh)
+    }
+
+    fn unfinished_mark(&self) -> PathBuf {
+        self.config.beside_data(".unfinished")
+    }
+
+    /// Whether the data directory was made here for a cluster that has not been seen to be whole.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished_mark().exists()
+    }
+
+    /// The cluster has this system identifier: if our data is of it, it is finished.
+    pub fn note_system(&self, system_id: u64) {
+        let ours = || matches!(look_at(self.data()), DataState::Present(control) if control.data.system_id == system_id);
+        if self.is_unfinished()
+            && ours()
+            && let Err(error) = remove_if_there(&self.unfinished_mark())
+        {
+            tracing::warn!(%error, "the mark of an unfinished cluster cannot be removed");
+        }
     }
 
     /// Replaces the data directory by a copy of a member's.
@@ -58,7 +81,7 @@ impl Server {
             let _ = std::fs::remove_dir_all(&fresh);
             return Err(error);
         }
-        self.install(&fresh)
+        self.install_copy(&fresh)
     }
 
     /// Asks a member's server whether it leads and is of our system.
@@ -133,6 +156,13 @@ impl Server {
             std::fs::rename(fresh, self.data()).map_err(failed)?;
         }
         remove_if_there(&self.config.beside_data(".rewinding")).map_err(failed)
+    }
+
+    /// Replaces the data directory by a copy: it is of a cluster that is there.
+    fn install_copy(&self, fresh: &Path) -> Result<(), Error> {
+        self.install(fresh)?;
+        let mark = self.unfinished_mark();
+        remove_if_there(&mark).map_err(|source| Error::File { what: mark.display().to_string(), source })
     }
 
     /// Removes the data directory.

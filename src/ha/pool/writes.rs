@@ -9,6 +9,7 @@
 //! 4. What cannot be confirmed within the longest hold is refused, and the search goes on.
 
 use crate::base::{Millis, Moment, Timeline};
+use crate::ha::mutant::bug;
 use crate::ha::pool::view::{Address, Finding, Gate, Leader, PauseRequest, Seen, Setting};
 use crate::ha::pool::why::Why;
 use crate::ha::view::Revision;
@@ -17,6 +18,8 @@ use crate::ha::view::Revision;
 const PROBE_AGAIN: Millis = Millis(20);
 /// How long the last transactions may take before the leader hears that its request is heeded: most often it hears only that they are done.
 const SAY_SO_AFTER: Millis = Millis(100);
+/// What a probe found counts for so long: the connection that it leaves tells nothing of a server whose machine is cut off.
+const CONFIRMED_FOR: Millis = Millis(1_000);
 /// The pause between two questions to an agent.
 const ASK_AGAIN: Millis = Millis(200);
 
@@ -100,6 +103,14 @@ pub struct Rewired {
     pub leader: Leader,
 }
 
+/// What a probe found.
+#[derive(Clone, Copy, Debug)]
+struct Confirmed {
+    key: Revision,
+    timeline: Timeline,
+    at: Moment,
+}
+
 #[derive(Debug)]
 struct Hold {
     since: Moment,
@@ -108,7 +119,7 @@ struct Hold {
     fresh: bool,
     vouched: Option<Revision>,
     asked_agent: Option<Moment>,
-    confirmed: Option<(Revision, Timeline)>,
+    confirmed: Option<Confirmed>,
     drained: bool,
     refusing: bool,
 }
@@ -187,7 +198,8 @@ impl Writes {
         let refusal = hold.filter(|hold| !hold.refusing && self.target.is_some()).map(|hold| hold.since + self.max_hold);
         let agent = hold.filter(|hold| self.away && hold.vouched.is_none()).and_then(|hold| hold.asked_agent).map(|at| at + ASK_AGAIN);
         let say_so = self.unsaid().map(|(_, since)| since + SAY_SO_AFTER);
-        [probe, refusal, agent, say_so].into_iter().flatten().min()
+        let stale = hold.and_then(|hold| hold.confirmed).map(|confirmed| confirmed.at + CONFIRMED_FOR);
+        [probe, refusal, agent, say_so, stale].into_iter().flatten().min()
     }
 
     /// Takes an event and says what to do.
@@ -240,7 +252,7 @@ impl Writes {
     fn note_disconnected(&mut self, key: Revision) {
         self.suspect |= self.leads_to(key);
         if let Some(hold) = &mut self.hold {
-            hold.confirmed.take_if(|(confirmed, _)| *confirmed == key);
+            hold.confirmed.take_if(|confirmed| confirmed.key == key);
         }
     }
 
@@ -249,10 +261,15 @@ impl Writes {
         self.suspect = false;
         let known = self.seen.as_ref().and_then(|seen| seen.system_id);
         match finding {
+            Finding::Standby { .. } if bug!(PoolTrustsAnybody) => {
+                if let Some(hold) = &mut self.hold {
+                    hold.confirmed = Some(Confirmed { key, timeline: Timeline(1), at: now });
+                }
+            }
             Finding::Primary { system_id, timeline, .. } if Some(system_id) == known && self.is_not_older(timeline) => {
                 self.lost = false;
                 if let Some(hold) = &mut self.hold {
-                    hold.confirmed = Some((key, timeline));
+                    hold.confirmed = Some(Confirmed { key, timeline, at: now });
                 }
             }
             _ => {
@@ -282,13 +299,13 @@ impl Writes {
     /// A request is about one leadership, and ends with it.
     fn pause_applies(&self) -> bool {
         let key = self.leader().map(|leader| leader.key);
-        self.pause.is_some_and(|pause| Some(pause.leader) == key)
+        self.pause.is_some_and(|pause| Some(pause.leader) == key || bug!(PauseOutlivesLeader))
     }
 
     fn wants_probe(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
         match &self.hold {
-            Some(hold) => !self.pause_applies() && hold.confirmed.is_none_or(|(key, _)| key != leader.key),
+            Some(hold) => !self.pause_applies() && hold.confirmed.is_none_or(|confirmed| confirmed.key != leader.key),
             None => self.suspect,
         }
     }
@@ -319,6 +336,11 @@ impl Writes {
             self.begin_hold(now, cause);
             effects.push(Effect::ReadDcs(self.reads));
         }
+        if let Some(hold) = &mut self.hold
+            && hold.confirmed.take_if(|confirmed| now.since(confirmed.at) >= CONFIRMED_FOR).is_some()
+        {
+            self.probe_due = now;
+        }
         self.end_hold(now, &mut effects);
         self.refuse_if_late(now);
         self.set(&mut effects);
@@ -331,8 +353,9 @@ impl Writes {
     fn end_hold(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let Some(hold) = &self.hold else { return };
         let Some(leader) = self.leader().cloned().filter(|_| !self.pause_applies()) else { return };
-        let assured = hold.fresh || self.away && hold.vouched == Some(leader.key);
-        let Some((_, timeline)) = hold.confirmed.filter(|(key, _)| assured && *key == leader.key) else { return };
+        let assured = bug!(PoolTrustsOldNews) || hold.fresh || self.away && hold.vouched == Some(leader.key);
+        let Some(confirmed) = hold.confirmed.filter(|confirmed| assured && confirmed.key == leader.key) else { return };
+        let timeline = confirmed.timeline;
         effects.push(Effect::Rewired(Rewired { cause: hold.cause, held: now.since(hold.since), leader: leader.clone() }));
         self.target = Some(Target { leader, timeline });
         self.hold = None;
@@ -379,7 +402,7 @@ impl Writes {
         let pause = self.pause.filter(|_| self.pause_applies());
         let (Some(pause), Some(hold)) = (pause, &self.hold) else { return };
         // Before the first server there are no clients.
-        let drained = hold.drained || self.target.is_none();
+        let drained = hold.drained || self.target.is_none() || bug!(PoolSaysDrained);
         let early = self.unsaid().is_some_and(|(_, since)| now.since(since) < SAY_SO_AFTER);
         if self.acknowledged != Some((pause.id, drained)) && (drained || !early) {
             self.acknowledged = Some((pause.id, drained));

@@ -1,150 +1,15 @@
-//! The rules that must hold to the letter, each driven through the same `Node` that the agent runs. A small shell performs effects instantly
-//! against what the test says, and tells the story in order.
+//! The rules that must hold to the letter.
 
-#![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
+use std::collections::BTreeSet;
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use mrg_operator::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
+use mrg_operator::base::{Lsn, Millis, Moment, Position, Timeline};
 use mrg_operator::ha::sync::{Names, Stored};
 use mrg_operator::ha::{
-    Action, Cluster, DataDirectory, Effect, Event, Fork, Initialize, LeaderKey, LeaseId, Member, Mode, Node, Outcome, Past, Postgres,
-    Primary, Promise, PromiseRequest, Replication, Revision, Settings, Standby, StepId, StopMode, Vote, WalReceiver, WalSender, Why,
+    Action, Cluster, DataDirectory, Effect, Event, Fork, LeaderKey, LeaseId, Mode, Outcome, Past, Postgres, Promise, PromiseRequest,
+    Revision, Standby, StopMode, Vote, WalReceiver, Why,
 };
 
-const ME: &str = "a";
-const LEASE: LeaseId = LeaseId(100);
-const OTHER: LeaseId = LeaseId(200);
-
-fn name(text: &str) -> MemberName {
-    MemberName::new(text).unwrap()
-}
-
-fn at(flushed: u64) -> Position {
-    Position { timeline: Timeline(1), flushed: Lsn(flushed) }
-}
-
-fn settings(mode: Mode) -> Settings {
-    Settings { replication: Replication { mode, count: 1, strict: false }, ..Settings::default() }
-}
-
-fn member(lease: LeaseId, primary: bool) -> Member {
-    Member { lease, running: true, primary, position: Some(at(100)), may_lead: true, may_sync: true }
-}
-
-/// Three members; `leader` holds the key.
-fn cluster(leader: Option<(&str, LeaseId)>, sync: Option<(&str, &[&str], usize)>) -> Cluster {
-    let lease = |member: &str| if member == ME { LEASE } else { LeaseId(OTHER.0 + i64::from(member.as_bytes()[0])) };
-    let leads = |member: &str| leader.is_some_and(|(name, _)| name == member);
-    let stored = sync.map(|(leader, voters, quorum)| {
-        let voters = voters.iter().map(|voter| name(voter)).collect();
-        (Revision(7), Stored { leader: name(leader), voters, quorum })
-    });
-    Cluster {
-        revision: Revision(10),
-        initialize: Some(Initialize::Done(42)),
-        leader: leader.map(|(member, lease)| LeaderKey { member: name(member), lease, created: Revision(5) }),
-        sync: stored,
-        members: ["a", "b", "c"].iter().map(|m| (name(m), member(lease(m), leads(m)))).collect(),
-        switchover: None,
-        optime: Some(Lsn(100)),
-        timeline: None,
-        failsafe: Some(["a", "b", "c"].iter().map(|m| name(m)).collect()),
-    }
-}
-
-fn standby(flushed: u64, upstream: Option<&str>) -> Postgres {
-    let receiver = if upstream.is_some() { WalReceiver::Streaming } else { WalReceiver::Stopped };
-    Postgres::Standby(Standby { system_id: 42, position: Some(at(flushed)), upstream: upstream.map(name), receiver, fork: None })
-}
-
-fn primary(names: Names) -> Postgres {
-    let sender = WalSender { streaming: true, flushed: Lsn(100) };
-    let senders = BTreeMap::from([(name("b"), sender), (name("c"), sender)]);
-    Postgres::Primary(Primary { system_id: 42, position: at(100), names: Some(names), senders })
-}
-
-fn any_of(members: &[&str]) -> Names {
-    Names::Any { count: 1, members: members.iter().map(|m| name(m)).collect() }
-}
-
-struct Story {
-    node: Node,
-    now: Moment,
-    effects: Vec<Effect>,
-}
-
-impl Story {
-    /// A member that has been up for long, with a lease that was just granted.
-    fn new(mode: Mode, cluster: Cluster, postgres: Postgres) -> Self {
-        Self::with_past(mode, cluster, postgres, Past::Remembered(None))
-    }
-
-    fn with_past(mode: Mode, cluster: Cluster, postgres: Postgres, past: Past) -> Self {
-        let now = Moment(1_000_000);
-        let node = Node::new(name(ME), settings(mode), Some(1), past, now);
-        let mut story = Self { node, now, effects: Vec::new() };
-        story.on(Event::Dcs { cluster: cluster.clone(), linearizable: true });
-        let ttl = Millis::seconds(10);
-        story.on(Event::LeaseGranted { id: LEASE, granted: ttl, sent: story.now });
-        story.on(Event::Postgres { probe: 0, postgres });
-        story.on(Event::Dcs { cluster, linearizable: true });
-        story
-    }
-
-    fn on(&mut self, event: Event) {
-        self.effects.extend(self.node.on(self.now, event));
-    }
-
-    fn later(&mut self, millis: u64) {
-        self.now = self.now + Millis(millis);
-    }
-
-    /// The step that is being performed, if one was begun since the last call.
-    fn step(&mut self) -> Option<(StepId, Action)> {
-        let found = self.effects.iter().rev().find_map(|effect| match effect {
-            Effect::Perform(step, action) => Some((*step, action.clone())),
-            _ => None,
-        });
-        self.effects.clear();
-        found
-    }
-
-    fn done(&mut self, step: StepId, outcome: Outcome) {
-        self.on(Event::Finished { step, outcome });
-    }
-
-    /// Performs the current step with an outcome, and gives its action.
-    fn perform(&mut self, outcome: Outcome) -> Action {
-        let (step, action) = self.step().expect("a step");
-        self.done(step, outcome);
-        action
-    }
-
-    fn expect_no_step(&mut self) {
-        assert_eq!(self.step(), None);
-    }
-
-    fn look(&mut self, postgres: Postgres) {
-        self.on(Event::Postgres { probe: u64::MAX, postgres });
-    }
-
-    fn why(&self) -> Why {
-        self.node.why().unwrap()
-    }
-
-    /// Runs the race up to the collected votes.
-    fn race(&mut self, flushed: u64, votes: Vec<Vote>) {
-        assert_eq!(self.perform(Outcome::At(at(flushed))), Action::StopReceiver);
-        self.look(standby(flushed, None));
-        assert!(matches!(self.perform(Outcome::Votes(votes)), Action::AskPeers(_)));
-        self.look(standby(flushed, None));
-    }
-}
-
-fn vote(member: &str, flushed: u64) -> Vote {
-    Vote { member: name(member), position: at(flushed), candidate: Some(1) }
-}
+use crate::story::*;
 
 #[test]
 fn a_candidate_stops_its_wal_receiver_before_it_asks_anybody() {
@@ -308,6 +173,20 @@ fn a_member_that_promised_neither_races_nor_votes_nor_promises_another() {
     story.on(Event::PromiseAsked(request(3, LeaseId(999))));
     assert!(story.effects.iter().any(|effect| matches!(effect, Effect::AnswerPromise(3, Err(_)))));
     story.expect_no_step();
+}
+
+#[test]
+fn whoever_may_have_taken_the_key_promises_nobody() {
+    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, Some("b")));
+    story.race(100, vec![vote("c", 100)]);
+    assert!(matches!(story.step(), Some((_, Action::AcquireLeader))));
+    // Another was faster, and asks; our own transaction is still under way, and may be done when that one's key has gone.
+    story.on(Event::Dcs {
+        cluster: Cluster { revision: Revision(20), ..cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1))) },
+        linearizable: false,
+    });
+    story.on(Event::PromiseAsked(PromiseRequest { reply: 1, leader: name("b"), lease: Some(OTHER), ttl: Millis::seconds(10), round: 1 }));
+    assert!(story.effects.iter().any(|effect| matches!(effect, Effect::AnswerPromise(1, Err(_)))), "{:?}", story.effects);
 }
 
 #[test]
@@ -479,6 +358,8 @@ fn a_changed_ttl_moves_the_leader_key_to_a_new_lease_without_a_gap() {
     assert!(story.effects.contains(&Effect::GrantLease(Millis::seconds(5))), "{:?}", story.effects);
     let next = LeaseId(101);
     story.on(Event::LeaseGranted { id: next, granted: Millis::seconds(5), sent: story.now });
+    let armed = |effect: &Effect| matches!(effect, Effect::Fence(Some(by)) if *by == story.now + Millis(4_500));
+    assert!(story.effects.iter().any(armed), "before the key moves");
     let (step, action) = story.step().unwrap();
     assert_eq!(action, Action::MoveLeader(next));
     assert_eq!(story.node.lease().unwrap().id, LEASE, "until then the old lease counts");
@@ -488,7 +369,6 @@ fn a_changed_ttl_moves_the_leader_key_to_a_new_lease_without_a_gap() {
     assert_eq!((story.node.lease().unwrap().id, story.node.former_lease()), (next, Some(LEASE)));
     story.done(step, Outcome::Written(Revision(30)));
     assert_eq!(story.why(), Why::Leading);
-    assert!(story.effects.iter().any(|effect| matches!(effect, Effect::Fence(Some(by)) if *by == story.now + Millis(4_500))));
     assert!(!story.effects.iter().any(|effect| matches!(effect, Effect::Perform(_, Action::Stop(_)))), "it leads all the while");
 }
 
@@ -496,7 +376,8 @@ fn a_changed_ttl_moves_the_leader_key_to_a_new_lease_without_a_gap() {
 fn a_crash_releases_the_key_when_a_synchronous_standby_streamed_and_three_times_at_most() {
     let sync = Some(("a", &["b", "c"][..], 1));
     let led = cluster(Some((ME, LEASE)), sync);
-    let data = DataDirectory { system_id: 42, timeline: Timeline(1), checkpoint: Lsn(90), was_primary: true, clean: false };
+    let data =
+        DataDirectory { system_id: 42, timeline: Timeline(1), checkpoint: Lsn(90), was_primary: true, clean: false, unfinished: false };
     let mut story = Story::new(Mode::Quorum, led.clone(), primary(any_of(&["b", "c"])));
     let mut revision = 20;
     for crash in 1..=4 {
@@ -532,7 +413,8 @@ fn a_name_that_another_process_holds_keeps_the_data_untouched() {
 
 #[test]
 fn data_of_another_cluster_is_left_alone() {
-    let data = DataDirectory { system_id: 7, timeline: Timeline(1), checkpoint: Lsn(90), was_primary: false, clean: true };
+    let data =
+        DataDirectory { system_id: 7, timeline: Timeline(1), checkpoint: Lsn(90), was_primary: false, clean: true, unfinished: false };
     let mut story = Story::new(Mode::Async, cluster(Some(("b", OTHER)), None), Postgres::Stopped(data));
     assert_eq!(story.why(), Why::WrongSystem);
     story.expect_no_step();

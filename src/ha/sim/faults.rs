@@ -1,0 +1,282 @@
+//! What goes wrong, and how it is mended.
+
+use crate::ha::Mode;
+use crate::ha::sim::etcd;
+use crate::ha::sim::random::Random;
+use crate::ha::sim::schedule::{Fault, settings};
+use crate::ha::sim::server::CONNECTION_TIMEOUT;
+use crate::ha::sim::world::{Happening, World};
+
+/// The cluster is left whole for so long at most before the next fault.
+const WHOLE_FOR: u64 = 1_200;
+/// Clients are busy for so long after a fault, and look now and then otherwise.
+const BUSY: u64 = 4_000;
+
+impl World {
+    /// The next fault, or the end of them, is to come after its time.
+    pub fn expect_fault(&mut self, index: usize) {
+        let wait = self.schedule.faults.get(index).map_or(self.schedule.heal_after, |(wait, _)| *wait);
+        self.plan_fault(index, self.now + wait);
+    }
+
+    fn plan_fault(&mut self, index: usize, at: u64) {
+        self.plan += 1;
+        self.fault_at = at;
+        self.faults_done = index;
+        self.at(at, Happening::Fault(index, self.plan));
+    }
+
+    pub fn fault_due(&mut self, index: usize, plan: u32) {
+        if plan != self.plan {
+            return;
+        }
+        self.busy_until = self.now + BUSY;
+        match self.schedule.faults.get(index) {
+            Some((_, fault)) => {
+                let fault = fault.at(self.leader_or_any());
+                self.fault(fault);
+                self.expect_fault(index + 1);
+            }
+            None => self.heal(),
+        }
+    }
+
+    fn leader_or_any(&mut self) -> usize {
+        let primary = self.hosts.iter().position(|host| host.postgres.server == crate::ha::sim::postgres::Server::Primary);
+        primary.unwrap_or_else(|| self.random.index(self.hosts.len()))
+    }
+
+    /// The cluster is whole: there is nothing to wait for.
+    pub fn hasten_fault(&mut self) {
+        let soon = self.now + self.random.between(0, WHOLE_FOR);
+        if self.fault_at > soon {
+            self.plan_fault(self.faults_done, soon);
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        self.tell(|_| format!("*** {fault:?}"));
+        match fault {
+            Fault::KillPostmaster(member) => self.kill_server(member),
+            Fault::KillAgent(member, wait) | Fault::KillContainer(member, wait) => self.kill_agent(member, wait),
+            Fault::KillHost(member, wait) => self.kill_host(member, wait),
+            Fault::PauseAgent(member, wait) => self.hosts[member].agent_paused_until = self.now + wait,
+            Fault::PauseHost(member, wait) => {
+                self.hosts[member].frozen_until = self.hosts[member].frozen_until.max(self.now + wait);
+                let until = self.hosts[member].frozen_until;
+                self.at(until, Happening::Thaw(member));
+            }
+            Fault::Stop(member, wait) => self.ask_to_stop(member, wait),
+            Fault::Cut(from, to, wait) => {
+                self.cut_way(from, to);
+                self.later(wait, Happening::Undo(fault));
+            }
+            Fault::Isolate(member, wait) => {
+                for other in (0..self.cut.len()).filter(|other| *other != member) {
+                    self.cut_way(member, other);
+                    self.cut_way(other, member);
+                }
+                self.later(wait, Happening::Undo(fault));
+            }
+            Fault::EtcdSilent(wait) => {
+                self.etcd_silent_until = self.etcd_silent_until.max(self.now + wait);
+                let until = self.etcd_silent_until;
+                self.at(until, Happening::Undo(fault));
+            }
+            Fault::WatchLags(member, wait) => self.hosts[member].watch_lags_until = self.now + wait,
+            Fault::NetworkSlow(wait) => self.slow_until = self.now + wait,
+            Fault::DiskFull(member, wait) => {
+                self.hosts[member].postgres.disk_full = true;
+                if self.random.chance(500) {
+                    // WAL cannot be written: PANIC.
+                    self.kill_server(member);
+                }
+                self.later(wait, Happening::Undo(fault));
+            }
+            Fault::LoseData(member) => self.lose_data(member),
+            Fault::Switchover(candidate) => {
+                let candidate = candidate.map(|member| self.name(member));
+                let leader = self.etcd.keys().cluster.leader.as_ref().map(|leader| leader.member.clone());
+                if let Some(leader) = leader.filter(|leader| Some(leader) != candidate.as_ref()) {
+                    self.etcd.change(|keys, revision| etcd::request(keys, revision, Some(leader), candidate));
+                    self.etcd_changed();
+                }
+            }
+            Fault::Restart(member) => {
+                if let Some(agent) = &self.hosts[member].agent {
+                    let number = agent.number;
+                    self.later(0, Happening::Agent(member, number, Box::new(crate::ha::Event::RestartRequested)));
+                }
+            }
+            Fault::Reconfigure(how) => self.reconfigure(how),
+            Fault::PauseCluster(wait) => {
+                self.set_paused(true);
+                self.later(wait, Happening::Undo(fault));
+            }
+            Fault::DeleteLeader => self.delete_key(|cluster| cluster.leader = None),
+            Fault::DeleteInitialize => self.delete_key(|cluster| cluster.initialize = None),
+            Fault::DeleteFailsafe => self.delete_key(|cluster| cluster.failsafe = None),
+            Fault::KillPooler(pooler, wait) => {
+                self.stop_pooler(pooler);
+                self.later(wait, Happening::StartPooler(pooler));
+            }
+            Fault::PausePooler(pooler, wait) => self.poolers[pooler].paused_until = self.now + wait,
+        }
+    }
+
+    pub fn undo(&mut self, fault: Fault) {
+        if self.healed {
+            return;
+        }
+        match fault {
+            Fault::Cut(from, to, _) => self.mend_way(from, to),
+            Fault::Isolate(member, _) => {
+                for other in (0..self.cut.len()).filter(|other| *other != member) {
+                    self.mend_way(member, other);
+                    self.mend_way(other, member);
+                }
+            }
+            Fault::EtcdSilent(_) => self.etcd_answers(),
+            Fault::DiskFull(member, _) => self.hosts[member].postgres.disk_full = false,
+            Fault::PauseCluster(_) => self.set_paused(false),
+            _ => {}
+        }
+    }
+
+    fn cut_way(&mut self, from: usize, to: usize) {
+        if from == to {
+            return;
+        }
+        self.cut[from][to] += 1;
+        if from < self.hosts.len() && to < self.hosts.len() {
+            self.later(CONNECTION_TIMEOUT, Happening::ConnectionTimeout(from, to));
+        }
+    }
+
+    fn mend_way(&mut self, from: usize, to: usize) {
+        if from != to {
+            self.cut[from][to] = self.cut[from][to].saturating_sub(1);
+        }
+    }
+
+    fn etcd_answers(&mut self) {
+        if self.now < self.etcd_silent_until {
+            return;
+        }
+        // Its new leader gives every lease its whole ttl again; those that keep asking notice nothing else.
+        let now = self.now;
+        for (lease, ends) in self.etcd.promote(now) {
+            self.at(ends, Happening::Expire(lease));
+        }
+    }
+
+    fn kill_agent(&mut self, member: usize, wait: u64) {
+        if self.hosts[member].agent.take().is_none() {
+            return;
+        }
+        // Its fence sees the pipe close, or is killed with it.
+        self.kill_server(member);
+        let boot = self.hosts[member].boot;
+        self.later(wait, Happening::StartAgent(member, boot));
+    }
+
+    fn kill_host(&mut self, member: usize, wait: u64) {
+        self.hosts[member].agent = None;
+        self.hosts[member].up = false;
+        self.hosts[member].boot += 1;
+        self.hosts[member].frozen_until = 0;
+        self.hosts[member].agent_paused_until = 0;
+        self.lose_power(member);
+        self.later(wait, Happening::Boot(member, self.hosts[member].boot));
+    }
+
+    pub fn boot(&mut self, member: usize, boot: u32) {
+        let host = &mut self.hosts[member];
+        if host.up || host.boot != boot {
+            return;
+        }
+        host.up = true;
+        self.start_agent(member, boot);
+    }
+
+    /// One volume at a time: what was acknowledged must be on two others, or the loss is beyond what one standby can make good.
+    fn lose_data(&mut self, member: usize) {
+        let safe = self.judge.survives_without(member, &self.hosts);
+        let cluster = &self.etcd.keys().cluster;
+        let leads = cluster.leader.as_ref().is_some_and(|leader| leader.member == self.hosts[member].name);
+        let sole = cluster.sync.as_ref().is_some_and(|(_, sync)| sync.leader == self.hosts[member].name);
+        // In Async mode a timeline that was reserved, and may have been begun, is known only to whoever reserved it.
+        let reserved = cluster.sync.is_none() && cluster.timeline_of.as_ref() == Some(&self.hosts[member].name);
+        if !safe || leads || sole || reserved {
+            return;
+        }
+        self.kill_server(member);
+        self.hosts[member].postgres.data = None;
+        self.hosts[member].promise_record = None;
+    }
+
+    fn reconfigure(&mut self, how: u64) {
+        let mut new = settings(&mut Random::new(how));
+        let old = self.etcd.keys().settings;
+        new.paused = old.paused;
+        new.replication.count = new.replication.count.min(self.hosts.len() - 1);
+        // Whoever turns synchronous replication off accepts loss; that is not what is looked for here.
+        if old.replication.mode == Mode::Async || new.replication.mode == Mode::Async {
+            new.replication.mode = old.replication.mode;
+        }
+        self.etcd.change(|keys, _| keys.settings = new);
+        self.etcd_changed();
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        self.etcd.change(|keys, _| keys.settings.paused = paused);
+        self.etcd_changed();
+    }
+
+    fn delete_key(&mut self, delete: impl FnOnce(&mut crate::ha::Cluster)) {
+        self.etcd.change(|keys, _| delete(&mut keys.cluster));
+        self.etcd_changed();
+    }
+
+    /// Everything is mended. From here on the cluster must come back by itself.
+    fn heal(&mut self) {
+        self.tell(|_| "*** everything is mended".to_owned());
+        for row in &mut self.cut {
+            row.fill(0);
+        }
+        self.slow_until = 0;
+        self.etcd_silent_until = self.now;
+        self.etcd_answers();
+        for member in 0..self.hosts.len() {
+            let now = self.now;
+            let host = &mut self.hosts[member];
+            host.postgres.disk_full = false;
+            host.watch_lags_until = 0;
+            host.agent_paused_until = host.agent_paused_until.min(now);
+            let boot = host.boot;
+            if !host.up {
+                self.later(100, Happening::Boot(member, boot));
+            }
+        }
+        for pooler in 0..self.poolers.len() {
+            self.poolers[pooler].paused_until = self.now;
+            self.start_pooler(pooler);
+        }
+        if self.etcd.keys().settings.paused {
+            self.set_paused(false);
+        }
+        self.healed = true;
+        self.judge.healed_at = Some(self.now);
+    }
+
+    /// A connection over a way that has been cut for long.
+    pub fn connection_times_out(&mut self, from: usize, to: usize) {
+        if self.cut[from][to] == 0 {
+            return;
+        }
+        for (primary, standby) in [(from, to), (to, from)] {
+            let Some(sender) = self.hosts[primary].postgres.senders.get(&standby) else { continue };
+            self.break_connection(primary, standby, sender.connection);
+        }
+    }
+}
