@@ -63,6 +63,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (stopping, stop) = watch::channel(false);
     let metrics = std::sync::Arc::new(controllers::metrics::Metrics::default());
     tokio::spawn(serve_health(metrics.clone()));
+    // Every replica shows the page: who looks is not to depend on which one works.
+    tokio::spawn(serve("0.0.0.0:8082", "the page is", controllers::page::router(client.clone())));
     let image =
         controllers::service_resilience::inject::Image { name: arguments.image.clone(), pull_policy: arguments.image_pull_policy.clone() };
     tokio::spawn(serve_webhook(client.clone(), arguments.namespace.clone(), image.clone()));
@@ -132,10 +134,14 @@ async fn serve_health(metrics: std::sync::Arc<controllers::metrics::Metrics>) {
     };
     let router =
         Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" })).route("/metrics", get(page));
-    match tokio::net::TcpListener::bind("0.0.0.0:8080").await {
+    serve("0.0.0.0:8080", "health checks are", router).await;
+}
+
+async fn serve(address: &str, what: &str, router: Router) {
+    match tokio::net::TcpListener::bind(address).await {
         Ok(listener) => {
             let _ = axum::serve(listener, router).await;
         }
-        Err(error) => tracing::error!(%error, "health checks are not served"),
+        Err(error) => tracing::error!(%error, address, "{what} not served"),
     }
 }

@@ -5,6 +5,7 @@ mod followers;
 pub mod metrics;
 mod news;
 pub mod order_service_set;
+pub mod page;
 pub mod pgbouncer_pool;
 pub mod postgres_cluster;
 mod quantity;
