@@ -28,16 +28,17 @@ lint:
     cargo fmt --check
     cargo check --quiet --lib --no-default-features
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --no-default-features --features proof --lib --test election --example sim -- -D warnings
+    cargo clippy --quiet --no-default-features --features proof --lib --test election --test views --example sim -- -D warnings
 
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
     cargo test --quiet --lib --bins --test breaker --test platform --test alerts --test breaker_properties --test proxy --test election --test generated --test architecture --test fuzz
 
-# The election's proofs at CI's size: 2 000 simulated days, and every bug made by hand must be found
+# The election's proofs at CI's size: 14 million views, 2 000 simulated days, and every bug made by hand must be found
 [group('dev')]
 proof:
+    cargo test --quiet --profile lab --no-default-features --features proof --test views
     just sim --count 2000
     e2e/mutants 2000
 
@@ -109,7 +110,7 @@ bench-proxy *ARGS: packages
 bench-orders *ARGS: packages
     e2e/bench-orders {{ARGS}}
 
-# Hunt for bytes that bring a program down: proxy_config, queue_log, dynamic_config or control_file
+# Hunt for bytes that bring a program down: proxy_config, queue_log, dynamic_config, control_file, dcs_keys, rest_body or patroni_yml
 [group('dev')]
 fuzz TARGET SECONDS="60":
     #!/usr/bin/env bash

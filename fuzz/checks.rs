@@ -1,7 +1,16 @@
 //! What must hold for any bytes at all that come from outside. `just fuzz TARGET` hunts for bytes for which it does not; `tests/fuzz.rs`
 //! tries the seeds and some thousand changes to them.
 
-use mrg_operator::dcs::{DynamicConfig, settings};
+use std::collections::BTreeMap;
+
+use mrg_operator::agent::{AgentConfig, FailsafeRequest, SwitchoverBody, VoteAnswer, Withdrawal};
+use mrg_operator::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
+use mrg_operator::dcs::wire::{self, Entries, Entry};
+use mrg_operator::dcs::{DynamicConfig, poolers, settings};
+use mrg_operator::ha::sync::Names;
+use mrg_operator::ha::{
+    Action, Effect, Event, LeaseId, Mode, Node, Past, Postgres, Primary, PromiseRequest, Replication, Settings, StopMode, decide,
+};
 use mrg_operator::postgres::ControlFile;
 use mrg_operator::proxy::{Line, parse, replay};
 
@@ -9,8 +18,15 @@ use mrg_operator::proxy::{Line, parse, replay};
 pub type Check = (&'static str, fn(&[u8]));
 
 /// All of them, by the names of their folders in `fuzz/seeds`.
-pub const ALL: [Check; 4] =
-    [("proxy_config", proxy_config), ("queue_log", queue_log), ("dynamic_config", dynamic_config), ("control_file", control_file)];
+pub const ALL: [Check; 7] = [
+    ("proxy_config", proxy_config),
+    ("queue_log", queue_log),
+    ("dynamic_config", dynamic_config),
+    ("control_file", control_file),
+    ("dcs_keys", dcs_keys),
+    ("rest_body", rest_body),
+    ("patroni_yml", patroni_yml),
+];
 
 /// A configuration that the proxy takes is written down so that it takes it again, unchanged.
 pub fn proxy_config(bytes: &[u8]) {
@@ -54,4 +70,75 @@ pub fn dynamic_config(bytes: &[u8]) {
 /// A control file that cannot be understood is told so.
 pub fn control_file(bytes: &[u8]) {
     let _ = ControlFile::parse(bytes).map_err(|error| error.to_string());
+}
+
+const LEASE: LeaseId = LeaseId(7);
+
+/// A leader of a synchronous cluster, with its lease just kept.
+fn leader(keys: &Entries) -> (Node, Moment) {
+    let (me, now) = (MemberName::new("a").expect("a legal name"), Moment(1_000_000));
+    let replication = Replication { mode: Mode::Quorum, count: 1, strict: false };
+    let mut node = Node::new(me, Settings { replication, ..Settings::default() }, Some(1), Past::Remembered(None), now);
+    node.on(now, Event::Dcs { cluster: wire::cluster(1, keys), linearizable: true });
+    node.on(now, Event::LeaseGranted { id: LEASE, granted: Millis::seconds(10), sent: now });
+    let position = Position { timeline: Timeline(1), flushed: Lsn(100) };
+    let primary = Primary { system_id: 42, position, names: Some(Names::Nobody), senders: BTreeMap::new() };
+    node.on(now, Event::Postgres { probe: 0, postgres: Postgres::Primary(primary) });
+    node.on(now, Event::Dcs { cluster: wire::cluster(1, keys), linearizable: true });
+    (node, now)
+}
+
+fn entry(value: &[u8], lease: LeaseId) -> Entry {
+    Entry { value: value.to_vec(), lease: lease.0, created: 5, modified: 6 }
+}
+
+/// Lines of `key value`. Whatever stands in them, a leader that has its key goes on serving, poolers find out what there is, and a decision is
+/// made.
+pub fn dcs_keys(bytes: &[u8]) {
+    let line = |line: &[u8]| {
+        let space = line.iter().position(|byte| *byte == b' ')?;
+        Some((String::from_utf8_lossy(&line[..space]).into_owned(), entry(&line[space + 1..], LeaseId(9))))
+    };
+    let mut keys: Entries = bytes.split(|byte| *byte == b'\n').filter_map(line).collect();
+    keys.insert("leader".to_owned(), entry(b"a", LEASE));
+    let known = [("leader".to_owned(), entry(b"a", LEASE)), ("initialize".to_owned(), entry(b"42", LeaseId(0)))];
+    let (mut node, now) = leader(&Entries::from(known));
+    let effects = node.on(now, Event::Dcs { cluster: wire::cluster(9, &keys), linearizable: true });
+    let killed = effects.iter().any(|effect| matches!(effect, Effect::Perform(_, Action::Stop(StopMode::Kill))));
+    assert!(!killed, "the leader was stopped: {effects:?}");
+    let _ = decide(&node.view(now));
+    // A member that sees the same without a leader.
+    keys.remove("leader");
+    let (mut node, now) = leader(&Entries::new());
+    node.on(now, Event::Dcs { cluster: wire::cluster(9, &keys), linearizable: true });
+    let _ = (decide(&node.view(now)), poolers::seen(9, &keys), poolers::pause(&keys));
+    let _ = keys.values().map(poolers::record).collect::<Vec<_>>();
+    let _ = (wire::history(&keys), wire::failsafe(&keys), wire::initialize(&keys));
+}
+
+/// Whatever a peer or a person sends, it is understood or refused, and nobody is silenced for good by it.
+pub fn rest_body(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<SwitchoverBody>(bytes).map_err(|error| error.to_string());
+    let _ = serde_json::from_slice::<VoteAnswer>(bytes).map_err(|error| error.to_string());
+    let (mut node, now) = leader(&Entries::new());
+    if let Ok(Withdrawal { lease, round }) = serde_json::from_slice(bytes) {
+        node.on(now, Event::PromiseWithdrawn { lease, round });
+    }
+    let Ok(FailsafeRequest { name, ttl_ms, lease, round, .. }) = serde_json::from_slice(bytes) else { return };
+    let Ok(leader) = MemberName::new(&name) else { return };
+    let ttl = ttl_ms.unwrap_or(Millis::seconds(10));
+    node.on(now, Event::PromiseAsked(PromiseRequest { reply: 1, leader, lease, ttl, round }));
+    let promised = node.view(now).memory.promised;
+    assert!(promised.is_none_or(|promise| promise.until.since(now) <= Millis::seconds(600)), "{promised:?}");
+}
+
+/// A `patroni.yml` is understood, or the reason is told.
+pub fn patroni_yml(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    match AgentConfig::parse(&text, std::path::Path::new("patroni.yml"), &BTreeMap::new()) {
+        Ok(config) => {
+            let _ = (config.priority(), config.promise_file(), settings(&config.bootstrap).map_err(|error| error.to_string()));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
 }

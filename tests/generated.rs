@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 
+use std::fmt::Write as _;
 use std::path::Path;
+
+use mrg_operator::ha::{Part, RULES};
 
 fn holds(path: &Path, text: &str) {
     if std::env::var_os("MRG_GENERATE").is_some() {
@@ -27,4 +30,43 @@ fn the_reference_pages_are_those_of_the_code() {
     for (name, text) in mrg_operator::api::reference_pages() {
         holds(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference").join(name), &text);
     }
+}
+
+/// The rules as a diagram and a table.
+fn rules() -> String {
+    let parts = [
+        (Part::Always, "whoever leads"),
+        (Part::Leading, "the leader key is ours"),
+        (Part::Following, "somebody else leads"),
+        (Part::Leaderless, "nobody leads"),
+    ];
+    let mut text = String::from("```mermaid\nflowchart LR\n");
+    for (number, (part, title)) in parts.iter().enumerate() {
+        writeln!(text, "  subgraph p{number}[\"{title}\"]\n    direction TB").unwrap();
+        let names: Vec<String> = RULES
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.part == *part)
+            .map(|(index, rule)| format!("r{index}[{}]", rule.why.label()))
+            .collect();
+        writeln!(text, "    {}\n  end", names.join(" --> ")).unwrap();
+    }
+    text.push_str(
+        "  p0 -->|ours| p1\n  p0 -->|another's| p2\n  p0 -->|gone| p3\n```\n\n| | when | reason | what the log says |\n|---|---|---|---|\n",
+    );
+    for (number, rule) in RULES.iter().enumerate() {
+        let title = parts.iter().find(|(part, _)| *part == rule.part).unwrap().1;
+        writeln!(text, "| {} | {title} | `{}` | {} |", number + 1, rule.why.label(), rule.why.sentence()).unwrap();
+    }
+    text
+}
+
+#[test]
+fn the_rules_in_the_document_are_those_of_the_code() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ha.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- rules: generated -->\n", "<!-- end of the rules -->");
+    let (before, rest) = text.split_once(begin).expect("a place for the rules");
+    let (_, after) = rest.split_once(end).expect("an end of the rules");
+    holds(&path, &format!("{before}{begin}{}{end}{after}", rules()));
 }

@@ -235,8 +235,13 @@ impl AgentConfig {
     /// Reads a file; the environment wins over it, as in Patroni.
     pub fn load(path: &Path, environment: &BTreeMap<String, String>) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path, environment)
+    }
+
+    /// The same of a text that stands in a file of this name.
+    pub fn parse(text: &str, path: &Path, environment: &BTreeMap<String, String>) -> Result<Self, Error> {
         let file: File =
-            serde_saphyr::from_str(&text).map_err(|error| Error::Parse { path: path.to_owned(), message: error.to_string() })?;
+            serde_saphyr::from_str(text).map_err(|error| Error::Parse { path: path.to_owned(), message: error.to_string() })?;
         Self::from_file(file, environment)
     }
 

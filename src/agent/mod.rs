@@ -16,4 +16,6 @@ mod run;
 mod server;
 
 pub use config::{AgentConfig, Error as ConfigError};
+pub use peers::{FailsafeRequest, VoteAnswer, Withdrawal};
+pub use rest::SwitchoverBody;
 pub use run::run;

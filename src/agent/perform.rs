@@ -158,7 +158,7 @@ async fn reserve_timeline(context: &Context, lease: LeaseId, after: Position, kn
         None => absent(&key),
     };
     let mut lines = wire::history(&snapshot.entries);
-    if lines.last().map(|line| Timeline(line.0 + 1)) != known {
+    if lines.last().map(wire::next_timeline) != known {
         return Outcome::Refused("another timeline was begun".to_owned());
     }
     lines.retain(|line| line.0 < after.timeline.0);

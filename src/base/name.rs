@@ -1,6 +1,7 @@
 //! Names that are parsed once and then trusted.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,11 +22,12 @@ impl fmt::Display for InvalidName {
 
 impl std::error::Error for InvalidName {}
 
-fn check(what: &'static str, text: &str) -> Result<String, InvalidName> {
+fn check(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let starts_well = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
     if starts_well && text.len() <= 63 && text.chars().all(legal) {
-        Ok(text.to_owned())
+        // Names are copied wherever they go; they are a handful, and never change.
+        Ok(text.into())
     } else {
         Err(InvalidName { what, text: text.to_owned() })
     }
@@ -36,7 +38,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// Parses a name; see [`InvalidName`] for what is legal.
@@ -60,7 +62,7 @@ macro_rules! name {
 
         impl From<$type> for String {
             fn from(name: $type) -> String {
-                name.0
+                (*name.0).to_owned()
             }
         }
 

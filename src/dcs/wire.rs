@@ -230,6 +230,11 @@ pub fn history(entries: &Entries) -> Vec<HistoryLine> {
     lines.into_iter().flatten().filter_map(|value| line(&value)).collect()
 }
 
+/// The timeline that began where a line of `history` ends.
+pub fn next_timeline(line: &HistoryLine) -> Timeline {
+    Timeline(line.0.saturating_add(1))
+}
+
 /// The `initialize` key: a system identifier, or a claim.
 pub fn initialize(entries: &Entries) -> Option<Initialize> {
     let entry = entries.get("initialize")?;
@@ -256,7 +261,7 @@ pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
         members,
         switchover: entries.get("failover").and_then(parse_switchover),
         optime: status.map(|status| Lsn(status.optime)),
-        timeline: history(entries).last().map(|line| Timeline(line.0 + 1)),
+        timeline: history(entries).last().map(next_timeline),
         timeline_of: history(entries).last().and_then(|line| MemberName::new(&line.4).ok()),
         failsafe: failsafe(entries).map(|members| members.into_keys().collect()),
     }

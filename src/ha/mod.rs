@@ -32,7 +32,7 @@ pub use lease::{Lease, LeaseId, Promise, fence_margin};
 
 pub use event::{Effect, Event, Past, PromiseRequest, StepId};
 pub use node::Node;
-pub use rules::{Decision, RULES, Rule, decide};
+pub use rules::{Decision, Part, RULES, Rule, decide};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{
     Cluster, DataDirectory, DcsView, Fork, Initialize, LeaderKey, Member, Memory, Postgres, Primary, Race, Revision, Standby, Stored,

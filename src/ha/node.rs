@@ -48,6 +48,8 @@ pub struct Node {
     exited: bool,
 }
 
+/// The longest promise to a leader of other settings: whoever asks for more would silence this member for good.
+const PROMISE_MOST: Millis = Millis::seconds(600);
 const RETRY_LEAST: Millis = Millis(250);
 const RETRY_MOST: Millis = Millis(8_000);
 
@@ -301,6 +303,10 @@ impl Node {
     fn promise(&mut self, now: Moment, request: &PromiseRequest) -> Result<Promise, String> {
         if !self.settings.failover.failsafe {
             return Err("failsafe_mode is off".to_owned());
+        }
+        let most = self.settings.failover.ttl.max(PROMISE_MOST);
+        if request.ttl > most {
+            return Err(format!("{} is longer than this member would keep quiet for: {most}", request.ttl));
         }
         if self.postgres_is_primary() || self.view(now).holds_key() {
             return Err("Running as a leader".to_owned());

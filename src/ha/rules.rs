@@ -21,8 +21,47 @@ pub struct Decision {
     pub actions: Vec<Action>,
 }
 
-/// One rule: the reason, and the steps if it applies.
-pub type Rule = (Why, fn(&View<'_>) -> Option<Vec<Action>>);
+/// When a rule is about anything at all. `tests/views.rs` holds every rule to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Always, before anything else.
+    Always,
+    /// The leader key is ours.
+    Leading,
+    /// It is somebody else's.
+    Following,
+    /// It is nobody's.
+    Leaderless,
+}
+
+/// One rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// When it is about anything.
+    pub part: Part,
+    /// Its reason.
+    pub why: Why,
+    /// The steps, if it applies.
+    pub steps: fn(&View<'_>) -> Option<Vec<Action>>,
+}
+
+type Steps = fn(&View<'_>) -> Option<Vec<Action>>;
+
+const fn always(why: Why, steps: Steps) -> Rule {
+    Rule { part: Part::Always, why, steps }
+}
+
+const fn leading(why: Why, steps: Steps) -> Rule {
+    Rule { part: Part::Leading, why, steps }
+}
+
+const fn following(why: Why, steps: Steps) -> Rule {
+    Rule { part: Part::Following, why, steps }
+}
+
+const fn leaderless(why: Why, steps: Steps) -> Rule {
+    Rule { part: Part::Leaderless, why, steps }
+}
 
 /// A WAL receiver that does not come up within this time means that the member cannot follow from where it is.
 const DIVERGED_AFTER: Millis = Millis::seconds(8);
@@ -37,101 +76,98 @@ pub(crate) const CRASH_WINDOW: Millis = Millis::seconds(600);
 
 /// Every rule, in order.
 pub const RULES: &[Rule] = &[
-    (Why::WriterWithoutLease, writer_without_lease),
-    (Why::ShuttingDown, shutting_down),
-    (Why::DcsUnread, |view| matches!(view.dcs, DcsView::Unread).then(Vec::new)),
-    (Why::PostgresUnknown, |view| matches!(view.postgres, Postgres::Unknown).then(Vec::new)),
-    (Why::DcsAway, dcs_away),
-    (Why::NoLease, |view| view.valid_lease().is_none().then(Vec::new)),
-    (Why::NameTaken, name_taken),
-    (Why::Starting, |view| matches!(view.postgres, Postgres::Starting).then(Vec::new)),
-    (Why::UnfinishedBootstrap, unfinished_bootstrap),
-    (Why::WrongSystem, wrong_system),
-    (Why::InitializeMissing, initialize_missing),
-    (Why::Bootstrap, bootstrap),
-    (Why::BootstrapElsewhere, |view| {
+    always(Why::WriterWithoutLease, writer_without_lease),
+    always(Why::ShuttingDown, shutting_down),
+    always(Why::DcsUnread, |view| matches!(view.dcs, DcsView::Unread).then(Vec::new)),
+    always(Why::PostgresUnknown, |view| matches!(view.postgres, Postgres::Unknown).then(Vec::new)),
+    always(Why::DcsAway, dcs_away),
+    always(Why::NoLease, |view| view.valid_lease().is_none().then(Vec::new)),
+    always(Why::NameTaken, name_taken),
+    always(Why::Starting, |view| matches!(view.postgres, Postgres::Starting).then(Vec::new)),
+    always(Why::UnfinishedBootstrap, unfinished_bootstrap),
+    always(Why::WrongSystem, wrong_system),
+    always(Why::InitializeMissing, initialize_missing),
+    always(Why::Bootstrap, bootstrap),
+    always(Why::BootstrapElsewhere, |view| {
         let cluster = read(view)?;
         (no_data(view) && cluster.leader.is_none() && matches!(cluster.initialize, Some(Initialize::InProgress(_)))).then(Vec::new)
     }),
-    (Why::Paused, |view| view.settings.paused.then(Vec::new)),
-    // The leader key is ours.
-    (Why::HandOver, |view| (leads(view) && stopped(view) && view.memory.handing_over).then(|| vec![Action::ReleaseLeader])),
-    (Why::CrashedFailover, |view| (leads(view) && stopped(view) && crash_fails_over(view)).then(|| vec![Action::ReleaseLeader])),
-    (Why::CrashedRestart, |view| data_at_rest(view).filter(|_| leads(view)).map(|data| vec![start_leader(data)])),
-    (Why::FinishPromotion, finish_promotion),
-    (Why::GiveBackKey, |view| (leads(view) && primary(view).is_none()).then(|| vec![Action::ReleaseLeader])),
-    (Why::ChangeLease, |view| {
+    always(Why::Paused, |view| view.settings.paused.then(Vec::new)),
+    leading(Why::HandOver, |view| (leads(view) && stopped(view) && view.memory.handing_over).then(|| vec![Action::ReleaseLeader])),
+    leading(Why::CrashedFailover, |view| (leads(view) && stopped(view) && crash_fails_over(view)).then(|| vec![Action::ReleaseLeader])),
+    leading(Why::CrashedRestart, |view| data_at_rest(view).filter(|_| leads(view)).map(|data| vec![start_leader(data)])),
+    leading(Why::FinishPromotion, finish_promotion),
+    leading(Why::GiveBackKey, |view| (leads(view) && primary(view).is_none()).then(|| vec![Action::ReleaseLeader])),
+    leading(Why::ChangeLease, |view| {
         let next = view.next_lease.filter(|next| next.is_valid(view.now) && leads(view))?;
         Some(vec![Action::MoveLeader(next.id)])
     }),
-    (Why::StoreSystemId, store_system_id),
-    (Why::SwitchoverDone, switchover_done),
-    (Why::SwitchoverRefused, switchover_refused),
-    (Why::Switchover, switchover),
-    (Why::RestartRequested, restart_leader),
-    (Why::ResumePoolers, |view| {
+    leading(Why::StoreSystemId, store_system_id),
+    leading(Why::SwitchoverDone, switchover_done),
+    leading(Why::SwitchoverRefused, switchover_refused),
+    leading(Why::Switchover, switchover),
+    leading(Why::RestartRequested, restart_leader),
+    leading(Why::ResumePoolers, |view| {
         (leads(view) && primary(view).is_some() && view.memory.poolers_paused).then(|| vec![Action::ResumePoolers])
     }),
-    (Why::NarrowSync, |view| match sync_step(view)? {
+    leading(Why::NarrowSync, |view| match sync_step(view)? {
         Step::Narrow(stored) => write_sync(view, stored),
         _ => None,
     }),
-    (Why::ChangeSyncNames, |view| match sync_step(view)? {
+    leading(Why::ChangeSyncNames, |view| match sync_step(view)? {
         Step::Names(names) => Some(vec![Action::SetSyncNames(names)]),
         _ => None,
     }),
-    (Why::WidenSync, |view| match sync_step(view)? {
+    leading(Why::WidenSync, |view| match sync_step(view)? {
         Step::Widen(stored) => write_sync(view, stored),
         _ => None,
     }),
-    (Why::Leading, |view| leads(view).then(Vec::new)),
-    // Somebody else leads.
-    (Why::CopyFromLeader, copy_from_leader),
-    (Why::Rejoin, rejoin),
-    (Why::StartStandby, |view| {
+    leading(Why::Leading, |view| leads(view).then(Vec::new)),
+    following(Why::CopyFromLeader, copy_from_leader),
+    following(Why::Rejoin, rejoin),
+    following(Why::StartStandby, |view| {
         let leader = other(view)?;
         stopped(view).then(|| vec![Action::Start(StartAs::Standby { upstream: Some(leader.clone()) })])
     }),
-    (Why::FollowLeader, |view| {
+    following(Why::FollowLeader, |view| {
         let leader = other(view)?;
         (standby(view)?.upstream.as_ref() != Some(leader)).then(|| vec![Action::Follow(leader.clone())])
     }),
-    (Why::Diverged, diverged),
-    (Why::RestartRequested, |view| {
+    following(Why::Diverged, diverged),
+    following(Why::RestartRequested, |view| {
         let upstream = Some(other(view)?.clone());
         let steps = || vec![Action::Stop(StopMode::Fast), Action::Start(StartAs::Standby { upstream })];
         (standby(view).is_some() && view.memory.restart_requested).then(steps)
     }),
-    (Why::Following, |view| other(view).map(|_| Vec::new())),
-    // Nobody leads.
-    (Why::Reclaim, |view| primary(view).map(|_| vec![Action::AcquireLeader])),
-    (Why::NoLeaderToCopy, |view| no_data(view).then(Vec::new)),
-    (Why::StartToRace, |view| stopped(view).then(|| vec![Action::Start(StartAs::Standby { upstream: None })])),
-    (Why::Replaying, |view| standby(view)?.position.is_none().then(Vec::new)),
-    (Why::JustStarted, |view| view.may_have_promised().then(Vec::new)),
-    (Why::Promised, |view| view.is_promised().then(Vec::new)),
-    (Why::NotInFailsafe, |view| {
+    following(Why::Following, |view| other(view).map(|_| Vec::new())),
+    leaderless(Why::Reclaim, |view| primary(view).map(|_| vec![Action::AcquireLeader])),
+    leaderless(Why::NoLeaderToCopy, |view| no_data(view).then(Vec::new)),
+    leaderless(Why::StartToRace, |view| stopped(view).then(|| vec![Action::Start(StartAs::Standby { upstream: None })])),
+    leaderless(Why::Replaying, |view| standby(view)?.position.is_none().then(Vec::new)),
+    leaderless(Why::JustStarted, |view| view.may_have_promised().then(Vec::new)),
+    leaderless(Why::Promised, |view| view.is_promised().then(Vec::new)),
+    leaderless(Why::NotInFailsafe, |view| {
         // Also when the setting is off by now: a leader that cannot read that may lead by promises, and did not ask us.
         let listed = read(view)?.failsafe.as_ref()?;
         (!listed.contains(view.me) && !bug!(UnlistedRaces)).then(Vec::new)
     }),
-    (Why::MayNotLead, |view| view.memory.priority.is_none().then(Vec::new)),
-    (Why::SwitchoverToOther, switchover_to_other),
-    (Why::SyncStateMissing, |view| (view.settings.is_synchronous() && read(view)?.sync.is_none()).then(Vec::new)),
-    (Why::NotInSync, |view| (!may_stand(view)).then(Vec::new)),
-    (Why::OldTimeline, old_timeline),
-    (Why::TooFarBehind, too_far_behind),
-    (Why::Race, race),
-    (Why::TooFewVotes, |view| is_short_of_votes(view).then(Vec::new)),
-    (Why::Outrun, |view| outrun(view).then(Vec::new)),
-    (Why::Win, win),
+    leaderless(Why::MayNotLead, |view| view.memory.priority.is_none().then(Vec::new)),
+    leaderless(Why::SwitchoverToOther, switchover_to_other),
+    leaderless(Why::SyncStateMissing, |view| (view.settings.is_synchronous() && read(view)?.sync.is_none()).then(Vec::new)),
+    leaderless(Why::NotInSync, |view| (!may_stand(view)).then(Vec::new)),
+    leaderless(Why::OldTimeline, old_timeline),
+    leaderless(Why::TooFarBehind, too_far_behind),
+    leaderless(Why::Race, race),
+    leaderless(Why::TooFewVotes, |view| is_short_of_votes(view).then(Vec::new)),
+    leaderless(Why::Outrun, |view| outrun(view).then(Vec::new)),
+    leaderless(Why::Win, win),
 ];
 
 /// Decides. Total: some rule always applies.
 pub fn decide(view: &View<'_>) -> Decision {
-    for (why, rule) in RULES {
-        if let Some(actions) = rule(view) {
-            return Decision { why: *why, actions };
+    for rule in RULES {
+        if let Some(actions) = (rule.steps)(view) {
+            return Decision { why: rule.why, actions };
         }
     }
     unreachable!("no rule applies to {view:?}; please report this as a bug of mrg-operator");

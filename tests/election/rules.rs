@@ -500,7 +500,7 @@ fn an_old_snapshot_of_the_dcs_is_ignored() {
 
 #[test]
 fn every_rule_has_a_reason_of_its_own_sentence() {
-    let sentences: BTreeSet<&str> = mrg_operator::ha::RULES.iter().map(|(why, _)| why.sentence()).collect();
-    let reasons: BTreeSet<Why> = mrg_operator::ha::RULES.iter().map(|(why, _)| *why).collect();
+    let sentences: BTreeSet<&str> = mrg_operator::ha::RULES.iter().map(|rule| rule.why.sentence()).collect();
+    let reasons: BTreeSet<Why> = mrg_operator::ha::RULES.iter().map(|rule| rule.why).collect();
     assert_eq!(sentences.len(), reasons.len());
 }

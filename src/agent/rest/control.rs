@@ -73,6 +73,7 @@ async fn store_config(api: &Api, config: DynamicConfig, expected: Option<i64>) -
     }
 }
 
+/// The body of `POST /switchover` and `POST /failover`: Patroni's.
 #[derive(Debug, Default, Deserialize)]
 pub struct Request {
     leader: Option<String>,

@@ -25,6 +25,8 @@ use crate::agent::context::Context;
 use crate::agent::peers::{FailsafeRequest, VoteAnswer, Withdrawal};
 use crate::postgres::Credentials;
 
+pub use control::Request as SwitchoverBody;
+
 /// What the API asks of the agent's loop.
 pub enum Ask {
     /// A peer wants our position.
