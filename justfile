@@ -28,17 +28,17 @@ lint:
     cargo fmt --check
     cargo check --quiet --lib --no-default-features
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --no-default-features --features proof --lib --test election --test views --example sim -- -D warnings
+    cargo clippy --quiet --no-default-features --features proof --lib --test election --test views --test model --example sim -- -D warnings
 
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
     cargo test --quiet --lib --bins --test breaker --test platform --test alerts --test breaker_properties --test proxy --test election --test generated --test architecture --test fuzz
 
-# The election's proofs at CI's size: 14 million views, 2 000 simulated days, and every bug made by hand must be found
+# The election's proofs at CI's size: 14 million views, seven million states of a model, 2 000 simulated days, and every bug made by hand must be found
 [group('dev')]
 proof:
-    cargo test --quiet --profile lab --no-default-features --features proof --test views
+    cargo test --quiet --profile lab --no-default-features --features proof --test views --test model -- --test-threads=1
     just sim --count 2000
     e2e/mutants 2000
 

@@ -8,7 +8,7 @@ use crate::ha::sync::{Names, Stored};
 use crate::ha::view::Revision;
 
 /// In which role postgres is started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StartAs {
     /// Read-write, after crash recovery if need be.
     Primary,
@@ -20,7 +20,7 @@ pub enum StartAs {
 }
 
 /// How postgres is stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StopMode {
     /// Sessions are ended, the shutdown checkpoint is written and sent to the standbys.
     Fast,
@@ -29,7 +29,7 @@ pub enum StopMode {
 }
 
 /// One step. Steps of a decision are performed in order and the first failure ends them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Create `initialize`, if absent, under our lease.
     ClaimInitialize,
@@ -108,7 +108,7 @@ pub enum Action {
 }
 
 /// A peer's answer in a race.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Vote {
     /// Who answers.
     pub member: MemberName,
@@ -119,7 +119,7 @@ pub struct Vote {
 }
 
 /// What came of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// It was done.
     Done,

@@ -8,11 +8,11 @@ use crate::ha::view::{Cluster, Postgres};
 use crate::ha::why::Why;
 
 /// Names one performance of one step; an answer to an older one is ignored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepId(pub u64);
 
 /// What is known of the promises of the incarnation before this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Past {
     /// Its last promise stands in a durable record; `None` if it had made none that could still hold.
     Remembered(Option<Promise>),
@@ -21,7 +21,7 @@ pub enum Past {
 }
 
 /// A leader without etcd asks this member not to race.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PromiseRequest {
     /// Whom to answer.
     pub reply: u64,
@@ -36,7 +36,7 @@ pub struct PromiseRequest {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The time that [`Node::wake_at`] named has come, or any other.
     Tick,
@@ -117,7 +117,7 @@ pub enum Event {
 }
 
 /// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Ask the DCS for a lease.
     GrantLease(Millis),

@@ -11,7 +11,7 @@ use crate::ha::mutant::bug;
 pub struct LeaseId(pub i64);
 
 /// A lease that this process was granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     /// Its name in the DCS.
     pub id: LeaseId,
@@ -29,7 +29,7 @@ pub fn fence_margin(ttl: Millis) -> Millis {
 }
 
 /// A member's word to a leader without DCS: not to race, vote or promise another while it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Promise {
     /// The leader's lease.
     pub lease: LeaseId,

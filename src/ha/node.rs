@@ -16,7 +16,7 @@ use crate::ha::tenure::Tenure;
 use crate::ha::view::{Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver};
 use crate::ha::why::Why;
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Running {
     why: Why,
     lease: Option<LeaseId>,
@@ -26,7 +26,7 @@ struct Running {
 }
 
 /// A member of a cluster.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
     me: MemberName,
     settings: Settings,

@@ -13,7 +13,7 @@ use crate::ha::view::{
 use crate::ha::why::Why;
 
 /// What to do now, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// The reason.
     pub why: Why,
@@ -22,7 +22,7 @@ pub struct Decision {
 }
 
 /// When a rule is about anything at all. `tests/views.rs` holds every rule to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     /// Always, before anything else.
     Always,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::Millis;
 
 /// How commits are replicated before they are acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub enum Mode {
     /// Not at all: a failover may lose the last transactions.
     #[default]
@@ -19,7 +19,7 @@ pub enum Mode {
 }
 
 /// Replication settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Replication {
     /// The mode.
     pub mode: Mode,
@@ -30,7 +30,7 @@ pub struct Replication {
 }
 
 /// What to do when the leader's postgres dies and its agent lives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub enum OnCrash {
     /// `Failover` if a standby that may take over was streaming, else `Restart`.
     #[default]
@@ -42,7 +42,7 @@ pub enum OnCrash {
 }
 
 /// Timers of the lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Failover {
     /// How long the leader key outlives the last keepalive.
     pub ttl: Millis,
@@ -59,7 +59,7 @@ pub struct Failover {
 }
 
 /// Everything the election depends on besides the state of the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// Timers.
     pub failover: Failover,
@@ -90,7 +90,7 @@ impl Default for Settings {
 }
 
 /// Settings that would break a promise of the election.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InvalidSettings {
     /// The field at fault, by Patroni's name.
     pub field: &'static str,

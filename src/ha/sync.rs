@@ -17,7 +17,7 @@ use crate::ha::view::WalSender;
 pub const STRICT_PLACEHOLDER: &str = "__patroni_strict_sync_replica_placeholder__";
 
 /// `synchronous_standby_names`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Names {
     /// Empty: commits do not wait.
     #[default]
@@ -106,7 +106,7 @@ impl fmt::Display for Names {
 }
 
 /// `/sync`: who may take over, and with how many votes of others.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Stored {
     /// The leader that wrote it; it has every acknowledged commit.
     pub leader: MemberName,
@@ -142,7 +142,7 @@ pub fn is_safe(stored: &Stored, names: &Names) -> bool {
 }
 
 /// What has to be done next on the way to the wanted state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Write `/sync` so that the names can be changed.
     Narrow(Stored),

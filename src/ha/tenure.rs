@@ -11,7 +11,7 @@ const RETRY: Millis = Millis(250);
 
 /// A lease that has lapsed is renewed only when the DCS is known to answer: a keepalive that arrives while its answer does not would keep a
 /// key alive whose owner may not write, and keep everybody else from taking over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Reach {
     Unknown,
     Asked,
@@ -19,7 +19,7 @@ enum Reach {
 }
 
 /// A member's lease.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tenure {
     lease: Option<Lease>,
     next: Option<Lease>,

@@ -18,7 +18,7 @@ pub use crate::ha::sync::Stored;
 pub struct Revision(pub i64);
 
 /// The `initialize` key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Initialize {
     /// Whoever holds this lease is making the first data directory.
     InProgress(LeaseId),
@@ -27,7 +27,7 @@ pub enum Initialize {
 }
 
 /// The leader key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LeaderKey {
     /// The name that it holds.
     pub member: MemberName,
@@ -38,7 +38,7 @@ pub struct LeaderKey {
 }
 
 /// A member key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The lease that owns it.
     pub lease: LeaseId,
@@ -55,7 +55,7 @@ pub struct Member {
 }
 
 /// A request to hand over, from the `failover` key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SwitchoverRequest {
     /// The leader that is to step down; `None` for a forced failover.
     pub leader: Option<MemberName>,
@@ -66,7 +66,7 @@ pub struct SwitchoverRequest {
 }
 
 /// Everything in the DCS that the election looks at, as of one revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cluster {
     /// As of when.
     pub revision: Revision,
@@ -91,7 +91,7 @@ pub struct Cluster {
 }
 
 /// What is known of the DCS.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DcsView {
     /// Nothing yet.
     Unread,
@@ -125,7 +125,7 @@ impl DcsView {
 }
 
 /// What `pg_control` says of a data directory at rest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DataDirectory {
     /// The system identifier.
     pub system_id: u64,
@@ -142,7 +142,7 @@ pub struct DataDirectory {
 }
 
 /// A WAL sender on the primary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WalSender {
     /// Whether the standby has caught up and streams.
     pub streaming: bool,
@@ -151,7 +151,7 @@ pub struct WalSender {
 }
 
 /// A running primary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Primary {
     /// The system identifier.
     pub system_id: u64,
@@ -164,7 +164,7 @@ pub struct Primary {
 }
 
 /// A standby's WAL receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WalReceiver {
     /// It streams.
     Streaming,
@@ -175,7 +175,7 @@ pub enum WalReceiver {
 }
 
 /// A running standby.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Standby {
     /// The system identifier.
     pub system_id: u64,
@@ -190,7 +190,7 @@ pub struct Standby {
 }
 
 /// The end of a timeline: WAL beyond it belongs to another history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fork {
     /// The newer timeline that says so.
     pub by: Timeline,
@@ -199,7 +199,7 @@ pub struct Fork {
 }
 
 /// The local postgres.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Postgres {
     /// Not looked at yet, or it does not answer.
     Unknown,
@@ -216,7 +216,7 @@ pub enum Postgres {
 }
 
 /// A race for the leader key that this member takes part in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Race {
     /// Our position, with the WAL receiver stopped.
     pub position: Position,
@@ -227,7 +227,7 @@ pub struct Race {
 }
 
 /// What a member remembers between decisions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Memory {
     /// When this process started.
     pub started: Moment,
