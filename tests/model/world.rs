@@ -1,9 +1,4 @@
-//! A model of two and three members around the production [`Node`], explored by stateright: time, crashes, a cut-off member, lost answers and a person who
-//! asks for a switchover come in every order. Steps, news and votes may be late by any time, so a member may stand still at any point.
-//!
-//! What is left out, against the simulator: one etcd that never fails, no losses but those that are asked for, no disk, one copy of each message.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends with the first surprise")]
+//! Members, their servers and an etcd, as far as the model knows them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,130 +9,105 @@ use mrg_operator::ha::{
     Primary, Promise, PromiseRequest, Replication, Revision, Settings, Standby, StartAs, StepId, StopMode, SwitchoverRequest, Vote,
     WalReceiver, WalSender,
 };
-use stateright::{Checker, Model, Property};
 
-const BEGIN: u64 = 1_000_000;
-const TICK: Millis = Millis(500);
-const TTL: Millis = Millis::seconds(3);
+pub const BEGIN: u64 = 1_000_000;
+pub const TICK: Millis = Millis(500);
+pub const TTL: Millis = Millis::seconds(3);
 /// What is not answered in time.
-const RETRY: Millis = Millis::seconds(1);
+pub const RETRY: Millis = Millis::seconds(1);
 
 /// A WAL record: which, and on which timeline.
-type Record = (u8, u8);
+pub type Record = (u8, u8);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Runs {
+pub enum Runs {
     Not,
     Standby,
     Primary,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Server {
-    runs: Runs,
-    wal: Vec<Record>,
-    names: Names,
-    upstream: Option<usize>,
-    streams: bool,
-    was_primary: bool,
+pub struct Server {
+    pub runs: Runs,
+    pub wal: Vec<Record>,
+    pub names: Names,
+    pub upstream: Option<usize>,
+    pub streams: bool,
+    pub was_primary: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Ballot {
-    step: StepId,
-    waiting: BTreeSet<usize>,
-    votes: Vec<Vote>,
+pub struct Ballot {
+    pub step: StepId,
+    pub waiting: BTreeSet<usize>,
+    pub votes: Vec<Vote>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Host {
-    node: Option<Node>,
-    server: Server,
-    step: Option<(StepId, Step)>,
-    ballot: Option<Ballot>,
-    asked: Vec<(u64, usize, StepId)>,
-    replies: u64,
-    fence: Option<Moment>,
+pub struct Host {
+    pub node: Option<Node>,
+    pub server: Server,
+    pub step: Option<(StepId, Step)>,
+    pub ballot: Option<Ballot>,
+    pub asked: Vec<(u64, usize, StepId)>,
+    pub replies: u64,
+    pub fence: Option<Moment>,
     /// Answers that do not come, and when that is noticed.
-    late: Vec<(Moment, Event)>,
-    seen: Revision,
-    cut: bool,
-    promise: Option<Promise>,
-    lease: Option<LeaseId>,
+    pub late: Vec<(Moment, Event)>,
+    pub seen: Revision,
+    pub cut: bool,
+    pub promise: Option<Promise>,
+    pub lease: Option<LeaseId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Etcd {
-    revision: i64,
-    leader: Option<LeaderKey>,
-    sync: Option<(Revision, Stored)>,
-    leases: BTreeMap<LeaseId, (usize, Moment)>,
-    granted: i64,
-    request: Option<SwitchoverRequest>,
+pub struct Etcd {
+    pub revision: i64,
+    pub leader: Option<LeaderKey>,
+    pub sync: Option<(Revision, Stored)>,
+    pub leases: BTreeMap<LeaseId, (usize, Moment)>,
+    pub granted: i64,
+    pub request: Option<SwitchoverRequest>,
 }
 
 /// How often each thing may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Budget {
-    kills: u8,
-    cuts: u8,
-    lost: u8,
-    writes: u8,
-    switches: u8,
+pub struct Budget {
+    pub kills: u8,
+    pub cuts: u8,
+    pub lost: u8,
+    pub writes: u8,
+    pub switches: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct State {
-    now: Moment,
-    etcd: Etcd,
-    hosts: Vec<Host>,
-    waiting: Vec<u8>,
-    acknowledged: BTreeSet<u8>,
-    written: u8,
-    budget: Budget,
-    switched: bool,
+pub struct State {
+    pub now: Moment,
+    pub etcd: Etcd,
+    pub hosts: Vec<Host>,
+    pub waiting: Vec<u8>,
+    pub acknowledged: BTreeSet<u8>,
+    pub written: u8,
+    pub budget: Budget,
+    pub switched: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Happens {
-    TimePasses,
-    StepIsDone(usize),
-    AnswerIsLost(usize),
-    NewsArrives(usize),
-    BallotEnds(usize),
-    WalArrives(usize),
-    Write(usize),
-    PostmasterDies(usize),
-    AgentDies(usize),
-    AgentStarts(usize),
-    IsCutOff(usize),
-    IsBack(usize),
-    SwitchoverIsAsked,
-}
-
-struct Members {
-    count: usize,
-    mode: Mode,
-    budget: Budget,
-    horizon: Millis,
-}
-
-fn name(host: usize) -> MemberName {
+pub fn name(host: usize) -> MemberName {
     MemberName::new(["a", "b", "c"][host]).unwrap()
 }
 
-fn host_of(member: &MemberName) -> usize {
+pub fn host_of(member: &MemberName) -> usize {
     usize::from(member.as_str().as_bytes()[0] - b'a')
 }
 
 impl Server {
-    fn position(&self) -> Position {
+    pub fn position(&self) -> Position {
         Position { timeline: Timeline(self.wal.last().map_or(1, |record| u32::from(record.1))), flushed: Lsn(self.wal.len() as u64 * 100) }
     }
 }
 
 impl State {
-    fn settings(mode: Mode) -> Settings {
+    pub fn settings(mode: Mode) -> Settings {
         let mut settings = Settings { replication: Replication { mode, count: 1, strict: false }, ..Settings::default() };
         settings.failover.ttl = TTL;
         settings.failover.loop_wait = RETRY;
@@ -145,7 +115,7 @@ impl State {
         settings
     }
 
-    fn cluster(&self) -> Cluster {
+    pub fn cluster(&self) -> Cluster {
         let member = |host: usize| {
             let Host { server, lease, .. } = &self.hosts[host];
             let lease = lease.filter(|lease| self.etcd.leases.contains_key(lease))?;
@@ -167,7 +137,7 @@ impl State {
         }
     }
 
-    fn look(&self, host: usize) -> Postgres {
+    pub fn look(&self, host: usize) -> Postgres {
         let server = &self.hosts[host].server;
         match server.runs {
             Runs::Not => Postgres::Stopped(DataDirectory {
@@ -202,7 +172,7 @@ impl State {
     }
 
     /// Feeds a member, and everybody whom that reaches at once.
-    fn feed(&mut self, host: usize, event: Event) {
+    pub fn feed(&mut self, host: usize, event: Event) {
         let mut queue = VecDeque::from([(host, event)]);
         while let Some((host, event)) = queue.pop_front() {
             let now = self.now;
@@ -213,7 +183,7 @@ impl State {
         }
     }
 
-    fn effect(&mut self, host: usize, effect: Effect, queue: &mut VecDeque<(usize, Event)>) {
+    pub fn effect(&mut self, host: usize, effect: Effect, queue: &mut VecDeque<(usize, Event)>) {
         let (now, cut) = (self.now, self.hosts[host].cut);
         match effect {
             Effect::GrantLease(_) | Effect::KeepAlive(_) if cut => self.hosts[host].late.push((now + RETRY, Event::LeaseUnanswered)),
@@ -252,7 +222,7 @@ impl State {
     }
 
     /// A member that is cut off from etcd still reaches the others; one that is down refuses.
-    fn ask_promises(&mut self, host: usize, round: u64, members: &[MemberName], queue: &mut VecDeque<(usize, Event)>) {
+    pub fn ask_promises(&mut self, host: usize, round: u64, members: &[MemberName], queue: &mut VecDeque<(usize, Event)>) {
         let (now, lease) = (self.now, self.hosts[host].lease);
         let mut all = true;
         for member in members {
@@ -277,7 +247,7 @@ impl State {
         queue.push_back((host, Event::Promises { round, asked: now, all }));
     }
 
-    fn begin(&mut self, host: usize, step: StepId, action: Step, queue: &mut VecDeque<(usize, Event)>) {
+    pub fn begin(&mut self, host: usize, step: StepId, action: Step, queue: &mut VecDeque<(usize, Event)>) {
         if let Step::AskPeers(peers) = &action {
             let peers: BTreeSet<usize> = peers.iter().map(host_of).collect();
             self.hosts[host].ballot = Some(Ballot { step, waiting: peers.clone(), votes: Vec::new() });
@@ -294,7 +264,7 @@ impl State {
         self.hosts[host].step = Some((step, action));
     }
 
-    fn vote(&mut self, host: usize, reply: u64, answer: Result<(Position, Option<i32>), String>) {
+    pub fn vote(&mut self, host: usize, reply: u64, answer: Result<(Position, Option<i32>), String>) {
         let Some(at) = self.hosts[host].asked.iter().position(|(number, ..)| *number == reply) else { return };
         let (_, from, step) = self.hosts[host].asked.remove(at);
         assert!(answer.is_err() || !self.hosts[host].server.streams, "{} votes while its receiver runs", name(host));
@@ -304,13 +274,13 @@ impl State {
         }
     }
 
-    fn change(&mut self) -> Revision {
+    pub fn change(&mut self) -> Revision {
         self.etcd.revision += 1;
         Revision(self.etcd.revision)
     }
 
     /// What comes of a step.
-    fn perform(&mut self, host: usize, action: &Step) -> Outcome {
+    pub fn perform(&mut self, host: usize, action: &Step) -> Outcome {
         let refused = || Outcome::Refused("another was faster".to_owned());
         let lease = self.hosts[host].lease;
         let ours = lease.is_some_and(|lease| self.etcd.leases.contains_key(&lease));
@@ -340,7 +310,7 @@ impl State {
         }
     }
 
-    fn perform_locally(&mut self, host: usize, action: &Step) -> Outcome {
+    pub fn perform_locally(&mut self, host: usize, action: &Step) -> Outcome {
         let armed = self.hosts[host].fence.is_some_and(|by| self.now < by);
         let server = &mut self.hosts[host].server;
         match action {
@@ -384,7 +354,7 @@ impl State {
         Outcome::Done
     }
 
-    fn stop(&mut self, host: usize) {
+    pub fn stop(&mut self, host: usize) {
         if self.hosts[host].server.runs == Runs::Primary {
             self.waiting.clear();
         }
@@ -398,7 +368,7 @@ impl State {
     }
 
     /// Commits return that enough standbys have.
-    fn acknowledge(&mut self) {
+    pub fn acknowledge(&mut self) {
         let Some(primary) = self.hosts.iter().position(|host| host.server.runs == Runs::Primary) else { return };
         let server = &self.hosts[primary].server;
         let has = |host: &Host, id: u8| host.server.wal.iter().any(|record| record.0 == id);
@@ -419,7 +389,7 @@ impl State {
         self.acknowledged.extend(done);
     }
 
-    fn time_passes(&mut self) {
+    pub fn time_passes(&mut self) {
         self.now = self.now + TICK;
         let now = self.now;
         let ended: Vec<LeaseId> = self.etcd.leases.iter().filter(|(_, (_, ends))| *ends <= now).map(|(id, _)| *id).collect();
@@ -446,7 +416,7 @@ impl State {
         }
     }
 
-    fn agent_starts(&mut self, host: usize, mode: Mode) {
+    pub fn agent_starts(&mut self, host: usize, mode: Mode) {
         // Its former self is dead, and so is its lease.
         if let Some(lease) = self.hosts[host].lease.take()
             && self.etcd.leases.remove(&lease).is_some()
@@ -462,298 +432,4 @@ impl State {
         let postgres = self.look(host);
         self.feed(host, Event::Postgres { probe: u64::MAX, postgres });
     }
-}
-
-impl Members {
-    /// A settled cluster, led by the first.
-    fn settled(&self) -> State {
-        let standbys: BTreeSet<MemberName> = (1..self.count).map(name).collect();
-        let server = |host: usize| Server {
-            runs: if host == 0 { Runs::Primary } else { Runs::Standby },
-            wal: vec![(0, 1)],
-            names: if host == 0 {
-                Names::of(self.mode, 1, if self.mode == Mode::Sync { [name(1)].into() } else { standbys.clone() })
-            } else {
-                Names::Nobody
-            },
-            upstream: (host > 0).then_some(0),
-            streams: host > 0,
-            was_primary: host == 0,
-        };
-        let now = Moment(BEGIN);
-        let host = |host: usize| Host {
-            node: Some(Node::new(name(host), State::settings(self.mode), Some(1), Past::Remembered(None), now)),
-            server: server(host),
-            step: None,
-            ballot: None,
-            asked: Vec::new(),
-            replies: 0,
-            fence: None,
-            late: Vec::new(),
-            seen: Revision(10),
-            cut: false,
-            promise: None,
-            lease: Some(LeaseId(1 + host as i64)),
-        };
-        let voters = if self.mode == Mode::Sync { [name(1)].into() } else { standbys.clone() };
-        let quorum = voters.len() - 1;
-        let mut state = State {
-            now,
-            etcd: Etcd {
-                revision: 10,
-                leader: Some(LeaderKey { member: name(0), lease: LeaseId(1), created: Revision(5) }),
-                sync: Some((Revision(7), Stored { leader: name(0), voters, quorum })),
-                leases: (0..self.count).map(|host| (LeaseId(1 + host as i64), (host, now + TTL))).collect(),
-                granted: self.count as i64,
-                request: None,
-            },
-            hosts: (0..self.count).map(host).collect(),
-            waiting: Vec::new(),
-            acknowledged: BTreeSet::new(),
-            written: 0,
-            budget: self.budget,
-            switched: false,
-        };
-        for host in 0..self.count {
-            let id = LeaseId(1 + host as i64);
-            let mut node = state.hosts[host].node.take().unwrap();
-            node.on(now, Event::Dcs { cluster: state.cluster(), linearizable: true });
-            node.on(now, Event::LeaseGranted { id, granted: TTL, sent: now });
-            state.hosts[host].node = Some(node);
-            let postgres = state.look(host);
-            state.feed(host, Event::Postgres { probe: u64::MAX, postgres });
-            let cluster = state.cluster();
-            state.feed(host, Event::Dcs { cluster, linearizable: true });
-        }
-        state
-    }
-}
-
-impl Model for Members {
-    type State = State;
-    type Action = Happens;
-
-    fn init_states(&self) -> Vec<State> {
-        vec![self.settled()]
-    }
-
-    fn actions(&self, state: &State, actions: &mut Vec<Happens>) {
-        actions.push(Happens::TimePasses);
-        let budget = state.budget;
-        for (index, host) in state.hosts.iter().enumerate() {
-            if host.node.is_none() {
-                actions.push(Happens::AgentStarts(index));
-                continue;
-            }
-            if let Some((_, action)) = &host.step {
-                let asks_etcd =
-                    matches!(action, Step::AcquireLeader | Step::ReleaseLeader | Step::WriteSync { .. } | Step::ClearSwitchover { .. });
-                if !(host.cut && asks_etcd) {
-                    actions.push(Happens::StepIsDone(index));
-                }
-                if asks_etcd && (host.cut || budget.lost > 0) {
-                    actions.push(Happens::AnswerIsLost(index));
-                }
-            }
-            if host.ballot.is_some() {
-                actions.push(Happens::BallotEnds(index));
-            }
-            if !host.cut && host.seen.0 < state.etcd.revision {
-                actions.push(Happens::NewsArrives(index));
-            }
-            let upstream = host.server.upstream.filter(|_| host.server.runs == Runs::Standby);
-            if let Some(upstream) = upstream.map(|upstream| &state.hosts[upstream].server).filter(|upstream| upstream.runs == Runs::Primary)
-            {
-                let follows = upstream.wal.starts_with(&host.server.wal);
-                if follows && (!host.server.streams || host.server.wal.len() < upstream.wal.len()) {
-                    actions.push(Happens::WalArrives(index));
-                }
-            }
-            if host.server.runs == Runs::Primary && budget.writes > 0 {
-                actions.push(Happens::Write(index));
-            }
-            if budget.kills > 0 {
-                actions.push(Happens::AgentDies(index));
-                if host.server.runs != Runs::Not {
-                    actions.push(Happens::PostmasterDies(index));
-                }
-            }
-            if host.cut {
-                actions.push(Happens::IsBack(index));
-            } else if budget.cuts > 0 {
-                actions.push(Happens::IsCutOff(index));
-            }
-        }
-        if budget.switches > 0 && state.etcd.leader.is_some() {
-            actions.push(Happens::SwitchoverIsAsked);
-        }
-    }
-
-    fn next_state(&self, last: &State, action: Happens) -> Option<State> {
-        let mut state = last.clone();
-        match action {
-            Happens::TimePasses => state.time_passes(),
-            Happens::StepIsDone(host) => {
-                let (step, action) = state.hosts[host].step.take()?;
-                let outcome = state.perform(host, &action);
-                state.feed(host, Event::Finished { step, outcome });
-            }
-            Happens::AnswerIsLost(host) => {
-                let (step, action) = state.hosts[host].step.take()?;
-                if !state.hosts[host].cut {
-                    state.budget.lost -= 1;
-                    state.perform(host, &action);
-                }
-                state.feed(host, Event::Finished { step, outcome: Outcome::Unknown("no answer".to_owned()) });
-            }
-            Happens::NewsArrives(host) => {
-                state.hosts[host].seen = Revision(state.etcd.revision);
-                let cluster = state.cluster();
-                state.feed(host, Event::Dcs { cluster, linearizable: false });
-            }
-            Happens::BallotEnds(host) => {
-                let ballot = state.hosts[host].ballot.take()?;
-                state.feed(host, Event::Finished { step: ballot.step, outcome: Outcome::Votes(ballot.votes) });
-            }
-            Happens::WalArrives(host) => {
-                let upstream = state.hosts[host].server.upstream?;
-                state.hosts[host].server.wal = state.hosts[upstream].server.wal.clone();
-                state.hosts[host].server.streams = true;
-                state.acknowledge();
-                let postgres = state.look(upstream);
-                state.feed(upstream, Event::Postgres { probe: u64::MAX, postgres });
-            }
-            Happens::Write(host) => {
-                state.budget.writes -= 1;
-                state.written += 1;
-                let timeline = state.hosts[host].server.wal.last().map_or(1, |record| record.1);
-                state.hosts[host].server.wal.push((state.written, timeline));
-                state.waiting.push(state.written);
-                state.acknowledge();
-            }
-            Happens::PostmasterDies(host) => {
-                state.budget.kills -= 1;
-                state.stop(host);
-                state.feed(host, Event::PostmasterGone);
-            }
-            Happens::AgentDies(host) => {
-                state.budget.kills -= 1;
-                // Its fence ends postgres with it.
-                state.stop(host);
-                let dead = &mut state.hosts[host];
-                (dead.node, dead.step, dead.ballot, dead.fence) = (None, None, None, None);
-                (dead.asked, dead.late) = (Vec::new(), Vec::new());
-            }
-            Happens::AgentStarts(host) => state.agent_starts(host, self.mode),
-            Happens::IsCutOff(host) => {
-                state.budget.cuts -= 1;
-                state.hosts[host].cut = true;
-            }
-            Happens::IsBack(host) => state.hosts[host].cut = false,
-            Happens::SwitchoverIsAsked => {
-                state.budget.switches -= 1;
-                state.switched = true;
-                let leader = state.etcd.leader.clone()?;
-                let revision = state.change();
-                state.etcd.request = Some(SwitchoverRequest { leader: Some(leader.member), candidate: None, revision });
-            }
-        }
-        Some(state)
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        vec![
-            Property::always("one writer at most", |_, state: &State| {
-                state.hosts.iter().filter(|host| host.server.runs == Runs::Primary).count() <= 1
-            }),
-            Property::always("a writer has every acknowledged commit", |_, state: &State| {
-                let has = |host: &Host, id: u8| host.server.wal.iter().any(|record| record.0 == id);
-                let writers = state.hosts.iter().filter(|host| host.server.runs == Runs::Primary);
-                writers.clone().all(|host| state.acknowledged.iter().all(|id| has(host, *id)))
-            }),
-            Property::sometimes("another takes over", |_, state: &State| {
-                !state.switched && state.hosts[1..].iter().any(|host| host.server.runs == Runs::Primary)
-            }),
-            Property::sometimes("a switchover comes to its end", |model: &Self, state: &State| {
-                model.budget.switches == 0
-                    || state.switched
-                        && state.budget.kills == model.budget.kills
-                        && state.hosts[1..].iter().any(|host| host.server.runs == Runs::Primary)
-            }),
-            Property::sometimes("a commit of the new leader is acknowledged", |model: &Self, state: &State| {
-                let of_new = |host: &Host| {
-                    host.server.wal.iter().any(|record| record.1 > 1 && state.acknowledged.contains(&record.0) && record.0 > 0)
-                };
-                model.budget.writes == 0 || state.hosts[1..].iter().any(|host| host.server.runs == Runs::Primary && of_new(host))
-            }),
-        ]
-    }
-
-    fn within_boundary(&self, state: &State) -> bool {
-        state.now.since(Moment(BEGIN)) <= self.horizon
-    }
-}
-
-/// So many states of two members at most, and of three two and a half times as many; `MRG_MODEL_STATES` for more.
-fn states(count: usize) -> usize {
-    let wanted = std::env::var("MRG_MODEL_STATES").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
-    if count == 2 { wanted } else { wanted * 5 / 2 }
-}
-
-fn explore(model: Members, reachable: &[&str]) {
-    let title = format!("{} members, {:?}, {:?}", model.count, model.mode, model.budget);
-    let (began, states) = (std::time::Instant::now(), states(model.count));
-    let checker = model.checker().threads(2).target_state_count(states).spawn_bfs().join();
-    let reached: Vec<&str> = checker.discoveries().into_keys().collect();
-    println!(
-        "{title}: {} different states{}, depth {}, in {:.0?}; reached: {reached:?}",
-        checker.unique_state_count(),
-        if checker.is_done() { "" } else { " of more" },
-        checker.max_depth(),
-        began.elapsed()
-    );
-    for wanted in reachable {
-        assert!(reached.contains(wanted), "not reached: {wanted}");
-    }
-    checker.assert_no_discovery("one writer at most");
-    checker.assert_no_discovery("a writer has every acknowledged commit");
-}
-
-const NOTHING: Budget = Budget { kills: 0, cuts: 0, lost: 0, writes: 0, switches: 0 };
-
-#[test]
-fn two_members_that_crash() {
-    explore(
-        Members { count: 2, mode: Mode::Sync, budget: Budget { kills: 1, lost: 1, writes: 1, ..NOTHING }, horizon: Millis::seconds(8) },
-        &["another takes over"],
-    );
-}
-
-#[test]
-fn two_members_one_of_which_is_cut_off() {
-    explore(
-        Members { count: 2, mode: Mode::Quorum, budget: Budget { cuts: 1, writes: 1, ..NOTHING }, horizon: Millis::seconds(9) },
-        &["another takes over", "a commit of the new leader is acknowledged"],
-    );
-}
-
-#[test]
-fn three_members_that_crash() {
-    explore(
-        Members { count: 3, mode: Mode::Quorum, budget: Budget { kills: 1, writes: 1, ..NOTHING }, horizon: Millis::seconds(5) },
-        &["another takes over"],
-    );
-}
-
-#[test]
-fn three_members_and_a_switchover() {
-    explore(
-        Members {
-            count: 3,
-            mode: Mode::Quorum,
-            budget: Budget { switches: 1, writes: 1, lost: 1, ..NOTHING },
-            horizon: Millis::seconds(4),
-        },
-        &["a switchover comes to its end"],
-    );
 }
