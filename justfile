@@ -77,6 +77,15 @@ e2e *TESTS:
 soak *TESTS: packages
     e2e/run --soak {{TESTS}}
 
+# Real etcd and PostgreSQL in namespaces, faults by chance, clocks that jump, and a history checker; goes on where it was
+[group('dev')]
+soak-election *ARGS: packages
+    e2e/lab/dependencies etcd
+    e2e/lab/dependencies patroni
+    e2e/lab/dependencies faketime
+    cargo build --quiet --profile lab --bin mrg-agent
+    "$MRG_CACHE/patroni-4.1.5/bin/python" e2e/soak-election {{ARGS}}
+
 # Write anew what is generated
 [group('dev')]
 generate:
@@ -109,6 +118,11 @@ bench-proxy *ARGS: packages
 [group('dev')]
 bench-orders *ARGS: packages
     e2e/bench-orders {{ARGS}}
+
+# Many platforms on nodes that only kwok pretends to have: memory, writes when nothing changes, how long a changed field takes
+[group('dev')]
+bench-scale *ARGS: packages
+    e2e/bench-scale {{ARGS}}
 
 # Hunt for bytes that bring a program down: proxy_config, queue_log, dynamic_config, control_file, dcs_keys, rest_body or patroni_yml
 [group('dev')]
