@@ -39,8 +39,9 @@ said=$(cat "$work/load")
 echo "    a good change: $said"
 grep -q '"wrong": 0' <<<"$said" || fail "requests failed: $said"
 
-# A bad one.
-before=$(pods_of userservice)
+# A bad one. Pods of the version before the last may still be on their way out.
+standing() { k get pods -l mrg.bluebird.id/service=userservice -o 'go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}'; }
+before=$(standing)
 load 25
 more_userservice=", env: [{name: RELEASE, value: '3'}, {name: FAULTS, value: '{\"status\": 500}'}]"
 platform | k apply -f - >/dev/null
@@ -56,7 +57,7 @@ import json, sys
 said = json.loads(sys.argv[1])
 sys.exit(0 if said["wrong"] <= 60 and said["requests"] > 500 else 1)
 P
-[ "$before" = "$(pods_of userservice)" ] || fail "pods that serve were touched"
+[ "$before" = "$(standing)" ] || fail "pods that serve were touched: $before became $(standing)"
 [ "$(oss_condition Stalled)" = "True RolloutAborted" ] || fail "Stalled: $(oss_condition Stalled)"
 k get events.events.k8s.io -o 'jsonpath={range .items[?(@.regarding.name=="mrg")]}{.reason}: {.note}{"\n"}{end}' | grep -q "CanaryAborted: userservice" || fail "no event"
 sleep 4

@@ -52,7 +52,7 @@ function service(row, blast) {
   const mark = MARKS[row.phase] === "good" && row.breakersOpen?.length ? "watch" : MARKS[row.phase];
   return card(mark ?? "none", row.name, row.ready, row.phase, [
     ["open breakers", row.breakersOpen?.join(", ")],
-    ["queued", row.queued],
+    ["queued", row.queued || undefined],
     ["trial", canary],
     ["down since", row.downSince && time(row.downSince)],
     ["goes with it", blast && `${blast.radius} %, ${blast.remaining} % remain`],
