@@ -178,6 +178,10 @@ impl Task {
             return;
         }
         let known = wire::history(&status.snapshot.entries);
+        // What was seen of postgres may be older than what was reserved since.
+        if known.last().map(wire::next_timeline) > Some(timeline) {
+            return;
+        }
         let path = self.context.server.data().join(format!("pg_wal/{:08X}.history", timeline.0));
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let me = self.context.config.name.to_string();
@@ -193,16 +197,20 @@ impl Task {
                 Some(old.unwrap_or((ended, lsn.0, why, now.clone(), me.clone())))
             })
             .collect();
-        if lines == known
-            || self
-                .context
-                .etcd
-                .put(&self.context.keys.key("history"), &wire::compact(&lines), None, self.context.dcs_within())
-                .await
-                .is_ok()
-        {
+        if lines == known || self.put_history(status, &lines).await {
             self.timeline = Some(timeline);
         }
+    }
+
+    /// Only as the leader, and only over what was read: a late write would undo the timeline that a leader has reserved since.
+    async fn put_history(&self, status: &Status, lines: &[wire::HistoryLine]) -> bool {
+        let Some(lease) = status.lease else { return false };
+        let key = self.context.keys.key("history");
+        let leads = Compare::lease(self.context.keys.leader(), CompareOp::Equal, lease.0);
+        let read = status.snapshot.entries.get("history").map_or(0, |entry| entry.modified);
+        let unchanged = Compare::mod_revision(key.clone(), CompareOp::Equal, read);
+        let put = TxnOp::put(key, wire::compact(&lines), None);
+        matches!(self.context.etcd.transact(vec![leads, unchanged], vec![put], self.context.dcs_within()).await, Ok(Some(_)))
     }
 
     /// The members whose promise a leader without etcd needs, as Patroni keeps them. Whoever is not in it does not race, so a member that is

@@ -355,9 +355,8 @@ impl World {
                 }
             }
             (Call::History(timeline), answer) => {
-                if answer.is_some() {
-                    self.agent(to).history = Some(timeline);
-                }
+                let done = matches!(answer, Some(Answer::Transacted(Some(_))));
+                self.agent(to).history = done.then_some(timeline);
             }
             (Call::Failsafe, _) => self.agent(to).failsafe_busy = false,
             (Call::Last, _) => {}
@@ -525,9 +524,11 @@ impl World {
             let call = self.ask_etcd(member, number, every.0, Ask::Transact(lease, Transaction::PutStatus(position.flushed)));
             self.agent(member).calls.insert(call, Call::Status(now));
         }
-        if self.agent(member).history != Some(position.timeline) && position.timeline > Timeline(1) {
+        let newest = self.agent(member).seen.cluster.timeline;
+        if self.agent(member).history != Some(position.timeline) && position.timeline > Timeline(1) && newest <= Some(position.timeline) {
             self.agent(member).history = Some(position.timeline);
-            let call = self.ask_etcd(member, number, every.0, Ask::Transact(lease, Transaction::PutHistory(position.timeline)));
+            let known = self.agent(member).seen.cluster.timeline;
+            let call = self.ask_etcd(member, number, every.0, Ask::Transact(lease, Transaction::PutHistory(position.timeline, known)));
             self.agent(member).calls.insert(call, Call::History(position.timeline));
         }
         self.write_failsafe(member, lease, now);

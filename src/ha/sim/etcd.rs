@@ -65,7 +65,7 @@ pub enum Transaction {
     /// `status`.
     PutStatus(Lsn),
     /// `history`.
-    PutHistory(Timeline),
+    PutHistory(Timeline, Option<Timeline>),
     /// `history` in advance, if we lead.
     Reserve(Timeline, Option<Timeline>),
     /// `failsafe`, if we lead.
@@ -169,7 +169,7 @@ impl Etcd {
             Transaction::Acquire => alive && (cluster.leader.is_none() || bug!(AcquireWithoutCompare)),
             Transaction::Move(to) => leads && self.leases.contains_key(to),
             Transaction::StoreSystemId(_) | Transaction::Release | Transaction::PutFailsafe(_) | Transaction::DeletePause => leads,
-            Transaction::Reserve(_, known) => leads && cluster.timeline == *known,
+            Transaction::PutHistory(_, known) | Transaction::Reserve(_, known) => leads && cluster.timeline == *known,
             Transaction::PutPause(leadership) => leads && cluster.leader.as_ref().is_some_and(|leader| leader.created == *leadership),
             Transaction::WriteSync(expected, _) => {
                 bug!(SyncWithoutCompare) || leads && cluster.sync.as_ref().map(|(revision, _)| *revision) == *expected
@@ -179,7 +179,7 @@ impl Etcd {
                 let key = cluster.members.get(who);
                 alive && key.is_none_or(|key| key.lease == lease || Some(key.lease) == *former)
             }
-            Transaction::PutStatus(_) | Transaction::PutHistory(_) => true,
+            Transaction::PutStatus(_) => true,
         };
         if !holds {
             return None;
@@ -216,7 +216,7 @@ fn apply(keys: &mut Keys, revision: Revision, who: &MemberName, lease: LeaseId, 
             cluster.members.insert(who.clone(), member);
         }
         Transaction::PutStatus(optime) => cluster.optime = Some(optime),
-        Transaction::PutHistory(timeline) | Transaction::Reserve(timeline, _) => {
+        Transaction::PutHistory(timeline, _) | Transaction::Reserve(timeline, _) => {
             cluster.timeline = Some(timeline);
             cluster.timeline_of = Some(who.clone());
         }
