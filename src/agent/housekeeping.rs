@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, TxnOp};
+use etcd_client::{Compare, TxnOp};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::agent::context::{Context, Status};
 use crate::agent::passwords::Passwords;
+use crate::agent::perform::{owned, unchanged};
 use crate::agent::rest::reports::{PATRONI_VERSION, role, state};
 use crate::agent::run::LOOK_EVERY;
 use crate::base::{MemberName, Timeline};
@@ -206,9 +207,8 @@ impl Task {
     async fn put_history(&self, status: &Status, lines: &[wire::HistoryLine]) -> bool {
         let Some(lease) = status.lease else { return false };
         let key = self.context.keys.key("history");
-        let leads = Compare::lease(self.context.keys.leader(), CompareOp::Equal, lease.0);
-        let read = status.snapshot.entries.get("history").map_or(0, |entry| entry.modified);
-        let unchanged = Compare::mod_revision(key.clone(), CompareOp::Equal, read);
+        let leads = owned(&self.context.keys.leader(), lease);
+        let unchanged = unchanged(&key, status.snapshot.entries.get("history").map(|entry| entry.modified));
         let put = TxnOp::put(key, wire::compact(&lines), None);
         matches!(self.context.etcd.transact(vec![leads, unchanged], vec![put], self.context.dcs_within()).await, Ok(Some(_)))
     }
@@ -218,7 +218,7 @@ impl Task {
     async fn write_failsafe(&mut self, status: &Status) {
         let Some(lease) = status.lease else { return };
         let key = self.context.keys.key("failsafe");
-        let leads = Compare::lease(self.context.keys.leader(), CompareOp::Equal, lease.0);
+        let leads = owned(&self.context.keys.leader(), lease);
         if !status.settings.failover.failsafe {
             // The leader that reads that it is off leads by its lease: nobody is kept from racing any more.
             if status.snapshot.entries.contains_key("failsafe") {

@@ -88,6 +88,11 @@ fn absent(key: &str) -> Compare {
     Compare::create_revision(key, CompareOp::Equal, 0)
 }
 
+/// The key is as it was read: last written at this revision, or not there.
+pub(super) fn unchanged(key: &str, modified: Option<i64>) -> Compare {
+    modified.map_or_else(|| absent(key), |modified| Compare::mod_revision(key, CompareOp::Equal, modified))
+}
+
 pub(super) fn owned(key: &str, lease: LeaseId) -> Compare {
     Compare::lease(key, CompareOp::Equal, lease.0)
 }
@@ -153,10 +158,7 @@ async fn release(context: &Context, lease: LeaseId) -> Outcome {
 async fn reserve_timeline(context: &Context, lease: LeaseId, after: Position, known: Option<Timeline>) -> Outcome {
     let key = context.keys.key("history");
     let snapshot = context.status().snapshot;
-    let unchanged = match snapshot.entries.get("history") {
-        Some(entry) => Compare::mod_revision(key.clone(), CompareOp::Equal, entry.modified),
-        None => absent(&key),
-    };
+    let unchanged = unchanged(&key, snapshot.entries.get("history").map(|entry| entry.modified));
     let mut lines = wire::history(&snapshot.entries);
     if lines.last().map(wire::next_timeline) != known {
         return Outcome::Refused("another timeline was begun".to_owned());
@@ -171,10 +173,7 @@ async fn reserve_timeline(context: &Context, lease: LeaseId, after: Position, kn
 
 async fn write_sync(context: &Context, lease: LeaseId, expected: Option<Revision>, stored: Stored) -> Outcome {
     let key = context.keys.sync();
-    let unchanged = match expected {
-        Some(revision) => Compare::mod_revision(key.clone(), CompareOp::Equal, revision.0),
-        None => absent(&key),
-    };
+    let unchanged = unchanged(&key, expected.map(|revision| revision.0));
     let put = TxnOp::put(key, wire::render_sync(&stored), None);
     let conditions = vec![owned(&context.keys.leader(), lease), unchanged];
     written(context.etcd.transact(conditions, vec![put], context.dcs_within()).await, "/sync or the leader key was changed by another")

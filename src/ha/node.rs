@@ -311,8 +311,7 @@ impl Node {
         if self.postgres_is_primary() || self.view(now).holds_key() {
             return Err("Running as a leader".to_owned());
         }
-        let racing = !bug!(PromisesWhileRacing) && self.race.is_some()
-            || self.running.as_ref().is_some_and(|running| matches!(running.why, Why::Race | Why::Win));
+        let racing = self.race.is_some() || self.running.as_ref().is_some_and(|running| matches!(running.why, Why::Race | Why::Win));
         if racing && !bug!(PromisesWhileRacing) {
             return Err("taking part in an election".to_owned());
         }
@@ -437,11 +436,7 @@ impl Node {
             let by = self.view(now).leased_until().max(self.memory.held_promises);
             assert!(by.is_some_and(|by| now < by), "{action:?} without a deadline; please report this as a bug of mrg-operator");
             self.fence = by;
-            if !bug!(FenceNeverArmed) {
-                effects.push(Effect::Fence(by));
-            } else {
-                effects.push(Effect::Fence(Some(Moment(u64::MAX / 4))));
-            }
+            effects.push(fence(by));
         }
         self.steps += 1;
         let step = StepId(self.steps);
@@ -660,9 +655,14 @@ impl Node {
         }
         if wanted != self.fence {
             self.fence = wanted;
-            effects.push(Effect::Fence(if bug!(FenceNeverArmed) { Some(Moment(u64::MAX / 4)) } else { wanted }));
+            effects.push(fence(wanted));
         }
     }
+}
+
+/// Arms the fence, or lets it rest.
+fn fence(by: Option<Moment>) -> Effect {
+    Effect::Fence(if bug!(FenceNeverArmed) { Some(Moment(u64::MAX / 4)) } else { by })
 }
 
 /// Whether the state of postgres after this step is another than before.

@@ -389,11 +389,9 @@ impl World {
         let postgres = &self.hosts[to].postgres;
         let server = (to, postgres.incarnation);
         let finding = match (postgres.server, &postgres.data) {
-            (Server::Primary, Some(data)) => Finding::Primary {
-                system_id: data.system,
-                timeline: crate::base::Timeline(data.wal.last().map_or(1, |record| record.timeline)),
-                written: end_of(data),
-            },
+            (Server::Primary, Some(data)) => {
+                Finding::Primary { system_id: data.system, timeline: crate::base::Timeline(data.newest_timeline()), written: end_of(data) }
+            }
             (Server::Standby { .. }, Some(data)) if self.now >= until => {
                 Finding::Standby { system_id: data.system, replayed: end_of(data), behind: Millis(0) }
             }

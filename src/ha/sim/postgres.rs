@@ -64,6 +64,11 @@ impl Data {
         self.flushed.checked_sub(1).map_or(1, |last| self.wal[last].timeline)
     }
 
+    /// The timeline of the last record, flushed or not.
+    pub fn newest_timeline(&self) -> u32 {
+        self.wal.last().map_or(1, |record| record.timeline)
+    }
+
     /// How far it reaches, durably.
     pub fn position(&self) -> Position {
         Position { timeline: Timeline(self.timeline()), flushed: lsn(self.flushed) }

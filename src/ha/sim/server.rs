@@ -2,6 +2,7 @@
 
 use crate::base::{Lsn, Position, Timeline};
 use crate::ha::sim::postgres::{Data, Receiver, Record, Sender, Server, Waiting, lsn};
+use crate::ha::sim::steps::failed;
 use crate::ha::sim::world::{Happening, Message, World};
 use crate::ha::sync::Names;
 use crate::ha::{Fork, Outcome, Postgres, Primary, Standby, StartAs, WalReceiver, WalSender};
@@ -10,10 +11,6 @@ use crate::ha::{Fork, Outcome, Postgres, Primary, Standby, StartAs, WalReceiver,
 const KNOCK_AGAIN: u64 = 250;
 /// A connection whose other end is silent ends after so long (`wal_sender_timeout`, `wal_receiver_timeout`).
 pub(super) const CONNECTION_TIMEOUT: u64 = 6_000;
-
-fn failed(why: &str) -> Outcome {
-    Outcome::Failed(why.to_owned())
-}
 
 impl World {
     /// What a look at the local server shows.
@@ -85,7 +82,7 @@ impl World {
         data.clean = false;
         data.was_primary = primary;
         if primary {
-            let timeline = data.wal.last().map_or(1, |record| record.timeline);
+            let timeline = data.newest_timeline();
             postgres.server = Server::Primary;
             self.append(member, timeline);
             self.flush_now(member);
@@ -204,7 +201,7 @@ impl World {
         match postgres.server {
             Server::Stopping => {
                 if postgres.data.as_ref().is_some_and(|data| !data.clean) {
-                    let timeline = postgres.data.as_ref().and_then(|data| data.wal.last()).map_or(1, |record| record.timeline);
+                    let timeline = postgres.data.as_ref().map_or(1, Data::newest_timeline);
                     self.append(member, timeline);
                     self.flush_now(member);
                     if let Some(data) = &mut self.hosts[member].postgres.data {
@@ -305,7 +302,7 @@ impl World {
             self.send(member, from, Message::Written { transaction, done: false });
             return;
         }
-        let timeline = postgres.data.as_ref().and_then(|data| data.wal.last()).map_or(1, |record| record.timeline);
+        let timeline = postgres.data.as_ref().map_or(1, Data::newest_timeline);
         let (index, id) = self.append(member, timeline);
         let postgres = &mut self.hosts[member].postgres;
         postgres.waiting.push(Waiting { index, id, transaction });
@@ -480,8 +477,8 @@ impl World {
         if !waits || !serves || mine.system != theirs.system || !self.reaches(member, from) {
             return;
         }
-        let timeline = theirs.wal.last().map_or(1, |record| record.timeline);
-        let heard = (mine.wal.last().map_or(1, |record| record.timeline), mine.end_of(timeline));
+        let timeline = theirs.newest_timeline();
+        let heard = (mine.newest_timeline(), mine.end_of(timeline));
         let length = theirs.wal.len();
         let follows = length == 0 || mine.wal.get(length - 1).is_some_and(|record| record.timeline == timeline) && length <= mine.flushed;
         let really = mine.common(theirs) == length;
@@ -564,7 +561,7 @@ fn copy_of(source: &Data) -> Data {
     copy.clean = true;
     copy.unfinished = false;
     copy.half_rewound = false;
-    copy.heard = (copy.wal.last().map_or(1, |record| record.timeline), None);
+    copy.heard = (copy.newest_timeline(), None);
     copy
 }
 

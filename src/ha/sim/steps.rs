@@ -38,7 +38,7 @@ fn refused() -> Outcome {
     Outcome::Refused("another was faster".to_owned())
 }
 
-fn failed(why: &str) -> Outcome {
+pub(super) fn failed(why: &str) -> Outcome {
     Outcome::Failed(why.to_owned())
 }
 
