@@ -45,12 +45,8 @@ until_true "settled again" 90 platform_settled
 
 # A service dies in all its pods: nothing else does, the risk is told, and how long it took.
 for name in orderorchestrator taxipartnergateway authservice; do
-  kill_service $name
-  until_true "the status tells" 10 phase_is $name Down
-  at_risk=$(oss .status.risk)
-  others=$(oss '.status.services[?(@.phase=="Down")].name')
+  kill_and_hear $name
   [ "$others" = $name ] || fail "$others are down, not $name alone"
-  until_true "$name serves again" 60 phase_is $name Ready
   echo "    $name: away for $(objective $name last) of $(objective $name rto); at risk: $at_risk"
   [ "$(objective $name met)" = true ] || fail "the objective of $name: $(objective $name 'last')"
 done

@@ -105,6 +105,20 @@ platform_up() {
   platform | k apply -f - >/dev/null
 }
 # A service dies in all its pods at once; says how long it was away by the status. What else fails then is the caller's to look at.
+# Its status is followed all the while, so that nothing is too short to be seen: sets `others`, all that were down with it, and `at_risk`.
+kill_and_hear() { # SERVICE
+  local heard=$work/heard-$1 watcher
+  # Without `range`: kubectl's template with one is good for the first object only.
+  "$lab" enter timeout 120 kubectl get oss mrg -w -o 'jsonpath={.status.services[?(@.phase=="Down")].name} |{.status.risk}{"\n"}' >"$heard" 2>/dev/null &
+  watcher=$!
+  until_true "a watch of the status" 10 test -s "$heard"
+  kill_service "$1"
+  until_true "the status tells that $1 is down" 20 grep -q "$1 " "$heard"
+  until_true "$1 serves again" 60 phase_is "$1" Ready
+  kill $watcher 2>/dev/null || true
+  others=$(cut -d'|' -f1 "$heard" | tr ' ' '\n' | grep . | sort -u | paste -sd' ')
+  at_risk=$(grep -m1 "$1 " "$heard" | cut -d'|' -f2)
+}
 kill_service() { k delete pod -l "mrg.bluebird.id/service=$1" --force --grace-period=0 >/dev/null 2>&1; }
 platform_gone() {
   k delete oss mrg >/dev/null

@@ -1,6 +1,6 @@
 //! Performs one step of a decision and says what came of it. Decides nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::agent::context::{Context, Status};
 use crate::agent::poolers;
 use crate::agent::server::Error as ServerError;
 use crate::base::{MemberName, Position, Timeline};
+use crate::dcs::wire::StatusData;
 use crate::dcs::{self, wire};
 use crate::ha::{Action, LeaseId, Outcome, Postgres, Revision, StopMode, Stored};
 use crate::postgres::{quote_identifier, quote_literal};
@@ -115,14 +116,29 @@ async fn abandon_initialize(context: &Context, lease: LeaseId) -> Outcome {
     written(done, "the claim is not ours")
 }
 
+/// With it goes the first `status`: should somebody delete `initialize`, that tells that there is a cluster, from its first moment on.
 async fn store_system_id(context: &Context, lease: LeaseId, id: u64) -> Outcome {
-    let put = TxnOp::put(context.keys.initialize(), id.to_string(), None);
-    let done = context.etcd.transact(vec![owned(&context.keys.leader(), lease)], vec![put], context.dcs_within()).await;
+    let status_key = context.keys.key("status");
+    let put = || TxnOp::put(context.keys.initialize(), id.to_string(), None);
+    let first = StatusData { optime: flushed(context), slots: BTreeMap::new() };
+    let both = vec![put(), TxnOp::put(status_key.clone(), wire::compact(&first), None)];
+    let ours = || owned(&context.keys.leader(), lease);
+    let mut done = context.etcd.transact(vec![ours(), absent(&status_key)], both, context.dcs_within()).await;
+    if let Ok(None) = done {
+        done = context.etcd.transact(vec![ours()], vec![put()], context.dcs_within()).await;
+    }
     if let Ok(Some(_)) = done {
         // At once, not when the watch tells of it: from here on our data is the cluster's.
         context.server.note_system(id);
     }
     written(done, "the leader key is not ours")
+}
+
+fn flushed(context: &Context) -> u64 {
+    match context.status().postgres {
+        Postgres::Primary(primary) => primary.position.flushed.0,
+        _ => 0,
+    }
 }
 
 async fn acquire(context: &Context, lease: LeaseId) -> Outcome {

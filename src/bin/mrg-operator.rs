@@ -100,10 +100,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let _ = stop.wait_for(|stop| *stop).await;
         }
     };
-    let clusters = controllers::postgres_cluster::run(client.clone(), settings.clone(), asked());
-    let pools = controllers::pgbouncer_pool::run(client.clone(), settings, asked());
-    let resilience = controllers::service_resilience::run(client.clone(), metrics.clone(), asked());
-    let sets = controllers::order_service_set::run(client, services, metrics, asked());
+    let shared = std::sync::Arc::new(controllers::Shared::new(&client));
+    let clusters = controllers::postgres_cluster::run(shared.clone(), settings.clone(), asked());
+    let pools = controllers::pgbouncer_pool::run(shared.clone(), settings, asked());
+    let resilience = controllers::service_resilience::run(shared.clone(), metrics.clone(), asked());
+    let sets = controllers::order_service_set::run(shared, services, metrics, asked());
     let controller = tokio::spawn(async move {
         tokio::join!(clusters, pools, resilience, sets);
     });

@@ -64,10 +64,20 @@ impl Manifest {
         self.text("/metadata/name")
     }
 
-    fn api(&self, client: &Client) -> Api<DynamicObject> {
+    /// Its namespace; empty if it is of none.
+    pub fn namespace(&self) -> String {
+        self.text("/metadata/namespace")
+    }
+
+    /// How the API server knows its kind.
+    pub fn resource(&self) -> ApiResource {
         let version = self.text("/apiVersion");
         let (group, version) = version.split_once('/').unwrap_or(("", &version));
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &self.kind()));
+        ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &self.kind()))
+    }
+
+    fn api(&self, client: &Client) -> Api<DynamicObject> {
+        let resource = self.resource();
         match self.0.pointer("/metadata/namespace").and_then(Value::as_str) {
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
             None => Api::all_with(client.clone(), &resource),
@@ -91,7 +101,12 @@ pub async fn apply(client: &Client, manifest: &Manifest) -> Result<DynamicObject
 
 /// Applies a manifest of an object that is this operator's alone, whoever changed it.
 pub async fn take(client: &Client, manifest: &Manifest) -> Result<DynamicObject, Error> {
-    send(client, manifest, PatchParams::apply(FIELD_MANAGER).force()).await
+    take_as(client, manifest, FIELD_MANAGER).await
+}
+
+/// The same under another name: what is owned by one is let go of without the other.
+pub async fn take_as(client: &Client, manifest: &Manifest, manager: &str) -> Result<DynamicObject, Error> {
+    send(client, manifest, PatchParams::apply(manager).force()).await
 }
 
 async fn send(client: &Client, manifest: &Manifest, parameters: PatchParams) -> Result<DynamicObject, Error> {

@@ -2,8 +2,13 @@
 
 mod applied;
 mod apply;
+mod cache;
 mod lease;
+mod mirror;
+mod secrets;
 
-pub use applied::Applied;
-pub use apply::{Error, FIELD_MANAGER, Manifest, apply, delete, live};
+pub use applied::{Applied, MANAGED};
+pub use apply::{Error, FIELD_MANAGER, Manifest, apply, delete, live, take_as};
+pub use cache::Cache;
 pub use lease::{Election, hold};
+pub use secrets::{Reader, Secrets};

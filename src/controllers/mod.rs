@@ -10,4 +10,7 @@ pub mod pgbouncer_pool;
 pub mod postgres_cluster;
 mod quantity;
 pub mod service_resilience;
+mod shared;
 pub mod webhook;
+
+pub use shared::Shared;

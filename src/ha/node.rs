@@ -430,6 +430,8 @@ impl Node {
             Action::AwaitReceipt { candidates, .. } => Action::AwaitReceipt { candidates, position: self.halted_at },
             action => action,
         };
+        // Whether or not anybody hears what became of it.
+        self.memory.poolers_paused |= matches!(action, Action::PausePoolers { .. });
         if needs_key || action == Action::AcquireLeader {
             // The fence is armed before the leader transaction and before everything that lets postgres write.
             self.memory.moving |= matches!(action, Action::MoveLeader(_)) && !bug!(MoveUnfenced);
@@ -463,9 +465,6 @@ impl Node {
             Action::PausePoolers { .. } => !matches!(outcome, Outcome::Refused(_)),
             _ => outcome.is_success(),
         };
-        if matches!(action, Action::PausePoolers { .. }) {
-            self.memory.poolers_paused = true;
-        }
         if !go_on {
             self.note_failure(now, why, &action, &outcome, effects);
             return;

@@ -3,7 +3,7 @@
 use mrg_operator::base::{Lsn, Millis, Position, Timeline};
 use mrg_operator::ha::sync::Stored;
 use mrg_operator::ha::{
-    Action, Cluster, DataDirectory, Effect, Event, Initialize, LeaderKey, LeaseId, Mode, Outcome, Postgres, Revision, StartAs,
+    Action, Cluster, DataDirectory, Effect, Event, Initialize, LeaderKey, LeaseId, Mode, Outcome, Postgres, Revision, StartAs, StopMode,
     SwitchoverRequest, Why,
 };
 
@@ -225,4 +225,28 @@ fn a_new_leader_waits_for_its_replay_before_it_promotes() {
     story.expect_no_step();
     story.look(replaying(Some(at(100))));
     assert!(matches!(story.step(), Some((_, Action::SetSyncNames(_)))));
+}
+
+#[test]
+fn poolers_that_may_have_been_paused_are_let_go_on_whatever_became_of_that_step() {
+    let led = cluster(Some((ME, LEASE)), Some(("a", &["b", "c"], 1)));
+    let mut story = Story::new(Mode::Quorum, led.clone(), primary(any_of(&["b", "c"])));
+    story.on(Event::RestartRequested);
+    assert_eq!(story.perform(Outcome::Done), Action::Checkpoint);
+    assert!(matches!(story.step(), Some((_, Action::PausePoolers { .. }))));
+    // The lease runs out meanwhile, and nobody ever hears of that step again. Its request may have been carried out all the same.
+    story.later(10_001);
+    story.on(Event::Tick);
+    assert_eq!(story.perform(Outcome::Done), Action::Stop(StopMode::Kill));
+    story.on(Event::LeaseKept { id: LEASE, sent: story.now });
+    story.on(Event::Dcs { cluster: led, linearizable: true });
+    story.effects.clear();
+    story.look(primary(any_of(&["b", "c"])));
+    let (mut steps, mut resumed) = (0, false);
+    while let (Some((step, action)), true) = (story.step(), steps < 10) {
+        (steps, resumed) = (steps + 1, resumed || action == Action::ResumePoolers);
+        story.done(step, Outcome::Done);
+        story.look(primary(any_of(&["b", "c"])));
+    }
+    assert!(resumed, "{:?}", story.why());
 }

@@ -18,27 +18,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api::order_service_set::{CanaryPhase, OrderServiceSetStatus};
-use crate::api::{OrderServiceSet, PgBouncerPool, ServiceResilience};
-use crate::cluster::{Applied, FIELD_MANAGER, Manifest};
+use crate::api::{OrderServiceSet, ServiceResilience};
+use crate::cluster::{FIELD_MANAGER, Manifest};
 use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
+use crate::controllers::shared::{Shared, controller, owners};
 pub use build::Settings;
 use observe::{DatabaseState, Observed};
 use order::{Candidate, Circumstances, Turn, turns};
@@ -66,9 +67,8 @@ pub enum Error {
 type Object = DeserializeGuard<OrderServiceSet>;
 
 struct Context {
-    client: Client,
+    shared: Arc<Shared>,
     settings: Settings,
-    applied: Applied,
     recorder: Recorder,
     http: reqwest::Client,
     stores: Stores,
@@ -86,39 +86,33 @@ const BACKSTOP: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
-pub async fn run(client: Client, settings: Settings, metrics: Arc<Metrics>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(shared: Arc<Shared>, settings: Settings, metrics: Arc<Metrics>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
-    let recorder = Recorder::new(client.clone(), reporter);
+    let recorder = Recorder::new(shared.client.clone(), reporter);
     let (stores, news) = Stores::new();
-    let context = Arc::new(Context {
-        client: client.clone(),
-        settings,
-        applied: Applied::default(),
-        recorder,
-        http: reqwest::Client::new(),
-        stores,
-        metrics,
-        pruned: Mutex::default(),
-    });
+    let http = reqwest::Client::new();
+    let context = Arc::new(Context { shared: shared.clone(), settings, recorder, http, stores, metrics, pruned: Mutex::default() });
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
-    let controller = Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default());
+    let controller = controller::<OrderServiceSet>(&shared.client);
     let sets = controller.store();
-    controller
-        .owns(Api::<Deployment>::all(client.clone()), ours())
-        .owns(Api::<ServiceResilience>::all(client.clone()), ours())
-        .owns(Api::<Service>::all(client.clone()), ours())
-        .owns(Api::<NetworkPolicy>::all(client.clone()), ours())
-        .owns(Api::<HorizontalPodAutoscaler>::all(client.clone()), ours())
-        .watches(Api::<DeserializeGuard<PgBouncerPool>>::all(client), watcher::Config::default(), move |pool| {
-            let names = |set: &Arc<Object>| {
-                let database = set.0.as_ref().ok().and_then(|set| set.spec.database.as_ref());
-                let named = |database: &crate::api::order_service_set::Database| {
-                    database.write.name == pool.name_any() || database.read.as_ref().is_some_and(|read| read.name == pool.name_any())
-                };
-                set.namespace() == pool.namespace() && database.is_some_and(named)
+    let of_pools = shared.pools.changes().flat_map(move |pool| {
+        let names = |set: &Arc<Object>| {
+            let database = set.0.as_ref().ok().and_then(|set| set.spec.database.as_ref());
+            let named = |database: &crate::api::order_service_set::Database| {
+                database.write.name == pool.name_any() || database.read.as_ref().is_some_and(|read| read.name == pool.name_any())
             };
-            sets.state().into_iter().filter(names).map(|set| ObjectRef::from_obj(set.as_ref())).collect::<Vec<_>>()
-        })
+            set.namespace() == pool.namespace() && database.is_some_and(named)
+        };
+        let found = sets.state().into_iter().filter(names).map(|set| ObjectRef::from_obj(set.as_ref()));
+        futures::stream::iter(found.collect::<Vec<_>>())
+    });
+    controller
+        .reconcile_on(owners::<OrderServiceSet, _>(shared.deployments.changes()))
+        .reconcile_on(owners::<OrderServiceSet, _>(shared.resilience.changes()))
+        .reconcile_on(owners::<OrderServiceSet, _>(shared.autoscalers.changes()))
+        .owns_stream(touched::<Service>(&shared.client, ours()))
+        .owns_stream(touched::<NetworkPolicy>(&shared.client, ours()))
+        .reconcile_on(of_pools)
         .reconcile_on(news)
         .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
         .graceful_shutdown_on(stop)
@@ -133,6 +127,14 @@ pub async fn run(client: Client, settings: Settings, metrics: Arc<Metrics>, stop
             futures::future::ready(())
         })
         .await;
+}
+
+/// What becomes of objects of which nothing but the owner is read.
+fn touched<K>(client: &Client, config: watcher::Config) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), config).default_backoff().touched_objects()
 }
 
 fn retry(object: Arc<Object>, error: &Error, _: Arc<Context>) -> Action {
@@ -151,9 +153,11 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     if set.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
+    context.shared.whole().await;
     let now = Timestamp::now();
     let observe_failed = |error| Error::Observe(Box::new(error));
-    let database = observe::database(&context.client, set).await.map_err(observe_failed)?;
+    let secrets = context.shared.secrets.reader();
+    let database = observe::database(&context.shared, &secrets, set).await.map_err(observe_failed)?;
     let desired = match validate::validate(set, database.wiring.as_ref(), now) {
         Ok(desired) => desired,
         Err(problems) => {
@@ -161,12 +165,15 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
             return Ok(Action::await_change());
         }
     };
-    let observed = observe::observe(&context.client, set).await.map_err(observe_failed)?;
+    let Some(observed) = observe::observe(&context.shared, &secrets, set).await.map_err(observe_failed)? else {
+        // The news that are waited for bring it here; this is for when they do not come.
+        return Ok(Action::requeue(SOON));
+    };
     let stores = context.stores.ask(&ObjectRef::from_obj(object.as_ref()), &observed.stores);
     let candidates = candidates(set, &desired, &observed, &context.settings);
     let mut turns = turns(&candidates, &circumstances(set, &desired, &observed, &database, now));
     let asked = trial::asked(set, &desired, &observed);
-    let pods = trial::pods(&context.client, &context.http, &desired, &asked).await.map_err(observe_failed)?;
+    let pods = trial::pods(&context.shared.client, &context.http, &desired, &asked).await.map_err(observe_failed)?;
     let split = trial::split(set, &desired, &observed, &database, &pods, now);
     let trials = trial::decide(set, &desired, &observed, &candidates, &pods, &mut turns, now);
     let mut objects: Vec<Manifest> = Vec::new();
@@ -183,22 +190,23 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
             desired.services.iter().filter_map(|service| canary(&desired, service, &observed, &trials, &context.settings)).flatten(),
         );
     }
-    let (applied, corrected) = context.applied.enforce_all(&context.client, &objects).await;
+    let (applied, corrected) = context.shared.applied.enforce_all(&objects).await;
     let pruned = context.prune(set, &desired, &objects).await;
     let failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
     let failure = failure.or_else(|| pruned.as_ref().err().map(|error| crate::telemetry::chain(error)));
-    let retired = trial::retire(&context.client, &desired, &observed, &trials, &pods).await;
+    let retired = trial::retire(&context.shared.client, &desired, &observed, &trials, &pods).await;
     let found = Found { observed: &observed, database: &database, turns: &turns, trials: &trials, split, stores: &stores, failure };
     let new = status::status(set, &desired, &found, now);
     let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
     publish(&context.recorder, &set.object_ref(&()), corrected.into_iter().map(news::corrected).collect()).await;
     context.report(set, new).await?;
     // What is forgotten before it is in the status would be said in vain.
-    trial::heard(&context.client, set).await.map_err(|error| Error::Status(Box::new(error)))?;
+    trial::heard(&context.shared.client, set).await.map_err(|error| Error::Status(Box::new(error)))?;
     applied?;
     pruned?;
     let lingers = retired.map_err(|error| Error::Prune(Box::new(error)))?;
-    Ok(Action::requeue(if settled && !lingers { BACKSTOP } else { SOON }))
+    let next = if settled && !lingers { BACKSTOP } else { SOON };
+    Ok(Action::requeue(next.min(secrets.look_again().unwrap_or(BACKSTOP))))
 }
 
 fn candidates(set: &OrderServiceSet, desired: &Desired, observed: &Observed, settings: &Settings) -> Vec<Candidate> {
@@ -219,7 +227,7 @@ fn candidates(set: &OrderServiceSet, desired: &Desired, observed: &Observed, set
 fn circumstances(set: &OrderServiceSet, desired: &Desired, observed: &Observed, database: &DatabaseState, now: Timestamp) -> Circumstances {
     let age = set.creation_timestamp().map_or(Duration::ZERO, |at| Duration::try_from(now.duration_since(at.0)).unwrap_or_default());
     let open = desired.services.iter().filter(|service| service.catalog.tier.value == crate::catalog::Tier::P0).find_map(|service| {
-        let status = observed.resilience.get(service.catalog.name)?.status.as_ref()?;
+        let status = observed.resilience.get(service.catalog.name)?.as_ref()?;
         let open = status.breakers.iter().find(|breaker| breaker.open > 0)?;
         Some(format!("{}'s breaker {}/{} is open", service.catalog.name, open.dependency, open.provider))
     });
@@ -292,11 +300,12 @@ impl Context {
         }
         if !database.lacks_passwords.is_empty() {
             let fresh: BTreeMap<&String, String> = database.lacks_passwords.iter().map(|key| (key, observe::new_password())).collect();
-            let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &desired.namespace);
+            let secrets: Api<Secret> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
             let patch = json!({ "stringData": fresh });
             secrets.patch(&wiring.secret, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+            self.shared.secrets.forget(&desired.namespace, &wiring.secret);
         }
-        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let jobs: Api<Job> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
         let prepared = jobs.get_metadata_opt(&orders::schema_name(wiring)).await?.is_some();
         let applied = |name: &str| {
             let there = observed.deployments.get(name)?;
@@ -322,13 +331,13 @@ impl Context {
                 || desired.services.iter().any(|service| build::canary_name(service.catalog.name) == name)
         };
         let failed = |error| Error::Prune(Box::new(error));
-        prune_kind::<Deployment>(&self.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<Service>(&self.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<ServiceAccount>(&self.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<NetworkPolicy>(&self.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<HorizontalPodAutoscaler>(&self.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<CronJob>(&self.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<ServiceResilience>(&self.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<Deployment>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<Service>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<ServiceAccount>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<NetworkPolicy>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<HorizontalPodAutoscaler>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<CronJob>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<ServiceResilience>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
         lock().insert(key, whose);
         Ok(())
     }
@@ -342,7 +351,7 @@ impl Context {
         let alerting = set.spec.alerting.clone().unwrap_or_default();
         let news = set.status.as_ref().map(|old| news::between(old, &new, &alerting)).unwrap_or_default();
         publish(&self.recorder, &set.object_ref(&()), news).await;
-        let api: Api<OrderServiceSet> = Api::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
+        let api: Api<OrderServiceSet> = Api::namespaced(self.shared.client.clone(), &set.namespace().unwrap_or_default());
         let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "status": new });
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         match api.patch_status(&set.name_any(), &parameters, &Patch::Apply(&patch)).await {

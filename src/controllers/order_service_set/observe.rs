@@ -1,13 +1,14 @@
 //! What there is: the platform's objects, the pools that it writes and reads through, and their cluster.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, ListParams};
-use kube::{Client, ResourceExt};
+use kube::ResourceExt;
+use kube::api::ApiResource;
+use kube::core::DeserializeGuard;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde_json::Value;
@@ -18,8 +19,11 @@ use super::orders::USERS;
 use super::stores::from_here;
 use super::validate::{Address, Wiring};
 use crate::api::pgbouncer_pool::Mode;
-use crate::api::{OrderServiceSet, PgBouncerPool, PostgresCluster, ServiceResilience};
+use crate::api::service_resilience::ServiceResilienceStatus;
+use crate::api::{OrderServiceSet, PgBouncerPool};
+use crate::cluster::Reader;
 use crate::controllers::postgres_cluster::validate::secret_name;
+use crate::controllers::shared::Shared;
 
 /// The database as the pools and their cluster show it.
 #[derive(Debug, Default)]
@@ -58,8 +62,8 @@ pub struct LiveDeployment {
 pub struct Observed {
     /// Deployments by name.
     pub deployments: BTreeMap<String, LiveDeployment>,
-    /// Resilience by name.
-    pub resilience: BTreeMap<String, ServiceResilience>,
+    /// What is known of the resilience of each service and canary that has some.
+    pub resilience: BTreeMap<String, Option<ServiceResilienceStatus>>,
     /// Where cache and broker are, as this operator reaches them.
     pub stores: BTreeMap<&'static str, String>,
     /// Secrets that pods need and that are not there.
@@ -84,15 +88,16 @@ fn ready(conditions: Option<&[Condition]>) -> Result<(), String> {
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn database(client: &Client, object: &OrderServiceSet) -> Result<DatabaseState, kube::Error> {
+pub async fn database(shared: &Shared, secrets: &Reader<'_>, object: &OrderServiceSet) -> Result<DatabaseState, kube::Error> {
     let Some(database) = &object.spec.database else { return Ok(DatabaseState::default()) };
     let namespace = object.namespace().unwrap_or_default();
-    let pools: Api<PgBouncerPool> = Api::namespaced(client.clone(), &namespace);
+    // One that cannot be read is as good as none.
+    let pool = |name: &str| shared.pools.get(&namespace, name).and_then(readable);
     let not_there = |field: &str, what: &str, name: &str| DatabaseState {
         missing: Some(format!("spec.database.{field}: there is no {what} `{name}` in this namespace; create it, or correct the name")),
         ..DatabaseState::default()
     };
-    let Some(write) = pools.get_opt(&database.write.name).await? else {
+    let Some(write) = pool(&database.write.name) else {
         return Ok(not_there("write.name", "PgBouncerPool", &database.write.name));
     };
     if write.spec.mode != Mode::Write {
@@ -100,26 +105,24 @@ pub async fn database(client: &Client, object: &OrderServiceSet) -> Result<Datab
         return Ok(DatabaseState { missing: Some(missing), ..DatabaseState::default() });
     }
     let read = match &database.read {
-        Some(read) => match pools.get_opt(&read.name).await? {
+        Some(read) => match pool(&read.name) {
             Some(pool) => pool,
             None => return Ok(not_there("read.name", "PgBouncerPool", &read.name)),
         },
         None => write.clone(),
     };
-    let clusters: Api<PostgresCluster> = Api::namespaced(client.clone(), &namespace);
-    let Some(cluster) = clusters.get_opt(&write.spec.cluster_ref.name).await? else {
+    let Some(cluster) = shared.clusters.get(&namespace, &write.spec.cluster_ref.name).and_then(readable) else {
         return Ok(not_there("write.name", "PostgresCluster", &write.spec.cluster_ref.name));
     };
     let first = write.spec.databases.first().map(|alias| alias.database.clone()).unwrap_or_default();
     let owner = cluster.spec.bootstrap.databases.iter().find(|database| database.name == first).map(|database| database.owner.clone());
     let user = database.user.clone().or(owner).unwrap_or_else(|| "postgres".to_owned());
     let (secret, key) = (secret_name(&cluster.name_any()), format!("{user}-password"));
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let data = secrets.get_opt(&secret).await?.and_then(|secret| secret.data).unwrap_or_default();
+    let data = secrets.get(&namespace, &secret).await?.unwrap_or_default();
     let wanted = USERS.map(|user| format!("{user}-password"));
     let lacks_passwords = wanted.into_iter().filter(|key| object.spec.read_split.is_some() && !data.contains_key(key)).collect();
     let password = data.get(&key).cloned();
-    let password = password.and_then(|value| String::from_utf8(value.0).ok()).filter(|text| !text.is_empty());
+    let password = password.and_then(|value| String::from_utf8(value).ok()).filter(|text| !text.is_empty());
     let trouble = ready(cluster.status.as_ref().map(|status| status.conditions.as_slice()))
         .err()
         .map(|why| format!("PostgresCluster {}: {why}", cluster.name_any()))
@@ -147,6 +150,10 @@ pub async fn database(client: &Client, object: &OrderServiceSet) -> Result<Datab
     })
 }
 
+fn readable<K: Clone>(object: Arc<DeserializeGuard<K>>) -> Option<K> {
+    object.0.as_ref().ok().cloned()
+}
+
 /// The pools must let the users of `mrg-orders` in.
 fn lacks_user(write: &PgBouncerPool, read: &PgBouncerPool) -> Option<String> {
     let lacks = |pool: &PgBouncerPool, user: &str| {
@@ -168,7 +175,7 @@ fn address(pool: &PgBouncerPool) -> Address {
     }
 }
 
-fn deployment(object: &Deployment, autoscalers: &[HorizontalPodAutoscaler], set: &str) -> LiveDeployment {
+fn deployment(object: &Deployment, autoscalers: &[Arc<HorizontalPodAutoscaler>], set: &str) -> LiveDeployment {
     let annotation = |name: &str| object.annotations().get(name).cloned();
     let (spec, status) = (object.spec.clone().unwrap_or_default(), object.status.clone().unwrap_or_default());
     let wanted = spec.replicas.unwrap_or(1);
@@ -176,7 +183,7 @@ fn deployment(object: &Deployment, autoscalers: &[HorizontalPodAutoscaler], set:
     let seen = status.observed_generation >= object.metadata.generation;
     let settled = seen && ready >= wanted && updated >= wanted && status.replicas.unwrap_or(0) == wanted;
     let name = object.name_any();
-    let of_others = |scaler: &&HorizontalPodAutoscaler| {
+    let of_others = |scaler: &HorizontalPodAutoscaler| {
         let target = scaler.spec.as_ref().map(|spec| &spec.scale_target_ref);
         target.is_some_and(|target| target.kind == "Deployment" && target.name == name)
             && scaler.labels().get(SET_LABEL).map(String::as_str) != Some(set)
@@ -193,7 +200,7 @@ fn deployment(object: &Deployment, autoscalers: &[HorizontalPodAutoscaler], set:
         template: annotation(TEMPLATE).and_then(|text| serde_json::from_str(&text).ok()),
         replicas: wanted,
         owns_replicas: owns_replicas(object),
-        scaled: autoscalers.iter().any(|scaler| of_others(&scaler)),
+        scaled: autoscalers.iter().any(|scaler| of_others(scaler)),
     }
 }
 
@@ -211,41 +218,44 @@ fn owns_replicas(object: &Deployment) -> bool {
     })
 }
 
-/// Observes.
+/// Observes. `None` while the watches do not show yet what was written here: who acted on that would take it back.
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn observe(client: &Client, object: &OrderServiceSet) -> Result<Observed, kube::Error> {
+pub async fn observe(shared: &Shared, secrets: &Reader<'_>, object: &OrderServiceSet) -> Result<Option<Observed>, kube::Error> {
     let (namespace, set) = (object.namespace().unwrap_or_default(), object.name_any());
-    let ours = ListParams::default().labels(&format!("{SET_LABEL}={set}"));
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
-    let resilience: Api<ServiceResilience> = Api::namespaced(client.clone(), &namespace);
-    let autoscalers: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), &namespace);
-    let every = ListParams::default();
-    let (deployments, resilience, autoscalers) =
-        tokio::try_join!(deployments.list(&ours), resilience.list(&ours), autoscalers.list(&every))?;
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let written = ApiResource::erase::<Deployment>(&());
+    if shared.applied.is_ahead(&written, &namespace, |name| shared.deployments.version(&namespace, name)) {
+        return Ok(None);
+    }
+    let autoscalers = shared.autoscalers.within(&namespace, |_| true);
+    let deployments = shared.deployments.within(&namespace, |object| is_of(object.labels(), &set));
+    let resilience = shared.resilience.within(&namespace, |object| is_of(object.labels(), &set));
     let mut missing_secrets = Vec::new();
     let mut stores = BTreeMap::new();
     for (field, name, store) in [("cache", "redis", &object.spec.cache), ("broker", "rabbitmq", &object.spec.broker)] {
         let Some(store) = store else { continue };
-        let value = secrets.get_opt(&store.secret_name).await?.and_then(|secret| secret.data?.get(&store.key).cloned());
-        if let Some(url) = value.as_ref().and_then(|value| std::str::from_utf8(&value.0).ok()) {
-            stores.insert(name, from_here(url.trim(), &namespace));
-        }
-        if value.is_none_or(|value| value.0.is_empty()) {
-            missing_secrets.push(format!(
+        match secrets.text(&namespace, &store.secret_name, &store.key).await? {
+            Some(url) => drop(stores.insert(name, from_here(url.trim(), &namespace))),
+            None => missing_secrets.push(format!(
                 "spec.{field}: the Secret `{}` with a key `{}` is not there; pods wait for it",
                 store.secret_name, store.key
-            ));
+            )),
         }
     }
-    Ok(Observed {
-        deployments: deployments.iter().map(|object| (object.name_any(), deployment(object, &autoscalers.items, &set))).collect(),
-        resilience: resilience.into_iter().map(|object| (object.name_any(), object)).collect(),
+    let status = |object: Arc<DeserializeGuard<crate::api::ServiceResilience>>| {
+        (object.name_any(), object.0.as_ref().ok().and_then(|object| object.status.clone()))
+    };
+    Ok(Some(Observed {
+        deployments: deployments.iter().map(|object| (object.name_any(), deployment(object, &autoscalers, &set))).collect(),
+        resilience: resilience.into_iter().map(status).collect(),
         stores,
         missing_secrets,
-    })
+    }))
+}
+
+fn is_of(labels: &BTreeMap<String, String>, set: &str) -> bool {
+    labels.get(SET_LABEL).map(String::as_str) == Some(set)
 }
 
 /// A password that nobody guesses.

@@ -113,7 +113,7 @@ fn service_status(service: &DesiredService, old: &OrderServiceSetStatus, found: 
     let name = service.catalog.name;
     let before = old.services.iter().find(|before| before.name == name);
     let mut status = ServiceStatus { name: name.to_owned(), tier: service.tier(), ready: "0/0".to_owned(), ..ServiceStatus::default() };
-    if let Some(resilience) = found.observed.resilience.get(name).and_then(|object| object.status.as_ref()) {
+    if let Some(resilience) = found.observed.resilience.get(name).and_then(Option::as_ref) {
         let open = resilience.breakers.iter().filter(|breaker| breaker.open > 0);
         status.breakers_open = open.map(|breaker| format!("{}/{}", breaker.dependency, breaker.provider)).collect();
         status.queued = resilience.queue.as_ref().map_or(0, |queue| queue.depth + queue.inquiry);

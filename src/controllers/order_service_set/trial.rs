@@ -235,7 +235,7 @@ fn seen(
     // Pods of an earlier revision do not speak for this one.
     let there = there.filter(|live| state.is_some_and(|state| state.revision == live.revision));
     let open = |name: &str| {
-        let status = observed.resilience.get(name).and_then(|object| object.status.as_ref());
+        let status = observed.resilience.get(name).and_then(Option::as_ref);
         let open = status.into_iter().flat_map(|status| &status.breakers).filter(|breaker| breaker.open > 0);
         open.map(|breaker| format!("{}/{}", breaker.dependency, breaker.provider)).collect::<Vec<_>>()
     };

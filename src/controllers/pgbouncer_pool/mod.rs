@@ -14,7 +14,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
@@ -22,10 +22,11 @@ use serde_json::json;
 
 use crate::api::pgbouncer_pool::PgBouncerPoolStatus;
 use crate::api::{PgBouncerPool, PostgresCluster};
-use crate::cluster::{Applied, FIELD_MANAGER};
+use crate::cluster::FIELD_MANAGER;
 use crate::controllers::followers::{Followers, without};
 use crate::controllers::pgbouncer_pool::status::Observed;
 use crate::controllers::postgres_cluster::Settings;
+use crate::controllers::shared::{Shared, controller};
 use crate::dcs::poolers::{PoolerRecord, record};
 use crate::dcs::{Etcd, Keys};
 
@@ -48,7 +49,7 @@ type Object = DeserializeGuard<PgBouncerPool>;
 struct Context {
     client: Client,
     settings: Settings,
-    applied: Applied,
+    shared: Arc<Shared>,
     followers: Followers<Object>,
 }
 
@@ -58,11 +59,12 @@ const SOON: Duration = Duration::from_secs(3);
 const DCS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
-pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (followers, from_etcd) = Followers::new();
-    let context = Arc::new(Context { client: client.clone(), settings, applied: Applied::default(), followers });
+    let client = shared.client.clone();
+    let context = Arc::new(Context { client: client.clone(), settings, shared, followers });
     let of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator,app.kubernetes.io/name=pgbouncer");
-    let controller = Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default());
+    let controller = controller::<PgBouncerPool>(&client);
     let pools = controller.store();
     controller
         .owns(Api::<Deployment>::all(client.clone()), of_ours)
@@ -121,7 +123,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         context.report(pool, status::stalled(pool, &invalid, now)).await?;
         return Ok(Action::requeue(SOON));
     }
-    let applied = context.applied.apply_all(&context.client, &build::build(&desired)).await;
+    let applied = context.shared.applied.apply_all(&build::build(&desired)).await;
     let prefix = Keys::new("service", &desired.scope).poolers();
     let etcd = context.followers.follow(reference, desired.etcd.clone(), prefix.clone(), shape);
     let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &namespace);

@@ -18,7 +18,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
@@ -28,8 +28,9 @@ use serde_json::json;
 use crate::api::PostgresCluster;
 use crate::api::postgres_cluster::PostgresClusterStatus;
 use crate::base::{InvalidName, Scope};
-use crate::cluster::{Applied, FIELD_MANAGER};
+use crate::cluster::FIELD_MANAGER;
 use crate::controllers::followers::{Followers, without};
+use crate::controllers::shared::{Shared, controller};
 use crate::dcs::Keys;
 
 /// What the operator is told at its start.
@@ -90,7 +91,7 @@ struct Context {
     settings: Settings,
     recorder: Recorder,
     http: reqwest::Client,
-    applied: Applied,
+    shared: Arc<Shared>,
     followers: Followers<Object>,
     failures: Mutex<HashMap<String, u32>>,
 }
@@ -99,13 +100,14 @@ struct Context {
 const BACKSTOP: Duration = Duration::from_secs(300);
 
 /// Runs the controller until it is told to end.
-pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (followers, from_etcd) = Followers::new();
+    let client = shared.client.clone();
     let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("HOSTNAME").ok() };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         http: reqwest::Client::new(),
-        applied: Applied::default(),
+        shared,
         followers,
         failures: Mutex::new(HashMap::new()),
         client: client.clone(),
@@ -113,7 +115,7 @@ pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = 
     });
     let of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator");
     let pods_of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator,app.kubernetes.io/name=postgres");
-    Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default())
+    controller::<PostgresCluster>(&client)
         .owns(Api::<StatefulSet>::all(client.clone()), of_ours)
         .watches(Api::<Pod>::all(client), pods_of_ours, |pod| {
             let cluster = pod.labels().get("mrg.bluebird.id/cluster")?;
@@ -207,7 +209,7 @@ impl Context {
     async fn apply(&self, desired: &validate::Desired, old: Option<&StatefulSet>) -> Result<(), apply::Error> {
         apply::keep_secret(&self.client, desired).await?;
         apply::make_way_for_growth(&self.client, desired, old).await?;
-        self.applied.apply_all(&self.client, &build::build(desired)).await?;
+        self.shared.applied.apply_all(&build::build(desired)).await?;
         apply::grow_volumes(&self.client, desired).await
     }
 

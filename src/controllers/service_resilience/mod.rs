@@ -10,29 +10,27 @@ mod repair;
 mod status;
 pub mod validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{Api, EvictParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, EvictParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use crate::api::ServiceResilience;
-use crate::api::service_resilience::{Convergence, Mode, ServiceResilienceStatus, TargetKind};
-use crate::cluster::{Applied, FIELD_MANAGER};
+use crate::api::service_resilience::{Convergence, Drift, Mode, ServiceResilienceStatus};
+use crate::cluster::{FIELD_MANAGER, Reader, take_as};
 use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
+use crate::controllers::shared::{Shared, controller};
 use observe::{Observed, is_injected, is_ready};
 use proxies::{Known, Proxies};
 use repair::{FLOOR_MANAGER, Floor};
@@ -60,8 +58,7 @@ pub type Object = DeserializeGuard<ServiceResilience>;
 const KIND: &str = "ServiceResilience";
 
 struct Context {
-    client: Client,
-    applied: Applied,
+    shared: Arc<Shared>,
     proxies: Proxies,
     recorder: Recorder,
     metrics: Arc<Metrics>,
@@ -71,52 +68,41 @@ const BACKSTOP: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
-pub async fn run(client: Client, metrics: Arc<Metrics>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(shared: Arc<Shared>, metrics: Arc<Metrics>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (proxies, news) = Proxies::new();
     let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
-    let recorder = Recorder::new(client.clone(), reporter);
-    let context = Arc::new(Context { client: client.clone(), applied: Applied::default(), proxies, recorder, metrics });
-    let controller = Controller::new(Api::<Object>::all(client.clone()), watcher::Config::default());
+    let recorder = Recorder::new(shared.client.clone(), reporter);
+    let context = Arc::new(Context { shared: shared.clone(), proxies, recorder, metrics });
+    let controller = controller::<ServiceResilience>(&shared.client);
     let all = controller.store();
-    let of = move |kind: TargetKind| {
-        let all = all.clone();
-        move |namespace: Option<String>, name: String| {
-            let targets = |object: &Arc<Object>| {
-                let spec = object.0.as_ref().ok().map(|object| &object.spec);
-                object.namespace() == namespace && spec.is_some_and(|spec| spec.target_ref.kind == kind && spec.target_ref.name == name)
-            };
-            all.state().into_iter().filter(targets).map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>()
-        }
+    let of = move |kind: &str, namespace: Option<String>, name: &str| {
+        let targets = |object: &Arc<Object>| {
+            let spec = object.0.as_ref().ok().map(|object| &object.spec);
+            object.namespace() == namespace && spec.is_some_and(|spec| spec.target_ref.kind.name() == kind && spec.target_ref.name == name)
+        };
+        let found = all.state().into_iter().filter(targets).map(|object| ObjectRef::from_obj(object.as_ref()));
+        futures::stream::iter(found.collect::<Vec<_>>())
     };
-    let (deployments, stateful_sets) = (of(TargetKind::Deployment), of(TargetKind::StatefulSet));
-    let (scaled_deployments, scaled_stateful_sets) = (of(TargetKind::Deployment), of(TargetKind::StatefulSet));
+    let (of_set, of_scaler) = (of.clone(), of.clone());
+    let deployments = shared.deployments.changes().flat_map(move |it| of("Deployment", it.namespace(), &it.name_any()));
+    let stateful_sets = shared.stateful_sets.changes().flat_map(move |it| of_set("StatefulSet", it.namespace(), &it.name_any()));
+    let autoscalers = shared.autoscalers.changes().flat_map(move |it| {
+        let target = it.spec.as_ref().map(|spec| spec.scale_target_ref.clone()).unwrap_or_default();
+        of_scaler(&target.kind, it.namespace(), &target.name)
+    });
     // Pods with a sidecar say whose they are; of the others, their workload's status tells.
-    let injected = watcher::Config::default().labels(inject::LABEL);
+    let labelled = |namespace: Option<String>, labels: &BTreeMap<String, String>| {
+        let name = labels.get(inject::LABEL).cloned();
+        futures::future::ready(name.zip(namespace).map(|(name, namespace)| ObjectRef::new(&name).within(&namespace)))
+    };
+    let pods = shared.pods.changes().filter_map(move |pod| labelled(pod.namespace(), pod.labels()));
+    let budgets = shared.budgets.changes().filter_map(move |budget| labelled(budget.namespace(), budget.labels()));
     controller
-        .watches(Api::<Deployment>::all(client.clone()), watcher::Config::default(), move |it| deployments(it.namespace(), it.name_any()))
-        .watches(Api::<StatefulSet>::all(client.clone()), watcher::Config::default(), move |it| {
-            stateful_sets(it.namespace(), it.name_any())
-        })
-        .watches(Api::<HorizontalPodAutoscaler>::all(client.clone()), watcher::Config::default(), move |it| {
-            let target = it.spec.as_ref().map(|spec| spec.scale_target_ref.clone()).unwrap_or_default();
-            match target.kind.as_str() {
-                "Deployment" => scaled_deployments(it.namespace(), target.name),
-                "StatefulSet" => scaled_stateful_sets(it.namespace(), target.name),
-                _ => Vec::new(),
-            }
-        })
-        .watches(Api::<Pod>::all(client.clone()), injected, |pod| {
-            let name = pod.labels().get(inject::LABEL).cloned()?;
-            Some(ObjectRef::new(&name).within(&pod.namespace()?))
-        })
-        .watches(
-            Api::<k8s_openapi::api::policy::v1::PodDisruptionBudget>::all(client),
-            watcher::Config::default().labels(inject::LABEL),
-            |budget| {
-                let name = budget.labels().get(inject::LABEL).cloned()?;
-                Some(ObjectRef::new(&name).within(&budget.namespace()?))
-            },
-        )
+        .reconcile_on(deployments)
+        .reconcile_on(stateful_sets)
+        .reconcile_on(autoscalers)
+        .reconcile_on(pods)
+        .reconcile_on(budgets)
         .reconcile_on(news)
         .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
         .graceful_shutdown_on(stop)
@@ -150,6 +136,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         context.proxies.forget(resilience.namespace().as_deref(), &resilience.name_any());
         return Ok(Action::await_change());
     }
+    context.shared.whole().await;
     let now = Timestamp::now();
     let desired = match validate::validate(resilience, now) {
         Ok(desired) => desired,
@@ -158,17 +145,20 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
             return Ok(Action::await_change());
         }
     };
-    let observed = observe::observe(&context.client, &desired).await.map_err(|error| Error::Observe(Box::new(error)))?;
+    let observed = observe::observe(&context.shared, &desired).await.map_err(|error| Error::Observe(Box::new(error)))?;
     let foreign_budget = observed.foreign_budget.is_some();
-    let applied = context.applied.apply_all(&context.client, &build::build(&desired, observed.workload.as_ref(), foreign_budget)).await;
-    let token = context.token(&desired).await?;
-    let missing = context.missing(&desired).await?;
+    let applied = context.shared.applied.apply_all(&build::build(&desired, observed.workload.as_ref(), foreign_budget)).await;
+    let secrets = context.shared.secrets.reader();
+    let token = context.token(&desired, &secrets).await?;
+    let missing = missing(&desired, &secrets).await?;
     let floor = repair::floor(&desired, &observed, now);
     let mut drifts = Vec::new();
     let mut failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
     if let Floor::Raise { manifest, drift } = &floor {
-        match context.raise(manifest).await {
-            Ok(()) => drifts.push(drift.clone()),
+        // Only this field, and only because nobody owns it who would bring it back.
+        match take_as(&context.shared.client, manifest, FLOOR_MANAGER).await {
+            // What the cache does not show yet is raised again, and told once.
+            Ok(_) => drifts.extend(Some(drift.clone()).filter(|drift| !is_known(resilience, drift))),
             Err(error) => failure = Some(crate::telemetry::chain(&error)),
         }
     }
@@ -181,7 +171,12 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     context.report(resilience, new).await?;
     applied?;
     context.converge(&desired, &observed).await;
-    Ok(Action::requeue(until_override_ends(&desired, now).unwrap_or(if settled { BACKSTOP } else { SOON }).min(BACKSTOP)))
+    let next = until_override_ends(&desired, now).unwrap_or(if settled { BACKSTOP } else { SOON });
+    Ok(Action::requeue(next.min(secrets.look_again().unwrap_or(BACKSTOP))))
+}
+
+fn is_known(resilience: &ServiceResilience, drift: &Drift) -> bool {
+    resilience.status.as_ref().is_some_and(|status| status.drift.contains(drift))
 }
 
 /// When the next override is over, the file is another.
@@ -191,58 +186,37 @@ fn until_override_ends(desired: &Desired, now: Timestamp) -> Option<Duration> {
     Duration::try_from(next.duration_since(now)).ok().map(|left| left + Duration::from_millis(100))
 }
 
+/// What is missing of the Secrets: pods that need it would not start.
+async fn missing(desired: &Desired, secrets: &Reader<'_>) -> Result<Option<String>, Error> {
+    let providers = desired.spec.dependencies.iter().flat_map(|dependency| &dependency.providers);
+    let of_providers =
+        providers.filter_map(|provider| provider.credentials.as_ref()).map(|credentials| (&credentials.secret_name, &credentials.key));
+    let of_queue =
+        desired.spec.queue.iter().filter_map(|queue| queue.database.as_ref()).map(|database| (&database.secret_name, &database.key));
+    for (name, key) in of_providers.chain(of_queue).collect::<BTreeSet<_>>() {
+        let secret = secrets.get(&desired.namespace, name).await.map_err(|error| Error::Observe(Box::new(error)))?;
+        let Some(secret) = secret else { return Ok(Some(format!("the Secret `{name}` is not there; pods wait for it; create it"))) };
+        if secret.get(key).is_none_or(Vec::is_empty) {
+            return Ok(Some(format!("the Secret `{name}` has no `{key}`, or it is empty; add it")));
+        }
+    }
+    Ok(None)
+}
+
 impl Context {
     /// The token by which proxies know the operator. Made once; another would lock the operator out of pods that have the first.
-    async fn token(&self, desired: &Desired) -> Result<String, Error> {
+    async fn token(&self, desired: &Desired, secrets: &Reader<'_>) -> Result<String, Error> {
         let failed = |error| Error::Observe(Box::new(error));
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &desired.namespace);
-        let read = |secret: &Secret| {
-            let bytes = secret.data.as_ref().and_then(|data| data.get("token"))?;
-            String::from_utf8(bytes.0.clone()).ok()
-        };
-        if let Some(token) = api.get_opt(&desired.file_name()).await.map_err(failed)?.as_ref().and_then(read) {
+        if let Some(token) = secrets.text(&desired.namespace, &desired.file_name(), "token").await.map_err(failed)? {
             return Ok(token);
         }
         let random: [u8; 24] = rand::random();
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let secret: Secret =
             serde_json::from_value(build::token_secret(desired, &token)).map_err(|error| failed(kube::Error::SerdeError(error)))?;
-        match api.create(&PostParams::default(), &secret).await {
-            Ok(_) => Ok(token),
-            // Somebody was faster; theirs counts.
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                let there = api.get(&desired.file_name()).await.map_err(failed)?;
-                Ok(read(&there).unwrap_or(token))
-            }
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    /// What is missing of the Secrets: pods that need it would not start.
-    async fn missing(&self, desired: &Desired) -> Result<Option<String>, Error> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &desired.namespace);
-        let providers = desired.spec.dependencies.iter().flat_map(|dependency| &dependency.providers);
-        let of_providers =
-            providers.filter_map(|provider| provider.credentials.as_ref()).map(|credentials| (&credentials.secret_name, &credentials.key));
-        let of_queue =
-            desired.spec.queue.iter().filter_map(|queue| queue.database.as_ref()).map(|database| (&database.secret_name, &database.key));
-        for (name, key) in of_providers.chain(of_queue) {
-            let secret = api.get_opt(name).await.map_err(|error| Error::Observe(Box::new(error)))?;
-            let Some(secret) = secret else { return Ok(Some(format!("the Secret `{name}` is not there; pods wait for it; create it"))) };
-            if secret.data.as_ref().and_then(|data| data.get(key)).is_none_or(|value| value.0.is_empty()) {
-                return Ok(Some(format!("the Secret `{name}` has no `{key}`, or it is empty; add it")));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn raise(&self, manifest: &crate::cluster::Manifest) -> Result<(), kube::Error> {
-        let resource = kube::core::ApiResource::from_gvk(&gvk(manifest));
-        let namespace = manifest.0["metadata"]["namespace"].as_str().unwrap_or_default();
-        let api: Api<kube::api::DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
-        // Only this field, and only because nobody owns it who would bring it back.
-        let parameters = PatchParams::apply(FLOOR_MANAGER).force();
-        api.patch(&manifest.name(), &parameters, &Patch::Apply(&manifest.0)).await.map(drop)
+        let there = self.shared.secrets.create(&secret).await.map_err(failed)?;
+        let known = there.get("token").and_then(|bytes| String::from_utf8(bytes.clone()).ok());
+        Ok(known.unwrap_or(token))
     }
 
     /// Asks the proxies, and gives the newest configuration to those that run another.
@@ -253,7 +227,7 @@ impl Context {
         observed: &Observed,
         token: &str,
     ) -> BTreeMap<String, Known> {
-        let address = |pod: &Pod| pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+        let address = |pod: &Arc<Pod>| pod.status.as_ref().and_then(|status| status.pod_ip.clone());
         let injected = observed.pods.iter().filter(|pod| is_injected(pod));
         let addresses: BTreeMap<String, String> = injected.filter_map(|pod| Some((pod.name_any(), address(pod)?))).collect();
         let known = self.proxies.ask(reference, &addresses);
@@ -279,9 +253,9 @@ impl Context {
             return;
         }
         let Some(workload) = &observed.workload else { return };
-        let whole = observed.pods.len() >= usize::try_from(workload.replicas).unwrap_or(0) && observed.pods.iter().all(is_ready);
+        let whole = observed.pods.len() >= usize::try_from(workload.replicas).unwrap_or(0) && observed.pods.iter().all(|pod| is_ready(pod));
         let Some(pod) = observed.pods.iter().find(|pod| !is_injected(pod)).filter(|_| whole) else { return };
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &desired.namespace);
+        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
         match api.evict(&pod.name_any(), &EvictParams::default()).await {
             Ok(_) => tracing::info!(pod = pod.name_any(), "evicted, to come back with the sidecar"),
             Err(error) => tracing::info!(pod = pod.name_any(), error = crate::telemetry::chain(&error), "not evicted yet"),
@@ -296,7 +270,7 @@ impl Context {
         }
         let news = object.status.as_ref().map(|old| news::between(old, &new)).unwrap_or_default();
         publish(&self.recorder, &object.object_ref(&()), news).await;
-        let api: Api<ServiceResilience> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let api: Api<ServiceResilience> = Api::namespaced(self.shared.client.clone(), &object.namespace().unwrap_or_default());
         let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "ServiceResilience", "status": new });
         match api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
             Ok(_) => Ok(()),
@@ -304,10 +278,4 @@ impl Context {
             Err(error) => Err(Error::Status(Box::new(error))),
         }
     }
-}
-
-fn gvk(manifest: &crate::cluster::Manifest) -> kube::core::GroupVersionKind {
-    let version = manifest.0["apiVersion"].as_str().unwrap_or_default();
-    let (group, version) = version.split_once('/').unwrap_or(("", version));
-    kube::core::GroupVersionKind::gvk(group, version, &manifest.kind())
 }

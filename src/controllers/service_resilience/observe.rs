@@ -1,19 +1,20 @@
 //! What there is: the workload, its pods, who scales it, and which budgets others have made.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use kube::api::{Api, DynamicObject, ListParams};
-use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Client, ResourceExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ManagedFieldsEntry, ObjectMeta};
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 use serde_json::Value;
 
-use super::inject::CONTAINER;
+use super::inject::{CONTAINER, LABEL};
 use super::validate::Desired;
 use crate::api::service_resilience::TargetKind;
+use crate::controllers::shared::{Shared, prune_pod};
 
 /// A Deployment or StatefulSet.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Workload {
     pub template: Value,
     /// Who owns which field.
     pub managers: Vec<ManagedFieldsEntry>,
+    /// How many pods it has, as its controller counted them.
+    pub counted: i32,
 }
 
 /// Everything about a workload.
@@ -37,28 +40,45 @@ pub struct Observed {
     /// The workload; `None` if there is none.
     pub workload: Option<Workload>,
     /// Its pods, those that end left out.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<Arc<Pod>>,
     /// Who scales it.
-    pub autoscaler: Option<HorizontalPodAutoscaler>,
+    pub autoscaler: Option<Arc<HorizontalPodAutoscaler>>,
     /// A budget of somebody else's for the same pods.
     pub foreign_budget: Option<String>,
 }
 
-/// How the API server knows a kind of workload.
-pub fn resource(kind: TargetKind) -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind.name()))
-}
-
-fn workload(kind: TargetKind, object: &DynamicObject) -> Workload {
-    let number = |path: &str| object.data.pointer(path).and_then(Value::as_i64).and_then(|number| i32::try_from(number).ok());
-    let labels = object.data.pointer("/spec/selector/matchLabels").cloned().unwrap_or_default();
+fn workload(
+    kind: TargetKind,
+    metadata: &ObjectMeta,
+    replicas: Option<i32>,
+    selector: &LabelSelector,
+    template: &PodTemplateSpec,
+) -> Workload {
     Workload {
         kind,
-        name: object.name_any(),
-        replicas: number("/spec/replicas").unwrap_or(1),
-        selector: serde_json::from_value(labels).unwrap_or_default(),
-        template: object.data.pointer("/spec/template/spec").cloned().unwrap_or_default(),
-        managers: object.metadata.managed_fields.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+        replicas: replicas.unwrap_or(1),
+        selector: selector.match_labels.clone().unwrap_or_default(),
+        template: serde_json::to_value(&template.spec).unwrap_or_default(),
+        managers: metadata.managed_fields.clone().unwrap_or_default(),
+        counted: 0,
+    }
+}
+
+fn find(shared: &Shared, namespace: &str, kind: TargetKind, name: &str) -> Option<Workload> {
+    match kind {
+        TargetKind::Deployment => {
+            let object = shared.deployments.get(namespace, name)?;
+            let spec = object.spec.as_ref()?;
+            let counted = object.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
+            Some(Workload { counted, ..workload(kind, &object.metadata, spec.replicas, &spec.selector, &spec.template) })
+        }
+        TargetKind::StatefulSet => {
+            let object = shared.stateful_sets.get(namespace, name)?;
+            let spec = object.spec.as_ref()?;
+            let counted = object.status.as_ref().map_or(0, |status| status.replicas);
+            Some(Workload { counted, ..workload(kind, &object.metadata, spec.replicas, &spec.selector, &spec.template) })
+        }
     }
 }
 
@@ -66,37 +86,50 @@ fn workload(kind: TargetKind, object: &DynamicObject) -> Workload {
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn observe(client: &Client, desired: &Desired) -> Result<Observed, kube::Error> {
+pub async fn observe(shared: &Shared, desired: &Desired) -> Result<Observed, kube::Error> {
     let target = &desired.spec.target_ref;
     let namespace = &desired.namespace;
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource(target.kind));
-    let Some(object) = api.get_opt(&target.name).await? else {
+    let Some(workload) = find(shared, namespace, target.kind, &target.name) else {
         return Ok(Observed { workload: None, pods: Vec::new(), autoscaler: None, foreign_budget: None });
     };
-    let workload = workload(target.kind, &object);
-    let selector = workload.selector.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",");
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let mut pods = pods.list(&ListParams::default().labels(&selector)).await?.items;
-    pods.retain(|pod| pod.metadata.deletion_timestamp.is_none() && !is_over(pod));
-    let scalers: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), namespace);
     let scales = |scaler: &HorizontalPodAutoscaler| {
         scaler
             .spec
             .as_ref()
             .is_some_and(|spec| spec.scale_target_ref.kind == target.kind.name() && spec.scale_target_ref.name == target.name)
     };
-    let autoscaler = scalers.list(&ListParams::default()).await?.items.into_iter().find(scales);
-    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), namespace);
+    let autoscaler = shared.autoscalers.within(namespace, scales).into_iter().next();
     let ours = desired.file_name();
-    let covers = |budget: &&PodDisruptionBudget| {
+    let covers = |budget: &PodDisruptionBudget| {
         let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()?.match_labels.as_ref());
         let template = &workload.selector;
         budget.name_any() != ours
             && selector.is_some_and(|labels| !labels.is_empty() && labels.iter().all(|(name, value)| template.get(name) == Some(value)))
     };
-    let budgets = budgets.list(&ListParams::default()).await?;
-    let foreign_budget = budgets.iter().find(covers).map(ResourceExt::name_any);
+    let foreign_budget = shared.budgets.within(namespace, covers).first().map(|budget| budget.name_any());
+    let pods = pods(shared, desired, &workload).await?;
     Ok(Observed { workload: Some(workload), pods, autoscaler, foreign_budget })
+}
+
+/// Those with a sidecar are watched. Only while there are more does anybody ask for them.
+async fn pods(shared: &Shared, desired: &Desired, workload: &Workload) -> Result<Vec<Arc<Pod>>, kube::Error> {
+    let lives = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && !is_over(pod);
+    let ours = |pod: &Pod| {
+        let labels = pod.labels();
+        labels.get(LABEL) == Some(&desired.name)
+            && lives(pod)
+            && workload.selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+    };
+    let known = shared.pods.within(&desired.namespace, ours);
+    if known.len() >= usize::try_from(workload.counted).unwrap_or(0) {
+        return Ok(known);
+    }
+    let selector = workload.selector.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",");
+    let api: Api<Pod> = Api::namespaced(shared.client.clone(), &desired.namespace);
+    let mut pods = api.list(&ListParams::default().labels(&selector)).await?.items;
+    pods.retain(lives);
+    pods.iter_mut().for_each(prune_pod);
+    Ok(pods.into_iter().map(Arc::new).collect())
 }
 
 fn is_over(pod: &Pod) -> bool {

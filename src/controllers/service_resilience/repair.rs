@@ -178,6 +178,7 @@ mod tests {
             selector: std::collections::BTreeMap::new(),
             template: json!({}),
             managers: vec![serde_json::from_value(entry).unwrap()],
+            counted: replicas,
         };
         Observed { workload: Some(workload), pods: Vec::new(), autoscaler: None, foreign_budget: None }
     }

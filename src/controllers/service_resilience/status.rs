@@ -1,9 +1,11 @@
 //! What the status says. Pure but for the time of a condition's change, which comes in.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::observe::{Observed, is_injected, is_ready};
@@ -87,12 +89,12 @@ fn is_recent(drift: &Drift, now: Timestamp) -> bool {
 
 fn pods(desired: &Desired, found: &Found<'_>) -> PodsStatus {
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
-    let acknowledged = |pod: &&k8s_openapi::api::core::v1::Pod| {
+    let acknowledged = |pod: &&Arc<Pod>| {
         let report = found.proxies.get(&pod.name_any()).and_then(|known| known.report.as_ref());
         report.is_some_and(|report| report.config_hash == desired.hash)
     };
     let all = &found.observed.pods;
-    let bypassing: Vec<String> = all.iter().filter(|pod| !is_injected(pod)).map(ResourceExt::name_any).collect();
+    let bypassing: Vec<String> = all.iter().filter(|pod| !is_injected(pod)).map(|pod| pod.name_any()).collect();
     let acknowledged = all.iter().filter(acknowledged).count();
     PodsStatus {
         summary: format!("{acknowledged}/{}", all.len()),

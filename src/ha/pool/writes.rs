@@ -6,6 +6,7 @@
 //! 2. A pause ends only for the leader of a linearizable read that began after the pause did (without DCS: for one whose agent vouches for it),
 //!    and only when that server itself says that it is out of recovery, of the same system, on a timeline not older than the last.
 //! 3. A request to pause means nothing under another leadership than its own.
+//!    And it means nothing any more once it has lasted for the longest hold: whoever made it may be unable to take it back.
 //! 4. What cannot be confirmed within the longest hold is refused, and the search goes on.
 
 use crate::base::{Millis, Moment, Timeline};
@@ -137,6 +138,8 @@ pub struct Writes {
     seen: Option<Seen>,
     away: bool,
     pause: Option<PauseRequest>,
+    /// The request that was heeded for long enough.
+    outlived: Option<Revision>,
     acknowledged: Option<(Revision, bool)>,
     target: Option<Target>,
     hold: Option<Hold>,
@@ -157,6 +160,7 @@ impl Writes {
             seen: None,
             away: false,
             pause: None,
+            outlived: None,
             acknowledged: None,
             target: None,
             hold: None,
@@ -299,7 +303,8 @@ impl Writes {
     /// A request is about one leadership, and ends with it.
     fn pause_applies(&self) -> bool {
         let key = self.leader().map(|leader| leader.key);
-        self.pause.is_some_and(|pause| Some(pause.leader) == key || bug!(PauseOutlivesLeader))
+        let heeded = self.pause.filter(|pause| Some(pause.id) != self.outlived);
+        heeded.is_some_and(|pause| Some(pause.leader) == key || bug!(PauseOutlivesLeader))
     }
 
     fn wants_probe(&self) -> bool {
@@ -365,9 +370,11 @@ impl Writes {
 
     fn refuse_if_late(&mut self, now: Moment) {
         let (started, max_hold) = (self.target.is_some(), self.max_hold);
+        let asked = self.pause.filter(|_| self.pause_applies()).map(|pause| pause.id);
         // Before the first server nobody is let in, so nobody has to be turned away.
         if let Some(hold) = self.hold.as_mut().filter(|hold| started && now.since(hold.since) >= max_hold) {
             hold.refusing = true;
+            self.outlived = asked.or(self.outlived);
         }
     }
 

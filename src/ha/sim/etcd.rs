@@ -49,7 +49,7 @@ pub enum Transaction {
     /// Delete it, if it is ours.
     AbandonInitialize,
     /// Store the system identifier, if we lead.
-    StoreSystemId(u64),
+    StoreSystemId(u64, Lsn),
     /// Create the leader key, if absent.
     Acquire,
     /// Put the leader key under another lease, if it is ours.
@@ -168,7 +168,7 @@ impl Etcd {
             Transaction::AbandonInitialize => self.claim == Some(lease) && cluster.initialize == Some(Initialize::InProgress(lease)),
             Transaction::Acquire => alive && (cluster.leader.is_none() || bug!(AcquireWithoutCompare)),
             Transaction::Move(to) => leads && self.leases.contains_key(to),
-            Transaction::StoreSystemId(_) | Transaction::Release | Transaction::PutFailsafe(_) | Transaction::DeletePause => leads,
+            Transaction::StoreSystemId(..) | Transaction::Release | Transaction::PutFailsafe(_) | Transaction::DeletePause => leads,
             Transaction::PutHistory(_, known) | Transaction::Reserve(_, known) => leads && cluster.timeline == *known,
             Transaction::PutPause(leadership) => leads && cluster.leader.as_ref().is_some_and(|leader| leader.created == *leadership),
             Transaction::WriteSync(expected, _) => {
@@ -186,7 +186,7 @@ impl Etcd {
         }
         match &transaction {
             Transaction::ClaimInitialize => self.claim = Some(lease),
-            Transaction::StoreSystemId(_) | Transaction::AbandonInitialize => self.claim = None,
+            Transaction::StoreSystemId(..) | Transaction::AbandonInitialize => self.claim = None,
             Transaction::PutPause(_) => self.pause_lease = Some(lease),
             _ => {}
         }
@@ -199,7 +199,10 @@ fn apply(keys: &mut Keys, revision: Revision, who: &MemberName, lease: LeaseId, 
     match transaction {
         Transaction::ClaimInitialize => cluster.initialize = Some(Initialize::InProgress(lease)),
         Transaction::AbandonInitialize => cluster.initialize = None,
-        Transaction::StoreSystemId(id) => cluster.initialize = Some(Initialize::Done(id)),
+        Transaction::StoreSystemId(id, optime) => {
+            cluster.initialize = Some(Initialize::Done(id));
+            cluster.optime.get_or_insert(optime);
+        }
         Transaction::Acquire => cluster.leader = Some(LeaderKey { member: who.clone(), lease, created: revision }),
         Transaction::Move(to) => {
             if let Some(leader) = &mut cluster.leader {

@@ -199,15 +199,21 @@ impl World {
         self.start_agent(member, boot);
     }
 
-    /// One volume at a time: what was acknowledged must be on two others, or the loss is beyond what one standby can make good.
+    /// One volume at a time: what was acknowledged must be on two others, or the loss is beyond what one standby can make good. So it is where the one that is
+    /// lost is the only one, at that moment, that may lead: whoever was just elected, or may be.
     fn lose_data(&mut self, member: usize) {
         let safe = self.judge.survives_without(member, &self.hosts);
         let cluster = &self.etcd.keys().cluster;
-        let leads = cluster.leader.as_ref().is_some_and(|leader| leader.member == self.hosts[member].name);
-        let sole = cluster.sync.as_ref().is_some_and(|(_, sync)| sync.leader == self.hosts[member].name);
+        let me = &self.hosts[member].name;
+        let leads = cluster.leader.as_ref().is_some_and(|leader| leader.member == *me);
+        let may_lead = match (&cluster.sync, &cluster.failsafe) {
+            (Some((_, sync)), _) => sync.leader == *me || (cluster.leader.is_none() && sync.voters.contains(me)),
+            (None, Some(failsafe)) => cluster.leader.is_none() && failsafe.contains(me),
+            (None, None) => cluster.leader.is_none(),
+        };
         // In Async mode a timeline that was reserved, and may have been begun, is known only to whoever reserved it.
-        let reserved = cluster.sync.is_none() && cluster.timeline_of.as_ref() == Some(&self.hosts[member].name);
-        if !safe || leads || sole || reserved {
+        let reserved = cluster.sync.is_none() && cluster.timeline_of.as_ref() == Some(me);
+        if !safe || leads || may_lead || reserved {
             return;
         }
         self.kill_server(member);

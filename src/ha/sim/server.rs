@@ -168,6 +168,7 @@ impl World {
 
     /// Begins an orderly stop; how long it takes.
     pub fn stop_server(&mut self, member: usize) -> u64 {
+        self.judge_gone(member);
         let postgres = &mut self.hosts[member].postgres;
         match postgres.server {
             Server::Down => 1,

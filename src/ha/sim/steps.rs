@@ -55,7 +55,10 @@ impl World {
                 self.hosts[member].postgres.data = None;
                 Transaction::AbandonInitialize
             }
-            Action::StoreSystemId(id) => Transaction::StoreSystemId(id),
+            Action::StoreSystemId(id) => {
+                let flushed = self.hosts[member].postgres.data.as_ref().map_or(0, |data| data.flushed);
+                Transaction::StoreSystemId(id, lsn(flushed))
+            }
             Action::AcquireLeader => Transaction::Acquire,
             Action::MoveLeader(to) => Transaction::Move(to),
             Action::ReleaseLeader => Transaction::Release,

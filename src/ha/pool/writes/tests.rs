@@ -180,6 +180,23 @@ fn a_request_that_is_taken_back_lets_clients_go_on_where_they_were() {
 }
 
 #[test]
+fn a_request_that_nobody_takes_back_is_heeded_for_the_longest_hold_and_no_longer() {
+    let mut script = Script::flowing();
+    let pause = PauseRequest { id: Revision(20), leader: Revision(5) };
+    let read = read_in(&script.on(Event::Pause(Some(pause)))).unwrap();
+    script.on(Event::Dcs { seen: seen(20, Some(leader(5, "n1"))), read });
+    assert_eq!(probe_in(&script.after(29_999).on(Event::Tick)), None);
+    let effects = script.after(1).on(Event::Tick);
+    assert_eq!(gate_in(&effects).unwrap().0, Gate::Refuse);
+    let probe = probe_in(&effects).unwrap();
+    assert_eq!(gate_in(&script.on(Event::Probed { probe, finding: primary(1) })).unwrap().0, Gate::Flow, "it serves all the same");
+    script.on(Event::Pause(Some(pause)));
+    assert_eq!(script.pool.why(), Why::Confirmed, "that request is over");
+    script.on(Event::Pause(Some(PauseRequest { id: Revision(40), ..pause })));
+    assert_eq!(script.pool.why(), Why::PauseAsked);
+}
+
+#[test]
 fn without_the_dcs_the_leaders_agent_must_vouch() {
     let mut script = Script::flowing();
     let probe = probe_in(&script.on(Event::Disconnected { key: Revision(5) })).unwrap();
