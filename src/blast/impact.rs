@@ -144,10 +144,12 @@ fn contained_by(graph: &Graph, failed: &str, raw: &BTreeMap<String, Loss>) -> Ve
     for link in &graph.links {
         let passes = link.coupling != Coupling::Loose || needed(&link.from, &link.to);
         if let Some(held) = link.contained.as_ref().filter(|_| passes && raw.contains_key(&link.to)) {
-            all.push(format!("{} in {}", held.by, link.from));
+            let held = format!("{} in {}", held.by, link.from);
+            if !all.contains(&held) {
+                all.push(held);
+            }
         }
     }
-    all.dedup();
     all
 }
 
@@ -222,6 +224,22 @@ mod tests {
         let bank = impact(&graph, "bank");
         assert_eq!((bank.radius, bank.remaining), (40, 8));
         assert_eq!(bank.contained_by, ["queue in shop"]);
+    }
+
+    #[test]
+    fn what_holds_several_links_up_is_named_once() {
+        let mut graph = shop();
+        graph.parts.push(part("parcels", Kind::Service));
+        graph.links.push(link("parcels", "bank", Coupling::Hard));
+        graph.links.push(Link {
+            contained: Some(Containment { by: "a fixed answer".to_owned(), remains: 0 }),
+            ..link("shop", "bank", Coupling::Hard)
+        });
+        graph.links.push(link("shop", "parcels", Coupling::Hard));
+        for link in [3, 6] {
+            graph.links[link].contained = Some(Containment { by: "queue".to_owned(), remains: 200 });
+        }
+        assert_eq!(impact(&graph, "bank").contained_by, ["queue in shop", "a fixed answer in shop"]);
     }
 
     #[test]

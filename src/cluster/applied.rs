@@ -10,6 +10,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
 use super::apply::{Error, Manifest, apply, live, take};
+use super::cache::PAGE;
 use super::mirror::{Held, Mirror, version};
 
 /// What every object of this operator is labelled with: only those are watched.
@@ -138,7 +139,7 @@ impl Applied {
 }
 
 async fn keep(known: Arc<Mutex<Known>>, api: Api<PartialObjectMeta<DynamicObject>>, kind: String) {
-    let stream = watcher(api, watcher::Config::default().labels(MANAGED)).default_backoff();
+    let stream = watcher(api, watcher::Config::default().labels(MANAGED).page_size(PAGE)).default_backoff();
     tokio::pin!(stream);
     while let Some(event) = stream.next().await {
         match event {

@@ -1,34 +1,46 @@
 //! A kind of object as its watch tells it: read without asking the API server, and a stream of what changed.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, StreamExt};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use super::mirror::{Held, Mirror, version};
+use super::mirror::version;
 
-struct Shared<K> {
-    mirror: Mutex<Mirror<Arc<K>>>,
+/// So many objects are read at a time when a watch begins: a page is in memory whole, before anything is taken away.
+pub(super) const PAGE: u32 = 50;
+
+/// Every object of a kind. The watch ends when this is dropped.
+pub struct Cache<K>
+where
+    K: Resource<DynamicType = ()> + 'static,
+{
+    store: Store<K>,
+    told: Arc<Told<K>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What goes along with the store: whose turn it is to hear of changes, and which names there are in a namespace.
+struct Told<K> {
+    names: Mutex<HashMap<String, BTreeSet<String>>>,
     listeners: Mutex<Vec<mpsc::UnboundedSender<Arc<K>>>>,
-    /// Whether the first list is complete.
-    whole: watch::Sender<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All objects of a kind. The watch ends when this is dropped.
-pub struct Cache<K> {
-    shared: Arc<Shared<K>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl<K> Drop for Cache<K> {
+impl<K> Drop for Cache<K>
+where
+    K: Resource<DynamicType = ()> + 'static,
+{
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -36,96 +48,187 @@ impl<K> Drop for Cache<K> {
 
 impl<K> Cache<K>
 where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     /// Watches; `prune` takes away what nobody reads, since every object stays in memory.
     pub fn new(api: Api<K>, config: watcher::Config, prune: fn(&mut K)) -> Self {
-        let shared = Arc::new(Shared { mirror: Mutex::default(), listeners: Mutex::default(), whole: watch::Sender::new(false) });
-        let task = tokio::spawn(keep(shared.clone(), api, config, prune));
-        Self { shared, task }
+        let (store, writer) = reflector::store();
+        let told = Arc::new(Told { names: Mutex::default(), listeners: Mutex::default() });
+        let events = watch(api, config.page_size(PAGE)).default_backoff();
+        let task = tokio::spawn(keep(events, writer, told.clone(), prune));
+        Self { store, told, task }
+    }
+
+    /// The objects, for a controller of this kind.
+    pub fn store(&self) -> Store<K> {
+        self.store.clone()
     }
 
     /// Waits until everything was read once.
     pub async fn whole(&self) {
-        let _ = self.shared.whole.subscribe().wait_for(|whole| *whole).await;
+        // It ends early only with the watch itself, and that with the program.
+        let _ = self.store.wait_until_ready().await;
     }
 
     /// An object.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        lock(&self.shared.mirror).get(namespace, name).map(|held| held.value.clone())
+        self.store.get(&ObjectRef::new(name).within(namespace))
     }
 
     /// At which version an object was read; 0 if it is not there.
     pub fn version(&self, namespace: &str, name: &str) -> u64 {
-        lock(&self.shared.mirror).get(namespace, name).map_or(0, |held| held.version)
+        self.get(namespace, name).map_or(0, |object| version(object.meta().resource_version.as_deref()))
     }
 
     /// Those of a namespace that are meant, by name.
     pub fn within(&self, namespace: &str, meant: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
-        lock(&self.shared.mirror).within(namespace).map(|(_, held)| &held.value).filter(|object| meant(object)).cloned().collect()
+        let names = lock(&self.told.names);
+        let all = names.get(namespace).into_iter().flatten().filter_map(|name| self.get(namespace, name));
+        all.filter(|object| meant(object)).collect()
     }
 
-    /// Every object that comes, changes or goes from now on.
+    /// Every object that is there now, and each that comes, changes or goes from now on.
     pub fn changes(&self) -> impl Stream<Item = Arc<K>> + Send + 'static {
         let (sender, mut queue) = mpsc::unbounded_channel();
-        lock(&self.shared.listeners).push(sender);
-        futures::stream::poll_fn(move |context| queue.poll_recv(context))
+        lock(&self.told.listeners).push(sender);
+        futures::stream::iter(self.store.state()).chain(futures::stream::poll_fn(move |context| queue.poll_recv(context)))
     }
 }
 
-async fn keep<K>(shared: Arc<Shared<K>>, api: Api<K>, config: watcher::Config, prune: fn(&mut K))
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+async fn keep<K>(
+    events: impl Stream<Item = Result<Event<K>, watcher::Error>>,
+    mut writer: reflector::store::Writer<K>,
+    told: Arc<Told<K>>,
+    prune: fn(&mut K),
+) where
+    K: Resource<DynamicType = ()> + Clone,
 {
-    let stream = watcher(api, config).default_backoff();
-    tokio::pin!(stream);
-    while let Some(event) = stream.next().await {
+    let store = writer.as_reader();
+    let mut before = Vec::new();
+    tokio::pin!(events);
+    while let Some(event) = events.next().await {
+        let mut event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(%error, kind = %K::kind(&()), "the watch broke; it is tried again");
+                continue;
+            }
+        };
+        if let Event::Apply(object) | Event::Delete(object) | Event::InitApply(object) = &mut event {
+            prune(object);
+        }
+        writer.apply_watcher_event(&event);
         match event {
-            Ok(event) => shared.on(event, prune),
-            Err(error) => tracing::warn!(%error, kind = std::any::type_name::<K>(), "the watch broke; it is tried again"),
+            Event::Init => before = store.state(),
+            Event::InitApply(_) => {}
+            Event::InitDone => told.read_anew(&store, std::mem::take(&mut before)),
+            Event::Apply(object) => told.there(Arc::new(object)),
+            Event::Delete(object) => told.gone(Arc::new(object)),
         }
     }
 }
 
-impl<K: Resource> Shared<K> {
-    fn on(&self, event: watcher::Event<K>, prune: fn(&mut K)) {
-        let hold = |mut object: K| {
-            let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-            let version = version(object.meta().resource_version.as_deref());
-            prune(&mut object);
-            (namespace, name, Held { version, value: Arc::new(object) })
+fn name<K: Resource>(object: &K) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl<K: Resource<DynamicType = ()> + Clone> Told<K> {
+    fn there(&self, object: Arc<K>) {
+        let (namespace, name) = name(object.as_ref());
+        lock(&self.names).entry(namespace).or_default().insert(name);
+        self.tell([object]);
+    }
+
+    fn gone(&self, object: Arc<K>) {
+        let (namespace, name) = name(object.as_ref());
+        let mut all = lock(&self.names);
+        if let Some(names) = all.get_mut(&namespace) {
+            names.remove(&name);
+            if names.is_empty() {
+                all.remove(&namespace);
+            }
+        }
+        drop(all);
+        self.tell([object]);
+    }
+
+    /// After a list: everything is news, and what went while nobody watched.
+    fn read_anew(&self, store: &Store<K>, before: Vec<Arc<K>>) {
+        let now = store.state();
+        let mut names: HashMap<String, BTreeSet<String>> = HashMap::new();
+        for (namespace, name) in now.iter().map(|object| name(object.as_ref())) {
+            names.entry(namespace).or_default().insert(name);
+        }
+        let gone = |object: &Arc<K>| {
+            let (namespace, name) = name(object.as_ref());
+            names.get(&namespace).is_none_or(|names| !names.contains(&name))
         };
-        let news = match event {
-            watcher::Event::Init => {
-                lock(&self.mirror).begin();
-                Vec::new()
-            }
-            watcher::Event::InitApply(object) => {
-                let (namespace, name, held) = hold(object);
-                lock(&self.mirror).listed(&namespace, &name, held);
-                Vec::new()
-            }
-            watcher::Event::InitDone => {
-                let mut mirror = lock(&self.mirror);
-                let gone = mirror.complete().into_iter().map(|(_, _, object)| object);
-                let news = gone.chain(mirror.all().map(|held| held.value.clone())).collect();
-                self.whole.send_replace(true);
-                news
-            }
-            watcher::Event::Apply(object) => {
-                let (namespace, name, held) = hold(object);
-                lock(&self.mirror).put(&namespace, &name, held.clone());
-                vec![held.value]
-            }
-            watcher::Event::Delete(object) => {
-                let (namespace, name, held) = hold(object);
-                lock(&self.mirror).remove(&namespace, &name, held.version);
-                vec![held.value]
-            }
-        };
+        let gone: Vec<Arc<K>> = before.into_iter().filter(gone).collect();
+        *lock(&self.names) = names;
+        self.tell(gone.into_iter().chain(now));
+    }
+
+    fn tell(&self, news: impl IntoIterator<Item = Arc<K>>) {
         let mut listeners = lock(&self.listeners);
         for object in news {
             listeners.retain(|listener| listener.send(object.clone()).is_ok());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    fn object(name: &str, version: &str) -> ConfigMap {
+        let metadata = serde_json::json!({ "name": name, "namespace": "n", "resourceVersion": version, "labels": { "big": "x" } });
+        serde_json::from_value(serde_json::json!({ "metadata": metadata })).unwrap()
+    }
+
+    /// What a cache holds and tells after these events.
+    async fn after(events: Vec<Event<ConfigMap>>) -> (Vec<(String, u64)>, Vec<String>) {
+        let (store, writer) = reflector::store();
+        let told = Arc::new(Told { names: Mutex::default(), listeners: Mutex::default() });
+        let cache = Cache { store, told: told.clone(), task: tokio::spawn(async {}) };
+        let changes = cache.changes();
+        keep(futures::stream::iter(events.into_iter().map(Ok)), writer, told.clone(), |object| object.metadata.labels = None).await;
+        let within = cache.within("n", |object| object.metadata.labels.is_none());
+        let held = within.iter().map(|object| (object.name_any(), cache.version("n", &object.name_any()))).collect();
+        lock(&told.listeners).clear();
+        (held, changes.map(|object| object.name_any()).collect().await)
+    }
+
+    #[tokio::test]
+    async fn objects_come_change_and_go() {
+        let events = vec![
+            Event::Init,
+            Event::InitApply(object("a", "1")),
+            Event::InitApply(object("b", "2")),
+            Event::InitDone,
+            Event::Apply(object("a", "3")),
+            Event::Delete(object("b", "4")),
+            Event::Apply(object("c", "5")),
+        ];
+        let (held, mut told) = after(events).await;
+        assert_eq!(held, [("a".to_owned(), 3), ("c".to_owned(), 5)]);
+        told[..2].sort();
+        assert_eq!(told, ["a", "b", "a", "b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn what_went_while_nobody_watched_is_told_with_the_next_list() {
+        let events = vec![
+            Event::Init,
+            Event::InitApply(object("a", "1")),
+            Event::InitApply(object("b", "2")),
+            Event::InitDone,
+            Event::Init,
+            Event::InitApply(object("b", "7")),
+            Event::InitDone,
+        ];
+        let (held, told) = after(events).await;
+        assert_eq!(held, [("b".to_owned(), 7)]);
+        assert_eq!(told[2..], ["a", "b"]);
     }
 }

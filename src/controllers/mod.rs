@@ -13,4 +13,4 @@ pub mod service_resilience;
 mod shared;
 pub mod webhook;
 
-pub use shared::Shared;
+pub use shared::{Shared, cache};

@@ -11,13 +11,13 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Controller;
-use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::api::{PgBouncerPool, PostgresCluster, ServiceResilience};
+use crate::api::{OrderServiceSet, PgBouncerPool, PostgresCluster, ServiceResilience};
 use crate::cluster::{Applied, Cache, Secrets};
 use crate::controllers::service_resilience::inject;
 
@@ -39,17 +39,19 @@ pub struct Shared {
     pub autoscalers: Cache<HorizontalPodAutoscaler>,
     /// Every budget: two for the same pods block each other.
     pub budgets: Cache<PodDisruptionBudget>,
+    /// Platforms.
+    pub sets: Cache<DeserializeGuard<OrderServiceSet>>,
     /// Pools.
     pub pools: Cache<DeserializeGuard<PgBouncerPool>>,
     /// Clusters.
     pub clusters: Cache<DeserializeGuard<PostgresCluster>>,
-    /// Resilience, without its dependencies.
-    pub resilience: Cache<DeserializeGuard<ServiceResilience>>,
+    /// Resilience.
+    pub resilience: Arc<Cache<DeserializeGuard<ServiceResilience>>>,
 }
 
 impl Shared {
     /// Begins to watch.
-    pub fn new(client: &Client) -> Self {
+    pub fn new(client: &Client, resilience: Arc<Cache<DeserializeGuard<ServiceResilience>>>) -> Self {
         let every = watcher::Config::default;
         Self {
             client: client.clone(),
@@ -66,14 +68,10 @@ impl Shared {
             pods: Cache::new(Api::all(client.clone()), every().labels(inject::LABEL), prune_pod),
             autoscalers: Cache::new(Api::all(client.clone()), every(), |_| ()),
             budgets: Cache::new(Api::all(client.clone()), every(), |budget| budget.metadata.managed_fields = None),
-            pools: Cache::new(Api::all(client.clone()), every(), |pool| pool.meta_mut().managed_fields = None),
-            clusters: Cache::new(Api::all(client.clone()), every(), |cluster| cluster.meta_mut().managed_fields = None),
-            resilience: Cache::new(Api::all(client.clone()), every(), |object| {
-                object.meta_mut().managed_fields = None;
-                if let Ok(object) = &mut object.0 {
-                    object.spec.dependencies.clear();
-                }
-            }),
+            sets: cache(client),
+            pools: cache(client),
+            clusters: cache(client),
+            resilience,
         }
     }
 
@@ -85,6 +83,7 @@ impl Shared {
             self.pods.whole(),
             self.autoscalers.whole(),
             self.budgets.whole(),
+            self.sets.whole(),
             self.pools.whole(),
             self.clusters.whole(),
             self.resilience.whole(),
@@ -92,15 +91,21 @@ impl Shared {
     }
 }
 
-/// A controller whose objects are kept without what only the API server needs: that is most of an object that was applied.
-pub fn controller<K>(client: &Client) -> Controller<DeserializeGuard<K>>
+/// All objects of a kind of this operator, without what only the API server needs: that is most of an object that was applied.
+pub fn cache<K>(client: &Client) -> Cache<DeserializeGuard<K>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let (reader, writer) = reflector::store();
-    let watched = watcher(Api::<DeserializeGuard<K>>::all(client.clone()), watcher::Config::default()).default_backoff();
-    let pruned = watched.modify(|object| object.meta_mut().managed_fields = None);
-    Controller::for_stream(pruned.reflect(writer).applied_objects(), reader)
+    Cache::new(Api::all(client.clone()), watcher::Config::default(), |object| object.meta_mut().managed_fields = None)
+}
+
+/// A controller of the objects of a cache.
+pub fn controller<K>(objects: &Cache<DeserializeGuard<K>>) -> Controller<DeserializeGuard<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let changed = objects.changes().map(|object| ObjectRef::from_obj(object.as_ref()));
+    Controller::for_stream(futures::stream::pending(), objects.store()).reconcile_on(changed)
 }
 
 /// Whose objects changed, from a stream of what changed.

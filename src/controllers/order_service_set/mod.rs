@@ -93,7 +93,7 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, metrics: Arc<Metrics>,
     let http = reqwest::Client::new();
     let context = Arc::new(Context { shared: shared.clone(), settings, recorder, http, stores, metrics, pruned: Mutex::default() });
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
-    let controller = controller::<OrderServiceSet>(&shared.client);
+    let controller = controller(&shared.sets);
     let sets = controller.store();
     let of_pools = shared.pools.changes().flat_map(move |pool| {
         let names = |set: &Arc<Object>| {
@@ -171,7 +171,8 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     };
     let stores = context.stores.ask(&ObjectRef::from_obj(object.as_ref()), &observed.stores);
     let candidates = candidates(set, &desired, &observed, &context.settings);
-    let mut turns = turns(&candidates, &circumstances(set, &desired, &observed, &database, now));
+    let circumstances = circumstances(set, &desired, &observed, &database, now);
+    let mut turns = turns(&candidates, &circumstances);
     let asked = trial::asked(set, &desired, &observed);
     let pods = trial::pods(&context.shared.client, &context.http, &desired, &asked).await.map_err(observe_failed)?;
     let split = trial::split(set, &desired, &observed, &database, &pods, now);
@@ -205,7 +206,10 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     applied?;
     pruned?;
     let lingers = retired.map_err(|error| Error::Prune(Box::new(error)))?;
-    let next = if settled && !lingers { BACKSTOP } else { SOON };
+    // Trials, jobs, Secrets and patience are told by no watch.
+    let untold = !trials.is_empty() || desired.spec.read_split.is_some() || !observed.missing_secrets.is_empty();
+    let waits = lingers || (!settled && (untold || circumstances.database.is_some() || !circumstances.patience_over));
+    let next = if waits { SOON } else { BACKSTOP };
     Ok(Action::requeue(next.min(secrets.look_again().unwrap_or(BACKSTOP))))
 }
 

@@ -16,7 +16,6 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
@@ -26,7 +25,7 @@ use crate::cluster::FIELD_MANAGER;
 use crate::controllers::followers::{Followers, without};
 use crate::controllers::pgbouncer_pool::status::Observed;
 use crate::controllers::postgres_cluster::Settings;
-use crate::controllers::shared::{Shared, controller};
+use crate::controllers::shared::{Shared, controller, owners};
 use crate::dcs::poolers::{PoolerRecord, record};
 use crate::dcs::{Etcd, Keys};
 
@@ -61,20 +60,20 @@ const DCS_WITHIN: Duration = Duration::from_secs(2);
 /// Runs the controller until it is told to end.
 pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (followers, from_etcd) = Followers::new();
-    let client = shared.client.clone();
-    let context = Arc::new(Context { client: client.clone(), settings, shared, followers });
-    let of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator,app.kubernetes.io/name=pgbouncer");
-    let controller = controller::<PgBouncerPool>(&client);
+    let context = Arc::new(Context { client: shared.client.clone(), settings, shared: shared.clone(), followers });
+    let controller = controller(&shared.pools);
     let pools = controller.store();
+    let of_clusters = shared.clusters.changes().flat_map(move |cluster| {
+        let names = |pool: &Arc<Object>| {
+            let spec = pool.0.as_ref().ok().map(|pool| &pool.spec);
+            pool.namespace() == cluster.namespace() && spec.is_some_and(|spec| spec.cluster_ref.name == cluster.name_any())
+        };
+        let found = pools.state().into_iter().filter(names).map(|pool| ObjectRef::from_obj(pool.as_ref()));
+        futures::stream::iter(found.collect::<Vec<_>>())
+    });
     controller
-        .owns(Api::<Deployment>::all(client.clone()), of_ours)
-        .watches(Api::<DeserializeGuard<PostgresCluster>>::all(client), watcher::Config::default(), move |cluster| {
-            let names = |pool: &Arc<Object>| {
-                let spec = pool.0.as_ref().ok().map(|pool| &pool.spec);
-                pool.namespace() == cluster.namespace() && spec.is_some_and(|spec| spec.cluster_ref.name == cluster.name_any())
-            };
-            pools.state().into_iter().filter(names).map(|pool| ObjectRef::from_obj(pool.as_ref())).collect::<Vec<_>>()
-        })
+        .reconcile_on(owners::<PgBouncerPool, _>(shared.deployments.changes()))
+        .reconcile_on(of_clusters)
         .reconcile_on(from_etcd)
         .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
         .graceful_shutdown_on(stop)

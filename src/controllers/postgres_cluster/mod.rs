@@ -30,7 +30,7 @@ use crate::api::postgres_cluster::PostgresClusterStatus;
 use crate::base::{InvalidName, Scope};
 use crate::cluster::FIELD_MANAGER;
 use crate::controllers::followers::{Followers, without};
-use crate::controllers::shared::{Shared, controller};
+use crate::controllers::shared::{Shared, controller, owners};
 use crate::dcs::Keys;
 
 /// What the operator is told at its start.
@@ -107,16 +107,15 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Outp
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         http: reqwest::Client::new(),
-        shared,
+        shared: shared.clone(),
         followers,
         failures: Mutex::new(HashMap::new()),
         client: client.clone(),
         settings,
     });
-    let of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator");
     let pods_of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator,app.kubernetes.io/name=postgres");
-    controller::<PostgresCluster>(&client)
-        .owns(Api::<StatefulSet>::all(client.clone()), of_ours)
+    controller(&shared.clusters)
+        .reconcile_on(owners::<PostgresCluster, _>(shared.stateful_sets.changes()))
         .watches(Api::<Pod>::all(client), pods_of_ours, |pod| {
             let cluster = pod.labels().get("mrg.bluebird.id/cluster")?;
             Some(ObjectRef::new(cluster).within(&pod.namespace()?))

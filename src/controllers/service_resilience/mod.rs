@@ -32,7 +32,7 @@ use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
 use crate::controllers::shared::{Shared, controller};
 use observe::{Observed, is_injected, is_ready};
-use proxies::{Known, Proxies};
+use proxies::{Known, Place, Proxies};
 use repair::{FLOOR_MANAGER, Floor};
 use status::Found;
 use validate::Desired;
@@ -73,7 +73,7 @@ pub async fn run(shared: Arc<Shared>, metrics: Arc<Metrics>, stop: impl Future<O
     let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
     let recorder = Recorder::new(shared.client.clone(), reporter);
     let context = Arc::new(Context { shared: shared.clone(), proxies, recorder, metrics });
-    let controller = controller::<ServiceResilience>(&shared.client);
+    let controller = controller(&shared.resilience);
     let all = controller.store();
     let of = move |kind: &str, namespace: Option<String>, name: &str| {
         let targets = |object: &Arc<Object>| {
@@ -164,14 +164,15 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     }
     let before = resilience.status.as_ref().and_then(|status| status.template_probes);
     drifts.extend(observed.workload.as_ref().and_then(|workload| repair::probe_drift(&desired, workload, before, now)));
-    let known = context.bring_up_to_date(&reference, &desired, &observed, &token).await;
+    let (known, pushed) = context.bring_up_to_date(&reference, &desired, &observed, &token).await;
+    // What pods, proxies and the workload do is told by them; this is for what nobody tells.
+    let mut waits = failure.is_some() || missing.is_some() || !pushed;
     let found = Found { observed: &observed, proxies: &known, floor: &floor, drifts, failure, missing };
     let new = status::status(resilience, &desired, &found, now);
-    let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
     context.report(resilience, new).await?;
     applied?;
-    context.converge(&desired, &observed).await;
-    let next = until_override_ends(&desired, now).unwrap_or(if settled { BACKSTOP } else { SOON });
+    waits |= !context.converge(&desired, &observed).await;
+    let next = until_override_ends(&desired, now).unwrap_or(if waits { SOON } else { BACKSTOP });
     Ok(Action::requeue(next.min(secrets.look_again().unwrap_or(BACKSTOP))))
 }
 
@@ -219,46 +220,54 @@ impl Context {
         Ok(known.unwrap_or(token))
     }
 
-    /// Asks the proxies, and gives the newest configuration to those that run another.
+    /// Asks the proxies, and gives the newest configuration to those that run another; whether all of them took it.
     async fn bring_up_to_date(
         &self,
         reference: &ObjectRef<Object>,
         desired: &Desired,
         observed: &Observed,
         token: &str,
-    ) -> BTreeMap<String, Known> {
-        let address = |pod: &Arc<Pod>| pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+    ) -> (BTreeMap<String, Known>, bool) {
         let injected = observed.pods.iter().filter(|pod| is_injected(pod));
-        let addresses: BTreeMap<String, String> = injected.filter_map(|pod| Some((pod.name_any(), address(pod)?))).collect();
-        let known = self.proxies.ask(reference, &addresses);
+        let place = |pod: &Arc<Pod>| Some(Place { address: pod.status.as_ref()?.pod_ip.clone()?, ready: is_ready(pod) });
+        let places: BTreeMap<String, Place> = injected.filter_map(|pod| Some((pod.name_any(), place(pod)?))).collect();
+        let known = self.proxies.ask(reference, &places);
         if desired.spec.mode == Mode::Audit {
-            return known;
+            return (known, true);
         }
-        let stale = |name: &&String| {
-            let report = known.get(*name).and_then(|known| known.report.as_ref());
+        let stale = |name: &String| {
+            let report = known.get(name).and_then(|known| known.report.as_ref());
             report.is_some_and(|report| report.config_hash != desired.hash && report.refused.is_none())
         };
-        let pushes = addresses.keys().filter(stale).filter_map(|name| addresses.get_key_value(name)).map(|(name, address)| async move {
-            if let Err(why) = self.proxies.push(address, token, &desired.file).await {
-                tracing::warn!(pod = name, why, "a proxy did not take the newest configuration");
+        let push = async |(name, place): (&String, &Place)| match self.proxies.push(&place.address, token, &desired.file).await {
+            Ok(()) => true,
+            Err(why) => {
+                tracing::warn!(pod = name, why, "a proxy did not take the newest configuration; it is tried again");
+                false
             }
-        });
-        futures::future::join_all(pushes).await;
-        known
+        };
+        let pushed = futures::future::join_all(places.iter().filter(|(name, _)| stale(name)).map(push)).await;
+        (known, pushed.into_iter().all(|taken| taken))
     }
 
-    /// Pods without the sidecar are evicted one at a time, while all others are well. The budget has the last word.
-    async fn converge(&self, desired: &Desired, observed: &Observed) {
+    /// Pods without the sidecar are evicted one at a time, while all others are well. The budget has the last word; false if that was no.
+    async fn converge(&self, desired: &Desired, observed: &Observed) -> bool {
         if desired.spec.mode == Mode::Audit || desired.spec.convergence == Convergence::Wait {
-            return;
+            return true;
         }
-        let Some(workload) = &observed.workload else { return };
+        let Some(workload) = &observed.workload else { return true };
         let whole = observed.pods.len() >= usize::try_from(workload.replicas).unwrap_or(0) && observed.pods.iter().all(|pod| is_ready(pod));
-        let Some(pod) = observed.pods.iter().find(|pod| !is_injected(pod)).filter(|_| whole) else { return };
+        let Some(pod) = observed.pods.iter().find(|pod| !is_injected(pod)).filter(|_| whole) else { return true };
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
         match api.evict(&pod.name_any(), &EvictParams::default()).await {
-            Ok(_) => tracing::info!(pod = pod.name_any(), "evicted, to come back with the sidecar"),
-            Err(error) => tracing::info!(pod = pod.name_any(), error = crate::telemetry::chain(&error), "not evicted yet"),
+            Ok(_) => {
+                tracing::info!(pod = pod.name_any(), "evicted, to come back with the sidecar");
+                true
+            }
+            Err(error) => {
+                tracing::info!(pod = pod.name_any(), error = crate::telemetry::chain(&error), "not evicted yet");
+                false
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::inject::ADMIN_PORT;
 use crate::policy::Report;
@@ -14,8 +14,14 @@ use crate::policy::Report;
 /// Longer than a proxy keeps those waiting who ask for news.
 const NEWS_WITHIN: Duration = Duration::from_secs(40);
 const PUSH_WITHIN: Duration = Duration::from_secs(3);
-/// The pause before a proxy that does not answer is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// One that is there is connected to at once.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// The pause before a proxy that does not answer is asked again: it doubles each time, up to the most. A pod that becomes ready is asked at once.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
+
+/// So many that have not answered yet are asked at a time: thousands at once, as after a restart of the operator, would take more memory than all it knows.
+const AT_A_TIME: usize = 256;
 
 type Reference = ObjectRef<super::Object>;
 
@@ -26,9 +32,20 @@ pub struct Known {
     pub report: Option<Report>,
 }
 
+/// Where a proxy is, and whether its pod is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The pod's address.
+    pub address: String,
+    /// Whether the pod is ready.
+    pub ready: bool,
+}
+
 struct Watched {
-    address: String,
+    place: Place,
     known: Arc<Mutex<Known>>,
+    /// Ends the pause before the next question.
+    ask: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -43,6 +60,7 @@ pub struct Proxies {
     of: Mutex<HashMap<Reference, BTreeMap<String, Watched>>>,
     triggers: mpsc::UnboundedSender<Reference>,
     http: reqwest::Client,
+    turns: Arc<Semaphore>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -54,23 +72,31 @@ impl Proxies {
     pub fn new() -> (Self, impl futures::Stream<Item = Reference> + Send + 'static) {
         let (triggers, mut queue) = mpsc::unbounded_channel();
         let stream = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-        (Self { of: Mutex::default(), triggers, http: reqwest::Client::new() }, stream)
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).build().unwrap_or_default();
+        (Self { of: Mutex::default(), triggers, http, turns: Arc::new(Semaphore::new(AT_A_TIME)) }, stream)
     }
 
-    /// Asks exactly these pods from now on, by name and address, and says what is known of each.
-    pub fn ask(&self, object: &Reference, pods: &BTreeMap<String, String>) -> BTreeMap<String, Known> {
+    /// Asks exactly these pods from now on, by name, and says what is known of each.
+    pub fn ask(&self, object: &Reference, pods: &BTreeMap<String, Place>) -> BTreeMap<String, Known> {
         let mut all = lock(&self.of);
         let watched = all.entry(object.clone()).or_default();
-        watched.retain(|name, watched| pods.get(name) == Some(&watched.address));
-        for (name, address) in pods {
-            if !watched.contains_key(name) {
-                let known = Arc::new(Mutex::new(Known::default()));
-                let url = format!("http://{}:{ADMIN_PORT}/state", bracketed(address));
-                let task = tokio::spawn(keep_asking(self.http.clone(), url, known.clone(), self.triggers.clone(), object.clone()));
-                watched.insert(name.clone(), Watched { address: address.clone(), known, task });
+        watched.retain(|name, watched| pods.get(name).is_some_and(|place| place.address == watched.place.address));
+        for (name, place) in pods {
+            let watched = watched.entry(name.clone()).or_insert_with(|| self.watch(object, place));
+            if place.ready && !watched.place.ready {
+                watched.ask.notify_one();
             }
+            watched.place.ready = place.ready;
         }
         watched.iter().map(|(name, watched)| (name.clone(), lock(&watched.known).clone())).collect()
+    }
+
+    fn watch(&self, object: &Reference, place: &Place) -> Watched {
+        let (known, ask) = (Arc::new(Mutex::new(Known::default())), Arc::new(Notify::new()));
+        let url = format!("http://{}:{ADMIN_PORT}/state", bracketed(&place.address));
+        let asking = Asking { http: self.http.clone(), turns: self.turns.clone(), url, known: known.clone(), ask: ask.clone() };
+        let asked = keep_asking(asking, self.triggers.clone(), object.clone());
+        Watched { place: place.clone(), known, ask, task: tokio::spawn(asked) }
     }
 
     /// The object is gone.
@@ -95,24 +121,36 @@ fn bracketed(address: &str) -> String {
     if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }
 
-async fn keep_asking(
+/// One proxy that is asked.
+struct Asking {
     http: reqwest::Client,
+    turns: Arc<Semaphore>,
     url: String,
     known: Arc<Mutex<Known>>,
-    triggers: mpsc::UnboundedSender<Reference>,
-    object: Reference,
-) {
-    let mut after = None;
-    loop {
-        let asked = match after {
-            Some(version) => http.get(format!("{url}?after={version}")),
-            None => http.get(&url),
+    ask: Arc<Notify>,
+}
+
+impl Asking {
+    /// Its report, once it is another than the one of this version.
+    async fn report(&self, after: Option<u64>) -> Option<Report> {
+        let (asked, turn) = match after {
+            Some(version) => (self.http.get(format!("{}?after={version}", self.url)), None),
+            None => (self.http.get(&self.url), self.turns.acquire().await.ok()),
         };
         let answer = async { asked.timeout(NEWS_WITHIN).send().await?.error_for_status()?.json::<Report>().await }.await;
-        let report = answer.ok();
+        drop(turn);
+        answer.ok()
+    }
+}
+
+async fn keep_asking(asking: Asking, triggers: mpsc::UnboundedSender<Reference>, object: Reference) {
+    let mut after = None;
+    let mut pause = ASK_AGAIN;
+    loop {
+        let report = asking.report(after).await;
         after = report.as_ref().map(|report| report.version);
         let is_news = {
-            let mut known = lock(&known);
+            let mut known = lock(&asking.known);
             let is_news = shown(known.report.as_ref()) != shown(report.as_ref());
             known.report = report;
             is_news
@@ -120,8 +158,13 @@ async fn keep_asking(
         if is_news && triggers.send(object.clone()).is_err() {
             return;
         }
-        if after.is_none() {
-            tokio::time::sleep(ASK_AGAIN).await;
+        if after.is_some() {
+            pause = ASK_AGAIN;
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(ASK_AGAIN_AT_MOST),
+            () = asking.ask.notified() => pause = ASK_AGAIN,
         }
     }
 }

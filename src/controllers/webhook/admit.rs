@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Webhook;
 use crate::api::service_resilience::TargetKind;
 use crate::controllers::order_service_set::validate as sets;
+use crate::controllers::service_resilience::Object;
 use crate::controllers::service_resilience::inject::inject;
 use crate::controllers::service_resilience::validate as spec;
 use crate::policy::Problem;
@@ -40,12 +41,11 @@ fn patch(webhook: &Webhook, request: &Request) -> Option<json_patch::Patch> {
     let before = serde_json::to_value(object).ok()?;
     let namespace = request.namespace.as_deref()?;
     let (kind, name) = owner(&before)?;
-    let known = webhook.known.state();
-    let ours = known.iter().filter_map(|object| object.0.as_ref().ok()).find(|resilience| {
-        resilience.metadata.namespace.as_deref() == Some(namespace)
-            && resilience.spec.target_ref.kind == kind
-            && resilience.spec.target_ref.name == name
-    })?;
+    let enrols = |object: &Object| {
+        object.0.as_ref().is_ok_and(|resilience| resilience.spec.target_ref.kind == kind && resilience.spec.target_ref.name == name)
+    };
+    let enrolled = webhook.known.within(namespace, enrols);
+    let ours = enrolled.first()?.0.as_ref().ok()?;
     let desired = spec::validate(ours, Timestamp::now()).ok()?;
     let mut after = before.clone();
     inject(&mut after, &desired, &webhook.image);

@@ -11,18 +11,16 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use futures::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use kube::Client;
-use kube::api::Api;
 use kube::core::DynamicObject;
 use kube::core::admission::AdmissionReview;
-use kube::runtime::{WatchStreamExt, reflector, watcher};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use crate::cluster::Cache;
 use crate::controllers::service_resilience::Object;
 use crate::controllers::service_resilience::inject::Image;
 use crate::telemetry::chain;
@@ -53,7 +51,7 @@ pub enum Error {
 /// What requests are answered from.
 pub struct Webhook {
     /// Every ServiceResilience, as last seen.
-    pub known: reflector::Store<Object>,
+    pub known: Arc<Cache<Object>>,
     /// The sidecar's image.
     pub image: Image,
 }
@@ -62,14 +60,10 @@ pub struct Webhook {
 ///
 /// # Errors
 /// If it cannot begin.
-pub async fn serve(client: Client, namespace: &str, image: Image) -> Result<(), Error> {
+pub async fn serve(client: Client, namespace: &str, image: Image, known: Arc<Cache<Object>>) -> Result<(), Error> {
     let identity = certificate::identity(&client, namespace).await?;
     certificate::publish(&client, &identity).await?;
     let acceptor = TlsAcceptor::from(Arc::new(identity.server()?));
-    let (known, writer) = reflector::store();
-    let all = Api::<Object>::all(client);
-    let follow = watcher(all, watcher::Config::default()).default_backoff().reflect(writer).for_each(|_| futures::future::ready(()));
-    tokio::spawn(follow);
     let router =
         Router::new().route("/mutate", post(mutate)).route("/validate", post(validate)).with_state(Arc::new(Webhook { known, image }));
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))).await.map_err(Error::Listen)?;
