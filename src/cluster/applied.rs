@@ -8,8 +8,9 @@ use futures::StreamExt;
 use kube::api::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use serde_json::json;
 
-use super::apply::{Error, Manifest, apply, live, take};
+use super::apply::{Error, FIELD_MANAGER, Manifest, apply, live, take};
 use super::cache::PAGE;
 use super::mirror::{Held, Mirror, version};
 
@@ -112,7 +113,10 @@ impl Applied {
     ) -> Result<(), Error> {
         let resource = manifest.resource();
         let known = self.known(&resource);
-        if !may_be_watched(&resource) && lock(&known).last(manifest).is_some() {
+        // What lacks the label is in no watch.
+        let watched = may_be_watched(&resource)
+            && manifest.0.pointer("/metadata/labels/app.kubernetes.io~1managed-by") == Some(&json!(FIELD_MANAGER));
+        if !watched && lock(&known).last(manifest).is_some() {
             let live = live(&self.client, manifest).await?;
             lock(&known).read(manifest, live.as_ref());
         }
@@ -243,7 +247,7 @@ fn fingerprint(metadata: &ObjectMeta) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     fn manifest(data: &str) -> Manifest {
         Manifest(json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "namespace": "n" }, "data": { "x": data } }))

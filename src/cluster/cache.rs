@@ -10,7 +10,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{self, mpsc};
 
 use super::mirror::version;
 
@@ -27,8 +27,9 @@ where
     task: tokio::task::JoinHandle<()>,
 }
 
-/// What goes along with the store: whose turn it is to hear of changes, and which names there are in a namespace.
+/// What goes along with the store: who hears of changes, which names there are in a namespace, and whether all of them were read.
 struct Told<K> {
+    whole: sync::watch::Sender<bool>,
     names: Mutex<HashMap<String, BTreeSet<String>>>,
     listeners: Mutex<Vec<mpsc::UnboundedSender<Arc<K>>>>,
 }
@@ -53,7 +54,7 @@ where
     /// Watches; `prune` takes away what nobody reads, since every object stays in memory.
     pub fn new(api: Api<K>, config: watcher::Config, prune: fn(&mut K)) -> Self {
         let (store, writer) = reflector::store();
-        let told = Arc::new(Told { names: Mutex::default(), listeners: Mutex::default() });
+        let told = Arc::new(Told::default());
         let events = watch(api, config.page_size(PAGE)).default_backoff();
         let task = tokio::spawn(keep(events, writer, told.clone(), prune));
         Self { store, told, task }
@@ -64,10 +65,10 @@ where
         self.store.clone()
     }
 
-    /// Waits until everything was read once.
+    /// Waits until everything was read once. (The store's own `wait_until_ready` wakes one of those who wait.)
     pub async fn whole(&self) {
         // It ends early only with the watch itself, and that with the program.
-        let _ = self.store.wait_until_ready().await;
+        let _ = self.told.whole.subscribe().wait_for(|whole| *whole).await;
     }
 
     /// An object.
@@ -132,6 +133,12 @@ fn name<K: Resource>(object: &K) -> (String, String) {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
+impl<K> Default for Told<K> {
+    fn default() -> Self {
+        Self { whole: sync::watch::Sender::new(false), names: Mutex::default(), listeners: Mutex::default() }
+    }
+}
+
 impl<K: Resource<DynamicType = ()> + Clone> Told<K> {
     fn there(&self, object: Arc<K>) {
         let (namespace, name) = name(object.as_ref());
@@ -165,6 +172,7 @@ impl<K: Resource<DynamicType = ()> + Clone> Told<K> {
         };
         let gone: Vec<Arc<K>> = before.into_iter().filter(gone).collect();
         *lock(&self.names) = names;
+        self.whole.send_replace(true);
         self.tell(gone.into_iter().chain(now));
     }
 
@@ -189,7 +197,7 @@ mod tests {
     /// What a cache holds and tells after these events.
     async fn after(events: Vec<Event<ConfigMap>>) -> (Vec<(String, u64)>, Vec<String>) {
         let (store, writer) = reflector::store();
-        let told = Arc::new(Told { names: Mutex::default(), listeners: Mutex::default() });
+        let told = Arc::new(Told::default());
         let cache = Cache { store, told: told.clone(), task: tokio::spawn(async {}) };
         let changes = cache.changes();
         keep(futures::stream::iter(events.into_iter().map(Ok)), writer, told.clone(), |object| object.metadata.labels = None).await;
@@ -214,6 +222,27 @@ mod tests {
         assert_eq!(held, [("a".to_owned(), 3), ("c".to_owned(), 5)]);
         told[..2].sort();
         assert_eq!(told, ["a", "b", "a", "b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_for_the_first_list_hear_of_it() {
+        let (store, writer) = reflector::store();
+        let told = Arc::new(Told::default());
+        let cache = Arc::new(Cache { store, told: told.clone(), task: tokio::spawn(async {}) });
+        let waiters: Vec<_> = (0..3)
+            .map(|_| {
+                tokio::spawn({
+                    let cache = cache.clone();
+                    async move { cache.whole().await }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let events = [Event::Init, Event::InitApply(object("a", "1")), Event::InitDone];
+        keep(futures::stream::iter(events.into_iter().map(Ok)), writer, told, |_| ()).await;
+        for waiter in waiters {
+            tokio::time::timeout(std::time::Duration::from_secs(5), waiter).await.unwrap().unwrap();
+        }
     }
 
     #[tokio::test]
