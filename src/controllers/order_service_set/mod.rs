@@ -414,6 +414,7 @@ mod tests {
             replicas,
             owns_replicas,
             scaled,
+            told: true,
         };
         let configservice = of("configservice");
         assert_eq!(replicas(configservice, None), Some(4), "it begins with the fewest");

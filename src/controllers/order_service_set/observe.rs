@@ -56,6 +56,8 @@ pub struct LiveDeployment {
     pub owns_replicas: bool,
     /// Somebody else's autoscaler decides how many there are.
     pub scaled: bool,
+    /// Whether its numbers are about what it is told now, or still about what it was told before.
+    pub told: bool,
 }
 
 /// Everything.
@@ -201,6 +203,7 @@ fn deployment(object: &Deployment, autoscalers: &[Arc<HorizontalPodAutoscaler>],
         replicas: wanted,
         owns_replicas: owns_replicas(object),
         scaled: autoscalers.iter().any(|scaler| of_others(scaler)),
+        told: seen,
     }
 }
 

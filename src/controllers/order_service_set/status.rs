@@ -152,6 +152,10 @@ fn service_status(service: &DesiredService, old: &OrderServiceSetStatus, found: 
         _ if live.ready < live.wanted => (Phase::Degraded, Some(format!("{} of {} pods are ready", live.ready, live.wanted))),
         _ => (Phase::Ready, None),
     };
+    if let Some(before) = before.filter(|_| !there.told && status.phase != Phase::Down) {
+        // Numbers from before a change say nothing about it: a rollout would look finished as it begins.
+        (status.phase, status.message) = (before.phase, before.message.clone());
+    }
     if status.phase == Phase::Down {
         status.down_since = since();
     }
