@@ -48,6 +48,9 @@ sent() {
   mrg queue list taxipartnergateway | grep "^$ticket" | grep -q ' Done .*answered 200'
 }
 until_true "it is sent" 60 sent
+# A breaker closes by requests that succeed; a drill is refused while it has not.
+closed() { call "$pod" 19001 POST /orders "well-$RANDOM" >/dev/null; [ "$(oss .status.risk)" = - ]; }
+until_true "the dispatch is well again" 90 closed
 
 # A drill: refused for what is no part, and told in a table.
 has "name one of" "$(mrg drill nobody --yes 2>&1 || true)"
