@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
 use kube::api::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta};
@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::apply::{Error, FIELD_MANAGER, Manifest, apply, live, take};
 use super::cache::PAGE;
+use super::lock;
 use super::mirror::{Held, Mirror, version};
 
 /// What every object of this operator is labelled with: only those are watched.
@@ -55,10 +56,6 @@ struct Sent {
     fingerprint: u64,
     /// At which version it was that.
     version: u64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Secrets are not watched: the operator may read those that it is told of, and list none.

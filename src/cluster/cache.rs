@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -12,6 +12,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{self, mpsc};
 
+use super::lock;
 use super::mirror::version;
 
 /// So many objects are read at a time when a watch begins: a page is in memory whole, before anything is taken away.
@@ -32,10 +33,6 @@ struct Told<K> {
     whole: sync::watch::Sender<bool>,
     names: Mutex<HashMap<String, BTreeSet<String>>>,
     listeners: Mutex<Vec<mpsc::UnboundedSender<Arc<K>>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<K> Drop for Cache<K>

@@ -7,8 +7,15 @@ mod lease;
 mod mirror;
 mod secrets;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 pub use applied::{Applied, MANAGED};
 pub use apply::{Error, FIELD_MANAGER, Manifest, apply, delete, live, take_as};
 pub use cache::Cache;
 pub use lease::{Election, hold};
 pub use secrets::{Reader, Secrets};
+
+/// Nothing here is left half done by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

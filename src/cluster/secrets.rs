@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
+
+use super::lock;
 
 /// A Secret's content, by key.
 pub type Content = Arc<BTreeMap<String, Vec<u8>>>;
@@ -30,17 +32,13 @@ impl Secrets {
         Self { client, read: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), (Instant, Content)>> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// For one reconciliation.
     pub fn reader(&self) -> Reader<'_> {
         Reader { secrets: self, remembered: AtomicBool::new(false) }
     }
 
     fn remembered(&self, key: &(String, String)) -> Option<Content> {
-        let read = self.lock();
+        let read = lock(&self.read);
         read.get(key).filter(|(at, _)| at.elapsed() < FRESH).map(|(_, content)| content.clone())
     }
 
@@ -49,7 +47,7 @@ impl Secrets {
         let key = (namespace.to_owned(), name.to_owned());
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let found = api.get_opt(name).await?.map(content);
-        let mut read = self.lock();
+        let mut read = lock(&self.read);
         if read.len() >= MANY {
             read.retain(|_, (at, _)| at.elapsed() < FRESH);
         }
@@ -76,7 +74,7 @@ impl Secrets {
 
     /// What is known of a Secret is no longer so.
     pub fn forget(&self, namespace: &str, name: &str) {
-        self.lock().remove(&(namespace.to_owned(), name.to_owned()));
+        lock(&self.read).remove(&(namespace.to_owned(), name.to_owned()));
     }
 }
 

@@ -11,7 +11,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Controller;
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -120,6 +120,22 @@ where
         let namespace = object.namespace();
         let owner = object.owner_references().iter().find(|owner| owner.controller == Some(true) && owner.kind == K::kind(&())).cloned();
         futures::future::ready(owner.zip(namespace).map(|(owner, namespace)| ObjectRef::new(&owner.name).within(&namespace)))
+    })
+}
+
+/// The objects of a store that speak of what changed.
+pub fn concerned<K, T>(
+    changes: impl Stream<Item = Arc<T>> + Send + 'static,
+    store: Store<K>,
+    speaks: impl Fn(&K, &T) -> bool + Send + 'static,
+) -> impl Stream<Item = ObjectRef<K>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+    T: Send + Sync + 'static,
+{
+    changes.flat_map(move |changed| {
+        let found = store.state().into_iter().filter(|object| speaks(object, &changed)).map(|object| ObjectRef::from_obj(object.as_ref()));
+        futures::stream::iter(found.collect::<Vec<_>>())
     })
 }
 

@@ -39,7 +39,7 @@ use crate::api::{OrderServiceSet, ServiceResilience};
 use crate::cluster::{FIELD_MANAGER, Manifest};
 use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
-use crate::controllers::shared::{Shared, controller, owners};
+use crate::controllers::shared::{Shared, concerned, controller, owners};
 pub use build::Settings;
 use observe::{DatabaseState, Observed};
 use order::{Candidate, Circumstances, Turn, turns};
@@ -94,17 +94,12 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, metrics: Arc<Metrics>,
     let context = Arc::new(Context { shared: shared.clone(), settings, recorder, http, stores, metrics, pruned: Mutex::default() });
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
     let controller = controller(&shared.sets);
-    let sets = controller.store();
-    let of_pools = shared.pools.changes().flat_map(move |pool| {
-        let names = |set: &Arc<Object>| {
-            let database = set.0.as_ref().ok().and_then(|set| set.spec.database.as_ref());
-            let named = |database: &crate::api::order_service_set::Database| {
-                database.write.name == pool.name_any() || database.read.as_ref().is_some_and(|read| read.name == pool.name_any())
-            };
-            set.namespace() == pool.namespace() && database.is_some_and(named)
+    let of_pools = concerned(shared.pools.changes(), controller.store(), |set: &Object, pool| {
+        let database = set.0.as_ref().ok().and_then(|set| set.spec.database.as_ref());
+        let named = |database: &crate::api::order_service_set::Database| {
+            database.write.name == pool.name_any() || database.read.as_ref().is_some_and(|read| read.name == pool.name_any())
         };
-        let found = sets.state().into_iter().filter(names).map(|set| ObjectRef::from_obj(set.as_ref()));
-        futures::stream::iter(found.collect::<Vec<_>>())
+        set.namespace() == pool.namespace() && database.is_some_and(named)
     });
     controller
         .reconcile_on(owners::<OrderServiceSet, _>(shared.deployments.changes()))

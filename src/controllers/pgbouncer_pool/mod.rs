@@ -25,7 +25,7 @@ use crate::cluster::FIELD_MANAGER;
 use crate::controllers::followers::{Followers, without};
 use crate::controllers::pgbouncer_pool::status::Observed;
 use crate::controllers::postgres_cluster::Settings;
-use crate::controllers::shared::{Shared, controller, owners};
+use crate::controllers::shared::{Shared, concerned, controller, owners};
 use crate::dcs::poolers::{PoolerRecord, record};
 use crate::dcs::{Etcd, Keys};
 
@@ -46,7 +46,6 @@ pub enum Error {
 type Object = DeserializeGuard<PgBouncerPool>;
 
 struct Context {
-    client: Client,
     settings: Settings,
     shared: Arc<Shared>,
     followers: Followers<Object>,
@@ -60,16 +59,11 @@ const DCS_WITHIN: Duration = Duration::from_secs(2);
 /// Runs the controller until it is told to end.
 pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (followers, from_etcd) = Followers::new();
-    let context = Arc::new(Context { client: shared.client.clone(), settings, shared: shared.clone(), followers });
+    let context = Arc::new(Context { settings, shared: shared.clone(), followers });
     let controller = controller(&shared.pools);
-    let pools = controller.store();
-    let of_clusters = shared.clusters.changes().flat_map(move |cluster| {
-        let names = |pool: &Arc<Object>| {
-            let spec = pool.0.as_ref().ok().map(|pool| &pool.spec);
-            pool.namespace() == cluster.namespace() && spec.is_some_and(|spec| spec.cluster_ref.name == cluster.name_any())
-        };
-        let found = pools.state().into_iter().filter(names).map(|pool| ObjectRef::from_obj(pool.as_ref()));
-        futures::stream::iter(found.collect::<Vec<_>>())
+    let of_clusters = concerned(shared.clusters.changes(), controller.store(), |pool: &Object, cluster| {
+        let spec = pool.0.as_ref().ok().map(|pool| &pool.spec);
+        pool.namespace() == cluster.namespace() && spec.is_some_and(|spec| spec.cluster_ref.name == cluster.name_any())
     });
     controller
         .reconcile_on(owners::<PgBouncerPool, _>(shared.deployments.changes()))
@@ -109,7 +103,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let now = Timestamp::now();
     let observe_failed = |error| Error::Observe(Box::new(error));
     let namespace = pool.namespace().unwrap_or_default();
-    let clusters: Api<PostgresCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let clusters: Api<PostgresCluster> = Api::namespaced(context.shared.client.clone(), &namespace);
     let cluster = clusters.get_opt(&pool.spec.cluster_ref.name).await.map_err(observe_failed)?;
     let desired = match validate::validate(&context.settings, pool, cluster.as_ref()) {
         Ok(desired) => desired,
@@ -118,19 +112,19 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
             return Ok(Action::await_change());
         }
     };
-    if let Some(invalid) = missing(&context.client, &desired).await.map_err(observe_failed)? {
+    if let Some(invalid) = missing(&context.shared.client, &desired).await.map_err(observe_failed)? {
         context.report(pool, status::stalled(pool, &invalid, now)).await?;
         return Ok(Action::requeue(SOON));
     }
     let applied = context.shared.applied.apply_all(&build::build(&desired)).await;
     let prefix = Keys::new("service", &desired.scope).poolers();
     let etcd = context.followers.follow(reference, desired.etcd.clone(), prefix.clone(), shape);
-    let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &namespace);
+    let deployments: Api<Deployment> = Api::namespaced(context.shared.client.clone(), &namespace);
     let deployment = deployments.get_opt(&desired.name).await.map_err(observe_failed)?.and_then(|deployment| deployment.status);
     let pods = deployment.map_or((0, 0, 0), |status| {
         (status.replicas.unwrap_or(0), status.ready_replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0))
     });
-    let siblings: Api<PgBouncerPool> = Api::namespaced(context.client.clone(), &namespace);
+    let siblings: Api<PgBouncerPool> = Api::namespaced(context.shared.client.clone(), &namespace);
     let siblings = siblings.list(&ListParams::default()).await.map_err(observe_failed)?;
     let of_cluster: Vec<&PgBouncerPool> = siblings.iter().filter(|sibling| sibling.spec.cluster_ref == pool.spec.cluster_ref).collect();
     let observed = Observed {
@@ -181,7 +175,7 @@ impl Context {
         if pool.status.as_ref() == Some(&new) {
             return Ok(());
         }
-        let api: Api<PgBouncerPool> = Api::namespaced(self.client.clone(), &pool.namespace().unwrap_or_default());
+        let api: Api<PgBouncerPool> = Api::namespaced(self.shared.client.clone(), &pool.namespace().unwrap_or_default());
         let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "PgBouncerPool", "status": new });
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         match api.patch_status(&pool.name_any(), &parameters, &Patch::Apply(&patch)).await {

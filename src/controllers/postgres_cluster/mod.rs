@@ -22,7 +22,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use crate::api::PostgresCluster;
@@ -87,7 +87,6 @@ pub enum Error {
 type Object = DeserializeGuard<PostgresCluster>;
 
 struct Context {
-    client: Client,
     settings: Settings,
     recorder: Recorder,
     http: reqwest::Client,
@@ -110,7 +109,6 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Outp
         shared: shared.clone(),
         followers,
         failures: Mutex::new(HashMap::new()),
-        client: client.clone(),
         settings,
     });
     let pods_of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator,app.kubernetes.io/name=postgres");
@@ -165,7 +163,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         }
     };
     let observe_failed = |error| Error::Observe(Box::new(error));
-    let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &desired.namespace);
+    let sets: Api<StatefulSet> = Api::namespaced(context.shared.client.clone(), &desired.namespace);
     let old = sets.get_opt(&desired.name).await.map_err(observe_failed)?;
     let major = cluster.status.as_ref().and_then(|status| status.postgresql_major);
     if let Err(invalid) = validate::same_major(&desired, major, old.as_ref().and_then(observe::postgres_image)) {
@@ -176,10 +174,10 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let applied = context.apply(&desired, old.as_ref()).await;
     let prefix = Keys::new("service", &desired.scope).prefix().to_owned();
     let etcd = context.followers.follow(ObjectRef::from_obj(object.as_ref()), desired.etcd_endpoints(), prefix, shape);
-    let observed = observe::observe(&context.client, &etcd, &desired).await.map_err(observe_failed)?;
-    apply::label_pods(&context.client, &desired, &observed).await?;
+    let observed = observe::observe(&context.shared.client, &etcd, &desired).await.map_err(observe_failed)?;
+    apply::label_pods(&context.shared.client, &desired, &observed).await?;
     let roll_failed = |error| Error::Roll(Box::new(error));
-    roll::revoke_proven_dead(&context.client, &etcd, &desired, &observed).await.map_err(roll_failed)?;
+    roll::revoke_proven_dead(&context.shared.client, &etcd, &desired, &observed).await.map_err(roll_failed)?;
     if let Err(error) = apply::write_intent(&etcd, &desired, &observed).await {
         tracing::warn!(
             error = crate::telemetry::chain(&error),
@@ -190,7 +188,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let revision = roll::revision(sets.get_opt(&desired.name).await.map_err(observe_failed)?.as_ref());
     let step = roll::next(&desired, &observed, revision.as_deref());
     let acted = !matches!(step, roll::Step::Settled);
-    let rolling = roll::perform(&context.client, &context.http, &desired, &observed, step).await.map_err(roll_failed)?;
+    let rolling = roll::perform(&context.shared.client, &context.http, &desired, &observed, step).await.map_err(roll_failed)?;
     let failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
     let new = status::status(cluster, &desired, &observed, &status::Progress { rolling, failure }, now);
     let settled = new.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
@@ -206,10 +204,10 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
 impl Context {
     /// Brings the API server in line with what is wanted.
     async fn apply(&self, desired: &validate::Desired, old: Option<&StatefulSet>) -> Result<(), apply::Error> {
-        apply::keep_secret(&self.client, desired).await?;
-        apply::make_way_for_growth(&self.client, desired, old).await?;
+        apply::keep_secret(&self.shared.client, desired).await?;
+        apply::make_way_for_growth(&self.shared.client, desired, old).await?;
         self.shared.applied.apply_all(&build::build(desired)).await?;
-        apply::grow_volumes(&self.client, desired).await
+        apply::grow_volumes(&self.shared.client, desired).await
     }
 
     /// Writes the status if it is another, and an event if there is news.
@@ -224,7 +222,7 @@ impl Context {
                 tracing::debug!(%error, "the event could not be written");
             }
         }
-        let api: Api<PostgresCluster> = Api::namespaced(self.client.clone(), &cluster.namespace().unwrap_or_default());
+        let api: Api<PostgresCluster> = Api::namespaced(self.shared.client.clone(), &cluster.namespace().unwrap_or_default());
         let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "PostgresCluster", "status": new });
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         match api.patch_status(&cluster.name_any(), &parameters, &Patch::Apply(&patch)).await {

@@ -26,11 +26,11 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use crate::api::ServiceResilience;
-use crate::api::service_resilience::{Convergence, Drift, Mode, ServiceResilienceStatus};
+use crate::api::service_resilience::{Convergence, Drift, Mode, ServiceResilienceStatus, TargetRef};
 use crate::cluster::{FIELD_MANAGER, Reader, take_as};
 use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
-use crate::controllers::shared::{Shared, controller};
+use crate::controllers::shared::{Shared, concerned, controller};
 use observe::{Observed, is_injected, is_ready};
 use proxies::{Known, Place, Proxies};
 use repair::{FLOOR_MANAGER, Floor};
@@ -74,21 +74,21 @@ pub async fn run(shared: Arc<Shared>, metrics: Arc<Metrics>, stop: impl Future<O
     let recorder = Recorder::new(shared.client.clone(), reporter);
     let context = Arc::new(Context { shared: shared.clone(), proxies, recorder, metrics });
     let controller = controller(&shared.resilience);
-    let all = controller.store();
-    let of = move |kind: &str, namespace: Option<String>, name: &str| {
-        let targets = |object: &Arc<Object>| {
-            let spec = object.0.as_ref().ok().map(|object| &object.spec);
-            object.namespace() == namespace && spec.is_some_and(|spec| spec.target_ref.kind.name() == kind && spec.target_ref.name == name)
-        };
-        let found = all.state().into_iter().filter(targets).map(|object| ObjectRef::from_obj(object.as_ref()));
-        futures::stream::iter(found.collect::<Vec<_>>())
+    // Asked of every object at every change of a workload: nothing is copied.
+    let targets = |object: &Object, kind: &str, namespace: Option<&String>, name: Option<&String>| {
+        let target = object.0.as_ref().ok().map(|object| &object.spec.target_ref);
+        let same = |target: &TargetRef| target.kind.name() == kind && Some(&target.name) == name;
+        object.meta().namespace.as_ref() == namespace && target.is_some_and(same)
     };
-    let (of_set, of_scaler) = (of.clone(), of.clone());
-    let deployments = shared.deployments.changes().flat_map(move |it| of("Deployment", it.namespace(), &it.name_any()));
-    let stateful_sets = shared.stateful_sets.changes().flat_map(move |it| of_set("StatefulSet", it.namespace(), &it.name_any()));
-    let autoscalers = shared.autoscalers.changes().flat_map(move |it| {
-        let target = it.spec.as_ref().map(|spec| spec.scale_target_ref.clone()).unwrap_or_default();
-        of_scaler(&target.kind, it.namespace(), &target.name)
+    let deployments = concerned(shared.deployments.changes(), controller.store(), move |object: &Object, it| {
+        targets(object, "Deployment", it.metadata.namespace.as_ref(), it.metadata.name.as_ref())
+    });
+    let stateful_sets = concerned(shared.stateful_sets.changes(), controller.store(), move |object: &Object, it| {
+        targets(object, "StatefulSet", it.metadata.namespace.as_ref(), it.metadata.name.as_ref())
+    });
+    let autoscalers = concerned(shared.autoscalers.changes(), controller.store(), move |object: &Object, it| {
+        let target = it.spec.as_ref().map(|spec| &spec.scale_target_ref);
+        target.is_some_and(|target| targets(object, &target.kind, it.metadata.namespace.as_ref(), Some(&target.name)))
     });
     // Pods with a sidecar say whose they are; of the others, their workload's status tells.
     let labelled = |namespace: Option<String>, labels: &BTreeMap<String, String>| {
