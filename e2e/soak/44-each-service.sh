@@ -1,5 +1,5 @@
-# Each of the ten services dies in all its pods: nothing else does, calls to everybody else go on, calls to it get what the catalog says, and it is back within its
-# objective.
+# Each of the ten services dies in all its pods, and then what they stand on: Redis, RabbitMQ, BBD, the database's leader. Nothing else goes with it, calls to
+# everybody else go on, calls to it get what the catalog says, and it is back within its objective.
 source "$(dirname "$0")/../tests/lib.sh"
 source "$(dirname "$0")/../tests/pools.sh"
 source "$(dirname "$0")/../tests/resilience.sh"
@@ -42,6 +42,37 @@ for name in $services; do
   sent() { [ "$(oss '.status.services[?(@.name=="orderorchestrator")].breakersOpen')" = "" ]; }
   until_true "breakers close" 90 sent
 done
+# Redis and RabbitMQ: the status says that they are away and what share is at risk, as the blast radius has it; no service goes with them.
+store_is() { [ "$(oss ".status.stores[?(@.name==\"$1\")].answers")" = "$2" ]; }
+nobody_down() { [ -z "$(oss '.status.services[?(@.phase=="Down")].name')" ] || fail "with $1 went: $(oss '.status.services[?(@.phase=="Down")].name')"; }
+for store in redis rabbitmq; do
+  k scale "deploy/$store" --replicas=0 >/dev/null
+  until_true "$store is missed" 30 store_is $store false
+  risk=$(oss .status.risk) share=$(oss ".status.blastRadius[?(@.part==\"$store\")].remaining")
+  [ "$risk" = "$share% ($store)" ] || fail "RISK is $risk, and the blast radius of $store says $share"
+  [ "$(answers)" = "$well" ] || fail "while $store is away the orchestrator gets: $(answers | tr '\n' ' ')"
+  nobody_down $store
+  k scale "deploy/$store" --replicas=1 >/dev/null
+  until_true "$store is back" 60 store_is $store true
+  [ "$(objective $store met)" = true ] || fail "the objective of $store: $(objective $store last) of $(objective $store rto)"
+  echo "    $store: at risk $risk; away for $(objective $store last) of $(objective $store rto)"
+done
+# BBD: what the Taxi Partner Gateway would send is kept, and sent once when BBD is back; the orchestrator notices nothing.
+gateway() { ip_of "$(pods_of taxipartnergateway | cut -d' ' -f1)"; }
+k scale deploy/bbd --replicas=0 >/dev/null
+k wait --for=delete pod -l app=bbd --timeout=40s >/dev/null
+for number in $(seq 12); do
+  [ "$(call "$(gateway)" 19001 POST /orders "kept-$number" | said)" = 202 ] || fail "without BBD: $(call "$(gateway)" 19001 POST /orders "kept-$number")"
+done
+breaker_open() { [[ "$(oss '.status.services[?(@.name=="taxipartnergateway")].breakersOpen')" == *bbd* ]]; }
+until_true "the breaker to BBD is open" 30 breaker_open
+[ "$(answers)" = "$well" ] || fail "while BBD is away the orchestrator gets: $(answers | tr '\n' ' ')"
+nobody_down bbd
+risk=$(oss .status.risk)
+k scale deploy/bbd --replicas=1 >/dev/null
+everything_sent() { [ "$(received bbd '["byKey"]' 2>/dev/null | python3 -c 'import ast,sys; d=ast.literal_eval(sys.stdin.read()); print(sum(1 for k in d if k.startswith("kept-")), max(d.values(), default=0))')" = "12 1" ]; }
+until_true "all twelve are sent, each once" 150 everything_sent
+echo "    bbd: at risk $risk; twelve requests kept and sent once each"
 # The database's leader: services stay, the write pool's clients are held, and that is the measured time.
 kill_postmaster "$(leader)"
 measured() { [ -n "$(objective postgresql last)" ]; }

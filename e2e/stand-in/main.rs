@@ -5,30 +5,12 @@ mod server;
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// As much of a broker as is needed to see that one is there: it answers the protocol's header with the beginning of Connection.Start.
-async fn broker(address: SocketAddr) {
-    let listener = tokio::net::TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
-    while let Ok((mut stream, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            let mut header = [0; 8];
-            if stream.read_exact(&mut header).await.is_ok() && header == *b"AMQP\x00\x00\x09\x01" {
-                let _ = stream.write_all(&[1, 0, 0, 0, 0, 0, 4, 0, 10, 0, 10, 0xCE]).await;
-            }
-        });
-    }
-}
-
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let usage = "usage: stand-in NAME ADDRESS";
     let name = arguments.next().unwrap_or_else(|| panic!("{usage}"));
     let address: SocketAddr = arguments.next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{usage}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap_or_else(|error| panic!("{error}"));
-    if name == "rabbitmq" {
-        return runtime.block_on(broker(address));
-    }
     runtime.block_on(async move {
         let stand_in = server::StandIn::start(&name, address).unwrap_or_else(|error| panic!("{address}: {error}"));
         if let Ok(faults) = std::env::var("FAULTS") {

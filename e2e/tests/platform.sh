@@ -35,13 +35,14 @@ spec:
     metadata: {labels: {app: rabbitmq}}
     spec:
       securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
-      terminationGracePeriodSeconds: 1
+      terminationGracePeriodSeconds: 5
       containers:
       - name: rabbitmq
-        image: $image
+        image: localhost/rabbitmq:lab
         imagePullPolicy: Never
-        command: [/usr/local/bin/stand-in, rabbitmq, "0.0.0.0:5672"]
-        securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+        ports: [{containerPort: 5672}]
+        readinessProbe: {tcpSocket: {port: 5672}, periodSeconds: 2}
+        securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
 ---
 apiVersion: v1
 kind: Service

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::agent::context::{Context, Status};
 use crate::agent::passwords::Passwords;
-use crate::agent::perform::{owned, unchanged};
+use crate::agent::perform::{absent, owned, unchanged};
 use crate::agent::rest::reports::{PATRONI_VERSION, role, state};
 use crate::agent::run::LOOK_EVERY;
 use crate::base::{MemberName, Timeline};
@@ -53,6 +53,8 @@ impl Housekeeping {
             timeline: None,
             passwords: Passwords::default(),
             configured: None,
+            in_force: None,
+            config_missing: None,
         };
         tokio::spawn(task.run(wake.clone()));
         Self { wake, wanted }
@@ -82,6 +84,10 @@ struct Task {
     passwords: Passwords,
     /// The dynamic configuration that postgres was given, and when.
     configured: Option<(i64, Instant)>,
+    /// What is in force, and whether it was ever read.
+    in_force: Option<(DynamicConfig, bool)>,
+    /// Since when the `config` key has been gone.
+    config_missing: Option<Instant>,
 }
 
 impl Task {
@@ -90,6 +96,7 @@ impl Task {
             wake.notified().await;
             let wanted = self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
             if let Some((revision, dynamic, addresses)) = wanted {
+                self.in_force = Some((dynamic.clone(), revision.is_some()));
                 match self.context.server.configure(&dynamic, addresses).await {
                     Ok(()) if self.configured.is_none_or(|(known, _)| Some(known) != revision) => {
                         self.configured = revision.map(|revision| (revision, Instant::now()));
@@ -107,6 +114,7 @@ impl Task {
                 self.context.server.note_system(system_id);
             }
             self.write_member(&status).await;
+            self.restore_config(&status).await;
             // A cluster that is still being made may be given up, and must leave nothing that looks like one.
             let finished = matches!(system, Some(Initialize::Done(_)));
             if finished && status.holds_key && matches!(status.postgres, Postgres::Primary(_)) {
@@ -153,6 +161,34 @@ impl Task {
                 tracing::debug!(error = chain(&error), "failed to write the member key");
                 self.member = None;
             }
+        }
+    }
+
+    /// Somebody deleted `config`: whoever remembers it writes it again, the leader at once, the others where nobody leads. If nobody remembers it, the
+    /// leader writes what is in force.
+    async fn restore_config(&mut self, status: &Status) {
+        let Some((in_force, known)) = &self.in_force else { return };
+        if status.snapshot.entries.contains_key("config") {
+            self.config_missing = None;
+            return;
+        }
+        let since = *self.config_missing.get_or_insert_with(Instant::now);
+        let loop_wait = status.settings.failover.loop_wait.duration();
+        let patience = match (status.holds_key, known) {
+            (true, true) => Duration::ZERO,
+            (false, true) => loop_wait,
+            (true, false) => 3 * loop_wait,
+            (false, false) => return,
+        };
+        if since.elapsed() < patience {
+            return;
+        }
+        let key = self.context.keys.config();
+        let put = TxnOp::put(key.clone(), wire::compact(&in_force.0), None);
+        match self.context.etcd.transact(vec![absent(&key)], vec![put], self.context.dcs_within()).await {
+            Ok(Some(_)) => tracing::warn!("somebody deleted the config key; it is written again, as this member knows it"),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(error = chain(&error), "failed to write the config key again"),
         }
     }
 

@@ -73,6 +73,8 @@ struct Agent {
     probes: mpsc::UnboundedSender<u64>,
     snapshot: Arc<Snapshot>,
     config_revision: Option<i64>,
+    /// The last dynamic configuration that was read and taken over.
+    dynamic: Option<crate::dcs::DynamicConfig>,
     reads: u64,
     read_wanted: Option<u64>,
     votes: BTreeMap<u64, oneshot::Sender<Result<VoteAnswer, String>>>,
@@ -101,7 +103,10 @@ impl Agent {
         let initial = settings(&config.bootstrap).context("bootstrap.dcs")?;
         let context = Arc::new(Context::new(config.clone(), etcd.clone(), keys.clone(), server.clone(), peers, initial));
         let past = promise::recall(&config.promise_file());
-        let node = Node::new(config.name.clone(), initial, config.priority(), past, clock::now());
+        let mut node = Node::new(config.name.clone(), initial, config.priority(), past, clock::now());
+        if server.is_half_rewound() {
+            node.remember_cluster();
+        }
         let (commands, command_queue) = mpsc::channel(64);
         let (seen, mut events) = mpsc::channel(64);
         tokio::spawn(watch(etcd, keys.prefix().to_owned(), command_queue, seen));
@@ -135,6 +140,7 @@ impl Agent {
             probes,
             snapshot: Arc::new(Snapshot { revision: 0, entries: wire::Entries::new() }),
             config_revision: None,
+            dynamic: None,
             reads: 0,
             read_wanted: None,
             votes: BTreeMap::new(),
@@ -317,12 +323,14 @@ impl Agent {
     /// Takes over the dynamic configuration, if it is another and a good one.
     async fn configure(&mut self, snapshot: &Snapshot) {
         let entry = snapshot.entries.get("config");
-        let revision = entry.map(|entry| entry.modified);
         let first = self.config_revision.is_none();
-        let dynamic = match entry.map(|entry| crate::dcs::DynamicConfig::parse(&entry.value)) {
-            Some(Ok(dynamic)) => dynamic,
-            Some(Err(error)) => return self.refuse_config(&error),
-            None => self.context.config.bootstrap.clone(),
+        let (revision, dynamic) = match (entry.map(|entry| (entry.modified, crate::dcs::DynamicConfig::parse(&entry.value))), &self.dynamic)
+        {
+            (Some((revision, Ok(dynamic))), _) => (Some(revision), dynamic),
+            (Some((_, Err(error))), _) => return self.refuse_config(&error),
+            // Somebody deleted the key. To fall back to what the cluster began with could turn synchronous replication off.
+            (None, Some(known)) => (self.config_revision, known.clone()),
+            (None, None) => (None, crate::dcs::without_key(&self.context.config.bootstrap, &snapshot.entries)),
         };
         if revision != self.config_revision || first {
             match settings(&dynamic) {
@@ -330,6 +338,7 @@ impl Agent {
                 Err(error) => return self.refuse_config(&error),
             }
             self.config_revision = revision;
+            self.dynamic = revision.map(|_| dynamic.clone());
         }
         self.housekeeping.configure(revision, dynamic, addresses(snapshot));
     }

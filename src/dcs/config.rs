@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::base::Millis;
+use crate::dcs::wire::{self, Entries};
 use crate::ha::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 
 /// The `config` key: JSON that the user may edit. Unknown keys are kept.
@@ -110,6 +111,17 @@ fn truth(value: &Value) -> Option<bool> {
     }
 }
 
+/// What is in force where there is no `config` key and nobody remembers one: what the cluster began with. It may have been asynchronous then, and
+/// `/sync` may say that it is not any more: then only those who are named there may take over.
+pub fn without_key(bootstrap: &DynamicConfig, entries: &Entries) -> DynamicConfig {
+    let mut config = bootstrap.clone();
+    let synchronous = settings(&config).is_ok_and(|settings| settings.is_synchronous());
+    if !synchronous && wire::sync(entries).is_some() {
+        config.0.insert("synchronous_mode".to_owned(), Value::from("quorum"));
+    }
+    config
+}
+
 /// The election settings in a dynamic configuration; Patroni's defaults where it is silent.
 pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
     let mode = match config.0.get("synchronous_mode") {
@@ -181,5 +193,15 @@ mod tests {
         config.patch(&patch.0);
         assert!(!config.0.contains_key("ttl"));
         assert_eq!(config.parameters().len(), 2);
+    }
+
+    #[test]
+    fn without_a_config_key_a_stored_sync_still_says_who_may_take_over() {
+        let bootstrap = DynamicConfig::parse(br#"{"ttl":30}"#).unwrap();
+        let sync = br#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#;
+        let entry = crate::dcs::wire::Entry { value: sync.to_vec(), lease: 0, created: 3, modified: 5 };
+        let entries = Entries::from([("sync".to_owned(), entry)]);
+        assert_eq!(settings(&without_key(&bootstrap, &entries)).unwrap().replication.mode, Mode::Quorum);
+        assert_eq!(settings(&without_key(&bootstrap, &Entries::new())).unwrap().replication.mode, Mode::Async);
     }
 }

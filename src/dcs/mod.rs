@@ -11,7 +11,7 @@ pub mod poolers;
 mod watch;
 pub mod wire;
 
-pub use config::{DynamicConfig, InvalidConfig, settings};
+pub use config::{DynamicConfig, InvalidConfig, settings, without_key};
 pub use etcd::{Connection, Error, Etcd, Granted};
 pub use keys::Keys;
 pub use membership::EtcdMember;

@@ -215,8 +215,9 @@ fn parse_switchover(entry: &Entry) -> Option<SwitchoverRequest> {
     if (data.leader.is_none() && data.member.is_none()) || data.scheduled_at.is_some() {
         return None;
     }
-    let name = |text: Option<String>| text.and_then(|text| MemberName::new(&text).ok());
-    Some(SwitchoverRequest { leader: name(data.leader), candidate: name(data.member), revision: Revision(entry.modified) })
+    // A name that nobody can have makes it nonsense, not a request to whoever may come.
+    let name = |text: Option<String>| text.map(|text| MemberName::new(&text)).transpose().ok();
+    Some(SwitchoverRequest { leader: name(data.leader)?, candidate: name(data.member)?, revision: Revision(entry.modified) })
 }
 
 /// The history lines, oldest first.
@@ -242,6 +243,11 @@ pub fn initialize(entries: &Entries) -> Option<Initialize> {
     Some(text.trim().parse().map_or(Initialize::InProgress(LeaseId(entry.lease)), Initialize::Done))
 }
 
+/// The value of `sync`. A key that cannot be read counts as absent.
+pub fn sync(entries: &Entries) -> Option<(Revision, Stored)> {
+    entries.get("sync").and_then(parse_sync)
+}
+
 /// What the election looks at.
 pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
     let leader = entries.get("leader").and_then(|entry| {
@@ -257,7 +263,7 @@ pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
         revision: Revision(revision),
         initialize: initialize(entries),
         leader,
-        sync: entries.get("sync").and_then(parse_sync),
+        sync: sync(entries),
         members,
         switchover: entries.get("failover").and_then(parse_switchover),
         optime: status.map(|status| Lsn(status.optime)),
@@ -338,8 +344,9 @@ mod tests {
     }
 
     #[test]
-    fn a_cleared_or_scheduled_failover_key_is_no_request() {
-        for value in ["{}", r#"{"leader":"a","member":"b","scheduled_at":"2026-07-24T14:33:19+00:00"}"#] {
+    fn a_cleared_or_scheduled_failover_key_is_no_request_and_nonsense_is_none_either() {
+        let scheduled = r#"{"leader":"a","member":"b","scheduled_at":"2026-07-24T14:33:19+00:00"}"#;
+        for value in ["{}", scheduled, r#"{"leader":7,"ttl":"x"}"#, r#"{"leader":"a","member":"no name"}"#] {
             assert!(cluster(1, &entries(&[("failover", value)])).switchover.is_none());
         }
     }

@@ -90,6 +90,8 @@ mod list {
         PromiseForgotten,
         /// A leader goes on with some promises.
         SomePromisesSuffice,
+        /// A leader that let the key go still counts on promises.
+        PromisesOutliveRelease,
         /// Members that are not asked for promises race.
         UnlistedRaces,
         /// A member promises while it takes part in an election.
@@ -102,6 +104,10 @@ mod list {
         CopiesUnfinished,
         /// A new cluster is made although there are traces of one.
         BootstrapsOverTraces,
+        /// A member does not remember that there was a cluster.
+        ClusterForgotten,
+        /// Another cluster's data may lead once `initialize` is gone.
+        SystemForgotten,
         /// What is left of a cluster that was never whole is kept.
         UnfinishedKept,
         /// A claim whose answer was lost is taken for another's.

@@ -10,7 +10,7 @@ use crate::ha::action::{Action, Outcome, StartAs, StopMode};
 use crate::ha::event::{Effect, Event, Past, PromiseRequest, StepId};
 use crate::ha::lease::{Lease, LeaseId, Promise};
 use crate::ha::mutant::bug;
-use crate::ha::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, is_short_of_votes, would_lead};
+use crate::ha::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, has_traces, is_short_of_votes, would_lead};
 use crate::ha::settings::Settings;
 use crate::ha::tenure::Tenure;
 use crate::ha::view::{Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver};
@@ -80,6 +80,11 @@ impl Node {
             explained: None,
             exited: false,
         }
+    }
+
+    /// There has been a cluster: this member's files say so, although they are of no use.
+    pub fn remember_cluster(&mut self) {
+        self.memory.knows_cluster = true;
     }
 
     /// What the rules see.
@@ -240,6 +245,10 @@ impl Node {
             self.idle_until = now;
             self.failures = 0;
         }
+        if let Some(Initialize::Done(system_id)) = cluster.initialize {
+            self.memory.system_id = Some(system_id);
+        }
+        self.memory.knows_cluster |= self.memory.system_id.is_some() || has_traces(&cluster);
         self.dcs = DcsView::Read(cluster);
         let has_leader = self.dcs.last().is_some_and(|cluster| cluster.leader.is_some());
         self.memory.leaderless = if has_leader { None } else { self.memory.leaderless.or(Some(now)) };
@@ -272,7 +281,9 @@ impl Node {
             return;
         }
         self.memory.held_promises = None;
-        if let Some(round) = self.tenure.unbinds(now) {
+        let Some(round) = self.tenure.unbinds(now) else { return };
+        // The key protects a writer from here on, or there is none. Else the promises run out by themselves.
+        if self.view(now).holds_key() || self.is_harmless() {
             let members = self.view(now).electors().into_iter().flatten().collect();
             effects.push(Effect::WithdrawPromises { members, round });
         }
@@ -327,6 +338,11 @@ impl Node {
         let promise = Promise { lease, until: now + request.ttl, round: request.round };
         self.memory.promised = (!bug!(PromiseForgotten)).then_some(promise);
         Ok(promise)
+    }
+
+    /// Whether the local server surely accepts no writes.
+    fn is_harmless(&self) -> bool {
+        matches!(self.postgres, Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_))
     }
 
     fn postgres_is_primary(&self) -> bool {
@@ -555,6 +571,10 @@ impl Node {
             }
             (Action::ResumePoolers, _) => self.memory.poolers_paused = false,
             (Action::ReleaseLeader, _) => {
+                // Whoever lets the key go leads by nothing any more, not by promises either.
+                if !bug!(PromisesOutliveRelease) {
+                    self.memory.held_promises = None;
+                }
                 self.memory.handing_over = false;
                 self.memory.poolers_paused = false;
                 if why == Why::Switchover {
@@ -648,8 +668,7 @@ impl Node {
         let acquiring = self.running.as_ref().is_some_and(|running| running.action == Action::AcquireLeader);
         let wanted = by_lease.max(by_promise).or(if acquiring { self.fence } else { None });
         // Without a right to write there must be no writer; only then the fence may rest.
-        let harmless = matches!(self.postgres, Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_));
-        if wanted.is_none() && !harmless {
+        if wanted.is_none() && !self.is_harmless() {
             return;
         }
         if wanted != self.fence {

@@ -265,12 +265,17 @@ fn unfinished_bootstrap(view: &View<'_>) -> Option<Vec<Action>> {
 }
 
 /// Whether there is what only a finished cluster writes. (`/sync` is written before the end, so alone it tells nothing.)
-fn has_traces(cluster: &Cluster) -> bool {
+pub(crate) fn has_traces(cluster: &Cluster) -> bool {
     cluster.optime.is_some() || cluster.timeline.is_some() || cluster.failsafe.is_some()
 }
 
 fn wrong_system(view: &View<'_>) -> Option<Vec<Action>> {
-    let Some(Initialize::Done(expected)) = read(view)?.initialize else { return None };
+    let expected = match read(view)?.initialize {
+        Some(Initialize::Done(expected)) => expected,
+        Some(Initialize::InProgress(_)) => return None,
+        // Somebody deleted the key, which is no leave for another cluster's data to lead.
+        None => view.memory.system_id.filter(|_| !bug!(SystemForgotten))?,
+    };
     match view.postgres {
         Postgres::Stopped(data) if data.system_id != expected => Some(vec![]),
         Postgres::Standby(standby) if standby.system_id != expected => Some(vec![Action::Stop(StopMode::Fast)]),
@@ -296,13 +301,14 @@ fn bootstrap(view: &View<'_>) -> Option<Vec<Action>> {
     Some(steps)
 }
 
-/// `initialize` is gone, but what only a finished cluster writes is there, or a member has data: somebody deleted a key, and a new cluster would
-/// lock the old one's members out.
+/// `initialize` is gone, but what only a finished cluster writes is there, or a member has data, or this one saw the cluster before: somebody deleted
+/// a key, or all of them, and a new cluster would lock the old one's members out.
 fn initialize_missing(view: &View<'_>) -> Option<Vec<Action>> {
     let cluster = read(view)?;
     let lost = no_data(view) && cluster.initialize.is_none() && cluster.leader.is_none();
     let data = cluster.members.values().any(|member| member.running || member.position.is_some());
-    (lost && (has_traces(cluster) || data) && !bug!(BootstrapsOverTraces)).then(Vec::new)
+    let known = view.memory.knows_cluster && !bug!(ClusterForgotten);
+    (lost && (has_traces(cluster) || data || known) && !bug!(BootstrapsOverTraces)).then(Vec::new)
 }
 
 fn store_system_id(view: &View<'_>) -> Option<Vec<Action>> {

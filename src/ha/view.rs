@@ -235,6 +235,10 @@ pub struct Memory {
     pub forgot_promises: bool,
     /// Since when there has been no leader.
     pub leaderless: Option<Moment>,
+    /// Whether this process has ever seen that there is a cluster: it does not make another, whatever was deleted since.
+    pub knows_cluster: bool,
+    /// Its system identifier, as this process saw it last.
+    pub system_id: Option<u64>,
     /// SIGTERM came.
     pub stop_requested: bool,
     /// Somebody asked for a restart of postgres.

@@ -133,7 +133,7 @@ impl Why {
                 "the data directory belongs to another cluster (system identifier differs); move it away to let the member copy afresh"
             }
             Why::InitializeMissing => {
-                "no data here, and /initialize is missing although other keys tell of a cluster; not making a new one over it; bring a member with data back, or, to begin anew, delete all keys"
+                "no data here, and /initialize is missing although other keys tell of a cluster; not making a new one over it; bring a member with data back, or, to begin anew, delete all keys and restart the members"
             }
             Why::Bootstrap => "making a new cluster",
             Why::BootstrapElsewhere => "waiting for another member that makes the cluster",

@@ -116,6 +116,15 @@ fn no_new_cluster_is_made_over_the_traces_of_one() {
 }
 
 #[test]
+fn a_member_that_saw_a_cluster_makes_no_other_when_every_key_is_gone() {
+    let mut story = Story::new(Mode::Quorum, Cluster { initialize: Some(Initialize::Done(42)), ..virgin() }, Postgres::NoData);
+    story.expect_no_step();
+    story.on(Event::Dcs { cluster: Cluster { initialize: None, revision: Revision(12), ..virgin() }, linearizable: true });
+    assert_eq!(story.why(), Why::InitializeMissing);
+    story.expect_no_step();
+}
+
+#[test]
 fn a_candidate_with_too_few_votes_does_not_hold_up_one_that_needs_none() {
     let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, Some("b")));
     story.race(100, vec![]);
@@ -249,4 +258,39 @@ fn poolers_that_may_have_been_paused_are_let_go_on_whatever_became_of_that_step(
         story.look(primary(any_of(&["b", "c"])));
     }
     assert!(resumed, "{:?}", story.why());
+}
+
+#[test]
+fn data_of_another_cluster_does_not_lead_because_initialize_was_deleted() {
+    let sync = Some(("b", &["a", "c"][..], 0));
+    let foreign = Postgres::Stopped(DataDirectory { system_id: 7, ..at_rest(false) });
+    let mut story = Story::new(Mode::Quorum, cluster(Some(("b", OTHER)), sync), foreign);
+    assert_eq!(story.why(), Why::WrongSystem);
+    story.on(Event::Dcs { cluster: Cluster { initialize: None, revision: Revision(12), ..cluster(None, sync) }, linearizable: true });
+    assert_eq!(story.why(), Why::WrongSystem);
+    story.expect_no_step();
+    story.look(Postgres::Stopped(at_rest(false)));
+    assert_eq!(story.why(), Why::StartToRace);
+}
+
+#[test]
+fn a_leader_that_let_the_key_go_does_not_lead_on_by_promises() {
+    let sync = Some(("a", &["b", "c"][..], 1));
+    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+    story.effects.clear();
+    story.on(Event::LeaseUnanswered);
+    let round = story.effects.iter().find_map(|effect| match effect {
+        Effect::AskPromises { round, .. } => Some(*round),
+        _ => None,
+    });
+    story.on(Event::Promises { round: round.expect("promises are asked for"), asked: story.now, all: true });
+    assert!(story.node.view(story.now).holds_promises());
+    story.look(Postgres::Stopped(at_rest(true)));
+    let (step, action) = story.step().unwrap();
+    assert_eq!(action, Action::ReleaseLeader);
+    story.on(Event::DcsLost);
+    story.done(step, Outcome::Written(Revision(11)));
+    assert!(!story.node.view(story.now).may_write());
+    story.look(Postgres::Stopped(at_rest(true)));
+    assert_eq!(story.step().map(|(_, action)| action), Some(Action::Start(StartAs::Standby { upstream: None })));
 }

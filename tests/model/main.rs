@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends with the first surprise")]
 
 mod explored;
+mod permits;
 mod world;
 
 use mrg_operator::base::Millis;

@@ -127,7 +127,7 @@ impl Server {
     }
 
     /// Whether a rewind was begun and not finished: what is left is no data directory, and is replaced by a copy.
-    pub(super) fn is_half_rewound(&self) -> bool {
+    pub fn is_half_rewound(&self) -> bool {
         self.config.beside_data(".rewinding").exists()
     }
 

@@ -22,6 +22,7 @@ pub(super) enum Call {
     Status(Moment),
     History(Timeline),
     Failsafe,
+    Config,
     Last,
 }
 
@@ -80,6 +81,10 @@ pub(super) struct Agent {
     status_at: Option<Moment>,
     history: Option<Timeline>,
     failsafe_busy: bool,
+    /// The last settings that were read.
+    known_settings: Option<Settings>,
+    config_missing: Option<Moment>,
+    config_busy: bool,
     gone: BTreeMap<MemberName, Moment>,
     started: Moment,
     promises_recorded: bool,
@@ -95,6 +100,12 @@ impl World {
         if !host.up || host.boot != boot || host.agent.is_some() {
             return;
         }
+        let unnamed = self.judge.was_made() && self.etcd.keys().cluster.initialize.is_none();
+        if self.is_forgotten() && host.has_nothing() || unnamed && host.may_pass_for_another() {
+            // Nothing would tell it of the cluster. In Kubernetes the operator could; here somebody writes the keys again first.
+            self.later(1_000, Happening::StartAgent(member, boot));
+            return;
+        }
         let now = self.clock(member);
         let settings = self.schedule.settings;
         let past = match self.hosts[member].promise_record {
@@ -104,7 +115,10 @@ impl World {
         };
         self.hosts[member].agents += 1;
         let number = self.hosts[member].agents;
-        let node = Node::new(self.name(member), settings, Some(1), past, now);
+        let mut node = Node::new(self.name(member), settings, Some(1), past, now);
+        if self.hosts[member].postgres.data.as_ref().is_some_and(|data| data.half_rewound) {
+            node.remember_cluster();
+        }
         self.hosts[member].agent = Some(Agent {
             number,
             node,
@@ -130,6 +144,9 @@ impl World {
             status_at: None,
             history: None,
             failsafe_busy: false,
+            known_settings: None,
+            config_missing: None,
+            config_busy: false,
             gone: BTreeMap::new(),
             started: now,
             promises_recorded: false,
@@ -359,6 +376,7 @@ impl World {
                 self.agent(to).history = done.then_some(timeline);
             }
             (Call::Failsafe, _) => self.agent(to).failsafe_busy = false,
+            (Call::Config, _) => self.agent(to).config_busy = false,
             (Call::Last, _) => {}
         }
     }
@@ -384,9 +402,10 @@ impl World {
         let number = agent.number;
         agent.seen = keys.clone();
         agent.reachable = true;
-        if agent.settings != keys.settings {
-            agent.settings = keys.settings;
-            self.feed(member, Event::Settings(keys.settings));
+        agent.known_settings = keys.settings.or(agent.known_settings);
+        if let Some(settings) = keys.settings.filter(|settings| agent.settings != *settings) {
+            agent.settings = settings;
+            self.feed(member, Event::Settings(settings));
         }
         let Some(agent) = self.live(member, number) else { return };
         let linearizable = agent.read_wanted.is_some_and(|wanted| asked >= wanted);
@@ -512,6 +531,7 @@ impl World {
             data.unfinished &= initialize != Some(crate::ha::Initialize::Done(data.system));
         }
         self.write_member(member, lease, now);
+        self.restore_config(member, lease, now);
         let agent = self.agent(member);
         let leads = agent.node.view(now).holds_key();
         let Postgres::Primary(primary) = &agent.postgres else { return };
@@ -573,6 +593,30 @@ impl World {
         let (number, within, former) = (agent.number, agent.settings.failover.retry_timeout.0, agent.node.former_lease());
         let call = self.ask_etcd(member, number, within, Ask::Transact(lease, Transaction::ClaimMember(data.clone(), former)));
         self.agent(member).calls.insert(call, Call::Member(lease, data));
+    }
+
+    fn restore_config(&mut self, member: usize, lease: LeaseId, now: Moment) {
+        let agent = self.agent(member);
+        if agent.seen.settings.is_some() || agent.config_busy {
+            agent.config_missing = None;
+            return;
+        }
+        let since = *agent.config_missing.get_or_insert(now);
+        let loop_wait = agent.settings.failover.loop_wait;
+        let patience = match (agent.node.view(now).holds_key(), agent.known_settings.is_some()) {
+            (true, true) => Millis(0),
+            (false, true) => loop_wait,
+            (true, false) => Millis(3 * loop_wait.0),
+            (false, false) => return,
+        };
+        if now.since(since) < patience {
+            return;
+        }
+        let known = agent.known_settings.unwrap_or(agent.settings);
+        agent.config_busy = true;
+        let (number, within) = (agent.number, agent.settings.failover.retry_timeout.0);
+        let call = self.ask_etcd(member, number, within, Ask::Transact(lease, Transaction::RestoreConfig(known)));
+        self.agent(member).calls.insert(call, Call::Config);
     }
 
     fn write_failsafe(&mut self, member: usize, lease: LeaseId, now: Moment) {

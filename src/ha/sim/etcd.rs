@@ -24,8 +24,8 @@ pub struct PoolerKey {
 pub struct Keys {
     /// What the election looks at.
     pub cluster: Cluster,
-    /// `config`.
-    pub settings: Settings,
+    /// `config`, unless somebody deleted it.
+    pub settings: Option<Settings>,
     /// The request to the poolers.
     pub pause: Option<PauseRequest>,
     /// The poolers.
@@ -74,6 +74,8 @@ pub enum Transaction {
     PutPause(Revision),
     /// Take that back, if we lead.
     DeletePause,
+    /// Write `config` again, if it is absent.
+    RestoreConfig(Settings),
 }
 
 /// The state of etcd.
@@ -90,7 +92,7 @@ pub struct Etcd {
 impl Etcd {
     /// Empty, but for the configuration.
     pub fn new(settings: Settings) -> Self {
-        Self { keys: Rc::new(Keys { settings, ..Keys::default() }), ..Self::default() }
+        Self { keys: Rc::new(Keys { settings: Some(settings), ..Keys::default() }), ..Self::default() }
     }
 
     /// Everything, now.
@@ -179,6 +181,7 @@ impl Etcd {
                 let key = cluster.members.get(who);
                 alive && key.is_none_or(|key| key.lease == lease || Some(key.lease) == *former)
             }
+            Transaction::RestoreConfig(_) => self.keys.settings.is_none(),
             Transaction::PutStatus(_) => true,
         };
         if !holds {
@@ -226,6 +229,7 @@ fn apply(keys: &mut Keys, revision: Revision, who: &MemberName, lease: LeaseId, 
         Transaction::PutFailsafe(members) => cluster.failsafe = members,
         Transaction::PutPause(leader) => keys.pause = Some(PauseRequest { id: revision, leader }),
         Transaction::DeletePause => keys.pause = None,
+        Transaction::RestoreConfig(settings) => keys.settings = Some(settings),
     }
     revision
 }
@@ -233,4 +237,30 @@ fn apply(keys: &mut Keys, revision: Revision, who: &MemberName, lease: LeaseId, 
 /// A person's request to hand over.
 pub fn request(keys: &mut Keys, revision: Revision, leader: Option<MemberName>, candidate: Option<MemberName>) {
     keys.cluster.switchover = Some(SwitchoverRequest { leader, candidate, revision });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> MemberName {
+        MemberName::new(text).expect("a legal name")
+    }
+
+    #[test]
+    fn what_a_deposed_leader_still_had_to_say_of_sync_is_not_written() {
+        let mut etcd = Etcd::new(Settings::default());
+        let (old, new) = (etcd.grant(0, 5_000), etcd.grant(0, 5_000));
+        assert!(etcd.transact(&name("a"), old, Transaction::Acquire).is_some());
+        let first = etcd.transact(&name("a"), old, Transaction::WriteSync(None, Stored::only(name("a"))));
+        assert!(first.is_some());
+        assert!(etcd.transact(&name("b"), new, Transaction::Acquire).is_none(), "the key is there");
+        etcd.revoke(old);
+        assert!(etcd.transact(&name("b"), new, Transaction::Acquire).is_some());
+        let wider = Stored { voters: [name("c")].into(), ..Stored::only(name("a")) };
+        assert!(etcd.transact(&name("a"), old, Transaction::WriteSync(first, wider.clone())).is_none(), "it does not lead");
+        let second = etcd.transact(&name("b"), new, Transaction::WriteSync(first, Stored::only(name("b"))));
+        assert!(second.is_some());
+        assert!(etcd.transact(&name("b"), new, Transaction::WriteSync(first, wider)).is_none(), "it was changed since");
+    }
 }

@@ -1,16 +1,23 @@
 //! What goes wrong, and how it is mended.
 
-use crate::ha::Mode;
+use crate::base::MemberName;
 use crate::ha::sim::etcd;
+use crate::ha::sim::postgres::Data;
 use crate::ha::sim::random::Random;
 use crate::ha::sim::schedule::{Fault, settings};
 use crate::ha::sim::server::CONNECTION_TIMEOUT;
-use crate::ha::sim::world::{Happening, World};
+use crate::ha::sim::world::{Happening, Host, World};
+use crate::ha::sync::Stored;
+use crate::ha::{Mode, Postgres};
 
 /// The cluster is left whole for so long at most before the next fault.
 const WHOLE_FOR: u64 = 1_200;
 /// Clients are busy for so long after a fault, and look now and then otherwise.
 const BUSY: u64 = 4_000;
+/// Whoever is on call looks so often.
+const HELP_EVERY: u64 = 1_000;
+/// The system identifier of another cluster.
+pub(super) const FOREIGN: u64 = 1_000_000;
 
 impl World {
     /// The next fault, or the end of them, is to come after its time.
@@ -93,7 +100,15 @@ impl World {
                 }
                 self.later(wait, Happening::Undo(fault));
             }
-            Fault::LoseData(member) => self.lose_data(member),
+            Fault::LoseData(member) => {
+                self.lose_data(member);
+            }
+            Fault::ForeignData(member) => {
+                if self.lose_data(member) {
+                    let foreign = Data { unfinished: false, ..Data::new(FOREIGN) };
+                    self.hosts[member].postgres.data = Some(foreign);
+                }
+            }
             Fault::Switchover(candidate) => {
                 let candidate = candidate.map(|member| self.name(member));
                 let leader = self.etcd.keys().cluster.leader.as_ref().map(|leader| leader.member.clone());
@@ -113,9 +128,13 @@ impl World {
                 self.set_paused(true);
                 self.later(wait, Happening::Undo(fault));
             }
-            Fault::DeleteLeader => self.delete_key(|cluster| cluster.leader = None),
-            Fault::DeleteInitialize => self.delete_key(|cluster| cluster.initialize = None),
-            Fault::DeleteFailsafe => self.delete_key(|cluster| cluster.failsafe = None),
+            Fault::DeleteLeader => self.delete_key(|keys| keys.cluster.leader = None),
+            Fault::DeleteInitialize if self.hosts.iter().any(Host::may_pass_for_another) => {}
+            Fault::DeleteInitialize => self.delete_key(|keys| keys.cluster.initialize = None),
+            Fault::DeleteFailsafe => self.delete_key(|keys| keys.cluster.failsafe = None),
+            Fault::DeleteSync => self.delete_key(|keys| keys.cluster.sync = None),
+            Fault::DeleteConfig => self.delete_key(|keys| keys.settings = None),
+            Fault::DeleteEverything => self.delete_everything(),
             Fault::KillPooler(pooler, wait) => {
                 self.stop_pooler(pooler);
                 self.later(wait, Happening::StartPooler(pooler));
@@ -201,7 +220,7 @@ impl World {
 
     /// One volume at a time: what was acknowledged must be on two others, or the loss is beyond what one standby can make good. So it is where the one that is
     /// lost is the only one, at that moment, that may lead: whoever was just elected, or may be.
-    fn lose_data(&mut self, member: usize) {
+    fn lose_data(&mut self, member: usize) -> bool {
         let safe = self.judge.survives_without(member, &self.hosts);
         let cluster = &self.etcd.keys().cluster;
         let me = &self.hosts[member].name;
@@ -213,35 +232,65 @@ impl World {
         };
         // In Async mode a timeline that was reserved, and may have been begun, is known only to whoever reserved it.
         let reserved = cluster.sync.is_none() && cluster.timeline_of.as_ref() == Some(me);
-        if !safe || leads || may_lead || reserved {
-            return;
+        if !safe || leads || may_lead || reserved || self.is_forgotten() {
+            return false;
         }
         self.kill_server(member);
         self.hosts[member].postgres.data = None;
         self.hosts[member].promise_record = None;
+        true
     }
 
     fn reconfigure(&mut self, how: u64) {
         let mut new = settings(&mut Random::new(how));
-        let old = self.etcd.keys().settings;
+        let Some(old) = self.etcd.keys().settings else { return };
         new.paused = old.paused;
         new.replication.count = new.replication.count.min(self.hosts.len() - 1);
         // Whoever turns synchronous replication off accepts loss; that is not what is looked for here.
         if old.replication.mode == Mode::Async || new.replication.mode == Mode::Async {
             new.replication.mode = old.replication.mode;
         }
-        self.etcd.change(|keys, _| keys.settings = new);
+        self.etcd.change(|keys, _| keys.settings = Some(new));
         self.etcd_changed();
     }
 
     fn set_paused(&mut self, paused: bool) {
-        self.etcd.change(|keys, _| keys.settings.paused = paused);
+        // Without the key there is nothing to change.
+        if self.etcd.keys().settings.is_some_and(|settings| settings.paused != paused) {
+            self.etcd.change(|keys, _| keys.settings.iter_mut().for_each(|settings| settings.paused = paused));
+            self.etcd_changed();
+        }
+    }
+
+    fn delete_key(&mut self, delete: impl FnOnce(&mut etcd::Keys)) {
+        // An etcd that has no leader does not do it for anybody.
+        if self.now < self.etcd_silent_until {
+            return;
+        }
+        self.etcd.change(|keys, _| delete(keys));
         self.etcd_changed();
     }
 
-    fn delete_key(&mut self, delete: impl FnOnce(&mut crate::ha::Cluster)) {
-        self.etcd.change(|keys, _| delete(&mut keys.cluster));
-        self.etcd_changed();
+    /// Every key of a cluster goes. Not in Async mode, where nothing but `history` tells of a timeline that a dead member began; and not while a member
+    /// without data would have nothing left that tells it of the cluster, neither keys nor its own memory.
+    fn delete_everything(&mut self) {
+        let blank = |host: &Host| {
+            let knows = host.agent.as_ref().is_some_and(|agent| agent.node.view(crate::base::Moment(0)).memory.knows_cluster);
+            host.has_nothing() && !knows || host.may_pass_for_another()
+        };
+        if self.schedule.settings.replication.mode == Mode::Async || self.hosts.iter().any(blank) {
+            return;
+        }
+        self.delete_key(|keys| {
+            keys.cluster = crate::ha::Cluster { revision: keys.cluster.revision, ..Default::default() };
+            keys.settings = None;
+        });
+    }
+
+    /// Whether the keys say nothing of a cluster that there is.
+    pub fn is_forgotten(&self) -> bool {
+        let cluster = &self.etcd.keys().cluster;
+        self.judge.was_made() && cluster.initialize.is_none() && !crate::ha::rules::has_traces(cluster)
     }
 
     /// Everything is mended. From here on the cluster must come back by itself.
@@ -268,11 +317,43 @@ impl World {
             self.poolers[pooler].paused_until = self.now;
             self.start_pooler(pooler);
         }
-        if self.etcd.keys().settings.paused {
-            self.set_paused(false);
-        }
         self.healed = true;
         self.judge.healed_at = Some(self.now);
+        self.help();
+    }
+
+    /// The person on call does what docs/ha.md says, and nothing else: ends a pause, moves away the data of another cluster, and chooses a leader where
+    /// `/sync` was deleted and nobody leads.
+    pub fn help(&mut self) {
+        self.later(HELP_EVERY, Happening::Help);
+        self.set_paused(false);
+        for host in self.hosts.iter_mut().filter(|host| !host.postgres.runs()) {
+            host.postgres.data.take_if(|data| data.system == FOREIGN);
+        }
+        let keys = self.etcd.keys();
+        let stuck = keys.cluster.leader.is_none()
+            && keys.cluster.sync.is_none()
+            && keys.settings.unwrap_or(self.schedule.settings).is_synchronous();
+        if let Some(leader) = self.most_advanced().filter(|_| stuck) {
+            self.tell(|_| format!("*** somebody writes /sync for {leader}"));
+            self.etcd.change(|keys, revision| {
+                // Every member is there, and none is a primary: nobody leads by promises.
+                keys.cluster.failsafe.take_if(|listed| !listed.contains(&leader));
+                keys.cluster.sync = Some((revision, Stored::only(leader)));
+            });
+            self.etcd_changed();
+        }
+    }
+
+    /// Whoever is furthest, as the members' list shows it, once every member that has data is there.
+    fn most_advanced(&self) -> Option<MemberName> {
+        let positions = (0..self.hosts.len()).filter_map(|member| match self.look(member) {
+            Postgres::NoData => None,
+            Postgres::Standby(standby) => Some(standby.position.map(|position| (position, std::cmp::Reverse(self.name(member))))),
+            _ => Some(None),
+        });
+        let positions: Vec<_> = positions.collect::<Option<_>>()?;
+        positions.into_iter().max().map(|(_, std::cmp::Reverse(name))| name)
     }
 
     /// A connection over a way that has been cut for long.

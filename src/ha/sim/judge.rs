@@ -42,12 +42,14 @@ pub(super) struct Judge {
     durable: bool,
     /// Whether two writers are ruled out: not where somebody deletes the leader's key from under it.
     one_writer: bool,
+    /// Whether there has been a cluster: it had its system identifier.
+    made: bool,
     within: u64,
 }
 
 impl Judge {
     pub fn new(schedule: &Schedule) -> Self {
-        let by_hand = |fault: &(u64, Fault)| matches!(fault.1, Fault::DeleteLeader);
+        let by_hand = |fault: &(u64, Fault)| matches!(fault.1, Fault::DeleteLeader | Fault::DeleteEverything);
         Self {
             events: 0,
             reached: BTreeSet::new(),
@@ -65,6 +67,7 @@ impl Judge {
             last_primary: None,
             durable: schedule.settings.replication.mode != Mode::Async,
             one_writer: !schedule.faults.iter().any(by_hand),
+            made: false,
             within: WHOLE_WITHIN + 5 * schedule.settings.failover.ttl.0,
         }
     }
@@ -72,6 +75,11 @@ impl Judge {
     /// Something that must never be.
     pub fn blame(&mut self, what: String) {
         self.violation.get_or_insert(what);
+    }
+
+    /// Whether there has been a cluster.
+    pub fn was_made(&self) -> bool {
+        self.made
     }
 
     pub fn violation(&self) -> Option<&str> {
@@ -97,9 +105,8 @@ impl World {
         if !self.judge.durable {
             return;
         }
-        let cluster = &self.etcd.keys().cluster;
         // There is a cluster once it has its system identifier; one that is still being made may be given up.
-        if matches!(cluster.initialize, Some(Initialize::Done(_))) {
+        if self.judge.made {
             self.judge.commits.push(Commit { index, id });
         }
         let name = self.name(member);
@@ -148,8 +155,10 @@ impl World {
             return;
         }
         let begun = self.now.saturating_sub(held);
-        let ends = self.judge.leaderships.iter().skip(1).map(|(at, _)| *at).chain([u64::MAX]);
-        let current = self.judge.leaderships.iter().zip(ends).any(|((_, leader), end)| *leader == Some(server) && end >= begun);
+        // Whoever leads by promises may have lost the key meanwhile; it is deposed when another has it.
+        let led: Vec<(u64, usize)> = self.judge.leaderships.iter().filter_map(|(at, leader)| Some((*at, (*leader)?))).collect();
+        let ends = led.iter().skip(1).map(|(at, _)| *at).chain([u64::MAX]);
+        let current = led.iter().zip(ends).any(|((_, leader), end)| *leader == server && end >= begun);
         if !current {
             let name = self.name(server);
             self.judge.blame(format!("pooler {pooler} lets its clients through to {name}, which was deposed before they began to wait"));
@@ -174,6 +183,7 @@ impl World {
             self.judge.blame("the leader key was taken from whoever held it".to_owned());
         }
         self.judge.created = created;
+        self.judge.made |= matches!(self.etcd.keys().cluster.initialize, Some(Initialize::Done(_)));
         let leadership = self.etcd.keys().cluster.leader.as_ref().and_then(|leader| self.number_of(&leader.member));
         if self.judge.leaderships.last().is_some_and(|(_, last)| *last != leadership) {
             self.judge.leaderships.push((self.now, leadership));

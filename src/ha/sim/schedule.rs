@@ -39,6 +39,8 @@ pub enum Fault {
     DiskFull(usize, u64),
     /// The files of a member are gone.
     LoseData(usize),
+    /// A volume of another cluster is in the place of a member's.
+    ForeignData(usize),
     /// Somebody asks for a switchover: to this member, or to any.
     Switchover(Option<usize>),
     /// Somebody asks for a restart of a member's postgres.
@@ -53,6 +55,12 @@ pub enum Fault {
     DeleteInitialize,
     /// Somebody deletes `failsafe`.
     DeleteFailsafe,
+    /// Somebody deletes `sync`.
+    DeleteSync,
+    /// Somebody deletes `config`.
+    DeleteConfig,
+    /// Somebody deletes every key.
+    DeleteEverything,
     /// A pooler is killed and starts again.
     KillPooler(usize, u64),
     /// A pooler stands still.
@@ -124,7 +132,7 @@ pub struct Schedule {
 }
 
 /// The kinds of faults, so that a seed can choose some.
-const KINDS: u64 = 23;
+const KINDS: u64 = 24;
 
 /// The most of each clock's error, in parts per million: a bad quartz has 100, and what steers it 500.
 const SKEW: [u64; 3] = [500, 5_000, 20_000];
@@ -229,9 +237,13 @@ fn fault(random: &mut Random, kind: u64, members: usize, poolers: usize, ttl: u6
         17 => Fault::Restart(member),
         18 => Fault::Reconfigure(random.between(1, u64::MAX - 1)),
         19 => Fault::PauseCluster(long),
-        20 => [Fault::DeleteLeader, Fault::DeleteInitialize, Fault::DeleteFailsafe][random.index(3)],
+        20 => {
+            use Fault::{DeleteConfig, DeleteEverything, DeleteFailsafe, DeleteInitialize, DeleteLeader, DeleteSync};
+            [DeleteLeader, DeleteInitialize, DeleteFailsafe, DeleteSync, DeleteConfig, DeleteEverything][random.index(6)]
+        }
         21 if poolers > 0 => Fault::KillPooler(pooler, short),
         22 if poolers > 0 => Fault::PausePooler(pooler, long),
+        23 => Fault::ForeignData(random.index(members)),
         _ => Fault::KillPostmaster(member),
     }
 }

@@ -8,6 +8,7 @@ use crate::base::{MemberName, Millis, Moment, Position};
 use crate::ha::pool::Finding;
 use crate::ha::sim::agent::Agent;
 use crate::ha::sim::etcd::{Etcd, Keys, PoolerKey, Transaction};
+use crate::ha::sim::faults::FOREIGN;
 use crate::ha::sim::judge::Judge;
 use crate::ha::sim::pooler::Pooler;
 use crate::ha::sim::postgres::{Postgres, Record};
@@ -88,6 +89,7 @@ pub(super) enum Happening {
     Fence(usize, u32),
     Thaw(usize),
     Request { from: usize, number: u32, call: u64, ask: Box<Ask> },
+    Resent { from: usize, number: u32, call: u64, ask: Box<Ask> },
     Reply { to: usize, number: u32, call: u64, answer: Answer },
     Overdue { who: usize, number: u32, call: u64 },
     News { to: usize, number: u32, keys: Rc<Keys> },
@@ -108,6 +110,7 @@ pub(super) enum Happening {
     PoolerSet(usize, u32, u64),
     PoolerPause(usize, u32, Option<crate::ha::pool::PauseRequest>),
     StartPooler(usize),
+    Help,
     Forget(u64),
     Late { from: usize, to: usize, message: Box<Message> },
     ConnectionTimeout(usize, usize),
@@ -167,6 +170,19 @@ pub(super) struct Host {
     pub watch_lags_until: u64,
 }
 
+impl Host {
+    /// Whether there are no files here that tell of a cluster.
+    pub fn has_nothing(&self) -> bool {
+        self.postgres.data.as_ref().is_none_or(|data| data.unfinished)
+    }
+
+    /// Whether the files here are of another cluster, and only `initialize` says so.
+    pub fn may_pass_for_another(&self) -> bool {
+        let knows = |agent: &Agent| agent.node.view(Moment(0)).memory.system_id.is_some();
+        self.postgres.data.as_ref().is_some_and(|data| data.system == FOREIGN) && !self.agent.as_ref().is_some_and(knows)
+    }
+}
+
 /// Everything.
 pub(super) struct World {
     pub now: u64,
@@ -197,6 +213,8 @@ pub(super) struct World {
 
 /// Members' clocks begin here, so that nothing is ever before their beginning.
 const EPOCH: u64 = 1_000_000;
+/// So many of a thousand requests to etcd that a cut holds up are sent again in time.
+const RESENT: u64 = 400;
 
 impl World {
     pub fn new(schedule: Schedule, tell: bool) -> Self {
@@ -444,6 +462,11 @@ impl World {
             Happening::Fence(member, generation) => self.enforce(member, generation),
             Happening::Thaw(member) => self.thaw(member),
             Happening::Request { from, number, call, ask } => self.asked_of_etcd(from, number, call, *ask),
+            Happening::Resent { from, number, call, ask } => {
+                if self.cut[from][self.etcd_end()] == 0 {
+                    self.asked_of_etcd(from, number, call, *ask);
+                }
+            }
             Happening::Reply { to, number, call, answer } => self.answered(to, number, call, Some(answer)),
             Happening::Overdue { who, number, call } => self.answered(who, number, call, None),
             Happening::News { to, number, keys } => self.news(to, number, keys),
@@ -464,6 +487,7 @@ impl World {
             Happening::PoolerSet(pooler, number, setting) => self.pooler_set(pooler, number, setting),
             Happening::PoolerPause(pooler, number, pause) => self.pooler_paused(pooler, number, pause),
             Happening::StartPooler(pooler) => self.start_pooler(pooler),
+            Happening::Help => self.help(),
             Happening::Forget(transaction) => self.transaction_ends(transaction, false),
             Happening::Late { from, to, message } => self.late(from, to, *message),
             Happening::ConnectionTimeout(from, to) => self.connection_times_out(from, to),
@@ -479,6 +503,10 @@ impl World {
         let etcd = self.etcd_end();
         if let Some(wait) = self.way(from, etcd) {
             self.later(wait, Happening::Request { from, number, call, ask: Box::new(ask) });
+        } else if self.cut[from][etcd] > 0 && self.random.chance(RESENT) {
+            // TCP sends it again, until it gets there or whoever asked gives up: it may be done long after the answer is waited for.
+            let wait = self.random.between(200, within.max(201));
+            self.later(wait, Happening::Resent { from, number, call, ask: Box::new(ask) });
         }
         self.later(within, Happening::Overdue { who: from, number, call });
         call

@@ -1,0 +1,265 @@
+//! A cluster of three on loopback.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Clusters take turns: two cores are too few for two of them, and time matters here.
+static TURN: Mutex<()> = Mutex::new(());
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Cluster {
+    pub directory: tempfile::TempDir,
+    pub base_port: u16,
+    /// How many members may take over when all is well.
+    pub voters: usize,
+    pub etcd: Option<Child>,
+    pub agents: Vec<Option<Child>>,
+    _turn: std::sync::MutexGuard<'static, ()>,
+}
+
+pub struct Summary {
+    pub longest_gap_ms: u64,
+    pub acknowledged: u64,
+    pub lost: u64,
+}
+
+pub fn cache() -> PathBuf {
+    let home = std::env::var("HOME").unwrap_or_default();
+    std::env::var_os("MRG_CACHE").map_or_else(|| Path::new(&home).join(".cache/mrg-operator"), PathBuf::from)
+}
+
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not come true within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub fn as_postgres(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]).arg(program);
+    command
+}
+
+impl Cluster {
+    /// Three members, streaming. `mode` is Patroni's synchronous_mode; the lease is as short as is sensible here.
+    pub fn start(base_port: u16, mode: &str) -> Self {
+        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let directory = tempfile::Builder::new().prefix("mrg-standalone").tempdir().unwrap();
+        Command::new("chmod").args(["755"]).arg(directory.path()).status().unwrap();
+        // The agent must be readable for the user it runs as, wherever the build folder is.
+        std::fs::copy(env!("CARGO_BIN_EXE_mrg-agent"), directory.path().join("mrg-agent")).unwrap();
+        // In quorum mode every healthy standby votes; with `on`, Patroni's default of one synchronous standby holds.
+        let voters = if mode == "quorum" { 2 } else { 1 };
+        let mut cluster = Self { directory, base_port, voters, etcd: None, agents: vec![], _turn: turn };
+        cluster.start_etcd();
+        for member in 1..=3 {
+            cluster.configure(member, mode);
+            let agent = cluster.start_agent(member);
+            cluster.agents.push(Some(agent));
+        }
+        cluster.wait_healthy();
+        cluster
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn etcd_port(&self) -> u16 {
+        self.base_port
+    }
+
+    pub fn postgres_port(&self, member: usize) -> u16 {
+        self.base_port + 10 + u16::try_from(member).unwrap()
+    }
+
+    pub fn rest_port(&self, member: usize) -> u16 {
+        self.base_port + 20 + u16::try_from(member).unwrap()
+    }
+
+    pub fn start_etcd(&mut self) {
+        let (client, peer) = (format!("http://127.0.0.1:{}", self.etcd_port()), format!("http://127.0.0.1:{}", self.etcd_port() + 1));
+        let etcd = cache().join("lab/bin/etcd");
+        let log = std::fs::File::create(self.path("etcd.log")).unwrap();
+        let child = Command::new(&etcd)
+            .args(["--data-dir".as_ref(), self.path("etcd").as_os_str()])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} does not start ({error}); run `e2e/lab/dependencies etcd`", etcd.display()));
+        self.etcd = Some(child);
+    }
+
+    pub fn configure(&self, member: usize, mode: &str) {
+        let home = self.path(&format!("n{member}"));
+        std::fs::create_dir(&home).unwrap();
+        Command::new("chown").arg("postgres").arg(&home).status().unwrap();
+        let yaml = format!(
+            "scope: test
+name: n{member}
+restapi: {{listen: '127.0.0.1:{rest}'}}
+etcd3: {{hosts: '127.0.0.1:{etcd}'}}
+bootstrap:
+  dcs:
+    ttl: 5
+    loop_wait: 1
+    retry_timeout: 2
+    synchronous_mode: {mode}
+    postgresql: {{use_pg_rewind: true, parameters: {{max_connections: 50, shared_buffers: 16MB}}}}
+postgresql:
+  listen: '127.0.0.1:{postgres}'
+  data_dir: {home}/data
+  bin_dir: /usr/lib/postgresql/15/bin
+  authentication:
+    superuser: {{username: postgres, password: 'it''s secret'}}
+    replication: {{username: replicator, password: secret}}
+",
+            rest = self.rest_port(member),
+            etcd = self.etcd_port(),
+            postgres = self.postgres_port(member),
+            home = home.display(),
+        );
+        std::fs::write(self.path(&format!("n{member}.yml")), yaml).unwrap();
+    }
+
+    pub fn start_agent(&self, member: usize) -> Child {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("n{member}.log"))).unwrap();
+        as_postgres(&self.path("mrg-agent"))
+            .arg(self.path(&format!("n{member}.yml")))
+            .env("MRG_LOG_TEXT", "1")
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    pub fn agent_pid(&self, member: usize) -> u32 {
+        self.agents[member - 1].as_ref().unwrap().id()
+    }
+
+    pub fn get(&self, member: usize, path: &str) -> Option<serde_json::Value> {
+        let url = format!("http://127.0.0.1:{}{path}", self.rest_port(member));
+        let output = Command::new("curl").args(["-s", "-m", "2", &url]).output().ok()?;
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    pub fn etcdctl_text(&self, arguments: &[&str]) -> String {
+        let endpoint = format!("http://127.0.0.1:{}", self.etcd_port());
+        let output = Command::new(cache().join("lab/bin/etcdctl")).args(["--endpoints", &endpoint]).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    pub fn etcdctl(&self, arguments: &[&str]) -> serde_json::Value {
+        let text = self.etcdctl_text(arguments);
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("etcdctl {arguments:?}: {text}"))
+    }
+
+    pub fn post(&self, member: usize, path: &str, body: &str) -> String {
+        let url = format!("http://127.0.0.1:{}{path}", self.rest_port(member));
+        let json = "content-type: application/json";
+        let output = Command::new("curl").args(["-s", "-m", "70", "-XPOST", "-H", json, "-d", body, &url]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The one member whose REST API says that it leads.
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |member: &usize| {
+            let url = format!("http://127.0.0.1:{}/primary", self.rest_port(*member));
+            let output = Command::new("curl").args(["-s", "-m", "2", "-o", "/dev/null", "-w", "%{http_code}", &url]).output();
+            output.is_ok_and(|output| output.stdout == b"200")
+        };
+        let leaders: Vec<usize> = (1..=3).filter(leads).collect();
+        assert!(leaders.len() <= 1, "more than one leader: {leaders:?}");
+        leaders.first().copied()
+    }
+
+    pub fn wait_leader(&self) -> usize {
+        let mut leader = None;
+        wait_until("a leader", || {
+            leader = self.leader();
+            leader.is_some()
+        });
+        leader.unwrap()
+    }
+
+    pub fn is_healthy(&self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let Some(report) = self.get(leader, "/cluster") else { return false };
+        let members = report["members"].as_array().cloned().unwrap_or_default();
+        let good = |member: &serde_json::Value| member["state"] == "streaming" || member["role"] == "leader";
+        let voters = members.iter().filter(|member| member["role"] != "leader" && member["role"] != "replica").count();
+        members.len() == 3 && members.iter().all(good) && voters == self.voters
+    }
+
+    pub fn wait_healthy(&self) {
+        wait_until("three members that lead or stream, with every synchronous standby there can be", || self.is_healthy());
+    }
+
+    /// Writes while `fault` happens and for a while after, then until all is well again.
+    pub fn under_load(&self, seconds: u64, fault: impl FnOnce(&Self)) -> Summary {
+        let hosts = (1..=3).map(|member| format!("127.0.0.1:{}", self.postgres_port(member))).collect::<Vec<_>>().join(",");
+        let writer = Path::new(env!("CARGO_BIN_EXE_mrg-agent")).with_file_name("examples").join("writer");
+        let mut command = Command::new(&writer);
+        command.args(["--hosts", &hosts, "--password", "it's secret", "--seconds", &seconds.to_string()]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        fault(self);
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let summary: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("the writer said: {text}"));
+        let number = |field: &str| summary[field].as_u64().unwrap();
+        let summary = Summary { longest_gap_ms: number("longest_gap_ms"), acknowledged: number("acknowledged"), lost: number("lost") };
+        println!("gap {} ms, {} rows acknowledged, {} lost", summary.longest_gap_ms, summary.acknowledged, summary.lost);
+        assert_eq!(summary.lost, 0, "acknowledged rows were lost");
+        assert!(summary.acknowledged > 50, "hardly anything was written");
+        summary
+    }
+
+    pub fn postmaster(&self, member: usize) -> i32 {
+        let file = self.path(&format!("n{member}/data/postmaster.pid"));
+        std::fs::read_to_string(file).unwrap().lines().next().unwrap().trim().parse().unwrap()
+    }
+
+    pub fn signal(pid: i32, signal: &str) {
+        Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for member in 1..=3 {
+                let log = std::fs::read_to_string(self.path(&format!("n{member}.log"))).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().filter(|line| !line.contains("waiting for WAL")).rev().take(40).collect();
+                eprintln!("--- n{member}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+        }
+        for agent in self.agents.iter_mut().flatten() {
+            Self::signal(i32::try_from(agent.id()).unwrap(), "CONT");
+            // The fence follows its agent and takes postgres along.
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        if let Some(etcd) = &mut self.etcd {
+            let _ = etcd.kill();
+            let _ = etcd.wait();
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+pub fn pid(child: u32) -> i32 {
+    i32::try_from(child).unwrap()
+}
+
+pub fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
