@@ -2,8 +2,10 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
@@ -76,20 +78,37 @@ impl Shared {
     }
 
     /// Waits until everything was read once: half of what there is looks like a loss.
-    pub async fn whole(&self) {
-        tokio::join!(
-            self.deployments.whole(),
-            self.stateful_sets.whole(),
-            self.pods.whole(),
-            self.autoscalers.whole(),
-            self.budgets.whole(),
-            self.sets.whole(),
-            self.pools.whole(),
-            self.clusters.whole(),
-            self.resilience.whole(),
-        );
+    ///
+    /// # Errors
+    /// What the API server did not tell in time.
+    pub async fn whole(&self) -> Result<(), Unread> {
+        let reads: [(&'static str, BoxFuture<'_, ()>); 9] = [
+            ("Deployments", self.deployments.whole().boxed()),
+            ("StatefulSets", self.stateful_sets.whole().boxed()),
+            ("Pods", self.pods.whole().boxed()),
+            ("HorizontalPodAutoscalers", self.autoscalers.whole().boxed()),
+            ("PodDisruptionBudgets", self.budgets.whole().boxed()),
+            ("OrderServiceSets", self.sets.whole().boxed()),
+            ("PgBouncerPools", self.pools.whole().boxed()),
+            ("PostgresClusters", self.clusters.whole().boxed()),
+            ("ServiceResiliences", self.resilience.whole().boxed()),
+        ];
+        let in_time = reads.map(|(kind, read)| async move { tokio::time::timeout(READ_WITHIN, read).await.map_err(|_| kind).err() });
+        let unread: Vec<&'static str> = futures::future::join_all(in_time).await.into_iter().flatten().collect();
+        if unread.is_empty() { Ok(()) } else { Err(Unread(unread)) }
     }
 }
+
+/// Everything is read within so long; if not, whoever waits says so and tries again.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+
+/// Kinds that the API server did not list.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the API server does not tell which {} there are, so nothing is changed: look at the operator's log, and whether its ClusterRole (helm upgrade) may list and watch them",
+    .0.join(" and ")
+)]
+pub struct Unread(Vec<&'static str>);
 
 /// All objects of a kind of this operator, without what only the API server needs: that is most of an object that was applied.
 pub fn cache<K>(client: &Client) -> Cache<DeserializeGuard<K>>

@@ -148,7 +148,10 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     if set.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    context.shared.whole().await;
+    if let Err(unread) = context.shared.whole().await {
+        context.report(set, status::stalled(set, "Unread", &unread.to_string(), Timestamp::now())).await?;
+        return Ok(Action::requeue(SOON));
+    }
     let now = Timestamp::now();
     let observe_failed = |error| Error::Observe(Box::new(error));
     let secrets = context.shared.secrets.reader();
@@ -156,7 +159,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let desired = match validate::validate(set, database.wiring.as_ref(), now) {
         Ok(desired) => desired,
         Err(problems) => {
-            context.report(set, status::stalled(set, &problems, now)).await?;
+            context.report(set, status::stalled(set, "InvalidSpec", &problems.to_string(), now)).await?;
             return Ok(Action::await_change());
         }
     };

@@ -18,7 +18,6 @@ use crate::base::Millis;
 use crate::blast::{Impact, impact, table};
 use crate::catalog::{INFRASTRUCTURE, Objective, SERVICES};
 use crate::controllers::conditions::{Verdict, conditions, verdict};
-use crate::policy::Problems;
 
 /// What was found out in a reconciliation.
 pub struct Found<'a> {
@@ -39,13 +38,12 @@ pub struct Found<'a> {
 }
 
 /// The status of a spec that cannot be done.
-pub fn stalled(object: &OrderServiceSet, problems: &Problems, now: Timestamp) -> OrderServiceSetStatus {
+pub fn stalled(object: &OrderServiceSet, reason: &'static str, message: &str, now: Timestamp) -> OrderServiceSetStatus {
     let old = object.status.clone().unwrap_or_default();
-    let message = problems.to_string();
     let verdicts = vec![
-        verdict("Ready", false, "InvalidSpec", message.clone()),
-        verdict("Reconciling", false, "InvalidSpec", ""),
-        verdict("Stalled", true, "InvalidSpec", message),
+        verdict("Ready", false, reason, message),
+        verdict("Reconciling", false, reason, ""),
+        verdict("Stalled", true, reason, message),
     ];
     OrderServiceSetStatus {
         observed_generation: object.metadata.generation,

@@ -136,12 +136,15 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         context.proxies.forget(resilience.namespace().as_deref(), &resilience.name_any());
         return Ok(Action::await_change());
     }
-    context.shared.whole().await;
+    if let Err(unread) = context.shared.whole().await {
+        context.report(resilience, status::stalled(resilience, "Unread", &unread.to_string(), Timestamp::now())).await?;
+        return Ok(Action::requeue(SOON));
+    }
     let now = Timestamp::now();
     let desired = match validate::validate(resilience, now) {
         Ok(desired) => desired,
         Err(problems) => {
-            context.report(resilience, status::stalled(resilience, &problems, now)).await?;
+            context.report(resilience, status::stalled(resilience, "InvalidSpec", &problems.to_string(), now)).await?;
             return Ok(Action::await_change());
         }
     };

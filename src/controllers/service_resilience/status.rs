@@ -19,7 +19,7 @@ use crate::api::service_resilience::{
 };
 use crate::breaker::{self, State};
 use crate::controllers::conditions::{Verdict, conditions, verdict};
-use crate::policy::{Dependency, Forced, Problems, ProviderReport};
+use crate::policy::{Dependency, Forced, ProviderReport};
 
 /// As many drifts are kept.
 const DRIFTS: usize = 10;
@@ -28,12 +28,12 @@ const DRIFTS: usize = 10;
 const OVERDUE: Duration = Duration::from_secs(330);
 
 /// A status for a spec that cannot be done: everything stays, and the reason is told.
-pub fn stalled(object: &ServiceResilience, problems: &Problems, now: Timestamp) -> ServiceResilienceStatus {
+pub fn stalled(object: &ServiceResilience, reason: &'static str, message: &str, now: Timestamp) -> ServiceResilienceStatus {
     let old = object.status.clone().unwrap_or_default();
     let verdicts = vec![
-        verdict("Ready", false, "InvalidSpec", problems.to_string()),
-        verdict("Reconciling", false, "InvalidSpec", problems.to_string()),
-        verdict("Stalled", true, "InvalidSpec", format!("{problems}; proxies keep the last good configuration")),
+        verdict("Ready", false, reason, message),
+        verdict("Reconciling", false, reason, message),
+        verdict("Stalled", true, reason, format!("{message}; proxies keep the last good configuration")),
     ];
     let generation = object.metadata.generation;
     ServiceResilienceStatus { observed_generation: generation, conditions: conditions(&old.conditions, verdicts, generation, now), ..old }
