@@ -14,7 +14,7 @@ demo *ARGS: packages
 
 # Everything CI runs: lints, unit tests, real processes, the lab
 [group('dev')]
-test: packages lint unit proof standalone e2e
+test: packages lint unit proof standalone e2e benches-small
     @echo "all tests passed"
 
 # Packages from Debian that building and testing need
@@ -85,6 +85,12 @@ soak-election *ARGS: packages
     e2e/lab/dependencies faketime
     cargo build --quiet --profile lab --bin mrg-agent
     "$MRG_CACHE/patroni-4.1.5/bin/python" e2e/soak-election {{ARGS}}
+
+# The benches of order reads and of many platforms, small: that they work, and that nothing is wrong or written in vain
+[group('dev')]
+benches-small:
+    e2e/bench-orders --small
+    e2e/bench-scale --sets 3 --quiet-for 10
 
 # Write anew what is generated
 [group('dev')]

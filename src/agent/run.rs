@@ -21,7 +21,9 @@ use crate::agent::rest::{self, Api, Ask};
 use crate::agent::server::Server;
 use crate::base::{MemberName, Millis, Moment};
 use crate::clock;
-use crate::dcs::{Connection, Error as DcsError, Etcd, Keys, Snapshot, WatchCommand, WatchEvent, settings, watch, wire};
+use crate::dcs::{
+    Connection, DynamicConfig, Error as DcsError, Etcd, Keys, Snapshot, WatchCommand, WatchEvent, settings, watch, wire, without_key,
+};
 use crate::ha::{Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Settings, StepId};
 use crate::telemetry::chain;
 
@@ -74,7 +76,9 @@ struct Agent {
     snapshot: Arc<Snapshot>,
     config_revision: Option<i64>,
     /// The last dynamic configuration that was read and taken over.
-    dynamic: Option<crate::dcs::DynamicConfig>,
+    dynamic: Option<DynamicConfig>,
+    /// Whether any settings were taken over yet.
+    has_settings: bool,
     reads: u64,
     read_wanted: Option<u64>,
     votes: BTreeMap<u64, oneshot::Sender<Result<VoteAnswer, String>>>,
@@ -141,6 +145,7 @@ impl Agent {
             snapshot: Arc::new(Snapshot { revision: 0, entries: wire::Entries::new() }),
             config_revision: None,
             dynamic: None,
+            has_settings: false,
             reads: 0,
             read_wanted: None,
             votes: BTreeMap::new(),
@@ -320,30 +325,38 @@ impl Agent {
         }
     }
 
-    /// Takes over the dynamic configuration, if it is another and a good one.
+    /// Takes over the dynamic configuration, if it is another and a good one; else the last good one stays in force.
     async fn configure(&mut self, snapshot: &Snapshot) {
         let entry = snapshot.entries.get("config");
-        let first = self.config_revision.is_none();
-        let (revision, dynamic) = match (entry.map(|entry| (entry.modified, crate::dcs::DynamicConfig::parse(&entry.value))), &self.dynamic)
-        {
-            (Some((revision, Ok(dynamic))), _) => (Some(revision), dynamic),
-            (Some((_, Err(error))), _) => return self.refuse_config(&error),
-            // Somebody deleted the key. To fall back to what the cluster began with could turn synchronous replication off.
-            (None, Some(known)) => (self.config_revision, known.clone()),
-            (None, None) => (None, crate::dcs::without_key(&self.context.config.bootstrap, &snapshot.entries)),
-        };
-        if revision != self.config_revision || first {
-            match settings(&dynamic) {
-                Ok(settings) => self.take_settings(settings).await,
-                Err(error) => return self.refuse_config(&error),
+        let known = entry.is_some_and(|entry| Some(entry.modified) == self.config_revision);
+        let mut refused = None;
+        if let Some(entry) = entry.filter(|_| !known) {
+            match DynamicConfig::parse(&entry.value).and_then(|dynamic| Ok((settings(&dynamic)?, dynamic))) {
+                Ok((settings, dynamic)) => {
+                    self.take_settings(settings).await;
+                    self.config_revision = Some(entry.modified);
+                    self.dynamic = Some(dynamic);
+                }
+                Err(error) => refused = Some(error),
             }
-            self.config_revision = revision;
-            self.dynamic = revision.map(|_| dynamic.clone());
         }
-        self.housekeeping.configure(revision, dynamic, addresses(snapshot));
+        // Without the key: to fall back to what the cluster began with could turn synchronous replication off.
+        let in_force = self.dynamic.clone().unwrap_or_else(|| without_key(&self.context.config.bootstrap, &snapshot.entries));
+        if self.dynamic.is_none() {
+            match settings(&in_force) {
+                Ok(settings) if !self.has_settings || settings != self.context.status().settings => self.take_settings(settings).await,
+                Ok(_) => {}
+                Err(error) => refused = Some(error),
+            }
+        }
+        if let Some(error) = refused {
+            self.refuse_config(&error);
+        }
+        self.housekeeping.configure(self.config_revision, in_force, addresses(snapshot));
     }
 
     async fn take_settings(&mut self, settings: Settings) {
+        self.has_settings = true;
         let timers =
             WatchCommand::Timers { every: settings.failover.loop_wait.duration(), within: settings.failover.retry_timeout.duration() };
         let _ = self.commands.send(timers).await;
