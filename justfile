@@ -86,11 +86,10 @@ soak-election *ARGS: packages
     cargo build --quiet --profile lab --bin mrg-agent
     "$MRG_CACHE/patroni-4.1.5/bin/python" e2e/soak-election {{ARGS}}
 
-# The benches of order reads and of many platforms, small: that they work, and that nothing is wrong or written in vain
+# The bench of order reads, small: that nothing is wrong, and that the leader is spared
 [group('dev')]
-benches-small:
+benches-small: packages
     e2e/bench-orders --small
-    e2e/bench-scale --sets 3 --quiet-for 10
 
 # Write anew what is generated
 [group('dev')]
