@@ -96,7 +96,6 @@ impl Task {
             wake.notified().await;
             let wanted = self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
             if let Some((revision, dynamic, addresses)) = wanted {
-                self.in_force = Some((dynamic.clone(), revision.is_some()));
                 match self.context.server.configure(&dynamic, addresses).await {
                     Ok(()) if self.configured.is_none_or(|(known, _)| Some(known) != revision) => {
                         self.configured = revision.map(|revision| (revision, Instant::now()));
@@ -104,6 +103,7 @@ impl Task {
                     Ok(()) => {}
                     Err(error) => tracing::warn!(error = chain(&error), "failed to write the configuration"),
                 }
+                self.in_force = Some((dynamic, revision.is_some()));
             }
             let status = self.context.status();
             if !status.dcs_reachable {

@@ -190,10 +190,11 @@ async fn reserve_timeline(context: &Context, lease: LeaseId, after: Position, kn
 async fn write_sync(context: &Context, lease: LeaseId, expected: Option<Revision>, stored: Stored) -> Outcome {
     let key = context.keys.sync();
     // A key that nobody can read counts as absent, and is written over as it is.
-    let status = context.status();
-    let unreadable =
-        status.snapshot.entries.get("sync").filter(|_| wire::sync(&status.snapshot.entries).is_none()).map(|entry| entry.modified);
-    let unchanged = unchanged(&key, expected.map(|revision| revision.0).or(unreadable));
+    let unreadable = || {
+        let entries = &context.status().snapshot.entries;
+        entries.get("sync").filter(|_| wire::sync(entries).is_none()).map(|entry| entry.modified)
+    };
+    let unchanged = unchanged(&key, expected.map(|revision| revision.0).or_else(unreadable));
     let put = TxnOp::put(key, wire::render_sync(&stored), None);
     let conditions = vec![owned(&context.keys.leader(), lease), unchanged];
     written(context.etcd.transact(conditions, vec![put], context.dcs_within()).await, "/sync or the leader key was changed by another")

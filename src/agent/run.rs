@@ -74,9 +74,8 @@ struct Agent {
     commands: mpsc::Sender<WatchCommand>,
     probes: mpsc::UnboundedSender<u64>,
     snapshot: Arc<Snapshot>,
-    config_revision: Option<i64>,
-    /// The last dynamic configuration that was read and taken over.
-    dynamic: Option<DynamicConfig>,
+    /// The last dynamic configuration that was read and taken over, with its revision.
+    dynamic: Option<(i64, DynamicConfig)>,
     /// Whether any settings were taken over yet.
     has_settings: bool,
     reads: u64,
@@ -143,7 +142,6 @@ impl Agent {
             commands,
             probes,
             snapshot: Arc::new(Snapshot { revision: 0, entries: wire::Entries::new() }),
-            config_revision: None,
             dynamic: None,
             has_settings: false,
             reads: 0,
@@ -328,21 +326,23 @@ impl Agent {
     /// Takes over the dynamic configuration, if it is another and a good one; else the last good one stays in force.
     async fn configure(&mut self, snapshot: &Snapshot) {
         let entry = snapshot.entries.get("config");
-        let known = entry.is_some_and(|entry| Some(entry.modified) == self.config_revision);
+        let known = |entry: &&wire::Entry| self.dynamic.as_ref().is_some_and(|(revision, _)| *revision == entry.modified);
         let mut refused = None;
-        if let Some(entry) = entry.filter(|_| !known) {
+        if let Some(entry) = entry.filter(|entry| !known(entry)) {
             match DynamicConfig::parse(&entry.value).and_then(|dynamic| Ok((settings(&dynamic)?, dynamic))) {
                 Ok((settings, dynamic)) => {
                     self.take_settings(settings).await;
-                    self.config_revision = Some(entry.modified);
-                    self.dynamic = Some(dynamic);
+                    self.dynamic = Some((entry.modified, dynamic));
                 }
                 Err(error) => refused = Some(error),
             }
         }
         // Without the key: to fall back to what the cluster began with could turn synchronous replication off.
-        let in_force = self.dynamic.clone().unwrap_or_else(|| without_key(&self.context.config.bootstrap, &snapshot.entries));
-        if self.dynamic.is_none() {
+        let (revision, in_force) = match &self.dynamic {
+            Some((revision, dynamic)) => (Some(*revision), dynamic.clone()),
+            None => (None, without_key(&self.context.config.bootstrap, &snapshot.entries)),
+        };
+        if revision.is_none() {
             match settings(&in_force) {
                 Ok(settings) if !self.has_settings || settings != self.context.status().settings => self.take_settings(settings).await,
                 Ok(_) => {}
@@ -352,7 +352,7 @@ impl Agent {
         if let Some(error) = refused {
             self.refuse_config(&error);
         }
-        self.housekeeping.configure(self.config_revision, in_force, addresses(snapshot));
+        self.housekeeping.configure(revision, in_force, addresses(snapshot));
     }
 
     async fn take_settings(&mut self, settings: Settings) {

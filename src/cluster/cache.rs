@@ -62,10 +62,9 @@ where
         self.store.clone()
     }
 
-    /// Waits until everything was read once. (The store's own `wait_until_ready` wakes one of those who wait.)
-    pub async fn whole(&self) {
-        // It ends early only with the watch itself, and that with the program.
-        let _ = self.told.whole.subscribe().wait_for(|whole| *whole).await;
+    /// Whether everything was read once, to be waited for. (The store's own `wait_until_ready` wakes one of those who wait.)
+    pub fn whole(&self) -> sync::watch::Receiver<bool> {
+        self.told.whole.subscribe()
     }
 
     /// An object.
@@ -230,7 +229,7 @@ mod tests {
             .map(|_| {
                 tokio::spawn({
                     let cache = cache.clone();
-                    async move { cache.whole().await }
+                    async move { cache.whole().wait_for(|whole| *whole).await.map(|_| ()).unwrap() }
                 })
             })
             .collect();

@@ -4,8 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
@@ -82,19 +81,25 @@ impl Shared {
     /// # Errors
     /// What the API server did not tell in time.
     pub async fn whole(&self) -> Result<(), Unread> {
-        let reads: [(&'static str, BoxFuture<'_, ()>); 9] = [
-            ("Deployments", self.deployments.whole().boxed()),
-            ("StatefulSets", self.stateful_sets.whole().boxed()),
-            ("Pods", self.pods.whole().boxed()),
-            ("HorizontalPodAutoscalers", self.autoscalers.whole().boxed()),
-            ("PodDisruptionBudgets", self.budgets.whole().boxed()),
-            ("OrderServiceSets", self.sets.whole().boxed()),
-            ("PgBouncerPools", self.pools.whole().boxed()),
-            ("PostgresClusters", self.clusters.whole().boxed()),
-            ("ServiceResiliences", self.resilience.whole().boxed()),
+        let reads = [
+            ("Deployments", self.deployments.whole()),
+            ("StatefulSets", self.stateful_sets.whole()),
+            ("Pods", self.pods.whole()),
+            ("HorizontalPodAutoscalers", self.autoscalers.whole()),
+            ("PodDisruptionBudgets", self.budgets.whole()),
+            ("OrderServiceSets", self.sets.whole()),
+            ("PgBouncerPools", self.pools.whole()),
+            ("PostgresClusters", self.clusters.whole()),
+            ("ServiceResiliences", self.resilience.whole()),
         ];
-        let in_time = reads.map(|(kind, read)| async move { tokio::time::timeout(READ_WITHIN, read).await.map_err(|_| kind).err() });
-        let unread: Vec<&'static str> = futures::future::join_all(in_time).await.into_iter().flatten().collect();
+        let deadline = tokio::time::Instant::now() + READ_WITHIN;
+        let mut unread = Vec::new();
+        for (kind, mut whole) in reads {
+            // It ends early only with the watch itself, and that with the program.
+            if tokio::time::timeout_at(deadline, whole.wait_for(|whole| *whole)).await.is_err() {
+                unread.push(kind);
+            }
+        }
         if unread.is_empty() { Ok(()) } else { Err(Unread(unread)) }
     }
 }

@@ -23,10 +23,8 @@ fn virgin() -> Cluster {
     virgin
 }
 
-#[test]
-fn a_key_that_was_let_go_while_etcd_went_away_is_not_held_any_more() {
-    let sync = Some(("a", &["b", "c"][..], 1));
-    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+/// The leader's postgres dies, and etcd goes away while the key is let go: from then on nothing gives the right to write.
+fn expect_release_while_etcd_goes_away(story: &mut Story) {
     story.look(Postgres::Stopped(at_rest(true)));
     let (step, action) = story.step().unwrap();
     assert_eq!(action, Action::ReleaseLeader);
@@ -35,6 +33,13 @@ fn a_key_that_was_let_go_while_etcd_went_away_is_not_held_any_more() {
     assert!(!story.node.view(story.now).may_write());
     story.look(Postgres::Stopped(at_rest(true)));
     assert_eq!(story.step().map(|(_, action)| action), Some(Action::Start(StartAs::Standby { upstream: None })));
+}
+
+#[test]
+fn a_key_that_was_let_go_while_etcd_went_away_is_not_held_any_more() {
+    let sync = Some(("a", &["b", "c"][..], 1));
+    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+    expect_release_while_etcd_goes_away(&mut story);
 }
 
 #[test]
@@ -285,12 +290,5 @@ fn a_leader_that_let_the_key_go_does_not_lead_on_by_promises() {
     });
     story.on(Event::Promises { round: round.expect("promises are asked for"), asked: story.now, all: true });
     assert!(story.node.view(story.now).holds_promises());
-    story.look(Postgres::Stopped(at_rest(true)));
-    let (step, action) = story.step().unwrap();
-    assert_eq!(action, Action::ReleaseLeader);
-    story.on(Event::DcsLost);
-    story.done(step, Outcome::Written(Revision(11)));
-    assert!(!story.node.view(story.now).may_write());
-    story.look(Postgres::Stopped(at_rest(true)));
-    assert_eq!(story.step().map(|(_, action)| action), Some(Action::Start(StartAs::Standby { upstream: None })));
+    expect_release_while_etcd_goes_away(&mut story);
 }

@@ -100,7 +100,7 @@ impl World {
         if !host.up || host.boot != boot || host.agent.is_some() {
             return;
         }
-        let unnamed = self.judge.was_made() && self.etcd.keys().cluster.initialize.is_none();
+        let unnamed = self.judge.made && self.etcd.keys().cluster.initialize.is_none();
         if self.is_forgotten() && host.has_nothing() || unnamed && host.may_pass_for_another() {
             // Nothing would tell it of the cluster. In Kubernetes the operator could; here somebody writes the keys again first.
             self.later(1_000, Happening::StartAgent(member, boot));

@@ -290,7 +290,7 @@ impl World {
     /// Whether the keys say nothing of a cluster that there is.
     pub fn is_forgotten(&self) -> bool {
         let cluster = &self.etcd.keys().cluster;
-        self.judge.was_made() && cluster.initialize.is_none() && !crate::ha::rules::has_traces(cluster)
+        self.judge.made && cluster.initialize.is_none() && !crate::ha::rules::has_traces(cluster)
     }
 
     /// Everything is mended. From here on the cluster must come back by itself.

@@ -43,7 +43,7 @@ pub(super) struct Judge {
     /// Whether two writers are ruled out: not where somebody deletes the leader's key from under it.
     one_writer: bool,
     /// Whether there has been a cluster: it had its system identifier.
-    made: bool,
+    pub made: bool,
     within: u64,
 }
 
@@ -75,11 +75,6 @@ impl Judge {
     /// Something that must never be.
     pub fn blame(&mut self, what: String) {
         self.violation.get_or_insert(what);
-    }
-
-    /// Whether there has been a cluster.
-    pub fn was_made(&self) -> bool {
-        self.made
     }
 
     pub fn violation(&self) -> Option<&str> {
