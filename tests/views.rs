@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use mrg_operator::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_operator::ha::sync::{self, Names, Stored};
 use mrg_operator::ha::{
-    Action, Cluster, DataDirectory, DcsView, Decision, Initialize, LeaderKey, Lease, LeaseId, Member, Memory, Mode, Part, Postgres,
-    Primary, RULES, Race, Replication, Revision, Settings, Standby, StartAs, StopMode, SwitchoverRequest, View, Vote, WalReceiver,
-    WalSender, Why, decide,
+    Action, Cluster, DataDirectory, DcsView, Decision, Failsafe, Initialize, LeaderKey, Lease, LeaseId, Member, Memory, Mode, Part,
+    Postgres, Primary, RULES, Race, Replication, Revision, Settings, Standby, StartAs, StopMode, SwitchoverRequest, View, Vote,
+    WalReceiver, WalSender, Why, decide,
 };
 
 const NOW: Moment = Moment(1_000_000);
@@ -129,7 +129,7 @@ fn world(number: u64) -> Option<World> {
         optime: Some(Lsn(100)),
         timeline: None,
         timeline_of: None,
-        failsafe: Some(names_of(if listed { &["a", "b", "c"] } else { &["b", "c"] })),
+        failsafe: Some(Failsafe { members: names_of(if listed { &["a", "b", "c"] } else { &["b", "c"] }), ..Failsafe::default() }),
     };
     let ttl = Millis::seconds(10);
     let votes = |flushed: Option<u64>| {

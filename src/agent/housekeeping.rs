@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use etcd_client::{Compare, TxnOp};
+use etcd_client::TxnOp;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -33,9 +33,6 @@ pub struct Housekeeping {
 
 /// A member is remembered for so long after its key is gone: its slot keeps the WAL it needs.
 const SLOT_OUTLIVES_MEMBER: Duration = Duration::from_secs(30 * 60);
-
-/// A member whose key is gone may be restarting: for so long it may still race, and its promise is asked for.
-const FAILSAFE_OUTLIVES_MEMBER: Duration = Duration::from_secs(60);
 
 impl Housekeeping {
     /// Starts the task.
@@ -120,7 +117,6 @@ impl Task {
             if finished && status.holds_key && matches!(status.postgres, Postgres::Primary(_)) {
                 self.write_status(&status).await;
                 self.write_history(&status).await;
-                self.write_failsafe(&status).await;
             }
             self.keep_slots(&status).await;
             let leads = status.holds_key && matches!(status.postgres, Postgres::Primary(_));
@@ -247,42 +243,6 @@ impl Task {
         let unchanged = unchanged(&key, status.snapshot.entries.get("history").map(|entry| entry.modified));
         let put = TxnOp::put(key, wire::compact(&lines), None);
         matches!(self.context.etcd.transact(vec![leads, unchanged], vec![put], self.context.dcs_within()).await, Ok(Some(_)))
-    }
-
-    /// The members whose promise a leader without etcd needs, as Patroni keeps them. Whoever is not in it does not race, so a member that is
-    /// away for a moment stays in. Written only as the leader: a late write of a former one would change who may race.
-    async fn write_failsafe(&mut self, status: &Status) {
-        let Some(lease) = status.lease else { return };
-        let key = self.context.keys.key("failsafe");
-        let leads = owned(&self.context.keys.leader(), lease);
-        if !status.settings.failover.failsafe {
-            // The leader that reads that it is off leads by its lease: nobody is kept from racing any more.
-            if status.snapshot.entries.contains_key("failsafe") {
-                self.put_failsafe(leads, TxnOp::delete(key, None)).await;
-            }
-            return;
-        }
-        let stored = wire::failsafe(&status.snapshot.entries).unwrap_or_default();
-        let (now, mut map) = (Instant::now(), BTreeMap::new());
-        for (name, url) in stored.iter().filter(|(name, _)| **name != self.context.config.name) {
-            // One that was gone before this member led is given its time, too.
-            if self.members_seen.entry(name.clone()).or_insert(now).elapsed() < FAILSAFE_OUTLIVES_MEMBER {
-                map.insert(name.clone(), url.clone());
-            }
-        }
-        map.extend(self.context.members().into_iter().map(|(name, data)| (name, data.api_url)));
-        let config = &self.context.config;
-        map.insert(config.name.clone(), format!("http://{}/patroni", config.rest_connect));
-        if map == stored {
-            return;
-        }
-        self.put_failsafe(leads, TxnOp::put(key, wire::compact(&map), None)).await;
-    }
-
-    async fn put_failsafe(&self, leads: Compare, change: TxnOp) {
-        if let Err(error) = self.context.etcd.transact(vec![leads], vec![change], self.context.dcs_within()).await {
-            tracing::debug!(error = chain(&error), "failed to write the failsafe key");
-        }
     }
 
     async fn keep_slots(&mut self, status: &Status) {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, TxnOp};
 use futures::future::{join_all, select_ok};
 
-use crate::agent::context::{Context, Status};
+use crate::agent::context::{Context, Status, members};
 use crate::agent::poolers;
 use crate::agent::server::Error as ServerError;
 use crate::base::{MemberName, Position, Timeline};
 use crate::dcs::wire::StatusData;
-use crate::dcs::{self, wire};
+use crate::dcs::{self, Snapshot, wire};
 use crate::ha::{Action, LeaseId, Outcome, Postgres, Revision, StopMode, Stored};
 use crate::postgres::{quote_identifier, quote_literal};
 use crate::telemetry::chain;
@@ -96,6 +96,36 @@ pub(super) fn unchanged(key: &str, modified: Option<i64>) -> Compare {
 
 pub(super) fn owned(key: &str, lease: LeaseId) -> Compare {
     Compare::lease(key, CompareOp::Equal, lease.0)
+}
+
+/// Writes the list of those who may race as Patroni keeps it: names and addresses. The revision, if it was written.
+pub(super) async fn write_failsafe(
+    context: &Context,
+    snapshot: &Snapshot,
+    lease: LeaseId,
+    over: Option<Revision>,
+    listed: Option<BTreeSet<MemberName>>,
+) -> Option<Revision> {
+    let (stored, present) = (wire::failsafe(&snapshot.entries).unwrap_or_default(), members(snapshot));
+    let config = &context.config;
+    let address = |name: &MemberName| match present.get(name) {
+        _ if *name == config.name => format!("http://{}/patroni", config.rest_connect),
+        Some(data) => data.api_url.clone(),
+        None => stored.get(name).cloned().unwrap_or_default(),
+    };
+    let key = context.keys.key("failsafe");
+    let conditions = vec![owned(&context.keys.leader(), lease), unchanged(&key, over.map(|over| over.0))];
+    let change = match listed {
+        Some(listed) => {
+            let map: BTreeMap<&MemberName, String> = listed.iter().map(|name| (name, address(name))).collect();
+            TxnOp::put(key, wire::compact(&map), None)
+        }
+        None => TxnOp::delete(key, None),
+    };
+    context.etcd.transact(conditions, vec![change], context.dcs_within()).await.unwrap_or_else(|error| {
+        tracing::debug!(error = chain(&error), "failed to write the failsafe key");
+        None
+    })
 }
 
 async fn claim_initialize(context: &Context, lease: LeaseId) -> Outcome {

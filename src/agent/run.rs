@@ -1,6 +1,6 @@
 //! The agent's loop: events in, [`Node`] decides, effects out. Nothing here decides anything about the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ use crate::agent::fence::{Fence, kill_descendants};
 use crate::agent::housekeeping::Housekeeping;
 use crate::agent::incarnation::Incarnation;
 use crate::agent::peers::{FailsafeRequest, Peers, VoteAnswer, Withdrawal};
-use crate::agent::perform::perform;
+use crate::agent::perform::{perform, write_failsafe};
 use crate::agent::promise;
 use crate::agent::rest::{self, Api, Ask};
 use crate::agent::server::Server;
@@ -24,7 +24,7 @@ use crate::clock;
 use crate::dcs::{
     Connection, DynamicConfig, Error as DcsError, Etcd, Keys, Snapshot, WatchCommand, WatchEvent, settings, watch, wire, without_key,
 };
-use crate::ha::{Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Settings, StepId};
+use crate::ha::{Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Revision, Settings, StepId};
 use crate::telemetry::chain;
 
 /// What reaches the loop.
@@ -456,6 +456,7 @@ impl Agent {
             }
             Effect::AskPromises { round, members, within } => self.ask_promises(round, members, within),
             Effect::WithdrawPromises { members, round } => self.withdraw_promises(members, round),
+            Effect::WriteFailsafe { over, members } => self.write_failsafe(over, members),
             Effect::AnswerPromise(reply, answer) => {
                 let answer = answer.and_then(|promise| {
                     let recorded = promise::record(&self.context.config.promise_file(), Some(promise));
@@ -542,6 +543,16 @@ impl Agent {
             }
             let all = refusals.is_empty();
             let _ = inputs.send(Input::Event(Event::Promises { round, asked, all })).await;
+        });
+    }
+
+    fn write_failsafe(&self, over: Option<Revision>, listed: Option<BTreeSet<MemberName>>) {
+        let (context, inputs) = (self.context.clone(), self.inputs.clone());
+        let Some(lease) = self.node.lease().map(|lease| lease.id) else { return };
+        let snapshot = self.snapshot.clone();
+        tokio::spawn(async move {
+            let written = write_failsafe(&context, &snapshot, lease, over, listed).await;
+            let _ = inputs.send(Input::Event(Event::FailsafeWritten(written))).await;
         });
     }
 

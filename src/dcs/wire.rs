@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::base::{FLOORED_PARAMETERS, Lsn, MemberName, Position, Timeline};
-use crate::ha::{Cluster, Initialize, LeaderKey, LeaseId, Member, Revision, Stored, SwitchoverRequest};
+use crate::ha::{Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Stored, SwitchoverRequest};
 
 /// A key as etcd stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,8 +269,19 @@ pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
         optime: status.map(|status| Lsn(status.optime)),
         timeline: history(entries).last().map(next_timeline),
         timeline_of: history(entries).last().and_then(|line| MemberName::new(&line.4).ok()),
-        failsafe: failsafe(entries).map(|members| members.into_keys().collect()),
+        failsafe: entries.get("failsafe").map(|entry| listed(entry, entries)),
     }
+}
+
+/// One that cannot be read lists nobody: whoever leads writes it anew, and without a leader it has to be deleted.
+fn listed(entry: &Entry, entries: &Entries) -> Failsafe {
+    let members = failsafe(entries).unwrap_or_default();
+    let moved = |(name, url): (&MemberName, &String)| {
+        let member = entries.get(&format!("members/{name}")).and_then(member);
+        member.is_some_and(|data| data.api_url != *url)
+    };
+    let outdated = members.iter().any(moved);
+    Failsafe { revision: Revision(entry.modified), members: members.into_keys().collect(), outdated }
 }
 
 /// The value of `failsafe`: who may race, and where each one's REST API is. A key that cannot be read counts as absent.

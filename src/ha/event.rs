@@ -1,10 +1,12 @@
 //! What a member is told, and what it answers: the whole language between [`crate::ha::Node`] and whoever drives it.
 
+use std::collections::BTreeSet;
+
 use crate::base::{MemberName, Millis, Moment, Position};
 use crate::ha::action::{Action, Outcome};
 use crate::ha::lease::{LeaseId, Promise};
 use crate::ha::settings::Settings;
-use crate::ha::view::{Cluster, Postgres};
+use crate::ha::view::{Cluster, Postgres, Revision};
 use crate::ha::why::Why;
 
 /// Names one performance of one step; an answer to an older one is ignored.
@@ -103,6 +105,8 @@ pub enum Event {
         /// Whether all agreed.
         all: bool,
     },
+    /// What became of [`Effect::WriteFailsafe`]: the revision that the key has by it, or `None` if it was not written or nobody knows.
+    FailsafeWritten(Option<Revision>),
     /// A peer that races asks for our position.
     VoteAsked {
         /// Whom to answer.
@@ -148,6 +152,13 @@ pub enum Effect {
         members: Vec<MemberName>,
         /// Up to which round.
         round: u64,
+    },
+    /// Write the key `failsafe` as the leader, if it still has this revision; or delete it.
+    WriteFailsafe {
+        /// The revision that it had when it was read; `None` if it was not there.
+        over: Option<Revision>,
+        /// Who may race from now on; `None` deletes the key.
+        members: Option<BTreeSet<MemberName>>,
     },
     /// Answer a request for a promise: the promise, to be recorded durably before it is given; or why not.
     AnswerPromise(u64, Result<Promise, String>),

@@ -35,7 +35,7 @@ pub use node::Node;
 pub use rules::{Decision, Part, RULES, Rule, decide};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{
-    Cluster, DataDirectory, DcsView, Fork, Initialize, LeaderKey, Member, Memory, Postgres, Primary, Race, Revision, Standby, Stored,
-    SwitchoverRequest, View, WalReceiver, WalSender,
+    Cluster, DataDirectory, DcsView, Failsafe, Fork, Initialize, LeaderKey, Member, Memory, Postgres, Primary, Race, Revision, Standby,
+    Stored, SwitchoverRequest, Unsettled, View, WalReceiver, WalSender,
 };
 pub use why::Why;

@@ -78,6 +78,8 @@ mod list {
         ReleasedTooEarly,
         /// That the key was released is not noted while etcd is away.
         ReleaseForgotten,
+        /// The fence rests because the server is still a standby, while it is being promoted.
+        PromotionUnfenced,
         /// The fence does not know that the key may hang off a shorter lease.
         MoveUnfenced,
         /// A standby's files are started as a primary's.
@@ -92,6 +94,8 @@ mod list {
         SomePromisesSuffice,
         /// A leader that let the key go still counts on promises.
         PromisesOutliveRelease,
+        /// A member is listed as one that may race although the promises that count are not its.
+        ListsWhilePromised,
         /// Members that are not asked for promises race.
         UnlistedRaces,
         /// A member promises while it takes part in an election.

@@ -3,6 +3,7 @@
 //! [`Node::on`] takes an event and the moment it happened, and gives the effects to perform. Effects are performed in order; a step's
 //! end comes back as [`Event::Finished`]. Nothing else decides.
 
+mod failsafe;
 mod promises;
 
 use std::collections::VecDeque;
@@ -46,6 +47,7 @@ pub struct Node {
     fence: Option<Moment>,
     pending_votes: Vec<u64>,
     halted_at: Position,
+    listing: failsafe::Listing,
     explained: Option<Why>,
     exited: bool,
 }
@@ -77,6 +79,7 @@ impl Node {
             fence: None,
             pending_votes: Vec::new(),
             halted_at: Position::default(),
+            listing: failsafe::Listing::default(),
             explained: None,
             exited: false,
         }
@@ -131,6 +134,7 @@ impl Node {
             }
         };
         self.tenure.wake_at().for_each(&mut consider);
+        self.listing.wake_at().for_each(&mut consider);
         consider(self.idle_until);
         if let Some(race) = &self.race {
             consider(race.asked + RACE_AGAIN_AFTER);
@@ -153,6 +157,7 @@ impl Node {
         self.note(now, event, &mut effects);
         self.keep_lease(now, &mut effects);
         self.ask_promises(now, &mut effects);
+        self.keep_listing(now, &mut effects);
         self.advance(now, &mut effects);
         self.answer_votes(now, &mut effects);
         self.arm_fence(now, &mut effects);
@@ -207,6 +212,7 @@ impl Node {
                 let until = self.tenure.closes_round(now, round, asked, all, &self.settings.failover);
                 self.memory.held_promises = self.memory.held_promises.max(until);
             }
+            Event::FailsafeWritten(revision) => self.note_listed(now, revision),
             Event::VoteAsked { reply } => self.pending_votes.push(reply),
             Event::Settings(settings) => {
                 self.settings = settings;
@@ -249,6 +255,7 @@ impl Node {
             self.memory.system_id = Some(system_id);
         }
         self.memory.knows_cluster |= self.memory.system_id.is_some() || has_traces(&cluster);
+        self.settle_listing(&cluster);
         self.dcs = DcsView::Read(cluster);
         let has_leader = self.dcs.last().is_some_and(|cluster| cluster.leader.is_some());
         self.memory.leaderless = if has_leader { None } else { self.memory.leaderless.or(Some(now)) };
@@ -311,9 +318,11 @@ impl Node {
         effects.extend(self.tenure.replace(&self.settings.failover));
     }
 
-    /// Whether the local server surely accepts no writes.
+    /// Whether the local server surely accepts no writes, and nothing is under way that would let it.
     fn is_harmless(&self) -> bool {
-        matches!(self.postgres, Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_))
+        let opening = |running: &Running| matches!(running.action, Action::Promote | Action::Start(StartAs::Primary));
+        let opens = self.running.as_ref().is_some_and(opening) && !bug!(PromotionUnfenced);
+        matches!(self.postgres, Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_)) && !opens
     }
 
     fn postgres_is_primary(&self) -> bool {

@@ -149,7 +149,7 @@ pub const RULES: &[Rule] = &[
     leaderless(Why::NotInFailsafe, |view| {
         // Also when the setting is off by now: a leader that cannot read that may lead by promises, and did not ask us.
         let listed = read(view)?.failsafe.as_ref()?;
-        (!listed.contains(view.me) && !bug!(UnlistedRaces)).then(Vec::new)
+        (!listed.members.contains(view.me) && !bug!(UnlistedRaces)).then(Vec::new)
     }),
     leaderless(Why::MayNotLead, |view| view.memory.priority.is_none().then(Vec::new)),
     leaderless(Why::SwitchoverToOther, switchover_to_other),

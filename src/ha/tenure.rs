@@ -218,6 +218,11 @@ impl Tenure {
         Some(self.round)
     }
 
+    /// Whether answers of a round are waited for.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.round_open
+    }
+
     /// A round ended: until when its promises count, if all were given.
     pub(crate) fn closes_round(&mut self, now: Moment, round: u64, asked: Moment, all: bool, failover: &Failover) -> Option<Moment> {
         if !self.round_open || round != self.round {

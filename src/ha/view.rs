@@ -87,7 +87,29 @@ pub struct Cluster {
     /// Who began it, or was about to.
     pub timeline_of: Option<MemberName>,
     /// `failsafe`: whose promises a leader without DCS needs. Whoever is not in it does not race; without the key nobody leads by promises.
-    pub failsafe: Option<BTreeSet<MemberName>>,
+    pub failsafe: Option<Failsafe>,
+}
+
+/// The key `failsafe`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Failsafe {
+    /// The key's revision.
+    pub revision: Revision,
+    /// Who is listed; nobody if the key cannot be read.
+    pub members: BTreeSet<MemberName>,
+    /// Whether it has other addresses than the member keys.
+    pub outdated: bool,
+}
+
+/// Writes of `failsafe` that may have been done, or may still be, although the key does not show it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Unsettled {
+    /// The revision that they compare with.
+    pub over: Option<Revision>,
+    /// Whomever one of them lists.
+    pub members: BTreeSet<MemberName>,
+    /// Whether one of them deletes the key.
+    pub removed: bool,
 }
 
 /// What is known of the DCS.
@@ -233,6 +255,10 @@ pub struct Memory {
     pub started: Moment,
     /// Whether what an earlier incarnation promised is not known: it may have promised one ttl of quiet just before it ended.
     pub forgot_promises: bool,
+    /// As of when the DCS was read last.
+    pub read: Revision,
+    /// What this member wrote into `failsafe` and nobody knows of.
+    pub unsettled: Option<Unsettled>,
     /// Since when there has been no leader.
     pub leaderless: Option<Moment>,
     /// Whether this process has ever seen that there is a cluster: it does not make another, whatever was deleted since.
@@ -359,9 +385,19 @@ impl<'a> View<'a> {
 
     /// Whose promises this leader needs: everybody who may race. `None` if that is not known.
     pub fn electors(&self) -> Option<BTreeSet<MemberName>> {
-        let mut members = self.dcs.last()?.failsafe.clone()?;
-        // A member that came since the key was written may be in it by now.
+        let cluster = self.dcs.last()?;
+        // What was read before this leadership may lack whom the last leader listed.
+        if cluster.leader.as_ref().is_some_and(|key| self.memory.read < key.created) {
+            return None;
+        }
+        let mut members = cluster.failsafe.as_ref()?.members.clone();
         members.extend(self.peers());
+        if let Some(unsettled) = &self.memory.unsettled {
+            if unsettled.removed {
+                return None;
+            }
+            members.extend(unsettled.members.iter().cloned());
+        }
         members.remove(self.me);
         Some(members)
     }

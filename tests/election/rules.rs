@@ -281,7 +281,7 @@ fn a_leader_without_etcd_needs_the_promise_of_everybody_who_may_race_also_of_one
 #[test]
 fn a_member_that_no_leader_would_have_asked_does_not_race() {
     let mut gone = cluster(None, Some(("b", &["a", "c"], 1)));
-    gone.failsafe = Some([name("b"), name("c")].into());
+    gone.failsafe = Some(listed(&["b", "c"]));
     let mut story = Story::new(Mode::Quorum, gone.clone(), standby(100, Some("b")));
     assert_eq!(story.why(), Why::NotInFailsafe);
     story.expect_no_step();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use mrg_operator::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_operator::ha::sync::{Names, Stored};
 use mrg_operator::ha::{
-    Action, Cluster, Effect, Event, Initialize, LeaderKey, LeaseId, Member, Mode, Node, Outcome, Past, Postgres, Primary, Replication,
-    Revision, Settings, Standby, StepId, Vote, WalReceiver, WalSender, Why,
+    Action, Cluster, Effect, Event, Failsafe, Initialize, LeaderKey, LeaseId, Member, Mode, Node, Outcome, Past, Postgres, Primary,
+    Replication, Revision, Settings, Standby, StepId, Vote, WalReceiver, WalSender, Why,
 };
 
 pub const ME: &str = "a";
@@ -47,8 +47,12 @@ pub fn cluster(leader: Option<(&str, LeaseId)>, sync: Option<(&str, &[&str], usi
         optime: Some(Lsn(100)),
         timeline: None,
         timeline_of: None,
-        failsafe: Some(["a", "b", "c"].iter().map(|m| name(m)).collect()),
+        failsafe: Some(listed(&["a", "b", "c"])),
     }
+}
+
+pub fn listed(members: &[&str]) -> Failsafe {
+    Failsafe { revision: Revision(8), members: members.iter().map(|member| name(member)).collect(), outdated: false }
 }
 
 pub fn standby(flushed: u64, upstream: Option<&str>) -> Postgres {

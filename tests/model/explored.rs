@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mrg_operator::base::{MemberName, Millis, Moment};
 use mrg_operator::ha::sync::{Names, Stored};
-use mrg_operator::ha::{Action as Step, Event, LeaderKey, LeaseId, Mode, Node, Outcome, Past, Revision, SwitchoverRequest};
+use mrg_operator::ha::{Action as Step, Event, Failsafe, LeaderKey, LeaseId, Mode, Node, Outcome, Past, Revision, SwitchoverRequest};
 use stateright::{Model, Property};
 
 use crate::world::*;
@@ -75,6 +75,7 @@ impl Members {
                 leases: (0..self.count).map(|host| (LeaseId(1 + host as i64), (host, now + TTL))).collect(),
                 granted: self.count as i64,
                 request: None,
+                failsafe: Some(Failsafe { members: (0..self.count).map(name).collect(), ..Failsafe::default() }),
             },
             hosts: (0..self.count).map(host).collect(),
             waiting: Vec::new(),

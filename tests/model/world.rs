@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use mrg_operator::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_operator::ha::sync::{Names, Stored};
 use mrg_operator::ha::{
-    Action as Step, Cluster, DataDirectory, Effect, Event, Initialize, LeaderKey, LeaseId, Member, Mode, Node, Outcome, Past, Postgres,
-    Primary, Promise, PromiseRequest, Replication, Revision, Settings, Standby, StartAs, StepId, StopMode, SwitchoverRequest, Vote,
-    WalReceiver, WalSender,
+    Action as Step, Cluster, DataDirectory, Effect, Event, Failsafe, Initialize, LeaderKey, LeaseId, Member, Mode, Node, Outcome, Past,
+    Postgres, Primary, Promise, PromiseRequest, Replication, Revision, Settings, Standby, StartAs, StepId, StopMode, SwitchoverRequest,
+    Vote, WalReceiver, WalSender,
 };
 
 pub const BEGIN: u64 = 1_000_000;
@@ -68,6 +68,7 @@ pub struct Etcd {
     pub leases: BTreeMap<LeaseId, (usize, Moment)>,
     pub granted: i64,
     pub request: Option<SwitchoverRequest>,
+    pub failsafe: Option<Failsafe>,
 }
 
 /// How often each thing may still happen.
@@ -133,7 +134,7 @@ impl State {
             optime: Some(Lsn(0)),
             timeline: None,
             timeline_of: None,
-            failsafe: Some((0..self.hosts.len()).map(name).collect()),
+            failsafe: self.etcd.failsafe.clone(),
         }
     }
 
@@ -213,6 +214,16 @@ impl State {
                 for member in members {
                     queue.push_back((host_of(&member), Event::PromiseWithdrawn { lease, round }));
                 }
+            }
+            Effect::WriteFailsafe { over, members } => {
+                let lease = self.hosts[host].lease;
+                let leads = !cut && self.etcd.leader.as_ref().is_some_and(|leader| Some(leader.lease) == lease);
+                let written = (leads && self.etcd.failsafe.as_ref().map(|stored| stored.revision) == over).then(|| {
+                    let revision = self.change();
+                    self.etcd.failsafe = members.map(|members| Failsafe { revision, members, outdated: false });
+                    revision
+                });
+                queue.push_back((host, Event::FailsafeWritten(written)));
             }
             // Answered where it is asked, see `ask_promises`.
             Effect::AnswerPromise(_, answer) => self.hosts[host].promise = answer.ok().or(self.hosts[host].promise),

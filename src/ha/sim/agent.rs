@@ -80,19 +80,14 @@ pub(super) struct Agent {
     member_busy: bool,
     status_at: Option<Moment>,
     history: Option<Timeline>,
-    failsafe_busy: bool,
     /// The last settings that were read.
     known_settings: Option<Settings>,
     config_missing: Option<Moment>,
     config_busy: bool,
-    gone: BTreeMap<MemberName, Moment>,
     started: Moment,
     promises_recorded: bool,
     restart_after: u64,
 }
-
-/// A member whose key is gone may be restarting.
-const FAILSAFE_OUTLIVES_MEMBER: Millis = Millis::seconds(60);
 
 impl World {
     pub fn start_agent(&mut self, member: usize, boot: u32) {
@@ -143,11 +138,9 @@ impl World {
             member_busy: false,
             status_at: None,
             history: None,
-            failsafe_busy: false,
             known_settings: None,
             config_missing: None,
             config_busy: false,
-            gone: BTreeMap::new(),
             started: now,
             promises_recorded: false,
             restart_after: 0,
@@ -267,6 +260,13 @@ impl World {
                     }
                 }
             }
+            Effect::WriteFailsafe { over, members } => {
+                let agent = self.agent(member);
+                let Some(lease) = agent.node.lease().map(|lease| lease.id) else { return };
+                let within = agent.settings.failover.retry_timeout.0;
+                let call = self.ask_etcd(member, number, within, Ask::Transact(lease, Transaction::PutFailsafe(over, members)));
+                self.agent(member).calls.insert(call, Call::Failsafe);
+            }
             Effect::AnswerPromise(reply, answer) => self.answer_promise(member, reply, answer),
             Effect::AnswerVote(reply, answer) => self.answer_vote(member, reply, answer),
             Effect::Explain(why) => {
@@ -375,7 +375,10 @@ impl World {
                 let done = matches!(answer, Some(Answer::Transacted(Some(_))));
                 self.agent(to).history = done.then_some(timeline);
             }
-            (Call::Failsafe, _) => self.agent(to).failsafe_busy = false,
+            (Call::Failsafe, answer) => {
+                let written = if let Some(Answer::Transacted(written)) = answer { written } else { None };
+                self.feed(to, Event::FailsafeWritten(written));
+            }
             (Call::Config, _) => self.agent(to).config_busy = false,
             (Call::Last, _) => {}
         }
@@ -551,7 +554,6 @@ impl World {
             let call = self.ask_etcd(member, number, every.0, Ask::Transact(lease, Transaction::PutHistory(position.timeline, known)));
             self.agent(member).calls.insert(call, Call::History(position.timeline));
         }
-        self.write_failsafe(member, lease, now);
     }
 
     fn begin_promise_record(&mut self, member: usize, now: Moment) {
@@ -617,43 +619,6 @@ impl World {
         let (number, within) = (agent.number, agent.settings.failover.retry_timeout.0);
         let call = self.ask_etcd(member, number, within, Ask::Transact(lease, Transaction::RestoreConfig(known)));
         self.agent(member).calls.insert(call, Call::Config);
-    }
-
-    fn write_failsafe(&mut self, member: usize, lease: LeaseId, now: Moment) {
-        let name = self.name(member);
-        let agent = self.agent(member);
-        if agent.failsafe_busy {
-            return;
-        }
-        if !agent.settings.failover.failsafe {
-            if agent.seen.cluster.failsafe.is_some() {
-                self.put_failsafe(member, lease, None);
-            }
-            return;
-        }
-        let stored = agent.seen.cluster.failsafe.clone().unwrap_or_default();
-        let mut listed: std::collections::BTreeSet<MemberName> = agent.seen.cluster.members.keys().cloned().collect();
-        for present in &listed {
-            agent.gone.remove(present);
-        }
-        for known in &stored {
-            if !listed.contains(known) && now.since(*agent.gone.entry(known.clone()).or_insert(now)) < FAILSAFE_OUTLIVES_MEMBER {
-                listed.insert(known.clone());
-            }
-        }
-        listed.insert(name);
-        if agent.seen.cluster.failsafe.as_ref() == Some(&listed) {
-            return;
-        }
-        self.put_failsafe(member, lease, Some(listed));
-    }
-
-    fn put_failsafe(&mut self, member: usize, lease: LeaseId, listed: Option<std::collections::BTreeSet<MemberName>>) {
-        let agent = self.agent(member);
-        agent.failsafe_busy = true;
-        let (number, within) = (agent.number, agent.settings.failover.retry_timeout.0);
-        let call = self.ask_etcd(member, number, within, Ask::Transact(lease, Transaction::PutFailsafe(listed)));
-        self.agent(member).calls.insert(call, Call::Failsafe);
     }
 
     /// The agent looks at its postgres, as asked or as it does now and then.

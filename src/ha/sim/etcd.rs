@@ -1,14 +1,14 @@
 //! An etcd as the members see it: one history of revisions, leases, compare-and-set. What goes wrong between it and them is the network's
 //! part; what goes wrong in it is that for a while it has no leader, and answers nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::base::{Lsn, MemberName, Timeline};
 use crate::ha::mutant::bug;
 use crate::ha::pool::PauseRequest;
 use crate::ha::sync::Stored;
-use crate::ha::{Cluster, Initialize, LeaderKey, LeaseId, Member, Revision, Settings, SwitchoverRequest};
+use crate::ha::{Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Settings, SwitchoverRequest};
 
 /// What a pooler writes of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,8 +68,8 @@ pub enum Transaction {
     PutHistory(Timeline, Option<Timeline>),
     /// `history` in advance, if we lead.
     Reserve(Timeline, Option<Timeline>),
-    /// `failsafe`, if we lead.
-    PutFailsafe(Option<std::collections::BTreeSet<MemberName>>),
+    /// `failsafe`, if we lead and it is unchanged.
+    PutFailsafe(Option<Revision>, Option<BTreeSet<MemberName>>),
     /// Ask the poolers to hold, if we lead.
     PutPause(Revision),
     /// Take that back, if we lead.
@@ -170,7 +170,8 @@ impl Etcd {
             Transaction::AbandonInitialize => self.claim == Some(lease) && cluster.initialize == Some(Initialize::InProgress(lease)),
             Transaction::Acquire => alive && (cluster.leader.is_none() || bug!(AcquireWithoutCompare)),
             Transaction::Move(to) => leads && self.leases.contains_key(to),
-            Transaction::StoreSystemId(..) | Transaction::Release | Transaction::PutFailsafe(_) | Transaction::DeletePause => leads,
+            Transaction::StoreSystemId(..) | Transaction::Release | Transaction::DeletePause => leads,
+            Transaction::PutFailsafe(over, _) => leads && cluster.failsafe.as_ref().map(|stored| stored.revision) == *over,
             Transaction::PutHistory(_, known) | Transaction::Reserve(_, known) => leads && cluster.timeline == *known,
             Transaction::PutPause(leadership) => leads && cluster.leader.as_ref().is_some_and(|leader| leader.created == *leadership),
             Transaction::WriteSync(expected, _) => {
@@ -226,7 +227,9 @@ fn apply(keys: &mut Keys, revision: Revision, who: &MemberName, lease: LeaseId, 
             cluster.timeline = Some(timeline);
             cluster.timeline_of = Some(who.clone());
         }
-        Transaction::PutFailsafe(members) => cluster.failsafe = members,
+        Transaction::PutFailsafe(_, members) => {
+            cluster.failsafe = members.map(|members| Failsafe { revision, members, outdated: false });
+        }
         Transaction::PutPause(leader) => keys.pause = Some(PauseRequest { id: revision, leader }),
         Transaction::DeletePause => keys.pause = None,
         Transaction::RestoreConfig(settings) => keys.settings = Some(settings),

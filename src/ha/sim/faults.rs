@@ -139,7 +139,11 @@ impl World {
                 self.stop_pooler(pooler);
                 self.later(wait, Happening::StartPooler(pooler));
             }
-            Fault::PausePooler(pooler, wait) => self.poolers[pooler].paused_until = self.now + wait,
+            Fault::PausePooler(pooler, wait) => {
+                let until = self.now + wait;
+                let pooler = &mut self.poolers[pooler];
+                (pooler.paused_until, pooler.catches_up_at) = (until, pooler.catches_up_at.max(until));
+            }
         }
     }
 
@@ -227,7 +231,7 @@ impl World {
         let leads = cluster.leader.as_ref().is_some_and(|leader| leader.member == *me);
         let may_lead = match (&cluster.sync, &cluster.failsafe) {
             (Some((_, sync)), _) => sync.leader == *me || (cluster.leader.is_none() && sync.voters.contains(me)),
-            (None, Some(failsafe)) => cluster.leader.is_none() && failsafe.contains(me),
+            (None, Some(failsafe)) => cluster.leader.is_none() && failsafe.members.contains(me),
             (None, None) => cluster.leader.is_none(),
         };
         // In Async mode a timeline that was reserved, and may have been begun, is known only to whoever reserved it.
@@ -338,7 +342,7 @@ impl World {
             self.tell(|_| format!("*** somebody writes /sync for {leader}"));
             self.etcd.change(|keys, revision| {
                 // Every member is there, and none is a primary: nobody leads by promises.
-                keys.cluster.failsafe.take_if(|listed| !listed.contains(&leader));
+                keys.cluster.failsafe.take_if(|listed| !listed.members.contains(&leader));
                 keys.cluster.sync = Some((revision, Stored::only(leader)));
             });
             self.etcd_changed();

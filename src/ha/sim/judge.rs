@@ -146,7 +146,7 @@ impl World {
     /// A pool lets its clients through to a server: one that accepts writes, of a leadership that was there after the hold began.
     pub fn judge_rewired(&mut self, pooler: usize, server: usize, held: u64) {
         // One that stood still may act on what was true before.
-        if self.now < self.poolers[pooler].paused_until + 2_000 {
+        if self.now < self.poolers[pooler].catches_up_at + 2_000 {
             return;
         }
         let begun = self.now.saturating_sub(held);

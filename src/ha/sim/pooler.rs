@@ -36,6 +36,8 @@ pub(super) struct Pooler {
     pub number: u32,
     pub up: bool,
     pub paused_until: u64,
+    /// What was on its way to it while it stood still arrives at this time, also when the pause is cut short.
+    pub catches_up_at: u64,
     pub watch: Watch,
     core: Writes,
     calls: BTreeMap<u64, Option<u64>>,
@@ -58,6 +60,7 @@ impl Pooler {
             number: 0,
             up: false,
             paused_until: 0,
+            catches_up_at: 0,
             watch: Watch::default(),
             core: Writes::new(MAX_HOLD, Moment(0)),
             calls: BTreeMap::new(),
