@@ -334,6 +334,11 @@ impl AgentConfig {
         self.beside_data(".promise")
     }
 
+    /// Where it is written down which cluster the data is of.
+    pub fn system_file(&self) -> PathBuf {
+        self.beside_data(".system")
+    }
+
     /// Where the incarnation record stands.
     pub fn incarnation_file(&self) -> PathBuf {
         self.own.incarnation_file.clone().unwrap_or_else(|| self.beside_data(".incarnation"))

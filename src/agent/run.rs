@@ -110,6 +110,9 @@ impl Agent {
         if server.is_half_rewound() {
             node.remember_cluster();
         }
+        if let Some(system_id) = server.recorded_system() {
+            node.remember_system(system_id);
+        }
         let (commands, command_queue) = mpsc::channel(64);
         let (seen, mut events) = mpsc::channel(64);
         tokio::spawn(watch(etcd, keys.prefix().to_owned(), command_queue, seen));

@@ -85,6 +85,7 @@ struct Inner {
     written: Option<Configuration>,
     vetting: Vetting,
     unusable: Option<String>,
+    recorded: Option<u64>,
 }
 
 /// The user's parameters, as far as PostgreSQL itself has judged them.

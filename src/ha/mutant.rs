@@ -54,6 +54,10 @@ mod list {
         CandidateKeepsReceiver,
         /// The position of an earlier race is told as today's.
         RaceOutlivesServer,
+        /// A member votes whatever cluster its data is of.
+        ForeignVotes,
+        /// A winner goes on although its server ended since.
+        WinsWithoutServer,
         /// One vote fewer than `/sync` asks for is enough.
         OneVoteFewer,
         /// Members outside `/sync` stand.
@@ -110,12 +114,16 @@ mod list {
         BootstrapsOverTraces,
         /// A member does not remember that there was a cluster.
         ClusterForgotten,
+        /// Data of whatever cluster leads while `initialize` is missing.
+        AnySystemLeads,
         /// Another cluster's data may lead once `initialize` is gone.
         SystemForgotten,
         /// What is left of a cluster that was never whole is kept.
         UnfinishedKept,
         /// A claim whose answer was lost is taken for another's.
         ClaimNotRecognised,
+        /// That etcd answered is not noted if the answer was overtaken.
+        OvertakenReadForgotten,
         /// A read that was overtaken is waited for for ever.
         OvertakenReadAwaited,
         /// One that cannot win holds up those who can.

@@ -90,6 +90,12 @@ impl Node {
         self.memory.knows_cluster = true;
     }
 
+    /// The data here is of a cluster of this name with this system identifier: a record beside it says so.
+    pub fn remember_system(&mut self, system_id: u64) {
+        self.memory.knows_cluster = true;
+        self.memory.system_id = Some(system_id);
+    }
+
     /// What the rules see.
     pub fn view(&self, now: Moment) -> View<'_> {
         View {
@@ -225,6 +231,9 @@ impl Node {
 
     fn note_dcs(&mut self, now: Moment, cluster: Cluster, linearizable: bool, effects: &mut Vec<Effect>) {
         if self.dcs.last().is_some_and(|last| last.revision > cluster.revision) && !bug!(OldNewsBelieved) {
+            if linearizable && !bug!(OvertakenReadForgotten) {
+                self.tenure.reached(now);
+            }
             // The read that is waited for was overtaken by a write of our own: what it would have told is still not known.
             if linearizable && self.reading && !bug!(OvertakenReadAwaited) {
                 effects.push(Effect::ReadDcs);
@@ -454,6 +463,10 @@ impl Node {
         self.failures = 0;
         self.note_success(now, why, lease, &action, &outcome);
         let mut rest = rest;
+        // The race was run by a server that is gone: what follows would take `/sync` for data that may be gone, too.
+        if why == Why::Win && self.race.is_none() && !rest.is_empty() && !bug!(WinsWithoutServer) {
+            return;
+        }
         if let Some(next) = rest.pop_front() {
             self.perform(now, why, next, rest, effects);
         }

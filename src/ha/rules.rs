@@ -142,6 +142,7 @@ pub const RULES: &[Rule] = &[
     following(Why::Following, |view| other(view).map(|_| Vec::new())),
     leaderless(Why::Reclaim, |view| primary(view).map(|_| vec![Action::AcquireLeader])),
     leaderless(Why::NoLeaderToCopy, |view| no_data(view).then(Vec::new)),
+    leaderless(Why::SystemUnknown, system_unknown),
     leaderless(Why::StartToRace, |view| stopped(view).then(|| vec![Action::Start(StartAs::Standby { upstream: None })])),
     leaderless(Why::Replaying, |view| standby(view)?.position.is_none().then(Vec::new)),
     leaderless(Why::JustStarted, |view| view.may_have_promised().then(Vec::new)),
@@ -233,7 +234,7 @@ fn dcs_away(view: &View<'_>) -> Option<Vec<Action>> {
         return None;
     }
     Some(match view.postgres {
-        Postgres::Stopped(data) if data.unfinished => vec![],
+        Postgres::Stopped(data) if data.unfinished || view.system_id().is_some_and(|expected| expected != data.system_id) => vec![],
         Postgres::Stopped(data) if view.may_write() => vec![start_leader(*data)],
         Postgres::Stopped(_) => vec![Action::Start(StartAs::Standby { upstream: None })],
         _ => vec![],
@@ -270,17 +271,20 @@ pub(crate) fn has_traces(cluster: &Cluster) -> bool {
 }
 
 fn wrong_system(view: &View<'_>) -> Option<Vec<Action>> {
-    let expected = match read(view)?.initialize {
-        Some(Initialize::Done(expected)) => expected,
-        Some(Initialize::InProgress(_)) => return None,
-        // Somebody deleted the key, which is no leave for another cluster's data to lead.
-        None => view.memory.system_id.filter(|_| !bug!(SystemForgotten))?,
-    };
+    read(view)?;
+    let expected = view.system_id()?;
     match view.postgres {
         Postgres::Stopped(data) if data.system_id != expected => Some(vec![]),
         Postgres::Standby(standby) if standby.system_id != expected => Some(vec![Action::Stop(StopMode::Fast)]),
         _ => None,
     }
+}
+
+/// Data that nobody has said to be this cluster's does not lead because the key that would tell was deleted.
+fn system_unknown(view: &View<'_>) -> Option<Vec<Action>> {
+    let cluster = read(view)?;
+    let known = cluster.initialize.is_some() || view.system_id().is_some() || bug!(AnySystemLeads);
+    (!known && (has_traces(cluster) || view.memory.knows_cluster)).then(Vec::new)
 }
 
 fn bootstrap(view: &View<'_>) -> Option<Vec<Action>> {

@@ -378,6 +378,15 @@ impl<'a> View<'a> {
         if ours { None } else { Some(key) }
     }
 
+    /// The cluster's system identifier: by the DCS, or, where somebody deleted the key, by what this member remembers.
+    pub fn system_id(&self) -> Option<u64> {
+        match self.dcs.last()?.initialize {
+            Some(Initialize::Done(system_id)) => Some(system_id),
+            Some(Initialize::InProgress(_)) => None,
+            None => self.memory.system_id.filter(|_| !bug!(SystemForgotten)),
+        }
+    }
+
     /// Time since a moment.
     pub fn since(&self, moment: Moment) -> Millis {
         self.now.since(moment)

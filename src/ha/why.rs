@@ -79,6 +79,8 @@ pub enum Why {
     FollowLeader,
     /// The standby follows.
     Following,
+    /// `initialize` is gone, and this member has no record that its data is this cluster's.
+    SystemUnknown,
     /// Postgres starts without an upstream, to learn how far its WAL reaches.
     StartToRace,
     /// Local WAL is still being replayed.
@@ -137,6 +139,9 @@ impl Why {
             }
             Why::Bootstrap => "making a new cluster",
             Why::BootstrapElsewhere => "waiting for another member that makes the cluster",
+            Why::SystemUnknown => {
+                "no leader, and /initialize is missing: nothing tells whether the data here is this cluster's; write the system identifier that the members agree on into /initialize"
+            }
             Why::NoLeaderToCopy => "no data here and no leader to copy it from; waiting for a leader",
             Why::CopyFromLeader => "copying the data from the leader",
             Why::Starting => "postgres is starting",

@@ -3,8 +3,8 @@
 use mrg_operator::base::{Lsn, Millis, Position, Timeline};
 use mrg_operator::ha::sync::{Names, Stored};
 use mrg_operator::ha::{
-    Action, Cluster, DataDirectory, Effect, Event, Initialize, LeaderKey, LeaseId, Mode, Outcome, Postgres, Revision, StartAs, StopMode,
-    SwitchoverRequest, Why,
+    Action, Cluster, DataDirectory, Effect, Event, Initialize, LeaderKey, LeaseId, Mode, Outcome, Postgres, Revision, Standby, StartAs,
+    StopMode, SwitchoverRequest, Why,
 };
 
 use crate::story::*;
@@ -391,4 +391,68 @@ fn a_member_that_is_away_stays_listed_for_a_minute() {
     let (failsafe, revision) = (Some(listed(&["a", "b"])), Revision(14));
     story.on(Event::Dcs { cluster: without_c(Cluster { failsafe, revision, ..led }), linearizable: false });
     assert_eq!(lists(&story), None);
+}
+
+#[test]
+fn data_that_nobody_has_said_to_be_of_this_cluster_does_not_lead_while_initialize_is_missing() {
+    let forgotten = Cluster { initialize: None, ..cluster(None, None) };
+    let mut story = Story::new(Mode::Async, forgotten.clone(), Postgres::Stopped(at_rest(false)));
+    assert_eq!(story.why(), Why::SystemUnknown);
+    story.expect_no_step();
+    // Somebody does what the message says, or a record beside the data has said so before.
+    story.on(Event::Dcs { cluster: Cluster { revision: Revision(12), ..cluster(None, None) }, linearizable: true });
+    assert_eq!(story.why(), Why::StartToRace);
+    let mut story = Story::new(Mode::Async, forgotten.clone(), Postgres::Unknown);
+    story.node.remember_system(42);
+    story.look(Postgres::Stopped(at_rest(false)));
+    assert_eq!(story.why(), Why::StartToRace);
+    // An existing server may become a new cluster: nothing tells of another.
+    let story = Story::new(Mode::Async, Cluster { initialize: None, ..virgin() }, Postgres::Stopped(at_rest(false)));
+    assert_eq!(story.why(), Why::StartToRace);
+}
+
+#[test]
+fn a_lease_that_lapsed_is_asked_for_again_though_the_answer_that_etcd_is_back_was_overtaken() {
+    let mut story = Story::new(Mode::Async, cluster(Some((ME, LEASE)), None), primary(Names::Nobody));
+    story.look(Postgres::Stopped(at_rest(true)));
+    let (step, action) = story.step().unwrap();
+    assert!(matches!(action, Action::Start(_)), "{action:?}");
+    story.later(10_001);
+    story.on(Event::Tick);
+    assert!(story.effects.contains(&Effect::ReadDcs), "{:?}", story.effects);
+    story.effects.clear();
+    // A write of ours is done at revision 20; the read that was asked for shows the state before it.
+    story.done(step, Outcome::Written(Revision(20)));
+    story.effects.clear();
+    story.on(Event::Dcs { cluster: Cluster { revision: Revision(19), ..cluster(None, None) }, linearizable: true });
+    assert!(story.effects.contains(&Effect::KeepAlive(LEASE)), "{:?}", story.effects);
+}
+
+#[test]
+fn data_of_another_cluster_has_no_vote_and_is_not_started_while_etcd_is_away() {
+    let leaderless = cluster(None, Some(("b", &["a", "c"], 1)));
+    let Postgres::Standby(ours) = standby(100, None) else { unreachable!() };
+    let mut story = Story::new(Mode::Quorum, leaderless.clone(), Postgres::Standby(Standby { system_id: 7, ..ours }));
+    story.on(Event::DcsLost);
+    story.effects.clear();
+    story.on(Event::VoteAsked { reply: 1 });
+    let refused = story.effects.iter().any(|effect| matches!(effect, Effect::AnswerVote(1, Err(_))));
+    assert!(refused, "{:?}", story.effects);
+    let foreign = Postgres::Stopped(DataDirectory { system_id: 7, ..at_rest(false) });
+    let mut story = Story::new(Mode::Quorum, leaderless, Postgres::Unknown);
+    story.on(Event::DcsLost);
+    story.look(foreign);
+    story.expect_no_step();
+}
+
+#[test]
+fn a_winner_whose_server_ended_meanwhile_does_not_take_sync() {
+    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, None));
+    story.race(100, vec![vote("c", 100)]);
+    let (step, action) = story.step().unwrap();
+    assert_eq!(action, Action::AcquireLeader);
+    story.on(Event::PostmasterGone);
+    story.done(step, Outcome::Written(Revision(11)));
+    story.look(Postgres::NoData);
+    assert_eq!(story.step().map(|(_, action)| action), Some(Action::ReleaseLeader));
 }

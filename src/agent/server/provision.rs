@@ -4,11 +4,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use serde::{Deserialize, Serialize};
 
 use crate::agent::incarnation::write_durably;
 use crate::agent::server::{Error, STATEMENT_WITHIN, Server, remove_if_there};
 use crate::base::MemberName;
 use crate::postgres::{self, ConnectTo, Credentials, DataState, conninfo, look_at};
+
+/// Beside the data: whose it is, for a start at which `initialize` is missing.
+#[derive(Serialize, Deserialize)]
+struct SystemRecord {
+    scope: String,
+    system_id: u64,
+}
 
 impl Server {
     /// Makes a new data directory, whole or not at all.
@@ -50,15 +58,29 @@ impl Server {
         self.unfinished_mark().exists()
     }
 
-    /// The cluster has this system identifier: if our data is of it, it is finished.
+    /// The cluster has this system identifier: if our data is of it, it is finished, and that is written down.
     pub fn note_system(&self, system_id: u64) {
-        let ours = || matches!(look_at(self.data()), DataState::Present(control) if control.data.system_id == system_id);
-        if self.is_unfinished()
-            && ours()
-            && let Err(error) = remove_if_there(&self.unfinished_mark())
-        {
-            tracing::warn!(%error, "the mark of an unfinished cluster cannot be removed");
+        let recorded = self.inner().recorded == Some(system_id);
+        if recorded && !self.is_unfinished() || !self.is_of(system_id) {
+            return;
         }
+        let record = SystemRecord { scope: self.config.scope.to_string(), system_id };
+        let written = write_durably(&self.config.system_file(), crate::dcs::wire::compact(&record).as_bytes());
+        match written.and_then(|()| remove_if_there(&self.unfinished_mark())) {
+            Ok(()) => self.inner().recorded = Some(system_id),
+            Err(error) => tracing::warn!(%error, "it cannot be written down which cluster the data is of"),
+        }
+    }
+
+    /// The system identifier of the data, if it is written down that it is of the cluster of this name.
+    pub fn recorded_system(&self) -> Option<u64> {
+        let bytes = std::fs::read(self.config.system_file()).ok()?;
+        let record: SystemRecord = serde_json::from_slice(&bytes).ok()?;
+        (record.scope == self.config.scope.to_string() && self.is_of(record.system_id)).then_some(record.system_id)
+    }
+
+    fn is_of(&self, system_id: u64) -> bool {
+        matches!(look_at(self.data()), DataState::Present(control) if control.data.system_id == system_id)
     }
 
     /// Replaces the data directory by a copy of a member's.

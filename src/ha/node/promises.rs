@@ -9,7 +9,7 @@ use crate::ha::event::{Effect, PromiseRequest};
 use crate::ha::lease::{LeaseId, Promise};
 use crate::ha::mutant::bug;
 use crate::ha::rules::{decide, would_lead};
-use crate::ha::view::{LeaderKey, Postgres};
+use crate::ha::view::{LeaderKey, Postgres, Standby};
 use crate::ha::why::Why;
 
 /// The longest promise to a leader of other settings: whoever asks for more would silence this member for good.
@@ -67,7 +67,10 @@ impl Node {
         }
         let view = self.view(now);
         let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
-        let answer = if view.is_promised() {
+        let foreign = |standby: &Standby| view.system_id() != Some(standby.system_id) && !bug!(ForeignVotes);
+        let answer = if matches!(&self.postgres, Postgres::Standby(standby) if foreign(standby)) {
+            Some(Err("its data is not known to be this cluster's".to_owned()))
+        } else if view.is_promised() {
             Some(Err("a promise to the leader still holds".to_owned()))
         } else if view.may_have_promised() {
             Some(Err("started less than one ttl ago, without a record of promises".to_owned()))

@@ -95,8 +95,7 @@ impl World {
         if !host.up || host.boot != boot || host.agent.is_some() {
             return;
         }
-        let unnamed = self.judge.made && self.etcd.keys().cluster.initialize.is_none();
-        if self.is_forgotten() && host.has_nothing() || unnamed && host.may_pass_for_another() {
+        if self.is_forgotten() && (host.has_nothing() || host.may_pass_for_another()) {
             // Nothing would tell it of the cluster. In Kubernetes the operator could; here somebody writes the keys again first.
             self.later(1_000, Happening::StartAgent(member, boot));
             return;
@@ -113,6 +112,11 @@ impl World {
         let mut node = Node::new(self.name(member), settings, Some(1), past, now);
         if self.hosts[member].postgres.data.as_ref().is_some_and(|data| data.half_rewound) {
             node.remember_cluster();
+        }
+        let host = &self.hosts[member];
+        if let Some(system_id) = host.system_record.filter(|record| host.postgres.data.as_ref().is_some_and(|data| data.system == *record))
+        {
+            node.remember_system(system_id);
         }
         self.hosts[member].agent = Some(Agent {
             number,
@@ -530,8 +534,10 @@ impl World {
         }
         let initialize = agent.seen.cluster.initialize;
         let Some(lease) = agent.node.lease().map(|lease| lease.id) else { return };
-        if let Some(data) = &mut self.hosts[member].postgres.data {
-            data.unfinished &= initialize != Some(crate::ha::Initialize::Done(data.system));
+        let host = &mut self.hosts[member];
+        if let Some(data) = host.postgres.data.as_mut().filter(|data| initialize == Some(crate::ha::Initialize::Done(data.system))) {
+            data.unfinished = false;
+            host.system_record = Some(data.system);
         }
         self.write_member(member, lease, now);
         self.restore_config(member, lease, now);

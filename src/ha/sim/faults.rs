@@ -129,7 +129,6 @@ impl World {
                 self.later(wait, Happening::Undo(fault));
             }
             Fault::DeleteLeader => self.delete_key(|keys| keys.cluster.leader = None),
-            Fault::DeleteInitialize if self.hosts.iter().any(Host::may_pass_for_another) => {}
             Fault::DeleteInitialize => self.delete_key(|keys| keys.cluster.initialize = None),
             Fault::DeleteFailsafe => self.delete_key(|keys| keys.cluster.failsafe = None),
             Fault::DeleteSync => self.delete_key(|keys| keys.cluster.sync = None),
@@ -242,6 +241,7 @@ impl World {
         self.kill_server(member);
         self.hosts[member].postgres.data = None;
         self.hosts[member].promise_record = None;
+        self.hosts[member].system_record = None;
         true
     }
 
@@ -294,7 +294,7 @@ impl World {
     /// Whether the keys say nothing of a cluster that there is.
     pub fn is_forgotten(&self) -> bool {
         let cluster = &self.etcd.keys().cluster;
-        self.judge.made && cluster.initialize.is_none() && !crate::ha::rules::has_traces(cluster)
+        self.judge.system.is_some() && cluster.initialize.is_none() && !crate::ha::rules::has_traces(cluster)
     }
 
     /// Everything is mended. From here on the cluster must come back by itself.
@@ -333,6 +333,14 @@ impl World {
         self.set_paused(false);
         for host in self.hosts.iter_mut().filter(|host| !host.postgres.runs()) {
             host.postgres.data.take_if(|data| data.system == FOREIGN);
+        }
+        let cluster = &self.etcd.keys().cluster;
+        let nameless = self.judge.system.is_some() && cluster.leader.is_none() && cluster.initialize.is_none() && !self.is_forgotten();
+        let ours = |host: &Host| host.postgres.data.as_ref().map(|data| data.system).filter(|system| *system != FOREIGN);
+        if let Some(system_id) = self.hosts.iter().find_map(ours).filter(|_| nameless) {
+            self.tell(|_| format!("*** somebody writes /initialize: {system_id}"));
+            self.etcd.change(|keys, _| keys.cluster.initialize = Some(crate::ha::Initialize::Done(system_id)));
+            self.etcd_changed();
         }
         let keys = self.etcd.keys();
         let stuck = keys.cluster.leader.is_none()

@@ -42,8 +42,8 @@ pub(super) struct Judge {
     durable: bool,
     /// Whether two writers are ruled out: not where somebody deletes the leader's key from under it.
     one_writer: bool,
-    /// Whether there has been a cluster: it had its system identifier.
-    pub made: bool,
+    /// The system identifier of the first cluster that had one. Before, what is being made may be given up.
+    pub system: Option<u64>,
     within: u64,
 }
 
@@ -67,7 +67,7 @@ impl Judge {
             last_primary: None,
             durable: schedule.settings.replication.mode != Mode::Async,
             one_writer: !schedule.faults.iter().any(by_hand),
-            made: false,
+            system: None,
             within: WHOLE_WITHIN + 5 * schedule.settings.failover.ttl.0,
         }
     }
@@ -101,7 +101,8 @@ impl World {
             return;
         }
         // There is a cluster once it has its system identifier; one that is still being made may be given up.
-        if self.judge.made {
+        let system = self.hosts[member].postgres.data.as_ref().map(|data| data.system);
+        if self.judge.system.is_some() && self.judge.system == system {
             self.judge.commits.push(Commit { index, id });
         }
         let name = self.name(member);
@@ -178,7 +179,9 @@ impl World {
             self.judge.blame("the leader key was taken from whoever held it".to_owned());
         }
         self.judge.created = created;
-        self.judge.made |= matches!(self.etcd.keys().cluster.initialize, Some(Initialize::Done(_)));
+        if let Some(Initialize::Done(system)) = self.etcd.keys().cluster.initialize {
+            self.judge.system.get_or_insert(system);
+        }
         let leadership = self.etcd.keys().cluster.leader.as_ref().and_then(|leader| self.number_of(&leader.member));
         if self.judge.leaderships.last().is_some_and(|(_, last)| *last != leadership) {
             self.judge.leaderships.push((self.now, leadership));

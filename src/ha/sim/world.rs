@@ -167,6 +167,8 @@ pub(super) struct Host {
     pub fence: Fence,
     pub lease_record: Option<LeaseId>,
     pub promise_record: Option<(u32, Option<Promise>)>,
+    /// Which cluster the data is of, as the volume tells.
+    pub system_record: Option<u64>,
     pub watch_lags_until: u64,
 }
 
@@ -234,6 +236,7 @@ impl World {
             fence: Fence::default(),
             lease_record: None,
             promise_record: None,
+            system_record: None,
             watch_lags_until: 0,
         };
         let mut world = Self {
