@@ -11,6 +11,8 @@ pub enum Ended {
     Status(u16),
     /// A gRPC answer with this status.
     Grpc(u32),
+    /// The sidecar of the one that was called answered in its place: the workload did not get the request.
+    Refused,
     /// No connection stood in time, or none could be made.
     NotConnected,
     /// The connection broke after the request may have been sent.
@@ -56,6 +58,8 @@ pub enum Reason {
     TimedOut,
     /// Every provider said that it did not take the request.
     NotAccepted,
+    /// The provider answered with an error, in whose place another answer was given.
+    Failed,
     /// No provider takes requests of this kind.
     NoProvider,
     /// The queue is full.
@@ -68,13 +72,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every one.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BreakerOpen,
         Self::TooManyConcurrent,
         Self::NotConnected,
         Self::Ambiguous,
         Self::TimedOut,
         Self::NotAccepted,
+        Self::Failed,
         Self::NoProvider,
         Self::QueueFull,
         Self::QueueUnavailable,
@@ -90,6 +95,7 @@ impl Reason {
             Self::Ambiguous => "Ambiguous",
             Self::TimedOut => "TimedOut",
             Self::NotAccepted => "NotAccepted",
+            Self::Failed => "Failed",
             Self::NoProvider => "NoProvider",
             Self::QueueFull => "QueueFull",
             Self::QueueUnavailable => "QueueUnavailable",
@@ -105,6 +111,7 @@ impl Reason {
             Self::NotConnected => "no provider could be connected to; the request was not sent",
             Self::Ambiguous => "the connection broke before an answer; the request may have been processed: ask before sending it again",
             Self::TimedOut => "no answer came in time; the request may have been processed: ask before sending it again",
+            Self::Failed => "the provider answered with an error",
             Self::NotAccepted => "every provider said that it did not take the request",
             Self::NoProvider => "no provider takes requests of this kind; see providers[].accepts",
             Self::QueueFull => "nobody could serve the request and the queue is full; it was not kept",
@@ -119,7 +126,7 @@ impl Reason {
     pub fn status(self) -> u16 {
         match self {
             Self::Ambiguous | Self::TimedOut => 504,
-            Self::NotConnected => 502,
+            Self::NotConnected | Self::Failed => 502,
             Self::BreakerOpen
             | Self::TooManyConcurrent
             | Self::NotAccepted
@@ -143,7 +150,7 @@ impl Ended {
         match self {
             Self::Status(status) => status_outcome(status, failure_statuses),
             Self::Grpc(status) => grpc_outcome(status),
-            Self::NotConnected | Self::Reset | Self::TimedOut => Outcome::Failure,
+            Self::Refused | Self::NotConnected | Self::Reset | Self::TimedOut => Outcome::Failure,
             Self::Cancelled => Outcome::Excluded,
         }
     }
@@ -153,7 +160,7 @@ impl Ended {
         match self {
             Self::Status(status) if not_accepted.contains(&status) => Processed::No,
             Self::Status(_) | Self::Grpc(_) => Processed::Answered,
-            Self::NotConnected => Processed::No,
+            Self::Refused | Self::NotConnected => Processed::No,
             Self::Reset | Self::TimedOut | Self::Cancelled => Processed::Unknown,
         }
     }

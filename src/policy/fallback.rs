@@ -14,10 +14,10 @@ pub struct Fallback {
     /// The request is kept, the workload gets 202 and a ticket, and it is sent when the dependency is back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<Queue>,
-    /// The last good answer to the same GET.
+    /// The last good answer to the same GET, where nobody answers or the answer is 500, 502, 503 or 504.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale: Option<Stale>,
-    /// An answer that is always the same.
+    /// An answer that is always the same, where nobody answers or the answer is 500, 502, 503 or 504.
     #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
     pub fixed: Option<StaticAnswer>,
 }

@@ -36,7 +36,7 @@ pub fn next(dependency: &Dependency, attempt: Attempt, ended: Ended) -> Next {
     let again = |on: RetryOn| attempt.may_retry && attempt.body_is_whole && retry.on.contains(&on);
     let repeatable = attempt.request.safe || attempt.request.repeatable;
     match (ended.processed(&dependency.not_accepted), ended) {
-        (Processed::No, Ended::NotConnected) if again(RetryOn::ConnectFailure) => Next::Retry,
+        (Processed::No, Ended::NotConnected | Ended::Refused) if again(RetryOn::ConnectFailure) => Next::Retry,
         (Processed::No, Ended::NotConnected) if attempt.body_is_whole => Next::NextProvider(Reason::NotConnected),
         (Processed::No, Ended::NotConnected) => Next::GiveUp(Reason::NotConnected),
         // The last provider's own words say more than ours.
@@ -100,6 +100,18 @@ mod tests {
         assert_eq!(after(&refusing, WRITE, false, Ended::NotConnected), Next::NextProvider(Reason::NotConnected));
         assert_eq!(after(&refusing, WRITE, true, Ended::Status(503)), Next::NextProvider(Reason::NotAccepted));
         assert_eq!(after(&refusing, WRITE, true, Ended::Status(500)), Next::Answer);
+    }
+
+    #[test]
+    fn a_request_that_a_sidecar_refused_is_sent_again_or_kept_but_its_words_stand_if_nobody_else_can_help() {
+        let alone = |more: &str| {
+            let attempt = Attempt { request: WRITE, body_is_whole: true, may_retry: false, more_providers: false };
+            next(&dependency(more), attempt, Ended::Refused)
+        };
+        assert_eq!(after(&dependency(""), WRITE, true, Ended::Refused), Next::Retry);
+        assert_eq!(after(&dependency(""), WRITE, false, Ended::Refused), Next::NextProvider(Reason::NotAccepted));
+        assert_eq!(alone(r#", "fallback": {"queue": {"idempotencyHeader": "Idempotency-Key"}}"#), Next::GiveUp(Reason::NotAccepted));
+        assert_eq!(alone(""), Next::Answer);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
 use super::body::{BodyError, Sent, SentBody, grpc_status};
+use super::headers::NOT_PROCESSED;
 use super::plan::{Route, Target};
 use crate::policy::Ended;
 
@@ -51,6 +52,9 @@ pub async fn attempt(route: &Route, target: &Target, head: &Head, body: &Sent, l
         Err(_) => (Ended::TimedOut, None),
         Ok(Ok(mut response)) => {
             response.extensions_mut().remove::<ReasonPhrase>();
+            if response.headers().contains_key(NOT_PROCESSED) {
+                return (Ended::Refused, Some(response));
+            }
             let grpc = head.grpc.then(|| grpc_status(response.headers())).flatten();
             (grpc.map_or(Ended::Status(response.status().as_u16()), Ended::Grpc), Some(response))
         }

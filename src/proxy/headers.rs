@@ -9,6 +9,9 @@ pub const REASON: HeaderName = HeaderName::from_static("x-mrg-reason");
 pub const PROVIDER: HeaderName = HeaderName::from_static("x-mrg-provider");
 /// How old a stale answer is; seconds.
 pub const STALE: HeaderName = HeaderName::from_static("x-mrg-stale");
+/// The sidecar before a workload says that the workload did not get the request. It is good for one hop: a workload that passes on what another's
+/// sidecar said to it would speak of another request.
+pub const NOT_PROCESSED: HeaderName = HeaderName::from_static("x-mrg-not-processed");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -35,7 +38,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, NOT_PROCESSED] {
         headers.remove(name);
     }
     // Without it a gRPC server refuses a call.
@@ -57,6 +60,7 @@ mod tests {
             ("keep-alive", "timeout=5"),
             ("transfer-encoding", "chunked"),
             ("te", "trailers"),
+            ("x-mrg-not-processed", "1"),
             ("accept", "*/*"),
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));

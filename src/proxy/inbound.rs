@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::answer::{is_grpc, refusal};
 use super::attempt;
 use super::body::{Answer, Sent, SentBody, Watch};
-use super::headers::{strip_hop_by_hop, upgrade_of};
+use super::headers::{NOT_PROCESSED, strip_hop_by_hop, upgrade_of};
 use super::provider::{Permit, Provider};
 use super::state::{Concurrency, Counter};
 use crate::breaker::{Mode, Outcome, Settings};
@@ -171,7 +171,7 @@ impl Gate {
         let grpc = is_grpc(request.headers());
         let Some(in_flight) = self.concurrency.enter(self.limits.max_concurrent) else {
             self.refused.add();
-            return refusal(Reason::TooManyConcurrent, "inbound", None, grpc);
+            return not_processed(refusal(Reason::TooManyConcurrent, "inbound", None, grpc));
         };
         let http2 = request.version() == Version::HTTP_2;
         let client = if http2 { &self.two } else { &self.one };
@@ -202,7 +202,8 @@ impl Gate {
             Err(_) => Reason::TimedOut,
         };
         self.failed.add();
-        refusal(reason, "inbound", None, grpc)
+        let answer = refusal(reason, "inbound", None, grpc);
+        if reason == Reason::NotConnected { not_processed(answer) } else { answer }
     }
 
     fn way(&self, parts: &Parts) -> Way<'_> {
@@ -287,6 +288,12 @@ impl Gate {
         parts.uri = Uri::from_parts(uri).unwrap_or_default();
         (caller, parts, Sent::streaming(body))
     }
+}
+
+/// Tells the caller's sidecar that the request may be sent again, or kept.
+fn not_processed(mut answer: Response<Answer>) -> Response<Answer> {
+    answer.headers_mut().insert(NOT_PROCESSED, HeaderValue::from_static("1"));
+    answer
 }
 
 /// Whether an answer speaks against who gave it.

@@ -92,7 +92,7 @@ impl<'a> Call<'a> {
         let now = clock::now();
         lock(&self.route.shared.budget).request(now);
         match self.providers(deadline, Some(in_flight)).await {
-            Ok(response) => response,
+            Ok(response) => self.or_spare(response),
             // Every connection has room for what a request may need: what few need is not part of it.
             Err(unserved) => match Box::pin(self.queue(&unserved)).await {
                 Some(response) => response,
@@ -129,13 +129,26 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// A better answer than an error, if there is one (RFC 5861, "stale-if-error", names the same statuses); else the provider's own words.
+    fn or_spare(&self, response: Response<Answer>) -> Response<Answer> {
+        if !matches!(response.status().as_u16(), 500 | 502..=504) || self.head.grpc {
+            return response;
+        }
+        self.spare(Reason::Failed).unwrap_or(response)
+    }
+
     fn fall_back(&self, why: &Unserved) -> Response<Answer> {
+        self.spare(why.reason).unwrap_or_else(|| unserved(self.route, why.reason, why.retry_after, self.head.grpc))
+    }
+
+    /// The last good answer, or a fixed one.
+    fn spare(&self, why: Reason) -> Option<Response<Answer>> {
         let fallback = &self.route.spec.fallback;
         if let Some(limits) = fallback.stale.as_ref().filter(|_| self.head.method == Method::GET)
-            && let Some(response) = stale::answer(&self.route.shared.answers, limits, self.head.path.as_str(), why.reason)
+            && let Some(response) = stale::answer(&self.route.shared.answers, limits, self.head.path.as_str(), why)
         {
             self.route.shared.fallbacks.add();
-            return response;
+            return Some(response);
         }
         if let Some(fixed) = &fallback.fixed {
             self.route.shared.fallbacks.add();
@@ -146,10 +159,10 @@ impl<'a> Call<'a> {
                     response.headers_mut().insert(name, value);
                 }
             }
-            response.headers_mut().insert(super::headers::REASON, HeaderValue::from_static(why.reason.name()));
-            return response;
+            response.headers_mut().insert(super::headers::REASON, HeaderValue::from_static(why.name()));
+            return Some(response);
         }
-        unserved(self.route, why.reason, why.retry_after, self.head.grpc)
+        None
     }
 
     async fn providers(&self, deadline: Instant, mut in_flight: Option<InFlight>) -> Result<Response<Answer>, Unserved> {

@@ -228,6 +228,12 @@ async fn answers_from_better_days_and_fixed_ones_stand_in() {
     let maps = upstream("maps");
     let proxy = Proxy::start(&[&maps], json!({ "fallback": { "stale": { "maxAge": "600ms" } } })).await;
     let good = proxy.get("/route?a=b").await.text().await.unwrap();
+    // In the place of an error; where there is no other answer, that is what the provider said.
+    maps.fail(status(503));
+    let stale = proxy.get("/route?a=b").await;
+    assert_eq!((stale.status().as_u16(), stale.headers()["x-mrg-reason"].to_str().unwrap()), (200, "Failed"));
+    let own = proxy.get("/route?a=c").await;
+    assert_eq!((own.status().as_u16(), own.headers().get("x-mrg-reason")), (503, None));
     maps.fail(Faults { refuse: true, ..Faults::default() });
     sleep(Duration::from_millis(20)).await;
     let stale = proxy.get("/route?a=b").await;
@@ -496,4 +502,26 @@ async fn before_the_pod_stops_callers_are_served_and_sent_elsewhere_for_their_ne
     let own = proxy.client.get(format!("http://127.0.0.1:{outbound}/x")).send().await.unwrap();
     assert!(own.status() == StatusCode::OK && !closes(&own), "the workload's own calls go on");
     assert_eq!(proxy.state().await["draining"], true);
+}
+
+#[tokio::test]
+async fn what_the_sidecar_before_a_dead_workload_refuses_is_kept_or_answered_from_better_days() {
+    let workload = upstream("userservice");
+    let inbound = free_port();
+    let config = json!({ "workload": "userservice", "inbound": { "port": inbound, "targetPort": workload.address().port() } });
+    let _sidecar = Proxy::with(&config, inbound).await;
+    let at = json!([{ "name": "p0", "url": format!("http://127.0.0.1:{inbound}") }]);
+    let queue = json!({ "providers": at, "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "1s" } } });
+    let (keeps, plain) = (Proxy::start(&[], queue).await, Proxy::start(&[], json!({ "providers": at })).await);
+    assert_eq!(keeps.post("a").await.status().as_u16(), 200);
+    workload.fail(Faults { refuse: true, ..Faults::default() });
+    sleep(Duration::from_millis(20)).await;
+    // The first may go down with a connection that was kept open; that one may have been heard.
+    let _ = keeps.post("b").await;
+    assert_eq!(keeps.post("c").await.status().as_u16(), 202, "the workload did not get it, and its sidecar says so");
+    let answer = plain.post("d").await;
+    assert_eq!(answer.status().as_u16(), 502);
+    assert!(!answer.headers().contains_key("x-mrg-not-processed"), "that is between the sidecars");
+    workload.fail(Faults::default());
+    until("it is sent", || async { workload.by_key().get("c") == Some(&1) }).await;
 }
