@@ -42,7 +42,7 @@ pub struct Queue {
     /// Those older than this are not sent any more; people decide about them.
     #[serde(default = "day")]
     pub max_age: Duration,
-    /// A request that failed again is sent again after this.
+    /// A request that failed again is sent again after this, or when a breaker that has opened lets somebody through again.
     #[serde(default = "five_minutes")]
     pub retry_after: Duration,
     /// So many a second are sent at most once the dependency is back.

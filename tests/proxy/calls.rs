@@ -525,3 +525,21 @@ async fn what_the_sidecar_before_a_dead_workload_refuses_is_kept_or_answered_fro
     workload.fail(Faults::default());
     until("it is sent", || async { workload.by_key().get("c") == Some(&1) }).await;
 }
+
+#[tokio::test]
+async fn what_failed_before_the_breaker_opened_is_what_it_lets_through_first() {
+    let bbd = upstream("bbd");
+    let queue = json!({ "idempotencyHeader": "Idempotency-Key", "retryAfter": "300s" });
+    let proxy = Proxy::start(&[&bbd], json!({ "breaker": { "minRequests": 5, "maxRequests": 3 }, "fallback": { "queue": queue } })).await;
+    bbd.fail(Faults { refuse: true, ..Faults::default() });
+    sleep(Duration::from_millis(20)).await;
+    // Each is tried once, kept, and tried once more at once; the breaker opens on the way.
+    for key in ["a", "b", "c", "d", "e"] {
+        assert_eq!(proxy.post(key).await.status().as_u16(), 202);
+    }
+    until("the breaker is open", || async { proxy.breaker(0).await == "Open" }).await;
+    bbd.fail(Faults::default());
+    until("everything is sent", || async { bbd.by_key().len() == 5 }).await;
+    assert!(bbd.by_key().values().all(|times| *times == 1), "{:?}", bbd.by_key());
+    until("the breaker is closed", || async { proxy.breaker(0).await == "Closed" }).await;
+}

@@ -157,6 +157,14 @@ impl Log {
         Ok(Kept::Ticket(item.ticket.clone(), item.standing))
     }
 
+    /// Whoever waits for another try has it now. Not written down: after a restart the pause is what it was.
+    pub fn hurry(&mut self, dependency: &str) {
+        let now = Timestamp::now();
+        for item in self.items.values_mut().filter(|item| item.dependency == dependency && item.standing == Standing::Waiting) {
+            item.retry_at = item.retry_at.min(now);
+        }
+    }
+
     /// The oldest that is not being sent just now.
     pub fn first_to_move(&self) -> Option<Item> {
         self.items.values().filter(|item| item.standing != Standing::Sending).min_by_key(|item| item.created).cloned()

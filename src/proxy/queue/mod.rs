@@ -195,6 +195,19 @@ impl Queue {
         }
     }
 
+    /// Whoever waits for another try has it now.
+    async fn hurry(&self, dependency: &str) {
+        if let Some(postgres) = &self.postgres {
+            let hurry = postgres.hurry(&self.workload, dependency);
+            if let Err(error) = tokio::time::timeout(POSTGRES_WITHIN, hurry).await.unwrap_or(Err(Error::Slow)) {
+                tracing::warn!(error = chain(&error), "what waits is sent later than it could be");
+            }
+        }
+        if let Some(log) = &self.log {
+            log.lock().await.hurry(dependency);
+        }
+    }
+
     /// How a request that was sent has ended. Said until it is taken: who does not hear it leaves the request to people.
     async fn settle(&self, item: &Item, place: Where, standing: Standing, retry_at: Option<Timestamp>, note: &str) {
         for _ in 0..30 {

@@ -171,6 +171,21 @@ impl Postgres {
         .await
     }
 
+    /// Whoever waits for another try has it now.
+    ///
+    /// # Errors
+    /// If the database does not write it.
+    pub async fn hurry(&self, workload: &str, dependency: &str) -> Result<(), Error> {
+        let now = millis(Timestamp::now());
+        self.with("did not bring forward what waits", async |client| {
+            let statement = "UPDATE mrg_queue SET retry_at_ms = $3
+                             WHERE workload = $1 AND dependency = $2 AND standing = 'Waiting' AND retry_at_ms > $3";
+            client.execute(statement, &[&workload, &dependency, &now]).await
+        })
+        .await
+        .map(drop)
+    }
+
     /// How a request has ended.
     ///
     /// # Errors

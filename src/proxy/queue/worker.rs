@@ -18,6 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Works until `phase` says to stop; a request that is being sent then is sent to its end.
 pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut phase: watch::Receiver<Phase>) {
+    let mut shut = false;
     loop {
         if *phase.borrow() == Phase::Stopping {
             return;
@@ -32,7 +33,12 @@ pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut phase: wa
         };
         queue.move_to_postgres().await;
         // Whoever waits while all breakers are open would only be refused.
-        if route.targets.iter().any(|target| target.provider.standing().0 != State::Open) {
+        let opens = route.targets.iter().any(|target| target.provider.standing().0 != State::Open);
+        if opens {
+            // Those that failed before it shut are the probes that it needs now; their pause was for a dependency of which nothing was known.
+            if std::mem::take(&mut shut) {
+                queue.hurry(&route.spec.name).await;
+            }
             let repeatable = may_be_sent_twice(&route, limits);
             if let Some((item, at)) = queue.claim(&route.spec.name, limits, repeatable).await {
                 send(&route, limits, item, at, repeatable).await;
@@ -40,6 +46,7 @@ pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut phase: wa
                 continue;
             }
         }
+        shut = !opens;
         tokio::select! {
             () = queue.news.notified() => {}
             _ = changes.changed() => {}
