@@ -334,6 +334,11 @@ impl AgentConfig {
         self.beside_data(".promise")
     }
 
+    /// Where this member's REST API is, as Patroni's keys have it.
+    pub fn api_url(&self) -> String {
+        format!("http://{}/patroni", self.rest_connect)
+    }
+
     /// Where it is written down which cluster the data is of.
     pub fn system_file(&self) -> PathBuf {
         self.beside_data(".system")

@@ -290,7 +290,7 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
         server_version: (facts.version > 0).then_some(facts.version),
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),
-        api_url: format!("http://{}/patroni", config.rest_connect),
+        api_url: config.api_url(),
         state: state(status).to_owned(),
         role: role(status).to_owned(),
         version: PATRONI_VERSION.to_owned(),

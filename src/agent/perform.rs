@@ -109,7 +109,7 @@ pub(super) async fn write_failsafe(
     let (stored, present) = (wire::failsafe(&snapshot.entries).unwrap_or_default(), members(snapshot));
     let config = &context.config;
     let address = |name: &MemberName| match present.get(name) {
-        _ if *name == config.name => format!("http://{}/patroni", config.rest_connect),
+        _ if *name == config.name => config.api_url(),
         Some(data) => data.api_url.clone(),
         None => stored.get(name).cloned().unwrap_or_default(),
     };

@@ -531,7 +531,7 @@ impl Agent {
             let request = FailsafeRequest {
                 name: config.name.to_string(),
                 conn_url: format!("postgres://{}/postgres", config.connect),
-                api_url: format!("http://{}/patroni", config.rest_connect),
+                api_url: config.api_url(),
                 ttl_ms: Some(ttl),
                 lease,
                 round,
