@@ -130,6 +130,7 @@ fn world(number: u64) -> Option<World> {
         timeline: None,
         timeline_of: None,
         failsafe: Some(Failsafe { members: names_of(if listed { &["a", "b", "c"] } else { &["b", "c"] }), ..Failsafe::default() }),
+        expected: None,
     };
     let ttl = Millis::seconds(10);
     let votes = |flushed: Option<u64>| {

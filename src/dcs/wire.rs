@@ -270,7 +270,15 @@ pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
         timeline: history(entries).last().map(next_timeline),
         timeline_of: history(entries).last().and_then(|line| MemberName::new(&line.4).ok()),
         failsafe: entries.get("failsafe").map(|entry| listed(entry, entries)),
+        expected: expected(entries),
     }
+}
+
+/// Who belongs to the cluster: `mrg.members` of the `config` key, an array of names. What cannot be read says nothing.
+pub fn expected(entries: &Entries) -> Option<BTreeSet<MemberName>> {
+    let config: serde_json::Value = serde_json::from_slice(&entries.get("config")?.value).ok()?;
+    let names = config.get("mrg")?.get("members")?.as_array()?;
+    names.iter().map(|name| MemberName::new(name.as_str()?).ok()).collect()
 }
 
 /// One that cannot be read lists nobody: whoever leads writes it anew, and without a leader it has to be deleted.
@@ -333,6 +341,15 @@ mod tests {
         assert_eq!(cluster.timeline, Some(Timeline(2)));
         assert_eq!(cluster.optime, Some(Lsn(67_393_608)));
         assert_eq!(cluster.switchover.unwrap().candidate, Some(name("postgresql1")));
+    }
+
+    #[test]
+    fn who_belongs_to_the_cluster_is_said_by_the_configuration_or_by_nobody() {
+        let expected = |config: &str| expected(&entries(&[("config", config)])).map(|names| names.len());
+        assert_eq!(expected(r#"{"ttl":30,"mrg":{"members":["a","b"]}}"#), Some(2));
+        for silent in [r#"{"ttl":30}"#, r#"{"mrg":{"members":3}}"#, r#"{"mrg":{"members":["a",7]}}"#, "nonsense"] {
+            assert_eq!(expected(silent), None, "{silent}");
+        }
     }
 
     #[test]

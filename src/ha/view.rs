@@ -88,6 +88,16 @@ pub struct Cluster {
     pub timeline_of: Option<MemberName>,
     /// `failsafe`: whose promises a leader without DCS needs. Whoever is not in it does not race; without the key nobody leads by promises.
     pub failsafe: Option<Failsafe>,
+    /// Who belongs to the cluster by its configuration (`config`, `mrg.members`); `None` where it does not say. Whoever is away and not among them will
+    /// not come back.
+    pub expected: Option<BTreeSet<MemberName>>,
+}
+
+impl Cluster {
+    /// Whether this member belongs to the cluster, as far as the configuration says.
+    pub fn expects(&self, member: &MemberName) -> bool {
+        self.expected.as_ref().is_none_or(|expected| expected.contains(member))
+    }
 }
 
 /// The key `failsafe`.

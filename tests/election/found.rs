@@ -456,3 +456,20 @@ fn a_winner_whose_server_ended_meanwhile_does_not_take_sync() {
     story.look(Postgres::NoData);
     assert_eq!(story.step().map(|(_, action)| action), Some(Action::ReleaseLeader));
 }
+
+#[test]
+fn a_member_that_the_configuration_names_no_more_leaves_the_list_as_soon_as_it_is_away() {
+    let scaled_down = |names: &[&str]| Cluster {
+        revision: Revision(13),
+        expected: Some(names.iter().map(|member| name(member)).collect()),
+        ..cluster(Some((ME, LEASE)), None)
+    };
+    let mut story = Story::new(Mode::Async, scaled_down(&["a", "b"]), primary(Names::Nobody));
+    assert_eq!(lists(&story), None, "it is still there, and may race");
+    story.on(Event::Dcs { cluster: without_c(scaled_down(&["a", "b"])), linearizable: true });
+    assert_eq!(lists(&story).expect("the list is written"), ["a", "b"]);
+    // One that restarts stays a candidate.
+    let mut story = Story::new(Mode::Async, scaled_down(&["a", "b", "c"]), primary(Names::Nobody));
+    story.on(Event::Dcs { cluster: without_c(scaled_down(&["a", "b", "c"])), linearizable: true });
+    assert_eq!(lists(&story), None);
+}

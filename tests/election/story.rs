@@ -48,6 +48,7 @@ pub fn cluster(leader: Option<(&str, LeaseId)>, sync: Option<(&str, &[&str], usi
         timeline: None,
         timeline_of: None,
         failsafe: Some(listed(&["a", "b", "c"])),
+        expected: None,
     }
 }
 

@@ -135,6 +135,7 @@ impl State {
             timeline: None,
             timeline_of: None,
             failsafe: self.etcd.failsafe.clone(),
+            expected: None,
         }
     }
 

@@ -74,6 +74,11 @@ impl Desired {
         secret_name(&self.name)
     }
 
+    /// The members, by name: their pods.
+    pub fn members(&self) -> Vec<String> {
+        (0..self.spec.replicas).map(|ordinal| format!("{}-{ordinal}", self.name)).collect()
+    }
+
     /// Owners of databases, each once, besides the superuser.
     pub fn owners(&self) -> BTreeSet<String> {
         owners(&self.spec)

@@ -12,7 +12,7 @@ use crate::ha::event::Effect;
 use crate::ha::mutant::bug;
 use crate::ha::view::{Cluster, DcsView, Initialize, Revision, Unsettled};
 
-/// How long a member that is away stays listed, so that a restart costs nobody his candidacy.
+/// How long a member that is away stays listed, so that a restart costs nobody his candidacy; whoever does not belong to the cluster any more goes at once.
 const OUTLIVES_MEMBER: Millis = Millis::seconds(60);
 /// The pause after a write that failed.
 const RETRY: Millis = Millis(250);
@@ -54,7 +54,8 @@ impl Node {
         }
         let (failsafe, peers) = (cluster.failsafe.clone(), view.peers());
         let listed = failsafe.as_ref().map(|stored| stored.members.clone()).unwrap_or_default();
-        let wanted = self.settings.failover.failsafe.then(|| self.wanted(now, &listed, peers));
+        let may_return = listed.iter().filter(|name| cluster.expects(name)).cloned().collect();
+        let wanted = self.settings.failover.failsafe.then(|| self.wanted(now, &may_return, peers));
         let outdated = failsafe.as_ref().is_some_and(|stored| stored.outdated);
         if wanted == failsafe.as_ref().map(|stored| stored.members.clone()) && !outdated {
             return;
@@ -69,9 +70,9 @@ impl Node {
         effects.push(Effect::WriteFailsafe { over, members: wanted });
     }
 
-    /// Everybody who is there, and those who have not been away for long.
-    fn wanted(&mut self, now: Moment, listed: &BTreeSet<MemberName>, mut peers: BTreeSet<MemberName>) -> BTreeSet<MemberName> {
-        let away: BTreeSet<&MemberName> = listed.iter().filter(|name| **name != self.me && !peers.contains(*name)).collect();
+    /// Everybody who is there, and those who have not been away for long and may return.
+    fn wanted(&mut self, now: Moment, may_return: &BTreeSet<MemberName>, mut peers: BTreeSet<MemberName>) -> BTreeSet<MemberName> {
+        let away: BTreeSet<&MemberName> = may_return.iter().filter(|name| **name != self.me && !peers.contains(*name)).collect();
         self.listing.away.retain(|name, _| away.contains(name));
         let mut stay = Vec::new();
         for name in away {

@@ -132,7 +132,7 @@ impl World {
             Fault::DeleteInitialize => self.delete_key(|keys| keys.cluster.initialize = None),
             Fault::DeleteFailsafe => self.delete_key(|keys| keys.cluster.failsafe = None),
             Fault::DeleteSync => self.delete_key(|keys| keys.cluster.sync = None),
-            Fault::DeleteConfig => self.delete_key(|keys| keys.settings = None),
+            Fault::DeleteConfig => self.delete_key(|keys| (keys.settings, keys.cluster.expected) = (None, None)),
             Fault::DeleteEverything => self.delete_everything(),
             Fault::KillPooler(pooler, wait) => {
                 self.stop_pooler(pooler);
@@ -246,7 +246,8 @@ impl World {
     }
 
     fn reconfigure(&mut self, how: u64) {
-        let mut new = settings(&mut Random::new(how));
+        let mut random = Random::new(how);
+        let mut new = settings(&mut random);
         let Some(old) = self.etcd.keys().settings else { return };
         new.paused = old.paused;
         new.replication.count = new.replication.count.min(self.hosts.len() - 1);
@@ -254,7 +255,9 @@ impl World {
         if old.replication.mode == Mode::Async || new.replication.mode == Mode::Async {
             new.replication.mode = old.replication.mode;
         }
-        self.etcd.change(|keys, _| keys.settings = Some(new));
+        let expected = self.hosts.iter().map(|host| host.name.clone()).filter(|_| random.chance(700)).collect();
+        let expected = random.chance(500).then_some(expected);
+        self.etcd.change(|keys, _| (keys.settings, keys.cluster.expected) = (Some(new), expected));
         self.etcd_changed();
     }
 

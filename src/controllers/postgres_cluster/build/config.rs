@@ -36,7 +36,7 @@ pub fn dynamic_config(desired: &Desired) -> Map<String, Value> {
         "synchronous_mode": mode,
         "synchronous_mode_strict": spec.replication.strict,
         "synchronous_node_count": spec.replication.count,
-        "mrg": { "on_crash": on_crash },
+        "mrg": { "on_crash": on_crash, "members": desired.members() },
         "postgresql": postgresql,
     });
     config.as_object().cloned().unwrap_or_default()
