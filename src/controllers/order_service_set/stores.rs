@@ -1,6 +1,6 @@
-//! Redis and RabbitMQ, as they answer: others run them, and whether they do is asked every few seconds, each in a task of its own.
+//! Redis and RabbitMQ, as they answer: others run them, and whether they do is asked every few seconds, each address in a task of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,21 +26,28 @@ pub struct Known {
     pub since: Timestamp,
 }
 
-struct Watched {
-    url: String,
-    known: Arc<Mutex<Option<Known>>>,
+/// A store, whoever names it.
+#[derive(Default)]
+struct Store {
+    known: Option<Known>,
+    /// Whose it is.
+    of: HashSet<Reference>,
+}
+
+struct Asked {
+    store: Arc<Mutex<Store>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Watched {
+impl Drop for Asked {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// The stores of every platform.
+/// The stores of every platform, by address: one that many share is asked once.
 pub struct Stores {
-    of: Mutex<HashMap<Reference, BTreeMap<&'static str, Watched>>>,
+    asked: Mutex<HashMap<String, Asked>>,
     triggers: mpsc::UnboundedSender<Reference>,
 }
 
@@ -52,31 +59,47 @@ impl Stores {
     /// Nobody is asked yet; the stream says which platform has news.
     pub fn new() -> (Self, impl futures::Stream<Item = Reference> + Send + 'static) {
         let (triggers, mut queue) = mpsc::unbounded_channel();
-        (Self { of: Mutex::default(), triggers }, futures::stream::poll_fn(move |context| queue.poll_recv(context)))
+        (Self { asked: Mutex::default(), triggers }, futures::stream::poll_fn(move |context| queue.poll_recv(context)))
     }
 
-    /// Asks exactly these from now on, by name and address, and says what is known of each.
+    /// Asks exactly these for this platform from now on, by name and address, and says what is known of each.
     pub fn ask(&self, set: &Reference, stores: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, Known> {
-        let mut all = lock(&self.of);
-        let watched = all.entry(set.clone()).or_default();
-        watched.retain(|name, watched| stores.get(name) == Some(&watched.url));
+        let mut asked = lock(&self.asked);
+        leave(&mut asked, |url, of| of == set && !stores.values().any(|wanted| wanted == url));
+        let mut known = BTreeMap::new();
         for (name, url) in stores {
-            if !watched.contains_key(name) {
-                let known = Arc::new(Mutex::new(None));
-                let task = tokio::spawn(keep_asking(url.clone(), known.clone(), self.triggers.clone(), set.clone()));
-                watched.insert(name, Watched { url: url.clone(), known, task });
-            }
+            let store = match asked.get(url) {
+                Some(asked) => asked.store.clone(),
+                None => {
+                    let store = Arc::new(Mutex::new(Store::default()));
+                    let task = tokio::spawn(keep_asking(url.clone(), store.clone(), self.triggers.clone()));
+                    asked.insert(url.clone(), Asked { store: store.clone(), task });
+                    store
+                }
+            };
+            let mut store = lock(&store);
+            store.of.insert(set.clone());
+            known.extend(store.known.clone().map(|known| (*name, known)));
         }
-        watched.iter().filter_map(|(name, watched)| Some((*name, lock(&watched.known).clone()?))).collect()
+        known
     }
 
     /// The platform is gone.
     pub fn forget(&self, namespace: Option<&str>, name: &str) {
-        lock(&self.of).retain(|set, _| set.name != name || set.namespace.as_deref() != namespace);
+        leave(&mut lock(&self.asked), |_, set| set.name == name && set.namespace.as_deref() == namespace);
     }
 }
 
-async fn keep_asking(url: String, known: Arc<Mutex<Option<Known>>>, triggers: mpsc::UnboundedSender<Reference>, set: Reference) {
+/// Takes platforms from stores; one that is nobody's is not asked any more.
+fn leave(asked: &mut HashMap<String, Asked>, goes: impl Fn(&str, &Reference) -> bool) {
+    asked.retain(|url, asked| {
+        let mut store = lock(&asked.store);
+        store.of.retain(|set| !goes(url, set));
+        !store.of.is_empty()
+    });
+}
+
+async fn keep_asking(url: String, store: Arc<Mutex<Store>>, triggers: mpsc::UnboundedSender<Reference>) {
     let mut misses = 0;
     let mut first_miss = None;
     loop {
@@ -90,17 +113,21 @@ async fn keep_asking(url: String, known: Arc<Mutex<Option<Known>>>, triggers: mp
             }
             None => (misses, first_miss) = (0, None),
         }
-        let is_news = {
-            let mut known = lock(&known);
+        let news: Vec<Reference> = {
+            let mut store = lock(&store);
             let certain = trouble.is_none() || misses >= MISSES;
-            let same = known.as_ref().is_some_and(|known| known.trouble.is_some() == trouble.is_some());
+            let same = store.known.as_ref().is_some_and(|known| known.trouble.is_some() == trouble.is_some());
             if certain && !same {
-                *known = Some(Known { trouble, since: first_miss.unwrap_or_else(Timestamp::now) });
+                store.known = Some(Known { trouble, since: first_miss.unwrap_or_else(Timestamp::now) });
+                store.of.iter().cloned().collect()
+            } else {
+                Vec::new()
             }
-            certain && !same
         };
-        if is_news && triggers.send(set.clone()).is_err() {
-            return;
+        for set in news {
+            if triggers.send(set).is_err() {
+                return;
+            }
         }
         tokio::time::sleep(EVERY).await;
     }
@@ -177,5 +204,20 @@ mod tests {
         assert!(answers(b"").await.is_err_and(|why| why.contains("closes the connection")));
         assert!(ask("amqp://127.0.0.1:1/").await.is_err());
         assert!(ask("redis://127.0.0.1:1/").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_many_share_is_asked_once_and_no_more_when_the_last_is_gone() {
+        let (stores, _news) = Stores::new();
+        let set = |namespace: &str| Reference::new("mrg").within(namespace);
+        let at = |url: &str| BTreeMap::from([("redis", url.to_owned())]);
+        let asked = || lock(&stores.asked).keys().cloned().collect::<Vec<_>>();
+        stores.ask(&set("a"), &at("redis://shared:1/"));
+        stores.ask(&set("b"), &at("redis://shared:1/"));
+        assert_eq!(asked(), ["redis://shared:1/"]);
+        stores.ask(&set("a"), &at("redis://own:1/"));
+        assert_eq!(asked().len(), 2);
+        stores.forget(Some("b"), "mrg");
+        assert_eq!(asked(), ["redis://own:1/"]);
     }
 }
