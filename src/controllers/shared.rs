@@ -5,21 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Controller;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
 use crate::api::{OrderServiceSet, PgBouncerPool, PostgresCluster, ServiceResilience};
 use crate::cluster::{Applied, Cache, Secrets};
+use crate::controllers::seen::{Deployment, Pod, StatefulSet};
 use crate::controllers::service_resilience::inject;
 
 /// What there is, as the watches tell it, and what was done about it.
@@ -58,15 +55,9 @@ impl Shared {
             client: client.clone(),
             applied: Applied::new(client.clone()),
             secrets: Secrets::new(client.clone()),
-            deployments: Cache::new(Api::all(client.clone()), every(), |deployment| {
-                prune_workload(&mut deployment.metadata);
-                prune_template(deployment.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()));
-            }),
-            stateful_sets: Cache::new(Api::all(client.clone()), every(), |set| {
-                prune_workload(&mut set.metadata);
-                prune_template(set.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()));
-            }),
-            pods: Cache::new(Api::all(client.clone()), every().labels(inject::LABEL), prune_pod),
+            deployments: Cache::new(Api::all(client.clone()), every(), |_| ()),
+            stateful_sets: Cache::new(Api::all(client.clone()), every(), |_| ()),
+            pods: Cache::new(Api::all(client.clone()), every().labels(inject::LABEL), |_| ()),
             autoscalers: Cache::new(Api::all(client.clone()), every(), |_| ()),
             budgets: Cache::new(Api::all(client.clone()), every(), |budget| budget.metadata.managed_fields = None),
             sets: cache(client),
@@ -161,96 +152,4 @@ where
         let found = store.state().into_iter().filter(|object| speaks(object, &changed)).map(|object| ObjectRef::from_obj(object.as_ref()));
         futures::stream::iter(found.collect::<Vec<_>>())
     })
-}
-
-/// Of all that stands in a workload's metadata: who owns the fields that matter, and what this operator noted.
-fn prune_workload(metadata: &mut ObjectMeta) {
-    metadata.managed_fields = metadata.managed_fields.take().map(|entries| entries.into_iter().filter_map(owner_of_fields).collect());
-    metadata.annotations.iter_mut().for_each(|all| all.retain(|name, _| name.starts_with("mrg.bluebird.id/")));
-}
-
-fn owner_of_fields(entry: ManagedFieldsEntry) -> Option<ManagedFieldsEntry> {
-    let spec = entry.fields_v1.as_ref()?.0.get("f:spec")?;
-    let owned =
-        ["f:replicas", "f:template"].into_iter().filter(|field| spec.get(field).is_some()).map(|field| (field.to_owned(), json!({})));
-    let owned: serde_json::Map<String, Value> = owned.collect();
-    (!owned.is_empty()).then(|| ManagedFieldsEntry { fields_v1: Some(FieldsV1(json!({ "f:spec": owned }))), ..entry })
-}
-
-/// Of a template: its containers' probes.
-fn prune_template(template: Option<&mut PodSpec>) {
-    let Some(template) = template else { return };
-    let container = |container: Container| Container {
-        name: container.name,
-        liveness_probe: container.liveness_probe,
-        readiness_probe: container.readiness_probe,
-        ..Container::default()
-    };
-    let containers = std::mem::take(&mut template.containers).into_iter().map(container).collect();
-    *template = PodSpec { containers, ..PodSpec::default() };
-}
-
-/// Of a pod: whether it has the sidecar, where it is, and how it is.
-pub fn prune_pod(pod: &mut Pod) {
-    (pod.metadata.managed_fields, pod.metadata.annotations) = (None, None);
-    if let Some(spec) = &mut pod.spec {
-        let named = |container: Container| Container { name: container.name, ..Container::default() };
-        let sidecars =
-            spec.init_containers.take().map(|all| all.into_iter().filter(|it| it.name == inject::CONTAINER).map(named).collect());
-        *spec = PodSpec { init_containers: sidecars, ..PodSpec::default() };
-    }
-    if let Some(status) = &mut pod.status {
-        let mut conditions = status.conditions.take();
-        conditions.iter_mut().for_each(|all| all.retain(|condition| condition.type_ == "Ready"));
-        *status = PodStatus { phase: status.phase.take(), pod_ip: status.pod_ip.take(), conditions, ..PodStatus::default() };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_workload_is_kept_what_drift_and_the_floor_are_told_by() {
-        let mut deployment: Deployment = serde_json::from_value(json!({
-            "metadata": {
-                "name": "w", "annotations": { "mrg.bluebird.id/revision": "r", "kubectl.kubernetes.io/last-applied-configuration": "{}" },
-                "managedFields": [
-                    { "manager": "kubectl", "operation": "Update", "fieldsV1": { "f:spec": { "f:replicas": {}, "f:paused": {} } } },
-                    { "manager": "kube-controller-manager", "fieldsV1": { "f:status": {} } },
-                ],
-            },
-            "spec": { "replicas": 2, "selector": {}, "template": { "spec": { "nodeName": "n", "containers": [
-                { "name": "main", "image": "x", "livenessProbe": { "httpGet": { "path": "/health", "port": 80 } } },
-            ] } } },
-        }))
-        .unwrap();
-        prune_workload(&mut deployment.metadata);
-        prune_template(deployment.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()));
-        let pruned = serde_json::to_value(&deployment).unwrap();
-        assert_eq!(pruned["metadata"]["annotations"], json!({ "mrg.bluebird.id/revision": "r" }));
-        let managers = json!([{ "manager": "kubectl", "operation": "Update", "fieldsV1": { "f:spec": { "f:replicas": {} } } }]);
-        assert_eq!(pruned["metadata"]["managedFields"], managers);
-        let probe = json!({ "httpGet": { "path": "/health", "port": 80 } });
-        assert_eq!(pruned["spec"]["template"]["spec"], json!({ "containers": [{ "name": "main", "livenessProbe": probe }] }));
-    }
-
-    #[test]
-    fn of_a_pod_is_kept_where_and_how_it_is() {
-        let mut pod: Pod = serde_json::from_value(json!({
-            "metadata": { "name": "p", "labels": { "a": "b" }, "annotations": { "c": "d" }, "managedFields": [{}] },
-            "spec": { "containers": [{ "name": "main" }], "initContainers": [{ "name": "init" }, { "name": "mrg-proxy", "image": "x" }] },
-            "status": { "phase": "Running", "podIP": "10.0.0.1", "hostIP": "10.0.0.2", "conditions": [
-                { "type": "Ready", "status": "True" }, { "type": "PodScheduled", "status": "True" },
-            ] },
-        }))
-        .unwrap();
-        prune_pod(&mut pod);
-        let kept = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p", "labels": { "a": "b" } },
-            "spec": { "containers": [], "initContainers": [{ "name": "mrg-proxy" }] },
-            "status": { "phase": "Running", "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": "True" }] },
-        });
-        assert_eq!(serde_json::to_value(&pod).unwrap(), kept);
-    }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
@@ -23,6 +22,7 @@ use crate::api::service_resilience::ServiceResilienceStatus;
 use crate::api::{OrderServiceSet, PgBouncerPool};
 use crate::cluster::Reader;
 use crate::controllers::postgres_cluster::validate::secret_name;
+use crate::controllers::seen::{Deployment, Workload};
 use crate::controllers::shared::Shared;
 
 /// The database as the pools and their cluster show it.
@@ -178,12 +178,8 @@ fn address(pool: &PgBouncerPool) -> Address {
 }
 
 fn deployment(object: &Deployment, autoscalers: &[Arc<HorizontalPodAutoscaler>], set: &str) -> LiveDeployment {
-    let annotation = |name: &str| object.annotations().get(name).cloned();
-    let (spec, status) = (object.spec.clone().unwrap_or_default(), object.status.clone().unwrap_or_default());
-    let wanted = spec.replicas.unwrap_or(1);
-    let (ready, updated) = (status.ready_replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
-    let seen = status.observed_generation >= object.metadata.generation;
-    let settled = seen && ready >= wanted && updated >= wanted && status.replicas.unwrap_or(0) == wanted;
+    let annotation = |name: &str| object.annotations().get(name);
+    let Workload { wanted, counted, ready, updated, told, stuck, .. } = object.workload;
     let name = object.name_any();
     let of_others = |scaler: &HorizontalPodAutoscaler| {
         let target = scaler.spec.as_ref().map(|spec| &spec.scale_target_ref);
@@ -192,26 +188,19 @@ fn deployment(object: &Deployment, autoscalers: &[Arc<HorizontalPodAutoscaler>],
     };
     LiveDeployment {
         live: Live {
-            revision: annotation(REVISION).unwrap_or_default(),
+            revision: annotation(REVISION).cloned().unwrap_or_default(),
             wanted,
             ready,
             updated,
-            settled,
-            stuck: seen && is_stuck(&status),
+            settled: told && ready >= wanted && updated >= wanted && counted == wanted,
+            stuck: told && stuck,
         },
-        template: annotation(TEMPLATE).and_then(|text| serde_json::from_str(&text).ok()),
+        template: annotation(TEMPLATE).and_then(|text| serde_json::from_str(text).ok()),
         replicas: wanted,
         owns_replicas: owns_replicas(object),
         scaled: autoscalers.iter().any(|scaler| of_others(scaler)),
-        told: seen,
+        told,
     }
-}
-
-fn is_stuck(status: &DeploymentStatus) -> bool {
-    let conditions = status.conditions.as_deref().unwrap_or_default();
-    conditions.iter().any(|condition| {
-        condition.type_ == "Progressing" && condition.status == "False" && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
-    })
 }
 
 fn owns_replicas(object: &Deployment) -> bool {

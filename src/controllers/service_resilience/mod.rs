@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{self as core, Secret};
 use kube::api::{Api, EvictParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -30,8 +30,9 @@ use crate::api::service_resilience::{Convergence, Drift, Mode, ServiceResilience
 use crate::cluster::{FIELD_MANAGER, Reader, take_as};
 use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
+use crate::controllers::seen::Pod;
 use crate::controllers::shared::{Shared, concerned, controller};
-use observe::{Observed, is_injected, is_ready};
+use observe::Observed;
 use proxies::{Known, Place, Proxies};
 use repair::{FLOOR_MANAGER, Floor};
 use status::Found;
@@ -231,8 +232,8 @@ impl Context {
         observed: &Observed,
         token: &str,
     ) -> (BTreeMap<String, Known>, bool) {
-        let injected = observed.pods.iter().filter(|pod| is_injected(pod));
-        let place = |pod: &Arc<Pod>| Some(Place { address: pod.status.as_ref()?.pod_ip.clone()?, ready: is_ready(pod) });
+        let injected = observed.pods.iter().filter(|pod| pod.injected);
+        let place = |pod: &Arc<Pod>| Some(Place { address: pod.address.clone()?, ready: pod.ready });
         let places: BTreeMap<String, Place> = injected.filter_map(|pod| Some((pod.name_any(), place(pod)?))).collect();
         let known = self.proxies.ask(reference, &places);
         if desired.spec.mode == Mode::Audit {
@@ -259,9 +260,9 @@ impl Context {
             return true;
         }
         let Some(workload) = &observed.workload else { return true };
-        let whole = observed.pods.len() >= usize::try_from(workload.replicas).unwrap_or(0) && observed.pods.iter().all(|pod| is_ready(pod));
-        let Some(pod) = observed.pods.iter().find(|pod| !is_injected(pod)).filter(|_| whole) else { return true };
-        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
+        let whole = observed.pods.len() >= usize::try_from(workload.replicas).unwrap_or(0) && observed.pods.iter().all(|pod| pod.ready);
+        let Some(pod) = observed.pods.iter().find(|pod| !pod.injected).filter(|_| whole) else { return true };
+        let api: Api<core::Pod> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
         match api.evict(&pod.name_any(), &EvictParams::default()).await {
             Ok(_) => {
                 tracing::info!(pod = pod.name_any(), "evicted, to come back with the sidecar");

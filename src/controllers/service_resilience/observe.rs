@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ManagedFieldsEntry, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use serde_json::Value;
 
-use super::inject::{CONTAINER, LABEL};
+use super::inject::LABEL;
 use super::validate::Desired;
 use crate::api::service_resilience::TargetKind;
-use crate::controllers::shared::{Shared, prune_pod};
+use crate::controllers::seen::{self, Container, Pod};
+use crate::controllers::shared::Shared;
 
 /// A Deployment or StatefulSet.
 #[derive(Clone, Debug)]
@@ -27,8 +26,8 @@ pub struct Workload {
     pub replicas: i32,
     /// Which pods are its own.
     pub selector: BTreeMap<String, String>,
-    /// Its template's `spec`.
-    pub template: Value,
+    /// The containers of its template.
+    pub containers: Vec<Container>,
     /// Who owns which field.
     pub managers: Vec<ManagedFieldsEntry>,
     /// How many pods it has, as its controller counted them.
@@ -47,37 +46,23 @@ pub struct Observed {
     pub foreign_budget: Option<String>,
 }
 
-fn workload(
-    kind: TargetKind,
-    metadata: &ObjectMeta,
-    replicas: Option<i32>,
-    selector: &LabelSelector,
-    template: &PodTemplateSpec,
-) -> Workload {
+fn workload(kind: TargetKind, metadata: &ObjectMeta, workload: &seen::Workload) -> Workload {
     Workload {
         kind,
         name: metadata.name.clone().unwrap_or_default(),
-        replicas: replicas.unwrap_or(1),
-        selector: selector.match_labels.clone().unwrap_or_default(),
-        template: serde_json::to_value(&template.spec).unwrap_or_default(),
+        replicas: workload.wanted,
+        selector: workload.selector.clone(),
+        containers: workload.containers.clone(),
         managers: metadata.managed_fields.clone().unwrap_or_default(),
-        counted: 0,
+        counted: workload.counted,
     }
 }
 
 fn find(shared: &Shared, namespace: &str, kind: TargetKind, name: &str) -> Option<Workload> {
     match kind {
-        TargetKind::Deployment => {
-            let object = shared.deployments.get(namespace, name)?;
-            let spec = object.spec.as_ref()?;
-            let counted = object.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
-            Some(Workload { counted, ..workload(kind, &object.metadata, spec.replicas, &spec.selector, &spec.template) })
-        }
+        TargetKind::Deployment => shared.deployments.get(namespace, name).map(|object| workload(kind, &object.metadata, &object.workload)),
         TargetKind::StatefulSet => {
-            let object = shared.stateful_sets.get(namespace, name)?;
-            let spec = object.spec.as_ref()?;
-            let counted = object.status.as_ref().map_or(0, |status| status.replicas);
-            Some(Workload { counted, ..workload(kind, &object.metadata, spec.replicas, &spec.selector, &spec.template) })
+            shared.stateful_sets.get(namespace, name).map(|object| workload(kind, &object.metadata, &object.workload))
         }
     }
 }
@@ -113,7 +98,7 @@ pub async fn observe(shared: &Shared, desired: &Desired) -> Result<Observed, kub
 
 /// Those with a sidecar are watched. Only while there are more does anybody ask for them.
 async fn pods(shared: &Shared, desired: &Desired, workload: &Workload) -> Result<Vec<Arc<Pod>>, kube::Error> {
-    let lives = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && !is_over(pod);
+    let lives = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && !pod.over;
     let ours = |pod: &Pod| {
         let labels = pod.labels();
         labels.get(LABEL) == Some(&desired.name)
@@ -128,22 +113,5 @@ async fn pods(shared: &Shared, desired: &Desired, workload: &Workload) -> Result
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), &desired.namespace);
     let mut pods = api.list(&ListParams::default().labels(&selector)).await?.items;
     pods.retain(lives);
-    pods.iter_mut().for_each(prune_pod);
     Ok(pods.into_iter().map(Arc::new).collect())
-}
-
-fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-/// Whether a pod has the sidecar.
-pub fn is_injected(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|spec| spec.init_containers.iter().flatten().any(|container| container.name == CONTAINER))
-}
-
-/// Whether it is ready.
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }

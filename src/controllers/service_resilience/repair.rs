@@ -1,13 +1,15 @@
 //! What others change against the spec: replicas below the floor come back; what belongs to a Git-driven manager is left alone and told.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Probe;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::observe::{Observed, Workload};
 use super::validate::Desired;
 use crate::api::service_resilience::{Drift, Mode, ProbeMode, TemplateProbes};
 use crate::cluster::Manifest;
+use crate::controllers::seen::Container;
 
 /// The name under which replicas are owned: another than that of the objects which are ours, so that letting go of one leaves the other.
 pub const FLOOR_MANAGER: &str = "mrg-operator-availability";
@@ -117,15 +119,12 @@ fn raise(
 /// What the template says of the probes. Pods get the right ones whatever it says.
 pub fn template_probes(desired: &Desired, workload: &Workload) -> TemplateProbes {
     let wanted = &desired.spec.probes;
-    let containers = workload.template["containers"].as_array();
-    let named = |container: &&Value| wanted.container.as_ref().is_none_or(|name| container["name"] == **name);
-    let Some(container) = containers.and_then(|containers| containers.iter().find(named)) else { return TemplateProbes::Missing };
-    let (liveness, readiness) = (&container["livenessProbe"], &container["readinessProbe"]);
-    if liveness.is_null() || readiness.is_null() {
-        return TemplateProbes::Missing;
-    }
+    let named = |container: &&Container| wanted.container.as_ref().is_none_or(|name| container.name == *name);
+    let Some(container) = workload.containers.iter().find(named) else { return TemplateProbes::Missing };
+    let (Some(liveness), Some(readiness)) = (&container.liveness_probe, &container.readiness_probe) else { return TemplateProbes::Missing };
     // The API server adds defaults; what we would set has to be there.
-    let says = |found: &Value, probe| {
+    let says = |found: &Probe, probe| {
+        let found = serde_json::to_value(found).unwrap_or_default();
         super::inject::probe(probe, wanted.port).as_object().is_some_and(|wanted| {
             wanted.iter().all(|(name, value)| match value.as_object() {
                 Some(inner) => inner.iter().all(|(name_within, value)| found[name][name_within] == *value),
@@ -176,7 +175,7 @@ mod tests {
             name: "w".to_owned(),
             replicas,
             selector: std::collections::BTreeMap::new(),
-            template: json!({}),
+            containers: Vec::new(),
             managers: vec![serde_json::from_value(entry).unwrap()],
             counted: replicas,
         };

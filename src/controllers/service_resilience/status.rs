@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::observe::{Observed, is_injected, is_ready};
+use super::observe::Observed;
 use super::proxies::Known;
 use super::repair::{Floor, template_probes};
 use super::validate::Desired;
@@ -19,6 +18,7 @@ use crate::api::service_resilience::{
 };
 use crate::breaker::{self, State};
 use crate::controllers::conditions::{Verdict, conditions, verdict};
+use crate::controllers::seen::Pod;
 use crate::policy::{Dependency, Forced, ProviderReport};
 
 /// As many drifts are kept.
@@ -94,7 +94,7 @@ fn pods(desired: &Desired, found: &Found<'_>) -> PodsStatus {
         report.is_some_and(|report| report.config_hash == desired.hash)
     };
     let all = &found.observed.pods;
-    let bypassing: Vec<String> = all.iter().filter(|pod| !is_injected(pod)).map(|pod| pod.name_any()).collect();
+    let bypassing: Vec<String> = all.iter().filter(|pod| !pod.injected).map(|pod| pod.name_any()).collect();
     let acknowledged = all.iter().filter(acknowledged).count();
     PodsStatus {
         summary: format!("{acknowledged}/{}", all.len()),
@@ -304,7 +304,7 @@ fn judge(desired: &Desired, found: &Found<'_>, pods: &PodsStatus, breakers: &[Br
             )
         })
         .collect();
-    let ready_pods = found.observed.pods.iter().filter(|pod| is_ready(pod)).count();
+    let ready_pods = found.observed.pods.iter().filter(|pod| pod.ready).count();
     let degraded =
         if open.is_empty() { verdict("Degraded", false, "Healthy", "") } else { verdict("Degraded", true, "BreakerOpen", open.join("; ")) };
     let conflict = match found.floor {
