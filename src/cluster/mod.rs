@@ -5,6 +5,7 @@ mod apply;
 mod cache;
 mod lease;
 mod mirror;
+mod reported;
 mod secrets;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ pub use applied::{Applied, MANAGED};
 pub use apply::{Error, FIELD_MANAGER, Manifest, apply, delete, live, take_as};
 pub use cache::Cache;
 pub use lease::{Election, hold};
+pub use reported::Reported;
 pub use secrets::{Reader, Secrets};
 
 /// Nothing here is left half done by a panic.

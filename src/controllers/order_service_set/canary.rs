@@ -118,7 +118,21 @@ pub fn step(spec: &Canary, revision: &str, before: Option<&CanaryStatus>, seen: 
 }
 
 fn promote(state: &CanaryStatus, now: i64, why: &str) -> Step {
-    Step::Promote(CanaryStatus { phase: CanaryPhase::Promoting, step: state.steps, since: now, message: why.to_owned(), ..state.clone() })
+    Step::Promote(promoting(state, now, why))
+}
+
+fn promoting(state: &CanaryStatus, now: i64, why: &str) -> CanaryStatus {
+    CanaryStatus { phase: CanaryPhase::Promoting, step: state.steps, since: now, message: why.to_owned(), ..state.clone() }
+}
+
+/// What is remembered of a revision that the service itself has by now: its trial's pods stay until all others are like them. That it passed may not be
+/// in the status, if the operator ended between the one and the other.
+pub fn passed(before: &CanaryStatus, now: i64) -> Option<CanaryStatus> {
+    match before.phase {
+        CanaryPhase::Aborted => None,
+        CanaryPhase::Promoting => Some(before.clone()),
+        _ => Some(promoting(before, now, &before.message)),
+    }
 }
 
 fn paused(state: &CanaryStatus, now: i64, message: String) -> CanaryStatus {
@@ -351,5 +365,15 @@ mod tests {
         let pods = |step, weight| super::pods(&spec(), &state(step, weight), 10);
         assert_eq!([pods(0, 0), pods(1, 10), pods(2, 25), pods(2, 50), pods(4, 50)], [1, 3, 5, 5, 5]);
         assert_eq!(super::pods(&spec(), &state(0, 0), 2), 1);
+    }
+
+    #[test]
+    fn a_revision_that_serves_has_passed_though_the_status_does_not_say_so_yet() {
+        let baking =
+            CanaryStatus { phase: CanaryPhase::Baking, weight: 50, step: 2, steps: 4, message: "told".into(), ..CanaryStatus::default() };
+        let promoting = passed(&baking, 9).unwrap();
+        assert_eq!((promoting.phase, promoting.step, promoting.since), (CanaryPhase::Promoting, 4, 9));
+        assert_eq!(passed(&promoting, 20), Some(promoting));
+        assert_eq!(passed(&CanaryStatus { phase: CanaryPhase::Aborted, ..baking }, 9), None);
     }
 }

@@ -36,7 +36,7 @@ use serde_json::{Value, json};
 
 use crate::api::order_service_set::{CanaryPhase, OrderServiceSetStatus};
 use crate::api::{OrderServiceSet, ServiceResilience};
-use crate::cluster::{FIELD_MANAGER, Manifest};
+use crate::cluster::{FIELD_MANAGER, Manifest, Reported};
 use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
 use crate::controllers::shared::{Shared, concerned, controller, owners};
@@ -73,6 +73,8 @@ struct Context {
     http: reqwest::Client,
     stores: Stores,
     metrics: Arc<Metrics>,
+    /// Where a trial stands is in the status.
+    reported: Reported,
     /// For which generation of each object everything else was deleted.
     pruned: Mutex<HashMap<Name, Generation>>,
 }
@@ -91,7 +93,8 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, metrics: Arc<Metrics>,
     let recorder = Recorder::new(shared.client.clone(), reporter);
     let (stores, news) = Stores::new();
     let http = reqwest::Client::new();
-    let context = Arc::new(Context { shared: shared.clone(), settings, recorder, http, stores, metrics, pruned: Mutex::default() });
+    let (reported, pruned) = (Reported::default(), Mutex::default());
+    let context = Arc::new(Context { shared: shared.clone(), settings, recorder, http, stores, metrics, reported, pruned });
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
     let controller = controller(&shared.sets);
     let of_pools = concerned(shared.pools.changes(), controller.store(), |set: &Object, pool| {
@@ -117,6 +120,7 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, metrics: Arc<Metrics>,
                 let key = (gone.namespace.unwrap_or_default(), gone.name);
                 context.metrics.forget("OrderServiceSet", &key.0, &key.1);
                 context.stores.forget(Some(&key.0), &key.1);
+                context.reported.forget(&key.0, &key.1);
                 context.pruned.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             }
             futures::future::ready(())
@@ -147,6 +151,10 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     };
     if set.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
+    }
+    if context.reported.is_ahead(&set.metadata) {
+        // The news that are waited for bring it here; this is for when they do not come.
+        return Ok(Action::requeue(SOON));
     }
     if let Err(unread) = context.shared.whole().await {
         context.report(set, status::stalled(set, "Unread", &unread.to_string(), Timestamp::now())).await?;
@@ -357,7 +365,10 @@ impl Context {
         let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "status": new });
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         match api.patch_status(&set.name_any(), &parameters, &Patch::Apply(&patch)).await {
-            Ok(_) => Ok(()),
+            Ok(written) => {
+                self.reported.written(&written.metadata);
+                Ok(())
+            }
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(Error::Status(Box::new(error))),
         }

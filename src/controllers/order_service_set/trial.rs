@@ -11,7 +11,7 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use super::build::{SERVICE_LABEL, SET_LABEL, canary_name};
-use super::canary::{Seen, Step, step};
+use super::canary::{self, Seen, Step, step};
 use super::observe::{DatabaseState, Observed};
 use super::order::{Candidate, Live, Turn};
 use super::orders::{ACTIVE, HISTORY};
@@ -128,10 +128,8 @@ pub fn decide(
         let before = set.status.as_ref().and_then(|status| status.services.iter().find(|service| service.name == candidate.name));
         let before = before.and_then(|service| service.canary.as_ref()).filter(|state| state.revision == candidate.revision);
         if live.revision == candidate.revision {
-            // What is being promoted keeps its trial's pods until all others are like them.
-            if let Some(state) = before.filter(|state| state.phase == CanaryPhase::Promoting && !live.settled) {
-                trials.insert(candidate.name, Trial { state: state.clone(), runs: true });
-            }
+            let passed = before.filter(|_| !live.settled).and_then(|before| canary::passed(before, now.as_second()));
+            trials.extend(passed.map(|state| (candidate.name, Trial { state, runs: true })));
             continue;
         }
         let turn = turns.get(candidate.name);
