@@ -1,7 +1,7 @@
 //! Calls to the workload: so many at a time, and no longer than they may take.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::request::Parts;
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::answer::{is_grpc, refusal};
@@ -49,6 +49,10 @@ struct Beside {
     number: AtomicU64,
     /// Its breaker: while it is open, the canary's share goes to the workload.
     provider: Arc<Provider>,
+    /// Whether it has answered once. Its first pod may be ready before every node knows the way to it: that speaks against nobody.
+    reached: AtomicBool,
+    /// Until then one request at a time looks for it.
+    scout: Semaphore,
     canary: Lane,
     stable: Lane,
 }
@@ -81,6 +85,8 @@ impl Beside {
             authority: authority.parse().unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
             number: AtomicU64::new(0),
             provider: Arc::new(Provider::new(format!("canary {}", spec.trial), Mode::Enforce, Settings::default(), changes.clone())),
+            reached: AtomicBool::new(false),
+            scout: Semaphore::new(1),
             canary: Lane::default(),
             stable: Lane::default(),
             spec,
@@ -97,15 +103,42 @@ impl Beside {
         }
     }
 
-    fn turn(&self) -> Option<Permit> {
+    fn turn(&self) -> Option<Turn<'_>> {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        if self.spec.takes(number) { self.provider.admit().ok() } else { None }
+        if !self.spec.takes(number) {
+            return None;
+        }
+        let scout = if self.reached.load(Ordering::Relaxed) { None } else { Some(self.scout.try_acquire().ok()?) };
+        Some(Turn { beside: self, permit: self.provider.admit().ok()?, _scout: scout })
     }
+
+    /// What came of a turn.
+    fn took(&self, permit: Permit, took: Duration, answered: &Answered) {
+        let connected = !matches!(answered, Ok(Err(error)) if attempt::ended(error) == Ended::NotConnected);
+        if connected {
+            self.reached.store(true, Ordering::Relaxed);
+        } else if !self.reached.load(Ordering::Relaxed) && took < AT_ONCE {
+            return permit.end(Outcome::Excluded);
+        }
+        let has_failed = failed(answered);
+        self.canary.count(took, has_failed);
+        permit.end(if has_failed { Outcome::Failure } else { Outcome::Success });
+    }
+}
+
+/// Whoever is refused within so long has lost nothing by having tried.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// A request that goes beside the workload.
+struct Turn<'a> {
+    beside: &'a Beside,
+    permit: Permit,
+    _scout: Option<SemaphorePermit<'a>>,
 }
 
 /// Where a request goes; and beside whom its answer is counted.
 struct Way<'a> {
-    to: Option<(&'a Beside, Permit)>,
+    to: Option<Turn<'a>>,
     counted: Option<&'a Beside>,
 }
 
@@ -179,7 +212,7 @@ impl Gate {
         let (caller, parts, body) = self.for_workload(request, protocol.as_ref());
         let way = self.way(&parts);
         let answered = match way.to {
-            Some((beside, permit)) => self.ask_beside(beside, permit, client, parts, body).await,
+            Some(turn) => self.ask_beside(turn, client, parts, body).await,
             None => self.ask_workload(way.counted, client, parts, &body).await,
         };
         self.latencies.record(began.elapsed());
@@ -210,13 +243,9 @@ impl Gate {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
         let route = self.routes.iter().filter(|_| reads).find(|(route, _)| route.takes(parts.uri.path())).map(|(_, beside)| beside);
         let counted = route.or(self.canary.as_ref());
-        let to = |beside: &'_ Option<&'_ Beside>| beside.and_then(|beside| beside.turn());
-        if let Some((beside, permit)) = route.zip(to(&route)) {
-            return Way { to: Some((beside, permit)), counted };
-        }
         // What a route leaves to the workload, its canary gets its share of.
-        let canary = self.canary.as_ref();
-        Way { to: canary.zip(to(&canary)), counted }
+        let to = route.and_then(Beside::turn).or_else(|| self.canary.as_ref()?.turn());
+        Way { to, counted }
     }
 
     async fn ask_workload(
@@ -236,14 +265,8 @@ impl Gate {
     }
 
     /// The answer of who stands beside the workload; the workload's own, if the other cannot be reached.
-    async fn ask_beside(
-        &self,
-        beside: &Beside,
-        permit: Permit,
-        client: &Client<HttpConnector, SentBody>,
-        parts: Parts,
-        body: Sent,
-    ) -> Answered {
+    async fn ask_beside(&self, turn: Turn<'_>, client: &Client<HttpConnector, SentBody>, parts: Parts, body: Sent) -> Answered {
+        let Turn { beside, permit, _scout } = turn;
         let began = Instant::now();
         let mut elsewhere = parts.clone();
         let mut uri = elsewhere.uri.into_parts();
@@ -251,9 +274,7 @@ impl Gate {
         elsewhere.uri = Uri::from_parts(uri).unwrap_or_default();
         let request = Request::from_parts(elsewhere, body.body());
         let answered = tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
-        let has_failed = failed(&answered);
-        beside.canary.count(began.elapsed(), has_failed);
-        permit.end(if has_failed { Outcome::Failure } else { Outcome::Success });
+        beside.took(permit, began.elapsed(), &answered);
         match &answered {
             // Nothing of it was sent.
             Ok(Err(error)) if attempt::ended(error) == Ended::NotConnected && body.is_whole() => {

@@ -1,10 +1,12 @@
 //! A newer version beside the workload: its share of the requests, and what happens when it is bad or not there.
 
+use std::net::Ipv4Addr;
+
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::harness::{Proxy, free_port, status, upstream};
-use crate::server::StandIn;
+use crate::server::{Faults, StandIn};
 
 fn config(inbound: u16, workload: &StandIn, canary: Option<Value>) -> Value {
     let mut config = json!({ "workload": "fds", "inbound": { "port": inbound, "targetPort": workload.address().port() } });
@@ -67,14 +69,27 @@ async fn a_bad_canary_harms_no_more_than_its_share_and_soon_nobody() {
 
 #[tokio::test]
 async fn a_canary_that_is_not_there_costs_nobody_an_error() {
-    let (old, inbound) = (upstream("old"), free_port());
-    let proxy = Proxy::with(&config(inbound, &old, Some(share(&format!("127.0.0.1:{}", free_port()), 50))), inbound).await;
-    for number in 0..60 {
-        let answer = if number % 2 == 0 { proxy.get("/x").await } else { proxy.post(&format!("{number}")).await };
-        assert_eq!(answer.status(), StatusCode::OK);
-    }
+    let (old, inbound, port) = (upstream("old"), free_port(), free_port());
+    let proxy = Proxy::with(&config(inbound, &old, Some(share(&format!("127.0.0.1:{port}"), 50))), inbound).await;
+    let sixty = async || {
+        for number in 0..60 {
+            let answer = if number % 2 == 0 { proxy.get("/x").await } else { proxy.post(&format!("{number}")).await };
+            assert_eq!(answer.status(), StatusCode::OK);
+        }
+    };
+    sixty().await;
     assert_eq!(old.requests(), 60);
-    assert_eq!(proxy.state().await["canary"]["opened"], 1, "and is no longer asked");
+    let report = proxy.state().await["canary"].clone();
+    assert_eq!((&report["opened"], &report["canary"]["requests"]), (&json!(0), &json!(0)), "it is not known on every node yet: {report}");
+    let new = StandIn::start("new", (Ipv4Addr::LOCALHOST, port).into()).unwrap();
+    sixty().await;
+    assert_eq!((old.requests(), new.requests()), (90, 30));
+    new.fail(Faults { refuse: true, ..Faults::default() });
+    for _ in 0..60 {
+        proxy.get("/x").await;
+    }
+    assert!(old.requests() >= 140, "what was under way on a connection that breaks is not sent again: {}", old.requests());
+    assert_eq!(proxy.state().await["canary"]["opened"], 1, "it has been there: it is no longer asked");
 }
 
 #[tokio::test]
