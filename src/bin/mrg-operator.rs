@@ -67,8 +67,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let client = kube::Client::try_default().await.context("no access to Kubernetes; run in a pod, or set KUBECONFIG")?;
     let (state, mut election) = watch::channel(Election::Standby);
     let (stopping, stop) = watch::channel(false);
-    let metrics = std::sync::Arc::new(controllers::metrics::Metrics::default());
-    tokio::spawn(serve_health(metrics.clone()));
+    let working = Working::default();
+    tokio::spawn(serve_health(working.clone()));
     // Every replica shows the page: who looks is not to depend on which one works.
     tokio::spawn(serve("0.0.0.0:8082", "the page is", controllers::page::router(client.clone())));
     let image =
@@ -108,10 +108,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     };
     let shared = std::sync::Arc::new(controllers::Shared::new(&client, resilience));
+    let _ = working.set(shared.clone());
     let clusters = controllers::postgres_cluster::run(shared.clone(), settings.clone(), asked());
     let pools = controllers::pgbouncer_pool::run(shared.clone(), settings, asked());
-    let resilience = controllers::service_resilience::run(shared.clone(), metrics.clone(), asked());
-    let sets = controllers::order_service_set::run(shared, services, metrics, asked());
+    let resilience = controllers::service_resilience::run(shared.clone(), asked());
+    let sets = controllers::order_service_set::run(shared, services, asked());
     let controller = tokio::spawn(async move {
         tokio::join!(clusters, pools, resilience, sets);
     });
@@ -138,10 +139,13 @@ async fn serve_webhook(client: kube::Client, namespace: String, image: controlle
     }
 }
 
-async fn serve_health(metrics: std::sync::Arc<controllers::metrics::Metrics>) {
+/// What this replica knows once it works.
+type Working = std::sync::Arc<std::sync::OnceLock<std::sync::Arc<controllers::Shared>>>;
+
+async fn serve_health(working: Working) {
     let page = move || {
-        let metrics = metrics.clone();
-        async move { metrics.page() }
+        let working = working.clone();
+        async move { working.get().map(|shared| controllers::metrics::page(shared)).unwrap_or_default() }
     };
     let router =
         Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" })).route("/metrics", get(page));

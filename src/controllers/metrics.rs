@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Mutex, PoisonError};
+
+use kube::ResourceExt;
+
+use super::shared::Shared;
+use super::{order_service_set, service_resilience};
 
 /// What a number says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,45 +28,40 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Kind, namespace and name.
-type Owner = (&'static str, String, String);
+/// A sample and its namespace.
+type Of = (String, Sample);
 
-/// The numbers of all objects.
-#[derive(Debug, Default)]
-pub struct Metrics(Mutex<BTreeMap<Owner, Vec<Sample>>>);
-
-impl Metrics {
-    /// Puts an object's numbers in place of those before.
-    pub fn set(&self, kind: &'static str, namespace: &str, name: &str, samples: Vec<Sample>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert((kind, namespace.to_owned(), name.to_owned()), samples);
+/// What there is to tell, in Prometheus' text format. Nothing of it is kept: it stands in the statuses.
+pub fn page(shared: &Shared) -> String {
+    let mut all: Vec<Of> = Vec::new();
+    for object in shared.sets.store().state() {
+        let Ok(set) = &object.0 else { continue };
+        let samples = set.status.iter().flat_map(|status| order_service_set::numbers::samples(set, status));
+        all.extend(samples.map(|sample| (object.namespace().unwrap_or_default(), sample)));
     }
-
-    /// The object is gone.
-    pub fn forget(&self, kind: &'static str, namespace: &str, name: &str) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.remove(&(kind, namespace.to_owned(), name.to_owned()));
+    for object in shared.resilience.store().state() {
+        let Ok(resilience) = &object.0 else { continue };
+        let samples = resilience.status.iter().flat_map(|status| service_resilience::numbers::samples(resilience, status));
+        all.extend(samples.map(|sample| (object.namespace().unwrap_or_default(), sample)));
     }
+    text(all)
+}
 
-    /// In Prometheus' text format.
-    pub fn page(&self) -> String {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut by_series: BTreeMap<Series, Vec<String>> = BTreeMap::new();
-        for ((_, namespace, _), samples) in all.iter() {
-            for sample in samples {
-                let mut labels = format!("namespace=\"{}\"", escaped(namespace));
-                for (name, value) in &sample.labels {
-                    let _ = write!(labels, ",{name}=\"{}\"", escaped(value));
-                }
-                by_series.entry(sample.series).or_default().push(format!("{}{{{labels}}} {}", sample.series.name, sample.value));
-            }
+fn text(samples: Vec<Of>) -> String {
+    let mut by_series: BTreeMap<Series, Vec<String>> = BTreeMap::new();
+    for (namespace, sample) in samples {
+        let mut labels = format!("namespace=\"{}\"", escaped(&namespace));
+        for (name, value) in &sample.labels {
+            let _ = write!(labels, ",{name}=\"{}\"", escaped(value));
         }
-        let mut text = String::new();
-        for (series, lines) in by_series {
-            let _ = writeln!(text, "# HELP {} {}\n# TYPE {} gauge\n{}", series.name, series.help, series.name, lines.join("\n"));
-        }
-        text
+        by_series.entry(sample.series).or_default().push(format!("{}{{{labels}}} {}", sample.series.name, sample.value));
     }
+    let mut text = String::new();
+    for (series, mut lines) in by_series {
+        lines.sort();
+        let _ = writeln!(text, "# HELP {} {}\n# TYPE {} gauge\n{}", series.name, series.help, series.name, lines.join("\n"));
+    }
+    text
 }
 
 fn escaped(text: &str) -> String {
@@ -76,14 +75,11 @@ mod tests {
     #[test]
     fn series_stand_together_whoever_they_are_of_and_labels_bear_anything() {
         let depth = Series { name: "mrg_queue_depth", help: "Requests that wait." };
-        let metrics = Metrics::default();
-        let of = |name: &str, value| vec![Sample { series: depth, labels: vec![("workload", name.to_owned())], value }];
-        metrics.set("ServiceResilience", "b", "two", of("two\"\n", 2.0));
-        metrics.set("ServiceResilience", "a", "one", of("one", 1.0));
-        metrics.set("ServiceResilience", "a", "gone", of("gone", 1.0));
-        metrics.forget("ServiceResilience", "a", "gone");
+        let of = |namespace: &str, name: &str, value| {
+            (namespace.to_owned(), Sample { series: depth, labels: vec![("workload", name.to_owned())], value })
+        };
         let expected = "# HELP mrg_queue_depth Requests that wait.\n# TYPE mrg_queue_depth gauge\n\
                         mrg_queue_depth{namespace=\"a\",workload=\"one\"} 1\nmrg_queue_depth{namespace=\"b\",workload=\"two\\\"\\n\"} 2\n";
-        assert_eq!(metrics.page(), expected);
+        assert_eq!(text(vec![of("b", "two\"\n", 2.0), of("a", "one", 1.0)]), expected);
     }
 }

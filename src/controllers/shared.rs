@@ -1,6 +1,7 @@
 //! What the controllers share: one watch of each kind, whoever looks, and one memory of what was applied.
 
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,4 +153,32 @@ where
         let found = store.state().into_iter().filter(|object| speaks(object, &changed)).map(|object| ObjectRef::from_obj(object.as_ref()));
         futures::stream::iter(found.collect::<Vec<_>>())
     })
+}
+
+/// How long an object is left alone of which nothing is told: between once and twice as long as given, another time for each. All that were made, or read,
+/// at once would come back at once, and hold up whoever changes something.
+pub fn backstop(object: &impl Resource, least: Duration) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    object.meta().uid.hash(&mut hasher);
+    least + least.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    #[test]
+    fn objects_that_nothing_is_told_of_come_back_at_times_of_their_own() {
+        let object = |uid: u32| ConfigMap {
+            metadata: kube::api::ObjectMeta { uid: Some(uid.to_string()), ..Default::default() },
+            ..ConfigMap::default()
+        };
+        let least = Duration::from_secs(60);
+        let mut seconds: Vec<u64> = (0..1000).map(|uid| backstop(&object(uid), least).as_secs()).collect();
+        assert!(seconds.iter().all(|after| (60..120).contains(after)));
+        seconds.sort_unstable();
+        let most = seconds.chunk_by(|a, b| a == b).map(<[u64]>::len).max();
+        assert!(most < Some(40), "{most:?} of a thousand in one second");
+    }
 }

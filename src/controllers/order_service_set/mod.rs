@@ -4,7 +4,7 @@ pub mod alerts;
 pub mod build;
 pub mod canary;
 mod news;
-mod numbers;
+pub(super) mod numbers;
 mod observe;
 pub mod order;
 pub mod orders;
@@ -37,9 +37,8 @@ use serde_json::{Value, json};
 use crate::api::order_service_set::{CanaryPhase, OrderServiceSetStatus};
 use crate::api::{OrderServiceSet, ServiceResilience};
 use crate::cluster::{FIELD_MANAGER, Manifest, Reported};
-use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
-use crate::controllers::shared::{Shared, concerned, controller, owners};
+use crate::controllers::shared::{Shared, backstop, concerned, controller, owners};
 pub use build::Settings;
 use observe::{DatabaseState, Observed};
 use order::{Candidate, Circumstances, Turn, turns};
@@ -72,7 +71,6 @@ struct Context {
     recorder: Recorder,
     http: reqwest::Client,
     stores: Stores,
-    metrics: Arc<Metrics>,
     /// Where a trial stands is in the status.
     reported: Reported,
     /// For which generation of each object everything else was deleted.
@@ -88,13 +86,13 @@ const BACKSTOP: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
-pub async fn run(shared: Arc<Shared>, settings: Settings, metrics: Arc<Metrics>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
     let recorder = Recorder::new(shared.client.clone(), reporter);
     let (stores, news) = Stores::new();
     let http = reqwest::Client::new();
     let (reported, pruned) = (Reported::default(), Mutex::default());
-    let context = Arc::new(Context { shared: shared.clone(), settings, recorder, http, stores, metrics, reported, pruned });
+    let context = Arc::new(Context { shared: shared.clone(), settings, recorder, http, stores, reported, pruned });
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
     let controller = controller(&shared.sets);
     let of_pools = concerned(shared.pools.changes(), controller.store(), |set: &Object, pool| {
@@ -118,7 +116,6 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, metrics: Arc<Metrics>,
         .for_each(|done| {
             if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
                 let key = (gone.namespace.unwrap_or_default(), gone.name);
-                context.metrics.forget("OrderServiceSet", &key.0, &key.1);
                 context.stores.forget(Some(&key.0), &key.1);
                 context.reported.forget(&key.0, &key.1);
                 context.pruned.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
@@ -215,8 +212,8 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     // Trials, jobs, Secrets and patience are told by no watch.
     let untold = !trials.is_empty() || desired.spec.read_split.is_some() || !observed.missing_secrets.is_empty();
     let waits = lingers || (!settled && (untold || circumstances.database.is_some() || !circumstances.patience_over));
-    let next = if waits { SOON } else { BACKSTOP };
-    Ok(Action::requeue(next.min(secrets.look_again().unwrap_or(BACKSTOP))))
+    let next = if waits { SOON } else { backstop(set, BACKSTOP) };
+    Ok(Action::requeue(secrets.look_again().map_or(next, |soon| next.min(soon))))
 }
 
 fn candidates(set: &OrderServiceSet, desired: &Desired, observed: &Observed, settings: &Settings) -> Vec<Candidate> {
@@ -354,7 +351,6 @@ impl Context {
 
     /// Writes the status if it is another.
     async fn report(&self, set: &OrderServiceSet, new: OrderServiceSetStatus) -> Result<(), Error> {
-        self.metrics.set("OrderServiceSet", &set.namespace().unwrap_or_default(), &set.name_any(), numbers::samples(set, &new));
         if set.status.as_ref() == Some(&new) {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 mod build;
 pub mod inject;
 mod news;
-mod numbers;
+pub(super) mod numbers;
 mod observe;
 mod proxies;
 mod repair;
@@ -28,10 +28,9 @@ use serde_json::json;
 use crate::api::ServiceResilience;
 use crate::api::service_resilience::{Convergence, Drift, Mode, ServiceResilienceStatus, TargetRef};
 use crate::cluster::{FIELD_MANAGER, Reader, take_as};
-use crate::controllers::metrics::Metrics;
 use crate::controllers::news::publish;
 use crate::controllers::seen::Pod;
-use crate::controllers::shared::{Shared, concerned, controller};
+use crate::controllers::shared::{Shared, backstop, concerned, controller};
 use observe::Observed;
 use proxies::{Known, Place, Proxies};
 use repair::{FLOOR_MANAGER, Floor};
@@ -55,25 +54,21 @@ pub enum Error {
 /// The object, or why it cannot be read.
 pub type Object = DeserializeGuard<ServiceResilience>;
 
-/// Whose numbers.
-const KIND: &str = "ServiceResilience";
-
 struct Context {
     shared: Arc<Shared>,
     proxies: Proxies,
     recorder: Recorder,
-    metrics: Arc<Metrics>,
 }
 
-const BACKSTOP: Duration = Duration::from_secs(60);
+const BACKSTOP: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
-pub async fn run(shared: Arc<Shared>, metrics: Arc<Metrics>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(shared: Arc<Shared>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (proxies, news) = Proxies::new();
     let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
     let recorder = Recorder::new(shared.client.clone(), reporter);
-    let context = Arc::new(Context { shared: shared.clone(), proxies, recorder, metrics });
+    let context = Arc::new(Context { shared: shared.clone(), proxies, recorder });
     let controller = controller(&shared.resilience);
     // Asked of every object at every change of a workload: nothing is copied.
     let targets = |object: &Object, kind: &str, namespace: Option<&String>, name: Option<&String>| {
@@ -112,7 +107,6 @@ pub async fn run(shared: Arc<Shared>, metrics: Arc<Metrics>, stop: impl Future<O
             // Nothing holds a deleted object back until we have seen that it goes: it is just not there at its next turn.
             if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
                 context.proxies.forget(gone.namespace.as_deref(), &gone.name);
-                context.metrics.forget(KIND, gone.namespace.as_deref().unwrap_or_default(), &gone.name);
             }
             futures::future::ready(())
         })
@@ -176,8 +170,8 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     context.report(resilience, new).await?;
     applied?;
     waits |= !context.converge(&desired, &observed).await;
-    let next = until_override_ends(&desired, now).unwrap_or(if waits { SOON } else { BACKSTOP });
-    Ok(Action::requeue(next.min(secrets.look_again().unwrap_or(BACKSTOP))))
+    let next = until_override_ends(&desired, now).unwrap_or(if waits { SOON } else { backstop(resilience, BACKSTOP) });
+    Ok(Action::requeue(secrets.look_again().map_or(next, |soon| next.min(soon))))
 }
 
 fn is_known(resilience: &ServiceResilience, drift: &Drift) -> bool {
@@ -277,7 +271,6 @@ impl Context {
 
     /// Writes the status if it is another.
     async fn report(&self, object: &ServiceResilience, new: ServiceResilienceStatus) -> Result<(), Error> {
-        self.metrics.set(KIND, &object.namespace().unwrap_or_default(), &object.name_any(), numbers::samples(object, &new));
         if object.status.as_ref() == Some(&new) {
             return Ok(());
         }
