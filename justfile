@@ -86,10 +86,11 @@ soak-election *ARGS: packages
     cargo build --quiet --profile lab --bin mrg-agent
     "$MRG_CACHE/patroni-4.1.5/bin/python" e2e/soak-election {{ARGS}}
 
-# The bench of order reads, small: that nothing is wrong, and that the leader is spared
+# The benches of order reads and of many platforms, small: that nothing is wrong, the leader is spared, and nothing is written without a change
 [group('dev')]
 benches-small: packages
     e2e/bench-orders --small
+    e2e/bench-scale --sets 3 --quiet-for 10
 
 # Write anew what is generated
 [group('dev')]
