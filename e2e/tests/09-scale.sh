@@ -15,6 +15,10 @@ until_true "members that are gone leave /sync" 20 may_take_over 2
 listed() { k exec $cluster-etcd-0 -c etcd -- etcdctl get --print-value-only "/service/$cluster/failsafe" | grep -o '"pg-[0-9]*":' | tr -d '":\n'; }
 three_listed() { [ "$(listed)" = pg-0pg-1pg-2 ]; }
 until_true "members that are gone leave the failsafe key" 10 three_listed
+# Nor will they fetch the WAL that a slot would hold for them.
+slots() { k exec "$(leader)" -c postgres -- psql -qAtc "SELECT count(*) FROM pg_replication_slots WHERE slot_name IN ('pg_3', 'pg_4')"; }
+no_slots() { [ "$(slots)" = 0 ]; }
+until_true "their slots are gone" 30 no_slots
 writer_end
 [ "$gap" -lt 3000 ] || fail "scaling cost $gap ms"
 
