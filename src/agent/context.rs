@@ -11,7 +11,7 @@ use crate::agent::peers::Peers;
 use crate::agent::server::Server;
 use crate::base::{MemberName, Millis, Moment};
 use crate::dcs::{Etcd, Keys, Snapshot, wire};
-use crate::ha::{LeaseId, Postgres, Settings, Why};
+use crate::ha::{Cluster, LeaseId, Postgres, Settings, Why};
 use crate::postgres::ConnectTo;
 
 /// What the REST API and the housekeeping show of this member.
@@ -19,6 +19,8 @@ use crate::postgres::ConnectTo;
 pub struct Status {
     /// The keys as last seen.
     pub snapshot: Arc<Snapshot>,
+    /// What they say.
+    pub cluster: Arc<Cluster>,
     /// Milliseconds since the Unix epoch when etcd last answered.
     pub dcs_last_seen: u64,
     /// Whether etcd answers.
@@ -67,6 +69,7 @@ impl Context {
     pub fn new(config: Arc<AgentConfig>, etcd: Arc<Etcd>, keys: Keys, server: Arc<Server>, peers: Peers, settings: Settings) -> Self {
         let status = Status {
             snapshot: Arc::new(Snapshot { revision: 0, entries: wire::Entries::new() }),
+            cluster: Arc::default(),
             dcs_last_seen: 0,
             dcs_reachable: false,
             postgres: Postgres::Unknown,

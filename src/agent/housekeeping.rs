@@ -256,8 +256,7 @@ impl Task {
         let present: BTreeSet<MemberName> = self.context.members().into_keys().filter(|name| *name != me).collect();
         self.members_seen.extend(present.iter().cloned().map(|name| (name, now)));
         let (others, gone): (BTreeSet<MemberName>, BTreeSet<MemberName>) = {
-            let expected = wire::expected(&status.snapshot.entries);
-            let returns = |name: &MemberName| expected.as_ref().is_none_or(|expected| expected.contains(name));
+            let returns = |name: &MemberName| status.cluster.expects(name);
             let needs_slot =
                 |name: &MemberName, seen: &Instant| present.contains(name) || returns(name) && seen.elapsed() < SLOT_OUTLIVES_MEMBER;
             let (fresh, stale): (Vec<_>, Vec<_>) = self.members_seen.iter().partition(|(name, seen)| needs_slot(name, seen));

@@ -305,8 +305,10 @@ impl Agent {
                 }
                 self.snapshot = snapshot.clone();
                 let seen = epoch_ms();
+                let cluster = wire::cluster(snapshot.revision, &snapshot.entries);
                 self.context.update(|status| {
                     status.snapshot = snapshot.clone();
+                    status.cluster = Arc::new(cluster.clone());
                     status.dcs_last_seen = seen;
                     status.dcs_reachable = true;
                 });
@@ -319,7 +321,6 @@ impl Agent {
                 if linearizable {
                     self.read_wanted = None;
                 }
-                let cluster = wire::cluster(snapshot.revision, &snapshot.entries);
                 self.event(Event::Dcs { cluster, linearizable }).await;
                 self.release_votes(asked).await;
             }

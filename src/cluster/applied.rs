@@ -113,15 +113,16 @@ impl Applied {
         // What lacks the label is in no watch.
         let watched = may_be_watched(&resource)
             && manifest.0.pointer("/metadata/labels/app.kubernetes.io~1managed-by") == Some(&json!(FIELD_MANAGER));
-        if !watched && lock(&known).last(manifest).is_some() {
+        let wanted = hash(manifest);
+        if !watched && lock(&known).last(manifest, wanted).is_some() {
             let live = live(&self.client, manifest).await?;
             lock(&known).read(manifest, live.as_ref());
         }
-        if lock(&known).is_settled(manifest) {
+        if lock(&known).is_settled(manifest, wanted) {
             return Ok(());
         }
         let applied = how(&self.client, manifest).await?;
-        lock(&known).sent(manifest, &applied);
+        lock(&known).sent(manifest, wanted, &applied);
         Ok(())
     }
 
@@ -195,21 +196,21 @@ impl Known {
         }
     }
 
-    fn sent(&mut self, manifest: &Manifest, applied: &DynamicObject) {
+    fn sent(&mut self, manifest: &Manifest, hash: u64, applied: &DynamicObject) {
         let (namespace, name, held) = (manifest.namespace(), manifest.name(), held(&applied.metadata));
-        let sent = Sent { manifest: hash(manifest), fingerprint: held.value, version: held.version };
+        let sent = Sent { manifest: hash, fingerprint: held.value, version: held.version };
         self.now.put(&namespace, &name, held);
         self.applied.entry(namespace).or_default().insert(name, sent);
     }
 
-    fn last(&self, manifest: &Manifest) -> Option<&Sent> {
-        self.applied.get(&manifest.namespace())?.get(&manifest.name()).filter(|sent| sent.manifest == hash(manifest))
+    fn last(&self, manifest: &Manifest, hash: u64) -> Option<&Sent> {
+        self.applied.get(&manifest.namespace())?.get(&manifest.name()).filter(|sent| sent.manifest == hash)
     }
 
     /// Whether this manifest was the last one, and the object is still what the server made of it.
-    fn is_settled(&self, manifest: &Manifest) -> bool {
+    fn is_settled(&self, manifest: &Manifest, hash: u64) -> bool {
         let now = self.now.get(&manifest.namespace(), &manifest.name()).map(|held| held.value);
-        self.last(manifest).is_some_and(|sent| now == Some(sent.fingerprint))
+        self.last(manifest, hash).is_some_and(|sent| now == Some(sent.fingerprint))
     }
 }
 
@@ -260,27 +261,31 @@ mod tests {
         PartialObjectMeta { types: None, metadata: object(version, more).metadata, _phantom: std::marker::PhantomData }
     }
 
+    fn settled(known: &Known, data: &str) -> bool {
+        known.is_settled(&manifest(data), hash(&manifest(data)))
+    }
+
     fn after_sending(version: u64, more: &Value) -> Known {
         let mut known = Known::default();
-        known.sent(&manifest("1"), &object(version, more));
+        known.sent(&manifest("1"), hash(&manifest("1")), &object(version, more));
         known
     }
 
     #[test]
     fn what_is_as_it_was_applied_is_not_sent_again() {
         let mut known = after_sending(5, &json!({}));
-        assert!(known.is_settled(&manifest("1")) && !known.is_settled(&manifest("2")));
+        assert!(settled(&known, "1") && !settled(&known, "2"));
         known.on(watcher::Event::Apply(seen(4, &json!({}))));
-        assert!(known.is_settled(&manifest("1")), "that was before it was applied");
+        assert!(settled(&known, "1"), "that was before it was applied");
         known.on(watcher::Event::Apply(seen(6, &json!({}))));
-        assert!(!known.is_settled(&manifest("1")), "somebody changed it");
+        assert!(!settled(&known, "1"), "somebody changed it");
     }
 
     #[test]
     fn a_status_is_no_change_and_a_label_is_one() {
         let mut known = after_sending(5, &json!({ "generation": 1 }));
         known.on(watcher::Event::Apply(seen(6, &json!({ "generation": 1, "annotations": { "deployment.kubernetes.io/revision": "2" } }))));
-        assert!(known.is_settled(&manifest("1")));
+        assert!(settled(&known, "1"));
         for (version, change) in [
             (7, json!({ "generation": 2 })),
             (8, json!({ "generation": 1, "labels": { "mine": "yes" } })),
@@ -288,7 +293,7 @@ mod tests {
             (10, json!({ "generation": 1, "uid": "another" })),
         ] {
             known.on(watcher::Event::Apply(seen(version, &change)));
-            assert!(!known.is_settled(&manifest("1")), "{change}");
+            assert!(!settled(&known, "1"), "{change}");
         }
     }
 
@@ -296,10 +301,10 @@ mod tests {
     fn what_was_deleted_is_sent_again() {
         let mut known = after_sending(5, &json!({}));
         known.on(watcher::Event::Delete(seen(6, &json!({}))));
-        assert!(!known.is_settled(&manifest("1")) && known.applied.is_empty());
+        assert!(!settled(&known, "1") && known.applied.is_empty());
         let mut known = after_sending(5, &json!({}));
         known.on(watcher::Event::Init);
         known.on(watcher::Event::InitDone);
-        assert!(!known.is_settled(&manifest("1")) && known.applied.is_empty(), "a list without it");
+        assert!(!settled(&known, "1") && known.applied.is_empty(), "a list without it");
     }
 }

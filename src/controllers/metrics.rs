@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
-use kube::ResourceExt;
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::Store;
+use kube::{Resource, ResourceExt};
 
 use super::shared::Shared;
 use super::{order_service_set, service_resilience};
@@ -33,18 +36,22 @@ type Of = (String, Sample);
 
 /// What there is to tell, in Prometheus' text format. Nothing of it is kept: it stands in the statuses.
 pub fn page(shared: &Shared) -> String {
-    let mut all: Vec<Of> = Vec::new();
-    for object in shared.sets.store().state() {
-        let Ok(set) = &object.0 else { continue };
-        let samples = set.status.iter().flat_map(|status| order_service_set::numbers::samples(set, status));
-        all.extend(samples.map(|sample| (object.namespace().unwrap_or_default(), sample)));
-    }
-    for object in shared.resilience.store().state() {
-        let Ok(resilience) = &object.0 else { continue };
-        let samples = resilience.status.iter().flat_map(|status| service_resilience::numbers::samples(resilience, status));
-        all.extend(samples.map(|sample| (object.namespace().unwrap_or_default(), sample)));
-    }
+    let mut all = samples(&shared.sets.store(), order_service_set::numbers::samples);
+    all.extend(samples(&shared.resilience.store(), service_resilience::numbers::samples));
     text(all)
+}
+
+/// What the objects of a kind tell; those that cannot be read tell nothing.
+fn samples<K>(objects: &Store<DeserializeGuard<K>>, of: impl Fn(&K) -> Vec<Sample>) -> Vec<Of>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let told = |object: Arc<DeserializeGuard<K>>| {
+        let samples = object.0.as_ref().map(&of).unwrap_or_default();
+        let namespace = object.namespace().unwrap_or_default();
+        samples.into_iter().map(move |sample| (namespace.clone(), sample))
+    };
+    objects.state().into_iter().flat_map(told).collect()
 }
 
 fn text(samples: Vec<Of>) -> String {

@@ -2,6 +2,7 @@
 //! parsed and never in memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as core;
@@ -34,10 +35,10 @@ pub struct Pod {
 #[resource(inherit = "apps::Deployment")]
 #[serde(from = "RawWorkload")]
 pub struct Deployment {
-    /// With this operator's annotations alone, and who owns the fields that matter.
+    /// With this operator's annotations alone.
     pub metadata: ObjectMeta,
     /// What it is told, and how it is.
-    pub workload: Workload,
+    pub workload: Arc<Workload>,
 }
 
 /// A StatefulSet.
@@ -45,10 +46,10 @@ pub struct Deployment {
 #[resource(inherit = "apps::StatefulSet")]
 #[serde(from = "RawWorkload")]
 pub struct StatefulSet {
-    /// With this operator's annotations alone, and who owns the fields that matter.
+    /// With this operator's annotations alone.
     pub metadata: ObjectMeta,
     /// What it is told, and how it is.
-    pub workload: Workload,
+    pub workload: Arc<Workload>,
 }
 
 /// What a workload is told, and how it is.
@@ -60,6 +61,8 @@ pub struct Workload {
     pub selector: BTreeMap<String, String>,
     /// The containers of its template.
     pub containers: Vec<Container>,
+    /// Who owns the number of pods, and who the template.
+    pub managers: Vec<ManagedFieldsEntry>,
     /// How many pods it has, as its controller counted them.
     pub counted: i32,
     /// How many of them are ready.
@@ -184,9 +187,9 @@ impl From<RawWorkload> for StatefulSet {
 }
 
 impl RawWorkload {
-    fn read(self) -> (ObjectMeta, Workload) {
+    fn read(self) -> (ObjectMeta, Arc<Workload>) {
         let (mut metadata, spec, status) = (self.metadata, self.spec.unwrap_or_default(), self.status.unwrap_or_default());
-        metadata.managed_fields = metadata.managed_fields.map(|entries| entries.into_iter().filter_map(owner_of_fields).collect());
+        let managers = metadata.managed_fields.take().unwrap_or_default();
         metadata.annotations.iter_mut().for_each(|all| all.retain(|name, _| name.starts_with("mrg.bluebird.id/")));
         let is_stuck = |condition: &Condition| {
             condition.kind == "Progressing"
@@ -197,13 +200,14 @@ impl RawWorkload {
             wanted: spec.replicas.unwrap_or(1),
             selector: spec.selector.and_then(|selector| selector.match_labels).unwrap_or_default(),
             containers: spec.template.and_then(|template| template.spec?.containers).unwrap_or_default(),
+            managers: managers.into_iter().filter_map(owner_of_fields).collect(),
             counted: status.replicas.unwrap_or(0),
             ready: status.ready_replicas.unwrap_or(0),
             updated: status.updated_replicas.unwrap_or(0),
             told: status.observed_generation >= metadata.generation,
             stuck: status.conditions.iter().flatten().any(is_stuck),
         };
-        (metadata, workload)
+        (metadata, Arc::new(workload))
     }
 }
 
@@ -242,7 +246,7 @@ mod tests {
         let Deployment { metadata, workload } = deployment;
         assert_eq!(metadata.annotations.unwrap(), BTreeMap::from([("mrg.bluebird.id/revision".to_owned(), "r".to_owned())]));
         let managers = json!([{ "manager": "kubectl", "operation": "Update", "fieldsV1": { "f:spec": { "f:replicas": {} } } }]);
-        assert_eq!(serde_json::to_value(metadata.managed_fields).unwrap(), managers);
+        assert_eq!(serde_json::to_value(&workload.managers).unwrap(), managers);
         assert_eq!((workload.wanted, workload.counted, workload.ready, workload.updated), (2, 3, 2, 1));
         assert!(workload.told && workload.stuck && workload.selector["app"] == "w");
         let probe = serde_json::to_value(&workload.containers[0].liveness_probe).unwrap();

@@ -275,7 +275,7 @@ pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
 }
 
 /// Who belongs to the cluster: `mrg.members` of the `config` key, an array of names. What cannot be read says nothing.
-pub fn expected(entries: &Entries) -> Option<BTreeSet<MemberName>> {
+fn expected(entries: &Entries) -> Option<BTreeSet<MemberName>> {
     let config: serde_json::Value = serde_json::from_slice(&entries.get("config")?.value).ok()?;
     let names = config.get("mrg")?.get("members")?.as_array()?;
     names.iter().map(|name| MemberName::new(name.as_str()?).ok()).collect()

@@ -115,7 +115,7 @@ fn objection(api: &Api, request: &Request, candidate: Option<&str>) -> Option<(S
         return Some((StatusCode::UNPROCESSABLE_ENTITY, text.to_owned()));
     }
     let status = api.context.status();
-    let cluster = wire::cluster(status.snapshot.revision, &status.snapshot.entries);
+    let cluster = &status.cluster;
     let leader = cluster.leader.as_ref().map(|key| key.member.to_string());
     if leader.is_none() && request.leader.is_some() {
         return no("cluster has no leader");

@@ -11,7 +11,6 @@ use crate::agent::rest::Api;
 use crate::agent::rest::reports::{is_sync, leads, member_report};
 use crate::base::Moment;
 use crate::clock;
-use crate::dcs::wire;
 use crate::ha::{Mode, Postgres, WalReceiver};
 
 /// Everything that has no route of its own.
@@ -48,8 +47,7 @@ fn is_streaming(status: &Status) -> bool {
 fn lag_fits(status: &Status, query: &BTreeMap<String, String>) -> bool {
     let Some(limit) = query.get("lag").and_then(|text| bytes(text)) else { return true };
     let Postgres::Standby(standby) = &status.postgres else { return true };
-    let head = wire::cluster(status.snapshot.revision, &status.snapshot.entries).optime;
-    match (head, standby.position) {
+    match (status.cluster.optime, standby.position) {
         (Some(head), Some(position)) => head.bytes_since(position.flushed) <= limit,
         _ => false,
     }
@@ -73,8 +71,7 @@ fn is_role(api: &Api, status: &Status, path: &str, query: &BTreeMap<String, Stri
     let standby = matches!(status.postgres, Postgres::Standby(_)) && !tag("noloadbalance") && lag_fits(status, query);
     let wanted_state = query.get("replication_state").is_none_or(|state| state == "streaming" && is_streaming(status));
     let standby = standby && wanted_state;
-    let cluster = wire::cluster(status.snapshot.revision, &status.snapshot.entries);
-    let sync = is_sync(&cluster, &config.name);
+    let sync = is_sync(&status.cluster, &config.name);
     let quorum_mode = status.settings.replication.mode == Mode::Quorum;
     match path {
         "" | "primary" | "master" | "read-write" | "leader" => leads(status),

@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use crate::agent::rest::Api;
 use crate::agent::rest::reports::{PATRONI_VERSION, is_sync, leads};
 use crate::clock;
-use crate::dcs::wire;
 use crate::ha::{Mode, Postgres, WalReceiver};
 
 struct Page {
@@ -36,7 +35,6 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     let status = api.context.status();
     let facts = api.context.server.facts();
     let config = &api.context.config;
-    let cluster = wire::cluster(status.snapshot.revision, &status.snapshot.entries);
     let mut page = Page { labels: format!("scope=\"{}\",name=\"{}\"", config.scope, config.name), text: String::new() };
     let version: u32 = PATRONI_VERSION.split('.').filter_map(|part| part.parse::<u32>().ok()).fold(0, |all, part| all * 100 + part);
     let running = matches!(status.postgres, Postgres::Primary(_) | Postgres::Standby(_));
@@ -45,7 +43,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     let position = standby.and_then(|standby| standby.position).map_or(0, |position| position.flushed.0);
     let replayed = facts.as_ref().and_then(|facts| facts.replayed).filter(|_| standby.is_some()).map_or(0, |lsn| lsn.0);
     let timeline = primary.map(|primary| primary.position).or(standby.and_then(|standby| standby.position));
-    let sync = is_sync(&cluster, &config.name) && standby.is_some();
+    let sync = is_sync(&status.cluster, &config.name) && standby.is_some();
     let quorum_mode = status.settings.replication.mode == Mode::Quorum;
     page.gauge("patroni_version", "Patroni version without periods.", version);
     page.flag("patroni_postgres_running", "Value is 1 if Postgres is running, 0 otherwise.", running);
@@ -69,7 +67,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
         "Version of Postgres (if running), 0 otherwise.",
         facts.as_ref().map_or(0, |facts| facts.version),
     );
-    page.flag("patroni_cluster_unlocked", "Value is 1 if the cluster is unlocked, 0 if locked.", cluster.leader.is_none());
+    page.flag("patroni_cluster_unlocked", "Value is 1 if the cluster is unlocked, 0 if locked.", status.cluster.leader.is_none());
     page.flag(
         "patroni_failsafe_mode_is_active",
         "Value is 1 if failsafe mode is active, 0 otherwise.",
@@ -94,7 +92,7 @@ pub async fn metrics(State(api): State<Api>) -> Response {
         "Time until the fence kills postgres unless the lease is kept; 0 without a lease.",
         remaining,
     );
-    let degraded = status.settings.is_synchronous() && cluster.sync.as_ref().is_none_or(|(_, stored)| stored.voters.is_empty());
+    let degraded = status.settings.is_synchronous() && status.cluster.sync.as_ref().is_none_or(|(_, stored)| stored.voters.is_empty());
     page.flag("mrg_sync_degraded", "Value is 1 if synchronous replication is asked for and nobody could take over without loss.", degraded);
     let _ = writeln!(page.text, "# HELP mrg_decision_total How often each reason was given.\n# TYPE mrg_decision_total counter");
     for (why, count) in &status.reasons {

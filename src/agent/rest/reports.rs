@@ -77,14 +77,14 @@ pub fn member_report(api: &Api) -> Value {
         }
         _ => {}
     }
-    let cluster = wire::cluster(status.snapshot.revision, &status.snapshot.entries);
+    let cluster = &status.cluster;
     if cluster.leader.is_none() {
         report.insert("cluster_unlocked".into(), true.into());
     }
     if status.settings.paused {
         report.insert("pause".into(), true.into());
     }
-    if is_sync(&cluster, &api.context.config.name) {
+    if is_sync(cluster, &api.context.config.name) {
         let word = if status.settings.replication.mode == Mode::Quorum { "quorum_standby" } else { "sync_standby" };
         report.insert(word.into(), true.into());
     }
@@ -110,7 +110,7 @@ pub fn is_sync(cluster: &Cluster, member: &MemberName) -> bool {
 /// `GET /cluster`
 pub async fn cluster(State(api): State<Api>) -> Response {
     let status = api.context.status();
-    let cluster = wire::cluster(status.snapshot.revision, &status.snapshot.entries);
+    let cluster = &status.cluster;
     let all = members(&status.snapshot);
     let leader = cluster.leader.as_ref().map(|key| key.member.clone());
     let position = |data: &MemberData| data.receive_lsn.or(data.xlog_location);
@@ -120,8 +120,8 @@ pub async fn cluster(State(api): State<Api>) -> Response {
         .map(|(name, data)| {
             let role = match () {
                 () if leader.as_ref() == Some(name) => "leader",
-                () if is_sync(&cluster, name) && status.settings.replication.mode == Mode::Quorum => "quorum_standby",
-                () if is_sync(&cluster, name) => "sync_standby",
+                () if is_sync(cluster, name) && status.settings.replication.mode == Mode::Quorum => "quorum_standby",
+                () if is_sync(cluster, name) => "sync_standby",
                 () => "replica",
             };
             member_row(name, data, role, head)

@@ -1,7 +1,7 @@
 //! A platform's status as numbers. Pure.
 
 use crate::api::OrderServiceSet;
-use crate::api::order_service_set::{CanaryPhase, OrderServiceSetStatus, Phase};
+use crate::api::order_service_set::{CanaryPhase, Phase};
 use crate::controllers::metrics::{Sample, Series};
 use kube::ResourceExt;
 
@@ -17,7 +17,8 @@ const PHASES: [CanaryPhase; 5] =
     [CanaryPhase::Starting, CanaryPhase::Baking, CanaryPhase::Paused, CanaryPhase::Promoting, CanaryPhase::Aborted];
 
 /// The numbers of a platform.
-pub fn samples(object: &OrderServiceSet, status: &OrderServiceSetStatus) -> Vec<Sample> {
+pub fn samples(object: &OrderServiceSet) -> Vec<Sample> {
+    let Some(status) = &object.status else { return Vec::new() };
     let set = object.name_any();
     let of = |series, label, value: &str, number| Sample {
         series,

@@ -179,7 +179,7 @@ fn address(pool: &PgBouncerPool) -> Address {
 
 fn deployment(object: &Deployment, autoscalers: &[Arc<HorizontalPodAutoscaler>], set: &str) -> LiveDeployment {
     let annotation = |name: &str| object.annotations().get(name);
-    let Workload { wanted, counted, ready, updated, told, stuck, .. } = object.workload;
+    let Workload { wanted, counted, ready, updated, told, stuck, .. } = *object.workload;
     let name = object.name_any();
     let of_others = |scaler: &HorizontalPodAutoscaler| {
         let target = scaler.spec.as_ref().map(|spec| &spec.scale_target_ref);
@@ -204,7 +204,7 @@ fn deployment(object: &Deployment, autoscalers: &[Arc<HorizontalPodAutoscaler>],
 }
 
 fn owns_replicas(object: &Deployment) -> bool {
-    object.metadata.managed_fields.iter().flatten().any(|entry| {
+    object.workload.managers.iter().any(|entry| {
         entry.manager.as_deref() == Some(crate::cluster::FIELD_MANAGER)
             && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
     })

@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::observe::Workload;
 use super::validate::Desired;
 use crate::cluster::Manifest;
+use crate::controllers::seen::Workload;
 
 /// All objects, in the order in which they are applied.
 pub fn build(desired: &Desired, workload: Option<&Workload>, foreign_budget: bool) -> Vec<Manifest> {
     let mut objects = vec![config_map(desired)];
     // Beside another budget for the same pods nothing could be evicted; with one pod, nothing ever.
     let wanted = desired.spec.availability.max_unavailable > 0 && !foreign_budget;
-    if let Some(workload) = workload.filter(|workload| wanted && workload.replicas > 1) {
+    if let Some(workload) = workload.filter(|workload| wanted && workload.wanted > 1) {
         objects.push(disruption_budget(desired, workload));
     }
     objects.into_iter().map(Manifest).collect()

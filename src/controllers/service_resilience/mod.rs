@@ -145,7 +145,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     };
     let observed = observe::observe(&context.shared, &desired).await.map_err(|error| Error::Observe(Box::new(error)))?;
     let foreign_budget = observed.foreign_budget.is_some();
-    let applied = context.shared.applied.apply_all(&build::build(&desired, observed.workload.as_ref(), foreign_budget)).await;
+    let applied = context.shared.applied.apply_all(&build::build(&desired, observed.workload.as_deref(), foreign_budget)).await;
     let secrets = context.shared.secrets.reader();
     let token = context.token(&desired, &secrets).await?;
     let missing = missing(&desired, &secrets).await?;
@@ -161,7 +161,7 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
         }
     }
     let before = resilience.status.as_ref().and_then(|status| status.template_probes);
-    drifts.extend(observed.workload.as_ref().and_then(|workload| repair::probe_drift(&desired, workload, before, now)));
+    drifts.extend(observed.workload.as_deref().and_then(|workload| repair::probe_drift(&desired, workload, before, now)));
     let (known, pushed) = context.bring_up_to_date(&reference, &desired, &observed, &token).await;
     // What pods, proxies and the workload do is told by them; this is for what nobody tells.
     let mut waits = failure.is_some() || missing.is_some() || !pushed;
@@ -254,7 +254,7 @@ impl Context {
             return true;
         }
         let Some(workload) = &observed.workload else { return true };
-        let whole = observed.pods.len() >= usize::try_from(workload.replicas).unwrap_or(0) && observed.pods.iter().all(|pod| pod.ready);
+        let whole = observed.pods.len() >= usize::try_from(workload.wanted).unwrap_or(0) && observed.pods.iter().all(|pod| pod.ready);
         let Some(pod) = observed.pods.iter().find(|pod| !pod.injected).filter(|_| whole) else { return true };
         let api: Api<core::Pod> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
         match api.evict(&pod.name_any(), &EvictParams::default()).await {

@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 
 use crate::api::ServiceResilience;
-use crate::api::service_resilience::ServiceResilienceStatus;
 use crate::controllers::metrics::{Sample, Series};
 
 const DEPTH: Series = Series { name: "mrg_queue_depth", help: "Requests that wait to be sent." };
@@ -11,8 +10,8 @@ const INQUIRY: Series = Series { name: "mrg_queue_inquiry", help: "Requests abou
 const OLDEST: Series = Series { name: "mrg_queue_oldest_timestamp_seconds", help: "Since when the oldest of them waits." };
 
 /// The numbers of a service.
-pub fn samples(object: &ServiceResilience, status: &ServiceResilienceStatus) -> Vec<Sample> {
-    let Some(queue) = &status.queue else { return Vec::new() };
+pub fn samples(object: &ServiceResilience) -> Vec<Sample> {
+    let Some(queue) = object.status.as_ref().and_then(|status| status.queue.as_ref()) else { return Vec::new() };
     let of = |series, value| Sample { series, labels: vec![("workload", object.spec.target_ref.name.clone())], value };
     let mut all = vec![of(DEPTH, queue.depth as f64), of(INQUIRY, queue.inquiry as f64)];
     let oldest = queue.oldest.as_deref().and_then(|text| text.parse::<Timestamp>().ok());

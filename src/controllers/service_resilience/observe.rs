@@ -1,43 +1,22 @@
 //! What there is: the workload, its pods, who scales it, and which budgets others have made.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
 use super::inject::LABEL;
 use super::validate::Desired;
 use crate::api::service_resilience::TargetKind;
-use crate::controllers::seen::{self, Container, Pod};
+use crate::controllers::seen::{Pod, Workload};
 use crate::controllers::shared::Shared;
-
-/// A Deployment or StatefulSet.
-#[derive(Clone, Debug)]
-pub struct Workload {
-    /// What it is.
-    pub kind: TargetKind,
-    /// Its name.
-    pub name: String,
-    /// How many pods are wanted.
-    pub replicas: i32,
-    /// Which pods are its own.
-    pub selector: BTreeMap<String, String>,
-    /// The containers of its template.
-    pub containers: Vec<Container>,
-    /// Who owns which field.
-    pub managers: Vec<ManagedFieldsEntry>,
-    /// How many pods it has, as its controller counted them.
-    pub counted: i32,
-}
 
 /// Everything about a workload.
 pub struct Observed {
-    /// The workload; `None` if there is none.
-    pub workload: Option<Workload>,
+    /// The Deployment or StatefulSet; `None` if there is none.
+    pub workload: Option<Arc<Workload>>,
     /// Its pods, those that end left out.
     pub pods: Vec<Arc<Pod>>,
     /// Who scales it.
@@ -46,24 +25,10 @@ pub struct Observed {
     pub foreign_budget: Option<String>,
 }
 
-fn workload(kind: TargetKind, metadata: &ObjectMeta, workload: &seen::Workload) -> Workload {
-    Workload {
-        kind,
-        name: metadata.name.clone().unwrap_or_default(),
-        replicas: workload.wanted,
-        selector: workload.selector.clone(),
-        containers: workload.containers.clone(),
-        managers: metadata.managed_fields.clone().unwrap_or_default(),
-        counted: workload.counted,
-    }
-}
-
-fn find(shared: &Shared, namespace: &str, kind: TargetKind, name: &str) -> Option<Workload> {
+fn find(shared: &Shared, namespace: &str, kind: TargetKind, name: &str) -> Option<Arc<Workload>> {
     match kind {
-        TargetKind::Deployment => shared.deployments.get(namespace, name).map(|object| workload(kind, &object.metadata, &object.workload)),
-        TargetKind::StatefulSet => {
-            shared.stateful_sets.get(namespace, name).map(|object| workload(kind, &object.metadata, &object.workload))
-        }
+        TargetKind::Deployment => shared.deployments.get(namespace, name).map(|object| object.workload.clone()),
+        TargetKind::StatefulSet => shared.stateful_sets.get(namespace, name).map(|object| object.workload.clone()),
     }
 }
 

@@ -5,11 +5,11 @@ use k8s_openapi::api::core::v1::Probe;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::json;
 
-use super::observe::{Observed, Workload};
+use super::observe::Observed;
 use super::validate::Desired;
 use crate::api::service_resilience::{Drift, Mode, ProbeMode, TemplateProbes};
 use crate::cluster::Manifest;
-use crate::controllers::seen::Container;
+use crate::controllers::seen::{Container, Workload};
 
 /// The name under which replicas are owned: another than that of the objects which are ours, so that letting go of one leaves the other.
 pub const FLOOR_MANAGER: &str = "mrg-operator-availability";
@@ -79,8 +79,9 @@ pub fn floor(desired: &Desired, observed: &Observed, now: Timestamp) -> Floor {
         }
         return raise(desired, object, "minReplicas", (found, least), &managers, now);
     }
-    let object = ("apps/v1", workload.kind.name(), workload.name.clone());
-    raise(desired, object, "replicas", (workload.replicas, least), &workload.managers, now)
+    let target = &desired.spec.target_ref;
+    let object = ("apps/v1", target.kind.name(), target.name.clone());
+    raise(desired, object, "replicas", (workload.wanted, least), &workload.managers, now)
 }
 
 fn raise(
@@ -142,9 +143,10 @@ pub fn probe_drift(desired: &Desired, workload: &Workload, before: Option<Templa
     if before.is_none_or(|before| before == found) || found == TemplateProbes::Match {
         return None;
     }
+    let target = &desired.spec.target_ref;
     let owner = owner(&workload.managers, &["spec", "template"]);
     Some(Drift {
-        object: format!("{}/{}", workload.kind.name(), workload.name),
+        object: format!("{}/{}", target.kind.name(), target.name),
         field: "spec.template: livenessProbe, readinessProbe".to_owned(),
         found: if found == TemplateProbes::Missing { "removed" } else { "changed" }.to_owned(),
         outcome: if enforced { "pods get them all the same" } else { "told only: nothing is enforced" }.to_owned(),
@@ -156,8 +158,9 @@ pub fn probe_drift(desired: &Desired, workload: &Workload, before: Option<Templa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::api::ServiceResilience;
-    use crate::api::service_resilience::TargetKind;
 
     fn desired() -> Desired {
         let object: ServiceResilience = serde_json::from_value(json!({
@@ -170,16 +173,9 @@ mod tests {
 
     fn observed(replicas: i32, manager: &str, operation: &str) -> Observed {
         let entry = json!({ "manager": manager, "operation": operation, "time": "2026-01-01T00:00:00Z", "fieldsV1": { "f:spec": { "f:replicas": {} } } });
-        let workload = Workload {
-            kind: TargetKind::Deployment,
-            name: "w".to_owned(),
-            replicas,
-            selector: std::collections::BTreeMap::new(),
-            containers: Vec::new(),
-            managers: vec![serde_json::from_value(entry).unwrap()],
-            counted: replicas,
-        };
-        Observed { workload: Some(workload), pods: Vec::new(), autoscaler: None, foreign_budget: None }
+        let managers = vec![serde_json::from_value(entry).unwrap()];
+        let workload = Workload { wanted: replicas, counted: replicas, managers, ..Workload::default() };
+        Observed { workload: Some(Arc::new(workload)), pods: Vec::new(), autoscaler: None, foreign_budget: None }
     }
 
     #[test]
