@@ -151,9 +151,9 @@ outages COUNT="300" SEED="1":
 lab *ARGS:
     e2e/lab/lab {{ARGS}}
 
-# Build the image: in the lab's store, or with docker or podman where TAG is given
+# Build the image: in the lab's store, or with docker or podman where TAG is given; E2E_TAG adds one with what the demo needs on a cluster of yours
 [group('lab')]
-image TAG="":
+image TAG="" E2E_TAG="":
     #!/usr/bin/env bash
     set -euo pipefail
     if [ -z "{{TAG}}" ]; then exec e2e/lab/image; fi
@@ -162,6 +162,11 @@ image TAG="":
     cp target/release/mrg-operator target/release/mrg-agent target/release/mrg-pooler target/release/mrg-proxy target/release/kubectl-mrg target/release/mrg-orders "$context/"
     builder=$(command -v docker || command -v podman) || { echo "neither docker nor podman is here" >&2; exit 1; }
     "$builder" build -t "{{TAG}}" -f Containerfile "$context"
+    [ -n "{{E2E_TAG}}" ] || exit 0
+    cargo build --release --example writer --example crowd --example stand-in --example reads
+    cp target/release/examples/{writer,crowd,stand-in,reads} "$context/"
+    printf 'FROM {{TAG}}\nCOPY writer crowd stand-in reads /usr/local/bin/\nENTRYPOINT ["/usr/local/bin/writer"]\n' >"$context/e2e"
+    "$builder" build -t "{{E2E_TAG}}" -f "$context/e2e" "$context"
 
 # Install or upgrade the operator in the lab
 [group('lab')]
