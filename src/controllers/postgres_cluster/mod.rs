@@ -3,6 +3,7 @@
 mod apply;
 mod build;
 mod etcd_leader;
+mod missing_pods;
 mod observe;
 mod roll;
 mod status;
@@ -176,6 +177,8 @@ async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action,
     let etcd = context.followers.follow(ObjectRef::from_obj(object.as_ref()), desired.etcd_endpoints(), prefix, shape);
     let observed = observe::observe(&context.shared.client, &etcd, &desired).await.map_err(observe_failed)?;
     apply::label_pods(&context.shared.client, &desired, &observed).await?;
+    let before = cluster.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    missing_pods::ask_again(&context.shared.client, &desired, &observed, before, now).await.map_err(observe_failed)?;
     let roll_failed = |error| Error::Roll(Box::new(error));
     roll::revoke_proven_dead(&context.shared.client, &etcd, &desired, &observed).await.map_err(roll_failed)?;
     if let Err(error) = apply::write_intent(&etcd, &desired, &observed).await {
