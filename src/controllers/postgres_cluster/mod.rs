@@ -1,5 +1,6 @@
 //! `PostgresCluster`: observe → validate → build → apply → status.
 
+mod absent;
 mod apply;
 mod build;
 mod etcd_leader;

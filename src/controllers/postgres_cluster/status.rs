@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 
+use super::absent::{absent, is_good};
 use crate::api::PostgresCluster;
 use crate::api::postgres_cluster::{MemberStatus, Mode, PostgresClusterStatus};
 use crate::controllers::conditions::{Verdict, conditions, verdict};
@@ -73,7 +74,7 @@ pub fn status(
     let leader = dcs.cluster.leader.as_ref().map(|key| key.member.clone());
     let leads = leader.as_ref().and_then(|name| dcs.members.get(name)).is_some_and(|data| data.role == "primary");
     let members = members(dcs);
-    let good = members.iter().filter(|member| member.state == "streaming" || member.role == "leader" && leads).count();
+    let good = members.iter().filter(|member| is_good(member, leads)).count();
     let wanted = usize::try_from(desired.spec.replicas).unwrap_or(0);
     let head = leader.as_ref().and_then(|name| dcs.members.get(name)).and_then(position);
     let lag = dcs
@@ -84,7 +85,14 @@ pub fn status(
         .max();
     let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| stored.voters.iter().map(ToString::to_string).collect::<Vec<_>>());
     let synchronous = desired.spec.replication.mode != Mode::Async;
-    let mut verdicts = judge(desired, leads, good, wanted, voters.as_ref().is_some_and(|voters| !voters.is_empty()), progress);
+    let mut verdicts = judge(
+        desired,
+        leads,
+        (good, wanted),
+        &absent(desired, observed, &members, leads),
+        voters.as_ref().is_some_and(|voters| !voters.is_empty()),
+        progress,
+    );
     if let Some((reason, message)) = stalling(dcs) {
         verdicts.retain(|verdict| verdict.kind != "Stalled");
         verdicts.push(verdict("Stalled", true, reason, message));
@@ -139,24 +147,32 @@ fn members(dcs: &Dcs) -> Vec<MemberStatus> {
         .collect()
 }
 
-fn judge(desired: &Desired, leads: bool, good: usize, wanted: usize, successor: bool, progress: &Progress) -> Vec<Verdict> {
+fn judge(
+    desired: &Desired,
+    leads: bool,
+    (good, wanted): (usize, usize),
+    absent: &[String],
+    successor: bool,
+    progress: &Progress,
+) -> Vec<Verdict> {
+    let told = |what: String| if absent.is_empty() { what } else { format!("{what}; {}", absent.join("; ")) };
     let complete = leads && good >= wanted;
     let alone = desired.spec.replication.mode != Mode::Async && wanted > 1 && !successor;
     let ready = match () {
-        () if !leads => verdict("Ready", false, "NoLeader", "no member accepts writes"),
-        () if good < wanted => verdict("Ready", false, "MembersMissing", format!("{good} of {wanted} members lead or stream")),
+        () if !leads => verdict("Ready", false, "NoLeader", told("no member accepts writes".to_owned())),
+        () if good < wanted => verdict("Ready", false, "MembersMissing", told(format!("{good} of {wanted} members lead or stream"))),
         () if alone => verdict("Ready", false, "NoSynchronousStandby", "no standby could take over without loss"),
         () => verdict("Ready", true, "Healthy", format!("{good} of {wanted} members lead or stream")),
     };
     let degraded = match () {
-        () if !leads => verdict("Degraded", true, "NoLeader", "no member accepts writes"),
+        () if !leads => verdict("Degraded", true, "NoLeader", told("no member accepts writes".to_owned())),
         () if alone => verdict(
             "Degraded",
             true,
             "NoSynchronousStandby",
             "losing the leader's volume now would lose acknowledged commits; nobody takes over by itself",
         ),
-        () if good < wanted => verdict("Degraded", true, "MembersMissing", format!("{good} of {wanted} members lead or stream")),
+        () if good < wanted => verdict("Degraded", true, "MembersMissing", told(format!("{good} of {wanted} members lead or stream"))),
         () => verdict("Degraded", false, "Healthy", ""),
     };
     let reconciling = match (&progress.failure, &progress.rolling) {
