@@ -7,6 +7,7 @@ mod lease;
 mod mirror;
 mod reported;
 mod secrets;
+mod status;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +17,7 @@ pub use cache::Cache;
 pub use lease::{Election, hold};
 pub use reported::Reported;
 pub use secrets::{Reader, Secrets};
+pub use status::write_status;
 
 /// Nothing here is left half done by a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -60,9 +60,9 @@ where
     }
 
     /// The object is gone. Its etcd goes, too, and who still asked it would look up its name for ever.
-    pub fn forget(&self, namespace: Option<&str>, name: &str) {
+    pub fn forget(&self, namespace: &str, name: &str) {
         let mut followers = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        followers.retain(|object, _| object.name != name || object.namespace.as_deref() != namespace);
+        followers.retain(|object, _| object.name != name || object.namespace.as_deref() != Some(namespace));
     }
 }
 
@@ -145,9 +145,9 @@ mod tests {
         let etcd = followers.follow(object, vec!["http://127.0.0.1:9".to_owned()], "/service/".to_owned(), |_, _| None);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(Arc::strong_count(&etcd) > 2, "the watch has it, too");
-        followers.forget(Some("other"), "w");
+        followers.forget("other", "w");
         assert!(Arc::strong_count(&etcd) > 2);
-        followers.forget(Some("mrg"), "w");
+        followers.forget("mrg", "w");
         let gone = async {
             while Arc::strong_count(&etcd) > 1 {
                 tokio::time::sleep(Duration::from_millis(5)).await;

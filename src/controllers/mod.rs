@@ -9,6 +9,7 @@ pub mod page;
 pub mod pgbouncer_pool;
 pub mod postgres_cluster;
 mod quantity;
+mod reconciler;
 mod seen;
 pub mod service_resilience;
 mod shared;

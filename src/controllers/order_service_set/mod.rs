@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -26,18 +26,18 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams};
-use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::api::order_service_set::{CanaryPhase, OrderServiceSetStatus};
+use crate::api::order_service_set::{CanaryPhase, CanaryStatus, OrderServiceSetStatus};
 use crate::api::{OrderServiceSet, ServiceResilience};
-use crate::cluster::{FIELD_MANAGER, Manifest, Reported};
+use crate::cluster::{Manifest, Reported, write_status};
 use crate::controllers::news::publish;
+use crate::controllers::reconciler::{self, Readable, Reconciler, recorder};
 use crate::controllers::shared::{Shared, backstop, concerned, controller, owners};
 pub use build::Settings;
 use observe::{DatabaseState, Observed};
@@ -63,7 +63,7 @@ pub enum Error {
     Status(#[source] Box<kube::Error>),
 }
 
-type Object = DeserializeGuard<OrderServiceSet>;
+type Object = Readable<OrderServiceSet>;
 
 struct Context {
     shared: Arc<Shared>,
@@ -82,17 +82,22 @@ type Name = (String, String);
 /// The object's uid and its generation.
 type Generation = (Option<String>, Option<i64>);
 
+/// What was decided about each service, and about order reads.
+struct Plan<'a> {
+    turns: &'a BTreeMap<&'static str, Turn>,
+    trials: &'a BTreeMap<&'static str, trial::Trial>,
+    split: Option<&'a CanaryStatus>,
+}
+
 const BACKSTOP: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
 pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
-    let recorder = Recorder::new(shared.client.clone(), reporter);
+    let recorder = recorder(&shared.client);
     let (stores, news) = Stores::new();
     let http = reqwest::Client::new();
     let (reported, pruned) = (Reported::default(), Mutex::default());
-    let context = Arc::new(Context { shared: shared.clone(), settings, recorder, http, stores, reported, pruned });
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
     let controller = controller(&shared.sets);
     let of_pools = concerned(shared.pools.changes(), controller.store(), |set: &Object, pool| {
@@ -102,27 +107,15 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Outp
         };
         set.namespace() == pool.namespace() && database.is_some_and(named)
     });
-    controller
+    let controller = controller
         .reconcile_on(owners::<OrderServiceSet, _>(shared.deployments.changes()))
         .reconcile_on(owners::<OrderServiceSet, _>(shared.resilience.changes()))
         .reconcile_on(owners::<OrderServiceSet, _>(shared.autoscalers.changes()))
         .owns_stream(touched::<Service>(&shared.client, ours()))
         .owns_stream(touched::<NetworkPolicy>(&shared.client, ours()))
         .reconcile_on(of_pools)
-        .reconcile_on(news)
-        .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
-        .graceful_shutdown_on(stop)
-        .run(reconcile, retry, context.clone())
-        .for_each(|done| {
-            if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
-                let key = (gone.namespace.unwrap_or_default(), gone.name);
-                context.stores.forget(Some(&key.0), &key.1);
-                context.reported.forget(&key.0, &key.1);
-                context.pruned.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            }
-            futures::future::ready(())
-        })
-        .await;
+        .reconcile_on(news);
+    reconciler::run(controller, Context { shared, settings, recorder, http, stores, reported, pruned }, stop).await;
 }
 
 /// What becomes of objects of which nothing but the owner is read.
@@ -133,87 +126,71 @@ where
     watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), config).default_backoff().touched_objects()
 }
 
-fn retry(object: Arc<Object>, error: &Error, _: Arc<Context>) -> Action {
-    tracing::warn!(object = object.name_any(), error = crate::telemetry::chain(error), "reconciliation failed; trying again");
-    Action::requeue(SOON)
-}
+impl Reconciler for Context {
+    type Kind = OrderServiceSet;
+    type Error = Error;
 
-async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action, Error> {
-    let set = match &object.0 {
-        Ok(set) => set,
-        Err(error) => {
-            tracing::error!(object = object.name_any(), %error, "the object cannot be read; it is left alone until it changes");
-            return Ok(Action::await_change());
+    async fn reconcile(&self, set: &OrderServiceSet, reference: ObjectRef<Object>) -> Result<Action, Error> {
+        if self.reported.is_ahead(&set.metadata) {
+            // The news that are waited for bring it here; this is for when they do not come.
+            return Ok(Action::requeue(SOON));
         }
-    };
-    if set.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
-    }
-    if context.reported.is_ahead(&set.metadata) {
-        // The news that are waited for bring it here; this is for when they do not come.
-        return Ok(Action::requeue(SOON));
-    }
-    if let Err(unread) = context.shared.whole().await {
-        context.report(set, status::stalled(set, "Unread", &unread.to_string(), Timestamp::now())).await?;
-        return Ok(Action::requeue(SOON));
-    }
-    let now = Timestamp::now();
-    let observe_failed = |error| Error::Observe(Box::new(error));
-    let secrets = context.shared.secrets.reader();
-    let database = observe::database(&context.shared, &secrets, set).await.map_err(observe_failed)?;
-    let desired = match validate::validate(set, database.wiring.as_ref(), now) {
-        Ok(desired) => desired,
-        Err(problems) => {
-            context.report(set, status::stalled(set, "InvalidSpec", &problems.to_string(), now)).await?;
-            return Ok(Action::await_change());
+        if let Err(unread) = self.shared.whole().await {
+            self.report(set, status::stalled(set, "Unread", &unread.to_string(), Timestamp::now())).await?;
+            return Ok(Action::requeue(SOON));
         }
-    };
-    let Some(observed) = observe::observe(&context.shared, &secrets, set).await.map_err(observe_failed)? else {
-        // The news that are waited for bring it here; this is for when they do not come.
-        return Ok(Action::requeue(SOON));
-    };
-    let stores = context.stores.ask(&ObjectRef::from_obj(object.as_ref()), &observed.stores);
-    let candidates = candidates(set, &desired, &observed, &context.settings);
-    let circumstances = circumstances(set, &desired, &observed, &database, now);
-    let mut turns = turns(&candidates, &circumstances);
-    let asked = trial::asked(set, &desired, &observed);
-    let pods = trial::pods(&context.shared.client, &context.http, &desired, &asked).await.map_err(observe_failed)?;
-    let split = trial::split(set, &desired, &observed, &database, &pods, now);
-    let trials = trial::decide(set, &desired, &observed, &candidates, &pods, &mut turns, now);
-    let mut objects: Vec<Manifest> = Vec::new();
-    if let (Some(wiring), Some(password)) = (&desired.wiring, &database.password) {
-        objects.push(build::queue_secret(&desired, wiring, password));
+        let now = Timestamp::now();
+        let observe_failed = |error| Error::Observe(Box::new(error));
+        let secrets = self.shared.secrets.reader();
+        let database = observe::database(&self.shared, &secrets, set).await.map_err(observe_failed)?;
+        let desired = match validate::validate(set, database.wiring.as_ref(), now) {
+            Ok(desired) => desired,
+            Err(problems) => {
+                self.report(set, status::stalled(set, "InvalidSpec", &problems.to_string(), now)).await?;
+                return Ok(Action::await_change());
+            }
+        };
+        let Some(observed) = observe::observe(&self.shared, &secrets, set).await.map_err(observe_failed)? else {
+            // The news that are waited for bring it here; this is for when they do not come.
+            return Ok(Action::requeue(SOON));
+        };
+        let stores = self.stores.ask(&reference, &observed.stores);
+        let candidates = candidates(set, &desired, &observed, &self.settings);
+        let circumstances = circumstances(set, &desired, &observed, &database, now);
+        let mut turns = turns(&candidates, &circumstances);
+        let asked = trial::asked(set, &desired, &observed);
+        let pods = trial::pods(&self.shared.client, &self.http, &desired, &asked).await.map_err(observe_failed)?;
+        let split = trial::split(set, &desired, &observed, &database, &pods, now);
+        let trials = trial::decide(set, &desired, &observed, &candidates, &pods, &mut turns, now);
+        let plan = Plan { turns: &turns, trials: &trials, split: split.as_ref() };
+        let objects = self.objects(&desired, &observed, &database, &plan).await.map_err(observe_failed)?;
+        let (applied, corrected) = self.shared.applied.enforce_all(&objects).await;
+        let pruned = self.prune(set, &desired, &objects).await;
+        let failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
+        let failure = failure.or_else(|| pruned.as_ref().err().map(|error| crate::telemetry::chain(error)));
+        let retired = trial::retire(&self.shared.client, &desired, &observed, &trials, &pods).await;
+        let found = Found { observed: &observed, database: &database, turns: &turns, trials: &trials, split, stores: &stores, failure };
+        let new = status::status(set, &desired, &found, now);
+        let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
+        publish(&self.recorder, &set.object_ref(&()), corrected.into_iter().map(news::corrected).collect()).await;
+        self.report(set, new).await?;
+        // What is forgotten before it is in the status would be said in vain.
+        trial::heard(&self.shared.client, set).await.map_err(|error| Error::Status(Box::new(error)))?;
+        applied?;
+        pruned?;
+        let lingers = retired.map_err(|error| Error::Prune(Box::new(error)))?;
+        // Trials, jobs, Secrets and patience are told by no watch.
+        let untold = !trials.is_empty() || desired.spec.read_split.is_some() || !observed.missing_secrets.is_empty();
+        let waits = lingers || (!settled && (untold || circumstances.database.is_some() || !circumstances.patience_over));
+        let next = if waits { SOON } else { backstop(set, BACKSTOP) };
+        Ok(Action::requeue(secrets.look_again().map_or(next, |soon| next.min(soon))))
     }
-    objects.extend(build::around(&desired, &trials, split.as_ref()));
-    objects.extend(build::alerting(&desired));
-    objects.extend(context.orders(&desired, &observed, &database).await.map_err(observe_failed)?);
-    // What is named and not there would be missing in every pod.
-    if database.missing.is_none() {
-        objects.extend(desired.services.iter().filter_map(|service| deployment(&desired, service, &observed, &turns, &context.settings)));
-        objects.extend(
-            desired.services.iter().filter_map(|service| canary(&desired, service, &observed, &trials, &context.settings)).flatten(),
-        );
+
+    fn forget(&self, namespace: &str, name: &str) {
+        self.stores.forget(namespace, name);
+        self.reported.forget(namespace, name);
+        self.pruned.lock().unwrap_or_else(PoisonError::into_inner).remove(&(namespace.to_owned(), name.to_owned()));
     }
-    let (applied, corrected) = context.shared.applied.enforce_all(&objects).await;
-    let pruned = context.prune(set, &desired, &objects).await;
-    let failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
-    let failure = failure.or_else(|| pruned.as_ref().err().map(|error| crate::telemetry::chain(error)));
-    let retired = trial::retire(&context.shared.client, &desired, &observed, &trials, &pods).await;
-    let found = Found { observed: &observed, database: &database, turns: &turns, trials: &trials, split, stores: &stores, failure };
-    let new = status::status(set, &desired, &found, now);
-    let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
-    publish(&context.recorder, &set.object_ref(&()), corrected.into_iter().map(news::corrected).collect()).await;
-    context.report(set, new).await?;
-    // What is forgotten before it is in the status would be said in vain.
-    trial::heard(&context.shared.client, set).await.map_err(|error| Error::Status(Box::new(error)))?;
-    applied?;
-    pruned?;
-    let lingers = retired.map_err(|error| Error::Prune(Box::new(error)))?;
-    // Trials, jobs, Secrets and patience are told by no watch.
-    let untold = !trials.is_empty() || desired.spec.read_split.is_some() || !observed.missing_secrets.is_empty();
-    let waits = lingers || (!settled && (untold || circumstances.database.is_some() || !circumstances.patience_over));
-    let next = if waits { SOON } else { backstop(set, BACKSTOP) };
-    Ok(Action::requeue(secrets.look_again().map_or(next, |soon| next.min(soon))))
 }
 
 fn candidates(set: &OrderServiceSet, desired: &Desired, observed: &Observed, settings: &Settings) -> Vec<Candidate> {
@@ -299,6 +276,32 @@ fn deployment(
 }
 
 impl Context {
+    /// All objects, in the order in which they are applied.
+    async fn objects(
+        &self,
+        desired: &Desired,
+        observed: &Observed,
+        database: &DatabaseState,
+        plan: &Plan<'_>,
+    ) -> Result<Vec<Manifest>, kube::Error> {
+        let mut objects: Vec<Manifest> = Vec::new();
+        if let (Some(wiring), Some(password)) = (&desired.wiring, &database.password) {
+            objects.push(build::queue_secret(desired, wiring, password));
+        }
+        objects.extend(build::around(desired, plan.trials, plan.split));
+        objects.extend(build::alerting(desired));
+        objects.extend(self.orders(desired, observed, database).await?);
+        // What is named and not there would be missing in every pod.
+        if database.missing.is_none() {
+            objects
+                .extend(desired.services.iter().filter_map(|service| deployment(desired, service, observed, plan.turns, &self.settings)));
+            objects.extend(
+                desired.services.iter().filter_map(|service| canary(desired, service, observed, plan.trials, &self.settings)).flatten(),
+            );
+        }
+        Ok(objects)
+    }
+
     /// What answers order reads. Nothing before the pools let it in: pods that cannot log in help nobody.
     async fn orders(&self, desired: &Desired, observed: &Observed, database: &DatabaseState) -> Result<Vec<Manifest>, kube::Error> {
         let (Some(_), Some(wiring)) = (&desired.spec.read_split, &desired.wiring) else { return Ok(Vec::new()) };
@@ -357,17 +360,9 @@ impl Context {
         let alerting = set.spec.alerting.clone().unwrap_or_default();
         let news = set.status.as_ref().map(|old| news::between(old, &new, &alerting)).unwrap_or_default();
         publish(&self.recorder, &set.object_ref(&()), news).await;
-        let api: Api<OrderServiceSet> = Api::namespaced(self.shared.client.clone(), &set.namespace().unwrap_or_default());
-        let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "status": new });
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        match api.patch_status(&set.name_any(), &parameters, &Patch::Apply(&patch)).await {
-            Ok(written) => {
-                self.reported.written(&written.metadata);
-                Ok(())
-            }
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(Error::Status(Box::new(error))),
-        }
+        let written = write_status(&self.shared.client, set, &new).await.map_err(|error| Error::Status(Box::new(error)))?;
+        written.iter().for_each(|written| self.reported.written(&written.metadata));
+        Ok(())
     }
 }
 

@@ -85,8 +85,8 @@ impl Stores {
     }
 
     /// The platform is gone.
-    pub fn forget(&self, namespace: Option<&str>, name: &str) {
-        leave(&mut lock(&self.asked), |_, set| set.name == name && set.namespace.as_deref() == namespace);
+    pub fn forget(&self, namespace: &str, name: &str) {
+        leave(&mut lock(&self.asked), |_, set| set.name == name && set.namespace.as_deref() == Some(namespace));
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(asked(), ["redis://shared:1/"]);
         stores.ask(&set("a"), &at("redis://own:1/"));
         assert_eq!(asked().len(), 2);
-        stores.forget(Some("b"), "mrg");
+        stores.forget("b", "mrg");
         assert_eq!(asked(), ["redis://own:1/"]);
     }
 }

@@ -8,23 +8,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::core::DeserializeGuard;
+use kube::api::{Api, ListParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
-use serde_json::json;
 
 use crate::api::pgbouncer_pool::PgBouncerPoolStatus;
 use crate::api::{PgBouncerPool, PostgresCluster};
-use crate::cluster::FIELD_MANAGER;
+use crate::cluster::write_status;
 use crate::controllers::followers::{Followers, without};
 use crate::controllers::pgbouncer_pool::status::Observed;
 use crate::controllers::postgres_cluster::Settings;
+use crate::controllers::reconciler::{self, Readable, Reconciler};
 use crate::controllers::shared::{Shared, concerned, controller, owners};
 use crate::dcs::poolers::{PoolerRecord, record};
 use crate::dcs::{Etcd, Keys};
@@ -43,7 +41,7 @@ pub enum Error {
     Status(#[source] Box<kube::Error>),
 }
 
-type Object = DeserializeGuard<PgBouncerPool>;
+type Object = Readable<PgBouncerPool>;
 
 struct Context {
     settings: Settings,
@@ -59,85 +57,64 @@ const DCS_WITHIN: Duration = Duration::from_secs(2);
 /// Runs the controller until it is told to end.
 pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (followers, from_etcd) = Followers::new();
-    let context = Arc::new(Context { settings, shared: shared.clone(), followers });
     let controller = controller(&shared.pools);
     let of_clusters = concerned(shared.clusters.changes(), controller.store(), |pool: &Object, cluster| {
         let spec = pool.0.as_ref().ok().map(|pool| &pool.spec);
         pool.namespace() == cluster.namespace() && spec.is_some_and(|spec| spec.cluster_ref.name == cluster.name_any())
     });
-    controller
-        .reconcile_on(owners::<PgBouncerPool, _>(shared.deployments.changes()))
-        .reconcile_on(of_clusters)
-        .reconcile_on(from_etcd)
-        .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
-        .graceful_shutdown_on(stop)
-        .run(reconcile, retry, context.clone())
-        .for_each(|done| {
-            // Nothing holds a deleted object back until we have seen that it goes: it is just not there at its next turn.
-            if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
-                context.followers.forget(gone.namespace.as_deref(), &gone.name);
+    let controller =
+        controller.reconcile_on(owners::<PgBouncerPool, _>(shared.deployments.changes())).reconcile_on(of_clusters).reconcile_on(from_etcd);
+    reconciler::run(controller, Context { settings, shared, followers }, stop).await;
+}
+
+impl Reconciler for Context {
+    type Kind = PgBouncerPool;
+    type Error = Error;
+
+    async fn reconcile(&self, pool: &PgBouncerPool, reference: ObjectRef<Object>) -> Result<Action, Error> {
+        let now = Timestamp::now();
+        let observe_failed = |error| Error::Observe(Box::new(error));
+        let namespace = pool.namespace().unwrap_or_default();
+        let clusters: Api<PostgresCluster> = Api::namespaced(self.shared.client.clone(), &namespace);
+        let cluster = clusters.get_opt(&pool.spec.cluster_ref.name).await.map_err(observe_failed)?;
+        let desired = match validate::validate(&self.settings, pool, cluster.as_ref()) {
+            Ok(desired) => desired,
+            Err(invalid) => {
+                self.report(pool, status::stalled(pool, &invalid, now)).await?;
+                return Ok(Action::await_change());
             }
-            futures::future::ready(())
-        })
-        .await;
-}
-
-fn retry(object: Arc<Object>, error: &Error, _: Arc<Context>) -> Action {
-    tracing::warn!(object = object.name_any(), error = crate::telemetry::chain(error), "reconciliation failed; trying again");
-    Action::requeue(SOON)
-}
-
-async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action, Error> {
-    let pool = match &object.0 {
-        Ok(pool) => pool,
-        Err(error) => {
-            tracing::error!(object = object.name_any(), %error, "the object cannot be read; it is left alone until it changes");
-            return Ok(Action::await_change());
+        };
+        if let Some(invalid) = missing(&self.shared.client, &desired).await.map_err(observe_failed)? {
+            self.report(pool, status::stalled(pool, &invalid, now)).await?;
+            return Ok(Action::requeue(SOON));
         }
-    };
-    let reference = ObjectRef::from_obj(object.as_ref());
-    if pool.metadata.deletion_timestamp.is_some() {
-        context.followers.forget(pool.namespace().as_deref(), &pool.name_any());
-        return Ok(Action::await_change());
+        let applied = self.shared.applied.apply_all(&build::build(&desired)).await;
+        let prefix = Keys::new("service", &desired.scope).poolers();
+        let etcd = self.followers.follow(reference, desired.etcd.clone(), prefix.clone(), shape);
+        let deployments: Api<Deployment> = Api::namespaced(self.shared.client.clone(), &namespace);
+        let deployment = deployments.get_opt(&desired.name).await.map_err(observe_failed)?.and_then(|deployment| deployment.status);
+        let pods = deployment.map_or((0, 0, 0), |status| {
+            (status.replicas.unwrap_or(0), status.ready_replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0))
+        });
+        let siblings: Api<PgBouncerPool> = Api::namespaced(self.shared.client.clone(), &namespace);
+        let siblings = siblings.list(&ListParams::default()).await.map_err(observe_failed)?;
+        let of_cluster: Vec<&PgBouncerPool> = siblings.iter().filter(|sibling| sibling.spec.cluster_ref == pool.spec.cluster_ref).collect();
+        let observed = Observed {
+            records: records(&etcd, &prefix, &desired.name).await,
+            pods,
+            failure: applied.as_ref().err().map(|error| crate::telemetry::chain(error)),
+            overcommitment: cluster.as_ref().and_then(|cluster| validate::overcommitment(cluster, desired.users.len(), &of_cluster)),
+        };
+        let new = status::status(pool, &desired, &observed, now);
+        let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
+        self.report(pool, new).await?;
+        applied?;
+        Ok(Action::requeue(if settled { BACKSTOP } else { SOON }))
     }
-    let now = Timestamp::now();
-    let observe_failed = |error| Error::Observe(Box::new(error));
-    let namespace = pool.namespace().unwrap_or_default();
-    let clusters: Api<PostgresCluster> = Api::namespaced(context.shared.client.clone(), &namespace);
-    let cluster = clusters.get_opt(&pool.spec.cluster_ref.name).await.map_err(observe_failed)?;
-    let desired = match validate::validate(&context.settings, pool, cluster.as_ref()) {
-        Ok(desired) => desired,
-        Err(invalid) => {
-            context.report(pool, status::stalled(pool, &invalid, now)).await?;
-            return Ok(Action::await_change());
-        }
-    };
-    if let Some(invalid) = missing(&context.shared.client, &desired).await.map_err(observe_failed)? {
-        context.report(pool, status::stalled(pool, &invalid, now)).await?;
-        return Ok(Action::requeue(SOON));
+
+    fn forget(&self, namespace: &str, name: &str) {
+        self.followers.forget(namespace, name);
     }
-    let applied = context.shared.applied.apply_all(&build::build(&desired)).await;
-    let prefix = Keys::new("service", &desired.scope).poolers();
-    let etcd = context.followers.follow(reference, desired.etcd.clone(), prefix.clone(), shape);
-    let deployments: Api<Deployment> = Api::namespaced(context.shared.client.clone(), &namespace);
-    let deployment = deployments.get_opt(&desired.name).await.map_err(observe_failed)?.and_then(|deployment| deployment.status);
-    let pods = deployment.map_or((0, 0, 0), |status| {
-        (status.replicas.unwrap_or(0), status.ready_replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0))
-    });
-    let siblings: Api<PgBouncerPool> = Api::namespaced(context.shared.client.clone(), &namespace);
-    let siblings = siblings.list(&ListParams::default()).await.map_err(observe_failed)?;
-    let of_cluster: Vec<&PgBouncerPool> = siblings.iter().filter(|sibling| sibling.spec.cluster_ref == pool.spec.cluster_ref).collect();
-    let observed = Observed {
-        records: records(&etcd, &prefix, &desired.name).await,
-        pods,
-        failure: applied.as_ref().err().map(|error| crate::telemetry::chain(error)),
-        overcommitment: cluster.as_ref().and_then(|cluster| validate::overcommitment(cluster, desired.users.len(), &of_cluster)),
-    };
-    let new = status::status(pool, &desired, &observed, now);
-    let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
-    context.report(pool, new).await?;
-    applied?;
-    Ok(Action::requeue(if settled { BACKSTOP } else { SOON }))
 }
 
 /// What is missing of the Secrets. Secrets are not watched: the operator may read those that it is told of, and list none.
@@ -175,13 +152,7 @@ impl Context {
         if pool.status.as_ref() == Some(&new) {
             return Ok(());
         }
-        let api: Api<PgBouncerPool> = Api::namespaced(self.shared.client.clone(), &pool.namespace().unwrap_or_default());
-        let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "PgBouncerPool", "status": new });
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        match api.patch_status(&pool.name_any(), &parameters, &Patch::Apply(&patch)).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(Error::Status(Box::new(error))),
-        }
+        write_status(&self.shared.client, pool, &new).await.map_err(|error| Error::Status(Box::new(error)))?;
+        Ok(())
     }
 }

@@ -17,18 +17,17 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{self as core, Secret};
-use kube::api::{Api, EvictParams, Patch, PatchParams};
-use kube::core::DeserializeGuard;
+use kube::api::{Api, EvictParams};
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
-use serde_json::json;
 
 use crate::api::ServiceResilience;
 use crate::api::service_resilience::{Convergence, Drift, Mode, ServiceResilienceStatus, TargetRef};
-use crate::cluster::{FIELD_MANAGER, Reader, take_as};
+use crate::cluster::{Reader, take_as, write_status};
 use crate::controllers::news::publish;
+use crate::controllers::reconciler::{self, Readable, Reconciler, recorder};
 use crate::controllers::seen::Pod;
 use crate::controllers::shared::{Shared, backstop, concerned, controller};
 use observe::Observed;
@@ -52,7 +51,7 @@ pub enum Error {
 }
 
 /// The object, or why it cannot be read.
-pub type Object = DeserializeGuard<ServiceResilience>;
+pub type Object = Readable<ServiceResilience>;
 
 struct Context {
     shared: Arc<Shared>,
@@ -66,9 +65,7 @@ const SOON: Duration = Duration::from_secs(2);
 /// Runs the controller until it is told to end.
 pub async fn run(shared: Arc<Shared>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let (proxies, news) = Proxies::new();
-    let reporter = Reporter { controller: "mrg-operator".into(), instance: std::env::var("POD_NAME").ok() };
-    let recorder = Recorder::new(shared.client.clone(), reporter);
-    let context = Arc::new(Context { shared: shared.clone(), proxies, recorder });
+    let recorder = recorder(&shared.client);
     let controller = controller(&shared.resilience);
     // Asked of every object at every change of a workload: nothing is copied.
     let targets = |object: &Object, kind: &str, namespace: Option<&String>, name: Option<&String>| {
@@ -93,85 +90,67 @@ pub async fn run(shared: Arc<Shared>, stop: impl Future<Output = ()> + Send + Sy
     };
     let pods = shared.pods.changes().filter_map(move |pod| labelled(pod.namespace(), pod.labels()));
     let budgets = shared.budgets.changes().filter_map(move |budget| labelled(budget.namespace(), budget.labels()));
-    controller
+    let controller = controller
         .reconcile_on(deployments)
         .reconcile_on(stateful_sets)
         .reconcile_on(autoscalers)
         .reconcile_on(pods)
         .reconcile_on(budgets)
-        .reconcile_on(news)
-        .with_config(kube::runtime::controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
-        .graceful_shutdown_on(stop)
-        .run(reconcile, retry, context.clone())
-        .for_each(|done| {
-            // Nothing holds a deleted object back until we have seen that it goes: it is just not there at its next turn.
-            if let Err(kube::runtime::controller::Error::ObjectNotFound(gone)) = done {
-                context.proxies.forget(gone.namespace.as_deref(), &gone.name);
+        .reconcile_on(news);
+    reconciler::run(controller, Context { shared, proxies, recorder }, stop).await;
+}
+
+impl Reconciler for Context {
+    type Kind = ServiceResilience;
+    type Error = Error;
+
+    async fn reconcile(&self, resilience: &ServiceResilience, reference: ObjectRef<Object>) -> Result<Action, Error> {
+        if let Err(unread) = self.shared.whole().await {
+            self.report(resilience, status::stalled(resilience, "Unread", &unread.to_string(), Timestamp::now())).await?;
+            return Ok(Action::requeue(SOON));
+        }
+        let now = Timestamp::now();
+        let desired = match validate::validate(resilience, now) {
+            Ok(desired) => desired,
+            Err(problems) => {
+                self.report(resilience, status::stalled(resilience, "InvalidSpec", &problems.to_string(), now)).await?;
+                return Ok(Action::await_change());
             }
-            futures::future::ready(())
-        })
-        .await;
-}
+        };
+        let observed = observe::observe(&self.shared, &desired).await.map_err(|error| Error::Observe(Box::new(error)))?;
+        let foreign_budget = observed.foreign_budget.is_some();
+        let applied = self.shared.applied.apply_all(&build::build(&desired, observed.workload.as_deref(), foreign_budget)).await;
+        let secrets = self.shared.secrets.reader();
+        let token = self.token(&desired, &secrets).await?;
+        let missing = missing(&desired, &secrets).await?;
+        let floor = repair::floor(&desired, &observed, now);
+        let mut drifts = Vec::new();
+        let mut failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
+        if let Floor::Raise { manifest, drift } = &floor {
+            // Only this field, and only because nobody owns it who would bring it back.
+            match take_as(&self.shared.client, manifest, FLOOR_MANAGER).await {
+                // What the cache does not show yet is raised again, and told once.
+                Ok(_) => drifts.extend(Some(drift.clone()).filter(|drift| !is_known(resilience, drift))),
+                Err(error) => failure = Some(crate::telemetry::chain(&error)),
+            }
+        }
+        let before = resilience.status.as_ref().and_then(|status| status.template_probes);
+        drifts.extend(observed.workload.as_deref().and_then(|workload| repair::probe_drift(&desired, workload, before, now)));
+        let (known, pushed) = self.bring_up_to_date(&reference, &desired, &observed, &token).await;
+        // What pods, proxies and the workload do is told by them; this is for what nobody tells.
+        let mut waits = failure.is_some() || missing.is_some() || !pushed;
+        let found = Found { observed: &observed, proxies: &known, floor: &floor, drifts, failure, missing };
+        let new = status::status(resilience, &desired, &found, now);
+        self.report(resilience, new).await?;
+        applied?;
+        waits |= !self.converge(&desired, &observed).await;
+        let next = until_override_ends(&desired, now).unwrap_or(if waits { SOON } else { backstop(resilience, BACKSTOP) });
+        Ok(Action::requeue(secrets.look_again().map_or(next, |soon| next.min(soon))))
+    }
 
-fn retry(object: Arc<Object>, error: &Error, _: Arc<Context>) -> Action {
-    tracing::warn!(object = object.name_any(), error = crate::telemetry::chain(error), "reconciliation failed; trying again");
-    Action::requeue(SOON)
-}
-
-async fn reconcile(object: Arc<Object>, context: Arc<Context>) -> Result<Action, Error> {
-    let resilience = match &object.0 {
-        Ok(resilience) => resilience,
-        Err(error) => {
-            tracing::error!(object = object.name_any(), %error, "the object cannot be read; it is left alone until it changes");
-            return Ok(Action::await_change());
-        }
-    };
-    let reference = ObjectRef::from_obj(object.as_ref());
-    if resilience.metadata.deletion_timestamp.is_some() {
-        context.proxies.forget(resilience.namespace().as_deref(), &resilience.name_any());
-        return Ok(Action::await_change());
+    fn forget(&self, namespace: &str, name: &str) {
+        self.proxies.forget(namespace, name);
     }
-    if let Err(unread) = context.shared.whole().await {
-        context.report(resilience, status::stalled(resilience, "Unread", &unread.to_string(), Timestamp::now())).await?;
-        return Ok(Action::requeue(SOON));
-    }
-    let now = Timestamp::now();
-    let desired = match validate::validate(resilience, now) {
-        Ok(desired) => desired,
-        Err(problems) => {
-            context.report(resilience, status::stalled(resilience, "InvalidSpec", &problems.to_string(), now)).await?;
-            return Ok(Action::await_change());
-        }
-    };
-    let observed = observe::observe(&context.shared, &desired).await.map_err(|error| Error::Observe(Box::new(error)))?;
-    let foreign_budget = observed.foreign_budget.is_some();
-    let applied = context.shared.applied.apply_all(&build::build(&desired, observed.workload.as_deref(), foreign_budget)).await;
-    let secrets = context.shared.secrets.reader();
-    let token = context.token(&desired, &secrets).await?;
-    let missing = missing(&desired, &secrets).await?;
-    let floor = repair::floor(&desired, &observed, now);
-    let mut drifts = Vec::new();
-    let mut failure = applied.as_ref().err().map(|error| crate::telemetry::chain(error));
-    if let Floor::Raise { manifest, drift } = &floor {
-        // Only this field, and only because nobody owns it who would bring it back.
-        match take_as(&context.shared.client, manifest, FLOOR_MANAGER).await {
-            // What the cache does not show yet is raised again, and told once.
-            Ok(_) => drifts.extend(Some(drift.clone()).filter(|drift| !is_known(resilience, drift))),
-            Err(error) => failure = Some(crate::telemetry::chain(&error)),
-        }
-    }
-    let before = resilience.status.as_ref().and_then(|status| status.template_probes);
-    drifts.extend(observed.workload.as_deref().and_then(|workload| repair::probe_drift(&desired, workload, before, now)));
-    let (known, pushed) = context.bring_up_to_date(&reference, &desired, &observed, &token).await;
-    // What pods, proxies and the workload do is told by them; this is for what nobody tells.
-    let mut waits = failure.is_some() || missing.is_some() || !pushed;
-    let found = Found { observed: &observed, proxies: &known, floor: &floor, drifts, failure, missing };
-    let new = status::status(resilience, &desired, &found, now);
-    context.report(resilience, new).await?;
-    applied?;
-    waits |= !context.converge(&desired, &observed).await;
-    let next = until_override_ends(&desired, now).unwrap_or(if waits { SOON } else { backstop(resilience, BACKSTOP) });
-    Ok(Action::requeue(secrets.look_again().map_or(next, |soon| next.min(soon))))
 }
 
 fn is_known(resilience: &ServiceResilience, drift: &Drift) -> bool {
@@ -276,12 +255,7 @@ impl Context {
         }
         let news = object.status.as_ref().map(|old| news::between(old, &new)).unwrap_or_default();
         publish(&self.recorder, &object.object_ref(&()), news).await;
-        let api: Api<ServiceResilience> = Api::namespaced(self.shared.client.clone(), &object.namespace().unwrap_or_default());
-        let patch = json!({ "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "ServiceResilience", "status": new });
-        match api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(Error::Status(Box::new(error))),
-        }
+        write_status(&self.shared.client, object, &new).await.map_err(|error| Error::Status(Box::new(error)))?;
+        Ok(())
     }
 }

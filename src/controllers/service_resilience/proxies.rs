@@ -100,8 +100,8 @@ impl Proxies {
     }
 
     /// The object is gone.
-    pub fn forget(&self, namespace: Option<&str>, name: &str) {
-        lock(&self.of).retain(|object, _| object.name != name || object.namespace.as_deref() != namespace);
+    pub fn forget(&self, namespace: &str, name: &str) {
+        lock(&self.of).retain(|object, _| object.name != name || object.namespace.as_deref() != Some(namespace));
     }
 
     /// Gives a proxy a configuration. Its answer comes as news, too.
