@@ -136,11 +136,7 @@ impl Task {
         let lost = stored.is_none_or(|entry| entry.lease != lease.0) && self.member_written.elapsed() > Duration::from_millis(500);
         let due = self.member_written.elapsed() >= status.settings.failover.loop_wait.duration();
         let write = match &self.member {
-            Some((old_lease, old)) if *old_lease == lease && !lost => {
-                let still = MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, ..data.clone() };
-                let was = MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, ..old.clone() };
-                still != was || due && *old != data
-            }
+            Some((old_lease, old)) if *old_lease == lease && !lost => pressing(&data) != pressing(old) || due && *old != data,
             _ => true,
         };
         if !write {
@@ -280,6 +276,11 @@ impl Task {
     }
 }
 
+/// What others act on: without what moves all the time, and what is only for people.
+fn pressing(data: &MemberData) -> MemberData {
+    MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, obstacle: None, ..data.clone() }
+}
+
 /// What the member key says.
 fn member_data(context: &Context, status: &Status) -> MemberData {
     let config = &context.config;
@@ -290,6 +291,7 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
     let mut data = MemberData {
         refused_parameters: context.server.refused_parameters(),
         unusable_data: context.server.unusable_data(),
+        obstacle: status.why.filter(|why| why.is_obstacle()).map(|why| why.sentence().to_owned()),
         server_version: (facts.version > 0).then_some(facts.version),
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),

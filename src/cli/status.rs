@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
@@ -39,14 +40,11 @@ pub async fn status(place: &Place) -> Result<String, Error> {
     Ok(render(&seen))
 }
 
-fn condition<'a>(
-    conditions: &'a [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
-    kind: &str,
-) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-fn reason(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> String {
+fn reason(conditions: &[Condition]) -> String {
     cell(condition(conditions, "Ready").map(|ready| ready.reason.as_str()))
 }
 
@@ -147,7 +145,15 @@ fn clusters(text: &mut String, all: &[PostgresCluster]) {
         .collect();
     if !rows.is_empty() {
         text.push_str(&table(&["DATABASE", "READY", "LEADER", "SYNC", "TIMELINE", "LAG", "STATUS"], &rows));
+        all.iter().for_each(|cluster| cluster.status.iter().for_each(|status| unready(text, &cluster.name_any(), &status.conditions)));
         text.push('\n');
+    }
+}
+
+/// In a sentence what keeps an object from being ready.
+fn unready(text: &mut String, name: &str, conditions: &[Condition]) {
+    if let Some(ready) = condition(conditions, "Ready").filter(|ready| ready.status != "True" && !ready.message.is_empty()) {
+        let _ = writeln!(text, "  {name}: {}", ready.message);
     }
 }
 
@@ -169,6 +175,7 @@ fn pools(text: &mut String, all: &[PgBouncerPool]) {
         .collect();
     if !rows.is_empty() {
         text.push_str(&table(&["POOL", "READY", "MODE", "TARGET", "WAITING", "LAST REWIRE", "STATUS"], &rows));
+        all.iter().for_each(|pool| pool.status.iter().for_each(|status| unready(text, &pool.name_any(), &status.conditions)));
         text.push('\n');
     }
 }

@@ -70,6 +70,9 @@ pub struct MemberData {
     /// Why the data directory cannot be used with the programs that are here. Patroni does not know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unusable_data: Option<String>,
+    /// What is in the way of this member; see docs/ha.md. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
     /// PostgreSQL's `server_version_num`, while it runs. Patroni does not know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<u32>,

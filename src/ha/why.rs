@@ -119,6 +119,30 @@ impl Why {
         format!("{self:?}")
     }
 
+    /// Whether it is in the way of this member for longer than a step takes: somebody who reads why nobody leads should read it.
+    pub fn is_obstacle(self) -> bool {
+        matches!(
+            self,
+            Why::NameTaken
+                | Why::Paused
+                | Why::WrongSystem
+                | Why::InitializeMissing
+                | Why::NoLeaderToCopy
+                | Why::SystemUnknown
+                | Why::Replaying
+                | Why::JustStarted
+                | Why::Promised
+                | Why::NotInFailsafe
+                | Why::MayNotLead
+                | Why::SwitchoverToOther
+                | Why::SyncStateMissing
+                | Why::NotInSync
+                | Why::OldTimeline
+                | Why::TooFarBehind
+                | Why::TooFewVotes
+        )
+    }
+
     /// One sentence for the log and for `kubectl describe`.
     pub fn sentence(self) -> &'static str {
         match self {

@@ -23,11 +23,15 @@ pub fn absent(desired: &Desired, observed: &Observed, members: &[MemberStatus], 
             let good = member.is_some_and(|member| is_good(member, leads));
             let why = || match observed.pods.get(&name) {
                 None => format!("no pod; kubectl describe statefulset {} says why", desired.name),
-                Some(pod) => trouble(pod).unwrap_or_else(|| own_words(member)),
+                Some(pod) => trouble(pod).or_else(|| obstacle(observed, &name)).unwrap_or_else(|| own_words(member)),
             };
             (!good).then(|| format!("{name}: {}", why()))
         })
         .collect()
+}
+
+fn obstacle(observed: &Observed, name: &str) -> Option<String> {
+    observed.dcs.as_ref()?.members.iter().find(|(member, _)| member.as_str() == name)?.1.obstacle.clone()
 }
 
 fn own_words(member: Option<&MemberStatus>) -> String {
@@ -90,6 +94,18 @@ mod tests {
             ((*name).to_owned(), serde_json::from_value(pod).unwrap())
         };
         Observed { pods: pods.iter().map(pod).collect(), etcd_pods: BTreeMap::new(), dcs: None }
+    }
+
+    #[test]
+    fn a_member_that_says_what_is_in_its_way_is_heard() {
+        let obstacle = crate::ha::Why::NotInSync.sentence();
+        let data = crate::dcs::wire::MemberData { obstacle: Some(obstacle.to_owned()), ..Default::default() };
+        let members = BTreeMap::from([(crate::base::MemberName::new("c-1").unwrap(), data)]);
+        let mut observed = observed(&[("c-0", json!({})), ("c-1", json!({})), ("c-2", json!({}))]);
+        observed.dcs =
+            Some(crate::controllers::postgres_cluster::observe::Dcs { cluster: crate::ha::Cluster::default(), members, config: None });
+        let members = [member("c-0", "replica", "streaming"), member("c-1", "replica", "running"), member("c-2", "replica", "streaming")];
+        assert_eq!(absent(&desired(), &observed, &members, false), [format!("c-1: {obstacle}")]);
     }
 
     #[test]
