@@ -13,6 +13,8 @@ k delete pvc "$claim" --wait=false >/dev/null
 k delete pod "$member" >/dev/null
 sleep 30
 ! k get pod "$member" >/dev/null 2>&1 || fail "$member is there, on a volume that goes away"
+told() { k get pgc $cluster -o 'jsonpath={.status.conditions[?(@.type=="Ready")].message}'; }
+[[ "$(told)" = *"$member: no pod"* ]] || fail "what is missing is not said: $(told)"
 release
 began=$(date +%s%N)
 until_true "the pod" 15 k get pod "$member" -o name >/dev/null

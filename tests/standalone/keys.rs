@@ -86,6 +86,8 @@ fn without_any_key_nobody_guesses_who_has_every_commit_and_the_documented_way_ou
         cluster.wait_healthy();
         cluster.etcdctl_text(&["del", "--prefix", "/service/test/"]);
         wait_until("all say what is missing", || (1..=3).all(|member| cluster.reason(member) == "SyncStateMissing"));
+        let says_so = |member| cluster.value(&format!("members/n{member}")).contains("/sync is missing");
+        wait_until("all say it in their keys, for whoever reads the status", || (1..=3).all(says_so));
         let furthest = (1..=3).max_by_key(|member| cluster.position(*member)).unwrap();
         cluster.put("sync", &format!(r#"{{"leader":"n{furthest}","quorum":0,"sync_standby":null}}"#));
         wait_until("the chosen one leads", || cluster.leader() == Some(furthest));
