@@ -29,7 +29,15 @@ sql "$two" "SELECT pg_wal_replay_pause()" >/dev/null
 grow
 until_true "without a standby the leader is read from" 10 are "$lead"
 [ "$(k get pgb l -o 'jsonpath={.status.target}')" = "$lead" ] || fail "TARGET: $(k get pgb l -o 'jsonpath={.status.target}')"
+# The new pods of a pool find a server first: until then its old ones go on as before.
+sql "$one" "SELECT pg_wal_replay_resume()" >/dev/null
+until_true "the one that caught up is read from" 20 are "$one"
 laggards Refuse
+refused() { [ "$(k get pgb l -o 'jsonpath={.metadata.generation}')" = "$(k get pgb l -o 'jsonpath={.status.observedGeneration}')" ] && pool_serves l && k rollout status deploy/l --timeout=60s >/dev/null; }
+until_true "the pool's new pods" 60 refused
+until_true "the near one is read from by the new pods, too" 20 are "$one"
+sql "$one" "SELECT pg_wal_replay_pause()" >/dev/null
+grow
 refuses() { [[ "$(readers)" == *"no server"* || "$(readers)" == *"paus"* || "$(readers)" == *"rror"* ]]; }
 until_true "without a standby nobody is served" 100 refuses
 echo "    what clients are told: $(readers | head -c 200)"

@@ -140,20 +140,24 @@ impl Reads {
     fn is_near(&self, name: &MemberName) -> bool {
         let Some((_, Finding::Standby { system_id, replayed, behind })) = self.findings.get(name) else { return false };
         // One that was too far away comes back only when it is clearly near, so that it does not flap.
-        let share = if self.serving.contains(name) { 1 } else { 2 };
+        let serves = self.serving.contains(name);
+        let share = if serves { 1 } else { 2 };
         let near = match self.max_lag {
-            MaxLag::Bytes(limit) => self.bytes_behind(*replayed) <= limit / share,
+            // How far it is while nobody knows stays as it was.
+            MaxLag::Bytes(limit) => self.bytes_behind(*replayed).map_or(serves, |behind| behind <= limit / share),
             MaxLag::Time(limit) => behind.0 <= limit.0 / share,
         };
         near && self.seen.system_id.is_none_or(|known| known == *system_id)
     }
 
-    fn bytes_behind(&self, replayed: Lsn) -> u64 {
-        let leader = self.seen.leader.as_ref().and_then(|leader| self.findings.get(&leader.member));
-        match leader {
-            Some((_, Finding::Primary { written, .. })) => written.bytes_since(replayed),
+    /// `None` while there is a leader that has not answered the first question yet.
+    fn bytes_behind(&self, replayed: Lsn) -> Option<u64> {
+        let leader = self.seen.leader.as_ref().map(|leader| &leader.member).filter(|leader| self.seen.members.contains_key(leader));
+        match leader.map(|leader| self.findings.get(leader)) {
+            Some(Some((_, Finding::Primary { written, .. }))) => Some(written.bytes_since(replayed)),
+            Some(None) => None,
             // Without a primary nothing new is written.
-            _ => 0,
+            Some(Some(_)) | None => Some(0),
         }
     }
 }
@@ -226,6 +230,31 @@ mod tests {
         assert_eq!(refusing.wake_at(), Some(Moment(501)));
         assert_eq!(refusing.on(Moment(501), ReadEvent::Tick).unwrap().gate, Gate::Refuse);
         assert_eq!(refusing.on(Moment(502), looked("n2", standby(1_000))).unwrap().gate, Gate::Flow);
+    }
+
+    #[test]
+    fn a_laggard_that_answers_before_the_primary_is_not_taken_for_near() {
+        let mut pool = Reads::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
+        pool.on(Moment(0), ReadEvent::Dcs(seen("n1", &["n1", "n2", "n3"])));
+        assert_eq!(pool.on(Moment(1), looked("n2", standby(800))), None, "nobody knows yet how far the primary is");
+        assert_eq!(pool.on(Moment(2), looked("n1", PRIMARY)), None);
+        assert_eq!(pool.on(Moment(3), looked("n3", standby(1_000))).unwrap().addresses, vec![address("n3")]);
+        let mut pool = Reads::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
+        pool.on(Moment(0), ReadEvent::Dcs(seen("n1", &["n1", "n2", "n3"])));
+        pool.on(Moment(1), looked("n2", standby(800)));
+        let setting = pool.on(Moment(2), looked("n1", Finding::Unreachable)).unwrap();
+        assert_eq!(setting.addresses, vec![address("n2")], "without a primary nothing new is written");
+    }
+
+    #[test]
+    fn whoever_serves_goes_on_until_a_new_leader_has_answered() {
+        let mut pool = pool(Fallback::Refuse);
+        let mut moved = seen("n4", &["n1", "n2", "n3", "n4"]);
+        moved.members.remove(&name("n1"));
+        assert_eq!(pool.on(Moment(1), ReadEvent::Dcs(moved)), None);
+        let ahead = Finding::Primary { system_id: 7, timeline: Timeline(2), written: Lsn(1_050) };
+        assert_eq!(pool.on(Moment(2), looked("n4", ahead)), None);
+        assert_eq!(pool.serving, [name("n2"), name("n3")].into());
     }
 
     #[test]
