@@ -177,4 +177,6 @@ deploy *ARGS:
 [group('dev')]
 bench-lab *ARGS: packages
     e2e/run 02
+    # A second cluster on the same processors would be measured, too.
+    e2e/lab/lab enter kubectl delete pgc pg --wait >/dev/null
     e2e/bench-lab {{ARGS}}

@@ -33,8 +33,8 @@ until_true "without a standby the leader is read from" 10 are "$lead"
 sql "$one" "SELECT pg_wal_replay_resume()" >/dev/null
 until_true "the one that caught up is read from" 20 are "$one"
 laggards Refuse
-refused() { [ "$(k get pgb l -o 'jsonpath={.metadata.generation}')" = "$(k get pgb l -o 'jsonpath={.status.observedGeneration}')" ] && pool_serves l && k rollout status deploy/l --timeout=60s >/dev/null; }
-until_true "the pool's new pods" 60 refused
+changed() { pool_serves l && k rollout status deploy/l --timeout=60s >/dev/null; }
+until_true "the pool's new pods" 60 changed
 until_true "the near one is read from by the new pods, too" 20 are "$one"
 sql "$one" "SELECT pg_wal_replay_pause()" >/dev/null
 grow

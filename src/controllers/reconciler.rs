@@ -16,9 +16,6 @@ use serde::de::DeserializeOwned;
 
 use crate::cluster::FIELD_MANAGER;
 
-/// An object, or why it cannot be read.
-pub type Readable<K> = DeserializeGuard<K>;
-
 /// So many objects of a kind have their turn at once.
 const AT_ONCE: u16 = 8;
 /// News that come together are one turn.
@@ -38,7 +35,7 @@ pub trait Reconciler: Send + Sync + 'static {
     fn reconcile(
         &self,
         object: &Self::Kind,
-        reference: ObjectRef<Readable<Self::Kind>>,
+        reference: ObjectRef<DeserializeGuard<Self::Kind>>,
     ) -> impl Future<Output = Result<Action, Self::Error>> + Send;
 
     /// The object goes, or is gone: what is kept for it is not needed any more.
@@ -58,7 +55,7 @@ pub fn recorder(client: &Client) -> Recorder {
 
 /// Runs a controller until it is told to end.
 pub async fn run<R: Reconciler>(
-    controller: Controller<Readable<R::Kind>>,
+    controller: Controller<DeserializeGuard<R::Kind>>,
     reconciler: R,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
@@ -77,7 +74,7 @@ pub async fn run<R: Reconciler>(
         .await;
 }
 
-async fn turn<R: Reconciler>(object: Arc<Readable<R::Kind>>, turns: Arc<Turns<R>>) -> Result<Action, R::Error> {
+async fn turn<R: Reconciler>(object: Arc<DeserializeGuard<R::Kind>>, turns: Arc<Turns<R>>) -> Result<Action, R::Error> {
     let readable = match &object.0 {
         Ok(readable) => readable,
         Err(error) => {
@@ -95,7 +92,7 @@ async fn turn<R: Reconciler>(object: Arc<Readable<R::Kind>>, turns: Arc<Turns<R>
     Ok(next)
 }
 
-fn retry<R: Reconciler>(object: Arc<Readable<R::Kind>>, error: &R::Error, turns: Arc<Turns<R>>) -> Action {
+fn retry<R: Reconciler>(object: Arc<DeserializeGuard<R::Kind>>, error: &R::Error, turns: Arc<Turns<R>>) -> Action {
     let mut failures = turns.failures();
     let count = failures.entry((object.namespace().unwrap_or_default(), object.name_any())).or_insert(0);
     let wait = pause(*count);

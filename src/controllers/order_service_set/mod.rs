@@ -26,6 +26,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams};
+use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
@@ -37,7 +38,7 @@ use crate::api::order_service_set::{CanaryPhase, CanaryStatus, OrderServiceSetSt
 use crate::api::{OrderServiceSet, ServiceResilience};
 use crate::cluster::{Manifest, Reported, write_status};
 use crate::controllers::news::publish;
-use crate::controllers::reconciler::{self, Readable, Reconciler, recorder};
+use crate::controllers::reconciler::{self, Reconciler, recorder};
 use crate::controllers::shared::{Shared, backstop, concerned, controller, owners};
 pub use build::Settings;
 use observe::{DatabaseState, Observed};
@@ -63,7 +64,7 @@ pub enum Error {
     Status(#[source] Box<kube::Error>),
 }
 
-type Object = Readable<OrderServiceSet>;
+type Object = DeserializeGuard<OrderServiceSet>;
 
 struct Context {
     shared: Arc<Shared>,

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams};
+use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
@@ -22,7 +23,7 @@ use crate::cluster::write_status;
 use crate::controllers::followers::{Followers, without};
 use crate::controllers::pgbouncer_pool::status::Observed;
 use crate::controllers::postgres_cluster::Settings;
-use crate::controllers::reconciler::{self, Readable, Reconciler};
+use crate::controllers::reconciler::{self, Reconciler};
 use crate::controllers::shared::{Shared, concerned, controller, owners};
 use crate::dcs::poolers::{PoolerRecord, record};
 use crate::dcs::{Etcd, Keys};
@@ -41,7 +42,7 @@ pub enum Error {
     Status(#[source] Box<kube::Error>),
 }
 
-type Object = Readable<PgBouncerPool>;
+type Object = DeserializeGuard<PgBouncerPool>;
 
 struct Context {
     settings: Settings,

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Client;
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::Selector;
 use serde_json::json;
 
 use super::observe::Observed;
@@ -53,10 +54,9 @@ async fn ask_set_again(client: &Client, namespace: &str, name: &str, now: Timest
     if !lacks_pods(&set) {
         return Ok(());
     }
-    let selector = set.spec.as_ref().and_then(|spec| spec.selector.match_labels.as_ref()).into_iter().flatten();
-    let selector = selector.map(|(label, value)| format!("{label}={value}")).collect::<Vec<_>>().join(",");
+    let selector: Selector = set.spec.and_then(|spec| spec.selector.match_labels).into_iter().flatten().collect();
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let in_the_way = claims.list(&ListParams::default().labels(&selector)).await?;
+    let in_the_way = claims.list(&ListParams::default().labels_from(&selector)).await?;
     if in_the_way.items.iter().any(|claim| claim.metadata.deletion_timestamp.is_some()) {
         return Ok(());
     }

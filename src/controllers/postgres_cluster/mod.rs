@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
+use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::ObjectRef;
@@ -29,7 +30,7 @@ use crate::api::postgres_cluster::PostgresClusterStatus;
 use crate::base::{InvalidName, Scope};
 use crate::cluster::write_status;
 use crate::controllers::followers::{Followers, without};
-use crate::controllers::reconciler::{self, Readable, Reconciler, recorder};
+use crate::controllers::reconciler::{self, Reconciler, recorder};
 use crate::controllers::shared::{Shared, controller, owners};
 use crate::dcs::Keys;
 
@@ -84,7 +85,7 @@ pub enum Error {
     Status(#[source] Box<kube::Error>),
 }
 
-type Object = Readable<PostgresCluster>;
+type Object = DeserializeGuard<PostgresCluster>;
 
 struct Context {
     settings: Settings,

@@ -18,6 +18,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{self as core, Secret};
 use kube::api::{Api, EvictParams};
+use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
@@ -27,7 +28,7 @@ use crate::api::ServiceResilience;
 use crate::api::service_resilience::{Convergence, Drift, Mode, ServiceResilienceStatus, TargetRef};
 use crate::cluster::{Reader, take_as, write_status};
 use crate::controllers::news::publish;
-use crate::controllers::reconciler::{self, Readable, Reconciler, recorder};
+use crate::controllers::reconciler::{self, Reconciler, recorder};
 use crate::controllers::seen::Pod;
 use crate::controllers::shared::{Shared, backstop, concerned, controller};
 use observe::Observed;
@@ -51,7 +52,7 @@ pub enum Error {
 }
 
 /// The object, or why it cannot be read.
-pub type Object = Readable<ServiceResilience>;
+pub type Object = DeserializeGuard<ServiceResilience>;
 
 struct Context {
     shared: Arc<Shared>,

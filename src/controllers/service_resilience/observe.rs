@@ -6,6 +6,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use kube::core::Selector;
 
 use super::inject::LABEL;
 use super::validate::Desired;
@@ -74,9 +75,9 @@ async fn pods(shared: &Shared, desired: &Desired, workload: &Workload) -> Result
     if known.len() >= usize::try_from(workload.counted).unwrap_or(0) {
         return Ok(known);
     }
-    let selector = workload.selector.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",");
+    let selector: Selector = workload.selector.clone().into_iter().collect();
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), &desired.namespace);
-    let mut pods = api.list(&ListParams::default().labels(&selector)).await?.items;
+    let mut pods = api.list(&ListParams::default().labels_from(&selector)).await?.items;
     pods.retain(lives);
     Ok(pods.into_iter().map(Arc::new).collect())
 }
