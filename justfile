@@ -22,30 +22,30 @@ test: packages lint unit proof standalone e2e benches-small
 packages:
     @e2e/lab/dependencies packages
 
-# Formatting, clippy, and the wall around the pure modules
+# Formatting and clippy
 [group('dev')]
 lint:
-    cargo fmt --check
-    cargo check --quiet --lib --no-default-features
-    cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --no-default-features --features proof --lib --test election --test views --test model --example sim -- -D warnings
+    cargo fmt --all --check
+    cargo clippy --quiet --workspace --all-targets -- -D warnings
+    cargo clippy --quiet -p mrg-election -p mrg-pool-core -p mrg-election-sim --features mrg-election-sim/proof --all-targets -- -D warnings
 
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
-    cargo test --quiet --lib --bins --test breaker --test platform --test alerts --test breaker_properties --test proxy --test election --test generated --test architecture --test fuzz
+    cargo test --quiet --workspace --exclude mrg-election-sim --lib --bins --test breaker --test platform --test alerts --test properties --test proxy --test election --test generated --test architecture --test fuzz
 
 # The election's proofs at CI's size: 14 million views, seven million states of a model, 2 000 simulated days, and every bug made by hand must be found
 [group('dev')]
 proof:
-    cargo test --quiet --profile lab --no-default-features --features proof --test views --test model -- --test-threads=1
+    cargo test --quiet --profile lab -p mrg-election-sim --features proof --lib --test views --test model -- --test-threads=1
+    cargo test --quiet --profile lab -p mrg-breaker --test permits
     just sim --count 2000
     e2e/mutants 2000
 
 # One simulated day as a story: just sim SEED; or many: just sim --count N [--from SEED]
 [group('dev')]
 sim *ARGS:
-    @cargo build --quiet --profile lab --no-default-features --features proof --example sim
+    @cargo build --quiet --profile lab -p mrg-election-sim --features proof --example sim
     @${CARGO_TARGET_DIR:-target}/lab/examples/sim {{ARGS}}
 
 # 200 000 simulated days
@@ -63,9 +63,9 @@ mutants DAYS="20000":
 standalone:
     e2e/lab/dependencies etcd
     e2e/lab/dependencies patroni
-    cargo build --quiet --example writer
-    cargo test --test standalone -- --test-threads=1
-    cargo test --test orders -- --test-threads=1
+    cargo build --quiet -p mrg-e2e --example writer
+    cargo test -p mrg-agent --test standalone -- --test-threads=1
+    cargo test -p mrg-order-reads --test orders -- --test-threads=1
 
 # The lab: API rejections, failovers, partitions, a lost control plane
 [group('dev')]
@@ -83,7 +83,7 @@ soak-election *ARGS: packages
     e2e/lab/dependencies etcd
     e2e/lab/dependencies patroni
     e2e/lab/dependencies faketime
-    cargo build --quiet --profile lab --bin mrg-agent
+    cargo build --quiet --profile lab -p mrg-agent
     "$MRG_CACHE/patroni-4.1.5/bin/python" e2e/soak-election {{ARGS}}
 
 # The benches of order reads and of many platforms, small: that nothing is wrong, the leader is spared, and nothing is written without a change
@@ -110,14 +110,16 @@ bench-pools *ARGS: packages
     e2e/lab/dependencies
     e2e/lab/dependencies patroni
     e2e/lab/dependencies haproxy
-    cargo build --quiet --profile lab --bins --example crowd
+    cargo build --quiet --profile lab --bins
+    cargo build --quiet --profile lab -p mrg-e2e --example crowd
     e2e/bench-pools {{ARGS}}
 
 # mrg-proxy and Envoy as the same sidecar: latency, throughput, CPU a request, memory
 [group('dev')]
 bench-proxy *ARGS: packages
     e2e/lab/dependencies envoy
-    cargo build --quiet --profile lab --bin mrg-proxy --example breaker-cost
+    cargo build --quiet --profile lab -p mrg-proxy
+    cargo build --quiet --profile lab -p mrg-e2e --example breaker-cost
     e2e/bench-proxy {{ARGS}}
 
 # Reads of orders before and after the split, on the same million orders
@@ -144,7 +146,7 @@ fuzz TARGET SECONDS="60":
 # A long bad day for the proxy, made by chance: COUNT outages, SEED for another day
 [group('dev')]
 outages COUNT="300" SEED="1":
-    MRG_OUTAGES={{COUNT}} MRG_SEED={{SEED}} cargo test --quiet --test proxy outages -- --nocapture
+    MRG_OUTAGES={{COUNT}} MRG_SEED={{SEED}} cargo test --quiet -p mrg-proxy --test proxy outages -- --nocapture
 
 # A command of the lab: up, down, status, enter, cut, heal, ...
 [group('lab')]
@@ -163,7 +165,7 @@ image TAG="" E2E_TAG="":
     builder=$(command -v docker || command -v podman) || { echo "neither docker nor podman is here" >&2; exit 1; }
     "$builder" build -t "{{TAG}}" -f Containerfile "$context"
     [ -n "{{E2E_TAG}}" ] || exit 0
-    cargo build --release --example writer --example crowd --example stand-in --example reads
+    cargo build --release -p mrg-e2e --example writer --example crowd --example stand-in --example reads
     cp target/release/examples/{writer,crowd,stand-in,reads} "$context/"
     printf 'FROM {{TAG}}\nCOPY writer crowd stand-in reads /usr/local/bin/\nENTRYPOINT ["/usr/local/bin/writer"]\n' >"$context/e2e"
     "$builder" build -t "{{E2E_TAG}}" -f "$context/e2e" "$context"

@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use mrg_operator::agent::{AgentConfig, FailsafeRequest, SwitchoverBody, VoteAnswer, Withdrawal};
-use mrg_operator::base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
-use mrg_operator::dcs::wire::{self, Entries, Entry};
-use mrg_operator::dcs::{DynamicConfig, poolers, settings};
-use mrg_operator::ha::sync::Names;
-use mrg_operator::ha::{
+use mrg_agent::{AgentConfig, FailsafeRequest, SwitchoverBody, VoteAnswer, Withdrawal};
+use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
+use mrg_dcs::wire::{self, Entries, Entry};
+use mrg_dcs::{DynamicConfig, poolers, settings};
+use mrg_election::sync::Names;
+use mrg_election::{
     Action, Effect, Event, LeaseId, Mode, Node, Past, Postgres, Primary, PromiseRequest, Replication, Settings, StopMode, decide,
 };
-use mrg_operator::postgres::ControlFile;
-use mrg_operator::proxy::{Line, parse, replay};
+use mrg_postgres::ControlFile;
+use mrg_proxy::{Line, parse, replay};
 
 /// A check, and the bytes that it begins with.
 pub type Check = (&'static str, fn(&[u8]));

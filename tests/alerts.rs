@@ -6,9 +6,9 @@
 use std::process::Command;
 
 use jiff::Timestamp;
-use mrg_operator::api::OrderServiceSet;
-use mrg_operator::controllers::order_service_set::validate::{Desired, validate};
-use mrg_operator::controllers::order_service_set::{alerts, build};
+use mrg_api::OrderServiceSet;
+use mrg_operator::kinds::order_service_set::validate::{Desired, validate};
+use mrg_operator::kinds::order_service_set::{alerts, build};
 use serde_json::{Value, json};
 
 fn desired(change: impl Fn(&mut Value)) -> Desired {

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use mrg_operator::ha::{Part, RULES};
+use mrg_election::{Part, RULES};
 
 fn holds(path: &Path, text: &str) {
     if std::env::var_os("MRG_GENERATE").is_some() {
@@ -18,7 +18,7 @@ fn holds(path: &Path, text: &str) {
 #[test]
 fn the_definitions_in_the_tree_are_those_of_the_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (name, text) in mrg_operator::api::definition_files().unwrap() {
+    for (name, text) in mrg_api::definition_files().unwrap() {
         for folder in ["crds", "charts/mrg-operator/files/crds"] {
             holds(&root.join(folder).join(&name), &text);
         }
@@ -27,7 +27,7 @@ fn the_definitions_in_the_tree_are_those_of_the_code() {
 
 #[test]
 fn the_reference_pages_are_those_of_the_code() {
-    for (name, text) in mrg_operator::api::reference_pages() {
+    for (name, text) in mrg_api::reference_pages() {
         holds(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference").join(name), &text);
     }
 }

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use mrg_operator::api::OrderServiceSet;
-use mrg_operator::api::order_service_set::CanaryStatus;
-use mrg_operator::cluster::Manifest;
-use mrg_operator::controllers::order_service_set::build::{self, Settings};
-use mrg_operator::controllers::order_service_set::orders;
-use mrg_operator::controllers::order_service_set::trial::Trial;
-use mrg_operator::controllers::order_service_set::validate::{Address, Desired, Wiring, validate};
-use mrg_operator::controllers::service_resilience::inject::Image;
+use mrg_api::OrderServiceSet;
+use mrg_api::order_service_set::CanaryStatus;
+use mrg_kube_support::Manifest;
+use mrg_operator::kinds::order_service_set::build::{self, Settings};
+use mrg_operator::kinds::order_service_set::orders;
+use mrg_operator::kinds::order_service_set::trial::Trial;
+use mrg_operator::kinds::order_service_set::validate::{Address, Desired, Wiring, validate};
+use mrg_operator::kinds::service_resilience::inject::Image;
 use serde_json::{Value, json};
 
 fn example() -> Value {

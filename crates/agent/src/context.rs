@@ -1,0 +1,145 @@
+//! What the parts of a running agent share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::AgentConfig;
+use crate::peers::Peers;
+use crate::server::Server;
+use mrg_base::{MemberName, Millis, Moment};
+use mrg_dcs::{Keys, wire};
+use mrg_dcs_etcd::{Etcd, Snapshot};
+use mrg_election::{Cluster, LeaseId, Postgres, Settings, Why};
+use mrg_postgres::ConnectTo;
+
+/// What the REST API and the housekeeping show of this member.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The keys as last seen.
+    pub snapshot: Arc<Snapshot>,
+    /// What they say.
+    pub cluster: Arc<Cluster>,
+    /// Milliseconds since the Unix epoch when etcd last answered.
+    pub dcs_last_seen: u64,
+    /// Whether etcd answers.
+    pub dcs_reachable: bool,
+    /// The local postgres as last seen.
+    pub postgres: Postgres,
+    /// Whether the leader key is ours, surely.
+    pub holds_key: bool,
+    /// Until when the leader key is surely ours.
+    pub leads_until: Option<Moment>,
+    /// Whether postgres may accept writes here: by the key, or by the members' promises.
+    pub may_write: bool,
+    /// Our lease.
+    pub lease: Option<LeaseId>,
+    /// The lease before it, if our keys were moved from there.
+    pub former_lease: Option<LeaseId>,
+    /// The reason of the last decision.
+    pub why: Option<Why>,
+    /// How often each reason was given.
+    pub reasons: BTreeMap<Why, u64>,
+    /// The settings in force.
+    pub settings: Settings,
+    /// What is wrong with the dynamic configuration; the last good one is in force then.
+    pub config_error: Option<String>,
+    /// Milliseconds by [`mrg_clock`] when the agent's loop last ran.
+    pub loop_ran: u64,
+}
+
+/// Shared by all tasks of an agent.
+pub struct Context {
+    /// The configuration.
+    pub config: Arc<AgentConfig>,
+    /// etcd.
+    pub etcd: Arc<Etcd>,
+    /// Its keys.
+    pub keys: Keys,
+    /// The local server.
+    pub server: Arc<Server>,
+    /// The other members.
+    pub peers: Peers,
+    status: watch::Sender<Status>,
+}
+
+impl Context {
+    /// Puts the parts together.
+    pub fn new(config: Arc<AgentConfig>, etcd: Arc<Etcd>, keys: Keys, server: Arc<Server>, peers: Peers, settings: Settings) -> Self {
+        let status = Status {
+            snapshot: Arc::new(Snapshot { revision: 0, entries: wire::Entries::new() }),
+            cluster: Arc::default(),
+            dcs_last_seen: 0,
+            dcs_reachable: false,
+            postgres: Postgres::Unknown,
+            holds_key: false,
+            leads_until: None,
+            may_write: false,
+            lease: None,
+            former_lease: None,
+            why: None,
+            reasons: BTreeMap::new(),
+            settings,
+            config_error: None,
+            loop_ran: 0,
+        };
+        Self { config, etcd, keys, server, peers, status: watch::Sender::new(status) }
+    }
+
+    /// The member's status.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Changes the status.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        self.status.send_modify(change);
+    }
+
+    /// Waits until the status says what is looked for, and gives it; `None` if it does not in time.
+    pub async fn wait_for<T>(&self, within: Duration, mut look_for: impl FnMut(&Status) -> Option<T>) -> Option<T> {
+        let mut status = self.status.subscribe();
+        let mut found = None;
+        let looked = status.wait_for(|status| {
+            found = look_for(status);
+            found.is_some()
+        });
+        tokio::time::timeout(within, looked).await.ok()?.ok()?;
+        found
+    }
+
+    /// How long a request to etcd may take.
+    pub fn dcs_within(&self) -> Duration {
+        self.status().settings.failover.retry_timeout.duration()
+    }
+
+    /// The members' keys, as last seen.
+    pub fn members(&self) -> BTreeMap<MemberName, wire::MemberData> {
+        members(&self.status().snapshot)
+    }
+
+    /// How long an orderly stop of postgres may take: a lease long at most, or what the configuration says.
+    pub fn stop_within(&self) -> Duration {
+        self.config.own.stop_timeout.map_or(Millis::seconds(30).duration(), Duration::from_secs)
+    }
+}
+
+/// The member keys of a snapshot.
+pub fn members(snapshot: &Snapshot) -> BTreeMap<MemberName, wire::MemberData> {
+    let member = |(key, entry): (&String, &wire::Entry)| {
+        let name = MemberName::new(key.strip_prefix("members/")?).ok()?;
+        Some((name, wire::member(entry)?))
+    };
+    snapshot.entries.iter().filter_map(member).collect()
+}
+
+/// Where the members' servers are.
+pub fn addresses(snapshot: &Snapshot) -> BTreeMap<MemberName, ConnectTo> {
+    let address = |(name, data): (MemberName, wire::MemberData)| {
+        let (host, port) = data.postgres_address()?;
+        Some((name, ConnectTo { host, port }))
+    };
+    members(snapshot).into_iter().filter_map(address).collect()
+}

@@ -1,0 +1,197 @@
+//! The fence's own loop: one thread, no runtime, little that can fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::Stdio;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::fence::descendants::kill_descendants;
+use crate::fence::protocol::{Command, Event};
+use mrg_base::{Millis, Moment};
+
+/// Killing begins this long before the deadline, to be done by then.
+const KILL_TAKES: Millis = Millis(150);
+
+#[derive(Default)]
+struct State {
+    programs: BTreeMap<i32, Program>,
+    deadline: Option<Moment>,
+    fenced: bool,
+}
+
+struct Program {
+    id: u64,
+    whole: bool,
+}
+
+/// Runs until the pipe from the agent closes; then kills everything and returns.
+///
+/// # Errors
+/// If the process cannot be set up as a subreaper with a signal file descriptor. Nothing was started then.
+pub fn run() -> std::io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    // The terminal's and the container's signals are for the agent, which says what to do.
+    for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        mask.add(ignored);
+    }
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let stdin = std::io::stdin();
+    let mut state = State::default();
+    let mut pending = Vec::new();
+    loop {
+        let (commands_ready, signals_ready) = wait(stdin.as_fd(), signals.as_fd(), state.deadline)?;
+        // The deadline comes first, whatever else there is to do.
+        state.enforce();
+        if signals_ready {
+            while let Ok(Some(_)) = signals.read_signal() {}
+            state.reap();
+        }
+        if commands_ready {
+            let mut buffer = [0; 65_536];
+            match stdin.lock().read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(length) => pending.extend_from_slice(&buffer[..length]),
+            }
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                match serde_json::from_slice(&line) {
+                    Ok(command) => state.obey(command),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+    state.kill_all();
+    Ok(())
+}
+
+/// Waits for a command, a signal or the deadline.
+fn wait(commands: BorrowedFd<'_>, signals: BorrowedFd<'_>, deadline: Option<Moment>) -> std::io::Result<(bool, bool)> {
+    let mut descriptors = [PollFd::new(commands, PollFlags::POLLIN), PollFd::new(signals, PollFlags::POLLIN)];
+    let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+        // poll counts on a clock that stops in suspension; waking at least every 100 ms near the end bounds what that can cost.
+        let left = (deadline - KILL_TAKES).since(mrg_clock::now()).0.min(500);
+        PollTimeout::from(u16::try_from(left).unwrap_or(500))
+    });
+    match poll(&mut descriptors, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or(true);
+    Ok((ready(&descriptors[0]), ready(&descriptors[1])))
+}
+
+fn say(event: &Event) {
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    // If the agent is gone the read side says so, and everything ends.
+    let _ = std::io::stdout().lock().write_all(&line);
+    let _ = std::io::stdout().lock().flush();
+}
+
+impl State {
+    fn enforce(&mut self) {
+        if self.deadline.is_some_and(|deadline| mrg_clock::now() >= deadline - KILL_TAKES) {
+            self.deadline = None;
+            self.fenced = true;
+            self.kill_all();
+            say(&Event::Fenced);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Spawn { id, argv, env, log, writer, whole } => {
+                let refused = writer && (self.fenced || self.deadline.is_none());
+                let started = if refused {
+                    Err("a writer needs an armed fence".to_owned())
+                } else {
+                    spawn(&argv, env, log.as_deref()).map_err(|error| error.to_string())
+                };
+                match started {
+                    Ok(pid) => {
+                        self.programs.insert(pid, Program { id, whole });
+                        say(&Event::Spawned { id, pid });
+                    }
+                    Err(error) => say(&Event::SpawnFailed { id, error }),
+                }
+            }
+            Command::Signal { id, signal } => {
+                let pid = self.programs.iter().find(|(_, program)| program.id == id).map(|(pid, _)| *pid);
+                if let (Some(pid), Ok(signal)) = (pid, Signal::try_from(signal)) {
+                    let _ = kill(Pid::from_raw(pid), signal);
+                }
+            }
+            Command::Arm { id, by } => {
+                self.deadline = by;
+                self.fenced = false;
+                self.enforce();
+                say(&Event::Armed { id });
+            }
+            Command::Kill { id } => {
+                self.kill_all();
+                say(&Event::Killed { id });
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+            self.ended(status, true);
+        }
+    }
+
+    fn ended(&mut self, status: WaitStatus, with_orphans: bool) {
+        let (pid, code, signal) = match status {
+            WaitStatus::Exited(pid, code) => (pid, Some(code), None),
+            WaitStatus::Signaled(pid, signal, _) => (pid, None, Some(signal as i32)),
+            _ => return,
+        };
+        let Some(program) = self.programs.remove(&pid.as_raw()) else { return };
+        if program.whole && with_orphans {
+            let spare: BTreeSet<i32> = self.programs.keys().copied().collect();
+            let mut others = Vec::new();
+            kill_descendants(&spare, |status| others.push(status));
+            for other in others {
+                self.ended(other, false);
+            }
+        }
+        say(&Event::Exited { id: program.id, code, signal });
+    }
+
+    fn kill_all(&mut self) {
+        let mut ended = Vec::new();
+        kill_descendants(&BTreeSet::new(), |status| ended.push(status));
+        for status in ended {
+            self.ended(status, false);
+        }
+    }
+}
+
+fn spawn(argv: &[String], env: Vec<(String, String)>, log: Option<&std::path::Path>) -> std::io::Result<i32> {
+    let Some((program, arguments)) = argv.split_first() else {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "no program given"));
+    };
+    let output = || match log {
+        Some(path) => OpenOptions::new().create(true).append(true).open(path).map(Stdio::from),
+        None => std::io::stderr().as_fd().try_clone_to_owned().map(Stdio::from),
+    };
+    let child =
+        std::process::Command::new(program).args(arguments).envs(env).stdin(Stdio::null()).stdout(output()?).stderr(output()?).spawn()?;
+    // The child is waited for by number, together with the orphans.
+    i32::try_from(child.id()).map_err(std::io::Error::other)
+}

@@ -1,0 +1,21 @@
+//! PID 1 of a PostgreSQL pod, or a service on any host: performs what [`mrg_election::Node`] decides. Never imports the Kubernetes API.
+
+mod config;
+mod context;
+pub mod etcd_member;
+pub mod fence;
+mod housekeeping;
+mod incarnation;
+mod passwords;
+mod peers;
+mod perform;
+mod poolers;
+mod promise;
+mod rest;
+mod run;
+mod server;
+
+pub use config::{AgentConfig, Error as ConfigError};
+pub use peers::{FailsafeRequest, VoteAnswer, Withdrawal};
+pub use rest::SwitchoverBody;
+pub use run::run;

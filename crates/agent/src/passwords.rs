@@ -1,0 +1,116 @@
+//! Keeps the passwords of the databases' owners in step with a mounted Secret.
+//!
+//! Whoever changes the Secret changes what applications will log in with. The kubelets bring the change into pods within a minute or two of each
+//! other; a password that the server takes before the poolers have it, or the other way round, would keep them from new server connections. So
+//! the leader sets it once every pooler says that it has it too, and each pooler goes on with the old one until the server takes the new one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
+
+use crate::context::Context;
+use mrg_dcs::poolers::{fingerprint, record};
+use mrg_postgres::{quote_identifier, quote_literal};
+use mrg_telemetry::chain;
+
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// So long a kubelet may take to bring a change into every pod.
+const SETTLED_AFTER: Duration = Duration::from_secs(120);
+const WITHIN: Duration = Duration::from_secs(5);
+
+struct Known {
+    password: String,
+    since: Instant,
+    /// It was another before, in this process's time.
+    rotated: bool,
+    /// The server takes it.
+    right: bool,
+}
+
+/// The owners' passwords, as they stand in the Secret.
+#[derive(Default)]
+pub struct Passwords {
+    known: BTreeMap<String, Known>,
+    looked: Option<Instant>,
+}
+
+impl Passwords {
+    /// Reads them, and brings the server in line if this member leads.
+    pub async fn keep(&mut self, context: &Context, leads: bool) {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) || !self.read(context) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        if !leads {
+            return;
+        }
+        for (owner, known) in self.known.iter_mut().filter(|(_, known)| !known.right) {
+            let settled = known.since.elapsed() >= SETTLED_AFTER;
+            // One that this process found at its start may be older than what the server has, for a while.
+            if settled || known.rotated && poolers_have(context, owner, &known.password).await {
+                known.right = match takes(context, owner, &known.password).await {
+                    Some(true) => true,
+                    // What is wrong is not the password, and nobody changed it: it is left alone.
+                    None if !known.rotated => true,
+                    Some(false) | None => set(context, owner, &known.password).await,
+                };
+            }
+        }
+    }
+
+    fn read(&mut self, context: &Context) -> bool {
+        let own = &context.config.own;
+        let Some(directory) = &own.secret_directory else { return false };
+        for database in &own.databases {
+            let Ok(text) = std::fs::read_to_string(directory.join(format!("{}-password", database.owner))) else { continue };
+            let password = text.trim_end_matches('\n').to_owned();
+            let before = self.known.get(&database.owner);
+            if !password.is_empty() && before.is_none_or(|before| before.password != password) {
+                let known = Known { password, since: Instant::now(), rotated: before.is_some(), right: false };
+                self.known.insert(database.owner.clone(), known);
+            }
+        }
+        true
+    }
+}
+
+async fn poolers_have(context: &Context, owner: &str, password: &str) -> bool {
+    let Ok((_, entries)) = context.etcd.read(&context.keys.poolers(), context.dcs_within()).await else { return false };
+    let has = |record: mrg_dcs::poolers::PoolerRecord| record.passwords.get(owner).is_none_or(|theirs| *theirs == fingerprint(password));
+    entries.values().filter_map(record).all(has)
+}
+
+/// Whether the server takes a password; `None` if that cannot be found out.
+async fn takes(context: &Context, owner: &str, password: &str) -> Option<bool> {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(context.config.listen.port).user(owner).password(password).dbname("postgres").connect_timeout(WITHIN);
+    match tokio::time::timeout(WITHIN, config.connect(NoTls)).await {
+        Ok(Ok(_)) => Some(true),
+        Ok(Err(error)) if error.code() == Some(&SqlState::INVALID_PASSWORD) => Some(false),
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+/// Sets a password; whether it is set now.
+async fn set(context: &Context, owner: &str, password: &str) -> bool {
+    let session = match context.server.session().await {
+        Ok(session) => session,
+        Err(_) => return false,
+    };
+    // The verifier goes over the wire and into logs, never the password.
+    let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+    let sql = format!("ALTER ROLE {} PASSWORD {}", quote_identifier(owner), quote_literal(&verifier));
+    match session.execute("set a password", &sql, WITHIN).await {
+        Ok(()) => {
+            tracing::info!(owner, "the password in the Secret changed; the server has the new one");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(owner, error = chain(&error), "the new password could not be set; trying again");
+            false
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Requests that change something, and the members' own among each other.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use etcd_client::{Compare, CompareOp, TxnOp};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::peers::{FailsafeRequest, Withdrawal};
+use crate::rest::body::Body;
+use crate::rest::{Api, Ask};
+use mrg_base::MemberName;
+use mrg_dcs::wire::{self, FailoverData};
+use mrg_dcs::{DynamicConfig, settings};
+use mrg_telemetry::chain;
+
+/// How long a switchover is followed before the answer is "unknown".
+const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+fn say(status: StatusCode, text: impl Into<String>) -> Response {
+    (status, text.into()).into_response()
+}
+
+/// `GET /config`
+pub async fn get_config(State(api): State<Api>) -> Response {
+    match api.context.status().snapshot.entries.get("config").map(|entry| DynamicConfig::parse(&entry.value)) {
+        Some(Ok(config)) => Json(Value::Object(config.0)).into_response(),
+        Some(Err(error)) => say(StatusCode::BAD_GATEWAY, error.to_string()),
+        None => say(StatusCode::BAD_GATEWAY, "there is no configuration yet"),
+    }
+}
+
+/// `PATCH /config`: merges; `null` deletes.
+pub async fn patch_config(State(api): State<Api>, Body(patch): Body<Map<String, Value>>) -> Response {
+    let entry = api.context.status().snapshot.entries.get("config").cloned();
+    let mut config = match entry.as_ref().map(|entry| DynamicConfig::parse(&entry.value)) {
+        Some(Ok(config)) => config,
+        Some(Err(error)) => return say(StatusCode::CONFLICT, format!("{error}; or PUT a whole one")),
+        None => DynamicConfig::default(),
+    };
+    config.patch(&patch);
+    store_config(&api, config, entry.map(|entry| entry.modified)).await
+}
+
+/// `PUT /config`: replaces.
+pub async fn put_config(State(api): State<Api>, Body(config): Body<Map<String, Value>>) -> Response {
+    let expected = api.context.status().snapshot.entries.get("config").map(|entry| entry.modified);
+    store_config(&api, DynamicConfig(config), expected).await
+}
+
+async fn store_config(api: &Api, config: DynamicConfig, expected: Option<i64>) -> Response {
+    if let Err(error) = settings(&config) {
+        return say(StatusCode::BAD_REQUEST, error.to_string());
+    }
+    let key = api.context.keys.config();
+    let unchanged = match expected {
+        Some(revision) => Compare::mod_revision(key.clone(), CompareOp::Equal, revision),
+        None => Compare::create_revision(key.clone(), CompareOp::Equal, 0),
+    };
+    let put = TxnOp::put(key, wire::compact(&config.0), None);
+    match api.context.etcd.transact(vec![unchanged], vec![put], api.context.dcs_within()).await {
+        Ok(Some(_)) => Json(Value::Object(config.0)).into_response(),
+        Ok(None) => say(StatusCode::CONFLICT, "the configuration was changed by another meanwhile; try again"),
+        Err(error) => say(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
+    }
+}
+
+/// The body of `POST /switchover` and `POST /failover`: Patroni's.
+#[derive(Debug, Default, Deserialize)]
+pub struct Request {
+    leader: Option<String>,
+    candidate: Option<String>,
+    member: Option<String>,
+    scheduled_at: Option<String>,
+}
+
+/// `POST /switchover`
+pub async fn switchover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
+    if request.leader.is_none() {
+        return say(StatusCode::BAD_REQUEST, "Switchover could be performed only from a specific leader");
+    }
+    hand_over(&api, request, "Switchover").await
+}
+
+/// `POST /failover`
+pub async fn failover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
+    if request.candidate.is_none() && request.member.is_none() {
+        return say(StatusCode::BAD_REQUEST, "Failover could be performed only to a specific candidate");
+    }
+    hand_over(&api, Request { leader: None, ..request }, "Failover").await
+}
+
+/// `DELETE /switchover`
+pub async fn cancel(State(api): State<Api>) -> Response {
+    let key = api.context.keys.failover();
+    match api.context.etcd.put(&key, "{}", None, api.context.dcs_within()).await {
+        Ok(()) => say(StatusCode::OK, "scheduled switchover deleted"),
+        Err(error) => say(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
+    }
+}
+
+/// Why a hand-over cannot be asked for, in Patroni's words.
+fn objection(api: &Api, request: &Request, candidate: Option<&str>) -> Option<(StatusCode, String)> {
+    let no = |text: &str| Some((StatusCode::PRECONDITION_FAILED, text.to_owned()));
+    if request.scheduled_at.is_some() {
+        let text = "scheduled switchovers are not supported by mrg-agent; ask again when it is time";
+        return Some((StatusCode::UNPROCESSABLE_ENTITY, text.to_owned()));
+    }
+    let status = api.context.status();
+    let cluster = &status.cluster;
+    let leader = cluster.leader.as_ref().map(|key| key.member.to_string());
+    if leader.is_none() && request.leader.is_some() {
+        return no("cluster has no leader");
+    }
+    if request.leader.is_some() && request.leader != leader {
+        return no("leader name does not match");
+    }
+    let voters = cluster.sync.as_ref().map(|(_, stored)| &stored.voters);
+    let eligible = |name: &MemberName| {
+        let member = cluster.members.get(name);
+        let by_sync = !status.settings.is_synchronous() || voters.is_some_and(|voters| voters.contains(name));
+        member.is_some_and(|member| member.running && member.may_lead) && by_sync
+    };
+    match candidate {
+        Some(name) if Some(name) == leader.as_deref() => no("leader and candidate are the same"),
+        Some(name) => match MemberName::new(name).ok().filter(|name| cluster.members.contains_key(name)) {
+            None => no("candidate does not exist"),
+            Some(name) if !eligible(&name) && status.settings.is_synchronous() => no("candidate name does not match with sync_standby"),
+            Some(name) if !eligible(&name) => no("candidate is not healthy, or its tags forbid it to lead"),
+            Some(_) => None,
+        },
+        None => {
+            let any = cluster.members.keys().any(|name| Some(name.as_str()) != leader.as_deref() && eligible(name));
+            if any { None } else { no("no good candidates have been found") }
+        }
+    }
+}
+
+async fn hand_over(api: &Api, request: Request, action: &str) -> Response {
+    let candidate = request.candidate.clone().or(request.member.clone());
+    if let Some((status, text)) = objection(api, &request, candidate.as_deref()) {
+        return say(status, text);
+    }
+    let before = api.context.status().snapshot.entries.get("leader").map(|entry| entry.created);
+    let data = FailoverData { leader: request.leader, member: candidate, scheduled_at: None };
+    let key = api.context.keys.failover();
+    if let Err(error) = api.context.etcd.put(&key, &wire::compact(&data), None, api.context.dcs_within()).await {
+        return say(StatusCode::SERVICE_UNAVAILABLE, chain(&error));
+    }
+    follow_hand_over(api, before, action).await
+}
+
+/// Waits until another leader holds the key and runs as primary, or the request is cleared.
+async fn follow_hand_over(api: &Api, before: Option<i64>, action: &str) -> Response {
+    let mut seen = false;
+    let end = api.context.wait_for(SWITCHOVER_WITHIN, |status| {
+        let entries = &status.snapshot.entries;
+        let pending = entries.get("failover").is_some_and(|entry| entry.value.len() > 2);
+        seen |= pending;
+        let Some(entry) = entries.get("leader").filter(|entry| Some(entry.created) != before) else {
+            return (seen && !pending && entries.contains_key("leader")).then_some(None);
+        };
+        let name = String::from_utf8_lossy(&entry.value).into_owned();
+        let data = entries.get(&format!("members/{name}")).and_then(wire::member);
+        data.is_some_and(|data| data.role == "primary").then_some(Some(name))
+    });
+    match end.await {
+        Some(Some(name)) => {
+            let verb = if action == "Switchover" { "switched over" } else { "failed over" };
+            say(StatusCode::OK, format!("Successfully {verb} to \"{name}\""))
+        }
+        Some(None) => say(StatusCode::SERVICE_UNAVAILABLE, format!("{action} failed")),
+        None => say(StatusCode::SERVICE_UNAVAILABLE, format!("{action} status unknown")),
+    }
+}
+
+/// `POST /restart`: returns when postgres has been restarted.
+pub async fn restart(State(api): State<Api>) -> Response {
+    let started = || api.context.server.facts().map(|facts| facts.started);
+    let before = started();
+    if api.asks.send(Ask::Restart).await.is_err() {
+        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
+    }
+    // Every look at postgres, of which the facts come, ends in a change of the status.
+    match api.context.wait_for(SWITCHOVER_WITHIN, |_| started().filter(|now| Some(now) != before.as_ref())).await {
+        Some(_) => say(StatusCode::OK, "postgres restarted"),
+        None => say(StatusCode::SERVICE_UNAVAILABLE, "restart failed, or takes longer than a minute"),
+    }
+}
+
+/// `GET /failsafe`
+pub async fn failsafe_members(State(api): State<Api>) -> Response {
+    let status = api.context.status();
+    if !status.settings.failover.failsafe {
+        return say(StatusCode::BAD_GATEWAY, "failsafe_mode is off");
+    }
+    let map: BTreeMap<String, String> = api.context.members().into_iter().map(|(name, data)| (name.to_string(), data.api_url)).collect();
+    Json(map).into_response()
+}
+
+/// `POST /failsafe`
+pub async fn failsafe(State(api): State<Api>, Body(request): Body<FailsafeRequest>) -> Response {
+    let (answered, answer) = oneshot::channel();
+    if api.asks.send(Ask::Promise(request, answered)).await.is_err() {
+        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
+    }
+    match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+        Ok(Ok(Ok(()))) => say(StatusCode::OK, "Accepted"),
+        Ok(Ok(Err(why))) => say(StatusCode::INTERNAL_SERVER_ERROR, why),
+        _ => say(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
+    }
+}
+
+/// `POST /mrg/withdraw`
+pub async fn withdraw(State(api): State<Api>, Body(withdrawal): Body<Withdrawal>) -> Response {
+    if api.asks.send(Ask::Withdraw(withdrawal)).await.is_err() {
+        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
+    }
+    say(StatusCode::OK, "Withdrawn")
+}
+
+/// `POST /mrg/vote`: stops our WAL receiver if nobody leads, and says how far we are.
+pub async fn vote(State(api): State<Api>) -> Response {
+    let (answered, answer) = oneshot::channel();
+    if api.asks.send(Ask::Vote(answered)).await.is_err() {
+        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
+    }
+    match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+        Ok(Ok(Ok(vote))) => Json(vote).into_response(),
+        Ok(Ok(Err(why))) => say(StatusCode::CONFLICT, why),
+        _ => say(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Received {
+    lsn: u64,
+    within_ms: u64,
+}
+
+/// `GET /mrg/received`: answers once we have durable WAL past a position.
+pub async fn received(State(api): State<Api>, Query(query): Query<Received>) -> Response {
+    let deadline = Instant::now() + Duration::from_millis(query.within_ms.min(10_000));
+    loop {
+        let replica = api.context.server.replica().await;
+        if replica.is_some_and(|replica| replica.flushed.is_some_and(|flushed| flushed.0 > query.lsn)) {
+            return say(StatusCode::OK, "received");
+        }
+        if Instant::now() >= deadline {
+            return say(StatusCode::SERVICE_UNAVAILABLE, "not received in time");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,207 @@
+//! The dynamic configuration (`config` key), as Patroni defines it, and the election settings in it.
+
+use serde_json::{Map, Value};
+
+use crate::wire::{self, Entries};
+use mrg_base::Millis;
+use mrg_election::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
+
+/// The `config` key: JSON that the user may edit. Unknown keys are kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DynamicConfig(pub Map<String, Value>);
+
+/// A value in the dynamic configuration that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidConfig {
+    /// Not a JSON object.
+    #[error("the config key is not a JSON object: {0}; write it again with `patronictl edit-config`")]
+    NotAnObject(String),
+    /// A field of the wrong kind.
+    #[error("config: {field} is {value}, which is not {expected}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// Values that do not fit together.
+    #[error("config: {0}")]
+    Settings(InvalidSettings),
+}
+
+impl DynamicConfig {
+    /// Reads the key's value.
+    pub fn parse(value: &[u8]) -> Result<Self, InvalidConfig> {
+        match serde_json::from_slice(value) {
+            Ok(Value::Object(map)) => Ok(Self(map)),
+            Ok(other) => Err(InvalidConfig::NotAnObject(other.to_string())),
+            Err(error) => Err(InvalidConfig::NotAnObject(error.to_string())),
+        }
+    }
+
+    /// Merges as Patroni's `PATCH /config` does: objects are merged, `null` deletes.
+    pub fn patch(&mut self, patch: &Map<String, Value>) {
+        merge(&mut self.0, patch);
+    }
+
+    /// `postgresql.<name>`
+    pub fn postgresql(&self, name: &str) -> Option<&Value> {
+        self.0.get("postgresql")?.get(name)
+    }
+
+    /// `postgresql.parameters`
+    pub fn parameters(&self) -> Map<String, Value> {
+        self.postgresql("parameters").and_then(Value::as_object).cloned().unwrap_or_default()
+    }
+
+    /// Lines of `postgresql.pg_hba`, if set.
+    pub fn pg_hba(&self) -> Option<Vec<String>> {
+        let lines = self.postgresql("pg_hba")?.as_array()?;
+        Some(lines.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+    }
+}
+
+fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (key, value) in patch {
+        match (target.get_mut(key), value) {
+            (_, Value::Null) => {
+                target.shift_remove(key);
+            }
+            (Some(Value::Object(old)), Value::Object(new)) => merge(old, new),
+            _ => {
+                target.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn seconds(config: &DynamicConfig, field: &'static str, default: u64) -> Result<Millis, InvalidConfig> {
+    number(config, field, default).map(Millis::seconds)
+}
+
+fn number(config: &DynamicConfig, field: &'static str, default: u64) -> Result<u64, InvalidConfig> {
+    match config.0.get(field) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => {
+            let text = value.as_str().and_then(|text| text.parse().ok());
+            let invalid = || InvalidConfig::Field { field, value: value.to_string(), expected: "a whole number" };
+            value.as_u64().or(text).ok_or_else(invalid)
+        }
+    }
+}
+
+fn flag(config: &DynamicConfig, field: &'static str, default: bool) -> Result<bool, InvalidConfig> {
+    match config.0.get(field) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => truth(value).ok_or_else(|| InvalidConfig::Field { field, value: value.to_string(), expected: "true or false" }),
+    }
+}
+
+fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(flag) => Some(*flag),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "on" | "true" | "yes" | "1" => Some(true),
+            "off" | "false" | "no" | "0" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// What is in force where there is no `config` key and nobody remembers one: what the cluster began with. It may have been asynchronous then, and
+/// `/sync` may say that it is not any more: then only those who are named there may take over.
+pub fn without_key(bootstrap: &DynamicConfig, entries: &Entries) -> DynamicConfig {
+    let mut config = bootstrap.clone();
+    let synchronous = settings(&config).is_ok_and(|settings| settings.is_synchronous());
+    if !synchronous && wire::sync(entries).is_some() {
+        config.0.insert("synchronous_mode".to_owned(), Value::from("quorum"));
+    }
+    config
+}
+
+/// The election settings in a dynamic configuration; Patroni's defaults where it is silent.
+pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
+    let mode = match config.0.get("synchronous_mode") {
+        None | Some(Value::Null) => Mode::Async,
+        Some(Value::String(text)) if text.eq_ignore_ascii_case("quorum") => Mode::Quorum,
+        Some(value) => match truth(value) {
+            Some(true) => Mode::Sync,
+            Some(false) => Mode::Async,
+            None => {
+                let expected = "on, off or quorum";
+                return Err(InvalidConfig::Field { field: "synchronous_mode", value: value.to_string(), expected });
+            }
+        },
+    };
+    let on_crash = match config.0.get("mrg").and_then(|own| own.get("on_crash")).and_then(Value::as_str) {
+        Some("Failover") => OnCrash::Failover,
+        Some("Restart") => OnCrash::Restart,
+        _ => OnCrash::Auto,
+    };
+    let settings = Settings {
+        failover: Failover {
+            ttl: seconds(config, "ttl", 30)?,
+            loop_wait: seconds(config, "loop_wait", 10)?,
+            retry_timeout: seconds(config, "retry_timeout", 10)?,
+            maximum_lag_bytes: number(config, "maximum_lag_on_failover", 1_048_576)?,
+            on_crash,
+            failsafe: flag(config, "failsafe_mode", true)?,
+        },
+        replication: Replication {
+            mode,
+            count: usize::try_from(number(config, "synchronous_node_count", 1)?).unwrap_or(usize::MAX),
+            strict: flag(config, "synchronous_mode_strict", false)?,
+        },
+        paused: flag(config, "pause", false)?,
+        use_rewind: config.postgresql("use_pg_rewind").and_then(truth).unwrap_or(true),
+    };
+    settings.check().map_err(InvalidConfig::Settings)?;
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Settings, InvalidConfig> {
+        settings(&DynamicConfig::parse(text.as_bytes())?)
+    }
+
+    #[test]
+    fn the_analysis_own_values_are_understood() {
+        let text = r#"{"ttl":30,"loop_wait":10,"retry_timeout":10,"maximum_lag_on_failover":1048576,"synchronous_mode":"quorum","synchronous_mode_strict":false,"postgresql":{"use_pg_rewind":true}}"#;
+        let settings = parsed(text).unwrap();
+        assert_eq!(settings.replication, Replication { mode: Mode::Quorum, count: 1, strict: false });
+        assert_eq!(settings.failover.ttl, Millis::seconds(30));
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_named() {
+        let message = parsed(r#"{"ttl":"soon"}"#).unwrap_err().to_string();
+        assert!(message.contains("ttl") && message.contains("soon"), "{message}");
+        assert!(parsed(r#"{"synchronous_mode":"maybe"}"#).is_err());
+        assert!(parsed("[]").is_err());
+    }
+
+    #[test]
+    fn a_patch_merges_and_null_deletes() {
+        let mut config = DynamicConfig::parse(br#"{"ttl":30,"postgresql":{"parameters":{"work_mem":"4MB"}}}"#).unwrap();
+        let patch = DynamicConfig::parse(br#"{"ttl":null,"postgresql":{"parameters":{"max_connections":100}}}"#).unwrap();
+        config.patch(&patch.0);
+        assert!(!config.0.contains_key("ttl"));
+        assert_eq!(config.parameters().len(), 2);
+    }
+
+    #[test]
+    fn without_a_config_key_a_stored_sync_still_says_who_may_take_over() {
+        let bootstrap = DynamicConfig::parse(br#"{"ttl":30}"#).unwrap();
+        let sync = br#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#;
+        let entry = crate::wire::Entry { value: sync.to_vec(), lease: 0, created: 3, modified: 5 };
+        let entries = Entries::from([("sync".to_owned(), entry)]);
+        assert_eq!(settings(&without_key(&bootstrap, &entries)).unwrap().replication.mode, Mode::Quorum);
+        assert_eq!(settings(&without_key(&bootstrap, &Entries::new())).unwrap().replication.mode, Mode::Async);
+    }
+}

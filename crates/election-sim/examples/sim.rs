@@ -1,0 +1,142 @@
+//! The simulator at a terminal.
+//!
+//!   sim SEED               one day, as a story
+//!   sim --count N [--from SEED]   so many days, and what they found
+//!   sim --mutants N        each bug by hand: found in which of the first N days, and how
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use mrg_election::mutant::{self, Mutant};
+use mrg_election_sim::{Report, Schedule, reduce, run};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)?.parse::<u64>().ok()
+    };
+    if let Some(count) = number("--mutants") {
+        std::process::exit(i32::from(mutants(count)));
+    }
+    let failed = match (arguments.first().and_then(|first| first.parse().ok()), number("--count")) {
+        (Some(seed), _) => one(seed),
+        (None, Some(count)) => many(number("--from").unwrap_or(0), count),
+        (None, None) => {
+            eprintln!("say a seed, or --count N [--from SEED]");
+            std::process::exit(2);
+        }
+    };
+    std::process::exit(i32::from(failed));
+}
+
+fn one(seed: u64) -> bool {
+    let schedule = Schedule::of(seed);
+    let report = run(&schedule, true);
+    let shown = if report.violation.is_some() { reduce(&schedule) } else { schedule };
+    tell(&shown)
+}
+
+fn tell(schedule: &Schedule) -> bool {
+    println!("seed {}: {} members, {} poolers, {:?}", schedule.seed, schedule.members, schedule.poolers, schedule.settings);
+    println!("clocks off by {:?} ppm, {:?}, a write every {} ms", schedule.skew, schedule.delays, schedule.think);
+    let Report { violation, story, failovers, acknowledged, lasted, .. } = run(schedule, true);
+    for (at, line) in story {
+        println!("{:>4}.{:03}  {line}", at / 1000, at % 1000);
+    }
+    println!("{:>4}.{:03}  {failovers} failovers, {acknowledged} commits acknowledged", lasted / 1000, lasted % 1000);
+    if let Some(what) = &violation {
+        println!("VIOLATION  {what}");
+    }
+    violation.is_some()
+}
+
+fn many(from: u64, count: u64) -> bool {
+    let began = Instant::now();
+    let (next, failing) = (AtomicU64::new(from), Mutex::new(Vec::new()));
+    let (failovers, commits, events, slowest) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let reached = Mutex::new(BTreeSet::new());
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from + count {
+                        return;
+                    }
+                    let day = std::panic::catch_unwind(|| run(&Schedule::of(seed), false));
+                    let Ok(report) = day else {
+                        failing.lock().expect("no panic here").push((seed, "panicked".to_owned()));
+                        continue;
+                    };
+                    failovers.fetch_add(report.failovers, Ordering::Relaxed);
+                    commits.fetch_add(report.acknowledged, Ordering::Relaxed);
+                    events.fetch_add(report.events, Ordering::Relaxed);
+                    slowest.fetch_max(report.recovered_in, Ordering::Relaxed);
+                    reached.lock().expect("no panic here").extend(report.reached);
+                    if let Some(what) = report.violation {
+                        failing.lock().expect("no panic here").push((seed, what));
+                    }
+                }
+            });
+        }
+    });
+    let took = began.elapsed();
+    let failing = failing.into_inner().expect("no panic here");
+    let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    println!(
+        "{count} days, {} failovers, {} commits acknowledged, {} events in {:.1} s: {:.0} failovers a second a core; slowest to be whole again: {:.1} s",
+        total(&failovers),
+        total(&commits),
+        total(&events),
+        took.as_secs_f64(),
+        total(&failovers) as f64 / took.as_secs_f64() / jobs as f64,
+        total(&slowest) as f64 / 1000.0,
+    );
+    println!(
+        "reasons reached: {}",
+        reached.into_inner().expect("no panic here").iter().map(|why| why.label()).collect::<Vec<_>>().join(" ")
+    );
+    for (seed, what) in &failing {
+        println!("seed {seed}: {what}");
+    }
+    !failing.is_empty()
+}
+
+/// What a bug does to a day: nothing, or this.
+fn harm(seed: u64) -> Option<String> {
+    match std::panic::catch_unwind(|| run(&Schedule::of(seed), false)) {
+        Ok(report) => report.violation,
+        Err(_) => Some("an assertion fails".to_owned()),
+    }
+}
+
+/// A line for each bug: its name, the day that found it or `-`, and what was seen.
+fn mutants(count: u64) -> bool {
+    std::panic::set_hook(Box::new(|_| {}));
+    let next = AtomicU64::new(0);
+    let lines = Mutex::new(Vec::new());
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(mutant) = Mutant::ALL.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX)) {
+                    mutant::set(Some(*mutant));
+                    let found = (0..count).find_map(|seed| Some((seed, harm(seed)?)));
+                    let line =
+                        found.map_or((*mutant, "-".to_owned(), String::new()), |(seed, what)| (*mutant, (seed + 1).to_string(), what));
+                    lines.lock().expect("no panic here").push(line);
+                }
+            });
+        }
+    });
+    let mut lines = lines.into_inner().expect("no panic here");
+    lines.sort_by_key(|(mutant, ..)| *mutant as usize);
+    for (mutant, days, what) in &lines {
+        println!("{}\t{days}\t{what}", mutant.name());
+    }
+    false
+}

@@ -1,0 +1,243 @@
+//! A PostgreSQL as the election sees it: WAL that is written, flushed, streamed and lost, timelines, recovery, and who must confirm a commit.
+
+use std::collections::BTreeMap;
+
+use mrg_base::{Lsn, Moment, Position, Timeline};
+use mrg_election::DataDirectory;
+use mrg_election::sync::Names;
+
+/// A record is so many bytes long.
+const RECORD: u64 = 100;
+
+/// One WAL record. No two writes anywhere have the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Who it is.
+    pub id: u32,
+    /// The timeline that it was written on.
+    pub timeline: u32,
+}
+
+/// A data directory.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// The system identifier.
+    pub system: u64,
+    /// All WAL since the beginning.
+    pub wal: Vec<Record>,
+    /// How many records survive the loss of the machine.
+    pub flushed: usize,
+    /// Whether it was last written as a primary.
+    pub was_primary: bool,
+    /// Whether it was shut down in order.
+    pub clean: bool,
+    /// Made for a cluster that was not seen to be whole.
+    pub unfinished: bool,
+    /// An interrupted rewind: never to be started.
+    pub half_rewound: bool,
+    /// The newest timeline that it was told of, and where its own one ended by that.
+    pub heard: (u32, Option<usize>),
+}
+
+/// The end of so many records.
+pub fn lsn(records: usize) -> Lsn {
+    Lsn(records as u64 * RECORD)
+}
+
+impl Data {
+    /// A fresh one.
+    pub fn new(system: u64) -> Self {
+        Self {
+            system,
+            wal: Vec::new(),
+            flushed: 0,
+            was_primary: true,
+            clean: true,
+            unfinished: true,
+            half_rewound: false,
+            heard: (1, None),
+        }
+    }
+
+    /// The timeline of the last durable record.
+    pub fn timeline(&self) -> u32 {
+        self.flushed.checked_sub(1).map_or(1, |last| self.wal[last].timeline)
+    }
+
+    /// The timeline of the last record, flushed or not.
+    pub fn newest_timeline(&self) -> u32 {
+        self.wal.last().map_or(1, |record| record.timeline)
+    }
+
+    /// How far it reaches, durably.
+    pub fn position(&self) -> Position {
+        Position { timeline: Timeline(self.timeline()), flushed: lsn(self.flushed) }
+    }
+
+    /// How many records both have, from the beginning.
+    pub fn common(&self, other: &Data) -> usize {
+        // Ids are unique, so where a record is the same everything before it is.
+        let mut least = 0;
+        let mut most = self.wal.len().min(other.wal.len());
+        while least < most {
+            let middle = least + (most - least).div_ceil(2);
+            if self.wal[middle - 1].id == other.wal[middle - 1].id { least = middle } else { most = middle - 1 }
+        }
+        least
+    }
+
+    /// Where this history leaves a timeline; `None` if it is still on it.
+    pub fn end_of(&self, timeline: u32) -> Option<usize> {
+        let at = self.wal.partition_point(|record| record.timeline <= timeline);
+        (at < self.wal.len()).then_some(at)
+    }
+
+    /// As `pg_control` tells it.
+    pub fn control(&self) -> DataDirectory {
+        DataDirectory {
+            system_id: self.system,
+            timeline: Timeline(self.timeline()),
+            checkpoint: lsn(self.flushed.saturating_sub(1)),
+            was_primary: self.was_primary,
+            clean: self.clean,
+            unfinished: self.unfinished,
+        }
+    }
+}
+
+/// What the server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// It does not run.
+    Down,
+    /// It does not answer yet.
+    Starting,
+    /// It accepts writes.
+    Primary,
+    /// It is in recovery; its position is known or not yet.
+    Standby {
+        /// Whether all local WAL is replayed.
+        replayed: bool,
+    },
+    /// It stops in order: no new transactions.
+    Stopping,
+}
+
+/// A standby's connection, as the primary sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    /// Which connection.
+    pub connection: u32,
+    /// Whether the standby has caught up.
+    pub streaming: bool,
+    /// How many records it has flushed, as far as it told.
+    pub flushed: usize,
+    /// Whether WAL is under way to it.
+    pub busy: bool,
+}
+
+/// A standby's receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receiver {
+    /// Which connection.
+    pub connection: u32,
+    /// To whom.
+    pub upstream: usize,
+}
+
+/// A commit that waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// Its record.
+    pub index: usize,
+    /// Which record.
+    pub id: u32,
+    /// Who waits.
+    pub transaction: u64,
+}
+
+/// A server and everything that ends with it.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    /// The files, if there are any.
+    pub data: Option<Data>,
+    /// The process.
+    pub server: Server,
+    /// Counts the processes.
+    pub incarnation: u32,
+    /// `synchronous_standby_names` in the file.
+    pub names: Names,
+    /// Whom the configuration says to follow.
+    pub upstream: Option<usize>,
+    /// The connection that stands.
+    pub receiver: Option<Receiver>,
+    /// Since when there should be one.
+    pub broken_since: Option<Moment>,
+    /// Standbys.
+    pub senders: BTreeMap<usize, Sender>,
+    /// Commits that nobody has confirmed yet.
+    pub waiting: Vec<Waiting>,
+    /// Writes fail.
+    pub disk_full: bool,
+}
+
+impl Postgres {
+    /// Nothing is there.
+    pub fn absent() -> Self {
+        Self {
+            data: None,
+            server: Server::Down,
+            incarnation: 0,
+            names: Names::Nobody,
+            upstream: None,
+            receiver: None,
+            broken_since: None,
+            senders: BTreeMap::new(),
+            waiting: Vec::new(),
+            disk_full: false,
+        }
+    }
+
+    /// Whether processes of it are there.
+    pub fn runs(&self) -> bool {
+        self.server != Server::Down
+    }
+
+    /// Every process is gone at once. What was written stays, and is flushed before anything is read of it.
+    pub fn end(&mut self) {
+        self.server = Server::Down;
+        self.incarnation += 1;
+        self.receiver = None;
+        self.senders.clear();
+        self.waiting.clear();
+        if let Some(data) = &mut self.data {
+            data.flushed = data.wal.len();
+        }
+    }
+
+    /// The machine is gone: what was not flushed is lost.
+    pub fn lose_power(&mut self) {
+        if let Some(data) = &mut self.data {
+            data.wal.truncate(data.flushed);
+        }
+        self.end();
+    }
+
+    /// Whether a commit at this index is confirmed by those who must, as PostgreSQL counts them.
+    pub fn is_confirmed(&self, index: usize, name_of: impl Fn(usize) -> mrg_base::MemberName) -> bool {
+        let confirming = |(standby, sender): (&usize, &Sender)| (name_of(*standby), sender.streaming, sender.flushed > index);
+        let mut known: Vec<_> = self.senders.iter().map(confirming).filter(|(_, streaming, _)| *streaming).collect();
+        known.sort();
+        match &self.names {
+            Names::Nobody => true,
+            Names::Placeholder => false,
+            Names::Any { count, members } => known.iter().filter(|(name, _, flushed)| *flushed && members.contains(name)).count() >= *count,
+            Names::First { count, members } => {
+                // The first of those who are connected, in the order of the list.
+                let first: Vec<bool> =
+                    known.iter().filter(|(name, ..)| members.contains(name)).map(|(.., flushed)| *flushed).take(*count).collect();
+                first.len() == *count && first.into_iter().all(|flushed| flushed)
+            }
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! Performs the steps of a decision, as `agent/perform.rs` does, against the model.
+
+use std::collections::BTreeSet;
+
+use crate::agent::Call;
+use crate::etcd::Transaction;
+use crate::postgres::{Server, lsn};
+use crate::world::{Answer, Ask, Fence, Happening, Message, World};
+use mrg_base::{MemberName, Moment};
+use mrg_election::{Action, Event, Outcome, Revision, StepId, StopMode, Vote};
+
+/// Peers that are alive answer in a few milliseconds; one that is not must not hold up an election.
+const VOTE_WITHIN: u64 = 700;
+/// A pooler that has said nothing by then is not waited for.
+const POOLERS_HEARD_WITHIN: u64 = 500;
+/// How long the last transactions may take.
+const POOLERS_WAIT: u64 = 2_000;
+
+/// What the poolers were asked.
+#[derive(Debug)]
+pub(super) enum Pause {
+    Reading,
+    Writing,
+    Waiting { request: Revision, asked: u64 },
+}
+
+/// A step that is being performed.
+pub(super) struct Running {
+    pub step: StepId,
+    pub action: Action,
+    pub votes: Vec<Vote>,
+    pub waiting: BTreeSet<usize>,
+    pub incarnation: u32,
+    pub pause: Option<Pause>,
+}
+
+fn refused() -> Outcome {
+    Outcome::Refused("another was faster".to_owned())
+}
+
+pub(super) fn failed(why: &str) -> Outcome {
+    Outcome::Failed(why.to_owned())
+}
+
+impl World {
+    pub fn begin_step(&mut self, member: usize, step: StepId, action: Action) {
+        self.tell(|world| format!("{}: {action:?}", world.hosts[member].name));
+        let incarnation = self.hosts[member].postgres.incarnation;
+        let running = Running { step, action: action.clone(), votes: Vec::new(), waiting: BTreeSet::new(), incarnation, pause: None };
+        self.agent(member).step = Some(running);
+        let number = self.agent(member).number;
+        let transaction = match action {
+            Action::ClaimInitialize => Transaction::ClaimInitialize,
+            Action::AbandonInitialize => {
+                self.hosts[member].postgres.data = None;
+                Transaction::AbandonInitialize
+            }
+            Action::StoreSystemId(id) => {
+                let flushed = self.hosts[member].postgres.data.as_ref().map_or(0, |data| data.flushed);
+                Transaction::StoreSystemId(id, lsn(flushed))
+            }
+            Action::AcquireLeader => Transaction::Acquire,
+            Action::MoveLeader(to) => Transaction::Move(to),
+            Action::ReleaseLeader => Transaction::Release,
+            Action::WriteSync { expected, stored } => Transaction::WriteSync(expected, stored),
+            Action::ClearSwitchover { expected } => Transaction::ClearSwitchover(expected),
+            Action::ResumePoolers => Transaction::DeletePause,
+            Action::ReserveTimeline { after, known } => Transaction::Reserve(mrg_base::Timeline(after.timeline.0 + 1), known),
+            Action::PausePoolers { .. } => {
+                self.agent(member).step.as_mut().expect("just begun").pause = Some(Pause::Reading);
+                let within = self.retry(member);
+                let call = self.ask_etcd(member, number, within, Ask::Read);
+                self.agent(member).calls.insert(call, Call::Step(step));
+                return;
+            }
+            Action::AskPeers(peers) => return self.ask_peers(member, step, &peers),
+            Action::AwaitReceipt { candidates, position } => return self.await_receipt(member, step, &candidates, position),
+            other => {
+                let wait = self.begin_local(member, &other);
+                self.later(wait, Happening::StepDone(member, number, step));
+                return;
+            }
+        };
+        self.transact(member, step, transaction);
+    }
+
+    fn retry(&mut self, member: usize) -> u64 {
+        self.agent(member).settings.failover.retry_timeout.0
+    }
+
+    fn transact(&mut self, member: usize, step: StepId, transaction: Transaction) {
+        let within = self.retry(member);
+        let agent = self.agent(member);
+        let number = agent.number;
+        let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
+            self.later(0, Happening::StepDone(member, number, step));
+            return;
+        };
+        let call = self.ask_etcd(member, number, within, Ask::Transact(lease, transaction));
+        self.agent(member).calls.insert(call, Call::Step(step));
+    }
+
+    /// etcd answered a step's question, or did not.
+    pub fn step_answered(&mut self, member: usize, step: StepId, answer: Option<Answer>) {
+        let Some(running) = self.agent(member).step.as_mut().filter(|running| running.step == step) else { return };
+        if let Some(pause) = running.pause.take() {
+            return self.pause_answered(member, step, pause, answer);
+        }
+        let stores = matches!(running.action, Action::StoreSystemId(_));
+        let outcome = match answer {
+            Some(Answer::Transacted(Some(revision))) => {
+                if let Some(data) = self.hosts[member].postgres.data.as_mut().filter(|_| stores) {
+                    data.unfinished = false;
+                }
+                Outcome::Written(revision)
+            }
+            Some(_) => refused(),
+            None => Outcome::Unknown("etcd did not answer".to_owned()),
+        };
+        self.outcome(member, step, outcome);
+    }
+
+    // ---- poolers ----
+
+    fn pause_answered(&mut self, member: usize, step: StepId, pause: Pause, answer: Option<Answer>) {
+        let number = self.agent(member).number;
+        match (pause, answer) {
+            (Pause::Reading, Some(Answer::Keys(keys))) if keys.poolers.is_empty() => self.outcome(member, step, Outcome::Done),
+            (Pause::Reading, Some(Answer::Keys(_))) => {
+                let leader = self.agent(member).seen.cluster.leader.as_ref().map(|leader| leader.created);
+                let Some(leader) = leader else { return self.outcome(member, step, failed("there is no leader key")) };
+                self.set_pause(member, Pause::Writing);
+                self.transact(member, step, Transaction::PutPause(leader));
+            }
+            (Pause::Writing, Some(Answer::Transacted(Some(request)))) => {
+                let asked = self.now;
+                self.set_pause(member, Pause::Waiting { request, asked });
+                self.later(POOLERS_HEARD_WITHIN, Happening::StepLate(member, number, step));
+                self.later(POOLERS_WAIT, Happening::StepLate(member, number, step));
+                self.poolers_have_said(member, number);
+            }
+            (waiting @ Pause::Waiting { .. }, _) => self.set_pause(member, waiting),
+            _ => self.outcome(member, step, failed("etcd does not tell which poolers there are")),
+        }
+    }
+
+    fn set_pause(&mut self, member: usize, pause: Pause) {
+        if let Some(running) = &mut self.agent(member).step {
+            running.pause = Some(pause);
+        }
+    }
+
+    /// Looks whether all poolers hold their clients.
+    pub fn poolers_have_said(&mut self, member: usize, number: u32) {
+        let now = self.now;
+        let Some(agent) = self.live(member, number) else { return };
+        let seen = agent.seen.clone();
+        let Some(running) = &agent.step else { return };
+        let Some(Pause::Waiting { request, asked }) = running.pause else { return };
+        let (step, may_abandon) = (running.step, running.action == Action::PausePoolers { may_abandon: true });
+        let late = now >= asked + POOLERS_HEARD_WITHIN;
+        let open = |key: &crate::etcd::PoolerKey| {
+            let heeds = key.pause == Some(request);
+            !(heeds && key.drained) && (!late || heeds)
+        };
+        let outcome = match () {
+            () if !seen.poolers.values().any(open) => Outcome::Done,
+            () if now >= asked + POOLERS_WAIT && may_abandon => Outcome::Refused("transactions are still open".to_owned()),
+            () if now >= asked + POOLERS_WAIT => Outcome::Done,
+            () => return,
+        };
+        if matches!(outcome, Outcome::Refused(_)) {
+            let lease = self.agent(member).node.lease().map(|lease| lease.id);
+            if let Some(lease) = lease {
+                let call = self.ask_etcd(member, number, 2_000, Ask::Transact(lease, Transaction::DeletePause));
+                self.agent(member).calls.insert(call, Call::Last);
+            }
+        }
+        self.outcome(member, step, outcome);
+    }
+
+    // ---- peers ----
+
+    fn ask_peers(&mut self, member: usize, step: StepId, peers: &BTreeSet<MemberName>) {
+        let number = self.agent(member).number;
+        let peers: BTreeSet<usize> = peers.iter().filter_map(|name| self.number_of(name)).collect();
+        if let Some(running) = &mut self.agent(member).step {
+            running.waiting.clone_from(&peers);
+        }
+        if peers.is_empty() {
+            self.later(0, Happening::StepDone(member, number, step));
+            return;
+        }
+        for peer in peers {
+            self.send(member, peer, Message::Vote { from: member, agent: number, step });
+        }
+        self.later(VOTE_WITHIN, Happening::StepLate(member, number, step));
+    }
+
+    pub fn voted(&mut self, member: usize, from: usize, number: u32, step: StepId, vote: Option<Vote>) {
+        let Some(running) = self.live(member, number).and_then(|agent| agent.step.as_mut()).filter(|running| running.step == step) else {
+            return;
+        };
+        if running.waiting.remove(&from) {
+            running.votes.extend(vote);
+        }
+        if running.waiting.is_empty() {
+            let votes = std::mem::take(&mut running.votes);
+            self.outcome(member, step, Outcome::Votes(votes));
+        }
+    }
+
+    fn await_receipt(&mut self, member: usize, step: StepId, candidates: &BTreeSet<MemberName>, past: mrg_base::Position) {
+        let number = self.agent(member).number;
+        let within = self.retry(member).min(3_000);
+        let until = self.now + within;
+        let candidates: Vec<usize> = candidates.iter().filter_map(|name| self.number_of(name)).collect();
+        for candidate in candidates {
+            self.send(member, candidate, Message::Receipt { from: member, agent: number, step, past, until });
+        }
+        self.later(within, Happening::StepLate(member, number, step));
+    }
+
+    /// A candidate is asked whether it has WAL past a position; it answers once it has.
+    pub fn receipt_asked(&mut self, member: usize, message: Message) {
+        let Message::Receipt { from, agent, step, past, until } = message else { return };
+        if self.hosts[member].agent.is_none() || self.now > until {
+            return;
+        }
+        let postgres = &self.hosts[member].postgres;
+        let has = matches!(postgres.server, Server::Standby { .. })
+            && postgres.data.as_ref().is_some_and(|data| lsn(data.flushed).0 > past.flushed.0);
+        if has {
+            self.send(member, from, Message::Received { agent, step });
+        } else {
+            self.later(10, Happening::Arrives { from, to: member, message: Box::new(Message::Receipt { from, agent, step, past, until }) });
+        }
+    }
+
+    pub fn received(&mut self, member: usize, number: u32, step: StepId) {
+        if self.live(member, number).is_some() {
+            self.outcome(member, step, Outcome::Done);
+        }
+    }
+
+    /// The time for answers is over.
+    pub fn step_late(&mut self, member: usize, number: u32, step: StepId) {
+        let Some(running) = self.live(member, number).and_then(|agent| agent.step.as_mut()).filter(|running| running.step == step) else {
+            return;
+        };
+        match running.action {
+            Action::AskPeers(_) => {
+                let votes = std::mem::take(&mut running.votes);
+                self.outcome(member, step, Outcome::Votes(votes));
+            }
+            Action::AwaitReceipt { .. } => self.outcome(member, step, failed("not received in time")),
+            Action::PausePoolers { .. } => self.poolers_have_said(member, number),
+            _ => {}
+        }
+    }
+
+    // ---- the local server ----
+
+    /// Begins what a step does to the local server; how long it takes.
+    fn begin_local(&mut self, member: usize, action: &Action) -> u64 {
+        let delays = self.schedule.delays;
+        match action {
+            Action::InitDb => self.takes(delays.copy) / 2,
+            Action::Start(as_) => {
+                self.start_server(member, as_);
+                3
+            }
+            Action::Stop(StopMode::Kill) => self.random.between(1, 40),
+            Action::Stop(StopMode::Fast) => self.stop_server(member),
+            Action::Promote => self.promote_server(member),
+            Action::Checkpoint => self.takes(delays.checkpoint),
+            Action::StopReceiver | Action::Follow(_) => self.random.between(1, 8),
+            Action::SetSyncNames(names) => {
+                let half = self.random.between(1, 15);
+                let boot = self.hosts[member].boot;
+                self.later(half, Happening::Names(member, boot, names.clone()));
+                2 * half + 1
+            }
+            Action::Rewind(_) => {
+                if let Some(data) = &mut self.hosts[member].postgres.data {
+                    data.half_rewound = true;
+                }
+                self.takes(delays.copy) / 2
+            }
+            Action::BaseBackup(_) => self.takes(delays.copy),
+            Action::ConfirmLeader(leader) => {
+                let reached = self.number_of(leader).is_some_and(|leader| self.reaches(member, leader));
+                if reached { self.random.between(2, 10) } else { 1_000 }
+            }
+            _ => self.random.between(1, 10),
+        }
+    }
+
+    /// Whether a connection between two members stands.
+    pub fn reaches(&self, from: usize, to: usize) -> bool {
+        self.cut[from][to] == 0 && self.cut[to][from] == 0 && self.standing(to).is_none()
+    }
+
+    /// What was begun is done, or has failed.
+    pub fn step_done(&mut self, member: usize, number: u32, step: StepId) {
+        let Some(running) = self.live(member, number).and_then(|agent| agent.step.as_ref()).filter(|running| running.step == step) else {
+            return;
+        };
+        let (action, incarnation) = (running.action.clone(), running.incarnation);
+        let outcome = self.complete(member, &action, incarnation);
+        if !outcome.is_success() {
+            self.tell(|world| format!("{}: {action:?} {outcome:?}", world.hosts[member].name));
+        }
+        self.outcome(member, step, outcome);
+    }
+
+    fn complete(&mut self, member: usize, action: &Action, incarnation: u32) -> Outcome {
+        match action {
+            Action::InitDb => {
+                self.judge.systems += 1;
+                let system = self.judge.systems;
+                self.hosts[member].postgres.data = Some(crate::postgres::Data::new(system));
+                Outcome::Done
+            }
+            Action::Start(_) | Action::Follow(_) | Action::PostBootstrap | Action::Checkpoint => self.complete_running(member, action),
+            Action::Stop(StopMode::Kill) => {
+                self.kill_server(member);
+                Outcome::Done
+            }
+            Action::Stop(StopMode::Fast) => self.server_stopped(member),
+            Action::Promote | Action::SetSyncNames(_) => self.complete_position(member, incarnation),
+            Action::StopReceiver => self.receiver_stopped(member),
+            Action::ConfirmLeader(leader) => match self.source(member, leader) {
+                Ok(_) => Outcome::Done,
+                Err(why) => failed(why),
+            },
+            Action::RemoveData => {
+                self.hosts[member].postgres.data = None;
+                Outcome::Done
+            }
+            Action::Rewind(leader) => self.rewound(member, leader),
+            Action::BaseBackup(leader) => self.copied(member, leader),
+            Action::AskPeers(_) => Outcome::Votes(Vec::new()),
+            _ => failed("there is no lease"),
+        }
+    }
+
+    fn complete_running(&mut self, member: usize, action: &Action) -> Outcome {
+        match action {
+            Action::Follow(leader) => {
+                let Some(upstream) = self.number_of(leader) else { return failed("its address is not known") };
+                self.follow(member, upstream);
+                Outcome::Done
+            }
+            _ if self.hosts[member].postgres.runs() => Outcome::Done,
+            _ => failed("postgres does not run"),
+        }
+    }
+
+    fn complete_position(&mut self, member: usize, incarnation: u32) -> Outcome {
+        let postgres = &self.hosts[member].postgres;
+        let same = postgres.incarnation == incarnation && matches!(postgres.server, Server::Primary | Server::Standby { .. });
+        match &postgres.data {
+            Some(data) if same => Outcome::At(data.position()),
+            _ => failed("postgres does not run"),
+        }
+    }
+
+    pub fn abort_step(&mut self, member: usize, step: StepId) {
+        let agent = self.agent(member);
+        if agent.step.as_ref().is_some_and(|running| running.step == step) {
+            agent.step = None;
+        }
+    }
+
+    // ---- the fence ----
+
+    pub fn arm(&mut self, member: usize, by: Option<Moment>) {
+        let generation = self.hosts[member].fence.generation + 1;
+        self.hosts[member].fence = Fence { deadline: by, fired: false, generation };
+        if let Some(by) = by {
+            let at = self.when(member, by - mrg_base::Millis(150));
+            self.at(at, Happening::Fence(member, generation));
+        }
+    }
+
+    pub fn enforce(&mut self, member: usize, generation: u32) {
+        let fence = &mut self.hosts[member].fence;
+        if fence.generation != generation || fence.deadline.is_none() {
+            return;
+        }
+        fence.deadline = None;
+        fence.fired = true;
+        if self.hosts[member].postgres.runs() {
+            self.tell(|world| format!("{}: the fence kills postgres", world.hosts[member].name));
+            self.kill_server(member);
+        }
+    }
+
+    /// A machine goes on: its fence finds its deadline passed before anything else runs. (What proof.md says of suspension.)
+    pub fn thaw(&mut self, member: usize) {
+        let now = self.clock(member);
+        let fence = self.hosts[member].fence;
+        if fence.deadline.is_some_and(|deadline| now >= deadline - mrg_base::Millis(150)) {
+            self.enforce(member, fence.generation);
+        }
+    }
+
+    /// Whether a writer may be started.
+    pub fn is_armed(&self, member: usize) -> bool {
+        let fence = self.hosts[member].fence;
+        !fence.fired && fence.deadline.is_some()
+    }
+
+    /// The postmaster ended, and with it every process of it.
+    pub fn tell_agent_of_exit(&mut self, member: usize) {
+        if let Some(agent) = &self.hosts[member].agent {
+            let number = agent.number;
+            self.later(1, Happening::Agent(member, number, Box::new(Event::PostmasterGone)));
+        }
+    }
+}

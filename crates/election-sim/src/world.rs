@@ -1,0 +1,594 @@
+//! The world that members live in: its time, its network, its machines, and everything that is about to happen.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BinaryHeap};
+use std::rc::Rc;
+
+use crate::agent::Agent;
+use crate::etcd::{Etcd, Keys, PoolerKey, Transaction};
+use crate::faults::FOREIGN;
+use crate::judge::Judge;
+use crate::pooler::Pooler;
+use crate::postgres::{Postgres, Record};
+use crate::random::Random;
+use crate::schedule::{Fault, Schedule};
+use mrg_base::{MemberName, Millis, Moment, Position};
+use mrg_election::sync::Names;
+use mrg_election::{Event, LeaseId, Promise, StepId};
+use mrg_pool_core::Finding;
+
+/// What somebody asks of etcd.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    Grant(Millis),
+    Keep(LeaseId),
+    Revoke(LeaseId),
+    Read,
+    Transact(LeaseId, Transaction),
+    Pooler(PoolerKey),
+}
+
+/// What it answers.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    Granted(LeaseId, Millis),
+    Kept(bool),
+    Revoked,
+    Keys(Rc<Keys>),
+    Transacted(Option<mrg_election::Revision>),
+}
+
+/// A message between members, poolers and clients.
+#[derive(Clone, Debug)]
+pub(super) enum Message {
+    /// Vote, please.
+    Vote { from: usize, agent: u32, step: StepId },
+    /// A vote.
+    Voted { agent: u32, step: StepId, vote: Option<mrg_election::Vote> },
+    /// Have you WAL past this?
+    Receipt { from: usize, agent: u32, step: StepId, past: Position, until: u64 },
+    /// Yes.
+    Received { agent: u32, step: StepId },
+    /// Promise, please.
+    Promise { from: usize, agent: u32, lease: Option<LeaseId>, ttl: Millis, round: u64 },
+    /// A promise, or none.
+    Promised { agent: u32, round: u64, from: usize, given: bool },
+    /// A promise is not counted on any more.
+    Withdraw { lease: LeaseId, round: u64 },
+    /// A standby's receiver knocks.
+    Connect { from: usize, incarnation: u32, connection: u32 },
+    /// WAL up to here is yours.
+    Wal { connection: u32, after: usize, records: Vec<Record> },
+    /// This standby has flushed so much.
+    Flushed { from: usize, connection: u32, upto: usize },
+    /// What are you?
+    Probe { pooler: usize, number: u32, probe: u64, until: u64 },
+    /// It is this.
+    Found { pooler: usize, number: u32, probe: u64, finding: Finding, server: (usize, u32) },
+    /// Do you lead?
+    Vouch { pooler: usize, number: u32, key: mrg_election::Revision },
+    /// Yes or no.
+    Vouched { pooler: usize, number: u32, key: mrg_election::Revision, leads: bool },
+    /// A write.
+    Write { transaction: u64, from: usize },
+    /// What came of it.
+    Written { transaction: u64, done: bool },
+    /// The server closed the connection that a pooler keeps an eye on.
+    Closed { pooler: usize, number: u32, server: (usize, u32) },
+}
+
+/// Something that is about to happen.
+#[derive(Debug)]
+pub(super) enum Happening {
+    Fault(usize, u32),
+    Undo(Fault),
+    Think(usize),
+    StartAgent(usize, u32),
+    Wake(usize, u32),
+    Agent(usize, u32, Box<Event>),
+    Fence(usize, u32),
+    Thaw(usize),
+    Request { from: usize, number: u32, call: u64, ask: Box<Ask> },
+    Resent { from: usize, number: u32, call: u64, ask: Box<Ask> },
+    Reply { to: usize, number: u32, call: u64, answer: Answer },
+    Overdue { who: usize, number: u32, call: u64 },
+    News { to: usize, number: u32, keys: Rc<Keys> },
+    Expire(LeaseId),
+    Arrives { from: usize, to: usize, message: Box<Message> },
+    ServerUp(usize, u32, bool),
+    Replayed(usize, u32),
+    Promoted(usize, u32),
+    Stopped(usize, u32),
+    Flush(usize, u32, usize),
+    Names(usize, u32, Names),
+    Knock(usize, u32),
+    Look(usize, u32),
+    StepDone(usize, u32, StepId),
+    StepLate(usize, u32, StepId),
+    Backstop(usize, u32, u64),
+    Pooler(usize, u32),
+    PoolerSet(usize, u32, u64),
+    PoolerPause(usize, u32, Option<mrg_pool_core::PauseRequest>),
+    StartPooler(usize),
+    Help,
+    Forget(u64),
+    Late { from: usize, to: usize, message: Box<Message> },
+    ConnectionTimeout(usize, usize),
+    SenderGone(usize, usize, u32),
+    ReceiverGone(usize, u32),
+    Boot(usize, u32),
+}
+
+struct Entry {
+    at: u64,
+    order: u64,
+    what: Happening,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// The fence of a member: a process of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fence {
+    pub deadline: Option<Moment>,
+    pub fired: bool,
+    pub generation: u32,
+}
+
+/// A machine, and the pod on it.
+pub(super) struct Host {
+    pub name: MemberName,
+    pub skew: i64,
+    pub up: bool,
+    pub boot: u32,
+    pub frozen_until: u64,
+    pub agent: Option<Agent>,
+    pub agents: u32,
+    pub agent_paused_until: u64,
+    pub postgres: Postgres,
+    pub fence: Fence,
+    pub lease_record: Option<LeaseId>,
+    pub promise_record: Option<(u32, Option<Promise>)>,
+    /// Which cluster the data is of, as the volume tells.
+    pub system_record: Option<u64>,
+    pub watch_lags_until: u64,
+}
+
+impl Host {
+    /// Whether there are no files here that tell of a cluster.
+    pub fn has_nothing(&self) -> bool {
+        self.postgres.data.as_ref().is_none_or(|data| data.unfinished)
+    }
+
+    /// Whether the files here are of another cluster, and only `initialize` says so.
+    pub fn may_pass_for_another(&self) -> bool {
+        let knows = |agent: &Agent| agent.node.view(Moment(0)).memory.system_id.is_some();
+        self.postgres.data.as_ref().is_some_and(|data| data.system == FOREIGN) && !self.agent.as_ref().is_some_and(knows)
+    }
+}
+
+/// Everything.
+pub(super) struct World {
+    pub now: u64,
+    pub schedule: Schedule,
+    pub random: Random,
+    pub etcd: Etcd,
+    pub etcd_silent_until: u64,
+    pub hosts: Vec<Host>,
+    pub poolers: Vec<Pooler>,
+    pub cut: Vec<Vec<u32>>,
+    pub slow_until: u64,
+    pub healed: bool,
+    pub fault_at: u64,
+    pub faults_done: usize,
+    pub plan: u32,
+    pub busy_until: u64,
+    pub judge: Judge,
+    pub connections: u32,
+    pub records: u32,
+    pub transactions: u64,
+    pub open: BTreeMap<u64, super::pooler::Transaction>,
+    pub news_at: Vec<u64>,
+    queue: BinaryHeap<Reverse<Entry>>,
+    order: u64,
+    calls: u64,
+    story: Option<Vec<(u64, String)>>,
+}
+
+/// Members' clocks begin here, so that nothing is ever before their beginning.
+const EPOCH: u64 = 1_000_000;
+/// So many of a thousand requests to etcd that a cut holds up are sent again in time.
+const RESENT: u64 = 400;
+
+impl World {
+    pub fn new(schedule: Schedule, tell: bool) -> Self {
+        let names: Vec<MemberName> =
+            (1..=schedule.members).map(|number| MemberName::new(&format!("m{number}")).expect("a legal name")).collect();
+        let ends = schedule.members + 1 + schedule.poolers;
+        let host = |(index, name): (usize, MemberName)| Host {
+            name,
+            skew: schedule.skew[index],
+            up: true,
+            boot: 0,
+            frozen_until: 0,
+            agent: None,
+            agents: 0,
+            agent_paused_until: 0,
+            postgres: Postgres::absent(),
+            fence: Fence::default(),
+            lease_record: None,
+            promise_record: None,
+            system_record: None,
+            watch_lags_until: 0,
+        };
+        let mut world = Self {
+            now: 0,
+            random: Random::fork(schedule.seed, 2),
+            etcd: Etcd::new(schedule.settings),
+            etcd_silent_until: 0,
+            hosts: names.into_iter().enumerate().map(host).collect(),
+            poolers: Vec::new(),
+            cut: vec![vec![0; ends]; ends],
+            slow_until: 0,
+            healed: false,
+            fault_at: 0,
+            faults_done: 0,
+            plan: 0,
+            busy_until: 0,
+            judge: Judge::new(&schedule),
+            connections: 0,
+            records: 0,
+            transactions: 0,
+            open: BTreeMap::new(),
+            news_at: vec![0; ends],
+            queue: BinaryHeap::new(),
+            order: 0,
+            calls: 0,
+            story: tell.then(Vec::new),
+            schedule,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        for member in 0..self.hosts.len() {
+            let wait = self.random.between(0, 400);
+            self.later(wait, Happening::StartAgent(member, 0));
+        }
+        for pooler in 0..self.schedule.poolers {
+            self.poolers.push(Pooler::new(pooler));
+            self.later(500, Happening::StartPooler(pooler));
+        }
+        self.expect_fault(0);
+        for client in 0..3 {
+            self.at(1_000 + client, Happening::Think(usize::try_from(client).unwrap_or(0)));
+        }
+    }
+
+    /// The number of etcd among the ends of the network.
+    pub fn etcd_end(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// The number of a pooler among the ends of the network.
+    pub fn pooler_end(&self, pooler: usize) -> usize {
+        self.hosts.len() + 1 + pooler
+    }
+
+    pub fn at(&mut self, at: u64, what: Happening) {
+        self.order += 1;
+        self.queue.push(Reverse(Entry { at: at.max(self.now), order: self.order, what }));
+    }
+
+    pub fn later(&mut self, wait: u64, what: Happening) {
+        self.at(self.now + wait, what);
+    }
+
+    /// A number for a question.
+    pub fn call(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
+    /// The next thing happens; false if there is nothing more.
+    pub fn advance(&mut self) -> bool {
+        let Some(Reverse(entry)) = self.queue.pop() else { return false };
+        self.now = entry.at;
+        self.judge.events += 1;
+        self.happen(entry.what);
+        true
+    }
+
+    /// A member's clock.
+    pub fn clock(&self, member: usize) -> Moment {
+        let skewed = i128::from(self.now) + i128::from(self.now) * i128::from(self.hosts[member].skew) / 1_000_000;
+        Moment(EPOCH + u64::try_from(skewed).unwrap_or(0))
+    }
+
+    /// When a member's clock will show this.
+    pub fn when(&self, member: usize, moment: Moment) -> u64 {
+        let shown = i128::from(moment.0.saturating_sub(EPOCH));
+        let skew = i128::from(self.hosts[member].skew);
+        let at = (shown * 1_000_000 + (1_000_000 + skew) - 1) / (1_000_000 + skew);
+        u64::try_from(at).unwrap_or(u64::MAX).max(self.now)
+    }
+
+    /// A length of etcd's time in the world's.
+    pub fn etcd_time(&self, length: u64) -> u64 {
+        let skew = self.schedule.skew[self.hosts.len()];
+        u64::try_from(i128::from(length) * 1_000_000 / i128::from(1_000_000 + skew)).unwrap_or(length)
+    }
+
+    /// Whether a message gets from one end to the other, and after how long.
+    pub fn way(&mut self, from: usize, to: usize) -> Option<u64> {
+        if from == to {
+            return Some(0);
+        }
+        if self.cut[from][to] > 0 || self.random.chance(if self.healed { 0 } else { self.schedule.delays.lost }) {
+            return None;
+        }
+        let (usual, most) = self.schedule.delays.network;
+        let slow = if self.now < self.slow_until { self.random.between(20, 600) } else { 0 };
+        Some(self.random.skewed(usual, if self.healed { usual } else { most }) + slow)
+    }
+
+    /// The same over a connection that stands: nothing is lost, unless the way is cut.
+    pub fn steady_way(&mut self, from: usize, to: usize) -> Option<u64> {
+        let lost = std::mem::take(&mut self.schedule.delays.lost);
+        let way = self.way(from, to);
+        self.schedule.delays.lost = lost;
+        way
+    }
+
+    /// Sends a message, which may get lost.
+    pub fn send(&mut self, from: usize, to: usize, message: Message) {
+        if let Some(wait) = self.way(from, to) {
+            self.later(wait, Happening::Arrives { from, to, message: Box::new(message) });
+        }
+    }
+
+    /// How long something takes.
+    pub fn takes(&mut self, (usual, most): (u64, u64)) -> u64 {
+        self.random.skewed(usual, if self.healed { usual } else { most })
+    }
+
+    /// Whether a member's machine runs and is not standing still; if it stands, until when.
+    pub fn standing(&self, member: usize) -> Option<u64> {
+        (self.now < self.hosts[member].frozen_until).then_some(self.hosts[member].frozen_until)
+    }
+
+    /// Whether a member's agent stands still, and until when.
+    fn agent_standing(&self, member: usize) -> Option<u64> {
+        let host = &self.hosts[member];
+        let until = host.frozen_until.max(host.agent_paused_until);
+        (self.now < until).then_some(until)
+    }
+
+    pub fn name(&self, member: usize) -> MemberName {
+        self.hosts[member].name.clone()
+    }
+
+    pub fn number_of(&self, name: &MemberName) -> Option<usize> {
+        self.hosts.iter().position(|host| host.name == *name)
+    }
+
+    /// Adds a line to the story, if one is told.
+    pub fn tell(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.story.is_some() {
+            let line = line(self);
+            let now = self.now;
+            self.story.iter_mut().for_each(|story| story.push((now, line.clone())));
+        }
+    }
+
+    pub fn take_story(&mut self) -> Vec<(u64, String)> {
+        self.story.take().unwrap_or_default()
+    }
+
+    /// Puts off what happens to somebody who stands still.
+    fn postponed(&mut self, what: Happening) -> Option<Happening> {
+        let until = match &what {
+            Happening::Wake(member, _)
+            | Happening::Agent(member, ..)
+            | Happening::StepDone(member, ..)
+            | Happening::StepLate(member, ..) => self.agent_standing(*member),
+            Happening::Backstop(member, ..) if *member < self.hosts.len() => self.agent_standing(*member),
+            Happening::News { to, .. } | Happening::Reply { to, .. } if *to < self.hosts.len() => self.agent_standing(*to),
+            Happening::Overdue { who, .. } if *who < self.hosts.len() => self.agent_standing(*who),
+            Happening::Arrives { to, message, .. } if *to < self.hosts.len() => match message.as_ref() {
+                Message::Connect { .. } | Message::Wal { .. } | Message::Flushed { .. } | Message::Probe { .. } | Message::Write { .. } => {
+                    self.standing(*to)
+                }
+                _ => self.agent_standing(*to),
+            },
+            Happening::Fence(member, _)
+            | Happening::ServerUp(member, ..)
+            | Happening::Replayed(member, _)
+            | Happening::Promoted(member, _)
+            | Happening::Stopped(member, _)
+            | Happening::Flush(member, ..)
+            | Happening::Names(member, ..)
+            | Happening::Knock(member, _)
+            | Happening::Look(member, _) => self.standing(*member),
+            Happening::Pooler(pooler, _) | Happening::PoolerSet(pooler, ..) | Happening::PoolerPause(pooler, ..) => {
+                self.pooler_standing(*pooler)
+            }
+            Happening::Backstop(end, ..)
+            | Happening::News { to: end, .. }
+            | Happening::Reply { to: end, .. }
+            | Happening::Overdue { who: end, .. } => self.pooler_standing(end - self.hosts.len() - 1),
+            Happening::Arrives { to, .. } if *to > self.hosts.len() => self.pooler_standing(to - self.hosts.len() - 1),
+            _ => None,
+        };
+        match until {
+            Some(until) => {
+                self.at(until, what);
+                None
+            }
+            None => Some(what),
+        }
+    }
+
+    fn pooler_standing(&self, pooler: usize) -> Option<u64> {
+        let until = self.poolers[pooler].paused_until;
+        (self.now < until).then_some(until)
+    }
+
+    fn happen(&mut self, what: Happening) {
+        let Some(what) = self.postponed(what) else { return };
+        match what {
+            Happening::Fault(index, plan) => self.fault_due(index, plan),
+            Happening::Undo(fault) => self.undo(fault),
+            Happening::Think(client) => self.think(client),
+            Happening::StartAgent(member, boot) => self.start_agent(member, boot),
+            Happening::Wake(member, agent) => self.wake(member, agent),
+            Happening::Agent(member, agent, event) => self.input(member, agent, *event),
+            Happening::Fence(member, generation) => self.enforce(member, generation),
+            Happening::Thaw(member) => self.thaw(member),
+            Happening::Request { from, number, call, ask } => self.asked_of_etcd(from, number, call, *ask),
+            Happening::Resent { from, number, call, ask } => {
+                if self.cut[from][self.etcd_end()] == 0 {
+                    self.asked_of_etcd(from, number, call, *ask);
+                }
+            }
+            Happening::Reply { to, number, call, answer } => self.answered(to, number, call, Some(answer)),
+            Happening::Overdue { who, number, call } => self.answered(who, number, call, None),
+            Happening::News { to, number, keys } => self.news(to, number, keys),
+            Happening::Expire(lease) => self.expire(lease),
+            Happening::Arrives { from, to, message } => self.arrives(from, to, *message),
+            Happening::ServerUp(member, incarnation, primary) => self.server_up(member, incarnation, primary),
+            Happening::Replayed(member, incarnation) => self.replayed(member, incarnation),
+            Happening::Promoted(member, incarnation) => self.promoted(member, incarnation),
+            Happening::Stopped(member, incarnation) => self.stopped(member, incarnation),
+            Happening::Flush(member, incarnation, upto) => self.flush(member, incarnation, upto),
+            Happening::Names(member, boot, names) => self.names_change(member, boot, names),
+            Happening::Knock(member, incarnation) => self.knock(member, incarnation),
+            Happening::Look(member, agent) => self.look_again(member, agent),
+            Happening::StepDone(member, agent, step) => self.step_done(member, agent, step),
+            Happening::StepLate(member, agent, step) => self.step_late(member, agent, step),
+            Happening::Backstop(end, number, read) => self.backstop(end, number, read),
+            Happening::Pooler(pooler, number) => self.pooler_tick(pooler, number),
+            Happening::PoolerSet(pooler, number, setting) => self.pooler_set(pooler, number, setting),
+            Happening::PoolerPause(pooler, number, pause) => self.pooler_paused(pooler, number, pause),
+            Happening::StartPooler(pooler) => self.start_pooler(pooler),
+            Happening::Help => self.help(),
+            Happening::Forget(transaction) => self.transaction_ends(transaction, false),
+            Happening::Late { from, to, message } => self.late(from, to, *message),
+            Happening::ConnectionTimeout(from, to) => self.connection_times_out(from, to),
+            Happening::SenderGone(primary, standby, connection) => self.sender_ends(primary, standby, connection),
+            Happening::ReceiverGone(standby, connection) => self.receiver_breaks(standby, connection),
+            Happening::Boot(member, boot) => self.boot(member, boot),
+        }
+    }
+
+    /// Asks etcd; the answer, or that there is none in time, comes back under the same number.
+    pub fn ask_etcd(&mut self, from: usize, number: u32, within: u64, ask: Ask) -> u64 {
+        let call = self.call();
+        let etcd = self.etcd_end();
+        if let Some(wait) = self.way(from, etcd) {
+            self.later(wait, Happening::Request { from, number, call, ask: Box::new(ask) });
+        } else if self.cut[from][etcd] > 0 && self.random.chance(RESENT) {
+            // TCP sends it again, until it gets there or whoever asked gives up: it may be done long after the answer is waited for.
+            let wait = self.random.between(200, within.max(201));
+            self.later(wait, Happening::Resent { from, number, call, ask: Box::new(ask) });
+        }
+        self.later(within, Happening::Overdue { who: from, number, call });
+        call
+    }
+
+    fn asked_of_etcd(&mut self, from: usize, number: u32, call: u64, ask: Ask) {
+        if self.now < self.etcd_silent_until {
+            return;
+        }
+        let answer = match ask {
+            Ask::Grant(ttl) => {
+                let length = self.etcd_time(ttl.0);
+                let id = self.etcd.grant(self.now, length);
+                self.later(length, Happening::Expire(id));
+                Answer::Granted(id, ttl)
+            }
+            Ask::Keep(id) => Answer::Kept(self.etcd.keep(self.now, id)),
+            Ask::Revoke(id) => {
+                if self.etcd.revoke(id) {
+                    self.etcd_changed();
+                }
+                Answer::Revoked
+            }
+            Ask::Read => Answer::Keys(self.etcd.keys().clone()),
+            Ask::Transact(lease, transaction) => {
+                let who = self.name(from);
+                self.judge_transaction(from, lease, &transaction);
+                let done = self.etcd.transact(&who, lease, transaction);
+                if done.is_some() {
+                    self.etcd_changed();
+                }
+                Answer::Transacted(done)
+            }
+            Ask::Pooler(key) => {
+                let pooler = from - self.hosts.len() - 1;
+                self.etcd.change(|keys, _| keys.poolers.insert(pooler, key));
+                self.etcd_changed();
+                Answer::Revoked
+            }
+        };
+        let etcd = self.etcd_end();
+        if let Some(wait) = self.way(etcd, from) {
+            self.later(wait, Happening::Reply { to: from, number, call, answer });
+        }
+    }
+
+    fn expire(&mut self, id: LeaseId) {
+        let Some(lease) = self.etcd.lease(id) else { return };
+        let ends = lease.ends.max(self.etcd_silent_until);
+        if ends > self.now || self.now < self.etcd_silent_until {
+            self.at(ends.max(self.now + 1), Happening::Expire(id));
+            return;
+        }
+        self.tell(|_| format!("etcd: lease {} ends", id.0));
+        if self.etcd.revoke(id) {
+            self.etcd_changed();
+        }
+    }
+
+    /// Everybody who watches hears of it, in order, each in his own time.
+    pub fn etcd_changed(&mut self) {
+        self.judge_keys();
+        let keys = self.etcd.keys().clone();
+        let etcd = self.etcd_end();
+        for end in 0..self.news_at.len() {
+            let watcher = if end < self.hosts.len() {
+                self.hosts[end].agent.as_ref().filter(|agent| agent.watch.open).map(|agent| agent.number)
+            } else if end > etcd {
+                let pooler = &self.poolers[end - etcd - 1];
+                (pooler.up && pooler.watch.open).then_some(pooler.number)
+            } else {
+                None
+            };
+            let Some(number) = watcher else { continue };
+            let Some(wait) = self.steady_way(etcd, end) else { continue };
+            let late = if end < self.hosts.len() { self.hosts[end].watch_lags_until } else { 0 };
+            let at = (self.now + wait).max(late).max(self.news_at[end]);
+            self.news_at[end] = at;
+            self.at(at, Happening::News { to: end, number, keys: keys.clone() });
+        }
+    }
+}

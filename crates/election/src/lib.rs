@@ -1,0 +1,38 @@
+//! The election: who may write, when, and why. Pure: no clock, no randomness, no I/O.
+//!
+//! [`decide`] holds the rules; [`Node`] holds what has to be remembered between two decisions (the lease, the running job, promises) and
+//! turns decisions into effects. Shells perform effects and report back with events; the agent is one shell, the tests are others.
+//!
+//! Invariants, asserted in release too:
+//! - a `Promote` effect is only emitted while the lease is valid and the fence is armed;
+//! - in the synchronous modes only a member of `/sync` (or its leader) promotes, with the votes that `/sync` asks for;
+//! - `/sync` and `synchronous_standby_names` never permit a promotion that could miss an acknowledged commit ([`sync::is_safe`]).
+
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+mod action;
+mod event;
+mod lease;
+#[cfg_attr(not(feature = "proof"), allow(unused_imports))]
+pub mod mutant;
+mod node;
+mod rules;
+
+mod settings;
+pub mod sync;
+mod tenure;
+mod view;
+mod why;
+
+pub use action::{Action, Outcome, StartAs, StopMode, Vote};
+pub use lease::{Lease, LeaseId, Promise, fence_margin};
+
+pub use event::{Effect, Event, Past, PromiseRequest, StepId};
+pub use node::Node;
+pub use rules::{Decision, Part, RULES, Rule, decide, has_traces};
+pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
+pub use view::{
+    Cluster, DataDirectory, DcsView, Failsafe, Fork, Initialize, LeaderKey, Member, Memory, Postgres, Primary, Race, Revision, Standby,
+    Stored, SwitchoverRequest, Unsettled, View, WalReceiver, WalSender,
+};
+pub use why::Why;

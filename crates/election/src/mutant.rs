@@ -1,0 +1,166 @@
+//! Bugs made by hand, one at a time, to see that the proofs find them. Only builds with the feature `proof` have them.
+
+/// Whether this bug is in force. Without the feature `proof` it is the constant `false`.
+#[macro_export]
+macro_rules! bug {
+    ($name:ident) => {{
+        #[cfg(feature = "proof")]
+        let is = $crate::mutant::is($crate::mutant::Mutant::$name);
+        #[cfg(not(feature = "proof"))]
+        let is = false;
+        is
+    }};
+}
+pub use bug;
+
+/// Whether this build has the bugs. Programs that ship refuse to compile if it does.
+pub const COMPILED_IN: bool = cfg!(feature = "proof");
+
+#[cfg(feature = "proof")]
+pub use list::{Mutant, is, set};
+
+#[cfg(feature = "proof")]
+mod list {
+    use std::cell::Cell;
+
+    macro_rules! mutants {
+        ($($(#[$doc:meta])* $name:ident,)*) => {
+            /// A bug.
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            pub enum Mutant { $($(#[$doc])* $name,)* }
+
+            impl Mutant {
+                /// Every bug.
+                pub const ALL: &[Mutant] = &[$(Mutant::$name),*];
+
+                /// Its name.
+                pub fn name(self) -> &'static str {
+                    match self { $(Mutant::$name => stringify!($name),)* }
+                }
+            }
+        };
+    }
+
+    mutants! {
+        /// The fence is never armed.
+        FenceNeverArmed,
+        /// The lease is counted from the answer, not from the question.
+        LeaseCountsFromAnswer,
+        /// Nothing is kept in hand before the lease ends.
+        NoFenceMargin,
+        /// A primary that lost its key goes on.
+        WriterGoesOn,
+        /// The leader key is ours if it holds our name.
+        OwnershipByName,
+        /// A voter answers while its WAL receiver runs.
+        VoterKeepsReceiver,
+        /// A candidate asks while its WAL receiver runs.
+        CandidateKeepsReceiver,
+        /// The position of an earlier race is told as today's.
+        RaceOutlivesServer,
+        /// A member votes whatever cluster its data is of.
+        ForeignVotes,
+        /// A winner goes on although its server ended since.
+        WinsWithoutServer,
+        /// One vote fewer than `/sync` asks for is enough.
+        OneVoteFewer,
+        /// Members outside `/sync` stand.
+        AnybodyStands,
+        /// Whoever is behind takes the key all the same.
+        LaggardWins,
+        /// The new leader does not take `/sync` for itself.
+        SyncNotTaken,
+        /// Promotion before the names say who must confirm.
+        NamesNotSet,
+        /// The names change before `/sync` is narrowed.
+        NamesBeforeNarrowing,
+        /// `/sync` widens before the names change.
+        WidensBeforeNames,
+        /// `/sync` widens to standbys that have not caught up.
+        WidensToLaggards,
+        /// `/sync` is written whatever it is by now.
+        SyncWithoutCompare,
+        /// The leader key is taken although it is there.
+        AcquireWithoutCompare,
+        /// The leader key is released while postgres stops.
+        ReleasedTooEarly,
+        /// That the key was released is not noted while etcd is away.
+        ReleaseForgotten,
+        /// The fence rests because the server is still a standby, while it is being promoted.
+        PromotionUnfenced,
+        /// The fence does not know that the key may hang off a shorter lease.
+        MoveUnfenced,
+        /// A standby's files are started as a primary's.
+        StandbyStartedAsPrimary,
+        /// A member that is behind the newest timeline stands.
+        OldTimelineStands,
+        /// A timeline is begun that nobody was told of.
+        TimelineNotReserved,
+        /// A promise is forgotten at once.
+        PromiseForgotten,
+        /// A leader goes on with some promises.
+        SomePromisesSuffice,
+        /// A leader that let the key go still counts on promises.
+        PromisesOutliveRelease,
+        /// A member is listed as one that may race although the promises that count are not its.
+        ListsWhilePromised,
+        /// Members that are not asked for promises race.
+        UnlistedRaces,
+        /// A member promises while it takes part in an election.
+        PromisesWhileRacing,
+        /// A member promises although the key is gone.
+        PromisesWithoutKey,
+        /// News that is older than what is known is believed.
+        OldNewsBelieved,
+        /// A cluster that is still being made is copied.
+        CopiesUnfinished,
+        /// A new cluster is made although there are traces of one.
+        BootstrapsOverTraces,
+        /// A member does not remember that there was a cluster.
+        ClusterForgotten,
+        /// Data of whatever cluster leads while `initialize` is missing.
+        AnySystemLeads,
+        /// Another cluster's data may lead once `initialize` is gone.
+        SystemForgotten,
+        /// What is left of a cluster that was never whole is kept.
+        UnfinishedKept,
+        /// A claim whose answer was lost is taken for another's.
+        ClaimNotRecognised,
+        /// That etcd answered is not noted if the answer was overtaken.
+        OvertakenReadForgotten,
+        /// A read that was overtaken is waited for for ever.
+        OvertakenReadAwaited,
+        /// One that cannot win holds up those who can.
+        HopelessCandidateInsists,
+        /// Diverged WAL is left as it is.
+        DivergenceIgnored,
+        /// A pool lets its clients through to whoever answers.
+        PoolTrustsAnybody,
+        /// A pool lets its clients through without a fresh read.
+        PoolTrustsOldNews,
+        /// A request to pause is heeded under another leader, too.
+        PauseOutlivesLeader,
+        /// A pool says that it is drained when it is not.
+        PoolSaysDrained,
+    }
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutant>> = Cell::new(by_environment());
+    }
+
+    /// The bug that `MRG_MUTANT` names: for test programs that know nothing of bugs.
+    fn by_environment() -> Option<Mutant> {
+        let name = std::env::var("MRG_MUTANT").ok()?;
+        Mutant::ALL.iter().copied().find(|mutant| mutant.name() == name)
+    }
+
+    /// Puts a bug in force, in this thread.
+    pub fn set(mutant: Option<Mutant>) {
+        ACTIVE.set(mutant);
+    }
+
+    /// Whether a bug is in force, in this thread.
+    pub fn is(mutant: Mutant) -> bool {
+        ACTIVE.get() == Some(mutant)
+    }
+}

@@ -1,0 +1,429 @@
+//! What a member knows when it decides. "Unknown" is a value.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::lease::{Lease, LeaseId, Promise};
+use crate::mutant::bug;
+use crate::settings::Settings;
+use crate::sync::Names;
+use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
+
+pub use crate::sync::Stored;
+
+/// A revision of the DCS: every change has a higher one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub i64);
+
+/// The `initialize` key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Initialize {
+    /// Whoever holds this lease is making the first data directory.
+    InProgress(LeaseId),
+    /// The cluster's system identifier.
+    Done(u64),
+}
+
+/// The leader key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeaderKey {
+    /// The name that it holds.
+    pub member: MemberName,
+    /// The lease that owns it.
+    pub lease: LeaseId,
+    /// When it was created; a later leader has a later one.
+    pub created: Revision,
+}
+
+/// A member key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Member {
+    /// The lease that owns it.
+    pub lease: LeaseId,
+    /// Whether its postgres accepts connections.
+    pub running: bool,
+    /// Whether it says that it is the primary.
+    pub primary: bool,
+    /// Its position, as of its last report.
+    pub position: Option<Position>,
+    /// May it take over? (tag `nofailover`, or `failover_priority: 0`)
+    pub may_lead: bool,
+    /// May it be a synchronous standby? (tag `nosync`)
+    pub may_sync: bool,
+}
+
+/// A request to hand over, from the `failover` key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SwitchoverRequest {
+    /// The leader that is to step down; `None` for a forced failover.
+    pub leader: Option<MemberName>,
+    /// Who is to take over; `None` for anyone.
+    pub candidate: Option<MemberName>,
+    /// The key's revision.
+    pub revision: Revision,
+}
+
+/// Everything in the DCS that the election looks at, as of one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Cluster {
+    /// As of when.
+    pub revision: Revision,
+    /// `initialize`.
+    pub initialize: Option<Initialize>,
+    /// `leader`.
+    pub leader: Option<LeaderKey>,
+    /// `sync`, with its revision.
+    pub sync: Option<(Revision, Stored)>,
+    /// `members/`.
+    pub members: BTreeMap<MemberName, Member>,
+    /// `failover`.
+    pub switchover: Option<SwitchoverRequest>,
+    /// `status`: the last LSN that a leader reported.
+    pub optime: Option<Lsn>,
+    /// The newest timeline that `history` speaks of.
+    pub timeline: Option<Timeline>,
+    /// Who began it, or was about to.
+    pub timeline_of: Option<MemberName>,
+    /// `failsafe`: whose promises a leader without DCS needs. Whoever is not in it does not race; without the key nobody leads by promises.
+    pub failsafe: Option<Failsafe>,
+    /// Who belongs to the cluster by its configuration (`config`, `mrg.members`); `None` where it does not say. Whoever is away and not among them will
+    /// not come back.
+    pub expected: Option<BTreeSet<MemberName>>,
+}
+
+impl Cluster {
+    /// Whether this member belongs to the cluster, as far as the configuration says.
+    pub fn expects(&self, member: &MemberName) -> bool {
+        self.expected.as_ref().is_none_or(|expected| expected.contains(member))
+    }
+}
+
+/// The key `failsafe`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Failsafe {
+    /// The key's revision.
+    pub revision: Revision,
+    /// Who is listed; nobody if the key cannot be read.
+    pub members: BTreeSet<MemberName>,
+    /// Whether it has other addresses than the member keys.
+    pub outdated: bool,
+}
+
+/// Writes of `failsafe` that may have been done, or may still be, although the key does not show it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Unsettled {
+    /// The revision that they compare with.
+    pub over: Option<Revision>,
+    /// Whomever one of them lists.
+    pub members: BTreeSet<MemberName>,
+    /// Whether one of them deletes the key.
+    pub removed: bool,
+}
+
+/// What is known of the DCS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DcsView {
+    /// Nothing yet.
+    Unread,
+    /// This is its state, as far as the watch has told.
+    Read(Cluster),
+    /// It does not answer; this is what it said last.
+    Away {
+        /// Since when.
+        since: Moment,
+        /// Its last known state.
+        last: Cluster,
+    },
+}
+
+impl DcsView {
+    /// The last known state.
+    pub fn last(&self) -> Option<&Cluster> {
+        match self {
+            DcsView::Unread => None,
+            DcsView::Read(cluster) | DcsView::Away { last: cluster, .. } => Some(cluster),
+        }
+    }
+
+    /// The last known state, to note in it what was just done: also while the DCS is away, or a key that was let go would count as held.
+    pub(crate) fn last_mut(&mut self) -> Option<&mut Cluster> {
+        match self {
+            DcsView::Unread => None,
+            DcsView::Read(cluster) | DcsView::Away { last: cluster, .. } => Some(cluster),
+        }
+    }
+}
+
+/// What `pg_control` says of a data directory at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DataDirectory {
+    /// The system identifier.
+    pub system_id: u64,
+    /// The timeline of the last checkpoint.
+    pub timeline: Timeline,
+    /// The last checkpoint's position.
+    pub checkpoint: Lsn,
+    /// Whether it was last written as a primary.
+    pub was_primary: bool,
+    /// Whether it was shut down in order.
+    pub clean: bool,
+    /// Whether it was made here for a new cluster, and the cluster was not seen to have taken its system identifier.
+    pub unfinished: bool,
+}
+
+/// A WAL sender on the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WalSender {
+    /// Whether the standby has caught up and streams.
+    pub streaming: bool,
+    /// What the standby has flushed.
+    pub flushed: Lsn,
+}
+
+/// A running primary.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Primary {
+    /// The system identifier.
+    pub system_id: u64,
+    /// Its position.
+    pub position: Position,
+    /// `synchronous_standby_names`; `None` if it is nothing that we wrote.
+    pub names: Option<Names>,
+    /// WAL senders, by `application_name`.
+    pub senders: BTreeMap<MemberName, WalSender>,
+}
+
+/// A standby's WAL receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WalReceiver {
+    /// It streams.
+    Streaming,
+    /// It should, and does not, since then.
+    Broken(Moment),
+    /// None is wanted.
+    Stopped,
+}
+
+/// A running standby.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Standby {
+    /// The system identifier.
+    pub system_id: u64,
+    /// Its durable position; `None` while local WAL is still being replayed, when nobody knows how far it reaches.
+    pub position: Option<Position>,
+    /// Whom it is told to follow.
+    pub upstream: Option<MemberName>,
+    /// Its receiver.
+    pub receiver: WalReceiver,
+    /// Where its own timeline ended, by the newest timeline that it has been told of.
+    pub fork: Option<Fork>,
+}
+
+/// The end of a timeline: WAL beyond it belongs to another history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fork {
+    /// The newer timeline that says so.
+    pub by: Timeline,
+    /// The last position that both have.
+    pub at: Lsn,
+}
+
+/// The local postgres.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Postgres {
+    /// Not looked at yet, or it does not answer.
+    Unknown,
+    /// There is no data directory.
+    NoData,
+    /// It does not run.
+    Stopped(DataDirectory),
+    /// It runs and does not accept connections yet.
+    Starting,
+    /// It accepts writes.
+    Primary(Primary),
+    /// It is in recovery.
+    Standby(Standby),
+}
+
+/// A race for the leader key that this member takes part in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Race {
+    /// Our position, with the WAL receiver stopped.
+    pub position: Position,
+    /// The answers so far; `None` until they were collected.
+    pub votes: Option<Vec<crate::Vote>>,
+    /// When they were collected.
+    pub asked: Moment,
+}
+
+/// What a member remembers between decisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Memory {
+    /// When this process started.
+    pub started: Moment,
+    /// Whether what an earlier incarnation promised is not known: it may have promised one ttl of quiet just before it ended.
+    pub forgot_promises: bool,
+    /// As of when the DCS was read last.
+    pub read: Revision,
+    /// What this member wrote into `failsafe` and nobody knows of.
+    pub unsettled: Option<Unsettled>,
+    /// Since when there has been no leader.
+    pub leaderless: Option<Moment>,
+    /// Whether this process has ever seen that there is a cluster: it does not make another, whatever was deleted since.
+    pub knows_cluster: bool,
+    /// Its system identifier, as this process saw it last.
+    pub system_id: Option<u64>,
+    /// SIGTERM came.
+    pub stop_requested: bool,
+    /// Somebody asked for a restart of postgres.
+    pub restart_requested: bool,
+    /// Leases that this process once had.
+    pub past_leases: BTreeSet<LeaseId>,
+    /// Until when this member promised a leader not to race, vote or promise another.
+    pub promised: Option<Promise>,
+    /// Until when all members promised us.
+    pub held_promises: Option<Moment>,
+    /// Whether too few answered when this member last asked for votes; others that could win need not wait for it.
+    pub short_of_votes: bool,
+    /// Whether a copy of the leader's data did not fit beside ours.
+    pub no_space: bool,
+    /// Whether the leader key may have been moved to the next lease: it was asked for, and not answered.
+    pub moving: bool,
+    /// Whether the poolers may be holding their clients at our request.
+    pub poolers_paused: bool,
+    /// The request for a switchover that was tried: given up because a pooler's transactions did not end, or done. If it is still there when this
+    /// member leads, it cannot be done.
+    pub abandoned: Option<Revision>,
+    /// When this member let the key go after a crash; at most the last ten minutes.
+    pub crash_releases: Vec<Moment>,
+    /// Failed rewinds since the last success.
+    pub rewind_failures: u32,
+    /// Failed starts since the last success.
+    pub start_failures: u32,
+    /// Postgres is down because we hand over.
+    pub handing_over: bool,
+    /// Whether a standby that may take over streamed when postgres was last seen alive.
+    pub standby_was_streaming: bool,
+    /// Where the primary was when `synchronous_standby_names` was last set; `None` if unknown.
+    pub names_set_at: Option<Lsn>,
+    /// When we were promoted.
+    pub promoted: Option<Moment>,
+    /// Our own tags: may this member lead, and with which priority?
+    pub priority: Option<i32>,
+}
+
+/// Everything that [`crate::decide`] may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Now.
+    pub now: Moment,
+    /// This member.
+    pub me: &'a MemberName,
+    /// The settings.
+    pub settings: &'a Settings,
+    /// Our lease, if one was granted and not lost.
+    pub lease: Option<&'a Lease>,
+    /// A lease of another ttl, granted since the settings changed, that our keys are to move to.
+    pub next_lease: Option<&'a Lease>,
+    /// The DCS.
+    pub dcs: &'a DcsView,
+    /// Our postgres.
+    pub postgres: &'a Postgres,
+    /// The race, if we take part in one.
+    pub race: Option<&'a Race>,
+    /// What we remember.
+    pub memory: &'a Memory,
+}
+
+impl<'a> View<'a> {
+    /// Our lease, if it is surely valid now. While the leader key may have been moved to the next one, that one must be valid, too.
+    pub fn valid_lease(&self) -> Option<&'a Lease> {
+        self.lease.filter(|lease| lease.is_valid(self.now) && self.moving_to().is_none_or(|next| next.is_valid(self.now)))
+    }
+
+    /// The lease that the leader key may hang off by now, although nobody said so yet.
+    fn moving_to(&self) -> Option<&'a Lease> {
+        self.next_lease.filter(|_| self.memory.moving)
+    }
+
+    /// Until when our lease proves anything.
+    pub fn leased_until(&self) -> Option<Moment> {
+        let until = self.valid_lease()?.valid_until;
+        Some(self.moving_to().map_or(until, |next| until.min(next.valid_until)))
+    }
+
+    /// Whether the leader key is surely ours: it is owned by our lease, and the lease is valid.
+    pub fn holds_key(&self) -> bool {
+        let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
+        let ours = |key: &LeaderKey, lease: &Lease| if bug!(OwnershipByName) { key.member == *self.me } else { key.lease == lease.id };
+        matches!((key, self.valid_lease()), (Some(key), Some(lease)) if ours(key, lease))
+    }
+
+    /// Whether all members promised to keep quiet long enough, and nobody leads all the same.
+    pub fn holds_promises(&self) -> bool {
+        self.memory.held_promises.is_some_and(|until| self.now < until) && self.other_leader().is_none()
+    }
+
+    /// Whether postgres may accept writes here, now.
+    pub fn may_write(&self) -> bool {
+        self.holds_key() || self.holds_promises()
+    }
+
+    /// Whether an earlier incarnation may have promised something that still holds.
+    pub fn may_have_promised(&self) -> bool {
+        self.memory.forgot_promises && self.since(self.memory.started) < self.settings.failover.ttl
+    }
+
+    /// Whether this member promised somebody to keep quiet.
+    pub fn is_promised(&self) -> bool {
+        self.memory.promised.is_some_and(|promise| self.now < promise.until)
+    }
+
+    /// The leader key, if somebody else holds it.
+    pub fn other_leader(&self) -> Option<&'a LeaderKey> {
+        let key = self.dcs.last()?.leader.as_ref()?;
+        let ours = self.lease.is_some_and(|lease| lease.id == key.lease) || self.memory.past_leases.contains(&key.lease);
+        if ours { None } else { Some(key) }
+    }
+
+    /// The cluster's system identifier: by the DCS, or, where somebody deleted the key, by what this member remembers.
+    pub fn system_id(&self) -> Option<u64> {
+        match self.dcs.last()?.initialize {
+            Some(Initialize::Done(system_id)) => Some(system_id),
+            Some(Initialize::InProgress(_)) => None,
+            None => self.memory.system_id.filter(|_| !bug!(SystemForgotten)),
+        }
+    }
+
+    /// Time since a moment.
+    pub fn since(&self, moment: Moment) -> Millis {
+        self.now.since(moment)
+    }
+
+    /// Whose promises this leader needs: everybody who may race. `None` if that is not known.
+    pub fn electors(&self) -> Option<BTreeSet<MemberName>> {
+        let cluster = self.dcs.last()?;
+        // What was read before this leadership may lack whom the last leader listed.
+        if cluster.leader.as_ref().is_some_and(|key| self.memory.read < key.created) {
+            return None;
+        }
+        let mut members = cluster.failsafe.as_ref()?.members.clone();
+        members.extend(self.peers());
+        if let Some(unsettled) = &self.memory.unsettled {
+            if unsettled.removed {
+                return None;
+            }
+            members.extend(unsettled.members.iter().cloned());
+        }
+        members.remove(self.me);
+        Some(members)
+    }
+
+    /// Members other than this one whose key is there.
+    pub fn peers(&self) -> BTreeSet<MemberName> {
+        let members = self.dcs.last().map(|cluster| &cluster.members);
+        members.into_iter().flatten().map(|(name, _)| name).filter(|name| *name != self.me).cloned().collect()
+    }
+}

@@ -1,0 +1,239 @@
+//! The pooler's file: JSON, written by the operator or by hand.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use mrg_base::{Millis, Scope};
+use mrg_pgbouncer::{Configuration, Login, RESERVED_SETTINGS, is_known_setting};
+use mrg_pool_core::{Fallback, MaxLag};
+
+/// Why the configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("unable to read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path}: {source}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// The scope is not legal.
+    #[error("scope: {0}")]
+    Scope(#[from] mrg_base::InvalidName),
+    /// A setting of PgBouncer that cannot be made here.
+    #[error("settings.{name}: {reason}")]
+    Setting {
+        /// Which.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A database's name for clients cannot stand in PgBouncer's file.
+    #[error("databases: `{0}` has other characters than letters, digits, _, . and -")]
+    Alias(String),
+    /// Something that must be there is empty.
+    #[error("{0} is empty")]
+    Empty(&'static str),
+}
+
+/// Which pool this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Mode {
+    /// Its clients reach the leader.
+    Write,
+    /// Its clients reach standbys.
+    Read,
+}
+
+/// A database as the file has it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// The name that clients use.
+    pub alias: String,
+    /// Its name on the server.
+    pub name: String,
+}
+
+/// The file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolerConfig {
+    /// The cluster's scope in etcd.
+    pub scope: String,
+    /// Patroni's namespace in etcd.
+    #[serde(default = "service")]
+    pub namespace: String,
+    /// Where etcd is.
+    pub etcd: Vec<String>,
+    /// The pool's name.
+    pub pool: String,
+    /// This pod.
+    #[serde(default)]
+    pub pod: String,
+    /// Which pool.
+    pub mode: Mode,
+    /// Where clients connect.
+    pub port: u16,
+    /// Where metrics and health checks are served.
+    pub http_port: u16,
+    /// How many PgBouncer processes share the port.
+    pub processes: u16,
+    /// PgBouncer's program.
+    #[serde(default = "program")]
+    pub program: String,
+    /// The databases.
+    pub databases: Vec<Database>,
+    /// The users; the password of `app` stands in the file `app-password` of the secret's directory.
+    pub users: Vec<String>,
+    /// The directory of the passwords.
+    pub secret_directory: PathBuf,
+    /// The directory of PgBouncer's files and sockets.
+    pub run_directory: PathBuf,
+    /// PgBouncer's `pool_mode`.
+    pub pool_mode: String,
+    /// Client connections in a pod.
+    pub max_client_connections: u32,
+    /// Server connections for each database and user, in a pod.
+    pub default_pool_size: u32,
+    /// Whether clients must use TLS.
+    #[serde(default)]
+    pub tls_required: bool,
+    /// PgBouncer's other settings.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// How long clients wait at most while no server is confirmed.
+    pub max_hold_ms: Millis,
+    /// How long a leader waits for this pool's transactions before it hands over.
+    pub max_wait_ms: Millis,
+    /// Whether a switchover is given up if they do not end.
+    #[serde(default)]
+    pub abandons: bool,
+    /// How long a stopping pod waits for its clients.
+    pub drain_ms: Millis,
+    /// How many bytes a standby may be behind.
+    #[serde(default)]
+    pub max_lag_bytes: Option<u64>,
+    /// How old the newest transaction of a standby may be.
+    #[serde(default)]
+    pub max_lag_ms: Option<Millis>,
+    /// Whether clients of a read pool get the primary when no standby is near.
+    #[serde(default)]
+    pub falls_back: bool,
+}
+
+fn service() -> String {
+    "service".to_owned()
+}
+
+fn program() -> String {
+    "pgbouncer".to_owned()
+}
+
+impl PoolerConfig {
+    /// Reads the file. The pod's name comes from the environment where the file has none.
+    pub fn load(path: &Path, pod: Option<String>) -> Result<Self, Error> {
+        let text = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let mut config: Self = serde_json::from_slice(&text).map_err(|source| Error::Parse { path: path.to_owned(), source })?;
+        if config.pod.is_empty() {
+            config.pod = pod.unwrap_or_default();
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        Scope::new(&self.scope)?;
+        for (what, empty) in [
+            ("pod (or the environment variable POD_NAME)", self.pod.is_empty()),
+            ("etcd", self.etcd.is_empty()),
+            ("databases", self.databases.is_empty()),
+            ("users", self.users.is_empty()),
+        ] {
+            if empty {
+                return Err(Error::Empty(what));
+            }
+        }
+        let plain = |alias: &str| !alias.is_empty() && alias.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+        if let Some(database) = self.databases.iter().find(|database| !plain(&database.alias)) {
+            return Err(Error::Alias(database.alias.clone()));
+        }
+        for name in self.settings.keys() {
+            let refuse = |reason| Err(Error::Setting { name: name.clone(), reason });
+            if RESERVED_SETTINGS.contains(&name.as_str()) {
+                return refuse("mrg-pooler makes this setting itself");
+            }
+            if !is_known_setting(name) {
+                return refuse("PgBouncer has no such setting");
+            }
+        }
+        Ok(())
+    }
+
+    /// What standbys a read pool may use.
+    pub fn max_lag(&self) -> MaxLag {
+        match (self.max_lag_bytes, self.max_lag_ms) {
+            (_, Some(age)) => MaxLag::Time(age),
+            (bytes, None) => MaxLag::Bytes(bytes.unwrap_or(16 << 20)),
+        }
+    }
+
+    /// What a read pool does without any.
+    pub fn fallback(&self) -> Fallback {
+        if self.falls_back { Fallback::Primary } else { Fallback::Refuse }
+    }
+
+    /// How long a query waits for a server at most: longer than a hold, so that it is the pooler that decides.
+    pub fn patience(&self) -> std::time::Duration {
+        let wanted = self.settings.get("query_wait_timeout").and_then(|text| text.parse().ok()).unwrap_or(120);
+        Millis(Millis::seconds(wanted).0.max(self.max_hold_ms.0 + 10_000)).duration()
+    }
+
+    /// The users with their passwords, as they stand in the secret now.
+    pub fn logins(&self) -> Result<Vec<Login>, Error> {
+        let login = |user: &String| {
+            let path = self.secret_directory.join(format!("{user}-password"));
+            let password = std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
+            Ok(Login { user: user.clone(), password: password.trim_end_matches('\n').to_owned() })
+        };
+        self.users.iter().map(login).collect()
+    }
+
+    /// What one of the processes is configured with.
+    pub fn bouncer(&self, number: u16, logins: Vec<Login>, administrator: Login) -> Configuration {
+        let database = |database: &Database| mrg_pgbouncer::Database { alias: database.alias.clone(), name: database.name.clone() };
+        let share = |all: u32| all.div_ceil(u32::from(self.processes.max(1)));
+        let mut settings = self.settings.clone();
+        settings.insert("query_wait_timeout".to_owned(), self.patience().as_secs().to_string());
+        // A client that logs in during a hold waits as long as a query does.
+        settings.entry("client_login_timeout".to_owned()).or_insert_with(|| self.patience().as_secs().to_string());
+        for name in ["log_connections", "log_disconnections"] {
+            settings.entry(name.to_owned()).or_insert_with(|| "0".to_owned());
+        }
+        settings.entry("max_prepared_statements".to_owned()).or_insert_with(|| "200".to_owned());
+        Configuration {
+            directory: self.run_directory.join(number.to_string()),
+            port: self.port,
+            process: (number, self.processes),
+            databases: self.databases.iter().map(database).collect(),
+            logins,
+            administrator,
+            pool_mode: self.pool_mode.clone(),
+            max_client_connections: share(self.max_client_connections),
+            default_pool_size: share(self.default_pool_size),
+            tls_required: self.tls_required,
+            settings,
+        }
+    }
+}

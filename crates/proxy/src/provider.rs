@@ -1,0 +1,161 @@
+//! One provider while the proxy runs: its breaker, what is counted, and the permits of requests under way.
+
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::state::{Counter, lock};
+use mrg_base::{Millis, Moment};
+use mrg_breaker::{Admission, Counts, Gate, Mode, Outcome, Override, Refusal, Settings, State};
+
+/// A breaker's state with its story.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// The state.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// What is kept of a provider across changes of configuration.
+pub struct Provider {
+    /// `dependency/provider`, for logs.
+    pub label: String,
+    gate: Mutex<Gate>,
+    standing: Mutex<Standing>,
+    /// How many requests it answered well, badly, or neither.
+    pub successes: Counter,
+    /// Those that failed.
+    pub failures: Counter,
+    /// Those that say nothing about it.
+    pub excluded: Counter,
+    /// Those that its breaker refused.
+    pub refused: Counter,
+    /// How often its breaker opened.
+    pub opened: Counter,
+    /// Counts changes, for those who watch.
+    changes: watch::Sender<u64>,
+}
+
+impl Provider {
+    /// One whose breaker is closed.
+    pub fn new(label: String, mode: Mode, settings: Settings, changes: watch::Sender<u64>) -> Self {
+        let standing = Standing { state: State::Closed, since: Timestamp::now(), why: "no failures yet".to_owned() };
+        Self {
+            label,
+            gate: Mutex::new(Gate::new(mode, settings, mrg_clock::now())),
+            standing: Mutex::new(standing),
+            successes: Counter::default(),
+            failures: Counter::default(),
+            excluded: Counter::default(),
+            refused: Counter::default(),
+            opened: Counter::default(),
+            changes,
+        }
+    }
+
+    /// Does something with the breaker, and tells if its state is another after that.
+    fn with<T>(&self, act: impl FnOnce(&mut Gate, Moment) -> T) -> T {
+        let now = mrg_clock::now();
+        let mut gate = lock(&self.gate);
+        let before = gate.breaker().last_state();
+        let result = act(&mut gate, now);
+        let after = gate.breaker().last_state();
+        if before != after {
+            let trip = gate.breaker().trip();
+            // Nobody else's code runs under the lock.
+            drop(gate);
+            self.tell(before, after, trip);
+        }
+        result
+    }
+
+    fn tell(&self, before: State, after: State, trip: Option<Counts>) {
+        let why = match (before, after, trip) {
+            (State::Closed, State::Open, Some(counts)) => format!("{} of {} failed", counts.failures, counts.valid_requests()),
+            (State::HalfOpen, State::Open, _) => "a probe failed".to_owned(),
+            (_, State::HalfOpen, _) => "its time open is over; a few requests are let through".to_owned(),
+            (_, State::Closed, _) => "the probes succeeded".to_owned(),
+            (_, State::Open, _) => "failures".to_owned(),
+        };
+        if after == State::Open {
+            self.opened.add();
+        }
+        tracing::info!(provider = self.label, from = before.name(), to = after.name(), why, "breaker");
+        *lock(&self.standing) = Standing { state: after, since: Timestamp::now(), why };
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Lets a request through, or not.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(self: &Arc<Self>) -> Result<Permit, Refusal> {
+        match self.with(Gate::admit) {
+            Ok(admission) => Ok(Permit { provider: self.clone(), admission: Some(admission) }),
+            Err(refusal) => {
+                self.refused.add();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Takes new settings; the state survives unless the breaker's own changed.
+    pub fn configure(&self, mode: Mode, settings: Settings, forced: Option<Override>) {
+        self.with(|gate, now| gate.configure(mode, settings, forced, now));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// What clients feel, its story, and what is forced.
+    pub fn standing(&self) -> (State, Standing, Option<Override>, Counts) {
+        let (felt, forced, counts) = self.with(|gate, now| (gate.state(now), gate.forced(now), gate.counts()));
+        (felt, lock(&self.standing).clone(), forced, counts)
+    }
+
+    /// How long an open breaker stays so.
+    pub fn open_for(&self) -> Option<Millis> {
+        self.with(|gate, now| match (gate.forced(now), gate.breaker().opens_until()) {
+            (Some(forced), _) if forced.open => Some(forced.until.since(now)),
+            (Some(_), _) | (None, None) => None,
+            (None, Some(until)) => Some(until.since(now)),
+        })
+    }
+
+    /// How often a shadowed breaker would have refused.
+    pub fn shadow_refusals(&self) -> u64 {
+        lock(&self.gate).shadow_refusals()
+    }
+}
+
+/// A request that was let through. It is given back with its outcome; one that is dropped says nothing about the provider, since its caller
+/// went away.
+pub struct Permit {
+    provider: Arc<Provider>,
+    admission: Option<Admission>,
+}
+
+impl Permit {
+    /// Gives it back.
+    pub fn end(mut self, outcome: Outcome) {
+        self.give_back(outcome);
+    }
+
+    fn give_back(&mut self, outcome: Outcome) {
+        let Some(admission) = self.admission.take() else { return };
+        match outcome {
+            Outcome::Success => self.provider.successes.add(),
+            Outcome::Failure => self.provider.failures.add(),
+            Outcome::Excluded => self.provider.excluded.add(),
+        }
+        self.provider.with(|gate, now| gate.report(now, admission, outcome));
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.give_back(Outcome::Excluded);
+    }
+}

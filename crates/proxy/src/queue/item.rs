@@ -1,0 +1,165 @@
+//! A request that waits, and how it is written down.
+
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::kept_headers;
+use crate::answer::is_grpc;
+use crate::attempt::Head;
+
+/// Where a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Standing {
+    /// It was not sent, or certainly not processed.
+    Waiting,
+    /// It is being sent.
+    Sending,
+    /// It was sent, and nobody knows whether it was processed. People ask.
+    Inquiry,
+    /// It was answered.
+    Done,
+    /// It waited too long. People decide.
+    Expired,
+    /// People decided against it.
+    Discarded,
+}
+
+impl Standing {
+    /// As it stands in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "Waiting",
+            Self::Sending => "Sending",
+            Self::Inquiry => "Inquiry",
+            Self::Done => "Done",
+            Self::Expired => "Expired",
+            Self::Discarded => "Discarded",
+        }
+    }
+
+    /// From there.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Waiting, Self::Sending, Self::Inquiry, Self::Done, Self::Expired, Self::Discarded]
+            .into_iter()
+            .find(|each| each.name() == name)
+    }
+}
+
+/// A request with its story.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Item {
+    /// Its name here: by workload, dependency and key, so that the same request has the same one wherever it is kept.
+    pub ticket: String,
+    /// Whose it is.
+    pub workload: String,
+    /// For whom.
+    pub dependency: String,
+    /// What it is about.
+    pub key: String,
+    /// Its method.
+    pub method: String,
+    /// Its path and query.
+    pub path: String,
+    /// Its headers.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    #[serde(with = "as_base64")]
+    pub body: Bytes,
+    /// When it came.
+    pub created: Timestamp,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Not before then is it sent.
+    pub retry_at: Timestamp,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// What happened last.
+    pub note: String,
+}
+
+impl Item {
+    /// A request as it came.
+    pub(crate) fn new(workload: &str, dependency: &str, key: &str, head: &Head, body: Bytes, standing: Standing) -> Self {
+        let now = Timestamp::now();
+        Self {
+            ticket: ticket(workload, dependency, key),
+            workload: workload.to_owned(),
+            dependency: dependency.to_owned(),
+            key: key.to_owned(),
+            method: head.method.to_string(),
+            path: head.path.to_string(),
+            headers: kept_headers(&head.headers),
+            body,
+            created: now,
+            standing,
+            retry_at: now,
+            attempts: 0,
+            note: String::new(),
+        }
+    }
+
+    /// Whether it has waited for so long. One from the future, by a clock that was wrong, has not.
+    pub fn is_older_than(&self, age: std::time::Duration, now: Timestamp) -> bool {
+        std::time::Duration::try_from(now.duration_since(self.created)).is_ok_and(|waited| waited > age)
+    }
+
+    /// As it is sent.
+    pub(crate) fn head(&self) -> Option<Head> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            headers.append(name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?);
+        }
+        let path: PathAndQuery = self.path.parse().ok()?;
+        let method: Method = self.method.parse().ok()?;
+        Some(Head { method, path, grpc: is_grpc(&headers), headers })
+    }
+}
+
+fn ticket(workload: &str, dependency: &str, key: &str) -> String {
+    let digest = Sha256::digest([workload, dependency, key].join("\0"));
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Line {
+    /// A request came.
+    Put(Box<Item>),
+    /// It stands elsewhere now.
+    Stands {
+        /// Which.
+        ticket: String,
+        /// Where.
+        standing: Standing,
+        /// Not before then is it sent.
+        retry_at: Timestamp,
+        /// What happened.
+        note: String,
+    },
+    /// It is kept elsewhere, or no longer.
+    Forget {
+        /// Which.
+        ticket: String,
+    },
+}
+
+mod as_base64 {
+    use super::{Bytes, Deserialize, STANDARD};
+    use base64::Engine as _;
+    use serde::{Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(Bytes::from).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,14 @@
+//! The proxy's own program between a client and upstreams.
+
+#![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
+
+#[path = "../../../../e2e/examples/stand-in/server.rs"]
+#[allow(dead_code, unused_imports, reason = "the lab's program uses the rest")]
+mod server;
+
+mod calls;
+mod canary;
+mod harness;
+mod hostile;
+mod http2;
+mod outages;

@@ -1,0 +1,1 @@
+//! What only tests, benches and the demo run.

@@ -1,0 +1,158 @@
+//! Follows clusters' etcd, so that a change there is in the status within moments. Nothing depends on that.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kube::Resource;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc;
+
+use mrg_dcs_etcd::{Connection, Etcd, WatchEvent, watch};
+
+/// What the status shows of a key and its value; `None` if nothing.
+pub type Shape = fn(&str, &str) -> Option<String>;
+
+/// The pause before an etcd that did not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+struct Follower {
+    endpoints: Vec<String>,
+    prefix: String,
+    etcd: Arc<Etcd>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// One watch for each object.
+pub struct Followers<K: Resource>
+where
+    K::DynamicType: Hash + Eq,
+{
+    followers: Mutex<HashMap<ObjectRef<K>, Follower>>,
+    triggers: mpsc::UnboundedSender<ObjectRef<K>>,
+}
+
+impl<K> Followers<K>
+where
+    K: Resource + 'static,
+    K::DynamicType: Hash + Eq + Clone + Send + Sync,
+{
+    /// Nobody is followed yet; the stream says which object has news.
+    pub fn new() -> (Self, impl futures::Stream<Item = ObjectRef<K>> + Send + 'static) {
+        let (triggers, mut queue) = mpsc::unbounded_channel();
+        let stream = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+        (Self { followers: Mutex::new(HashMap::new()), triggers }, stream)
+    }
+
+    /// Follows a prefix for an object, and gives the etcd that it is in.
+    pub fn follow(&self, object: ObjectRef<K>, endpoints: Vec<String>, prefix: String, shape: Shape) -> Arc<Etcd> {
+        let mut followers = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let same = |follower: &&Follower| follower.endpoints == endpoints && follower.prefix == prefix;
+        if let Some(follower) = followers.get(&object).filter(same) {
+            return follower.etcd.clone();
+        }
+        let etcd = Arc::new(Etcd::new(Connection { endpoints: endpoints.clone(), user: None }, 0));
+        let task = tokio::spawn(trigger(etcd.clone(), prefix.clone(), object.clone(), self.triggers.clone(), shape));
+        // Another follower that was there before ends.
+        followers.insert(object, Follower { endpoints, prefix, etcd: etcd.clone(), task });
+        etcd
+    }
+
+    /// The object is gone. Its etcd goes, too, and who still asked it would look up its name for ever.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        let mut followers = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        followers.retain(|object, _| object.name != name || object.namespace.as_deref() != Some(namespace));
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Tells the controller when something changed that the status shows.
+async fn trigger<K>(etcd: Arc<Etcd>, prefix: String, object: ObjectRef<K>, triggers: mpsc::UnboundedSender<ObjectRef<K>>, shape: Shape)
+where
+    K: Resource,
+    K::DynamicType: Clone,
+{
+    let (_commands, queue) = mpsc::channel(1);
+    // The watch waits until its news are taken.
+    let (seen, events) = mpsc::channel(1);
+    // In one task, so that they end together.
+    tokio::join!(watch(etcd, prefix, queue, seen), listen(events, object, triggers, shape));
+}
+
+async fn listen<K>(
+    mut events: mpsc::Receiver<WatchEvent>,
+    object: ObjectRef<K>,
+    triggers: mpsc::UnboundedSender<ObjectRef<K>>,
+    shape: Shape,
+) where
+    K: Resource,
+    K::DynamicType: Clone,
+{
+    let mut last = None;
+    let mut lost = false;
+    while let Some(event) = events.recv().await {
+        let news = match event {
+            WatchEvent::Seen { snapshot, .. } => {
+                let shaped = |(key, entry): (&String, &mrg_dcs::wire::Entry)| {
+                    Some((key.clone(), shape(key, &String::from_utf8_lossy(&entry.value))?))
+                };
+                let now: BTreeMap<String, String> = snapshot.entries.iter().filter_map(shaped).collect();
+                let changed = last.as_ref() != Some(&now) || lost;
+                last = Some(now);
+                lost = false;
+                changed
+            }
+            WatchEvent::Lost(_) => !std::mem::replace(&mut lost, true),
+        };
+        if news && triggers.send(object.clone()).is_err() {
+            return;
+        }
+        if lost {
+            // Nothing depends on this; an etcd that is not there yet, or no longer, is asked now and then.
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+}
+
+/// A JSON object without these fields; anything else as it is.
+pub fn without(value: &str, fields: &[&str]) -> String {
+    match serde_json::from_str(value) {
+        Ok(serde_json::Value::Object(mut map)) => {
+            for field in fields {
+                map.remove(*field);
+            }
+            serde_json::Value::Object(map).to_string()
+        }
+        _ => value.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mrg_api::PgBouncerPool;
+
+    #[tokio::test]
+    async fn who_is_forgotten_asks_nobody_any_more() {
+        let (followers, _news) = Followers::<PgBouncerPool>::new();
+        let object = ObjectRef::new("w").within("mrg");
+        let etcd = followers.follow(object, vec!["http://127.0.0.1:9".to_owned()], "/service/".to_owned(), |_, _| None);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(Arc::strong_count(&etcd) > 2, "the watch has it, too");
+        followers.forget("other", "w");
+        assert!(Arc::strong_count(&etcd) > 2);
+        followers.forget("mrg", "w");
+        let gone = async {
+            while Arc::strong_count(&etcd) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(5), gone).await.is_ok(), "somebody still asks");
+    }
+}

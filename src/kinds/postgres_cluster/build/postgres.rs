@@ -1,0 +1,184 @@
+//! The PostgreSQL members: configuration, Services, StatefulSet.
+
+use serde_json::{Value, json};
+
+use crate::kinds::postgres_cluster::build::{POSTGRES_PORT, REST_PORT, ROLE_LABEL, config, container_security};
+use crate::kinds::postgres_cluster::validate::Desired;
+use mrg_dcs::wire::compact;
+
+const COMPONENT: &str = "postgres";
+/// Where the owners' passwords are mounted; unlike the environment it changes when they are rotated.
+const SECRET_DIRECTORY: &str = "/etc/mrg-secret";
+
+/// The objects.
+pub fn objects(desired: &Desired) -> Vec<Value> {
+    vec![
+        service_account(desired),
+        config_map(desired),
+        service(desired, &format!("{}-members", desired.name), None),
+        service(desired, &format!("{}-rw", desired.name), Some("primary")),
+        service(desired, &format!("{}-ro", desired.name), Some("replica")),
+        disruption_budget(desired),
+        stateful_set(desired),
+    ]
+}
+
+fn service_account(desired: &Desired) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": desired.metadata(&desired.name, COMPONENT), "automountServiceAccountToken": false,
+    })
+}
+
+/// The agent's file: JSON, which is YAML too.
+fn config_map(desired: &Desired) -> Value {
+    let databases: Vec<Value> = desired
+        .spec
+        .bootstrap
+        .databases
+        .iter()
+        .map(|database| json!({ "name": database.name, "owner": database.owner, "password_env": password_variable(&database.owner) }))
+        .collect();
+    let agent = json!({
+        "scope": desired.scope,
+        "restapi": { "listen": format!("0.0.0.0:{REST_PORT}") },
+        "etcd3": { "hosts": desired.etcd_endpoints() },
+        "bootstrap": {
+            "dcs": config::dynamic_config(desired),
+            "initdb": [
+                { "encoding": desired.spec.bootstrap.encoding }, { "locale": desired.spec.bootstrap.locale }, "data-checksums",
+            ],
+        },
+        "postgresql": {
+            "listen": format!("0.0.0.0:{POSTGRES_PORT}"),
+            "data_dir": "/var/lib/postgresql/data/pgdata",
+            "bin_dir": desired.spec.bin_directory,
+        },
+        "mrg": {
+            "container": true,
+            "incarnation_file": "/run/mrg/incarnation",
+            "termination_message": "/run/mrg-termination/message",
+            "databases": databases,
+            "secret_directory": SECRET_DIRECTORY,
+            "stop_timeout": 30,
+        },
+    });
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": desired.metadata(&format!("{}-agent", desired.name), COMPONENT),
+        "data": { "agent.yml": compact(&agent) },
+    })
+}
+
+fn password_variable(owner: &str) -> String {
+    format!("MRG_PASSWORD_{}", owner.to_ascii_uppercase().replace('-', "_"))
+}
+
+fn service(desired: &Desired, name: &str, role: Option<&str>) -> Value {
+    let mut selector = desired.selector(COMPONENT);
+    let mut spec = json!({
+        "ports": [{ "name": "postgres", "port": POSTGRES_PORT }, { "name": "rest", "port": REST_PORT }],
+    });
+    match role {
+        Some(role) => selector[ROLE_LABEL] = json!(role),
+        None => {
+            spec["clusterIP"] = json!("None");
+            spec["publishNotReadyAddresses"] = json!(true);
+        }
+    }
+    spec["selector"] = selector;
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": desired.metadata(name, COMPONENT), "spec": spec })
+}
+
+fn disruption_budget(desired: &Desired) -> Value {
+    json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": desired.metadata(&desired.name, COMPONENT),
+        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": desired.selector(COMPONENT) } },
+    })
+}
+
+fn environment(desired: &Desired) -> Value {
+    let field = |path: &str| json!({ "fieldRef": { "fieldPath": path } });
+    let secret = |key: &str| json!({ "secretKeyRef": { "name": desired.secret_name(), "key": key } });
+    let mut variables = vec![
+        json!({ "name": "PATRONI_NAME", "valueFrom": field("metadata.name") }),
+        json!({ "name": "POD_IP", "valueFrom": field("status.podIP") }),
+        json!({ "name": "PATRONI_POSTGRESQL_CONNECT_ADDRESS", "value": format!("$(POD_IP):{POSTGRES_PORT}") }),
+        json!({ "name": "PATRONI_RESTAPI_CONNECT_ADDRESS", "value": format!("$(POD_IP):{REST_PORT}") }),
+        json!({ "name": "PATRONI_SUPERUSER_USERNAME", "value": "postgres" }),
+        json!({ "name": "PATRONI_SUPERUSER_PASSWORD", "valueFrom": secret("superuser-password") }),
+        json!({ "name": "PATRONI_REPLICATION_USERNAME", "value": "replicator" }),
+        json!({ "name": "PATRONI_REPLICATION_PASSWORD", "valueFrom": secret("replication-password") }),
+        json!({ "name": "PATRONI_RESTAPI_USERNAME", "value": "mrg" }),
+        json!({ "name": "PATRONI_RESTAPI_PASSWORD", "valueFrom": secret("rest-password") }),
+        json!({ "name": "LANG", "value": "C.UTF-8" }),
+        // psql in `kubectl exec` finds the socket.
+        json!({ "name": "PGHOST", "value": "/var/lib/postgresql/data/pgdata.run" }),
+        json!({ "name": "PGUSER", "value": "postgres" }),
+    ];
+    for owner in desired.owners() {
+        variables.push(json!({ "name": password_variable(&owner), "valueFrom": secret(&format!("{owner}-password")) }));
+    }
+    json!(variables)
+}
+
+/// The owners' passwords and no others; without an owner, nothing.
+fn passwords(desired: &Desired) -> Value {
+    let keys: Vec<Value> =
+        desired.owners().iter().map(|owner| format!("{owner}-password")).map(|key| json!({ "key": key, "path": key })).collect();
+    if keys.is_empty() {
+        return json!({ "name": "secret", "emptyDir": {} });
+    }
+    json!({ "name": "secret", "secret": { "secretName": desired.secret_name(), "items": keys, "defaultMode": 0o440, "optional": true } })
+}
+
+fn stateful_set(desired: &Desired) -> Value {
+    let mut pod = desired.pod(COMPONENT);
+    let mut container = json!({
+        "name": "postgres", "image": desired.spec.image,
+        "command": ["/mrg/mrg-agent", "/etc/mrg/agent.yml"],
+        "env": environment(desired),
+        "ports": [{ "name": "postgres", "containerPort": POSTGRES_PORT }, { "name": "rest", "containerPort": REST_PORT }],
+        "terminationMessagePath": "/run/mrg-termination/message",
+        "securityContext": container_security(),
+        "volumeMounts": [
+            { "name": "data", "mountPath": "/var/lib/postgresql/data" }, { "name": "mrg", "mountPath": "/mrg" },
+            { "name": "config", "mountPath": "/etc/mrg" }, { "name": "run", "mountPath": "/run/mrg" },
+            { "name": "secret", "mountPath": SECRET_DIRECTORY }, { "name": "tmp", "mountPath": "/tmp" }, { "name": "shm", "mountPath": "/dev/shm" },
+        ],
+        // The kubelet restarts only an agent whose loop stands still; everything else is the agent's to decide.
+        "livenessProbe": { "httpGet": { "path": "/liveness", "port": REST_PORT }, "initialDelaySeconds": 30, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6 },
+        "readinessProbe": { "httpGet": { "path": "/readiness", "port": REST_PORT }, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2 },
+    });
+    if let Some(resources) = &desired.spec.resources {
+        container["resources"] = json!(resources);
+    }
+    pod.insert("serviceAccountName".into(), json!(desired.name));
+    pod.insert("initContainers".into(), json!([desired.install_container()]));
+    pod.insert("containers".into(), json!([container]));
+    // Checkpoint, fast stop, receipt, release: the shutdown deadline of the agent, and a little.
+    pod.insert("terminationGracePeriodSeconds".into(), json!(60));
+    pod.insert(
+        "volumes".into(),
+        json!([
+            { "name": "mrg", "emptyDir": {} }, { "name": "run", "emptyDir": {} }, { "name": "tmp", "emptyDir": {} },
+            { "name": "shm", "emptyDir": { "medium": "Memory" } },
+            { "name": "config", "configMap": { "name": format!("{}-agent", desired.name) } },
+            passwords(desired),
+        ]),
+    );
+    json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": desired.metadata(&desired.name, COMPONENT),
+        "spec": {
+            "serviceName": format!("{}-members", desired.name), "replicas": desired.spec.replicas, "podManagementPolicy": "Parallel",
+            // Replicas first, the leader last, after a switchover: the operator rolls, not the StatefulSet.
+            "updateStrategy": { "type": "OnDelete" },
+            "persistentVolumeClaimRetentionPolicy": desired.claim_retention(),
+            "selector": { "matchLabels": desired.selector(COMPONENT) },
+            "template": { "metadata": { "labels": desired.labels(COMPONENT) }, "spec": pod },
+            "volumeClaimTemplates": [desired.claim("data", COMPONENT, &desired.spec.storage)],
+        },
+    })
+}

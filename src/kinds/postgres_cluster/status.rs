@@ -1,0 +1,211 @@
+//! What the status says. Pure but for the time of a condition's change, which comes in.
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::absent::{absent, is_good};
+use crate::conditions::{Verdict, conditions, verdict};
+use crate::kinds::postgres_cluster::observe::{Dcs, Observed};
+use crate::kinds::postgres_cluster::validate::Desired;
+use mrg_api::PostgresCluster;
+use mrg_api::postgres_cluster::{MemberStatus, Mode, PostgresClusterStatus};
+use mrg_dcs::wire::MemberData;
+
+/// A status for a spec that cannot be built: everything stays, and the reason is told.
+pub fn stalled(cluster: &PostgresCluster, why: &str, now: Timestamp) -> PostgresClusterStatus {
+    let old = cluster.status.clone().unwrap_or_default();
+    let verdicts = vec![
+        verdict("Ready", false, "InvalidSpec", why),
+        verdict("Reconciling", false, "InvalidSpec", why),
+        verdict("Stalled", true, "InvalidSpec", format!("{why}; the last good state keeps running")),
+    ];
+    let conditions = conditions(&old.conditions, verdicts, cluster.metadata.generation, now);
+    PostgresClusterStatus { observed_generation: cluster.metadata.generation, conditions, ..old }
+}
+
+fn position(data: &MemberData) -> Option<u64> {
+    data.receive_lsn.or(data.xlog_location)
+}
+
+fn human(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{} KiB", bytes >> 10),
+        1_048_576..1_073_741_824 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} GiB", bytes >> 30),
+    }
+}
+
+/// What the operator is doing.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// What is being changed member by member.
+    pub rolling: Option<String>,
+    /// What could not be applied.
+    pub failure: Option<String>,
+}
+
+/// The status, from what was observed.
+pub fn status(
+    cluster: &PostgresCluster,
+    desired: &Desired,
+    observed: &Observed,
+    progress: &Progress,
+    now: Timestamp,
+) -> PostgresClusterStatus {
+    let old = cluster.status.clone().unwrap_or_default();
+    let generation = cluster.metadata.generation;
+    let replicas = i32::try_from(observed.pods.len()).unwrap_or(i32::MAX);
+    let Some(dcs) = &observed.dcs else {
+        let message = if old.etcd_initialized {
+            "etcd does not answer; the leader goes on while all members agree, or until its lease ends"
+        } else {
+            "waiting for etcd"
+        };
+        let verdicts = vec![
+            verdict("Ready", false, "EtcdUnreachable", message),
+            verdict("Reconciling", true, "EtcdUnreachable", message),
+            verdict("Stalled", false, "Progressing", ""),
+            verdict("Degraded", old.etcd_initialized, "EtcdUnreachable", message),
+        ];
+        let conditions = conditions(&old.conditions, verdicts, generation, now);
+        return PostgresClusterStatus { observed_generation: generation, replicas, conditions, ..old };
+    };
+    let leader = dcs.cluster.leader.as_ref().map(|key| key.member.clone());
+    let leads = leader.as_ref().and_then(|name| dcs.members.get(name)).is_some_and(|data| data.role == "primary");
+    let members = members(dcs);
+    let good = members.iter().filter(|member| is_good(member, leads)).count();
+    let wanted = usize::try_from(desired.spec.replicas).unwrap_or(0);
+    let head = leader.as_ref().and_then(|name| dcs.members.get(name)).and_then(position);
+    let lag = dcs
+        .members
+        .iter()
+        .filter(|(name, _)| Some(*name) != leader.as_ref())
+        .filter_map(|(_, data)| Some(head?.saturating_sub(position(data)?)))
+        .max();
+    let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| stored.voters.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let synchronous = desired.spec.replication.mode != Mode::Async;
+    let mut verdicts = judge(
+        desired,
+        leads,
+        (good, wanted),
+        &absent(desired, observed, &members, leads),
+        voters.as_ref().is_some_and(|voters| !voters.is_empty()),
+        progress,
+    );
+    if let Some((reason, message)) = stalling(dcs) {
+        verdicts.retain(|verdict| verdict.kind != "Stalled");
+        verdicts.push(verdict("Stalled", true, reason, message));
+    }
+    let timeline = leader.as_ref().and_then(|name| dcs.members.get(name)).and_then(|data| data.timeline);
+    let major = dcs.members.values().filter_map(|data| data.server_version).map(|version| version / 10_000).min();
+    PostgresClusterStatus {
+        observed_generation: generation,
+        replicas,
+        ready: Some(format!("{good}/{wanted}")),
+        leader: leader.map(|name| name.to_string()),
+        sync: voters.filter(|_| synchronous).map(|voters| if voters.is_empty() { "none".to_owned() } else { voters.join(",") }),
+        timeline: timeline.or(old.timeline),
+        lag: lag.map(human),
+        postgresql_major: major.or(old.postgresql_major),
+        system_identifier: match dcs.cluster.initialize {
+            Some(mrg_election::Initialize::Done(id)) => Some(id.to_string()),
+            _ => old.system_identifier,
+        },
+        etcd_initialized: old.etcd_initialized || dcs.cluster.initialize.is_some(),
+        members,
+        conditions: conditions(&old.conditions, verdicts, generation, now),
+    }
+}
+
+/// What a human must mend, by the members' own words.
+fn stalling(dcs: &Dcs) -> Option<(&'static str, String)> {
+    let told = |of: fn(&MemberData) -> Option<&String>| dcs.members.iter().find_map(|(name, data)| Some(format!("{name}: {}", of(data)?)));
+    let unusable = told(|data| data.unusable_data.as_ref()).map(|what| ("UnusableData", what));
+    unusable.or_else(|| {
+        let refused = told(|data| data.refused_parameters.as_ref())?;
+        Some(("ParametersRefused", format!("PostgreSQL refuses spec.postgresql.parameters; the last good ones stay in force. {refused}")))
+    })
+}
+
+fn members(dcs: &Dcs) -> Vec<MemberStatus> {
+    let leader = dcs.cluster.leader.as_ref().map(|key| &key.member);
+    let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| &stored.voters);
+    dcs.members
+        .iter()
+        .map(|(name, data)| MemberStatus {
+            name: name.to_string(),
+            role: match () {
+                () if leader == Some(name) => "leader".to_owned(),
+                () if voters.is_some_and(|voters| voters.contains(name)) => "sync".to_owned(),
+                () => "replica".to_owned(),
+            },
+            state: data.replication_state.clone().filter(|state| state == "streaming").unwrap_or_else(|| data.state.clone()),
+            timeline: data.timeline,
+            pending_restart: data.pending_restart,
+        })
+        .collect()
+}
+
+fn judge(
+    desired: &Desired,
+    leads: bool,
+    (good, wanted): (usize, usize),
+    absent: &[String],
+    successor: bool,
+    progress: &Progress,
+) -> Vec<Verdict> {
+    let told = |what: String| if absent.is_empty() { what } else { format!("{what}; {}", absent.join("; ")) };
+    let complete = leads && good >= wanted;
+    let alone = desired.spec.replication.mode != Mode::Async && wanted > 1 && !successor;
+    let ready = match () {
+        () if !leads => verdict("Ready", false, "NoLeader", told("no member accepts writes".to_owned())),
+        () if good < wanted => verdict("Ready", false, "MembersMissing", told(format!("{good} of {wanted} members lead or stream"))),
+        () if alone => verdict("Ready", false, "NoSynchronousStandby", "no standby could take over without loss"),
+        () => verdict("Ready", true, "Healthy", format!("{good} of {wanted} members lead or stream")),
+    };
+    let degraded = match () {
+        () if !leads => verdict("Degraded", true, "NoLeader", told("no member accepts writes".to_owned())),
+        () if alone => verdict(
+            "Degraded",
+            true,
+            "NoSynchronousStandby",
+            "losing the leader's volume now would lose acknowledged commits; nobody takes over by itself",
+        ),
+        () if good < wanted => verdict("Degraded", true, "MembersMissing", told(format!("{good} of {wanted} members lead or stream"))),
+        () => verdict("Degraded", false, "Healthy", ""),
+    };
+    let reconciling = match (&progress.failure, &progress.rolling) {
+        (Some(what), _) => verdict("Reconciling", true, "ApplyFailed", format!("{what}; it is tried again")),
+        (None, Some(what)) => verdict("Reconciling", true, "Rolling", what),
+        (None, None) => verdict("Reconciling", !complete, if complete { "Settled" } else { "Progressing" }, ""),
+    };
+    vec![ready, reconciling, verdict("Stalled", false, "Progressing", ""), degraded]
+}
+
+/// A short sentence for an event, if something worth telling changed.
+pub fn news(cluster: &PostgresCluster, new: &PostgresClusterStatus) -> Option<(&'static str, String)> {
+    let old = cluster.status.clone().unwrap_or_default();
+    if old.leader != new.leader {
+        return Some(match (&old.leader, &new.leader) {
+            (Some(from), Some(to)) => ("LeaderChanged", format!("{to} leads, after {from}")),
+            (None, Some(to)) => ("LeaderElected", format!("{to} leads")),
+            (Some(from), None) => ("LeaderLost", format!("{from} does not lead any more, and nobody else does yet")),
+            (None, None) => return None,
+        });
+    }
+    let ready = |status: &PostgresClusterStatus| {
+        status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready")
+            .map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+    };
+    match (ready(&old), ready(new)) {
+        (Some((_, old, _)), Some((_, new, _))) if old == new => None,
+        (_, Some((status, reason, message))) if status == "True" && reason == "Healthy" => {
+            Some(("Healthy", format!("{} is healthy: {message}", cluster.name_any())))
+        }
+        _ => None,
+    }
+}
