@@ -16,15 +16,33 @@ pub struct Verdict {
 }
 
 /// A verdict.
-pub fn verdict(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Verdict {
-    Verdict { kind, holds, reason, message: message.into() }
+pub fn verdict(
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Verdict {
+    Verdict {
+        kind,
+        holds,
+        reason,
+        message: message.into(),
+    }
 }
 
 /// Merges verdicts into the conditions that stand there; the time moves only when the truth does.
-pub fn conditions(old: &[Condition], verdicts: Vec<Verdict>, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn conditions(
+    old: &[Condition],
+    verdicts: Vec<Verdict>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let condition = |verdict: Verdict| {
         let status = if verdict.holds { "True" } else { "False" };
-        let since = old.iter().find(|old| old.type_ == verdict.kind && old.status == status).map(|old| old.last_transition_time.clone());
+        let since = old
+            .iter()
+            .find(|old| old.type_ == verdict.kind && old.status == status)
+            .map(|old| old.last_transition_time.clone());
         Condition {
             type_: verdict.kind.to_owned(),
             status: status.to_owned(),

@@ -1,4 +1,5 @@
-//! Follows clusters' etcd, so that a change there is in the status within moments. Nothing depends on that.
+//! Follows clusters' etcd, so that a change there is in the status within moments. Nothing depends
+//! on that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -39,30 +40,75 @@ where
     K::DynamicType: Hash + Eq + Clone + Send + Sync,
 {
     /// Nobody is followed yet; the stream says which object has news.
-    pub fn new() -> (Self, impl futures::Stream<Item = ObjectRef<K>> + Send + 'static) {
+    pub fn new() -> (
+        Self,
+        impl futures::Stream<Item = ObjectRef<K>> + Send + 'static,
+    ) {
         let (triggers, mut queue) = mpsc::unbounded_channel();
         let stream = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-        (Self { followers: Mutex::new(HashMap::new()), triggers }, stream)
+        (
+            Self {
+                followers: Mutex::new(HashMap::new()),
+                triggers,
+            },
+            stream,
+        )
     }
 
     /// Follows a prefix for an object, and gives the etcd that it is in.
-    pub fn follow(&self, object: ObjectRef<K>, endpoints: Vec<String>, prefix: String, shape: Shape) -> Arc<Etcd> {
-        let mut followers = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let same = |follower: &&Follower| follower.endpoints == endpoints && follower.prefix == prefix;
+    pub fn follow(
+        &self,
+        object: ObjectRef<K>,
+        endpoints: Vec<String>,
+        prefix: String,
+        shape: Shape,
+    ) -> Arc<Etcd> {
+        let mut followers = self
+            .followers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let same =
+            |follower: &&Follower| follower.endpoints == endpoints && follower.prefix == prefix;
         if let Some(follower) = followers.get(&object).filter(same) {
             return follower.etcd.clone();
         }
-        let etcd = Arc::new(Etcd::new(Connection { endpoints: endpoints.clone(), user: None }, 0));
-        let task = tokio::spawn(trigger(etcd.clone(), prefix.clone(), object.clone(), self.triggers.clone(), shape));
+        let etcd = Arc::new(Etcd::new(
+            Connection {
+                endpoints: endpoints.clone(),
+                user: None,
+            },
+            0,
+        ));
+        let task = tokio::spawn(trigger(
+            etcd.clone(),
+            prefix.clone(),
+            object.clone(),
+            self.triggers.clone(),
+            shape,
+        ));
         // Another follower that was there before ends.
-        followers.insert(object, Follower { endpoints, prefix, etcd: etcd.clone(), task });
+        followers.insert(
+            object,
+            Follower {
+                endpoints,
+                prefix,
+                etcd: etcd.clone(),
+                task,
+            },
+        );
         etcd
     }
 
-    /// The object is gone. Its etcd goes, too, and who still asked it would look up its name for ever.
+    /// The object is gone. Its etcd goes, too, and who still asked it would look up its name for
+    /// ever.
     pub fn forget(&self, namespace: &str, name: &str) {
-        let mut followers = self.followers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        followers.retain(|object, _| object.name != name || object.namespace.as_deref() != Some(namespace));
+        let mut followers = self
+            .followers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        followers.retain(|object, _| {
+            object.name != name || object.namespace.as_deref() != Some(namespace)
+        });
     }
 }
 
@@ -73,8 +119,13 @@ impl Drop for Follower {
 }
 
 /// Tells the controller when something changed that the status shows.
-async fn trigger<K>(etcd: Arc<Etcd>, prefix: String, object: ObjectRef<K>, triggers: mpsc::UnboundedSender<ObjectRef<K>>, shape: Shape)
-where
+async fn trigger<K>(
+    etcd: Arc<Etcd>,
+    prefix: String,
+    object: ObjectRef<K>,
+    triggers: mpsc::UnboundedSender<ObjectRef<K>>,
+    shape: Shape,
+) where
     K: Resource,
     K::DynamicType: Clone,
 {
@@ -82,7 +133,10 @@ where
     // The watch waits until its news are taken.
     let (seen, events) = mpsc::channel(1);
     // In one task, so that they end together.
-    tokio::join!(watch(etcd, prefix, queue, seen), listen(events, object, triggers, shape));
+    tokio::join!(
+        watch(etcd, prefix, queue, seen),
+        listen(events, object, triggers, shape)
+    );
 }
 
 async fn listen<K>(
@@ -100,9 +154,13 @@ async fn listen<K>(
         let news = match event {
             WatchEvent::Seen { snapshot, .. } => {
                 let shaped = |(key, entry): (&String, &mrg_dcs::wire::Entry)| {
-                    Some((key.clone(), shape(key, &String::from_utf8_lossy(&entry.value))?))
+                    Some((
+                        key.clone(),
+                        shape(key, &String::from_utf8_lossy(&entry.value))?,
+                    ))
                 };
-                let now: BTreeMap<String, String> = snapshot.entries.iter().filter_map(shaped).collect();
+                let now: BTreeMap<String, String> =
+                    snapshot.entries.iter().filter_map(shaped).collect();
                 let changed = last.as_ref() != Some(&now) || lost;
                 last = Some(now);
                 lost = false;
@@ -114,7 +172,8 @@ async fn listen<K>(
             return;
         }
         if lost {
-            // Nothing depends on this; an etcd that is not there yet, or no longer, is asked now and then.
+            // Nothing depends on this; an etcd that is not there yet, or no longer, is asked now
+            // and then.
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
@@ -142,7 +201,12 @@ mod tests {
     async fn who_is_forgotten_asks_nobody_any_more() {
         let (followers, _news) = Followers::<PgBouncerPool>::new();
         let object = ObjectRef::new("w").within("mrg");
-        let etcd = followers.follow(object, vec!["http://127.0.0.1:9".to_owned()], "/service/".to_owned(), |_, _| None);
+        let etcd = followers.follow(
+            object,
+            vec!["http://127.0.0.1:9".to_owned()],
+            "/service/".to_owned(),
+            |_, _| None,
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(Arc::strong_count(&etcd) > 2, "the watch has it, too");
         followers.forget("other", "w");
@@ -153,6 +217,11 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        assert!(tokio::time::timeout(Duration::from_secs(5), gone).await.is_ok(), "somebody still asks");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(5), gone)
+                .await
+                .is_ok(),
+            "somebody still asks"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The operator: reconciles the kinds of `mrg.bluebird.id`, admits their objects, and shows a dashboard. It writes intents and objects; it never chooses a
-//! primary.
+//! The operator: reconciles the kinds of `mrg.bluebird.id`, admits their objects, and shows a
+//! dashboard. It writes intents and objects; it never chooses a primary.
 
 /// The admission webhook: injects sidecars and checks what spans objects.
 pub mod admission;

@@ -11,7 +11,8 @@ use mrg_operator::{admission, dashboard, kinds, metrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// The watches' JSON is a flood of small allocations beside what stays: with the system's allocator a third of the processor's time, and memory in pieces.
+/// The watches' JSON is a flood of small allocations beside what stays: with the system's allocator
+/// a third of the processor's time, and memory in pieces.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -22,7 +23,11 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// The image with the agent, for the init containers
-    #[arg(long, env = "MRG_IMAGE", default_value = "localhost/mrg-operator:latest")]
+    #[arg(
+        long,
+        env = "MRG_IMAGE",
+        default_value = "localhost/mrg-operator:latest"
+    )]
     image: String,
     /// When that image is pulled
     #[arg(long, env = "MRG_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
@@ -56,26 +61,54 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     mrg_telemetry::start();
-    rustls::crypto::ring::default_provider().install_default().ok().context("failed to set up TLS")?;
-    // They resolve names. Each keeps memory of its own in the allocator: with 200 platforms' stores there were 190 of them.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok()
+        .context("failed to set up TLS")?;
+    // They resolve names. Each keeps memory of its own in the allocator: with 200 platforms' stores
+    // there were 190 of them.
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().max_blocking_threads(16).build().context("failed to start the runtime")?;
+    let runtime = builder
+        .enable_all()
+        .max_blocking_threads(16)
+        .build()
+        .context("failed to start the runtime")?;
     runtime.block_on(run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let client = kube::Client::try_default().await.context("no access to Kubernetes; run in a pod, or set KUBECONFIG")?;
+    let client = kube::Client::try_default()
+        .await
+        .context("no access to Kubernetes; run in a pod, or set KUBECONFIG")?;
     let (state, mut election) = watch::channel(Election::Standby);
     let (stopping, stop) = watch::channel(false);
     let working = Working::default();
     tokio::spawn(serve_health(working.clone()));
     // Every replica shows the page: who looks is not to depend on which one works.
-    tokio::spawn(serve("0.0.0.0:8082", "the page is", dashboard::router(client.clone())));
-    let image =
-        kinds::service_resilience::inject::Image { name: arguments.image.clone(), pull_policy: arguments.image_pull_policy.clone() };
+    tokio::spawn(serve(
+        "0.0.0.0:8082",
+        "the page is",
+        dashboard::router(client.clone()),
+    ));
+    let image = kinds::service_resilience::inject::Image {
+        name: arguments.image.clone(),
+        pull_policy: arguments.image_pull_policy.clone(),
+    };
     let resilience = std::sync::Arc::new(mrg_operator::cache(&client));
-    tokio::spawn(serve_webhook(client.clone(), arguments.namespace.clone(), image.clone(), resilience.clone()));
-    let holding = hold(client.clone(), arguments.namespace, "mrg-operator".to_owned(), arguments.identity, state, stop.clone());
+    tokio::spawn(serve_webhook(
+        client.clone(),
+        arguments.namespace.clone(),
+        image.clone(),
+        resilience.clone(),
+    ));
+    let holding = hold(
+        client.clone(),
+        arguments.namespace,
+        "mrg-operator".to_owned(),
+        arguments.identity,
+        state,
+        stop.clone(),
+    );
     let holding = tokio::spawn(holding);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -99,7 +132,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let services = kinds::order_service_set::Settings {
         sidecar: image,
-        priority_classes: arguments.tier_priority_classes.filter(|prefix| !prefix.is_empty()),
+        priority_classes: arguments
+            .tier_priority_classes
+            .filter(|prefix| !prefix.is_empty()),
     };
     let asked = || {
         let mut stop = stop.clone();
@@ -120,7 +155,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         () = &mut stop_requested => false,
         _ = election.wait_for(|state| *state == Election::Lost) => true,
     };
-    anyhow::ensure!(!lost, "the operator's lease was lost; another replica works");
+    anyhow::ensure!(
+        !lost,
+        "the operator's lease was lost; another replica works"
+    );
     // First the work ends, then the lease is handed over.
     controller.abort();
     stopping.send_replace(true);
@@ -132,9 +170,19 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 type Known = std::sync::Arc<mrg_kube_support::Cache<kinds::service_resilience::Object>>;
 
 /// Admission goes on without it, so it is tried again and nothing else waits for it.
-async fn serve_webhook(client: kube::Client, namespace: String, image: kinds::service_resilience::inject::Image, known: Known) {
-    while let Err(error) = admission::serve(client.clone(), &namespace, image.clone(), known.clone()).await {
-        tracing::warn!(error = mrg_telemetry::chain(&error), "the admission webhook does not serve; trying again");
+async fn serve_webhook(
+    client: kube::Client,
+    namespace: String,
+    image: kinds::service_resilience::inject::Image,
+    known: Known,
+) {
+    while let Err(error) =
+        admission::serve(client.clone(), &namespace, image.clone(), known.clone()).await
+    {
+        tracing::warn!(
+            error = mrg_telemetry::chain(&error),
+            "the admission webhook does not serve; trying again"
+        );
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
 }
@@ -145,10 +193,17 @@ type Working = std::sync::Arc<std::sync::OnceLock<std::sync::Arc<mrg_operator::S
 async fn serve_health(working: Working) {
     let page = move || {
         let working = working.clone();
-        async move { working.get().map(|shared| metrics::page(shared)).unwrap_or_default() }
+        async move {
+            working
+                .get()
+                .map(|shared| metrics::page(shared))
+                .unwrap_or_default()
+        }
     };
-    let router =
-        Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" })).route("/metrics", get(page));
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(|| async { "ok" }))
+        .route("/metrics", get(page));
     serve("0.0.0.0:8080", "health checks are", router).await;
 }
 

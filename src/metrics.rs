@@ -1,4 +1,5 @@
-//! The operator's own numbers for Prometheus: what stands in status and nowhere else. Only the replica that works has any.
+//! The operator's own numbers for Prometheus: what stands in status and nowhere else. Only the
+//! replica that works has any.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -34,10 +35,14 @@ pub struct Sample {
 /// A sample and its namespace.
 type Of = (String, Sample);
 
-/// What there is to tell, in Prometheus' text format. Nothing of it is kept: it stands in the statuses.
+/// What there is to tell, in Prometheus' text format. Nothing of it is kept: it stands in the
+/// statuses.
 pub fn page(shared: &Shared) -> String {
     let mut all = samples(&shared.sets.store(), order_service_set::numbers::samples);
-    all.extend(samples(&shared.resilience.store(), service_resilience::numbers::samples));
+    all.extend(samples(
+        &shared.resilience.store(),
+        service_resilience::numbers::samples,
+    ));
     text(all)
 }
 
@@ -49,7 +54,9 @@ where
     let told = |object: Arc<DeserializeGuard<K>>| {
         let samples = object.0.as_ref().map(&of).unwrap_or_default();
         let namespace = object.namespace().unwrap_or_default();
-        samples.into_iter().map(move |sample| (namespace.clone(), sample))
+        samples
+            .into_iter()
+            .map(move |sample| (namespace.clone(), sample))
     };
     objects.state().into_iter().flat_map(told).collect()
 }
@@ -61,18 +68,30 @@ fn text(samples: Vec<Of>) -> String {
         for (name, value) in &sample.labels {
             let _ = write!(labels, ",{name}=\"{}\"", escaped(value));
         }
-        by_series.entry(sample.series).or_default().push(format!("{}{{{labels}}} {}", sample.series.name, sample.value));
+        by_series.entry(sample.series).or_default().push(format!(
+            "{}{{{labels}}} {}",
+            sample.series.name, sample.value
+        ));
     }
     let mut text = String::new();
     for (series, mut lines) in by_series {
         lines.sort();
-        let _ = writeln!(text, "# HELP {} {}\n# TYPE {} gauge\n{}", series.name, series.help, series.name, lines.join("\n"));
+        let _ = writeln!(
+            text,
+            "# HELP {} {}\n# TYPE {} gauge\n{}",
+            series.name,
+            series.help,
+            series.name,
+            lines.join("\n")
+        );
     }
     text
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -81,12 +100,25 @@ mod tests {
 
     #[test]
     fn series_stand_together_whoever_they_are_of_and_labels_bear_anything() {
-        let depth = Series { name: "mrg_queue_depth", help: "Requests that wait." };
+        let depth = Series {
+            name: "mrg_queue_depth",
+            help: "Requests that wait.",
+        };
         let of = |namespace: &str, name: &str, value| {
-            (namespace.to_owned(), Sample { series: depth, labels: vec![("workload", name.to_owned())], value })
+            (
+                namespace.to_owned(),
+                Sample {
+                    series: depth,
+                    labels: vec![("workload", name.to_owned())],
+                    value,
+                },
+            )
         };
         let expected = "# HELP mrg_queue_depth Requests that wait.\n# TYPE mrg_queue_depth gauge\n\
                         mrg_queue_depth{namespace=\"a\",workload=\"one\"} 1\nmrg_queue_depth{namespace=\"b\",workload=\"two\\\"\\n\"} 2\n";
-        assert_eq!(text(vec![of("b", "two\"\n", 2.0), of("a", "one", 1.0)]), expected);
+        assert_eq!(
+            text(vec![of("b", "two\"\n", 2.0), of("a", "one", 1.0)]),
+            expected
+        );
     }
 }

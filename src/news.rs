@@ -10,30 +10,51 @@ pub struct News {
     pub warning: bool,
     /// In one word.
     pub reason: &'static str,
-    /// What it is about, as a path in the spec. Events of the same word about different things would else be counted as one.
+    /// What it is about, as a path in the spec. Events of the same word about different things
+    /// would else be counted as one.
     pub about: String,
     /// In a sentence.
     pub note: String,
 }
 
 /// News.
-pub fn news(warning: bool, reason: &'static str, about: impl Into<String>, note: impl Into<String>) -> News {
-    News { warning, reason, about: about.into(), note: note.into() }
+pub fn news(
+    warning: bool,
+    reason: &'static str,
+    about: impl Into<String>,
+    note: impl Into<String>,
+) -> News {
+    News {
+        warning,
+        reason,
+        about: about.into(),
+        note: note.into(),
+    }
 }
 
 /// Writes events about an object. One that cannot be written is logged: nothing depends on it.
 pub async fn publish(recorder: &Recorder, object: &ObjectReference, all: Vec<News>) {
     for news in all {
-        let type_ = if news.warning { EventType::Warning } else { EventType::Normal };
+        let type_ = if news.warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
         let event = Event {
             type_,
             reason: news.reason.to_owned(),
             note: Some(news.note.chars().take(1000).collect()),
             action: "Reconcile".to_owned(),
-            secondary: Some(ObjectReference { field_path: Some(news.about), ..object.clone() }),
+            secondary: Some(ObjectReference {
+                field_path: Some(news.about),
+                ..object.clone()
+            }),
         };
         if let Err(error) = recorder.publish(&event, object).await {
-            tracing::warn!(error = mrg_telemetry::chain(&error), "an event could not be written");
+            tracing::warn!(
+                error = mrg_telemetry::chain(&error),
+                "an event could not be written"
+            );
         }
     }
 }

@@ -2,7 +2,9 @@
 
 /// Bytes of a Kubernetes quantity.
 pub fn bytes(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let factor: u64 = match &text[digits..] {
         "" => 1,
         "k" => 1_000,

@@ -1,4 +1,5 @@
-//! What all controllers have in common: how many objects have their turn at once, and what becomes of those that cannot be read, that fail, or that are gone.
+//! What all controllers have in common: how many objects have their turn at once, and what becomes
+//! of those that cannot be read, that fail, or that are gone.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -31,7 +32,8 @@ pub trait Reconciler: Send + Sync + 'static {
     /// Why a turn can fail.
     type Error: Error + Send + Sync + 'static;
 
-    /// An object's turn: something about it is another, or it is time. `reference` is its name for those who bring news of it.
+    /// An object's turn: something about it is another, or it is time. `reference` is its name for
+    /// those who bring news of it.
     fn reconcile(
         &self,
         object: &Self::Kind,
@@ -50,7 +52,13 @@ struct Turns<R> {
 
 /// Writes events in this operator's name.
 pub fn recorder(client: &Client) -> Recorder {
-    Recorder::new(client.clone(), Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() })
+    Recorder::new(
+        client.clone(),
+        Reporter {
+            controller: FIELD_MANAGER.to_owned(),
+            instance: std::env::var("POD_NAME").ok(),
+        },
+    )
 }
 
 /// Runs a controller until it is told to end.
@@ -59,13 +67,21 @@ pub async fn run<R: Reconciler>(
     reconciler: R,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let turns = Arc::new(Turns { reconciler, failures: Mutex::default() });
+    let turns = Arc::new(Turns {
+        reconciler,
+        failures: Mutex::default(),
+    });
     controller
-        .with_config(controller::Config::default().concurrency(AT_ONCE).debounce(TOGETHER))
+        .with_config(
+            controller::Config::default()
+                .concurrency(AT_ONCE)
+                .debounce(TOGETHER),
+        )
         .graceful_shutdown_on(stop)
         .run(turn, retry, turns.clone())
         .for_each(|done| {
-            // Nothing holds a deleted object back until we have seen that it goes: it is just not there at its next turn.
+            // Nothing holds a deleted object back until we have seen that it goes: it is just not
+            // there at its next turn.
             if let Err(controller::Error::ObjectNotFound(gone)) = done {
                 turns.forget(&gone.namespace.unwrap_or_default(), &gone.name);
             }
@@ -74,7 +90,10 @@ pub async fn run<R: Reconciler>(
         .await;
 }
 
-async fn turn<R: Reconciler>(object: Arc<DeserializeGuard<R::Kind>>, turns: Arc<Turns<R>>) -> Result<Action, R::Error> {
+async fn turn<R: Reconciler>(
+    object: Arc<DeserializeGuard<R::Kind>>,
+    turns: Arc<Turns<R>>,
+) -> Result<Action, R::Error> {
     let readable = match &object.0 {
         Ok(readable) => readable,
         Err(error) => {
@@ -82,28 +101,47 @@ async fn turn<R: Reconciler>(object: Arc<DeserializeGuard<R::Kind>>, turns: Arc<
             return Ok(Action::await_change());
         }
     };
-    let (namespace, name) = (readable.namespace().unwrap_or_default(), readable.name_any());
+    let (namespace, name) = (
+        readable.namespace().unwrap_or_default(),
+        readable.name_any(),
+    );
     if readable.meta().deletion_timestamp.is_some() {
         turns.forget(&namespace, &name);
         return Ok(Action::await_change());
     }
-    let next = turns.reconciler.reconcile(readable, ObjectRef::from_obj(object.as_ref())).await?;
+    let next = turns
+        .reconciler
+        .reconcile(readable, ObjectRef::from_obj(object.as_ref()))
+        .await?;
     turns.failures().remove(&(namespace, name));
     Ok(next)
 }
 
-fn retry<R: Reconciler>(object: Arc<DeserializeGuard<R::Kind>>, error: &R::Error, turns: Arc<Turns<R>>) -> Action {
+fn retry<R: Reconciler>(
+    object: Arc<DeserializeGuard<R::Kind>>,
+    error: &R::Error,
+    turns: Arc<Turns<R>>,
+) -> Action {
     let mut failures = turns.failures();
-    let count = failures.entry((object.namespace().unwrap_or_default(), object.name_any())).or_insert(0);
+    let count = failures
+        .entry((object.namespace().unwrap_or_default(), object.name_any()))
+        .or_insert(0);
     let wait = pause(*count);
     *count = count.saturating_add(1);
-    tracing::warn!(object = object.name_any(), error = mrg_telemetry::chain(error), ?wait, "reconciliation failed; trying again");
+    tracing::warn!(
+        object = object.name_any(),
+        error = mrg_telemetry::chain(error),
+        ?wait,
+        "reconciliation failed; trying again"
+    );
     Action::requeue(wait)
 }
 
 /// The pause after so many failures and one more.
 fn pause(failures: u32) -> Duration {
-    PAUSE.saturating_mul(2u32.saturating_pow(failures)).min(LONGEST_PAUSE)
+    PAUSE
+        .saturating_mul(2u32.saturating_pow(failures))
+        .min(LONGEST_PAUSE)
 }
 
 impl<R: Reconciler> Turns<R> {
@@ -112,7 +150,8 @@ impl<R: Reconciler> Turns<R> {
     }
 
     fn forget(&self, namespace: &str, name: &str) {
-        self.failures().remove(&(namespace.to_owned(), name.to_owned()));
+        self.failures()
+            .remove(&(namespace.to_owned(), name.to_owned()));
         self.reconciler.forget(namespace, name);
     }
 }

@@ -1,12 +1,14 @@
-//! What is read here of Kubernetes' own workloads and pods. There are thousands of them and each change of one is told, so the rest is skipped while it is
-//! parsed and never in memory.
+//! What is read here of Kubernetes' own workloads and pods. There are thousands of them and each
+//! change of one is told, so the rest is skipped while it is parsed and never in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, LabelSelector, ManagedFieldsEntry, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    FieldsV1, LabelSelector, ManagedFieldsEntry, ObjectMeta,
+};
 use kube::Resource;
 use serde::Deserialize;
 use serde_json::json;
@@ -158,14 +160,26 @@ struct RawStatus {
 
 impl From<RawPod> for Pod {
     fn from(raw: RawPod) -> Self {
-        let RawPod { mut metadata, spec, status } = raw;
+        let RawPod {
+            mut metadata,
+            spec,
+            status,
+        } = raw;
         (metadata.managed_fields, metadata.annotations) = (None, None);
         let status = status.unwrap_or_default();
-        let init_containers = spec.and_then(|spec| spec.init_containers).unwrap_or_default();
+        let init_containers = spec
+            .and_then(|spec| spec.init_containers)
+            .unwrap_or_default();
         Self {
             metadata,
-            injected: init_containers.iter().any(|container| container.name == inject::CONTAINER),
-            ready: status.conditions.iter().flatten().any(|condition| condition.kind == "Ready" && condition.status == "True"),
+            injected: init_containers
+                .iter()
+                .any(|container| container.name == inject::CONTAINER),
+            ready: status
+                .conditions
+                .iter()
+                .flatten()
+                .any(|condition| condition.kind == "Ready" && condition.status == "True"),
             over: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             address: status.pod_ip,
         }
@@ -188,9 +202,16 @@ impl From<RawWorkload> for StatefulSet {
 
 impl RawWorkload {
     fn read(self) -> (ObjectMeta, Arc<Workload>) {
-        let (mut metadata, spec, status) = (self.metadata, self.spec.unwrap_or_default(), self.status.unwrap_or_default());
+        let (mut metadata, spec, status) = (
+            self.metadata,
+            self.spec.unwrap_or_default(),
+            self.status.unwrap_or_default(),
+        );
         let managers = metadata.managed_fields.take().unwrap_or_default();
-        metadata.annotations.iter_mut().for_each(|all| all.retain(|name, _| name.starts_with("mrg.bluebird.id/")));
+        metadata
+            .annotations
+            .iter_mut()
+            .for_each(|all| all.retain(|name, _| name.starts_with("mrg.bluebird.id/")));
         let is_stuck = |condition: &Condition| {
             condition.kind == "Progressing"
                 && condition.status == "False"
@@ -198,8 +219,14 @@ impl RawWorkload {
         };
         let workload = Workload {
             wanted: spec.replicas.unwrap_or(1),
-            selector: spec.selector.and_then(|selector| selector.match_labels).unwrap_or_default(),
-            containers: spec.template.and_then(|template| template.spec?.containers).unwrap_or_default(),
+            selector: spec
+                .selector
+                .and_then(|selector| selector.match_labels)
+                .unwrap_or_default(),
+            containers: spec
+                .template
+                .and_then(|template| template.spec?.containers)
+                .unwrap_or_default(),
             managers: managers.into_iter().filter_map(owner_of_fields).collect(),
             counted: status.replicas.unwrap_or(0),
             ready: status.ready_replicas.unwrap_or(0),
@@ -214,10 +241,15 @@ impl RawWorkload {
 /// Of all that stands in an entry: whether it owns the number of pods or the template.
 fn owner_of_fields(entry: ManagedFieldsEntry) -> Option<ManagedFieldsEntry> {
     let spec = entry.fields_v1.as_ref()?.0.get("f:spec")?;
-    let owned =
-        ["f:replicas", "f:template"].into_iter().filter(|field| spec.get(field).is_some()).map(|field| (field.to_owned(), json!({})));
+    let owned = ["f:replicas", "f:template"]
+        .into_iter()
+        .filter(|field| spec.get(field).is_some())
+        .map(|field| (field.to_owned(), json!({})));
     let owned: serde_json::Map<_, _> = owned.collect();
-    (!owned.is_empty()).then(|| ManagedFieldsEntry { fields_v1: Some(FieldsV1(json!({ "f:spec": owned }))), ..entry })
+    (!owned.is_empty()).then(|| ManagedFieldsEntry {
+        fields_v1: Some(FieldsV1(json!({ "f:spec": owned }))),
+        ..entry
+    })
 }
 
 #[cfg(test)]
@@ -244,21 +276,40 @@ mod tests {
         }))
         .unwrap();
         let Deployment { metadata, workload } = deployment;
-        assert_eq!(metadata.annotations.unwrap(), BTreeMap::from([("mrg.bluebird.id/revision".to_owned(), "r".to_owned())]));
+        assert_eq!(
+            metadata.annotations.unwrap(),
+            BTreeMap::from([("mrg.bluebird.id/revision".to_owned(), "r".to_owned())])
+        );
         let managers = json!([{ "manager": "kubectl", "operation": "Update", "fieldsV1": { "f:spec": { "f:replicas": {} } } }]);
         assert_eq!(serde_json::to_value(&workload.managers).unwrap(), managers);
-        assert_eq!((workload.wanted, workload.counted, workload.ready, workload.updated), (2, 3, 2, 1));
+        assert_eq!(
+            (
+                workload.wanted,
+                workload.counted,
+                workload.ready,
+                workload.updated
+            ),
+            (2, 3, 2, 1)
+        );
         assert!(workload.told && workload.stuck && workload.selector["app"] == "w");
         let probe = serde_json::to_value(&workload.containers[0].liveness_probe).unwrap();
-        assert_eq!(probe, json!({ "httpGet": { "path": "/health", "port": 80 } }));
+        assert_eq!(
+            probe,
+            json!({ "httpGet": { "path": "/health", "port": 80 } })
+        );
         assert!(workload.containers[0].readiness_probe.is_none());
     }
 
     #[test]
     fn a_workload_that_says_nothing_wants_one_pod_and_has_none() {
-        let set: StatefulSet =
-            serde_json::from_value(json!({ "metadata": { "name": "s", "generation": 1 }, "spec": {}, "status": null })).unwrap();
-        assert_eq!((set.workload.wanted, set.workload.counted, set.workload.told), (1, 0, false));
+        let set: StatefulSet = serde_json::from_value(
+            json!({ "metadata": { "name": "s", "generation": 1 }, "spec": {}, "status": null }),
+        )
+        .unwrap();
+        assert_eq!(
+            (set.workload.wanted, set.workload.counted, set.workload.told),
+            (1, 0, false)
+        );
     }
 
     #[test]
@@ -271,12 +322,18 @@ mod tests {
             }))
             .unwrap()
         };
-        let seen = pod(json!({ "phase": "Running", "podIP": "10.0.0.1", "conditions": [
+        let seen = pod(
+            json!({ "phase": "Running", "podIP": "10.0.0.1", "conditions": [
             { "type": "Ready", "status": "True" }, { "type": "PodScheduled", "status": "True" },
-        ] }));
+        ] }),
+        );
         assert!(seen.injected && seen.ready && !seen.over);
         assert_eq!(seen.address.as_deref(), Some("10.0.0.1"));
-        assert!(seen.metadata.annotations.is_none() && seen.metadata.managed_fields.is_none() && seen.metadata.labels.is_some());
+        assert!(
+            seen.metadata.annotations.is_none()
+                && seen.metadata.managed_fields.is_none()
+                && seen.metadata.labels.is_some()
+        );
         let seen = pod(json!({ "phase": "Failed", "conditions": null }));
         assert!(!seen.ready && seen.over && seen.address.is_none());
     }

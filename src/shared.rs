@@ -1,4 +1,5 @@
-//! What the controllers share: one watch of each kind, whoever looks, and one memory of what was applied.
+//! What the controllers share: one watch of each kind, whoever looks, and one memory of what was
+//! applied.
 
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -50,7 +51,10 @@ pub struct Shared {
 
 impl Shared {
     /// Begins to watch.
-    pub fn new(client: &Client, resilience: Arc<Cache<DeserializeGuard<ServiceResilience>>>) -> Self {
+    pub fn new(
+        client: &Client,
+        resilience: Arc<Cache<DeserializeGuard<ServiceResilience>>>,
+    ) -> Self {
         let every = watcher::Config::default;
         Self {
             client: client.clone(),
@@ -58,9 +62,15 @@ impl Shared {
             secrets: Secrets::new(client.clone()),
             deployments: Cache::new(Api::all(client.clone()), every(), |_| ()),
             stateful_sets: Cache::new(Api::all(client.clone()), every(), |_| ()),
-            pods: Cache::new(Api::all(client.clone()), every().labels(inject::LABEL), |_| ()),
+            pods: Cache::new(
+                Api::all(client.clone()),
+                every().labels(inject::LABEL),
+                |_| (),
+            ),
             autoscalers: Cache::new(Api::all(client.clone()), every(), |_| ()),
-            budgets: Cache::new(Api::all(client.clone()), every(), |budget| budget.metadata.managed_fields = None),
+            budgets: Cache::new(Api::all(client.clone()), every(), |budget| {
+                budget.metadata.managed_fields = None
+            }),
             sets: cache(client),
             pools: cache(client),
             clusters: cache(client),
@@ -88,11 +98,18 @@ impl Shared {
         let mut unread = Vec::new();
         for (kind, mut whole) in reads {
             // It ends early only with the watch itself, and that with the program.
-            if tokio::time::timeout_at(deadline, whole.wait_for(|whole| *whole)).await.is_err() {
+            if tokio::time::timeout_at(deadline, whole.wait_for(|whole| *whole))
+                .await
+                .is_err()
+            {
                 unread.push(kind);
             }
         }
-        if unread.is_empty() { Ok(()) } else { Err(Unread(unread)) }
+        if unread.is_empty() {
+            Ok(())
+        } else {
+            Err(Unread(unread))
+        }
     }
 }
 
@@ -107,12 +124,17 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 )]
 pub struct Unread(Vec<&'static str>);
 
-/// All objects of a kind of this operator, without what only the API server needs: that is most of an object that was applied.
+/// All objects of a kind of this operator, without what only the API server needs: that is most of
+/// an object that was applied.
 pub fn cache<K>(client: &Client) -> Cache<DeserializeGuard<K>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    Cache::new(Api::all(client.clone()), watcher::Config::default(), |object| object.meta_mut().managed_fields = None)
+    Cache::new(
+        Api::all(client.clone()),
+        watcher::Config::default(),
+        |object| object.meta_mut().managed_fields = None,
+    )
 }
 
 /// A controller of the objects of a cache.
@@ -120,7 +142,9 @@ pub fn controller<K>(objects: &Cache<DeserializeGuard<K>>) -> Controller<Deseria
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let changed = objects.changes().map(|object| ObjectRef::from_obj(object.as_ref()));
+    let changed = objects
+        .changes()
+        .map(|object| ObjectRef::from_obj(object.as_ref()));
     Controller::for_stream(futures::stream::pending(), objects.store()).reconcile_on(changed)
 }
 
@@ -134,8 +158,16 @@ where
 {
     changes.filter_map(|object| {
         let namespace = object.namespace();
-        let owner = object.owner_references().iter().find(|owner| owner.controller == Some(true) && owner.kind == K::kind(&())).cloned();
-        futures::future::ready(owner.zip(namespace).map(|(owner, namespace)| ObjectRef::new(&owner.name).within(&namespace)))
+        let owner = object
+            .owner_references()
+            .iter()
+            .find(|owner| owner.controller == Some(true) && owner.kind == K::kind(&()))
+            .cloned();
+        futures::future::ready(
+            owner
+                .zip(namespace)
+                .map(|(owner, namespace)| ObjectRef::new(&owner.name).within(&namespace)),
+        )
     })
 }
 
@@ -150,13 +182,18 @@ where
     T: Send + Sync + 'static,
 {
     changes.flat_map(move |changed| {
-        let found = store.state().into_iter().filter(|object| speaks(object, &changed)).map(|object| ObjectRef::from_obj(object.as_ref()));
+        let found = store
+            .state()
+            .into_iter()
+            .filter(|object| speaks(object, &changed))
+            .map(|object| ObjectRef::from_obj(object.as_ref()));
         futures::stream::iter(found.collect::<Vec<_>>())
     })
 }
 
-/// How long an object is left alone of which nothing is told: between once and twice as long as given, another time for each. All that were made, or read,
-/// at once would come back at once, and hold up whoever changes something.
+/// How long an object is left alone of which nothing is told: between once and twice as long as
+/// given, another time for each. All that were made, or read, at once would come back at once, and
+/// hold up whoever changes something.
 pub fn backstop(object: &impl Resource, least: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
     object.meta().uid.hash(&mut hasher);
@@ -171,11 +208,16 @@ mod tests {
     #[test]
     fn objects_that_nothing_is_told_of_come_back_at_times_of_their_own() {
         let object = |uid: u32| ConfigMap {
-            metadata: kube::api::ObjectMeta { uid: Some(uid.to_string()), ..Default::default() },
+            metadata: kube::api::ObjectMeta {
+                uid: Some(uid.to_string()),
+                ..Default::default()
+            },
             ..ConfigMap::default()
         };
         let least = Duration::from_secs(60);
-        let mut seconds: Vec<u64> = (0..1000).map(|uid| backstop(&object(uid), least).as_secs()).collect();
+        let mut seconds: Vec<u64> = (0..1000)
+            .map(|uid| backstop(&object(uid), least).as_secs())
+            .collect();
         assert!(seconds.iter().all(|after| (60..120).contains(after)));
         seconds.sort_unstable();
         let most = seconds.chunk_by(|a, b| a == b).map(<[u64]>::len).max();

@@ -1,6 +1,11 @@
-//! The checks of `fuzz/`, with their seeds and some thousand changes to each: so that they are never out of date.
+//! The checks of `fuzz/`, with their seeds and some thousand changes to each: so that they are
+//! never out of date.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends with the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends with the first surprise"
+)]
 
 use std::path::Path;
 
@@ -19,9 +24,18 @@ fn changed(seed: &[u8], other: &[u8], chance: &mut SmallRng) -> Vec<u8> {
         match chance.random_range(0..6) {
             0 => bytes.truncate(at),
             1 => drop(bytes.drain(at..to)),
-            2 => bytes.splice(at..at, other[chance.random_range(0..=other.len())..].iter().copied()).for_each(drop),
+            2 => bytes
+                .splice(
+                    at..at,
+                    other[chance.random_range(0..=other.len())..]
+                        .iter()
+                        .copied(),
+                )
+                .for_each(drop),
             3 => bytes.splice(at..at, bytes[at..to].to_vec()).for_each(drop),
-            4 => bytes.splice(at..at, b"99999999999999999999".iter().copied()).for_each(drop),
+            4 => bytes
+                .splice(at..at, b"99999999999999999999".iter().copied())
+                .for_each(drop),
             _ => {
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte = chance.random();
@@ -37,8 +51,10 @@ fn changed(seed: &[u8], other: &[u8], chance: &mut SmallRng) -> Vec<u8> {
 fn nothing_that_comes_from_outside_brings_a_program_down() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
     for (name, check) in checks::ALL {
-        let seeds: Vec<Vec<u8>> =
-            std::fs::read_dir(root.join(name)).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        let seeds: Vec<Vec<u8>> = std::fs::read_dir(root.join(name))
+            .unwrap()
+            .map(|file| std::fs::read(file.unwrap().path()).unwrap())
+            .collect();
         assert!(!seeds.is_empty(), "{name} has no seeds");
         let mut chance = SmallRng::seed_from_u64(1);
         for seed in &seeds {

@@ -1,4 +1,5 @@
-//! What is generated is as generated: the definitions in crds/ and in the chart, and their reference pages. `just generate` writes them anew.
+//! What is generated is as generated: the definitions in crds/ and in the chart, and their
+//! reference pages. `just generate` writes them anew.
 
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 
@@ -12,7 +13,11 @@ fn holds(path: &Path, text: &str) {
         std::fs::write(path, text).unwrap();
     }
     let there = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(there == text, "{} is not what the code says; run `just generate`", path.display());
+    assert!(
+        there == text,
+        "{} is not what the code says; run `just generate`",
+        path.display()
+    );
 }
 
 #[test]
@@ -28,7 +33,12 @@ fn the_definitions_in_the_tree_are_those_of_the_code() {
 #[test]
 fn the_reference_pages_are_those_of_the_code() {
     for (name, text) in mrg_api::reference_pages() {
-        holds(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference").join(name), &text);
+        holds(
+            &Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("docs/reference")
+                .join(name),
+            &text,
+        );
     }
 }
 
@@ -56,7 +66,14 @@ fn rules() -> String {
     );
     for (number, rule) in RULES.iter().enumerate() {
         let title = parts.iter().find(|(part, _)| *part == rule.part).unwrap().1;
-        writeln!(text, "| {} | {title} | `{}` | {} |", number + 1, rule.why.label(), rule.why.sentence()).unwrap();
+        writeln!(
+            text,
+            "| {} | {title} | `{}` | {} |",
+            number + 1,
+            rule.why.label(),
+            rule.why.sentence()
+        )
+        .unwrap();
     }
     text
 }

@@ -1,4 +1,5 @@
-//! What a breaker's word costs: nanoseconds a decision, with the lock and the clock that the proxy has around it.
+//! What a breaker's word costs: nanoseconds a decision, with the lock and the clock that the proxy
+//! has around it.
 
 use std::hint::black_box;
 use std::sync::Mutex;
@@ -37,17 +38,36 @@ fn admit(gate: &Mutex<Gate>, outcome: Outcome) {
 
 fn main() {
     let fixed = Settings::default();
-    let rolling = Settings { bucket: Millis(1_000), ..fixed };
+    let rolling = Settings {
+        bucket: Millis(1_000),
+        ..fixed
+    };
     println!("| a decision and its report | ns |\n|---|---|");
-    for (name, settings) in [("fixed window", fixed), ("rolling window, 60 buckets", rolling)] {
+    for (name, settings) in [
+        ("fixed window", fixed),
+        ("rolling window, 60 buckets", rolling),
+    ] {
         let gate = Mutex::new(Gate::new(Mode::Enforce, settings, mrg_clock::now()));
-        println!("| closed, {name} | {:.0} |", nanoseconds(|| admit(&gate, Outcome::Success)));
+        println!(
+            "| closed, {name} | {:.0} |",
+            nanoseconds(|| admit(&gate, Outcome::Success))
+        );
     }
-    let gate = Mutex::new(Gate::new(Mode::Enforce, Settings { timeout: Millis(3_600_000), ..fixed }, mrg_clock::now()));
+    let gate = Mutex::new(Gate::new(
+        Mode::Enforce,
+        Settings {
+            timeout: Millis(3_600_000),
+            ..fixed
+        },
+        mrg_clock::now(),
+    ));
     for _ in 0..10 {
         admit(&gate, Outcome::Failure);
     }
-    println!("| open: refused, nothing to report | {:.0} |", nanoseconds(|| admit(&gate, Outcome::Failure)));
+    println!(
+        "| open: refused, nothing to report | {:.0} |",
+        nanoseconds(|| admit(&gate, Outcome::Failure))
+    );
     println!(
         "| the clock alone, of which a decision and its report need two | {:.0} |",
         nanoseconds(|| {

@@ -1,7 +1,9 @@
-//! A crowd of clients behind a pool: short transactions, reads and writes, prepared statements. Tells what they saw: errors by kind, the
-//! longest stall, latencies, and whether every acknowledged row is there at the end.
+//! A crowd of clients behind a pool: short transactions, reads and writes, prepared statements.
+//! Tells what they saw: errors by kind, the longest stall, latencies, and whether every
+//! acknowledged row is there at the end.
 //!
-//! `crowd --host 10.96.0.1 --port 6432 --database mrg_write --user mrg --clients 200 --seconds 30`; SIGINT and SIGTERM end it early.
+//! `crowd --host 10.96.0.1 --port 6432 --database mrg_write --user mrg --clients 200 --seconds 30`;
+//! SIGINT and SIGTERM end it early.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -65,7 +67,8 @@ struct Seen {
     wrote: Option<Instant>,
 }
 
-/// A server that dies may say so in the same packet that ends a transaction, before PgBouncer has taken it from the client: the client gets both.
+/// A server that dies may say so in the same packet that ends a transaction, before PgBouncer has
+/// taken it from the client: the client gets both.
 const STILL_LINKED: Duration = Duration::from_millis(20);
 
 /// Where a client was when it failed.
@@ -84,12 +87,21 @@ fn kind(error: &tokio_postgres::Error) -> String {
 impl Seen {
     fn note(&mut self, failure: Result<(), Failure>) {
         // PgBouncer's words for a client that it had not given a server: it had nothing under way.
-        let waited =
-            |kind: &str| ["server login has been failing", "query_wait_timeout", "disabled"].iter().any(|words| kind.contains(words));
+        let waited = |kind: &str| {
+            [
+                "server login has been failing",
+                "query_wait_timeout",
+                "disabled",
+            ]
+            .iter()
+            .any(|words| kind.contains(words))
+        };
         match failure {
             Ok(()) => {}
             Err(Failure::Idle(error)) => *self.idle.entry(kind(&error)).or_default() += 1,
-            Err(Failure::InFlight(error)) if waited(&kind(&error)) => *self.idle.entry(kind(&error)).or_default() += 1,
+            Err(Failure::InFlight(error)) if waited(&kind(&error)) => {
+                *self.idle.entry(kind(&error)).or_default() += 1
+            }
             Err(Failure::InFlight(error)) => *self.in_flight.entry(kind(&error)).or_default() += 1,
         }
     }
@@ -102,18 +114,32 @@ async fn connect(arguments: &Arguments) -> Result<Client, tokio_postgres::Error>
     Ok(connect_and_watch(arguments).await?.0)
 }
 
-async fn connect_and_watch(arguments: &Arguments) -> Result<(Client, Closed), tokio_postgres::Error> {
+async fn connect_and_watch(
+    arguments: &Arguments,
+) -> Result<(Client, Closed), tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
-    let from_file = arguments.password_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+    let from_file = arguments
+        .password_file
+        .as_ref()
+        .and_then(|path| std::fs::read_to_string(path).ok());
     let password = from_file.unwrap_or_else(|| arguments.password.clone());
-    config.host(&arguments.host).port(arguments.port).user(&arguments.user).dbname(&arguments.database).password(password);
-    config.application_name("crowd").connect_timeout(Duration::from_secs(5));
+    config
+        .host(&arguments.host)
+        .port(arguments.port)
+        .user(&arguments.user)
+        .dbname(&arguments.database)
+        .password(password);
+    config
+        .application_name("crowd")
+        .connect_timeout(Duration::from_secs(5));
     let (client, connection) = config.connect(NoTls).await?;
     let closed = Closed::default();
     let note = closed.clone();
     tokio::spawn(async move {
         let _ = connection.await;
-        *note.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now());
+        *note
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now());
     });
     Ok((client, closed))
 }
@@ -125,36 +151,71 @@ struct Statements {
 
 async fn prepare(client: &Client, table: &str) -> Result<Statements, tokio_postgres::Error> {
     Ok(Statements {
-        insert: client.prepare(&format!("INSERT INTO {table} (n) VALUES ($1)")).await?,
-        count: client.prepare(&format!("SELECT n FROM {table} ORDER BY n DESC LIMIT $1")).await?,
+        insert: client
+            .prepare(&format!("INSERT INTO {table} (n) VALUES ($1)"))
+            .await?,
+        count: client
+            .prepare(&format!("SELECT n FROM {table} ORDER BY n DESC LIMIT $1"))
+            .await?,
     })
 }
 
-/// A read and a write in one transaction. The first round trip is the beginning: until it was answered nothing was under way, though the
-/// server may have been reached, so its failure counts as one in flight, too.
+/// A read and a write in one transaction. The first round trip is the beginning: until it was
+/// answered nothing was under way, though the server may have been reached, so its failure counts
+/// as one in flight, too.
 async fn write(client: &Client, statements: &Statements, number: i64) -> Result<(), Failure> {
-    client.batch_execute("BEGIN").await.map_err(Failure::InFlight)?;
-    client.query(&statements.count, &[&1i64]).await.map_err(Failure::InFlight)?;
-    client.execute(&statements.insert, &[&number]).await.map_err(Failure::InFlight)?;
-    client.batch_execute("COMMIT").await.map_err(Failure::InFlight)
+    client
+        .batch_execute("BEGIN")
+        .await
+        .map_err(Failure::InFlight)?;
+    client
+        .query(&statements.count, &[&1i64])
+        .await
+        .map_err(Failure::InFlight)?;
+    client
+        .execute(&statements.insert, &[&number])
+        .await
+        .map_err(Failure::InFlight)?;
+    client
+        .batch_execute("COMMIT")
+        .await
+        .map_err(Failure::InFlight)
 }
 
-async fn one_client(arguments: &Arguments, index: usize, numbers: &Mutex<i64>, seen: &Mutex<Seen>, end: Instant) -> Result<(), Failure> {
+async fn one_client(
+    arguments: &Arguments,
+    index: usize,
+    numbers: &Mutex<i64>,
+    seen: &Mutex<Seen>,
+    end: Instant,
+) -> Result<(), Failure> {
     let (client, closed) = connect_and_watch(arguments).await.map_err(Failure::Idle)?;
     let mut done = Instant::now();
-    let statements = prepare(&client, &arguments.table).await.map_err(Failure::Idle)?;
+    let statements = prepare(&client, &arguments.table)
+        .await
+        .map_err(Failure::Idle)?;
     let reads = arguments.read_only || index.is_multiple_of(arguments.read_every);
     while Instant::now() < end {
         // Pseudo-random pauses keep the clients from marching in step.
-        let spread = (index as u64 * 7919 + u64::from(Instant::now().elapsed().subsec_nanos())) % (2 * arguments.think_ms + 1);
+        let spread = (index as u64 * 7919 + u64::from(Instant::now().elapsed().subsec_nanos()))
+            % (2 * arguments.think_ms + 1);
         let began_to_think = Instant::now();
         tokio::time::sleep(Duration::from_millis(spread)).await;
         if client.is_closed() {
-            // Closed while idle: noticed before the next transaction, as a connection pool of an application does.
-            let closed = closed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).unwrap_or(began_to_think);
-            let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // Closed while idle: noticed before the next transaction, as a connection pool of an
+            // application does.
+            let closed = closed
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .unwrap_or(began_to_think);
+            let mut seen = seen
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             if closed.saturating_duration_since(done) < STILL_LINKED {
-                *seen.in_flight.entry("closed right after its transaction".to_owned()).or_default() += 1;
+                *seen
+                    .in_flight
+                    .entry("closed right after its transaction".to_owned())
+                    .or_default() += 1;
             } else {
                 *seen.idle.entry("closed while idle".to_owned()).or_default() += 1;
             }
@@ -162,54 +223,83 @@ async fn one_client(arguments: &Arguments, index: usize, numbers: &Mutex<i64>, s
         }
         let began = Instant::now();
         let number = {
-            let mut next = numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut next = numbers
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             *next += 1;
             *next
         };
         if reads {
-            client.query(&statements.count, &[&5i64]).await.map_err(Failure::InFlight)?;
+            client
+                .query(&statements.count, &[&5i64])
+                .await
+                .map_err(Failure::InFlight)?;
         } else {
             write(&client, &statements, number).await?;
         }
         done = Instant::now();
-        let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut seen = seen
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         seen.transactions += 1;
         let last = seen.succeeded.replace(done);
-        seen.silence = seen.silence.max(last.map_or(Duration::ZERO, |last| done.saturating_duration_since(last)));
-        seen.latencies_us.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
+        seen.silence = seen
+            .silence
+            .max(last.map_or(Duration::ZERO, |last| done.saturating_duration_since(last)));
+        seen.latencies_us
+            .push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
         if !reads {
             seen.acknowledged.insert(number);
             let last = seen.wrote.replace(done);
             let silence = last.map_or(Duration::ZERO, |last| done.saturating_duration_since(last));
             if silence > seen.write_silence.0 {
-                let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let at = std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap_or_default();
                 seen.write_silence = (silence, at.as_millis());
             }
         }
-        if let Some(path) = arguments.progress.as_ref().filter(|_| seen.transactions.is_multiple_of(50)) {
+        if let Some(path) = arguments
+            .progress
+            .as_ref()
+            .filter(|_| seen.transactions.is_multiple_of(50))
+        {
             let _ = std::fs::write(path, seen.transactions.to_string());
         }
     }
     Ok(())
 }
 
-async fn keep_going(arguments: Arc<Arguments>, index: usize, numbers: Arc<Mutex<i64>>, seen: Arc<Mutex<Seen>>, end: Instant) {
+async fn keep_going(
+    arguments: Arc<Arguments>,
+    index: usize,
+    numbers: Arc<Mutex<i64>>,
+    seen: Arc<Mutex<Seen>>,
+    end: Instant,
+) {
     while Instant::now() < end {
         let failure = one_client(&arguments, index, &numbers, &seen, end).await;
         if failure.is_ok() {
             continue;
         }
-        seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(failure);
+        seen.lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .note(failure);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-async fn until_done<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, tokio_postgres::Error>) -> anyhow::Result<T> {
+async fn until_done<T>(
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T, tokio_postgres::Error>,
+) -> anyhow::Result<T> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match tokio::time::timeout(Duration::from_secs(30), attempt()).await {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) if Instant::now() > deadline => return Err(error).context(what.to_owned()),
+            Ok(Err(error)) if Instant::now() > deadline => {
+                return Err(error).context(what.to_owned());
+            }
             Err(_) if Instant::now() > deadline => anyhow::bail!("{what}: no answer"),
             _ => tokio::time::sleep(Duration::from_millis(200)).await,
         }
@@ -223,17 +313,33 @@ async fn main() -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     if arguments.read_only {
         // Somebody else makes it.
-        until_done("the table", async || prepare(&connect(&arguments).await?, &arguments.table).await).await?;
+        until_done("the table", async || {
+            prepare(&connect(&arguments).await?, &arguments.table).await
+        })
+        .await?;
     } else {
-        let table = "CREATE TABLE IF NOT EXISTS crowd (n bigint PRIMARY KEY, at timestamptz DEFAULT now())";
-        until_done("the table", async || connect(&arguments).await?.batch_execute(table).await).await?;
+        let table =
+            "CREATE TABLE IF NOT EXISTS crowd (n bigint PRIMARY KEY, at timestamptz DEFAULT now())";
+        until_done("the table", async || {
+            connect(&arguments).await?.batch_execute(table).await
+        })
+        .await?;
     }
     let first = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?;
-    let (numbers, seen) = (Arc::new(Mutex::new(first)), Arc::new(Mutex::new(Seen::default())));
+    let (numbers, seen) = (
+        Arc::new(Mutex::new(first)),
+        Arc::new(Mutex::new(Seen::default())),
+    );
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     let mut clients = tokio::task::JoinSet::new();
     for index in 0..arguments.clients {
-        clients.spawn(keep_going(arguments.clone(), index, numbers.clone(), seen.clone(), end));
+        clients.spawn(keep_going(
+            arguments.clone(),
+            index,
+            numbers.clone(),
+            seen.clone(),
+            end,
+        ));
     }
     tokio::select! {
         () = async { while clients.join_next().await.is_some() {} } => {}
@@ -241,8 +347,16 @@ async fn main() -> anyhow::Result<()> {
         _ = terminate.recv() => {}
     }
     clients.shutdown().await;
-    let mut seen = std::mem::take(&mut *seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    let lost = if arguments.read_only { 0 } else { lost(&arguments, first, &seen.acknowledged).await? };
+    let mut seen = std::mem::take(
+        &mut *seen
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner),
+    );
+    let lost = if arguments.read_only {
+        0
+    } else {
+        lost(&arguments, first, &seen.acknowledged).await?
+    };
     seen.latencies_us.sort_unstable();
     let quantile = |share: f64| {
         let index = ((seen.latencies_us.len() as f64 - 1.0) * share).max(0.0) as usize;
@@ -264,9 +378,18 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn lost(arguments: &Arguments, first: i64, acknowledged: &BTreeSet<i64>) -> anyhow::Result<usize> {
-    let rows =
-        until_done("the rows", async || connect(arguments).await?.query("SELECT n FROM crowd WHERE n > $1", &[&first]).await).await?;
+async fn lost(
+    arguments: &Arguments,
+    first: i64,
+    acknowledged: &BTreeSet<i64>,
+) -> anyhow::Result<usize> {
+    let rows = until_done("the rows", async || {
+        connect(arguments)
+            .await?
+            .query("SELECT n FROM crowd WHERE n > $1", &[&first])
+            .await
+    })
+    .await?;
     let present: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
     Ok(acknowledged.difference(&present).count())
 }

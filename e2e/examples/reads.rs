@@ -1,5 +1,6 @@
-//! Reads orders over HTTP at a steady rate, and says how long each kind took: `reads --base URL --ids FILE --rate N --seconds S`. The file has a line a
-//! question, `history ID` or `active ID`. Latencies count from when a question was due, so that a server that stalls does not hide it.
+//! Reads orders over HTTP at a steady rate, and says how long each kind took: `reads --base URL
+//! --ids FILE --rate N --seconds S`. The file has a line a question, `history ID` or `active ID`.
+//! Latencies count from when a question was due, so that a server that stalls does not hide it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,18 +52,38 @@ struct Kind {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let arguments = Arc::new(Arguments::parse());
-    let read = |file: &std::path::PathBuf| std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let text = arguments.ids.as_ref().map_or_else(|| arguments.ask.join("\n"), read);
-    let questions: Arc<Vec<(String, String)>> =
-        Arc::new(text.lines().filter_map(|line| line.split_once(' ')).map(|(kind, id)| (kind.to_owned(), id.to_owned())).collect());
+    let read = |file: &std::path::PathBuf| {
+        std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+    };
+    let text = arguments
+        .ids
+        .as_ref()
+        .map_or_else(|| arguments.ask.join("\n"), read);
+    let questions: Arc<Vec<(String, String)>> = Arc::new(
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(kind, id)| (kind.to_owned(), id.to_owned()))
+            .collect(),
+    );
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(arguments.clients).build(connector);
-    let (next, kinds, began) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(BTreeMap::<String, Kind>::new())), Instant::now());
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(arguments.clients)
+        .build(connector);
+    let (next, kinds, began) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(Mutex::new(BTreeMap::<String, Kind>::new())),
+        Instant::now(),
+    );
     let end = began + Duration::from_secs(arguments.seconds);
     let worker = |_| {
-        let (arguments, questions, client, next, kinds) =
-            (arguments.clone(), questions.clone(), client.clone(), next.clone(), kinds.clone());
+        let (arguments, questions, client, next, kinds) = (
+            arguments.clone(),
+            questions.clone(),
+            client.clone(),
+            next.clone(),
+            kinds.clone(),
+        );
         tokio::spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -76,19 +97,39 @@ async fn main() {
                 }
                 tokio::time::sleep_until(due.into()).await;
                 let (kind, id) = &questions[(arguments.from + number) % questions.len()];
-                let path = if arguments.one_endpoint { format!("/orders/{id}") } else { format!("/orders/{id}/{kind}") };
-                let asked = client.get(format!("{}{path}", arguments.base).parse().unwrap_or_else(|error| panic!("{path}: {error}"))).await;
+                let path = if arguments.one_endpoint {
+                    format!("/orders/{id}")
+                } else {
+                    format!("/orders/{id}/{kind}")
+                };
+                let asked = client
+                    .get(
+                        format!("{}{path}", arguments.base)
+                            .parse()
+                            .unwrap_or_else(|error| panic!("{path}: {error}")),
+                    )
+                    .await;
                 let (good, source) = match asked {
                     Ok(answer) => {
-                        let source = answer.headers().get("order-source").and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+                        let source = answer
+                            .headers()
+                            .get("order-source")
+                            .and_then(|value| value.to_str().ok())
+                            .unwrap_or("-")
+                            .to_owned();
                         let status = answer.status();
                         let whole = answer.into_body().collect().await.is_ok();
-                        (whole && (status.is_success() || status == http::StatusCode::NOT_FOUND), source)
+                        (
+                            whole && (status.is_success() || status == http::StatusCode::NOT_FOUND),
+                            source,
+                        )
                     }
                     Err(_) => (false, "-".to_owned()),
                 };
                 let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-                let mut kinds = kinds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut kinds = kinds
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 let kind = kinds.entry(kind.clone()).or_default();
                 kind.micros.push(micros);
                 kind.wrong += u64::from(!good);
@@ -98,11 +139,17 @@ async fn main() {
     };
     futures::future::join_all((0..arguments.clients).map(worker)).await;
     let seconds = began.elapsed().as_secs_f64();
-    let kinds = std::mem::take(&mut *kinds.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    let kinds = std::mem::take(
+        &mut *kinds
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner),
+    );
     let mut said = serde_json::Map::new();
     for (name, mut kind) in kinds {
         kind.micros.sort_unstable();
-        let at = |share: f64| kind.micros[((kind.micros.len() - 1) as f64 * share) as usize] as f64 / 1e3;
+        let at = |share: f64| {
+            kind.micros[((kind.micros.len() - 1) as f64 * share) as usize] as f64 / 1e3
+        };
         said.insert(
             name,
             serde_json::json!({

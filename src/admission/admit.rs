@@ -42,7 +42,9 @@ fn patch(webhook: &Webhook, request: &Request) -> Option<json_patch::Patch> {
     let namespace = request.namespace.as_deref()?;
     let (kind, name) = owner(&before)?;
     let enrols = |object: &Object| {
-        object.0.as_ref().is_ok_and(|resilience| resilience.spec.target_ref.kind == kind && resilience.spec.target_ref.name == name)
+        object.0.as_ref().is_ok_and(|resilience| {
+            resilience.spec.target_ref.kind == kind && resilience.spec.target_ref.name == name
+        })
     };
     let enrolled = webhook.known.within(namespace, enrols);
     let ours = enrolled.first()?.0.as_ref().ok()?;
@@ -52,7 +54,8 @@ fn patch(webhook: &Webhook, request: &Request) -> Option<json_patch::Patch> {
     Some(json_patch::diff(&before, &after)).filter(|patch| !patch.0.is_empty())
 }
 
-/// Whose pod it is. A ReplicaSet is named after its Deployment and the template's hash, which its pods carry as a label.
+/// Whose pod it is. A ReplicaSet is named after its Deployment and the template's hash, which its
+/// pods carry as a label.
 pub fn owner(pod: &Value) -> Option<(TargetKind, String)> {
     let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
     let owner = owners.iter().find(|owner| owner["controller"] == true)?;
@@ -60,7 +63,9 @@ pub fn owner(pod: &Value) -> Option<(TargetKind, String)> {
     match owner["kind"].as_str()? {
         "StatefulSet" => Some((TargetKind::StatefulSet, name.to_owned())),
         "ReplicaSet" => {
-            let hash = pod.pointer("/metadata/labels/pod-template-hash")?.as_str()?;
+            let hash = pod
+                .pointer("/metadata/labels/pod-template-hash")?
+                .as_str()?;
             let deployment = name.strip_suffix(hash)?.strip_suffix('-')?;
             Some((TargetKind::Deployment, deployment.to_owned()))
         }
@@ -76,7 +81,9 @@ pub fn validate(review: Review) -> Review {
     };
     let response = AdmissionResponse::from(&request);
     // A deletion has no object, and nothing to be refused for.
-    let Some(object) = &request.object else { return response.into_review() };
+    let Some(object) = &request.object else {
+        return response.into_review();
+    };
     let old = request.old_object.as_ref();
     let problems = match request.kind.kind.as_str() {
         "OrderServiceSet" => problems(object, old, sets::refuse),
@@ -89,7 +96,11 @@ pub fn validate(review: Review) -> Review {
     if problems.is_empty() {
         return response.into_review();
     }
-    let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let text = problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ");
     response.deny(text).into_review()
 }
 
@@ -99,7 +110,11 @@ fn problems<K: DeserializeOwned>(
     refuse: fn(&K, Option<&K>, Timestamp) -> Vec<Problem>,
 ) -> Result<Vec<Problem>, serde_json::Error> {
     let read = |object: &DynamicObject| serde_json::from_value::<K>(serde_json::to_value(object)?);
-    Ok(refuse(&read(new)?, old.and_then(|old| read(old).ok()).as_ref(), Timestamp::now()))
+    Ok(refuse(
+        &read(new)?,
+        old.and_then(|old| read(old).ok()).as_ref(),
+        Timestamp::now(),
+    ))
 }
 
 #[cfg(test)]
@@ -115,8 +130,14 @@ mod tests {
                 "ownerReferences": [{ "kind": kind, "name": name, "controller": true }],
             } })
         };
-        assert_eq!(owner(&pod("ReplicaSet", "tpg-5bc98f8c77")), Some((TargetKind::Deployment, "tpg".to_owned())));
-        assert_eq!(owner(&pod("StatefulSet", "pg")), Some((TargetKind::StatefulSet, "pg".to_owned())));
+        assert_eq!(
+            owner(&pod("ReplicaSet", "tpg-5bc98f8c77")),
+            Some((TargetKind::Deployment, "tpg".to_owned()))
+        );
+        assert_eq!(
+            owner(&pod("StatefulSet", "pg")),
+            Some((TargetKind::StatefulSet, "pg".to_owned()))
+        );
         assert_eq!(owner(&pod("ReplicaSet", "by-hand")), None);
         assert_eq!(owner(&pod("Job", "x")), None);
     }

@@ -1,5 +1,6 @@
-//! The admission webhook: pods of enrolled workloads get their sidecar, wrong specs are refused with words. The API server goes on without it
-//! (`failurePolicy: Ignore`): the data plane does not need the control plane. Every replica serves.
+//! The admission webhook: pods of enrolled workloads get their sidecar, wrong specs are refused
+//! with words. The API server goes on without it (`failurePolicy: Ignore`): the data plane does not
+//! need the control plane. Every replica serves.
 
 mod admit;
 mod certificate;
@@ -60,20 +61,38 @@ pub struct Webhook {
 ///
 /// # Errors
 /// If it cannot begin.
-pub async fn serve(client: Client, namespace: &str, image: Image, known: Arc<Cache<Object>>) -> Result<(), Error> {
+pub async fn serve(
+    client: Client,
+    namespace: &str,
+    image: Image,
+    known: Arc<Cache<Object>>,
+) -> Result<(), Error> {
     let identity = certificate::identity(&client, namespace).await?;
     certificate::publish(&client, &identity).await?;
     let acceptor = TlsAcceptor::from(Arc::new(identity.server()?));
-    let router =
-        Router::new().route("/mutate", post(mutate)).route("/validate", post(validate)).with_state(Arc::new(Webhook { known, image }));
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))).await.map_err(Error::Listen)?;
+    let router = Router::new()
+        .route("/mutate", post(mutate))
+        .route("/validate", post(validate))
+        .with_state(Arc::new(Webhook { known, image }));
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)))
+        .await
+        .map_err(Error::Listen)?;
     tracing::info!(port = PORT, "the admission webhook serves");
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
         let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(router.clone()));
         tokio::spawn(async move {
-            let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await else { return };
-            if let Err(error) = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await {
+            let Ok(Ok(stream)) =
+                tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await
+            else {
+                return;
+            };
+            if let Err(error) = auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+            {
                 tracing::debug!(error = chain(&*error), "webhook connection");
             }
         });
@@ -87,6 +106,8 @@ async fn mutate(
     axum::Json(admit::mutate(&webhook, review))
 }
 
-async fn validate(axum::Json(review): axum::Json<AdmissionReview<DynamicObject>>) -> axum::Json<AdmissionReview<DynamicObject>> {
+async fn validate(
+    axum::Json(review): axum::Json<AdmissionReview<DynamicObject>>,
+) -> axum::Json<AdmissionReview<DynamicObject>> {
     axum::Json(admit::validate(review))
 }

@@ -46,7 +46,10 @@ impl Watching {
 impl Feed {
     /// Nobody looks yet.
     pub fn new(client: Client) -> Self {
-        Self { client, watching: Mutex::new(Weak::new()) }
+        Self {
+            client,
+            watching: Mutex::new(Weak::new()),
+        }
     }
 
     /// Somebody looks: joins those who do, or is the first.
@@ -78,7 +81,9 @@ where
     let api = Api::<DeserializeGuard<K>>::all(client.clone());
     let news = news.clone();
     tasks.spawn(async move {
-        let stream = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
+        let stream = watcher(api, watcher::Config::default())
+            .default_backoff()
+            .reflect(writer);
         tokio::pin!(stream);
         while let Some(event) = stream.next().await {
             let trouble = match event {
@@ -87,7 +92,14 @@ where
                 Ok(_) => None,
                 Err(error) => Some(mrg_telemetry::chain(&error)),
             };
-            if news.send(News { kind: std::any::type_name::<K>(), trouble }).await.is_err() {
+            if news
+                .send(News {
+                    kind: std::any::type_name::<K>(),
+                    trouble,
+                })
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -112,7 +124,9 @@ fn start(client: &Client) -> Watching {
                 troubles.insert(next.kind, next.trouble);
             }
             let trouble = troubles.values().flatten().next();
-            let trouble = trouble.map(|why| format!("the Kubernetes API does not tell the operator of changes: {why}"));
+            let trouble = trouble.map(|why| {
+                format!("the Kubernetes API does not tell the operator of changes: {why}")
+            });
             let ready = futures::future::join4(
                 sets.wait_until_ready(),
                 clusters.wait_until_ready(),
@@ -132,11 +146,16 @@ fn start(client: &Client) -> Watching {
             };
             match serde_json::to_string(&view) {
                 Ok(text) => drop(shown.send_replace(Some(text.into()))),
-                Err(error) => tracing::error!(%error, "the page's content cannot be written as JSON"),
+                Err(error) => {
+                    tracing::error!(%error, "the page's content cannot be written as JSON")
+                }
             }
         }
     });
-    Watching { content, _tasks: tasks }
+    Watching {
+        content,
+        _tasks: tasks,
+    }
 }
 
 /// Of each object that can be read, in the order of their names.
@@ -144,7 +163,11 @@ fn each<K, T>(store: &Guarded<K>, of: impl Fn(&K) -> view::Shown<T>) -> Vec<view
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    let mut all: Vec<_> = store.state().iter().filter_map(|object| object.0.as_ref().ok().map(&of)).collect();
+    let mut all: Vec<_> = store
+        .state()
+        .iter()
+        .filter_map(|object| object.0.as_ref().ok().map(&of))
+        .collect();
     all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     all
 }

@@ -94,15 +94,28 @@ pub struct Calls {
 }
 
 fn shown<T>(object: &impl ResourceExt, of: T) -> Shown<T> {
-    Shown { namespace: object.namespace().unwrap_or_default(), name: object.name_any(), of }
+    Shown {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+        of,
+    }
 }
 
 /// Of a platform.
 pub fn platform(set: &OrderServiceSet, now: Timestamp) -> Shown<Platform> {
     // A spec that is refused still has the catalog's graph.
-    let graph =
-        validate(set, None, now).map_or_else(|_| mrg_platform_catalog::graph(&mrg_platform_catalog::PLATFORM), |desired| desired.graph);
-    shown(set, Platform { status: set.status.clone().unwrap_or_default(), parts: parts(&graph), links: links(&graph) })
+    let graph = validate(set, None, now).map_or_else(
+        |_| mrg_platform_catalog::graph(&mrg_platform_catalog::PLATFORM),
+        |desired| desired.graph,
+    );
+    shown(
+        set,
+        Platform {
+            status: set.status.clone().unwrap_or_default(),
+            parts: parts(&graph),
+            links: links(&graph),
+        },
+    )
 }
 
 fn parts(graph: &Graph) -> Vec<Part> {
@@ -111,7 +124,14 @@ fn parts(graph: &Graph) -> Vec<Part> {
         Kind::Infrastructure => "infrastructure",
         Kind::External => "external",
     };
-    graph.parts.iter().map(|part| Part { name: part.name.clone(), kind: kind(part.kind) }).collect()
+    graph
+        .parts
+        .iter()
+        .map(|part| Part {
+            name: part.name.clone(),
+            kind: kind(part.kind),
+        })
+        .collect()
 }
 
 fn links(graph: &Graph) -> Vec<Link> {
@@ -136,7 +156,13 @@ pub fn database(cluster: &PostgresCluster) -> Shown<PostgresClusterStatus> {
 
 /// Of a pool.
 pub fn pool(pool: &PgBouncerPool) -> Shown<Pool> {
-    shown(pool, Pool { mode: pool.spec.mode, status: pool.status.clone().unwrap_or_default() })
+    shown(
+        pool,
+        Pool {
+            mode: pool.spec.mode,
+            status: pool.status.clone().unwrap_or_default(),
+        },
+    )
 }
 
 /// Of a workload's calls.
@@ -144,7 +170,18 @@ pub fn calls(resilience: &ServiceResilience) -> Shown<Calls> {
     let status = resilience.status.clone().unwrap_or_default();
     let queue = status.queue.filter(|queue| queue.depth + queue.inquiry > 0);
     let breakers = status.breakers.len();
-    shown(resilience, Calls { breakers, open: status.breakers.into_iter().filter(|breaker| breaker.state != "Closed").collect(), queue })
+    shown(
+        resilience,
+        Calls {
+            breakers,
+            open: status
+                .breakers
+                .into_iter()
+                .filter(|breaker| breaker.state != "Closed")
+                .collect(),
+            queue,
+        },
+    )
 }
 
 #[cfg(test)]
@@ -154,16 +191,41 @@ mod tests {
     #[test]
     fn a_platform_shows_its_status_and_who_uses_whom_even_if_its_spec_is_refused() {
         let text = include_str!("../../examples/mrg-platform.yaml");
-        let document = text.split("\n---").find(|document| document.contains("kind: OrderServiceSet")).unwrap();
+        let document = text
+            .split("\n---")
+            .find(|document| document.contains("kind: OrderServiceSet"))
+            .unwrap();
         let mut set: OrderServiceSet = serde_saphyr::from_str(document).unwrap();
-        set.status = Some(OrderServiceSetStatus { ready: Some("9/10".to_owned()), ..OrderServiceSetStatus::default() });
+        set.status = Some(OrderServiceSetStatus {
+            ready: Some("9/10".to_owned()),
+            ..OrderServiceSetStatus::default()
+        });
         let good = platform(&set, Timestamp::UNIX_EPOCH);
-        assert_eq!((good.name.as_str(), good.of.status.ready.as_deref()), ("mrg", Some("9/10")));
-        assert!(good.of.parts.iter().any(|part| part.name == "postgresql" && part.kind == "infrastructure"));
-        assert!(good.of.links.iter().any(|link| link.to == "postgresql" && link.coupling == "hard"));
+        assert_eq!(
+            (good.name.as_str(), good.of.status.ready.as_deref()),
+            ("mrg", Some("9/10"))
+        );
+        assert!(
+            good.of
+                .parts
+                .iter()
+                .any(|part| part.name == "postgresql" && part.kind == "infrastructure")
+        );
+        assert!(
+            good.of
+                .links
+                .iter()
+                .any(|link| link.to == "postgresql" && link.coupling == "hard")
+        );
         set.spec.template.image = None;
-        set.spec.services.iter_mut().for_each(|service| service.image = None);
-        assert_eq!(platform(&set, Timestamp::UNIX_EPOCH).of.parts, good.of.parts);
+        set.spec
+            .services
+            .iter_mut()
+            .for_each(|service| service.image = None);
+        assert_eq!(
+            platform(&set, Timestamp::UNIX_EPOCH).of.parts,
+            good.of.parts
+        );
     }
 
     #[test]
@@ -180,6 +242,9 @@ mod tests {
             },
         });
         let shown = calls(&serde_json::from_value(resilience).unwrap()).of;
-        assert_eq!((shown.breakers, shown.open.len(), shown.queue), (2, 1, None));
+        assert_eq!(
+            (shown.breakers, shown.open.len(), shown.queue),
+            (2, 1, None)
+        );
     }
 }

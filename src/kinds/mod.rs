@@ -1,4 +1,5 @@
-//! The controllers: one folder a kind, one file a step. They write intents and objects; they never choose a primary.
+//! The controllers: one folder a kind, one file a step. They write intents and objects; they never
+//! choose a primary.
 
 pub mod order_service_set;
 pub mod pgbouncer_pool;

@@ -1,4 +1,5 @@
-//! `patroni.yml` and the `PATRONI_*` environment, as far as this agent uses them. Unknown keys are ignored, as Patroni does.
+//! `patroni.yml` and the `PATRONI_*` environment, as far as this agent uses them. Unknown keys are
+//! ignored, as Patroni does.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -125,7 +126,8 @@ struct AuthenticationFile {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Own {
-    /// Where the incarnation record stands; in a pod, on an `emptyDir`. Beside the data directory if not given.
+    /// Where the incarnation record stands; in a pod, on an `emptyDir`. Beside the data directory
+    /// if not given.
     pub incarnation_file: Option<PathBuf>,
     /// Kubernetes' `terminationMessagePath`.
     pub termination_message: Option<PathBuf>,
@@ -135,7 +137,8 @@ pub struct Own {
     pub databases: Vec<Database>,
     /// Where the owners' passwords stand as `<owner>-password`, and change when they are rotated.
     pub secret_directory: Option<PathBuf>,
-    /// How long an orderly stop may take, in seconds; more than Kubernetes would kill for is pointless.
+    /// How long an orderly stop may take, in seconds; more than Kubernetes would kill for is
+    /// pointless.
     pub stop_timeout: Option<u64>,
 }
 
@@ -222,70 +225,136 @@ pub fn parameter_text(value: &Value) -> String {
 }
 
 fn parameters(values: &Map<String, Value>) -> BTreeMap<String, String> {
-    values.iter().map(|(name, value)| (name.clone(), parameter_text(value))).collect()
+    values
+        .iter()
+        .map(|(name, value)| (name.clone(), parameter_text(value)))
+        .collect()
 }
 
 fn address(field: &'static str, value: &str) -> Result<Address, Error> {
-    let invalid = || Error::Address { field, value: value.to_owned() };
+    let invalid = || Error::Address {
+        field,
+        value: value.to_owned(),
+    };
     let (host, port) = value.rsplit_once(':').ok_or_else(invalid)?;
-    Ok(Address { host: host.trim_matches(['[', ']']).to_owned(), port: port.trim().parse().map_err(|_| invalid())? })
+    Ok(Address {
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: port.trim().parse().map_err(|_| invalid())?,
+    })
 }
 
 impl AgentConfig {
     /// Reads a file; the environment wins over it, as in Patroni.
     pub fn load(path: &Path, environment: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(&text, path, environment)
     }
 
     /// The same of a text that stands in a file of this name.
-    pub fn parse(text: &str, path: &Path, environment: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let file: File =
-            serde_saphyr::from_str(text).map_err(|error| Error::Parse { path: path.to_owned(), message: error.to_string() })?;
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, Error> {
+        let file: File = serde_saphyr::from_str(text).map_err(|error| Error::Parse {
+            path: path.to_owned(),
+            message: error.to_string(),
+        })?;
         Self::from_file(file, environment)
     }
 
     fn from_file(file: File, environment: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let env = |variable: &str| environment.get(variable).filter(|value| !value.is_empty()).cloned();
-        let need = |value: Option<String>, field: &'static str, variable: &'static str| {
-            env(variable).or(value).ok_or(Error::Missing { field, variable })
+        let env = |variable: &str| {
+            environment
+                .get(variable)
+                .filter(|value| !value.is_empty())
+                .cloned()
         };
-        let RestApi { listen: rest_listen, connect_address: rest_connect, authentication: rest_credentials } = file.restapi;
+        let need = |value: Option<String>, field: &'static str, variable: &'static str| {
+            env(variable)
+                .or(value)
+                .ok_or(Error::Missing { field, variable })
+        };
+        let RestApi {
+            listen: rest_listen,
+            connect_address: rest_connect,
+            authentication: rest_credentials,
+        } = file.restapi;
         let postgresql = file.postgresql;
         let name = need(file.name, "name", "PATRONI_NAME")?;
         let scope = need(file.scope, "scope", "PATRONI_SCOPE")?;
         let rest_listen = need(rest_listen, "restapi.listen", "PATRONI_RESTAPI_LISTEN")?;
-        let rest_connect = need(rest_connect.or(Some(rest_listen.clone())), "restapi.connect_address", "PATRONI_RESTAPI_CONNECT_ADDRESS")?;
-        let listen = need(postgresql.listen, "postgresql.listen", "PATRONI_POSTGRESQL_LISTEN")?;
-        let connect =
-            need(postgresql.connect_address.or(Some(listen.clone())), "postgresql.connect_address", "PATRONI_POSTGRESQL_CONNECT_ADDRESS")?;
+        let rest_connect = need(
+            rest_connect.or(Some(rest_listen.clone())),
+            "restapi.connect_address",
+            "PATRONI_RESTAPI_CONNECT_ADDRESS",
+        )?;
+        let listen = need(
+            postgresql.listen,
+            "postgresql.listen",
+            "PATRONI_POSTGRESQL_LISTEN",
+        )?;
+        let connect = need(
+            postgresql.connect_address.or(Some(listen.clone())),
+            "postgresql.connect_address",
+            "PATRONI_POSTGRESQL_CONNECT_ADDRESS",
+        )?;
         let data = need(
-            postgresql.data_dir.map(|path| path.to_string_lossy().into_owned()),
+            postgresql
+                .data_dir
+                .map(|path| path.to_string_lossy().into_owned()),
             "postgresql.data_dir",
             "PATRONI_POSTGRESQL_DATA_DIR",
         )?;
         let credentials = |file: Option<Credentials>, user: &str, password: &str, default: &str| {
-            let file = file.unwrap_or_else(|| Credentials { username: default.to_owned(), password: String::new() });
-            Credentials { username: env(user).unwrap_or(file.username), password: env(password).unwrap_or(file.password) }
+            let file = file.unwrap_or_else(|| Credentials {
+                username: default.to_owned(),
+                password: String::new(),
+            });
+            Credentials {
+                username: env(user).unwrap_or(file.username),
+                password: env(password).unwrap_or(file.password),
+            }
         };
         let rest_user = env("PATRONI_RESTAPI_USERNAME").zip(env("PATRONI_RESTAPI_PASSWORD"));
         let rest_user = rest_user.map(|(username, password)| Credentials { username, password });
         let etcd = file.etcd3.or(file.etcd).unwrap_or_default();
         Ok(Self {
-            scope: Scope::new(&scope).map_err(|source| Error::Name { field: "scope", source })?,
-            name: MemberName::new(&name).map_err(|source| Error::Name { field: "name", source })?,
-            namespace: env("PATRONI_NAMESPACE").or(file.namespace).unwrap_or_else(|| "service".to_owned()),
+            scope: Scope::new(&scope).map_err(|source| Error::Name {
+                field: "scope",
+                source,
+            })?,
+            name: MemberName::new(&name).map_err(|source| Error::Name {
+                field: "name",
+                source,
+            })?,
+            namespace: env("PATRONI_NAMESPACE")
+                .or(file.namespace)
+                .unwrap_or_else(|| "service".to_owned()),
             rest_listen: address("restapi.listen", &rest_listen)?,
             rest_connect: address("restapi.connect_address", &rest_connect)?,
             rest_credentials: rest_user.or(rest_credentials),
             etcd_user: etcd.username.clone().zip(etcd.password.clone()),
-            etcd_endpoints: endpoints(&etcd, env("PATRONI_ETCD3_HOSTS").or(env("PATRONI_ETCD3_HOST")))?,
+            etcd_endpoints: endpoints(
+                &etcd,
+                env("PATRONI_ETCD3_HOSTS").or(env("PATRONI_ETCD3_HOST")),
+            )?,
             bootstrap: DynamicConfig(file.bootstrap.dcs),
-            initdb: file.bootstrap.initdb.iter().filter_map(initdb_argument).collect(),
+            initdb: file
+                .bootstrap
+                .initdb
+                .iter()
+                .filter_map(initdb_argument)
+                .collect(),
             listen: address("postgresql.listen", &listen)?,
             connect: address("postgresql.connect_address", &connect)?,
             data_directory: PathBuf::from(data),
-            bin_directory: env("PATRONI_POSTGRESQL_BIN_DIR").map(PathBuf::from).or(postgresql.bin_dir),
+            bin_directory: env("PATRONI_POSTGRESQL_BIN_DIR")
+                .map(PathBuf::from)
+                .or(postgresql.bin_dir),
             authentication: Authentication {
                 superuser: credentials(
                     postgresql.authentication.superuser,
@@ -310,7 +379,11 @@ impl AgentConfig {
     /// `failover_priority`, or `None` if the tags forbid this member to lead.
     pub fn priority(&self) -> Option<i32> {
         let forbidden = matches!(self.tags.get("nofailover"), Some(Value::Bool(true)));
-        let priority = self.tags.get("failover_priority").and_then(Value::as_i64).unwrap_or(1);
+        let priority = self
+            .tags
+            .get("failover_priority")
+            .and_then(Value::as_i64)
+            .unwrap_or(1);
         (!forbidden && priority > 0).then(|| i32::try_from(priority).unwrap_or(i32::MAX))
     }
 
@@ -324,7 +397,11 @@ impl AgentConfig {
 
     /// A path beside the data directory, for what must not be part of it.
     pub fn beside_data(&self, suffix: &str) -> PathBuf {
-        let mut name = self.data_directory.file_name().unwrap_or_default().to_os_string();
+        let mut name = self
+            .data_directory
+            .file_name()
+            .unwrap_or_default()
+            .to_os_string();
         name.push(suffix);
         self.data_directory.with_file_name(name)
     }
@@ -346,13 +423,19 @@ impl AgentConfig {
 
     /// Where the incarnation record stands.
     pub fn incarnation_file(&self) -> PathBuf {
-        self.own.incarnation_file.clone().unwrap_or_else(|| self.beside_data(".incarnation"))
+        self.own
+            .incarnation_file
+            .clone()
+            .unwrap_or_else(|| self.beside_data(".incarnation"))
     }
 }
 
 fn endpoints(etcd: &EtcdFile, from_environment: Option<String>) -> Result<Vec<String>, Error> {
     let list = |text: &str| -> Vec<String> {
-        text.split(',').map(|host| host.trim().trim_matches(['\'', '"']).to_owned()).filter(|host| !host.is_empty()).collect()
+        text.split(',')
+            .map(|host| host.trim().trim_matches(['\'', '"']).to_owned())
+            .filter(|host| !host.is_empty())
+            .collect()
     };
     let hosts = match (from_environment, &etcd.hosts, &etcd.host) {
         (Some(text), _, _) => list(&text),
@@ -362,16 +445,31 @@ fn endpoints(etcd: &EtcdFile, from_environment: Option<String>) -> Result<Vec<St
         (None, None, None) => vec![],
     };
     if hosts.is_empty() {
-        return Err(Error::Missing { field: "etcd3.hosts", variable: "PATRONI_ETCD3_HOSTS" });
+        return Err(Error::Missing {
+            field: "etcd3.hosts",
+            variable: "PATRONI_ETCD3_HOSTS",
+        });
     }
     let protocol = etcd.protocol.as_deref().unwrap_or("http");
-    Ok(hosts.into_iter().map(|host| if host.contains("://") { host } else { format!("{protocol}://{host}") }).collect())
+    Ok(hosts
+        .into_iter()
+        .map(|host| {
+            if host.contains("://") {
+                host
+            } else {
+                format!("{protocol}://{host}")
+            }
+        })
+        .collect())
 }
 
 fn initdb_argument(value: &Value) -> Option<String> {
     match value {
         Value::String(flag) => Some(format!("--{flag}")),
-        Value::Object(map) => map.iter().next().map(|(key, value)| format!("--{key}={}", parameter_text(value))),
+        Value::Object(map) => map
+            .iter()
+            .next()
+            .map(|(key, value)| format!("--{key}={}", parameter_text(value))),
         _ => None,
     }
 }
@@ -407,14 +505,24 @@ something_new: 1
 ";
 
     fn load(text: &str, environment: &[(&str, &str)]) -> Result<AgentConfig, Error> {
-        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let environment = environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         AgentConfig::from_file(serde_saphyr::from_str(text).unwrap(), &environment)
     }
 
     #[test]
     fn the_analysis_own_patroni_yml_is_understood() {
         let config = load(YAML, &[]).unwrap();
-        assert_eq!(config.etcd_endpoints, ["http://etcd1:2379", "http://etcd2:2379", "http://etcd3:2379"]);
+        assert_eq!(
+            config.etcd_endpoints,
+            [
+                "http://etcd1:2379",
+                "http://etcd2:2379",
+                "http://etcd3:2379"
+            ]
+        );
         assert_eq!(config.initdb, ["--encoding=UTF8", "--data-checksums"]);
         assert_eq!(config.connect.to_string(), "pg-node-1:5432");
         assert_eq!(config.bootstrap.parameters().len(), 2);
@@ -423,7 +531,14 @@ something_new: 1
 
     #[test]
     fn the_environment_wins_over_the_file() {
-        let config = load(YAML, &[("PATRONI_NAME", "other"), ("PATRONI_SUPERUSER_PASSWORD", "changed")]).unwrap();
+        let config = load(
+            YAML,
+            &[
+                ("PATRONI_NAME", "other"),
+                ("PATRONI_SUPERUSER_PASSWORD", "changed"),
+            ],
+        )
+        .unwrap();
         assert_eq!(config.name.as_str(), "other");
         assert_eq!(config.authentication.superuser.password, "changed");
     }
@@ -431,8 +546,13 @@ something_new: 1
     #[test]
     fn what_is_missing_is_named_with_both_its_places() {
         let message = load("scope: a", &[]).unwrap_err().to_string();
-        assert_eq!(message, "name is not set; give it in the file or as PATRONI_NAME");
-        let message = load(&YAML.replace("0.0.0.0:5432", "5432"), &[]).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "name is not set; give it in the file or as PATRONI_NAME"
+        );
+        let message = load(&YAML.replace("0.0.0.0:5432", "5432"), &[])
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("postgresql.listen"), "{message}");
     }
 }

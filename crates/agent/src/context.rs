@@ -67,9 +67,19 @@ pub struct Context {
 
 impl Context {
     /// Puts the parts together.
-    pub fn new(config: Arc<AgentConfig>, etcd: Arc<Etcd>, keys: Keys, server: Arc<Server>, peers: Peers, settings: Settings) -> Self {
+    pub fn new(
+        config: Arc<AgentConfig>,
+        etcd: Arc<Etcd>,
+        keys: Keys,
+        server: Arc<Server>,
+        peers: Peers,
+        settings: Settings,
+    ) -> Self {
         let status = Status {
-            snapshot: Arc::new(Snapshot { revision: 0, entries: wire::Entries::new() }),
+            snapshot: Arc::new(Snapshot {
+                revision: 0,
+                entries: wire::Entries::new(),
+            }),
             cluster: Arc::default(),
             dcs_last_seen: 0,
             dcs_reachable: false,
@@ -85,7 +95,14 @@ impl Context {
             config_error: None,
             loop_ran: 0,
         };
-        Self { config, etcd, keys, server, peers, status: watch::Sender::new(status) }
+        Self {
+            config,
+            etcd,
+            keys,
+            server,
+            peers,
+            status: watch::Sender::new(status),
+        }
     }
 
     /// The member's status.
@@ -99,7 +116,11 @@ impl Context {
     }
 
     /// Waits until the status says what is looked for, and gives it; `None` if it does not in time.
-    pub async fn wait_for<T>(&self, within: Duration, mut look_for: impl FnMut(&Status) -> Option<T>) -> Option<T> {
+    pub async fn wait_for<T>(
+        &self,
+        within: Duration,
+        mut look_for: impl FnMut(&Status) -> Option<T>,
+    ) -> Option<T> {
         let mut status = self.status.subscribe();
         let mut found = None;
         let looked = status.wait_for(|status| {
@@ -120,9 +141,13 @@ impl Context {
         members(&self.status().snapshot)
     }
 
-    /// How long an orderly stop of postgres may take: a lease long at most, or what the configuration says.
+    /// How long an orderly stop of postgres may take: a lease long at most, or what the
+    /// configuration says.
     pub fn stop_within(&self) -> Duration {
-        self.config.own.stop_timeout.map_or(Millis::seconds(30).duration(), Duration::from_secs)
+        self.config
+            .own
+            .stop_timeout
+            .map_or(Millis::seconds(30).duration(), Duration::from_secs)
     }
 }
 

@@ -1,5 +1,6 @@
-//! Configures a member of a managed etcd before it starts: a new cluster, the data that is there, or, when the volume was lost, leaving and
-//! joining again. Runs as an init container, so that the etcd image stays plain.
+//! Configures a member of a managed etcd before it starts: a new cluster, the data that is there,
+//! or, when the volume was lost, leaving and joining again. Runs as an init container, so that the
+//! etcd image stays plain.
 
 use std::path::Path;
 use std::time::Duration;
@@ -26,7 +27,9 @@ impl Member {
             name: get("POD_NAME")?,
             domain: get("MRG_ETCD_DOMAIN")?,
             set: get("MRG_ETCD_NAME")?,
-            replicas: get("MRG_ETCD_REPLICAS")?.parse().context("MRG_ETCD_REPLICAS is not a number")?,
+            replicas: get("MRG_ETCD_REPLICAS")?
+                .parse()
+                .context("MRG_ETCD_REPLICAS is not a number")?,
             may_be_new: get("MRG_ETCD_STATE")? == "new",
         })
     }
@@ -36,7 +39,9 @@ impl Member {
     }
 
     fn names(&self) -> Vec<String> {
-        (0..self.replicas).map(|i| format!("{}-{i}", self.set)).collect()
+        (0..self.replicas)
+            .map(|i| format!("{}-{i}", self.set))
+            .collect()
     }
 
     fn config(&self, initial_cluster: &str, state: &str) -> Value {
@@ -56,8 +61,9 @@ impl Member {
             "auto-compaction-retention": "10m",
             "quota-backend-bytes": 1_073_741_824u64,
             "snapshot-count": 10_000,
-            // Half of etcd's defaults: when etcd's own leader is lost with the database's, its election comes on top of the lease, and
-            // its successor extends every lease by one election timeout.
+            // Half of etcd's defaults: when etcd's own leader is lost with the database's, its
+            // election comes on top of the lease, and its successor extends every lease by one
+            // election timeout.
             "heartbeat-interval": 50,
             "election-timeout": 500,
             "log-level": "warn",
@@ -65,36 +71,68 @@ impl Member {
     }
 
     fn initial(&self) -> String {
-        self.names().iter().map(|name| format!("{name}={}", self.url(name, 2380))).collect::<Vec<_>>().join(",")
+        self.names()
+            .iter()
+            .map(|name| format!("{name}={}", self.url(name, 2380)))
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// Leaves (as the member whose data is lost) and joins anew, through the others.
     async fn rejoin(&self) -> anyhow::Result<Option<String>> {
-        let others: Vec<String> = self.names().into_iter().filter(|name| *name != self.name).map(|name| self.url(&name, 2379)).collect();
+        let others: Vec<String> = self
+            .names()
+            .into_iter()
+            .filter(|name| *name != self.name)
+            .map(|name| self.url(&name, 2379))
+            .collect();
         if others.is_empty() {
             return Ok(None);
         }
-        let options = ConnectOptions::new().with_connect_timeout(REQUEST_WITHIN).with_timeout(REQUEST_WITHIN);
+        let options = ConnectOptions::new()
+            .with_connect_timeout(REQUEST_WITHIN)
+            .with_timeout(REQUEST_WITHIN);
         let mut client = Client::connect(others, Some(options)).await?;
         let peer = self.url(&self.name, 2380);
         let members = client.member_list().await?;
-        let old = members.members().iter().find(|member| member.name() == self.name || member.peer_urls().contains(&peer));
+        let old = members
+            .members()
+            .iter()
+            .find(|member| member.name() == self.name || member.peer_urls().contains(&peer));
         let members = match old {
             // Added and never started: only the configuration is missing.
             Some(member) if member.name().is_empty() => members.members().to_vec(),
             Some(member) => {
                 println!("removing the member {:x} whose data is lost", member.id());
                 client.member_remove(member.id()).await?;
-                client.member_add([peer.clone()], None).await?.member_list().to_vec()
+                client
+                    .member_add([peer.clone()], None)
+                    .await?
+                    .member_list()
+                    .to_vec()
             }
-            None => client.member_add([peer.clone()], None).await?.member_list().to_vec(),
+            None => client
+                .member_add([peer.clone()], None)
+                .await?
+                .member_list()
+                .to_vec(),
         };
         let entry = |member: &etcd_client::Member| {
             let url = member.peer_urls().first()?.clone();
-            let name = if url == peer { self.name.clone() } else { member.name().to_owned() };
+            let name = if url == peer {
+                self.name.clone()
+            } else {
+                member.name().to_owned()
+            };
             Some(format!("{name}={url}"))
         };
-        Ok(Some(members.iter().filter_map(entry).collect::<Vec<_>>().join(",")))
+        Ok(Some(
+            members
+                .iter()
+                .filter_map(entry)
+                .collect::<Vec<_>>()
+                .join(","),
+        ))
     }
 }
 
@@ -112,7 +150,9 @@ pub async fn configure(file: &Path) -> anyhow::Result<()> {
             Ok(None) => bail!(
                 "the only member lost its data; delete the PostgresCluster's etcd pods and volumes to begin anew: the databases are not touched by that"
             ),
-            Err(error) => bail!("no data here, and the other members cannot be asked to take this one in ({error:#}); trying again"),
+            Err(error) => bail!(
+                "no data here, and the other members cannot be asked to take this one in ({error:#}); trying again"
+            ),
         }
     };
     let text = serde_json::to_string_pretty(&member.config(&initial, state))?;

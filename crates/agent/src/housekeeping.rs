@@ -1,5 +1,6 @@
-//! What a member writes of itself and, as the leader, of the cluster: its member key, `status`, `history`, slots. None of it decides
-//! anything, and none of it may hold up the loop: it runs in a task of its own that always works on the newest state.
+//! What a member writes of itself and, as the leader, of the cluster: its member key, `status`,
+//! `history`, slots. None of it decides anything, and none of it may hold up the loop: it runs in a
+//! task of its own that always works on the newest state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -63,8 +64,17 @@ impl Housekeeping {
     }
 
     /// The server's files should follow this.
-    pub fn configure(&self, revision: Option<i64>, dynamic: DynamicConfig, addresses: BTreeMap<MemberName, ConnectTo>) {
-        *self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((revision, dynamic, addresses));
+    pub fn configure(
+        &self,
+        revision: Option<i64>,
+        dynamic: DynamicConfig,
+        addresses: BTreeMap<MemberName, ConnectTo>,
+    ) {
+        *self
+            .wanted
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Some((revision, dynamic, addresses));
         self.wake.notify_one();
     }
 }
@@ -91,14 +101,24 @@ impl Task {
     async fn run(mut self, wake: Arc<Notify>) {
         loop {
             wake.notified().await;
-            let wanted = self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            let wanted = self
+                .wanted
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .take();
             if let Some((revision, dynamic, addresses)) = wanted {
                 match self.context.server.configure(&dynamic, addresses).await {
-                    Ok(()) if self.configured.is_none_or(|(known, _)| Some(known) != revision) => {
+                    Ok(())
+                        if self
+                            .configured
+                            .is_none_or(|(known, _)| Some(known) != revision) =>
+                    {
                         self.configured = revision.map(|revision| (revision, Instant::now()));
                     }
                     Ok(()) => {}
-                    Err(error) => tracing::warn!(error = chain(&error), "failed to write the configuration"),
+                    Err(error) => {
+                        tracing::warn!(error = chain(&error), "failed to write the configuration")
+                    }
                 }
                 self.in_force = Some((dynamic, revision.is_some()));
             }
@@ -112,7 +132,8 @@ impl Task {
             }
             self.write_member(&status).await;
             self.restore_config(&status).await;
-            // A cluster that is still being made may be given up, and must leave nothing that looks like one.
+            // A cluster that is still being made may be given up, and must leave nothing that looks
+            // like one.
             let finished = matches!(system, Some(Initialize::Done(_)));
             if finished && status.holds_key && matches!(status.postgres, Postgres::Primary(_)) {
                 self.write_status(&status).await;
@@ -129,20 +150,41 @@ impl Task {
         let Some(lease) = status.lease else { return };
         let mut data = member_data(&self.context, status);
         // What waits for a restart is known a look later.
-        let known = self.configured.filter(|(_, at)| at.elapsed() > LOOK_EVERY * 3 / 2);
-        data.configured = known.map(|(revision, _)| revision).or(self.member.as_ref().and_then(|(_, data)| data.configured));
+        let known = self
+            .configured
+            .filter(|(_, at)| at.elapsed() > LOOK_EVERY * 3 / 2);
+        data.configured = known
+            .map(|(revision, _)| revision)
+            .or(self.member.as_ref().and_then(|(_, data)| data.configured));
         let key = self.context.keys.member(&self.context.config.name);
-        let stored = status.snapshot.entries.get(&format!("members/{}", self.context.config.name));
-        let lost = stored.is_none_or(|entry| entry.lease != lease.0) && self.member_written.elapsed() > Duration::from_millis(500);
+        let stored = status
+            .snapshot
+            .entries
+            .get(&format!("members/{}", self.context.config.name));
+        let lost = stored.is_none_or(|entry| entry.lease != lease.0)
+            && self.member_written.elapsed() > Duration::from_millis(500);
         let due = self.member_written.elapsed() >= status.settings.failover.loop_wait.duration();
         let write = match &self.member {
-            Some((old_lease, old)) if *old_lease == lease && !lost => pressing(&data) != pressing(old) || due && *old != data,
+            Some((old_lease, old)) if *old_lease == lease && !lost => {
+                pressing(&data) != pressing(old) || due && *old != data
+            }
             _ => true,
         };
         if !write {
             return;
         }
-        match self.context.etcd.claim(&key, &wire::compact(&data), lease, status.former_lease, self.context.dcs_within()).await {
+        match self
+            .context
+            .etcd
+            .claim(
+                &key,
+                &wire::compact(&data),
+                lease,
+                status.former_lease,
+                self.context.dcs_within(),
+            )
+            .await
+        {
             Ok(true) => {
                 self.member = Some((lease, data));
                 self.member_written = Instant::now();
@@ -156,10 +198,12 @@ impl Task {
         }
     }
 
-    /// Somebody deleted `config`: whoever remembers it writes it again, the leader at once, the others where nobody leads. If nobody remembers it, the
-    /// leader writes what is in force.
+    /// Somebody deleted `config`: whoever remembers it writes it again, the leader at once, the
+    /// others where nobody leads. If nobody remembers it, the leader writes what is in force.
     async fn restore_config(&mut self, status: &Status) {
-        let Some((in_force, known)) = &self.in_force else { return };
+        let Some((in_force, known)) = &self.in_force else {
+            return;
+        };
         if status.snapshot.entries.contains_key("config") {
             self.config_missing = None;
             return;
@@ -177,23 +221,58 @@ impl Task {
         }
         let key = self.context.keys.config();
         let put = TxnOp::put(key.clone(), wire::compact(&in_force.0), None);
-        match self.context.etcd.transact(vec![absent(&key)], vec![put], self.context.dcs_within()).await {
-            Ok(Some(_)) => tracing::warn!("somebody deleted the config key; it is written again, as this member knows it"),
+        match self
+            .context
+            .etcd
+            .transact(vec![absent(&key)], vec![put], self.context.dcs_within())
+            .await
+        {
+            Ok(Some(_)) => tracing::warn!(
+                "somebody deleted the config key; it is written again, as this member knows it"
+            ),
             Ok(None) => {}
-            Err(error) => tracing::debug!(error = chain(&error), "failed to write the config key again"),
+            Err(error) => tracing::debug!(
+                error = chain(&error),
+                "failed to write the config key again"
+            ),
         }
     }
 
     async fn write_status(&mut self, status: &Status) {
-        let Postgres::Primary(primary) = &status.postgres else { return };
-        let me = (self.context.config.name.slot_name(), primary.position.flushed.0);
-        let mut slots: BTreeMap<String, u64> = primary.senders.iter().map(|(name, sender)| (name.slot_name(), sender.flushed.0)).collect();
+        let Postgres::Primary(primary) = &status.postgres else {
+            return;
+        };
+        let me = (
+            self.context.config.name.slot_name(),
+            primary.position.flushed.0,
+        );
+        let mut slots: BTreeMap<String, u64> = primary
+            .senders
+            .iter()
+            .map(|(name, sender)| (name.slot_name(), sender.flushed.0))
+            .collect();
         slots.insert(me.0, me.1);
-        let data = StatusData { optime: primary.position.flushed.0, slots };
+        let data = StatusData {
+            optime: primary.position.flushed.0,
+            slots,
+        };
         let loop_wait = status.settings.failover.loop_wait.duration();
-        let due = self.status_written.as_ref().is_none_or(|(at, old)| at.elapsed() >= loop_wait && *old != data);
+        let due = self
+            .status_written
+            .as_ref()
+            .is_none_or(|(at, old)| at.elapsed() >= loop_wait && *old != data);
         if due
-            && self.context.etcd.put(&self.context.keys.key("status"), &wire::compact(&data), None, self.context.dcs_within()).await.is_ok()
+            && self
+                .context
+                .etcd
+                .put(
+                    &self.context.keys.key("status"),
+                    &wire::compact(&data),
+                    None,
+                    self.context.dcs_within(),
+                )
+                .await
+                .is_ok()
         {
             self.status_written = Some((Instant::now(), data));
         }
@@ -201,7 +280,9 @@ impl Task {
 
     /// One line for each timeline that ended, from PostgreSQL's own history file.
     async fn write_history(&mut self, status: &Status) {
-        let Postgres::Primary(primary) = &status.postgres else { return };
+        let Postgres::Primary(primary) = &status.postgres else {
+            return;
+        };
         let timeline = primary.position.timeline;
         if self.timeline == Some(timeline) {
             return;
@@ -211,7 +292,11 @@ impl Task {
         if known.last().map(wire::next_timeline) > Some(timeline) {
             return;
         }
-        let path = self.context.server.data().join(format!("pg_wal/{:08X}.history", timeline.0));
+        let path = self
+            .context
+            .server
+            .data()
+            .join(format!("pg_wal/{:08X}.history", timeline.0));
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let me = self.context.config.name.to_string();
         let now = jiff::Timestamp::now().to_string();
@@ -222,7 +307,10 @@ impl Task {
                 let ended: u32 = fields.next()?.trim().parse().ok()?;
                 let lsn: mrg_base::Lsn = fields.next()?.trim().parse().ok()?;
                 let why = fields.next().unwrap_or_default().to_owned();
-                let old = known.iter().find(|line| line.0 == ended && line.2 != wire::PROMOTION_UNDER_WAY).cloned();
+                let old = known
+                    .iter()
+                    .find(|line| line.0 == ended && line.2 != wire::PROMOTION_UNDER_WAY)
+                    .cloned();
                 Some(old.unwrap_or((ended, lsn.0, why, now.clone(), me.clone())))
             })
             .collect();
@@ -231,14 +319,30 @@ impl Task {
         }
     }
 
-    /// Only as the leader, and only over what was read: a late write would undo the timeline that a leader has reserved since.
+    /// Only as the leader, and only over what was read: a late write would undo the timeline that a
+    /// leader has reserved since.
     async fn put_history(&self, status: &Status, lines: &[wire::HistoryLine]) -> bool {
-        let Some(lease) = status.lease else { return false };
+        let Some(lease) = status.lease else {
+            return false;
+        };
         let key = self.context.keys.key("history");
         let leads = owned(&self.context.keys.leader(), lease);
-        let unchanged = unchanged(&key, status.snapshot.entries.get("history").map(|entry| entry.modified));
+        let unchanged = unchanged(
+            &key,
+            status
+                .snapshot
+                .entries
+                .get("history")
+                .map(|entry| entry.modified),
+        );
         let put = TxnOp::put(key, wire::compact(&lines), None);
-        matches!(self.context.etcd.transact(vec![leads, unchanged], vec![put], self.context.dcs_within()).await, Ok(Some(_)))
+        matches!(
+            self.context
+                .etcd
+                .transact(vec![leads, unchanged], vec![put], self.context.dcs_within())
+                .await,
+            Ok(Some(_))
+        )
     }
 
     async fn keep_slots(&mut self, status: &Status) {
@@ -249,23 +353,38 @@ impl Task {
         };
         let now = Instant::now();
         let me = self.context.config.name.clone();
-        let present: BTreeSet<MemberName> = self.context.members().into_keys().filter(|name| *name != me).collect();
-        self.members_seen.extend(present.iter().cloned().map(|name| (name, now)));
+        let present: BTreeSet<MemberName> = self
+            .context
+            .members()
+            .into_keys()
+            .filter(|name| *name != me)
+            .collect();
+        self.members_seen
+            .extend(present.iter().cloned().map(|name| (name, now)));
         let (others, gone): (BTreeSet<MemberName>, BTreeSet<MemberName>) = {
             let returns = |name: &MemberName| status.cluster.expects(name);
-            let needs_slot =
-                |name: &MemberName, seen: &Instant| present.contains(name) || returns(name) && seen.elapsed() < SLOT_OUTLIVES_MEMBER;
-            let (fresh, stale): (Vec<_>, Vec<_>) = self.members_seen.iter().partition(|(name, seen)| needs_slot(name, seen));
-            let names = |list: Vec<(&MemberName, &Instant)>| list.into_iter().map(|(name, _)| name.clone()).collect();
+            let needs_slot = |name: &MemberName, seen: &Instant| {
+                present.contains(name) || returns(name) && seen.elapsed() < SLOT_OUTLIVES_MEMBER
+            };
+            let (fresh, stale): (Vec<_>, Vec<_>) = self
+                .members_seen
+                .iter()
+                .partition(|(name, seen)| needs_slot(name, seen));
+            let names = |list: Vec<(&MemberName, &Instant)>| {
+                list.into_iter().map(|(name, _)| name.clone()).collect()
+            };
             (names(fresh), names(stale))
         };
         let loop_wait = status.settings.failover.loop_wait.duration();
-        let kept =
-            self.slots_kept.as_ref().is_some_and(|(at, names, role)| at.elapsed() < loop_wait * 5 && *names == others && *role == primary);
+        let kept = self.slots_kept.as_ref().is_some_and(|(at, names, role)| {
+            at.elapsed() < loop_wait * 5 && *names == others && *role == primary
+        });
         if kept {
             return;
         }
-        let Ok(session) = self.context.server.session().await else { return };
+        let Ok(session) = self.context.server.session().await else {
+            return;
+        };
         match session.keep_slots(&others, &gone, primary).await {
             Ok(()) => {
                 self.members_seen.retain(|name, _| !gone.contains(name));
@@ -278,7 +397,13 @@ impl Task {
 
 /// What others act on: without what moves all the time, and what is only for people.
 fn pressing(data: &MemberData) -> MemberData {
-    MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, obstacle: None, ..data.clone() }
+    MemberData {
+        xlog_location: None,
+        receive_lsn: None,
+        replay_lsn: None,
+        obstacle: None,
+        ..data.clone()
+    }
 }
 
 /// What the member key says.
@@ -287,11 +412,16 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
     let facts = context.server.facts().unwrap_or_default();
     let replayed = facts.replayed.map(|lsn| lsn.0);
     let pending = facts.pending_restart;
-    let reason = |(name, old, new): &(String, String, String)| (name.clone(), json!({ "old_value": old, "new_value": new }));
+    let reason = |(name, old, new): &(String, String, String)| {
+        (name.clone(), json!({ "old_value": old, "new_value": new }))
+    };
     let mut data = MemberData {
         refused_parameters: context.server.refused_parameters(),
         unusable_data: context.server.unusable_data(),
-        obstacle: status.why.filter(|why| why.is_obstacle()).map(|why| why.sentence().to_owned()),
+        obstacle: status
+            .why
+            .filter(|why| why.is_obstacle())
+            .map(|why| why.sentence().to_owned()),
         server_version: (facts.version > 0).then_some(facts.version),
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),
@@ -316,7 +446,14 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
             data.replay_lsn = replayed;
             data.timeline = standby.position.map(|position| position.timeline.0);
             let streaming = standby.receiver == WalReceiver::Streaming;
-            data.replication_state = Some(if streaming { "streaming" } else { "in archive recovery" }.to_owned());
+            data.replication_state = Some(
+                if streaming {
+                    "streaming"
+                } else {
+                    "in archive recovery"
+                }
+                .to_owned(),
+            );
         }
         _ => {}
     }

@@ -1,5 +1,5 @@
-//! The record of this agent's lease, for the agent that comes after it: what it names was held by a process that is dead now, so its
-//! leader key may be cleared without waiting for the lease to end.
+//! The record of this agent's lease, for the agent that comes after it: what it names was held by a
+//! process that is dead now, so its leader key may be cleared without waiting for the lease to end.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,19 +15,27 @@ pub struct Incarnation {
     pub lease: LeaseId,
     /// `/proc/sys/kernel/random/boot_id` at the time.
     pub boot: String,
-    /// The processes that could still act under the lease, with their start times in clock ticks since boot.
+    /// The processes that could still act under the lease, with their start times in clock ticks
+    /// since boot.
     pub processes: Vec<(u32, u64)>,
 }
 
 /// The boot that this is.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// When a process started; `None` if there is no such process.
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 /// Writes a file so that it is there, whole, after a crash of the machine.
@@ -38,14 +46,23 @@ pub fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
+    path.parent().map_or(Ok(()), |directory| {
+        std::fs::File::open(directory)?.sync_all()
+    })
 }
 
 impl Incarnation {
     /// This agent and its fence, with a lease.
     pub fn of(lease: LeaseId, pids: &[u32]) -> Self {
-        let processes = pids.iter().filter_map(|pid| Some((*pid, start_time(*pid)?))).collect();
-        Self { lease, boot: boot_id(), processes }
+        let processes = pids
+            .iter()
+            .filter_map(|pid| Some((*pid, start_time(*pid)?)))
+            .collect();
+        Self {
+            lease,
+            boot: boot_id(),
+            processes,
+        }
     }
 
     /// Writes the record so that it survives a crash of the machine.
@@ -58,10 +75,15 @@ impl Incarnation {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
-    /// Whether nothing of it can act any more: an earlier container of the same pod is dead, and so is everything of an earlier boot;
-    /// on a host the processes must be gone.
+    /// Whether nothing of it can act any more: an earlier container of the same pod is dead, and so
+    /// is everything of an earlier boot; on a host the processes must be gone.
     pub fn is_dead(&self, in_container: bool) -> bool {
-        in_container || self.boot != boot_id() || self.processes.iter().all(|(pid, started)| start_time(*pid) != Some(*started))
+        in_container
+            || self.boot != boot_id()
+            || self
+                .processes
+                .iter()
+                .all(|(pid, started)| start_time(*pid) != Some(*started))
     }
 }
 
@@ -74,9 +96,15 @@ mod tests {
         let alive = Incarnation::of(LeaseId(7), &[std::process::id()]);
         assert!(!alive.is_dead(false));
         assert!(alive.is_dead(true));
-        let reused = Incarnation { processes: vec![(std::process::id(), 1)], ..alive.clone() };
+        let reused = Incarnation {
+            processes: vec![(std::process::id(), 1)],
+            ..alive.clone()
+        };
         assert!(reused.is_dead(false));
-        let rebooted = Incarnation { boot: "earlier".to_owned(), ..alive };
+        let rebooted = Incarnation {
+            boot: "earlier".to_owned(),
+            ..alive
+        };
         assert!(rebooted.is_dead(false));
     }
 

@@ -1,4 +1,5 @@
-//! PID 1 of a PostgreSQL pod, or a service on any host: performs what [`mrg_election::Node`] decides. Never imports the Kubernetes API.
+//! PID 1 of a PostgreSQL pod, or a service on any host: performs what [`mrg_election::Node`]
+//! decides. Never imports the Kubernetes API.
 
 mod config;
 mod context;

@@ -7,7 +7,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mrg_agent::AgentConfig;
 
-const _: () = assert!(!mrg_election::mutant::COMPILED_IN, "a program that ships has none of the bugs of the proofs");
+const _: () = assert!(
+    !mrg_election::mutant::COMPILED_IN,
+    "a program that ships has none of the bugs of the proofs"
+);
 
 /// Keeps one PostgreSQL server part of a highly available cluster.
 #[derive(Parser)]
@@ -24,7 +27,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Own postgres for an agent, and kill it when the agent's lease cannot be proved; started by the agent itself
+    /// Own postgres for an agent, and kill it when the agent's lease cannot be proved; started by
+    /// the agent itself
     #[command(hide = true)]
     Fence,
     /// Copy this program to a path; for init containers
@@ -40,19 +44,27 @@ fn main() -> anyhow::Result<()> {
     match (arguments.command, arguments.file) {
         (Some(Command::Fence), _) => mrg_agent::fence::run().context("the fence failed"),
         (Some(Command::Install { path }), _) => install(&path),
-        (Some(Command::ConfigureEtcd { file }), _) => runtime()?.block_on(mrg_agent::etcd_member::configure(&file)),
+        (Some(Command::ConfigureEtcd { file }), _) => {
+            runtime()?.block_on(mrg_agent::etcd_member::configure(&file))
+        }
         (None, Some(file)) => start(&file, arguments.validate_config),
-        (None, None) => anyhow::bail!("no configuration file given; try `mrg-agent patroni.yml`, or `mrg-agent --help`"),
+        (None, None) => anyhow::bail!(
+            "no configuration file given; try `mrg-agent patroni.yml`, or `mrg-agent --help`"
+        ),
     }
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")
 }
 
 fn install(path: &std::path::Path) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("failed to find this program")?;
-    std::fs::copy(&program, path).with_context(|| format!("failed to copy to {}", path.display()))?;
+    std::fs::copy(&program, path)
+        .with_context(|| format!("failed to copy to {}", path.display()))?;
     Ok(())
 }
 
@@ -60,7 +72,12 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let config = AgentConfig::load(file, &environment)?;
     if only_validate {
-        println!("{} is a valid configuration for member {} of {}", file.display(), config.name, config.scope);
+        println!(
+            "{} is a valid configuration for member {} of {}",
+            file.display(),
+            config.name,
+            config.scope
+        );
         return Ok(());
     }
     mrg_telemetry::start();

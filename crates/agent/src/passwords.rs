@@ -1,8 +1,10 @@
 //! Keeps the passwords of the databases' owners in step with a mounted Secret.
 //!
-//! Whoever changes the Secret changes what applications will log in with. The kubelets bring the change into pods within a minute or two of each
-//! other; a password that the server takes before the poolers have it, or the other way round, would keep them from new server connections. So
-//! the leader sets it once every pooler says that it has it too, and each pooler goes on with the old one until the server takes the new one.
+//! Whoever changes the Secret changes what applications will log in with. The kubelets bring the
+//! change into pods within a minute or two of each other; a password that the server takes before
+//! the poolers have it, or the other way round, would keep them from new server connections. So the
+//! leader sets it once every pooler says that it has it too, and each pooler goes on with the old
+//! one until the server takes the new one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,7 +51,8 @@ impl Passwords {
         }
         for (owner, known) in self.known.iter_mut().filter(|(_, known)| !known.right) {
             let settled = known.since.elapsed() >= SETTLED_AFTER;
-            // One that this process found at its start may be older than what the server has, for a while.
+            // One that this process found at its start may be older than what the server has, for a
+            // while.
             if settled || known.rotated && poolers_have(context, owner, &known.password).await {
                 known.right = match takes(context, owner, &known.password).await {
                     Some(true) => true,
@@ -63,13 +66,24 @@ impl Passwords {
 
     fn read(&mut self, context: &Context) -> bool {
         let own = &context.config.own;
-        let Some(directory) = &own.secret_directory else { return false };
+        let Some(directory) = &own.secret_directory else {
+            return false;
+        };
         for database in &own.databases {
-            let Ok(text) = std::fs::read_to_string(directory.join(format!("{}-password", database.owner))) else { continue };
+            let Ok(text) =
+                std::fs::read_to_string(directory.join(format!("{}-password", database.owner)))
+            else {
+                continue;
+            };
             let password = text.trim_end_matches('\n').to_owned();
             let before = self.known.get(&database.owner);
             if !password.is_empty() && before.is_none_or(|before| before.password != password) {
-                let known = Known { password, since: Instant::now(), rotated: before.is_some(), right: false };
+                let known = Known {
+                    password,
+                    since: Instant::now(),
+                    rotated: before.is_some(),
+                    right: false,
+                };
                 self.known.insert(database.owner.clone(), known);
             }
         }
@@ -78,15 +92,32 @@ impl Passwords {
 }
 
 async fn poolers_have(context: &Context, owner: &str, password: &str) -> bool {
-    let Ok((_, entries)) = context.etcd.read(&context.keys.poolers(), context.dcs_within()).await else { return false };
-    let has = |record: mrg_dcs::poolers::PoolerRecord| record.passwords.get(owner).is_none_or(|theirs| *theirs == fingerprint(password));
+    let Ok((_, entries)) = context
+        .etcd
+        .read(&context.keys.poolers(), context.dcs_within())
+        .await
+    else {
+        return false;
+    };
+    let has = |record: mrg_dcs::poolers::PoolerRecord| {
+        record
+            .passwords
+            .get(owner)
+            .is_none_or(|theirs| *theirs == fingerprint(password))
+    };
     entries.values().filter_map(record).all(has)
 }
 
 /// Whether the server takes a password; `None` if that cannot be found out.
 async fn takes(context: &Context, owner: &str, password: &str) -> Option<bool> {
     let mut config = tokio_postgres::Config::new();
-    config.host("127.0.0.1").port(context.config.listen.port).user(owner).password(password).dbname("postgres").connect_timeout(WITHIN);
+    config
+        .host("127.0.0.1")
+        .port(context.config.listen.port)
+        .user(owner)
+        .password(password)
+        .dbname("postgres")
+        .connect_timeout(WITHIN);
     match tokio::time::timeout(WITHIN, config.connect(NoTls)).await {
         Ok(Ok(_)) => Some(true),
         Ok(Err(error)) if error.code() == Some(&SqlState::INVALID_PASSWORD) => Some(false),
@@ -102,14 +133,25 @@ async fn set(context: &Context, owner: &str, password: &str) -> bool {
     };
     // The verifier goes over the wire and into logs, never the password.
     let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
-    let sql = format!("ALTER ROLE {} PASSWORD {}", quote_identifier(owner), quote_literal(&verifier));
+    let sql = format!(
+        "ALTER ROLE {} PASSWORD {}",
+        quote_identifier(owner),
+        quote_literal(&verifier)
+    );
     match session.execute("set a password", &sql, WITHIN).await {
         Ok(()) => {
-            tracing::info!(owner, "the password in the Secret changed; the server has the new one");
+            tracing::info!(
+                owner,
+                "the password in the Secret changed; the server has the new one"
+            );
             true
         }
         Err(error) => {
-            tracing::warn!(owner, error = chain(&error), "the new password could not be set; trying again");
+            tracing::warn!(
+                owner,
+                error = chain(&error),
+                "the new password could not be set; trying again"
+            );
             false
         }
     }

@@ -86,56 +86,127 @@ pub struct Peers {
 impl Peers {
     /// Nobody is known yet.
     pub fn new(credentials: Option<Credentials>) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder().connect_timeout(Duration::from_millis(800)).tcp_nodelay(true).build()?;
-        Ok(Self { client, addresses: RwLock::new(BTreeMap::new()), credentials })
+        let client = reqwest::Client::builder()
+            .connect_timeout(Duration::from_millis(800))
+            .tcp_nodelay(true)
+            .build()?;
+        Ok(Self {
+            client,
+            addresses: RwLock::new(BTreeMap::new()),
+            credentials,
+        })
     }
 
-    /// Learns addresses. Members that are gone keep their last one: they may be asked for a vote or a promise all the same.
+    /// Learns addresses. Members that are gone keep their last one: they may be asked for a vote or
+    /// a promise all the same.
     pub fn learn(&self, addresses: BTreeMap<MemberName, String>) {
-        self.addresses.write().unwrap_or_else(std::sync::PoisonError::into_inner).extend(addresses);
+        self.addresses
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .extend(addresses);
     }
 
     fn address(&self, member: &MemberName) -> Result<String, Error> {
-        let addresses = self.addresses.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        addresses.get(member).cloned().ok_or_else(|| Error::NoAddress(member.clone()))
+        let addresses = self
+            .addresses
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        addresses
+            .get(member)
+            .cloned()
+            .ok_or_else(|| Error::NoAddress(member.clone()))
     }
 
-    async fn send(&self, member: &MemberName, request: reqwest::RequestBuilder, within: Duration) -> Result<String, Error> {
+    async fn send(
+        &self,
+        member: &MemberName,
+        request: reqwest::RequestBuilder,
+        within: Duration,
+    ) -> Result<String, Error> {
         let request = match &self.credentials {
             Some(user) => request.basic_auth(&user.username, Some(&user.password)),
             None => request,
         };
-        let failed = |source| Error::Request { member: member.clone(), source };
+        let failed = |source| Error::Request {
+            member: member.clone(),
+            source,
+        };
         let answer = request.timeout(within).send().await.map_err(failed)?;
         let status = answer.status();
         let body = answer.text().await.map_err(failed)?;
-        if status.is_success() { Ok(body) } else { Err(Error::Refused { member: member.clone(), status: status.as_u16(), body }) }
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(Error::Refused {
+                member: member.clone(),
+                status: status.as_u16(),
+                body,
+            })
+        }
     }
 
     /// Asks a member for its position, which stops its WAL receiver.
     pub async fn vote(&self, member: &MemberName, within: Duration) -> Result<Vote, Error> {
         let url = format!("{}/mrg/vote", self.address(member)?);
         let body = self.send(member, self.client.post(url), within).await?;
-        let refused = |error: serde_json::Error| Error::Refused { member: member.clone(), status: 200, body: error.to_string() };
+        let refused = |error: serde_json::Error| Error::Refused {
+            member: member.clone(),
+            status: 200,
+            body: error.to_string(),
+        };
         let answer: VoteAnswer = serde_json::from_str(&body).map_err(refused)?;
-        Ok(Vote { member: member.clone(), position: answer.position, candidate: answer.priority })
+        Ok(Vote {
+            member: member.clone(),
+            position: answer.position,
+            candidate: answer.priority,
+        })
     }
 
     /// Returns once a member has received the WAL past this position.
-    pub async fn received(&self, member: &MemberName, lsn: Lsn, within: Duration) -> Result<(), Error> {
-        let url = format!("{}/mrg/received?lsn={}&within_ms={}", self.address(member)?, lsn.0, within.as_millis());
-        self.send(member, self.client.get(url), within + Duration::from_millis(200)).await.map(|_| ())
+    pub async fn received(
+        &self,
+        member: &MemberName,
+        lsn: Lsn,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let url = format!(
+            "{}/mrg/received?lsn={}&within_ms={}",
+            self.address(member)?,
+            lsn.0,
+            within.as_millis()
+        );
+        self.send(
+            member,
+            self.client.get(url),
+            within + Duration::from_millis(200),
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Asks a member not to race.
-    pub async fn failsafe(&self, member: &MemberName, request: &FailsafeRequest, within: Duration) -> Result<(), Error> {
+    pub async fn failsafe(
+        &self,
+        member: &MemberName,
+        request: &FailsafeRequest,
+        within: Duration,
+    ) -> Result<(), Error> {
         let url = format!("{}/failsafe", self.address(member)?);
-        self.send(member, self.client.post(url).json(request), within).await.map(|_| ())
+        self.send(member, self.client.post(url).json(request), within)
+            .await
+            .map(|_| ())
     }
 
     /// Frees a member of its promise. Best effort: a promise ends by itself, too.
-    pub async fn withdraw(&self, member: &MemberName, withdrawal: &Withdrawal, within: Duration) -> Result<(), Error> {
+    pub async fn withdraw(
+        &self,
+        member: &MemberName,
+        withdrawal: &Withdrawal,
+        within: Duration,
+    ) -> Result<(), Error> {
         let url = format!("{}/mrg/withdraw", self.address(member)?);
-        self.send(member, self.client.post(url).json(withdrawal), within).await.map(|_| ())
+        self.send(member, self.client.post(url).json(withdrawal), within)
+            .await
+            .map(|_| ())
     }
 }

@@ -1,5 +1,6 @@
-//! The durable record of what this member promised to a leader without etcd. It stands on the data volume, so that a restarted agent, also
-//! in a new pod, keeps the promise, and one that promised nothing need not wait (ADR 2).
+//! The durable record of what this member promised to a leader without etcd. It stands on the data
+//! volume, so that a restarted agent, also in a new pod, keeps the promise, and one that promised
+//! nothing need not wait (ADR 2).
 
 use std::path::Path;
 
@@ -16,12 +17,21 @@ struct Record {
 
 /// Writes the last promise down; returns when it would survive a crash of the machine.
 pub fn record(path: &Path, promise: Option<Promise>) -> std::io::Result<()> {
-    write_durably(path, &serde_json::to_vec(&Record { boot: boot_id(), promise })?)
+    write_durably(
+        path,
+        &serde_json::to_vec(&Record {
+            boot: boot_id(),
+            promise,
+        })?,
+    )
 }
 
-/// What the record says. A promise whose end was measured by the clock of another boot cannot be compared, and counts as forgotten.
+/// What the record says. A promise whose end was measured by the clock of another boot cannot be
+/// compared, and counts as forgotten.
 pub fn recall(path: &Path) -> Past {
-    let record = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+    let record = std::fs::read(path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
     match record {
         Some(Record { promise: None, .. }) => Past::Remembered(None),
         Some(Record { boot, promise }) if boot == boot_id() => Past::Remembered(promise),
@@ -42,7 +52,11 @@ mod tests {
         assert_eq!(recall(&path), Past::Forgotten);
         record(&path, None).unwrap();
         assert_eq!(recall(&path), Past::Remembered(None));
-        let promise = Promise { lease: LeaseId(7), until: Moment(5), round: 2 };
+        let promise = Promise {
+            lease: LeaseId(7),
+            until: Moment(5),
+            round: 2,
+        };
         record(&path, Some(promise)).unwrap();
         assert_eq!(recall(&path), Past::Remembered(Some(promise)));
     }

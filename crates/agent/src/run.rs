@@ -1,4 +1,5 @@
-//! The agent's loop: events in, [`Node`] decides, effects out. Nothing here decides anything about the cluster.
+//! The agent's loop: events in, [`Node`] decides, effects out. Nothing here decides anything about
+//! the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,8 +22,12 @@ use crate::rest::{self, Api, Ask};
 use crate::server::Server;
 use mrg_base::{MemberName, Millis, Moment};
 use mrg_dcs::{DynamicConfig, Keys, settings, wire, without_key};
-use mrg_dcs_etcd::{Connection, Error as DcsError, Etcd, Snapshot, WatchCommand, WatchEvent, watch};
-use mrg_election::{Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Revision, Settings, StepId};
+use mrg_dcs_etcd::{
+    Connection, Error as DcsError, Etcd, Snapshot, WatchCommand, WatchEvent, watch,
+};
+use mrg_election::{
+    Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Revision, Settings, StepId,
+};
 use mrg_telemetry::chain;
 
 /// What reaches the loop.
@@ -43,10 +48,18 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).context("failed to become a subreaper")?;
     let config = Arc::new(config);
     let listen = config.rest_listen.to_string();
-    let listener = TcpListener::bind(&listen).await.with_context(|| format!("unable to listen on {listen} (restapi.listen)"))?;
+    let listener = TcpListener::bind(&listen)
+        .await
+        .with_context(|| format!("unable to listen on {listen} (restapi.listen)"))?;
     let (inputs, queue) = mpsc::channel(256);
     let agent = Agent::start(config, inputs.clone())?;
-    tokio::spawn(rest::serve(listener, Api { context: agent.context.clone(), asks: forward_asks(&inputs) }));
+    tokio::spawn(rest::serve(
+        listener,
+        Api {
+            context: agent.context.clone(),
+            asks: forward_asks(&inputs),
+        },
+    ));
     agent.clear_former_self().await;
     agent.run(queue).await
 }
@@ -95,16 +108,32 @@ impl Agent {
         let fence = Fence::start(gone)?;
         let (exits, mut ended) = mpsc::unbounded_channel();
         let server = Arc::new(Server::new(config.clone(), fence.clone(), exits));
-        let connection = Connection { endpoints: config.etcd_endpoints.clone(), user: config.etcd_user.clone() };
+        let connection = Connection {
+            endpoints: config.etcd_endpoints.clone(),
+            user: config.etcd_user.clone(),
+        };
         // Members begin with different endpoints, so that a dead one is not everybody's first.
         let first = config.name.as_str().bytes().map(usize::from).sum();
         let etcd = Arc::new(Etcd::new(connection, first));
         let keys = Keys::new(&config.namespace, &config.scope);
         let peers = Peers::new(config.rest_credentials.clone()).context("failed to set up HTTP")?;
         let initial = settings(&config.bootstrap).context("bootstrap.dcs")?;
-        let context = Arc::new(Context::new(config.clone(), etcd.clone(), keys.clone(), server.clone(), peers, initial));
+        let context = Arc::new(Context::new(
+            config.clone(),
+            etcd.clone(),
+            keys.clone(),
+            server.clone(),
+            peers,
+            initial,
+        ));
         let past = promise::recall(&config.promise_file());
-        let mut node = Node::new(config.name.clone(), initial, config.priority(), past, mrg_clock::now());
+        let mut node = Node::new(
+            config.name.clone(),
+            initial,
+            config.priority(),
+            past,
+            mrg_clock::now(),
+        );
         if server.is_half_rewound() {
             node.remember_cluster();
         }
@@ -142,7 +171,10 @@ impl Agent {
             inputs,
             commands,
             probes,
-            snapshot: Arc::new(Snapshot { revision: 0, entries: wire::Entries::new() }),
+            snapshot: Arc::new(Snapshot {
+                revision: 0,
+                entries: wire::Entries::new(),
+            }),
             dynamic: None,
             has_settings: false,
             reads: 0,
@@ -159,17 +191,33 @@ impl Agent {
         })
     }
 
-    /// Revokes the lease of the incarnation before this one, if that is surely dead: its leader key goes at once.
+    /// Revokes the lease of the incarnation before this one, if that is surely dead: its leader key
+    /// goes at once.
     async fn clear_former_self(&self) {
         let config = &self.context.config;
-        let Some(record) = Incarnation::load(&config.incarnation_file()) else { return };
+        let Some(record) = Incarnation::load(&config.incarnation_file()) else {
+            return;
+        };
         if !record.is_dead(config.own.container) {
-            tracing::warn!("an earlier incarnation of this agent may still run; waiting for its lease to end");
+            tracing::warn!(
+                "an earlier incarnation of this agent may still run; waiting for its lease to end"
+            );
             return;
         }
-        match self.context.etcd.revoke(record.lease, self.context.dcs_within()).await {
-            Ok(()) => tracing::info!(lease = record.lease.0, "cleared the keys of this agent's earlier incarnation"),
-            Err(error) => tracing::warn!(error = chain(&error), "unable to clear the keys of this agent's earlier incarnation"),
+        match self
+            .context
+            .etcd
+            .revoke(record.lease, self.context.dcs_within())
+            .await
+        {
+            Ok(()) => tracing::info!(
+                lease = record.lease.0,
+                "cleared the keys of this agent's earlier incarnation"
+            ),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "unable to clear the keys of this agent's earlier incarnation"
+            ),
         }
     }
 
@@ -193,7 +241,10 @@ impl Agent {
             let Some(input) = input else { break };
             if matches!(input, Input::Event(Event::Stop)) && stop_by.is_none() {
                 tracing::info!("asked to stop");
-                stop_by = Some(mrg_clock::now() + Millis(self.context.stop_within().as_millis() as u64 + 5_000));
+                stop_by = Some(
+                    mrg_clock::now()
+                        + Millis(self.context.stop_within().as_millis() as u64 + 5_000),
+                );
             }
             self.take(input).await?;
             if stop_by.is_some_and(|by| mrg_clock::now() > by) {
@@ -209,17 +260,27 @@ impl Agent {
     async fn end(&mut self) {
         let killed = self.fence.kill().await;
         if let (Some(lease), Ok(())) = (self.node.lease(), killed) {
-            let _ = self.context.etcd.revoke(lease.id, Duration::from_secs(2)).await;
+            let _ = self
+                .context
+                .etcd
+                .revoke(lease.id, Duration::from_secs(2))
+                .await;
         }
         tracing::info!("stopped");
     }
 
-    /// As PID 1 or subreaper: waits for orphans that are neither the fence nor anything that somebody else waits for.
+    /// As PID 1 or subreaper: waits for orphans that are neither the fence nor anything that
+    /// somebody else waits for.
     fn reap(&self) {
         use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
         let fence = i32::try_from(self.fence.pid).ok();
-        while let Ok(status) = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
-            let Some(pid) = status.pid().filter(|_| status != WaitStatus::StillAlive) else { return };
+        while let Ok(status) = waitid(
+            Id::All,
+            WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT,
+        ) {
+            let Some(pid) = status.pid().filter(|_| status != WaitStatus::StillAlive) else {
+                return;
+            };
             if Some(pid.as_raw()) == fence {
                 return;
             }
@@ -238,7 +299,10 @@ impl Agent {
             }
             Input::FenceGone => {
                 // Its children are ours now. Without a fence nothing may run.
-                tokio::task::spawn_blocking(|| kill_descendants(&std::collections::BTreeSet::new(), |_| {})).await?;
+                tokio::task::spawn_blocking(|| {
+                    kill_descendants(&std::collections::BTreeSet::new(), |_| {})
+                })
+                .await?;
                 anyhow::bail!("the fence is gone; every process of postgres was killed");
             }
         }
@@ -274,9 +338,12 @@ impl Agent {
         self.begin_promise_record(now);
     }
 
-    /// Without a record this member kept quiet for one ttl after its start; from then on there is one, and a restart costs no wait.
+    /// Without a record this member kept quiet for one ttl after its start; from then on there is
+    /// one, and a restart costs no wait.
     fn begin_promise_record(&mut self, now: Moment) {
-        if self.promises_recorded || now.since(self.started) < self.context.status().settings.failover.ttl {
+        if self.promises_recorded
+            || now.since(self.started) < self.context.status().settings.failover.ttl
+        {
             return;
         }
         self.promises_recorded = true;
@@ -311,27 +378,45 @@ impl Agent {
                     status.dcs_reachable = true;
                 });
                 let listed = wire::failsafe(&snapshot.entries).unwrap_or_default();
-                self.context.peers.learn(listed.into_iter().filter_map(|(name, url)| Some((name, wire::base_of(&url)?))).collect());
-                let bases = members(&snapshot).into_iter().filter_map(|(name, data)| Some((name, data.api_base()?)));
+                self.context.peers.learn(
+                    listed
+                        .into_iter()
+                        .filter_map(|(name, url)| Some((name, wire::base_of(&url)?)))
+                        .collect(),
+                );
+                let bases = members(&snapshot)
+                    .into_iter()
+                    .filter_map(|(name, data)| Some((name, data.api_base()?)));
                 self.context.peers.learn(bases.collect());
                 self.configure(&snapshot).await;
                 let linearizable = self.read_wanted.is_some_and(|wanted| asked >= wanted);
                 if linearizable {
                     self.read_wanted = None;
                 }
-                self.event(Event::Dcs { cluster, linearizable }).await;
+                self.event(Event::Dcs {
+                    cluster,
+                    linearizable,
+                })
+                .await;
                 self.release_votes(asked).await;
             }
         }
     }
 
-    /// Takes over the dynamic configuration, if it is another and a good one; else the last good one stays in force.
+    /// Takes over the dynamic configuration, if it is another and a good one; else the last good
+    /// one stays in force.
     async fn configure(&mut self, snapshot: &Snapshot) {
         let entry = snapshot.entries.get("config");
-        let known = |entry: &&wire::Entry| self.dynamic.as_ref().is_some_and(|(revision, _)| *revision == entry.modified);
+        let known = |entry: &&wire::Entry| {
+            self.dynamic
+                .as_ref()
+                .is_some_and(|(revision, _)| *revision == entry.modified)
+        };
         let mut refused = None;
         if let Some(entry) = entry.filter(|entry| !known(entry)) {
-            match DynamicConfig::parse(&entry.value).and_then(|dynamic| Ok((settings(&dynamic)?, dynamic))) {
+            match DynamicConfig::parse(&entry.value)
+                .and_then(|dynamic| Ok((settings(&dynamic)?, dynamic)))
+            {
                 Ok((settings, dynamic)) => {
                     self.take_settings(settings).await;
                     self.dynamic = Some((entry.modified, dynamic));
@@ -339,14 +424,22 @@ impl Agent {
                 Err(error) => refused = Some(error),
             }
         }
-        // Without the key: to fall back to what the cluster began with could turn synchronous replication off.
+        // Without the key: to fall back to what the cluster began with could turn synchronous
+        // replication off.
         let (revision, in_force) = match &self.dynamic {
             Some((revision, dynamic)) => (Some(*revision), dynamic.clone()),
-            None => (None, without_key(&self.context.config.bootstrap, &snapshot.entries)),
+            None => (
+                None,
+                without_key(&self.context.config.bootstrap, &snapshot.entries),
+            ),
         };
         if revision.is_none() {
             match settings(&in_force) {
-                Ok(settings) if !self.has_settings || settings != self.context.status().settings => self.take_settings(settings).await,
+                Ok(settings)
+                    if !self.has_settings || settings != self.context.status().settings =>
+                {
+                    self.take_settings(settings).await
+                }
                 Ok(_) => {}
                 Err(error) => refused = Some(error),
             }
@@ -354,13 +447,16 @@ impl Agent {
         if let Some(error) = refused {
             self.refuse_config(&error);
         }
-        self.housekeeping.configure(revision, in_force, addresses(snapshot));
+        self.housekeeping
+            .configure(revision, in_force, addresses(snapshot));
     }
 
     async fn take_settings(&mut self, settings: Settings) {
         self.has_settings = true;
-        let timers =
-            WatchCommand::Timers { every: settings.failover.loop_wait.duration(), within: settings.failover.retry_timeout.duration() };
+        let timers = WatchCommand::Timers {
+            every: settings.failover.loop_wait.duration(),
+            within: settings.failover.retry_timeout.duration(),
+        };
         let _ = self.commands.send(timers).await;
         self.context.update(|status| {
             status.settings = settings;
@@ -372,9 +468,13 @@ impl Agent {
     fn refuse_config(&self, error: &mrg_dcs::InvalidConfig) {
         let text = error.to_string();
         if self.context.status().config_error.as_deref() != Some(&text) {
-            tracing::error!(error = text, "the dynamic configuration is refused; the last good one stays in force");
+            tracing::error!(
+                error = text,
+                "the dynamic configuration is refused; the last good one stays in force"
+            );
         }
-        self.context.update(|status| status.config_error = Some(text));
+        self.context
+            .update(|status| status.config_error = Some(text));
     }
 
     async fn asked(&mut self, ask: Ask) {
@@ -393,23 +493,40 @@ impl Agent {
                     self.release_votes(u64::MAX).await;
                 }
             }
-            Ask::Withdraw(Withdrawal { lease, round }) => self.event(Event::PromiseWithdrawn { lease, round }).await,
+            Ask::Withdraw(Withdrawal { lease, round }) => {
+                self.event(Event::PromiseWithdrawn { lease, round }).await
+            }
             Ask::Promise(request, answer) => {
-                let FailsafeRequest { name, ttl_ms, lease, round, .. } = request;
+                let FailsafeRequest {
+                    name,
+                    ttl_ms,
+                    lease,
+                    round,
+                    ..
+                } = request;
                 let Ok(leader) = MemberName::new(&name) else {
                     let _ = answer.send(Err("the request names no member".to_owned()));
                     return;
                 };
                 self.promises.insert(reply, answer);
                 let ttl = ttl_ms.unwrap_or(self.context.status().settings.failover.ttl);
-                self.event(Event::PromiseAsked(PromiseRequest { reply, leader, lease, ttl, round })).await;
+                self.event(Event::PromiseAsked(PromiseRequest {
+                    reply,
+                    leader,
+                    lease,
+                    ttl,
+                    round,
+                }))
+                .await;
             }
         }
     }
 
     /// Lets the node hear of the votes that were asked for before a read that is done now.
     async fn release_votes(&mut self, asked: u64) {
-        let (ready, waiting) = std::mem::take(&mut self.votes_waiting).into_iter().partition(|(read, _)| *read <= asked);
+        let (ready, waiting) = std::mem::take(&mut self.votes_waiting)
+            .into_iter()
+            .partition(|(read, _)| *read <= asked);
         self.votes_waiting = waiting;
         let ready: Vec<(u64, u64)> = ready;
         for (_, reply) in ready {
@@ -435,7 +552,9 @@ impl Agent {
                     if !matches!(outcome, Outcome::Done) {
                         tracing::info!(?action, ?outcome, "step ended");
                     }
-                    let _ = inputs.send(Input::Event(Event::Finished { step, outcome })).await;
+                    let _ = inputs
+                        .send(Input::Event(Event::Finished { step, outcome }))
+                        .await;
                 });
                 self.running = Some((step, task));
             }
@@ -456,12 +575,17 @@ impl Agent {
                 self.read_wanted = Some(self.reads);
                 let _ = self.commands.send(WatchCommand::Read(self.reads)).await;
             }
-            Effect::AskPromises { round, members, within } => self.ask_promises(round, members, within),
+            Effect::AskPromises {
+                round,
+                members,
+                within,
+            } => self.ask_promises(round, members, within),
             Effect::WithdrawPromises { members, round } => self.withdraw_promises(members, round),
             Effect::WriteFailsafe { over, members } => self.write_failsafe(over, members),
             Effect::AnswerPromise(reply, answer) => {
                 let answer = answer.and_then(|promise| {
-                    let recorded = promise::record(&self.context.config.promise_file(), Some(promise));
+                    let recorded =
+                        promise::record(&self.context.config.promise_file(), Some(promise));
                     recorded.map_err(|error| format!("the promise cannot be recorded: {error}"))
                 });
                 if let Some(waiting) = self.promises.remove(&reply) {
@@ -470,12 +594,14 @@ impl Agent {
             }
             Effect::AnswerVote(reply, answer) => {
                 if let Some(waiting) = self.votes.remove(&reply) {
-                    let _ = waiting.send(answer.map(|(position, priority)| VoteAnswer { position, priority }));
+                    let _ = waiting
+                        .send(answer.map(|(position, priority)| VoteAnswer { position, priority }));
                 }
             }
             Effect::Explain(why) => {
                 tracing::info!(why = why.label(), "{}", why.sentence());
-                self.context.update(|status| *status.reasons.entry(why).or_insert(0) += 1);
+                self.context
+                    .update(|status| *status.reasons.entry(why).or_insert(0) += 1);
             }
             Effect::Exit => self.exit = true,
         }
@@ -488,7 +614,11 @@ impl Agent {
             let sent = mrg_clock::now();
             let event = match context.etcd.grant(ttl, context.dcs_within()).await {
                 Ok(granted) => match record_lease(&context, granted.id, &pids) {
-                    Ok(()) => Event::LeaseGranted { id: granted.id, granted: granted.ttl, sent },
+                    Ok(()) => Event::LeaseGranted {
+                        id: granted.id,
+                        granted: granted.ttl,
+                        sent,
+                    },
                     Err(error) => {
                         tracing::error!(%error, path = %context.config.incarnation_file().display(), "failed to record the lease");
                         let _ = context.etcd.revoke(granted.id, context.dcs_within()).await;
@@ -535,41 +665,66 @@ impl Agent {
                 lease,
                 round,
             };
-            let asks = members.iter().map(|member| context.peers.failsafe(member, &request, within.duration()));
+            let asks = members
+                .iter()
+                .map(|member| context.peers.failsafe(member, &request, within.duration()));
             let answers = futures::future::join_all(asks).await;
-            let refusals: Vec<String> = answers.iter().filter_map(|answer| answer.as_ref().err().map(|error| chain(error))).collect();
+            let refusals: Vec<String> = answers
+                .iter()
+                .filter_map(|answer| answer.as_ref().err().map(|error| chain(error)))
+                .collect();
             if refusals.is_empty() {
-                tracing::warn!(members = members.len(), "etcd does not answer; all members promised to wait, so this leader goes on");
+                tracing::warn!(
+                    members = members.len(),
+                    "etcd does not answer; all members promised to wait, so this leader goes on"
+                );
             } else {
-                tracing::warn!(?refusals, "etcd does not answer and not all members promised to wait; the fence stands");
+                tracing::warn!(
+                    ?refusals,
+                    "etcd does not answer and not all members promised to wait; the fence stands"
+                );
             }
             let all = refusals.is_empty();
-            let _ = inputs.send(Input::Event(Event::Promises { round, asked, all })).await;
+            let _ = inputs
+                .send(Input::Event(Event::Promises { round, asked, all }))
+                .await;
         });
     }
 
     fn write_failsafe(&self, over: Option<Revision>, listed: Option<BTreeSet<MemberName>>) {
         let (context, inputs) = (self.context.clone(), self.inputs.clone());
-        let Some(lease) = self.node.lease().map(|lease| lease.id) else { return };
+        let Some(lease) = self.node.lease().map(|lease| lease.id) else {
+            return;
+        };
         let snapshot = self.snapshot.clone();
         tokio::spawn(async move {
             let written = write_failsafe(&context, &snapshot, lease, over, listed).await;
-            let _ = inputs.send(Input::Event(Event::FailsafeWritten(written))).await;
+            let _ = inputs
+                .send(Input::Event(Event::FailsafeWritten(written)))
+                .await;
         });
     }
 
     fn withdraw_promises(&self, members: Vec<MemberName>, round: u64) {
-        let Some(lease) = self.node.lease().map(|lease| lease.id) else { return };
+        let Some(lease) = self.node.lease().map(|lease| lease.id) else {
+            return;
+        };
         let context = self.context.clone();
         tokio::spawn(async move {
             let withdrawal = Withdrawal { lease, round };
             let within = context.dcs_within();
-            futures::future::join_all(members.iter().map(|member| context.peers.withdraw(member, &withdrawal, within))).await;
+            futures::future::join_all(
+                members
+                    .iter()
+                    .map(|member| context.peers.withdraw(member, &withdrawal, within)),
+            )
+            .await;
         });
     }
 }
 
-/// Writes the lease down for the incarnation after this one, and for the kubelet, before the lease is used for anything.
+/// Writes the lease down for the incarnation after this one, and for the kubelet, before the lease
+/// is used for anything.
 fn record_lease(context: &Context, lease: LeaseId, pids: &[u32]) -> std::io::Result<()> {
     Incarnation::of(lease, pids).store(&context.config.incarnation_file())?;
     if let Some(path) = &context.config.own.termination_message {
@@ -579,11 +734,19 @@ fn record_lease(context: &Context, lease: LeaseId, pids: &[u32]) -> std::io::Res
 }
 
 fn epoch_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }
 
 /// Looks at postgres when asked, and now and then.
-async fn look_continually(server: Arc<Server>, mut asked: mpsc::UnboundedReceiver<u64>, inputs: mpsc::Sender<Input>) {
+async fn look_continually(
+    server: Arc<Server>,
+    mut asked: mpsc::UnboundedReceiver<u64>,
+    inputs: mpsc::Sender<Input>,
+) {
     let mut newest = 0;
     loop {
         tokio::select! {
@@ -600,13 +763,21 @@ async fn look_continually(server: Arc<Server>, mut asked: mpsc::UnboundedReceive
             }
             let postgres = server.look().await;
             let settling = matches!(postgres, Postgres::Starting);
-            if inputs.send(Input::Event(Event::Postgres { probe: newest, postgres })).await.is_err() {
+            if inputs
+                .send(Input::Event(Event::Postgres {
+                    probe: newest,
+                    postgres,
+                }))
+                .await
+                .is_err()
+            {
                 return;
             }
             if !settling {
                 break;
             }
-            // Nothing announces that postgres accepts connections. One that has not for long is asked less often.
+            // Nothing announces that postgres accepts connections. One that has not for long is
+            // asked less often.
             tokio::time::sleep(pause).await;
             pause = (pause * 11 / 10).min(LOOK_EVERY);
         }

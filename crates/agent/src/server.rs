@@ -17,8 +17,8 @@ use mrg_dcs::DynamicConfig;
 use mrg_election::sync::Names;
 use mrg_election::{DataDirectory, Postgres, Standby, StartAs, WalReceiver};
 use mrg_postgres::{
-    self, Configuration, ConnectTo, Credentials, DataState, Look, RESERVED_PARAMETERS, Server as ServerFacts, Session, SessionSettings,
-    conninfo, fork_of, look_at, timeline_at,
+    self, Configuration, ConnectTo, Credentials, DataState, Look, RESERVED_PARAMETERS,
+    Server as ServerFacts, Session, SessionSettings, conninfo, fork_of, look_at, timeline_at,
 };
 
 /// What went wrong with the local server.
@@ -105,7 +105,8 @@ pub struct Server {
     exited: watch::Sender<u64>,
 }
 
-/// Postgres may take this long to accept connections before starting counts as under way rather than done.
+/// Postgres may take this long to accept connections before starting counts as under way rather
+/// than done.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 /// A statement on the local socket.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(3);
@@ -116,11 +117,20 @@ impl Server {
     /// A server that does not run yet. `exits` is told when the postmaster ends.
     pub fn new(config: Arc<AgentConfig>, fence: Fence, exits: mpsc::UnboundedSender<()>) -> Self {
         let major = major_of(&config.program("postgres"));
-        Self { config, major, fence, inner: Mutex::new(Inner::default()), exits, exited: watch::Sender::new(0) }
+        Self {
+            config,
+            major,
+            fence,
+            inner: Mutex::new(Inner::default()),
+            exits,
+            exited: watch::Sender::new(0),
+        }
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The data directory.
@@ -143,11 +153,19 @@ impl Server {
 
     /// Whether a postmaster of ours runs.
     pub fn is_running(&self) -> bool {
-        self.inner().running.as_ref().is_some_and(|running| !running.gone)
+        self.inner()
+            .running
+            .as_ref()
+            .is_some_and(|running| !running.gone)
     }
 
-    /// Takes over the dynamic configuration and the members' addresses; reloads the server if that changes its files.
-    pub async fn configure(&self, dynamic: &DynamicConfig, addresses: BTreeMap<MemberName, ConnectTo>) -> Result<(), Error> {
+    /// Takes over the dynamic configuration and the members' addresses; reloads the server if that
+    /// changes its files.
+    pub async fn configure(
+        &self,
+        dynamic: &DynamicConfig,
+        addresses: BTreeMap<MemberName, ConnectTo>,
+    ) -> Result<(), Error> {
         {
             let mut inner = self.inner();
             inner.dynamic = dynamic.clone();
@@ -167,27 +185,55 @@ impl Server {
 
     fn wanted_parameters(&self) -> BTreeMap<String, String> {
         let dynamic = self.inner().dynamic.parameters();
-        let mut parameters: BTreeMap<String, String> = dynamic.iter().map(|(name, value)| (name.clone(), parameter_text(value))).collect();
+        let mut parameters: BTreeMap<String, String> = dynamic
+            .iter()
+            .map(|(name, value)| (name.clone(), parameter_text(value)))
+            .collect();
         parameters.extend(self.config.parameters.clone());
         parameters
     }
 
-    /// Lets PostgreSQL itself judge the parameters before they reach the file that a restart would fail on.
+    /// Lets PostgreSQL itself judge the parameters before they reach the file that a restart would
+    /// fail on.
     async fn vet(&self) -> Result<(), Error> {
         let parameters = self.wanted_parameters();
-        if self.inner().vetting.judged.as_ref() == Some(&parameters) || look_at(self.data()) == DataState::Absent {
+        if self.inner().vetting.judged.as_ref() == Some(&parameters)
+            || look_at(self.data()) == DataState::Absent
+        {
             return Ok(());
         }
-        for name in parameters.keys().filter(|name| RESERVED_PARAMETERS.contains(&name.as_str())) {
-            let instead = if name == "synchronous_standby_names" { "; synchronous_mode: quorum is its ANY 1" } else { "" };
-            tracing::warn!(parameter = name, "the agent sets this parameter itself; the value in the configuration has no effect{instead}");
+        for name in parameters
+            .keys()
+            .filter(|name| RESERVED_PARAMETERS.contains(&name.as_str()))
+        {
+            let instead = if name == "synchronous_standby_names" {
+                "; synchronous_mode: quorum is its ANY 1"
+            } else {
+                ""
+            };
+            tracing::warn!(
+                parameter = name,
+                "the agent sets this parameter itself; the value in the configuration has no effect{instead}"
+            );
         }
-        let candidate = Configuration { parameters: parameters.clone(), ..self.configuration() };
+        let candidate = Configuration {
+            parameters: parameters.clone(),
+            ..self.configuration()
+        };
         let file = self.config.beside_data(".check.conf");
         // What initdb wrote is good; only the user's part is judged.
-        let text = candidate.render().replace("include 'postgresql.base.conf'", "");
-        std::fs::write(&file, text).map_err(|source| Error::File { what: file.display().to_string(), source })?;
-        let arguments = [format!("--config-file={}", file.display()), format!("-D{}", self.data().display()), "-Cport".to_owned()];
+        let text = candidate
+            .render()
+            .replace("include 'postgresql.base.conf'", "");
+        std::fs::write(&file, text).map_err(|source| Error::File {
+            what: file.display().to_string(),
+            source,
+        })?;
+        let arguments = [
+            format!("--config-file={}", file.display()),
+            format!("-D{}", self.data().display()),
+            "-Cport".to_owned(),
+        ];
         let judged = self.run_program("postgres", arguments.to_vec(), None).await;
         let mut inner = self.inner();
         inner.vetting.refused = match judged {
@@ -208,17 +254,21 @@ impl Server {
     fn configuration(&self) -> Configuration {
         let inner = self.inner();
         let me = &self.config.name;
-        let primary_conninfo = inner.upstream.as_ref().and_then(|name| inner.addresses.get(name)).map(|address| {
-            let more = [
-                ("application_name", me.as_str()),
-                ("connect_timeout", "3"),
-                ("keepalives_idle", "5"),
-                ("keepalives_interval", "1"),
-                ("tcp_user_timeout", "5000"),
-                ("sslmode", "prefer"),
-            ];
-            conninfo(address, &self.config.authentication.replication, &more)
-        });
+        let primary_conninfo = inner
+            .upstream
+            .as_ref()
+            .and_then(|name| inner.addresses.get(name))
+            .map(|address| {
+                let more = [
+                    ("application_name", me.as_str()),
+                    ("connect_timeout", "3"),
+                    ("keepalives_idle", "5"),
+                    ("keepalives_interval", "1"),
+                    ("tcp_user_timeout", "5000"),
+                    ("sslmode", "prefer"),
+                ];
+                conninfo(address, &self.config.authentication.replication, &more)
+            });
         Configuration {
             cluster_name: self.config.scope.to_string(),
             listen: self.config.listen.host.clone(),
@@ -229,7 +279,11 @@ impl Server {
             hba: self.config.hba.clone().or_else(|| inner.dynamic.pg_hba()),
             authentication: self.config.authentication.clone(),
             synchronous_standby_names: inner.names.to_string(),
-            primary_slot_name: if primary_conninfo.is_some() { me.slot_name() } else { String::new() },
+            primary_slot_name: if primary_conninfo.is_some() {
+                me.slot_name()
+            } else {
+                String::new()
+            },
             primary_conninfo: primary_conninfo.unwrap_or_default(),
         }
     }
@@ -239,7 +293,10 @@ impl Server {
         if self.inner().written.as_ref() == Some(&configuration) {
             return Ok(false);
         }
-        let failed = |source| Error::File { what: "the configuration".to_owned(), source };
+        let failed = |source| Error::File {
+            what: "the configuration".to_owned(),
+            source,
+        };
         configuration.write(self.data()).map_err(failed)?;
         self.inner().written = Some(configuration);
         Ok(true)
@@ -254,12 +311,21 @@ impl Server {
 
     fn reload(&self) -> Result<(), Error> {
         let program = self.inner().running.as_ref().map(|running| running.program);
-        program.map_or(Ok(()), |program| self.fence.signal(program, Signal::SIGHUP).map_err(Error::from))
+        program.map_or(Ok(()), |program| {
+            self.fence
+                .signal(program, Signal::SIGHUP)
+                .map_err(Error::from)
+        })
     }
 
     /// The session, opened if need be.
     pub async fn session(&self) -> Result<Arc<Session>, Error> {
-        if let Some(session) = self.inner().session.clone().filter(|session| !session.is_closed()) {
+        if let Some(session) = self
+            .inner()
+            .session
+            .clone()
+            .filter(|session| !session.is_closed())
+        {
             return Ok(session);
         }
         let settings = SessionSettings {
@@ -302,7 +368,10 @@ impl Server {
                 DataState::Present(control) => match self.misfit() {
                     None => {
                         self.inner().unusable = None;
-                        Postgres::Stopped(DataDirectory { unfinished: self.is_unfinished(), ..control.data })
+                        Postgres::Stopped(DataDirectory {
+                            unfinished: self.is_unfinished(),
+                            ..control.data
+                        })
                     }
                     Some(why) => self.leave_alone(why),
                 },
@@ -320,14 +389,19 @@ impl Server {
                 let receiver = match (&inner.upstream, replica.streaming) {
                     (None, _) => WalReceiver::Stopped,
                     (Some(_), true) => WalReceiver::Streaming,
-                    (Some(_), false) => WalReceiver::Broken(*inner.broken_since.get_or_insert_with(mrg_clock::now)),
+                    (Some(_), false) => {
+                        WalReceiver::Broken(*inner.broken_since.get_or_insert_with(mrg_clock::now))
+                    }
                 };
                 if !matches!(receiver, WalReceiver::Broken(_)) {
                     inner.broken_since = None;
                 }
                 Postgres::Standby(Standby {
                     system_id: replica.system_id,
-                    position: replica.flushed.map(|flushed| Position { timeline: replica.timeline, flushed }),
+                    position: replica.flushed.map(|flushed| Position {
+                        timeline: replica.timeline,
+                        flushed,
+                    }),
                     upstream: inner.upstream.clone(),
                     receiver,
                     fork: fork_of(self.data(), replica.timeline),
@@ -372,30 +446,45 @@ impl Server {
         }
     }
 
-    /// Starts postgres. Returns when it accepts connections, when it ended, or when it is still busy after a while.
+    /// Starts postgres. Returns when it accepts connections, when it ended, or when it is still
+    /// busy after a while.
     pub async fn start(&self, as_: &StartAs) -> Result<(), Error> {
         if self.is_running() {
             return Err(Error::State("postgres runs already".to_owned()));
         }
         let writer = *as_ == StartAs::Primary;
-        let floors = if writer { BTreeMap::new() } else { self.read_floors().await? };
+        let floors = if writer {
+            BTreeMap::new()
+        } else {
+            self.read_floors().await?
+        };
         self.inner().floors = floors;
         self.vet().await?;
         self.prepare_start(as_)?;
         let process = Process {
-            argv: vec![self.config.program("postgres"), "-D".to_owned(), self.data().to_string_lossy().into_owned()],
+            argv: vec![
+                self.config.program("postgres"),
+                "-D".to_owned(),
+                self.data().to_string_lossy().into_owned(),
+            ],
             env: vec![],
             log: None,
             writer,
             whole: true,
         };
         let (program, pid, exit) = self.fence.spawn(process).await?;
-        tracing::info!(pid, role = if writer { "primary" } else { "standby" }, "postgres started");
+        tracing::info!(
+            pid,
+            role = if writer { "primary" } else { "standby" },
+            "postgres started"
+        );
         self.watch_exit(program, exit);
         let deadline = tokio::time::Instant::now() + START_PATIENCE;
         loop {
             if !self.is_running() {
-                return Err(Error::State("postgres ended while starting; its log says why".to_owned()));
+                return Err(Error::State(
+                    "postgres ended while starting; its log says why".to_owned(),
+                ));
             }
             if self.try_look().await.is_ok() || tokio::time::Instant::now() >= deadline {
                 return Ok(());
@@ -408,7 +497,9 @@ impl Server {
     async fn read_floors(&self) -> Result<BTreeMap<String, u64>, Error> {
         let data = self.data().to_string_lossy().into_owned();
         self.run_program("pg_controldata", vec![data], None).await?;
-        Ok(mrg_postgres::floors(&std::fs::read_to_string(self.log("pg_controldata")).unwrap_or_default()))
+        Ok(mrg_postgres::floors(
+            &std::fs::read_to_string(self.log("pg_controldata")).unwrap_or_default(),
+        ))
     }
 
     fn prepare_start(&self, as_: &StartAs) -> Result<(), Error> {
@@ -421,14 +512,20 @@ impl Server {
         let signal = self.data().join("standby.signal");
         {
             let mut inner = self.inner();
-            inner.upstream = if let StartAs::Standby { upstream } = as_ { upstream.clone() } else { None };
+            inner.upstream = if let StartAs::Standby { upstream } = as_ {
+                upstream.clone()
+            } else {
+                None
+            };
             inner.broken_since = None;
             inner.written = None;
             inner.session = None;
         }
         match as_ {
             StartAs::Primary => remove_if_there(&signal).map_err(file("standby.signal"))?,
-            StartAs::Standby { .. } => std::fs::write(&signal, "").map_err(file("standby.signal"))?,
+            StartAs::Standby { .. } => {
+                std::fs::write(&signal, "").map_err(file("standby.signal"))?
+            }
         }
         // Left by a postmaster that was killed; the fence has shown that it is gone.
         remove_if_there(&self.data().join("postmaster.pid")).map_err(file("postmaster.pid"))?;
@@ -437,7 +534,10 @@ impl Server {
     }
 
     fn watch_exit(&self, program: u64, exit: tokio::sync::oneshot::Receiver<Exit>) {
-        self.inner().running = Some(Running { program, gone: false });
+        self.inner().running = Some(Running {
+            program,
+            gone: false,
+        });
         let exits = self.exits.clone();
         let exited = self.exited.clone();
         tokio::spawn(async move {
@@ -454,19 +554,31 @@ impl Server {
     pub fn note_exit(&self) {
         let ended = *self.exited.borrow();
         let mut inner = self.inner();
-        if let Some(running) = inner.running.as_mut().filter(|running| running.program <= ended) {
+        if let Some(running) = inner
+            .running
+            .as_mut()
+            .filter(|running| running.program <= ended)
+        {
             running.gone = true;
             inner.session = None;
         }
     }
 
-    /// Shuts postgres down in order, within a time; a kill ends it otherwise. Gives the end of its WAL.
+    /// Shuts postgres down in order, within a time; a kill ends it otherwise. Gives the end of its
+    /// WAL.
     pub async fn stop(&self, within: Duration) -> Result<Option<Position>, Error> {
-        let program = self.inner().running.as_ref().filter(|running| !running.gone).map(|running| running.program);
+        let program = self
+            .inner()
+            .running
+            .as_ref()
+            .filter(|running| !running.gone)
+            .map(|running| running.program);
         if let Some(program) = program {
             let mut exited = self.exited.subscribe();
             self.fence.signal(program, Signal::SIGINT)?;
-            let late = tokio::time::timeout(within, exited.wait_for(|ended| *ended >= program)).await.is_err();
+            let late = tokio::time::timeout(within, exited.wait_for(|ended| *ended >= program))
+                .await
+                .is_err();
             if late {
                 tracing::warn!("postgres did not stop in time; killing it");
                 self.kill().await?;
@@ -474,20 +586,30 @@ impl Server {
             self.note_exit();
         }
         Ok(match look_at(self.data()) {
-            DataState::Present(control) if control.data.clean => {
-                Some(Position { timeline: control.data.timeline, flushed: control.data.checkpoint })
-            }
+            DataState::Present(control) if control.data.clean => Some(Position {
+                timeline: control.data.timeline,
+                flushed: control.data.checkpoint,
+            }),
             _ => None,
         })
     }
 
     /// Kills everything, and returns when nothing runs.
     pub async fn kill(&self) -> Result<(), Error> {
-        let program = self.inner().running.as_ref().filter(|running| !running.gone).map(|running| running.program);
+        let program = self
+            .inner()
+            .running
+            .as_ref()
+            .filter(|running| !running.gone)
+            .map(|running| running.program);
         self.fence.kill().await?;
         if let Some(program) = program {
             let mut exited = self.exited.subscribe();
-            let _ = tokio::time::timeout(Duration::from_secs(1), exited.wait_for(|ended| *ended >= program)).await;
+            let _ = tokio::time::timeout(
+                Duration::from_secs(1),
+                exited.wait_for(|ended| *ended >= program),
+            )
+            .await;
             let mut inner = self.inner();
             inner.running = None;
             inner.session = None;
@@ -500,7 +622,9 @@ impl Server {
         {
             let mut inner = self.inner();
             if !inner.addresses.contains_key(leader) {
-                return Err(Error::State(format!("the address of {leader} is not known")));
+                return Err(Error::State(format!(
+                    "the address of {leader} is not known"
+                )));
             }
             inner.upstream = Some(leader.clone());
             inner.broken_since = None;
@@ -517,8 +641,13 @@ impl Server {
             let Look::Replica(replica, _) = self.try_look().await? else {
                 return Err(Error::State("postgres is not in recovery".to_owned()));
             };
-            if let (false, true, Some(flushed)) = (replica.receiver, replica.settled, replica.flushed) {
-                return Ok(Position { timeline: replica.timeline, flushed });
+            if let (false, true, Some(flushed)) =
+                (replica.receiver, replica.settled, replica.flushed)
+            {
+                return Ok(Position {
+                    timeline: replica.timeline,
+                    flushed,
+                });
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(Error::Timeout("ending the WAL receiver"));
@@ -527,7 +656,8 @@ impl Server {
         }
     }
 
-    /// Sets `synchronous_standby_names`, and returns when every WAL sender acts on it, with where the server was then.
+    /// Sets `synchronous_standby_names`, and returns when every WAL sender acts on it, with where
+    /// the server was then.
     pub async fn set_names(&self, names: &Names, within: Duration) -> Result<Position, Error> {
         self.inner().names = names.clone();
         self.rewrite().await?;
@@ -535,7 +665,10 @@ impl Server {
         loop {
             match self.try_look().await? {
                 Look::Replica(replica, _) => {
-                    return Ok(Position { timeline: replica.timeline, flushed: replica.flushed.unwrap_or_default() });
+                    return Ok(Position {
+                        timeline: replica.timeline,
+                        flushed: replica.flushed.unwrap_or_default(),
+                    });
                 }
                 Look::Primary(primary, _) => {
                     let acted = self.session().await?.senders_act_on(names).await?;
@@ -543,7 +676,9 @@ impl Server {
                         // Later than every commit that was acknowledged under the old names.
                         return match self.try_look().await? {
                             Look::Primary(primary, _) => Ok(primary.position),
-                            Look::Replica(..) => Err(Error::State("postgres went into recovery".to_owned())),
+                            Look::Replica(..) => {
+                                Err(Error::State("postgres went into recovery".to_owned()))
+                            }
                         };
                     }
                 }
@@ -561,7 +696,9 @@ impl Server {
             return Err(Error::State("the lease's deadline has passed".to_owned()));
         }
         let session = self.session().await?;
-        session.execute("promote", "SELECT pg_promote(false)", STATEMENT_WITHIN).await?;
+        session
+            .execute("promote", "SELECT pg_promote(false)", STATEMENT_WITHIN)
+            .await?;
         loop {
             if let Look::Primary(primary, _) = self.try_look().await? {
                 {
@@ -582,17 +719,34 @@ impl Server {
 
     /// Writes a checkpoint.
     pub async fn checkpoint(&self, within: Duration) -> Result<(), Error> {
-        Ok(self.session().await?.execute("write a checkpoint", "CHECKPOINT", within).await?)
+        Ok(self
+            .session()
+            .await?
+            .execute("write a checkpoint", "CHECKPOINT", within)
+            .await?)
     }
 
     /// Runs one of PostgreSQL's programs to its end.
-    async fn run_program(&self, program: &str, arguments: Vec<String>, password: Option<&Credentials>) -> Result<(), Error> {
+    async fn run_program(
+        &self,
+        program: &str,
+        arguments: Vec<String>,
+        password: Option<&Credentials>,
+    ) -> Result<(), Error> {
         let log = self.log(program);
         let _ = std::fs::remove_file(&log);
         let mut argv = vec![self.config.program(program)];
         argv.extend(arguments);
-        let env = password.map(|user| vec![("PGPASSWORD".to_owned(), user.password.clone())]).unwrap_or_default();
-        let process = Process { argv, env, log: Some(log.clone()), writer: false, whole: false };
+        let env = password
+            .map(|user| vec![("PGPASSWORD".to_owned(), user.password.clone())])
+            .unwrap_or_default();
+        let process = Process {
+            argv,
+            env,
+            log: Some(log.clone()),
+            writer: false,
+            whole: false,
+        };
         let (_, _, exit) = self.fence.spawn(process).await?;
         let exit = exit.await.map_err(|_| fence::Error::Gone)?;
         if exit.is_success() {
@@ -602,17 +756,29 @@ impl Server {
         let tail: Vec<&str> = output.lines().rev().take(4).collect();
         let output = tail.into_iter().rev().collect::<Vec<_>>().join(" | ");
         if output.contains("No space left on device") {
-            return Err(Error::NoSpace { program: program.to_owned(), output });
+            return Err(Error::NoSpace {
+                program: program.to_owned(),
+                output,
+            });
         }
-        Err(Error::Program { program: program.to_owned(), exit, output })
+        Err(Error::Program {
+            program: program.to_owned(),
+            exit,
+            output,
+        })
     }
 }
 
 /// The major version that `postgres --version` tells: `postgres (PostgreSQL) 17.6 (Debian 17.6-1)`.
 fn major_of(program: &str) -> Option<String> {
-    let output = std::process::Command::new(program).arg("--version").output().ok()?;
+    let output = std::process::Command::new(program)
+        .arg("--version")
+        .output()
+        .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    let version = text
+        .split_whitespace()
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
     Some(version.chars().take_while(char::is_ascii_digit).collect())
 }
 

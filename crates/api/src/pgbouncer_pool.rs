@@ -74,7 +74,8 @@ pub struct PgBouncerPoolSpec {
     #[schemars(range(min = 1, max = 16))]
     pub processes: u16,
 
-    /// An image with PgBouncer 1.21 or newer on its PATH. The pooler is copied into the pod by an init container.
+    /// An image with PgBouncer 1.21 or newer on its PATH. The pooler is copied into the pod by an
+    /// init container.
     #[schemars(length(min = 1, max = 300))]
     pub image: String,
 
@@ -97,7 +98,8 @@ pub struct PgBouncerPoolSpec {
     #[schemars(range(min = 1, max = 10_000))]
     pub default_pool_size: u32,
 
-    /// Users beside the owners of the cluster's databases; the password of `app` stands in the cluster's Secret as `app-password`.
+    /// Users beside the owners of the cluster's databases; the password of `app` stands in the
+    /// cluster's Secret as `app-password`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub users: Vec<String>,
@@ -106,7 +108,8 @@ pub struct PgBouncerPoolSpec {
     #[schemars(length(min = 1, max = 50))]
     pub databases: Vec<Alias>,
 
-    /// Other settings of PgBouncer, as in its `pgbouncer.ini`; those that the pooler makes itself are refused.
+    /// Other settings of PgBouncer, as in its `pgbouncer.ini`; those that the pooler makes itself
+    /// are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 60))]
     #[x_kube(validation = Rule::new("!self.exists(k, k in ['listen_addr', 'listen_port', 'unix_socket_dir', 'auth_type', 'auth_file', 'auth_hba_file', 'auth_query', 'auth_user', 'auth_dbname', 'admin_users', 'stats_users', 'peer_id', 'so_reuseport', 'min_pool_size', 'server_login_retry', 'logfile', 'pidfile', 'user'])").message(
@@ -242,7 +245,10 @@ pub struct Switchover {
 
 impl Default for Switchover {
     fn default() -> Self {
-        Self { max_wait: max_wait(), on_timeout: OnTimeout::default() }
+        Self {
+            max_wait: max_wait(),
+            on_timeout: OnTimeout::default(),
+        }
     }
 }
 
@@ -252,7 +258,8 @@ pub enum OnTimeout {
     /// They are cut; each costs its client one error.
     #[default]
     Cut,
-    /// The switchover is given up, and the leader stays. A leader that has to stop (a drained node) cuts them all the same.
+    /// The switchover is given up, and the leader stays. A leader that has to stop (a drained node)
+    /// cuts them all the same.
     Abandon,
 }
 
@@ -263,14 +270,17 @@ pub enum OnTimeout {
     Message::Expression("'spec.failover.maxHold ' + self.maxHold + ' is not between 1s and 10m; it should be longer than the failover of the cluster takes'".into())
 ))]
 pub struct Failover {
-    /// How long clients are held while no server is confirmed; then they are turned away until one is.
+    /// How long clients are held while no server is confirmed; then they are turned away until one
+    /// is.
     #[serde(default = "max_hold")]
     pub max_hold: Duration,
 }
 
 impl Default for Failover {
     fn default() -> Self {
-        Self { max_hold: max_hold() }
+        Self {
+            max_hold: max_hold(),
+        }
     }
 }
 
@@ -296,7 +306,10 @@ fn max_lag() -> String {
 
 impl Default for Read {
     fn default() -> Self {
-        Self { max_lag: max_lag(), fallback: Fallback::default() }
+        Self {
+            max_lag: max_lag(),
+            fallback: Fallback::default(),
+        }
     }
 }
 
@@ -314,7 +327,8 @@ pub enum Fallback {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
-    /// A Secret of type `kubernetes.io/tls`, with `tls.crt` and `tls.key`. Clients must use TLS then.
+    /// A Secret of type `kubernetes.io/tls`, with `tls.crt` and `tls.key`. Clients must use TLS
+    /// then.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 }

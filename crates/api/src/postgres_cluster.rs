@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Duration;
 
-/// A PostgreSQL cluster: one leader, streaming replicas, automatic failover over etcd in Patroni's manner.
+/// A PostgreSQL cluster: one leader, streaming replicas, automatic failover over etcd in Patroni's
+/// manner.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -59,7 +60,8 @@ pub struct PostgresClusterSpec {
     #[schemars(range(min = 1, max = 15))]
     pub replicas: i32,
 
-    /// An image with PostgreSQL's programs on its PATH. The agent is copied into the pod by an init container.
+    /// An image with PostgreSQL's programs on its PATH. The agent is copied into the pod by an init
+    /// container.
     #[schemars(length(min = 1, max = 300))]
     pub image: String,
 
@@ -75,7 +77,10 @@ pub struct PostgresClusterSpec {
 
     /// The cluster's name in etcd; `metadata.name` if not given. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$"))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")
+    )]
     pub scope: Option<String>,
 
     /// The data volume of each member.
@@ -199,11 +204,15 @@ pub struct Etcd {
 
 impl Default for Etcd {
     fn default() -> Self {
-        Self { managed: Some(ManagedEtcd::default()), external: None }
+        Self {
+            managed: Some(ManagedEtcd::default()),
+            external: None,
+        }
     }
 }
 
-/// An etcd that the operator runs. Version 3.5.13 or newer: before that a stalled leader may revoke live leases.
+/// An etcd that the operator runs. Version 3.5.13 or newer: before that a stalled leader may revoke
+/// live leases.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ManagedEtcd {
@@ -234,12 +243,20 @@ fn etcd_image() -> String {
 }
 
 fn etcd_storage() -> Storage {
-    Storage { size: "2Gi".to_owned(), storage_class_name: None }
+    Storage {
+        size: "2Gi".to_owned(),
+        storage_class_name: None,
+    }
 }
 
 impl Default for ManagedEtcd {
     fn default() -> Self {
-        Self { replicas: 3, image: etcd_image(), storage: etcd_storage(), resources: None }
+        Self {
+            replicas: 3,
+            image: etcd_image(),
+            storage: etcd_storage(),
+            resources: None,
+        }
     }
 }
 
@@ -284,7 +301,8 @@ pub struct Endpoint(
     ),
 )]
 pub struct Failover {
-    /// How long the leader key outlives the leader's last sign of life. The time that a lost node costs.
+    /// How long the leader key outlives the leader's last sign of life. The time that a lost node
+    /// costs.
     #[serde(default = "ttl")]
     pub ttl: Duration,
     /// How often the leader renews its lease.
@@ -350,21 +368,27 @@ pub enum OnCrash {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Replication {
-    /// `Quorum`: any `count` of the standbys. `Sync`: `count` chosen standbys. `Async`: none, a failover may lose the last commits.
+    /// `Quorum`: any `count` of the standbys. `Sync`: `count` chosen standbys. `Async`: none, a
+    /// failover may lose the last commits.
     #[serde(default)]
     pub mode: Mode,
     /// How many standbys must have a commit.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 14))]
     pub count: i32,
-    /// Whether commits wait while too few standbys are there. If not, they go on without, and status says so.
+    /// Whether commits wait while too few standbys are there. If not, they go on without, and
+    /// status says so.
     #[serde(default)]
     pub strict: bool,
 }
 
 impl Default for Replication {
     fn default() -> Self {
-        Self { mode: Mode::default(), count: 1, strict: false }
+        Self {
+            mode: Mode::default(),
+            count: 1,
+            strict: false,
+        }
     }
 }
 
@@ -397,7 +421,8 @@ pub struct Postgresql {
         "a parameter's name must be letters, digits, _ and ., as PostgreSQL writes it"
     ))]
     pub parameters: BTreeMap<String, ParameterValue>,
-    /// Lines of `pg_hba.conf`, after the agent's own; everybody with a password by SCRAM if not given.
+    /// Lines of `pg_hba.conf`, after the agent's own; everybody with a password by SCRAM if not
+    /// given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub pg_hba: Option<Vec<String>>,
@@ -431,7 +456,11 @@ pub struct Bootstrap {
 
 impl Default for Bootstrap {
     fn default() -> Self {
-        Self { databases: Vec::new(), encoding: utf8(), locale: locale() }
+        Self {
+            databases: Vec::new(),
+            encoding: utf8(),
+            locale: locale(),
+        }
     }
 }
 
@@ -490,7 +519,8 @@ pub struct PostgresClusterStatus {
     /// How far the last member is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<String>,
-    /// PostgreSQL's major version, as the members report it: an image of another one does not fit the data.
+    /// PostgreSQL's major version, as the members report it: an image of another one does not fit
+    /// the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgresql_major: Option<u32>,
     /// PostgreSQL's system identifier: which history the data belongs to.

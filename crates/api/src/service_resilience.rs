@@ -1,4 +1,5 @@
-//! `ServiceResilience`: what a workload's failures and those of its dependencies may cost, enforced.
+//! `ServiceResilience`: what a workload's failures and those of its dependencies may cost,
+//! enforced.
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -85,7 +86,8 @@ pub struct ServiceResilienceSpec {
     #[serde(default)]
     pub priority: Priority,
 
-    /// `Enforce`: all of this is done. `Audit`: nothing is changed, and everything that would be is told.
+    /// `Enforce`: all of this is done. `Audit`: nothing is changed, and everything that would be is
+    /// told.
     #[serde(default)]
     pub mode: Mode,
 
@@ -189,7 +191,8 @@ pub enum Mode {
     "spec.probes: liveness and readiness ask the same path; a workload that waits for a dependency would be restarted for it: give them paths of their own"
 ))]
 pub struct Probes {
-    /// `Enforce`: pods get these probes whatever their template says. `Ignore`: they keep their own.
+    /// `Enforce`: pods get these probes whatever their template says. `Ignore`: they keep their
+    /// own.
     #[serde(default)]
     pub mode: ProbeMode,
     /// The container; the first if not given.
@@ -212,16 +215,34 @@ fn eight_thousand_eighty() -> u16 {
 }
 
 fn liveness() -> Probe {
-    Probe { path: "/health".to_owned(), initial_delay_seconds: 30, period_seconds: 10, timeout_seconds: 2, failure_threshold: 3 }
+    Probe {
+        path: "/health".to_owned(),
+        initial_delay_seconds: 30,
+        period_seconds: 10,
+        timeout_seconds: 2,
+        failure_threshold: 3,
+    }
 }
 
 fn readiness() -> Probe {
-    Probe { path: "/ready".to_owned(), initial_delay_seconds: 10, period_seconds: 5, timeout_seconds: 2, failure_threshold: 2 }
+    Probe {
+        path: "/ready".to_owned(),
+        initial_delay_seconds: 10,
+        period_seconds: 5,
+        timeout_seconds: 2,
+        failure_threshold: 2,
+    }
 }
 
 impl Default for Probes {
     fn default() -> Self {
-        Self { mode: ProbeMode::Enforce, container: None, port: 8080, liveness: liveness(), readiness: readiness() }
+        Self {
+            mode: ProbeMode::Enforce,
+            container: None,
+            port: 8080,
+            liveness: liveness(),
+            readiness: readiness(),
+        }
     }
 }
 
@@ -272,14 +293,20 @@ pub struct Availability {
     pub max_unavailable: i32,
     /// How pods are spread over nodes.
     pub spread: Spread,
-    /// How long a pod that stops waits before it is told to, so that nobody calls it any more; seconds.
+    /// How long a pod that stops waits before it is told to, so that nobody calls it any more;
+    /// seconds.
     #[schemars(range(min = 0, max = 60))]
     pub drain_seconds: i64,
 }
 
 impl Default for Availability {
     fn default() -> Self {
-        Self { min_replicas: None, max_unavailable: 1, spread: Spread::Preferred, drain_seconds: 5 }
+        Self {
+            min_replicas: None,
+            max_unavailable: 1,
+            spread: Spread::Preferred,
+            drain_seconds: 5,
+        }
     }
 }
 
@@ -305,7 +332,8 @@ pub struct QueueStore {
     /// A database: every pod sees what waits, and what waits outlives the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<SecretKey>,
-    /// A log on a volume of the pod, for the time when the database cannot be reached. It is lost with the pod.
+    /// A log on a volume of the pod, for the time when the database cannot be reached. It is lost
+    /// with the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<QueueVolume>,
 }
@@ -353,7 +381,9 @@ pub struct Exemption {
 }
 
 /// The checks of the analysis.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[derive(
+    JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize,
+)]
 pub enum Check {
     /// Every call has an end.
     Timeout,
@@ -453,7 +483,8 @@ pub struct BreakerStatus {
     pub dependency: String,
     /// Of which provider.
     pub provider: String,
-    /// The worst of all pods: `Open`, `HalfOpen`, `Closed`; `ForcedOpen` and `ForcedClosed` where people did that.
+    /// The worst of all pods: `Open`, `HalfOpen`, `Closed`; `ForcedOpen` and `ForcedClosed` where
+    /// people did that.
     pub state: String,
     /// In how many pods it is open.
     pub open: i32,
@@ -523,7 +554,8 @@ pub enum TemplateProbes {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Audit {
-    /// Of a hundred: what is enforced counts whole, what is configured half, what is exempt not at all.
+    /// Of a hundred: what is enforced counts whole, what is configured half, what is exempt not at
+    /// all.
     pub score: i32,
     /// The checks.
     pub rows: Vec<AuditRow>,

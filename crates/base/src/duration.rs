@@ -17,7 +17,11 @@ pub struct InvalidDuration(String);
 
 impl fmt::Display for InvalidDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is not a duration such as 30s, 1m30s or 500ms", self.0)
+        write!(
+            f,
+            "`{}` is not a duration such as 30s, 1m30s or 500ms",
+            self.0
+        )
     }
 }
 
@@ -43,9 +47,14 @@ impl TryFrom<String> for Duration {
         let mut rest = text.as_str();
         let mut total = 0u64;
         while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0).ok_or_else(invalid)?;
+            let digits = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .filter(|at| *at > 0)
+                .ok_or_else(invalid)?;
             let number: u64 = rest[..digits].parse().map_err(|_| invalid())?;
-            let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+            let unit_end = rest[digits..]
+                .find(|c: char| c.is_ascii_digit())
+                .map_or(rest.len(), |at| digits + at);
             let factor = match &rest[digits..unit_end] {
                 "ms" => 1,
                 "s" => 1_000,
@@ -53,10 +62,17 @@ impl TryFrom<String> for Duration {
                 "h" => 3_600_000,
                 _ => return Err(invalid()),
             };
-            total = number.checked_mul(factor).and_then(|part| total.checked_add(part)).ok_or_else(invalid)?;
+            total = number
+                .checked_mul(factor)
+                .and_then(|part| total.checked_add(part))
+                .ok_or_else(invalid)?;
             rest = &rest[unit_end..];
         }
-        if text.is_empty() { Err(invalid()) } else { Ok(Self(Millis(total))) }
+        if text.is_empty() {
+            Err(invalid())
+        } else {
+            Ok(Self(Millis(total)))
+        }
     }
 }
 
@@ -89,8 +105,17 @@ mod tests {
 
     #[test]
     fn durations_read_as_kubernetes_writes_them() {
-        for (text, millis) in [("30s", 30_000), ("1m30s", 90_000), ("500ms", 500), ("1h", 3_600_000)] {
-            assert_eq!(Duration::try_from(text.to_owned()), Ok(Duration(Millis(millis))), "{text}");
+        for (text, millis) in [
+            ("30s", 30_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(
+                Duration::try_from(text.to_owned()),
+                Ok(Duration(Millis(millis))),
+                "{text}"
+            );
         }
         for text in ["", "30", "s", "30 s", "-1s", "1d", "99999999999999999999h"] {
             assert!(Duration::try_from(text.to_owned()).is_err(), "{text}");

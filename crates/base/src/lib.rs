@@ -10,6 +10,12 @@ pub use lsn::{InvalidLsn, Lsn, Position, Timeline};
 pub use name::{InvalidName, MemberName, Scope};
 pub use time::{Millis, Moment};
 
-/// Parameters that a standby must not set lower than its primary has them (PostgreSQL's manual, "Hot Standby").
-pub const FLOORED_PARAMETERS: &[&str] =
-    &["max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction"];
+/// Parameters that a standby must not set lower than its primary has them (PostgreSQL's manual,
+/// "Hot Standby").
+pub const FLOORED_PARAMETERS: &[&str] = &[
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+];

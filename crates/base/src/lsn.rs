@@ -5,8 +5,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A byte position in the WAL. Written by PostgreSQL as `16/B374D848`, by Patroni as a decimal number of bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A byte position in the WAL. Written by PostgreSQL as `16/B374D848`, by Patroni as a decimal
+/// number of bytes.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Lsn(pub u64);
 
@@ -29,7 +32,11 @@ pub struct InvalidLsn(pub String);
 
 impl fmt::Display for InvalidLsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is not a WAL position of the form 16/B374D848", self.0)
+        write!(
+            f,
+            "`{}` is not a WAL position of the form 16/B374D848",
+            self.0
+        )
     }
 }
 
@@ -48,7 +55,9 @@ impl FromStr for Lsn {
 }
 
 /// A PostgreSQL timeline; every promotion starts a new, higher one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timeline(pub u32);
 
@@ -58,9 +67,11 @@ impl fmt::Display for Timeline {
     }
 }
 
-/// How far a member's durable WAL reaches. Ordered: a higher timeline beats any LSN of a lower one, since everything acknowledged
-/// on the lower one up to the fork is part of the higher one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// How far a member's durable WAL reaches. Ordered: a higher timeline beats any LSN of a lower one,
+/// since everything acknowledged on the lower one up to the fork is part of the higher one.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Position {
     /// The timeline of the last durable record.
     pub timeline: Timeline,
@@ -94,8 +105,14 @@ mod tests {
 
     #[test]
     fn a_higher_timeline_is_ahead_of_a_higher_lsn() {
-        let old = Position { timeline: Timeline(1), flushed: Lsn(900) };
-        let new = Position { timeline: Timeline(2), flushed: Lsn(100) };
+        let old = Position {
+            timeline: Timeline(1),
+            flushed: Lsn(900),
+        };
+        let new = Position {
+            timeline: Timeline(2),
+            flushed: Lsn(100),
+        };
         assert!(new > old);
     }
 }

@@ -16,7 +16,11 @@ pub struct InvalidName {
 
 impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} `{}` must be 1 to 63 letters, digits, `-`, `_` or `.`, and start with a letter or digit", self.what, self.text)
+        write!(
+            f,
+            "{} `{}` must be 1 to 63 letters, digits, `-`, `_` or `.`, and start with a letter or digit",
+            self.what, self.text
+        )
     }
 }
 
@@ -24,12 +28,18 @@ impl std::error::Error for InvalidName {}
 
 fn check(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let starts_well = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    let starts_well = text
+        .chars()
+        .next()
+        .is_some_and(|c| c.is_ascii_alphanumeric());
     if starts_well && text.len() <= 63 && text.chars().all(legal) {
         // Names are copied wherever they go; they are a handful, and never change.
         Ok(text.into())
     } else {
-        Err(InvalidName { what, text: text.to_owned() })
+        Err(InvalidName {
+            what,
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -86,10 +96,20 @@ name!(
 );
 
 impl MemberName {
-    /// The member's replication slot on any other member: only lower-case letters, digits and `_` are legal there
-    /// (Patroni's `slot_name_from_member_name`).
+    /// The member's replication slot on any other member: only lower-case letters, digits and `_`
+    /// are legal there (Patroni's `slot_name_from_member_name`).
     pub fn slot_name(&self) -> String {
-        self.0.to_ascii_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
+        self.0
+            .to_ascii_lowercase()
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || c == '_' {
+                    c
+                } else {
+                    '_'
+                }
+            })
+            .collect()
     }
 }
 
@@ -106,6 +126,9 @@ mod tests {
 
     #[test]
     fn a_slot_name_holds_only_what_postgresql_allows() {
-        assert_eq!(MemberName::new("Pg-Node.1").unwrap().slot_name(), "pg_node_1");
+        assert_eq!(
+            MemberName::new("Pg-Node.1").unwrap().slot_name(),
+            "pg_node_1"
+        );
     }
 }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// gobreaker's `Counts`. Requests are counted when they are admitted, so those under way are in the denominator of every ratio.
+/// gobreaker's `Counts`. Requests are counted when they are admitted, so those under way are in the
+/// denominator of every ratio.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {

@@ -36,7 +36,8 @@ pub enum Admission {
     Uncounted,
 }
 
-/// A breaker with its mode and what is forced upon it. While something is forced the breaker below is not touched.
+/// A breaker with its mode and what is forced upon it. While something is forced the breaker below
+/// is not touched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Gate {
     mode: Mode,
@@ -48,11 +49,22 @@ pub struct Gate {
 impl Gate {
     /// A closed one.
     pub fn new(mode: Mode, settings: Settings, now: Moment) -> Self {
-        Self { mode, forced: None, breaker: Breaker::new(settings, now), shadow_refusals: 0 }
+        Self {
+            mode,
+            forced: None,
+            breaker: Breaker::new(settings, now),
+            shadow_refusals: 0,
+        }
     }
 
     /// Takes new settings. The state survives unless the breaker's own settings changed.
-    pub fn configure(&mut self, mode: Mode, settings: Settings, forced: Option<Override>, now: Moment) {
+    pub fn configure(
+        &mut self,
+        mode: Mode,
+        settings: Settings,
+        forced: Option<Override>,
+        now: Moment,
+    ) {
         if *self.breaker.settings() != settings {
             self.breaker = Breaker::new(settings, now);
         }
@@ -71,7 +83,9 @@ impl Gate {
     /// Why not.
     pub fn admit(&mut self, now: Moment) -> Result<Admission, Refusal> {
         match (self.forced(now), self.mode) {
-            (Some(forced), _) if forced.open => Err(Refusal::Open { retry_after: forced.until.since(now) }),
+            (Some(forced), _) if forced.open => Err(Refusal::Open {
+                retry_after: forced.until.since(now),
+            }),
             (Some(_), _) | (None, Mode::Off) => Ok(Admission::Uncounted),
             (None, Mode::Enforce) => self.breaker.admit(now).map(Admission::Counted),
             (None, Mode::Shadow) => Ok(self.breaker.admit(now).map_or_else(
@@ -149,16 +163,42 @@ mod tests {
         let settings = Settings::default();
         let mut gate = Gate::new(Mode::Enforce, settings, now);
         trip(&mut gate, now);
-        gate.configure(Mode::Enforce, settings, Some(Override { open: false, until: Moment(10_000) }), now);
+        gate.configure(
+            Mode::Enforce,
+            settings,
+            Some(Override {
+                open: false,
+                until: Moment(10_000),
+            }),
+            now,
+        );
         assert_eq!(gate.admit(Moment(9_999)), Ok(Admission::Uncounted));
-        assert_eq!(gate.admit(Moment(10_000)), Err(Refusal::Open { retry_after: Millis(20_000) }));
+        assert_eq!(
+            gate.admit(Moment(10_000)),
+            Err(Refusal::Open {
+                retry_after: Millis(20_000)
+            })
+        );
     }
 
     #[test]
     fn forced_open_tells_when_it_ends() {
         let mut gate = Gate::new(Mode::Off, Settings::default(), Moment(0));
-        gate.configure(Mode::Off, Settings::default(), Some(Override { open: true, until: Moment(5_000) }), Moment(0));
-        assert_eq!(gate.admit(Moment(1_000)), Err(Refusal::Open { retry_after: Millis(4_000) }));
+        gate.configure(
+            Mode::Off,
+            Settings::default(),
+            Some(Override {
+                open: true,
+                until: Moment(5_000),
+            }),
+            Moment(0),
+        );
+        assert_eq!(
+            gate.admit(Moment(1_000)),
+            Err(Refusal::Open {
+                retry_after: Millis(4_000)
+            })
+        );
         assert_eq!(gate.admit(Moment(5_000)), Ok(Admission::Uncounted));
     }
 
@@ -169,7 +209,15 @@ mod tests {
         trip(&mut gate, now);
         gate.configure(Mode::Enforce, Settings::default(), None, now);
         assert_eq!(gate.state(now), State::Open);
-        gate.configure(Mode::Enforce, Settings { min_requests: 11, ..Settings::default() }, None, now);
+        gate.configure(
+            Mode::Enforce,
+            Settings {
+                min_requests: 11,
+                ..Settings::default()
+            },
+            None,
+            now,
+        );
         assert_eq!(gate.state(now), State::Closed);
     }
 }

@@ -1,5 +1,6 @@
-//! Circuit breakers with the semantics of gobreaker v2.4 (<https://github.com/sony/gobreaker>), and the two other small machines that
-//! decide about a call: the retry budget and the order of providers. Pure: time comes in with every call.
+//! Circuit breakers with the semantics of gobreaker v2.4 (<https://github.com/sony/gobreaker>), and
+//! the two other small machines that decide about a call: the retry budget and the order of
+//! providers. Pure: time comes in with every call.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

@@ -1,4 +1,5 @@
-//! The state machine. gobreaker's to the letter: everything is lazy, deadlines are strict, results of an earlier generation are dropped.
+//! The state machine. gobreaker's to the letter: everything is lazy, deadlines are strict, results
+//! of an earlier generation are dropped.
 
 use std::fmt;
 
@@ -38,15 +39,20 @@ pub enum Refusal {
         /// How long that is still.
         retry_after: Millis,
     },
-    /// Half-open, and as many as it lets through are under way or were (gobreaker's `ErrTooManyRequests`).
+    /// Half-open, and as many as it lets through are under way or were (gobreaker's
+    /// `ErrTooManyRequests`).
     TooManyProbes,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { retry_after } => write!(f, "the breaker is open for another {retry_after}"),
-            Self::TooManyProbes => f.write_str("the breaker is half-open, and its probes are under way"),
+            Self::Open { retry_after } => {
+                write!(f, "the breaker is open for another {retry_after}")
+            }
+            Self::TooManyProbes => {
+                f.write_str("the breaker is half-open, and its probes are under way")
+            }
         }
     }
 }
@@ -88,10 +94,27 @@ pub struct Breaker {
 impl Breaker {
     /// A closed breaker.
     pub fn new(settings: Settings, now: Moment) -> Self {
-        let Settings { interval, bucket, timeout, .. } = settings;
-        let buckets = if interval.0 > 0 && bucket.0 > 0 { interval.0.div_ceil(bucket.0) } else { 1 };
-        let interval = if interval.0 > 0 && bucket.0 > 0 { Millis(buckets * bucket.0) } else { interval };
-        let timeout = if timeout.0 == 0 { Millis::seconds(60) } else { timeout };
+        let Settings {
+            interval,
+            bucket,
+            timeout,
+            ..
+        } = settings;
+        let buckets = if interval.0 > 0 && bucket.0 > 0 {
+            interval.0.div_ceil(bucket.0)
+        } else {
+            1
+        };
+        let interval = if interval.0 > 0 && bucket.0 > 0 {
+            Millis(buckets * bucket.0)
+        } else {
+            interval
+        };
+        let timeout = if timeout.0 == 0 {
+            Millis::seconds(60)
+        } else {
+            timeout
+        };
         let mut breaker = Self {
             settings,
             interval,
@@ -113,7 +136,8 @@ impl Breaker {
         &self.settings
     }
 
-    /// The state at this moment. Like every other call this may change it: an open breaker becomes half-open when it is touched.
+    /// The state at this moment. Like every other call this may change it: an open breaker becomes
+    /// half-open when it is touched.
     pub fn state(&mut self, now: Moment) -> State {
         self.refresh(now);
         self.state
@@ -146,14 +170,23 @@ impl Breaker {
     pub fn admit(&mut self, now: Moment) -> Result<Ticket, Refusal> {
         self.refresh(now);
         match self.state {
-            State::Open => return Err(Refusal::Open { retry_after: self.expiry.map_or(Millis(0), |expiry| expiry.since(now)) }),
-            State::HalfOpen if self.window.total().valid_requests() >= self.settings.max_requests.get() => {
+            State::Open => {
+                return Err(Refusal::Open {
+                    retry_after: self.expiry.map_or(Millis(0), |expiry| expiry.since(now)),
+                });
+            }
+            State::HalfOpen
+                if self.window.total().valid_requests() >= self.settings.max_requests.get() =>
+            {
                 return Err(Refusal::TooManyProbes);
             }
             State::HalfOpen | State::Closed => {}
         }
         self.window.admit();
-        Ok(Ticket { generation: self.generation, age: self.window.age() })
+        Ok(Ticket {
+            generation: self.generation,
+            age: self.window.age(),
+        })
     }
 
     /// Takes note of how an admitted request ended.
@@ -187,14 +220,20 @@ impl Breaker {
 
     fn trips(&self, counts: Counts) -> bool {
         let valid = counts.valid_requests();
-        valid >= self.settings.min_requests && self.settings.failure_ratio.is_reached(counts.failures, valid)
+        valid >= self.settings.min_requests
+            && self
+                .settings
+                .failure_ratio
+                .is_reached(counts.failures, valid)
     }
 
     fn refresh(&mut self, now: Moment) {
         let expired = self.expiry.is_some_and(|expiry| expiry < now);
         match self.state {
             State::Closed if expired => self.begin_generation(now),
-            State::Closed if self.window.is_rolling() => self.window.grow(now.since(self.start).0 / self.bucket.0),
+            State::Closed if self.window.is_rolling() => {
+                self.window.grow(now.since(self.start).0 / self.bucket.0)
+            }
             State::Open if expired => self.enter(State::HalfOpen, now),
             State::Closed | State::Open | State::HalfOpen => {}
         }

@@ -2,7 +2,8 @@
 
 use mrg_base::{Millis, Moment};
 
-/// What is known of each provider, in the order of the configuration: the first that may is tried first.
+/// What is known of each provider, in the order of the configuration: the first that may is tried
+/// first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Providers {
     minimum_hold: Millis,
@@ -18,7 +19,10 @@ struct Known {
 impl Providers {
     /// So many; one that was left is not returned to before `minimum_hold` has passed.
     pub fn new(count: usize, minimum_hold: Millis) -> Self {
-        Self { minimum_hold, known: vec![Known::default(); count] }
+        Self {
+            minimum_hold,
+            known: vec![Known::default(); count],
+        }
     }
 
     /// Calls move on from this provider: its breaker opened, or refused.
@@ -40,18 +44,28 @@ impl Providers {
 
     /// Whether an active health check speaks against it.
     pub fn is_unhealthy(&self, provider: usize) -> bool {
-        self.known.get(provider).is_some_and(|known| known.unhealthy)
+        self.known
+            .get(provider)
+            .is_some_and(|known| known.unhealthy)
     }
 
-    /// Who is tried, and in which order. Those that are avoided or unhealthy come last: better than nobody. A pinned provider is the only
-    /// one, since another knows nothing of what it was asked for.
-    pub fn order(&self, eligible: impl Fn(usize) -> bool, pinned: Option<usize>, now: Moment) -> Vec<usize> {
+    /// Who is tried, and in which order. Those that are avoided or unhealthy come last: better than
+    /// nobody. A pinned provider is the only one, since another knows nothing of what it was asked
+    /// for.
+    pub fn order(
+        &self,
+        eligible: impl Fn(usize) -> bool,
+        pinned: Option<usize>,
+        now: Moment,
+    ) -> Vec<usize> {
         if let Some(pinned) = pinned.filter(|pinned| *pinned < self.known.len()) {
             return vec![pinned];
         }
-        let hinders = |known: &Known| known.unhealthy || known.avoided_until.is_some_and(|until| now < until);
-        let (mut order, last): (Vec<usize>, Vec<usize>) =
-            (0..self.known.len()).filter(|provider| eligible(*provider)).partition(|provider| !hinders(&self.known[*provider]));
+        let hinders =
+            |known: &Known| known.unhealthy || known.avoided_until.is_some_and(|until| now < until);
+        let (mut order, last): (Vec<usize>, Vec<usize>) = (0..self.known.len())
+            .filter(|provider| eligible(*provider))
+            .partition(|provider| !hinders(&self.known[*provider]));
         order.extend(last);
         order
     }
@@ -69,14 +83,21 @@ mod tests {
         providers.left(0, Moment(0));
         assert_eq!(providers.order(all, None, Moment(59_999)), [1, 2, 0]);
         providers.left(0, Moment(30_000));
-        assert_eq!(providers.order(all, None, Moment(60_000)), [0, 1, 2], "a hold is not prolonged by every refusal");
+        assert_eq!(
+            providers.order(all, None, Moment(60_000)),
+            [0, 1, 2],
+            "a hold is not prolonged by every refusal"
+        );
     }
 
     #[test]
     fn only_eligible_providers_are_tried_and_a_pinned_one_alone() {
         let mut providers = Providers::new(3, Millis::seconds(60));
         providers.checked(1, false);
-        assert_eq!(providers.order(|provider| provider > 0, None, Moment(0)), [2, 1]);
+        assert_eq!(
+            providers.order(|provider| provider > 0, None, Moment(0)),
+            [2, 1]
+        );
         assert_eq!(providers.order(|_| true, Some(1), Moment(0)), [1]);
         assert_eq!(providers.order(|_| true, Some(9), Moment(0)), [0, 2, 1]);
     }

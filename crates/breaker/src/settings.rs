@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use mrg_base::Millis;
 
-/// A share above 0 and at most 1, to six decimals. Kept as an integer, so that comparing is exact and settings can be compared.
+/// A share above 0 and at most 1, to six decimals. Kept as an integer, so that comparing is exact
+/// and settings can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Ratio(u32);
@@ -18,7 +19,11 @@ pub struct InvalidRatio(f64);
 
 impl fmt::Display for InvalidRatio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is no share: give a number above 0 and at most 1, such as 0.5", self.0)
+        write!(
+            f,
+            "{} is no share: give a number above 0 and at most 1, such as 0.5",
+            self.0
+        )
     }
 }
 
@@ -42,8 +47,16 @@ impl TryFrom<f64> for Ratio {
     fn try_from(number: f64) -> Result<Self, InvalidRatio> {
         let parts = (number * f64::from(Self::ONE)).round();
         // A NaN is in no range.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
-        if (1.0..=f64::from(Self::ONE)).contains(&parts) { Ok(Self(parts as u32)) } else { Err(InvalidRatio(number)) }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the range was checked"
+        )]
+        if (1.0..=f64::from(Self::ONE)).contains(&parts) {
+            Ok(Self(parts as u32))
+        } else {
+            Err(InvalidRatio(number))
+        }
     }
 }
 
@@ -56,11 +69,14 @@ impl From<Ratio> for f64 {
 /// The settings of one breaker. The defaults are the analysis' `tpg-bbd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// How many requests a half-open breaker lets through, and how many successes in a row close it (gobreaker's `MaxRequests`).
+    /// How many requests a half-open breaker lets through, and how many successes in a row close it
+    /// (gobreaker's `MaxRequests`).
     pub max_requests: NonZeroU32,
-    /// How long a closed breaker counts before it begins anew; zero: it never does (gobreaker's `Interval`).
+    /// How long a closed breaker counts before it begins anew; zero: it never does (gobreaker's
+    /// `Interval`).
     pub interval: Millis,
-    /// The window rolls in steps of this length instead (gobreaker's `BucketPeriod`); zero: fixed windows.
+    /// The window rolls in steps of this length instead (gobreaker's `BucketPeriod`); zero: fixed
+    /// windows.
     pub bucket: Millis,
     /// How long it stays open (gobreaker's `Timeout`). Zero is gobreaker's default, 60 s.
     pub timeout: Millis,

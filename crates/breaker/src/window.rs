@@ -1,4 +1,5 @@
-//! Counts over time: one window that is cleared, or a ring of buckets whose oldest is forgotten (gobreaker's `rollingCounts`).
+//! Counts over time: one window that is cleared, or a ring of buckets whose oldest is forgotten
+//! (gobreaker's `rollingCounts`).
 
 use super::Counts;
 
@@ -14,14 +15,19 @@ impl Window {
     /// A ring of so many buckets, at least one.
     pub fn new(buckets: u64) -> Self {
         let buckets = usize::try_from(buckets.max(1)).unwrap_or(usize::MAX);
-        Self { total: Counts::default(), age: 0, buckets: vec![Counts::default(); buckets] }
+        Self {
+            total: Counts::default(),
+            age: 0,
+            buckets: vec![Counts::default(); buckets],
+        }
     }
 
     pub fn total(&self) -> Counts {
         self.total
     }
 
-    /// The newest bucket's number since the window began. A request's outcome is booked where its admission was.
+    /// The newest bucket's number since the window began. A request's outcome is booked where its
+    /// admission was.
     pub fn age(&self) -> u64 {
         self.age
     }
@@ -77,21 +83,34 @@ impl Window {
         self.buckets[oldest] = Counts::default();
     }
 
-    /// A run of successes or failures loses what the oldest bucket gave to it only if it spans all that came after.
+    /// A run of successes or failures loses what the oldest bucket gave to it only if it spans all
+    /// that came after.
     fn subtract(&mut self, oldest: usize) {
         let bucket = self.buckets[oldest];
         let others = |of: fn(&Counts) -> u32| -> u32 {
-            let after = self.buckets.iter().enumerate().filter(|(index, _)| *index != oldest);
+            let after = self
+                .buckets
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| *index != oldest);
             after.fold(0, |sum, (_, counts)| sum.wrapping_add(of(counts)))
         };
-        let successes = bucket.consecutive_successes.wrapping_add(others(|counts| counts.successes));
-        let failures = bucket.consecutive_failures.wrapping_add(others(|counts| counts.failures));
+        let successes = bucket
+            .consecutive_successes
+            .wrapping_add(others(|counts| counts.successes));
+        let failures = bucket
+            .consecutive_failures
+            .wrapping_add(others(|counts| counts.failures));
         let total = &mut self.total;
         if total.consecutive_successes == successes {
-            total.consecutive_successes = total.consecutive_successes.saturating_sub(bucket.consecutive_successes);
+            total.consecutive_successes = total
+                .consecutive_successes
+                .saturating_sub(bucket.consecutive_successes);
         }
         if total.consecutive_failures == failures {
-            total.consecutive_failures = total.consecutive_failures.saturating_sub(bucket.consecutive_failures);
+            total.consecutive_failures = total
+                .consecutive_failures
+                .saturating_sub(bucket.consecutive_failures);
         }
         total.requests = total.requests.saturating_sub(bucket.requests);
         total.successes = total.successes.saturating_sub(bucket.successes);

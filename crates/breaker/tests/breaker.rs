@@ -1,4 +1,5 @@
-//! The breaker against gobreaker itself, its permits under concurrency, and what must hold whatever happens.
+//! The breaker against gobreaker itself, its permits under concurrency, and what must hold whatever
+//! happens.
 
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 
@@ -61,7 +62,17 @@ fn trace(seed: u64) -> u64 {
     let failure_ratio = Ratio::try_from(random.pick(&[0.1, 0.3, 0.5, 0.75, 1.0])).unwrap();
     let max_requests = NonZeroU32::new(max_requests).unwrap_or(NonZeroU32::MIN);
     let mut now = Moment(1_000_000);
-    let mut breaker = Breaker::new(Settings { max_requests, interval, bucket, timeout, min_requests, failure_ratio }, now);
+    let mut breaker = Breaker::new(
+        Settings {
+            max_requests,
+            interval,
+            bucket,
+            timeout,
+            min_requests,
+            failure_ratio,
+        },
+        now,
+    );
     let mut under_way: Vec<Ticket> = Vec::new();
     for _ in 0..60 {
         match random.below(10) {
@@ -108,7 +119,12 @@ fn a_hundred_thousand_random_traces_end_as_gobreakers_do() {
         .env("ORACLE_FILE", file.path())
         .output()
         .expect("Go runs the real gobreaker: `e2e/lab/dependencies packages` installs it");
-    assert!(oracle.status.success(), "{}{}", String::from_utf8_lossy(&oracle.stdout), String::from_utf8_lossy(&oracle.stderr));
+    assert!(
+        oracle.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&oracle.stdout),
+        String::from_utf8_lossy(&oracle.stderr)
+    );
     let digests = std::fs::read_to_string(file.path()).unwrap();
     let mut seeds = 0;
     for (seed, line) in (0..).zip(digests.lines()) {
@@ -123,13 +139,19 @@ fn a_hundred_thousand_random_traces_end_as_gobreakers_do() {
     assert_eq!(seeds, TRACES);
 }
 
-/// Five callers, three permits: every order of admissions, ends, and the passing of time, with the callers' tickets kept until they end.
+/// Five callers, three permits: every order of admissions, ends, and the passing of time, with the
+/// callers' tickets kept until they end.
 #[test]
 fn no_order_of_five_callers_gets_more_than_three_through_a_half_open_breaker_or_leaves_it_stuck() {
     #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
     struct Caller(Option<Ticket>);
 
-    let settings = Settings { interval: Millis(0), min_requests: 1, timeout: Millis(10), ..Settings::default() };
+    let settings = Settings {
+        interval: Millis(0),
+        min_requests: 1,
+        timeout: Millis(10),
+        ..Settings::default()
+    };
     let mut opened = Breaker::new(settings, Moment(0));
     let ticket = opened.admit(Moment(0)).unwrap();
     opened.report(Moment(0), ticket, Outcome::Failure);
@@ -142,7 +164,10 @@ fn no_order_of_five_callers_gets_more_than_three_through_a_half_open_breaker_or_
     while let Some((breaker, mut callers, excluded)) = queue.pop_front() {
         callers.sort();
         let mut probe = breaker.clone();
-        if !seen.insert(format!("{breaker:?}{:?}{excluded}", callers.iter().map(|caller| caller.0).collect::<Vec<_>>())) {
+        if !seen.insert(format!(
+            "{breaker:?}{:?}{excluded}",
+            callers.iter().map(|caller| caller.0).collect::<Vec<_>>()
+        )) {
             continue;
         }
         match probe.state(now) {
@@ -156,7 +181,10 @@ fn no_order_of_five_callers_gets_more_than_three_through_a_half_open_breaker_or_
                     }
                 }
                 let counts = probe.counts();
-                assert!(counts.valid_requests() == counts.successes && counts.successes < 3, "{counts:?}");
+                assert!(
+                    counts.valid_requests() == counts.successes && counts.successes < 3,
+                    "{counts:?}"
+                );
                 assert!(probe.admit(now).is_ok(), "stuck: {counts:?}");
             }
             State::Closed => {
@@ -177,12 +205,21 @@ fn no_order_of_five_callers_gets_more_than_three_through_a_half_open_breaker_or_
                     let (mut breaker, mut callers) = (breaker.clone(), callers.clone());
                     breaker.report(now, ticket, outcome);
                     callers[at].0 = None;
-                    queue.push_back((breaker, callers, excluded + u32::from(outcome == Outcome::Excluded)));
+                    queue.push_back((
+                        breaker,
+                        callers,
+                        excluded + u32::from(outcome == Outcome::Excluded),
+                    ));
                 }
             } else {
                 let (mut breaker, mut callers) = (breaker.clone(), callers.clone());
                 let answer = breaker.admit(now);
-                assert!(answer != Err(Refusal::Open { retry_after: Millis(0) }));
+                assert!(
+                    answer
+                        != Err(Refusal::Open {
+                            retry_after: Millis(0)
+                        })
+                );
                 callers[at].0 = answer.ok();
                 queue.push_back((breaker, callers, excluded));
             }
@@ -195,7 +232,15 @@ fn after_ten(failures: u32) -> Breaker {
     let mut breaker = Breaker::new(Settings::default(), Moment(0));
     for number in 0..10 {
         let ticket = breaker.admit(Moment(0)).unwrap();
-        breaker.report(Moment(0), ticket, if number < 10 - failures { Outcome::Success } else { Outcome::Failure });
+        breaker.report(
+            Moment(0),
+            ticket,
+            if number < 10 - failures {
+                Outcome::Success
+            } else {
+                Outcome::Failure
+            },
+        );
     }
     breaker
 }
@@ -209,7 +254,10 @@ fn the_tenth_request_at_half_failures_opens_and_four_failures_of_ten_do_not() {
 #[test]
 fn a_success_never_opens_even_if_the_share_is_reached_by_its_admission() {
     let mut breaker = Breaker::new(Settings::default(), Moment(0));
-    for outcome in [Outcome::Failure; 5].into_iter().chain([Outcome::Success; 5]) {
+    for outcome in [Outcome::Failure; 5]
+        .into_iter()
+        .chain([Outcome::Success; 5])
+    {
         let ticket = breaker.admit(Moment(0)).unwrap();
         breaker.report(Moment(0), ticket, outcome);
     }
@@ -219,7 +267,12 @@ fn a_success_never_opens_even_if_the_share_is_reached_by_its_admission() {
 #[test]
 fn at_its_deadline_an_open_breaker_is_still_open() {
     let mut breaker = after_ten(10);
-    assert_eq!(breaker.admit(Moment(30_000)), Err(Refusal::Open { retry_after: Millis(0) }));
+    assert_eq!(
+        breaker.admit(Moment(30_000)),
+        Err(Refusal::Open {
+            retry_after: Millis(0)
+        })
+    );
     assert!(breaker.admit(Moment(30_001)).is_ok());
     assert_eq!(breaker.last_state(), State::HalfOpen);
 }
@@ -239,5 +292,9 @@ fn three_successes_close_and_one_failure_opens_again() {
     other.report(now, tickets[1], Outcome::Failure);
     assert_eq!(other.last_state(), State::Open);
     other.report(now, tickets[2], Outcome::Failure);
-    assert_eq!(other.opens_until(), Some(Moment(60_001)), "a late result of an earlier generation changes nothing");
+    assert_eq!(
+        other.opens_until(),
+        Some(Moment(60_001)),
+        "a late result of an earlier generation changes nothing"
+    );
 }

@@ -1,5 +1,7 @@
-//! A breaker's permits under concurrency: five callers share one breaker that lets three through when it is half-open. Each decision is one step (the proxy
-//! holds a lock for it); answers, cancellations and time come in every order in between. What is expected is counted here, not asked of the breaker.
+//! A breaker's permits under concurrency: five callers share one breaker that lets three through
+//! when it is half-open. Each decision is one step (the proxy holds a lock for it); answers,
+//! cancellations and time come in every order in between. What is expected is counted here, not
+//! asked of the breaker.
 
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 
@@ -16,7 +18,8 @@ const TIMEOUT: Millis = Millis(1_000);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Caller {
     Idle,
-    /// Its request is under way: with its ticket, and the half-open spell in which it was let through, if it was one.
+    /// Its request is under way: with its ticket, and the half-open spell in which it was let
+    /// through, if it was one.
     Asks(Ticket, Option<u8>),
 }
 
@@ -29,7 +32,8 @@ struct Shared {
     /// Requests that each may still make.
     left: Vec<u8>,
     stands: Stands,
-    /// Which half-open spell this is or was the last, and what became of its permits: given, given back unused, succeeded.
+    /// Which half-open spell this is or was the last, and what became of its permits: given, given
+    /// back unused, succeeded.
     spell: u8,
     given: u32,
     unused: u32,
@@ -67,7 +71,8 @@ impl Shared {
             (Stands::HalfOpen, Stands::Closed) => {
                 self.closed_again = true;
                 if self.succeeded != PERMITS {
-                    self.wrong.get_or_insert("closed without three successes of one spell");
+                    self.wrong
+                        .get_or_insert("closed without three successes of one spell");
                 }
             }
             (_, Stands::Open) if before != Stands::Open => {
@@ -94,7 +99,8 @@ impl Shared {
                 self.given += 1;
                 self.reused |= self.given > PERMITS;
                 if self.given - self.unused > PERMITS {
-                    self.wrong.get_or_insert("more than three permits at once or answered");
+                    self.wrong
+                        .get_or_insert("more than three permits at once or answered");
                 }
                 self.callers[caller] = Caller::Asks(ticket, Some(self.spell));
             }
@@ -112,7 +118,11 @@ impl Shared {
     }
 
     fn ends(&mut self, caller: usize, outcome: Outcome) {
-        let Caller::Asks(ticket, spell) = std::mem::replace(&mut self.callers[caller], Caller::Idle) else { return };
+        let Caller::Asks(ticket, spell) =
+            std::mem::replace(&mut self.callers[caller], Caller::Idle)
+        else {
+            return;
+        };
         if spell == Some(self.spell) && self.stands == Stands::HalfOpen {
             self.unused += u32::from(outcome == Outcome::Excluded);
             self.succeeded += u32::from(outcome == Outcome::Success);
@@ -165,7 +175,10 @@ impl Model for Permits {
                 Caller::Idle if state.left[caller] > 0 => actions.push(Happens::Asks(caller)),
                 Caller::Idle => {}
                 Caller::Asks(..) => {
-                    actions.extend([Outcome::Success, Outcome::Failure, Outcome::Excluded].map(|outcome| Happens::Ends(caller, outcome)));
+                    actions.extend(
+                        [Outcome::Success, Outcome::Failure, Outcome::Excluded]
+                            .map(|outcome| Happens::Ends(caller, outcome)),
+                    );
                 }
             }
         }
@@ -190,10 +203,15 @@ impl Model for Permits {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("the permits are kept", |_, state: &Shared| state.wrong.is_none()),
+            Property::always("the permits are kept", |_, state: &Shared| {
+                state.wrong.is_none()
+            }),
             Property::sometimes("it closes again", |_, state: &Shared| state.closed_again),
             Property::sometimes("it opens again", |_, state: &Shared| state.opened_again),
-            Property::sometimes("a permit that was given back is used", |_, state: &Shared| state.reused),
+            Property::sometimes(
+                "a permit that was given back is used",
+                |_, state: &Shared| state.reused,
+            ),
             Property::sometimes("a fourth is refused", |_, state: &Shared| state.refused),
         ]
     }

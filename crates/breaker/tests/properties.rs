@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
 use mrg_base::{Millis, Moment};
-use mrg_breaker::{Admission, Budget, Gate, Mode, Outcome, Override, Providers, Ratio, Refusal, Settings, State};
+use mrg_breaker::{
+    Admission, Budget, Gate, Mode, Outcome, Override, Providers, Ratio, Refusal, Settings, State,
+};
 use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +20,11 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let outcome = prop_oneof![Just(Outcome::Success), Just(Outcome::Failure), Just(Outcome::Excluded)];
+    let outcome = prop_oneof![
+        Just(Outcome::Success),
+        Just(Outcome::Failure),
+        Just(Outcome::Excluded)
+    ];
     let step = prop_oneof![4 => Just(Step::Admit), 4 => outcome.prop_map(Step::End), 1 => (0..50_000u64).prop_map(Step::Wait)];
     proptest::collection::vec(step, 0..200)
 }

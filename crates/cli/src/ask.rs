@@ -13,12 +13,18 @@ pub fn confirm(what: &str, yes: bool) -> Result<(), Error> {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Error::Refused(format!("{what}? Nobody is here to be asked; give --yes to do it")));
+        return Err(Error::Refused(format!(
+            "{what}? Nobody is here to be asked; give --yes to do it"
+        )));
     }
     eprint!("{what}? [y/N] ");
     // Without the question the answer would be a guess.
     let _ = std::io::stderr().flush();
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
-    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Error::Refused("nothing was done".to_owned())) }
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Error::Refused("nothing was done".to_owned()))
+    }
 }

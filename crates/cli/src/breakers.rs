@@ -1,5 +1,5 @@
-//! Breakers: listed, forced for a time, released. What is forced stands in the spec, with its reason and its end: in the platform's object where the
-//! service belongs to one.
+//! Breakers: listed, forced for a time, released. What is forced stands in the spec, with its
+//! reason and its end: in the platform's object where the service belongs to one.
 
 use clap::{Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
@@ -54,7 +54,13 @@ pub enum Forced {
 pub async fn run(place: &Place, command: Breakers) -> Result<String, Error> {
     match command {
         Breakers::List => list(place).await,
-        Breakers::Force { service, breaker, state, reason, lasting } => {
+        Breakers::Force {
+            service,
+            breaker,
+            state,
+            reason,
+            lasting,
+        } => {
             let (until, lasts) = until(&lasting, Timestamp::now())?;
             let state = match state {
                 Forced::Open => "Open",
@@ -62,7 +68,10 @@ pub async fn run(place: &Place, command: Breakers) -> Result<String, Error> {
             };
             let forced = json!({ "state": state, "reason": reason, "until": until });
             change(place, &service, &breaker, Some(forced)).await?;
-            Ok(format!("{service}: {breaker} is forced {} for {lasts}, until {until}\n", state.to_lowercase()))
+            Ok(format!(
+                "{service}: {breaker} is forced {} for {lasts}, until {until}\n",
+                state.to_lowercase()
+            ))
         }
         Breakers::Release { service, breaker } => {
             change(place, &service, &breaker, None).await?;
@@ -72,15 +81,22 @@ pub async fn run(place: &Place, command: Breakers) -> Result<String, Error> {
 }
 
 fn until(lasting: &str, now: Timestamp) -> Result<(String, Duration), Error> {
-    let lasts = Duration::try_from(lasting.to_owned()).map_err(|error| Error::Refused(format!("--for {lasting}: {error}")))?;
-    let end = i64::try_from(lasts.as_seconds()).ok().and_then(|seconds| now.checked_add(SignedDuration::from_secs(seconds)).ok());
+    let lasts = Duration::try_from(lasting.to_owned())
+        .map_err(|error| Error::Refused(format!("--for {lasting}: {error}")))?;
+    let end = i64::try_from(lasts.as_seconds())
+        .ok()
+        .and_then(|seconds| now.checked_add(SignedDuration::from_secs(seconds)).ok());
     let end = end.and_then(|end| Timestamp::from_second(end.as_second()).ok());
-    end.map(|end| (end.to_string(), lasts)).ok_or_else(|| Error::Refused(format!("--for {lasting}: that is too long")))
+    end.map(|end| (end.to_string(), lasts))
+        .ok_or_else(|| Error::Refused(format!("--for {lasting}: that is too long")))
 }
 
 async fn list(place: &Place) -> Result<String, Error> {
     let api: Api<ServiceResilience> = Api::namespaced(place.client.clone(), &place.namespace);
-    let all = api.list(&ListParams::default()).await.map_err(Error::request("list ServiceResiliences"))?;
+    let all = api
+        .list(&ListParams::default())
+        .await
+        .map_err(Error::request("list ServiceResiliences"))?;
     let mut rows: Vec<(bool, Vec<String>)> = Vec::new();
     for object in &all {
         for breaker in object.status.iter().flat_map(|status| &status.breakers) {
@@ -88,7 +104,11 @@ async fn list(place: &Place) -> Result<String, Error> {
                 object.name_any(),
                 format!("{}/{}", breaker.dependency, breaker.provider),
                 breaker.state.clone(),
-                format!("{} of {}", breaker.open, breaker.open + breaker.half_open + breaker.closed),
+                format!(
+                    "{} of {}",
+                    breaker.open,
+                    breaker.open + breaker.half_open + breaker.closed
+                ),
                 cell(breaker.since.as_deref()),
                 cell(breaker.next_probe.as_deref()),
                 cell(breaker.reason.as_deref()),
@@ -101,26 +121,63 @@ async fn list(place: &Place) -> Result<String, Error> {
     }
     rows.sort();
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
-    Ok(table(&["SERVICE", "BREAKER", "STATE", "OPEN IN PODS", "SINCE", "NEXT PROBE", "REASON"], &rows))
+    Ok(table(
+        &[
+            "SERVICE",
+            "BREAKER",
+            "STATE",
+            "OPEN IN PODS",
+            "SINCE",
+            "NEXT PROBE",
+            "REASON",
+        ],
+        &rows,
+    ))
 }
 
 /// Puts an override in place of the one for the same breaker, or takes it away.
-async fn change(place: &Place, service: &str, breaker: &str, forced: Option<Value>) -> Result<(), Error> {
-    let (dependency, provider) = breaker.split_once('/').map_or((breaker, None), |(dependency, provider)| (dependency, Some(provider)));
+async fn change(
+    place: &Place,
+    service: &str,
+    breaker: &str,
+    forced: Option<Value>,
+) -> Result<(), Error> {
+    let (dependency, provider) = breaker
+        .split_once('/')
+        .map_or((breaker, None), |(dependency, provider)| {
+            (dependency, Some(provider))
+        });
     let api: Api<ServiceResilience> = Api::namespaced(place.client.clone(), &place.namespace);
-    let resilience = api.get(service).await.map_err(Error::request(format!("read the ServiceResilience {service}")))?;
-    let owner = resilience.owner_references().iter().find(|owner| owner.kind == OrderServiceSet::kind(&()));
-    let (kind, name) = owner.map_or(("ServiceResilience", service), |owner| ("OrderServiceSet", owner.name.as_str()));
+    let resilience = api.get(service).await.map_err(Error::request(format!(
+        "read the ServiceResilience {service}"
+    )))?;
+    let owner = resilience
+        .owner_references()
+        .iter()
+        .find(|owner| owner.kind == OrderServiceSet::kind(&()));
+    let (kind, name) = owner.map_or(("ServiceResilience", service), |owner| {
+        ("OrderServiceSet", owner.name.as_str())
+    });
     let resource = ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk("mrg.bluebird.id", "v1alpha1", kind),
         &format!("{}s", kind.to_lowercase()),
     );
-    let api: Api<DynamicObject> = Api::namespaced_with(place.client.clone(), &place.namespace, &resource);
-    let object = api.get(name).await.map_err(Error::request(format!("read the {kind} {name}")))?;
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(place.client.clone(), &place.namespace, &resource);
+    let object = api
+        .get(name)
+        .await
+        .map_err(Error::request(format!("read the {kind} {name}")))?;
     let mut spec = object.data["spec"].clone();
-    let overrides = if kind == "OrderServiceSet" { of_service(&mut spec, service) } else { list_of(&mut spec, "overrides") };
+    let overrides = if kind == "OrderServiceSet" {
+        of_service(&mut spec, service)
+    } else {
+        list_of(&mut spec, "overrides")
+    };
     let before = overrides.clone();
-    overrides.retain(|other| other["dependency"] != *dependency || other["provider"].as_str() != provider);
+    overrides.retain(|other| {
+        other["dependency"] != *dependency || other["provider"].as_str() != provider
+    });
     match forced {
         Some(mut forced) => {
             forced["dependency"] = json!(dependency);
@@ -130,15 +187,26 @@ async fn change(place: &Place, service: &str, breaker: &str, forced: Option<Valu
             overrides.push(forced);
         }
         None if *overrides == before => {
-            return Err(Error::Refused(format!("{breaker} of {service} is not forced; `kubectl mrg breakers list` shows those that are")));
+            return Err(Error::Refused(format!(
+                "{breaker} of {service} is not forced; `kubectl mrg breakers list` shows those that are"
+            )));
         }
         None => {}
     }
-    let field = if kind == "OrderServiceSet" { "services" } else { "overrides" };
+    let field = if kind == "OrderServiceSet" {
+        "services"
+    } else {
+        "overrides"
+    };
     // The version says that nobody else changed the list meanwhile.
     let patch = json!({ "metadata": { "resourceVersion": object.resource_version() }, "spec": { field: spec[field] } });
-    let parameters = PatchParams { field_manager: Some("kubectl-mrg".to_owned()), ..PatchParams::default() };
-    api.patch(name, &parameters, &Patch::Merge(&patch)).await.map_err(Error::request(format!("change the {kind} {name}")))?;
+    let parameters = PatchParams {
+        field_manager: Some("kubectl-mrg".to_owned()),
+        ..PatchParams::default()
+    };
+    api.patch(name, &parameters, &Patch::Merge(&patch))
+        .await
+        .map_err(Error::request(format!("change the {kind} {name}")))?;
     Ok(())
 }
 
@@ -155,10 +223,13 @@ fn list_of<'a>(parent: &'a mut Value, field: &str) -> &'a mut Vec<Value> {
 /// The overrides of a service of the platform, with an entry for it if there is none.
 fn of_service<'a>(spec: &'a mut Value, service: &str) -> &'a mut Vec<Value> {
     let services = list_of(spec, "services");
-    let at = services.iter().position(|entry| entry["name"] == *service).unwrap_or_else(|| {
-        services.push(json!({ "name": service }));
-        services.len() - 1
-    });
+    let at = services
+        .iter()
+        .position(|entry| entry["name"] == *service)
+        .unwrap_or_else(|| {
+            services.push(json!({ "name": service }));
+            services.len() - 1
+        });
     list_of(&mut services[at], "overrides")
 }
 
@@ -171,13 +242,21 @@ mod tests {
         let mut spec = json!({ "services": [{ "name": "fds", "overrides": [1] }] });
         assert_eq!(of_service(&mut spec, "fds").len(), 1);
         of_service(&mut spec, "userservice").push(json!(2));
-        assert_eq!(spec["services"][1], json!({ "name": "userservice", "overrides": [2] }));
+        assert_eq!(
+            spec["services"][1],
+            json!({ "name": "userservice", "overrides": [2] })
+        );
     }
 
     #[test]
     fn the_end_is_a_whole_second_and_nonsense_is_refused() {
         let now: Timestamp = "2026-11-24T01:00:00.5Z".parse().unwrap();
         assert_eq!(until("30m", now).unwrap().0, "2026-11-24T01:30:00Z");
-        assert!(until("half an hour", now).unwrap_err().to_string().contains("such as 30s"));
+        assert!(
+            until("half an hour", now)
+                .unwrap_err()
+                .to_string()
+                .contains("such as 30s")
+        );
     }
 }

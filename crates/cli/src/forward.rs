@@ -1,4 +1,5 @@
-//! One request to a port of a pod, through the API server: the person at the terminal need not be in the cluster's network.
+//! One request to a port of a pod, through the API server: the person at the terminal need not be
+//! in the cluster's network.
 
 use std::time::Duration;
 
@@ -34,13 +35,22 @@ pub struct Request<'a> {
 /// # Errors
 /// If the pod cannot be reached.
 pub async fn send(place: &Place, request: Request<'_>) -> Result<(u16, String), Error> {
-    let failed = |why: String| Error::Pod { pod: request.pod.to_owned(), why };
+    let failed = |why: String| Error::Pod {
+        pod: request.pod.to_owned(),
+        why,
+    };
     let exchange = async {
         let pods: Api<Pod> = Api::namespaced(place.client.clone(), &place.namespace);
-        let mut forwarder = pods.portforward(request.pod, &[request.port]).await.map_err(|error| mrg_telemetry::chain(&error))?;
-        let stream = forwarder.take_stream(request.port).ok_or_else(|| "the port was not forwarded".to_owned())?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| mrg_telemetry::chain(&error))?;
+        let mut forwarder = pods
+            .portforward(request.pod, &[request.port])
+            .await
+            .map_err(|error| mrg_telemetry::chain(&error))?;
+        let stream = forwarder
+            .take_stream(request.port)
+            .ok_or_else(|| "the port was not forwarded".to_owned())?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| mrg_telemetry::chain(&error))?;
         let driver = tokio::spawn(connection);
         let message = http::Request::builder()
             .method(request.method)
@@ -51,9 +61,17 @@ pub async fn send(place: &Place, request: Request<'_>) -> Result<(u16, String), 
             .header("connection", "close")
             .body(Full::new(Bytes::from(request.body)))
             .map_err(|error| error.to_string())?;
-        let answer = sender.send_request(message).await.map_err(|error| mrg_telemetry::chain(&error))?;
+        let answer = sender
+            .send_request(message)
+            .await
+            .map_err(|error| mrg_telemetry::chain(&error))?;
         let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await.map_err(|error| mrg_telemetry::chain(&error))?.to_bytes();
+        let body = answer
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| mrg_telemetry::chain(&error))?
+            .to_bytes();
         driver.abort();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
@@ -69,7 +87,13 @@ pub async fn send(place: &Place, request: Request<'_>) -> Result<(u16, String), 
 /// If it is not there, or this person may not read it.
 pub async fn secret(place: &Place, name: &str, key: &str) -> Result<String, Error> {
     let secrets: Api<Secret> = Api::namespaced(place.client.clone(), &place.namespace);
-    let secret = secrets.get(name).await.map_err(Error::request(format!("read the Secret {name}")))?;
-    let value = secret.data.and_then(|data| data.get(key).cloned()).and_then(|value| String::from_utf8(value.0).ok());
+    let secret = secrets
+        .get(name)
+        .await
+        .map_err(Error::request(format!("read the Secret {name}")))?;
+    let value = secret
+        .data
+        .and_then(|data| data.get(key).cloned())
+        .and_then(|value| String::from_utf8(value.0).ok());
     value.ok_or_else(|| Error::Refused(format!("the Secret {name} has no key {key}")))
 }

@@ -1,4 +1,5 @@
-//! `kubectl mrg`: what the on-call asks first, on one screen, and the few things that people do by hand.
+//! `kubectl mrg`: what the on-call asks first, on one screen, and the few things that people do by
+//! hand.
 
 mod ask;
 mod breakers;
@@ -49,7 +50,8 @@ enum Command {
     /// Requests that wait for a dependency, or for a person to decide
     #[command(subcommand)]
     Queue(QueueCommand),
-    /// Changes that are being tried out; or says something to one: `kubectl mrg rollout fds promote`
+    /// Changes that are being tried out; or says something to one: `kubectl mrg rollout fds
+    /// promote`
     Rollout {
         /// The service
         #[arg(requires = "say")]
@@ -68,7 +70,8 @@ enum Command {
         #[arg(short, long)]
         yes: bool,
     },
-    /// Moves the lead of a PostgresCluster; clients of its pools are held meanwhile, and get no error
+    /// Moves the lead of a PostgresCluster; clients of its pools are held meanwhile, and get no
+    /// error
     Switchover {
         /// The PostgresCluster
         cluster: String,
@@ -111,7 +114,10 @@ pub enum Error {
 impl Error {
     fn request(operation: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let operation = operation.into();
-        move |source| Self::Request { operation, source: Box::new(source) }
+        move |source| Self::Request {
+            operation,
+            source: Box::new(source),
+        }
     }
 }
 
@@ -128,7 +134,9 @@ struct Place {
 pub async fn run(arguments: Arguments) -> Result<String, Error> {
     // The catalog's own graph needs nobody.
     if let Command::Blast { mermaid: true, .. } = arguments.command {
-        return Ok(mrg_platform_catalog::blast_radius::mermaid(&mrg_platform_catalog::graph(&mrg_platform_catalog::PLATFORM)));
+        return Ok(mrg_platform_catalog::blast_radius::mermaid(
+            &mrg_platform_catalog::graph(&mrg_platform_catalog::PLATFORM),
+        ));
     }
     let place = place(&arguments).await?;
     match arguments.command {
@@ -138,18 +146,30 @@ pub async fn run(arguments: Arguments) -> Result<String, Error> {
         Command::Queue(command) => queue::run(&place, command).await,
         Command::Rollout { service, say } => rollout::rollout(&place, service.zip(say)).await,
         Command::Drill { part, anyway, yes } => drill::drill(&place, &part, anyway, yes).await,
-        Command::Switchover { cluster, to, yes } => switchover::switchover(&place, &cluster, to.as_deref(), yes).await,
+        Command::Switchover { cluster, to, yes } => {
+            switchover::switchover(&place, &cluster, to.as_deref(), yes).await
+        }
     }
 }
 
 async fn place(arguments: &Arguments) -> Result<Place, Error> {
-    let options = KubeConfigOptions { context: arguments.context.clone(), ..KubeConfigOptions::default() };
+    let options = KubeConfigOptions {
+        context: arguments.context.clone(),
+        ..KubeConfigOptions::default()
+    };
     let config = match Kubeconfig::read() {
-        Ok(file) => kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| Error::Access(Box::new(error)))?,
-        Err(_) if arguments.context.is_none() => kube::Config::infer().await.map_err(|error| Error::Access(Box::new(error)))?,
+        Ok(file) => kube::Config::from_custom_kubeconfig(file, &options)
+            .await
+            .map_err(|error| Error::Access(Box::new(error)))?,
+        Err(_) if arguments.context.is_none() => kube::Config::infer()
+            .await
+            .map_err(|error| Error::Access(Box::new(error)))?,
         Err(error) => return Err(Error::Access(Box::new(error))),
     };
-    let namespace = arguments.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let namespace = arguments
+        .namespace
+        .clone()
+        .unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(|error| Error::Access(Box::new(error)))?;
     Ok(Place { client, namespace })
 }

@@ -1,4 +1,5 @@
-//! Requests that wait, for people: list, show, replay, discard. Sidecars keep them; any one of a service sees those in the database.
+//! Requests that wait, for people: list, show, replay, discard. Sidecars keep them; any one of a
+//! service sees those in the database.
 
 use std::collections::BTreeMap;
 
@@ -56,12 +57,22 @@ pub enum QueueCommand {
 pub async fn run(place: &Place, command: QueueCommand) -> Result<String, Error> {
     match command {
         QueueCommand::List { service } => list(place, &service).await,
-        QueueCommand::Show { service, ticket } => one(place, &service, "GET", &format!("/queue/{ticket}")).await,
-        QueueCommand::Replay { service, ticket, yes } => {
+        QueueCommand::Show { service, ticket } => {
+            one(place, &service, "GET", &format!("/queue/{ticket}")).await
+        }
+        QueueCommand::Replay {
+            service,
+            ticket,
+            yes,
+        } => {
             confirm(&format!("Send {ticket} of {service}"), yes)?;
             one(place, &service, "POST", &format!("/queue/{ticket}/replay")).await
         }
-        QueueCommand::Discard { service, ticket, yes } => {
+        QueueCommand::Discard {
+            service,
+            ticket,
+            yes,
+        } => {
             confirm(&format!("Give {ticket} of {service} up for good"), yes)?;
             one(place, &service, "POST", &format!("/queue/{ticket}/discard")).await
         }
@@ -71,9 +82,18 @@ pub async fn run(place: &Place, command: QueueCommand) -> Result<String, Error> 
 /// The running pods of a service that have its sidecar.
 async fn pods(place: &Place, service: &str) -> Result<Vec<String>, Error> {
     let api: Api<Pod> = Api::namespaced(place.client.clone(), &place.namespace);
-    let with_sidecar = ListParams::default().labels(&format!("mrg.bluebird.id/resilience={service}")).fields("status.phase=Running");
-    let pods = api.list(&with_sidecar).await.map_err(Error::request(format!("list the pods of {service}")))?;
-    let names: Vec<String> = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).map(ResourceExt::name_any).collect();
+    let with_sidecar = ListParams::default()
+        .labels(&format!("mrg.bluebird.id/resilience={service}"))
+        .fields("status.phase=Running");
+    let pods = api
+        .list(&with_sidecar)
+        .await
+        .map_err(Error::request(format!("list the pods of {service}")))?;
+    let names: Vec<String> = pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .map(ResourceExt::name_any)
+        .collect();
     if names.is_empty() {
         return Err(Error::Refused(format!(
             "no pod of {service} with a sidecar runs in {}; `kubectl get sres` lists the services",
@@ -83,9 +103,26 @@ async fn pods(place: &Place, service: &str) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-async fn ask(place: &Place, pod: &str, token: &str, method: &str, path: &str) -> Result<(u16, String), Error> {
+async fn ask(
+    place: &Place,
+    pod: &str,
+    token: &str,
+    method: &str,
+    path: &str,
+) -> Result<(u16, String), Error> {
     let authorization = format!("Bearer {token}");
-    send(place, Request { pod, port: ADMIN_PORT, method, path, authorization, body: String::new() }).await
+    send(
+        place,
+        Request {
+            pod,
+            port: ADMIN_PORT,
+            method,
+            path,
+            authorization,
+            body: String::new(),
+        },
+    )
+    .await
 }
 
 async fn list(place: &Place, service: &str) -> Result<String, Error> {
@@ -95,12 +132,23 @@ async fn list(place: &Place, service: &str) -> Result<String, Error> {
         let (code, text) = ask(place, &pod, &token, "GET", "/queue").await?;
         match (code, serde_json::from_str::<Vec<Value>>(&text)) {
             (200, Ok(items)) => {
-                all.extend(items.into_iter().map(|item| (item["ticket"].as_str().unwrap_or_default().to_owned(), item)));
+                all.extend(
+                    items
+                        .into_iter()
+                        .map(|item| (item["ticket"].as_str().unwrap_or_default().to_owned(), item)),
+                );
             }
             (404, _) => {
-                return Err(Error::Refused(format!("{service} keeps no queue: none of its dependencies has a fallback of that kind")));
+                return Err(Error::Refused(format!(
+                    "{service} keeps no queue: none of its dependencies has a fallback of that kind"
+                )));
             }
-            _ => return Err(Error::Pod { pod, why: text.trim().to_owned() }),
+            _ => {
+                return Err(Error::Pod {
+                    pod,
+                    why: text.trim().to_owned(),
+                });
+            }
         }
     }
     if all.is_empty() {
@@ -120,7 +168,19 @@ async fn list(place: &Place, service: &str) -> Result<String, Error> {
             row
         })
         .collect();
-    Ok(table(&["TICKET", "DEPENDENCY", "STANDING", "CREATED", "RETRY AT", "ATTEMPTS", "REQUEST", "NOTE"], &rows))
+    Ok(table(
+        &[
+            "TICKET",
+            "DEPENDENCY",
+            "STANDING",
+            "CREATED",
+            "RETRY AT",
+            "ATTEMPTS",
+            "REQUEST",
+            "NOTE",
+        ],
+        &rows,
+    ))
 }
 
 /// Whichever pod knows the ticket.
@@ -131,7 +191,10 @@ async fn one(place: &Place, service: &str, method: &str, path: &str) -> Result<S
         let (code, text) = ask(place, &pod, &token, method, path).await?;
         if code == 200 {
             let value: Option<Value> = serde_json::from_str(&text).ok();
-            return Ok(value.and_then(|value| serde_json::to_string_pretty(&value).ok()).unwrap_or(text) + "\n");
+            return Ok(value
+                .and_then(|value| serde_json::to_string_pretty(&value).ok())
+                .unwrap_or(text)
+                + "\n");
         }
         last = text;
     }

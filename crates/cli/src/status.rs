@@ -25,17 +25,35 @@ async fn see(place: &Place) -> Result<Seen, Error> {
     let clusters: Api<PostgresCluster> = Api::namespaced(client.clone(), namespace);
     let pools: Api<PgBouncerPool> = Api::namespaced(client.clone(), namespace);
     let resilience: Api<ServiceResilience> = Api::namespaced(client.clone(), namespace);
-    let (sets, clusters, pools, resilience) =
-        tokio::try_join!(sets.list(&every), clusters.list(&every), pools.list(&every), resilience.list(&every))
-            .map_err(Error::request(format!("list the objects of mrg.bluebird.id in {namespace}")))?;
-    Ok(Seen { sets: sets.items, clusters: clusters.items, pools: pools.items, resilience: resilience.items })
+    let (sets, clusters, pools, resilience) = tokio::try_join!(
+        sets.list(&every),
+        clusters.list(&every),
+        pools.list(&every),
+        resilience.list(&every)
+    )
+    .map_err(Error::request(format!(
+        "list the objects of mrg.bluebird.id in {namespace}"
+    )))?;
+    Ok(Seen {
+        sets: sets.items,
+        clusters: clusters.items,
+        pools: pools.items,
+        resilience: resilience.items,
+    })
 }
 
 /// The screen.
 pub async fn status(place: &Place) -> Result<String, Error> {
     let seen = see(place).await?;
-    if seen.sets.is_empty() && seen.clusters.is_empty() && seen.pools.is_empty() && seen.resilience.is_empty() {
-        return Ok(format!("nothing of mrg.bluebird.id in namespace {}; give another with -n\n", place.namespace));
+    if seen.sets.is_empty()
+        && seen.clusters.is_empty()
+        && seen.pools.is_empty()
+        && seen.resilience.is_empty()
+    {
+        return Ok(format!(
+            "nothing of mrg.bluebird.id in namespace {}; give another with -n\n",
+            place.namespace
+        ));
     }
     Ok(render(&seen))
 }
@@ -75,7 +93,9 @@ fn platform(text: &mut String, set: &OrderServiceSet) {
         of(&status.rollout),
     );
     for kind in ["Ready", "Stalled", "Degraded"] {
-        let Some(found) = condition(&status.conditions, kind) else { continue };
+        let Some(found) = condition(&status.conditions, kind) else {
+            continue;
+        };
         if (found.status == "True") != (kind == "Ready") {
             let _ = writeln!(text, "  {kind}: {}: {}", found.reason, found.message);
         }
@@ -84,7 +104,10 @@ fn platform(text: &mut String, set: &OrderServiceSet) {
         .services
         .iter()
         .map(|service| {
-            let row = status.blast_radius.iter().find(|row| row.part == service.name);
+            let row = status
+                .blast_radius
+                .iter()
+                .find(|row| row.part == service.name);
             vec![
                 format!("  {}", service.name),
                 format!("{:?}", service.tier),
@@ -92,13 +115,30 @@ fn platform(text: &mut String, set: &OrderServiceSet) {
                 service.ready.clone(),
                 row.map_or_else(|| "-".to_owned(), |row| format!("{}%", row.radius)),
                 cell(service.revision.as_deref()),
-                if service.breakers_open.is_empty() { "-".to_owned() } else { service.breakers_open.join(",") },
+                if service.breakers_open.is_empty() {
+                    "-".to_owned()
+                } else {
+                    service.breakers_open.join(",")
+                },
                 service.queued.to_string(),
                 cell(service.message.as_deref()),
             ]
         })
         .collect();
-    text.push_str(&table(&["  SERVICE", "TIER", "PHASE", "READY", "RADIUS", "REVISION", "OPEN BREAKERS", "QUEUED", "MESSAGE"], &rows));
+    text.push_str(&table(
+        &[
+            "  SERVICE",
+            "TIER",
+            "PHASE",
+            "READY",
+            "RADIUS",
+            "REVISION",
+            "OPEN BREAKERS",
+            "QUEUED",
+            "MESSAGE",
+        ],
+        &rows,
+    ));
     text.push('\n');
     measured(text, &status);
 }
@@ -110,19 +150,30 @@ fn measured(text: &mut String, status: &OrderServiceSetStatus) {
         .iter()
         .filter(|row| row.last.is_some())
         .map(|row| {
-            let met = if row.met == Some(true) { "met" } else { "MISSED" };
+            let met = if row.met == Some(true) {
+                "met"
+            } else {
+                "MISSED"
+            };
             vec![
                 format!("  {}", row.part),
                 row.rto.clone(),
                 cell(row.last.as_deref()),
                 cell(row.worst.as_deref()),
                 met.to_owned(),
-                cell(row.at.as_deref().map(|at| at.split('.').next().unwrap_or(at))),
+                cell(
+                    row.at
+                        .as_deref()
+                        .map(|at| at.split('.').next().unwrap_or(at)),
+                ),
             ]
         })
         .collect();
     if !rows.is_empty() {
-        text.push_str(&table(&["  WAS AWAY", "OBJECTIVE", "LAST", "WORST", "", "UNTIL"], &rows));
+        text.push_str(&table(
+            &["  WAS AWAY", "OBJECTIVE", "LAST", "WORST", "", "UNTIL"],
+            &rows,
+        ));
         text.push('\n');
     }
 }
@@ -137,22 +188,36 @@ fn clusters(text: &mut String, all: &[PostgresCluster]) {
                 cell(status.ready.as_deref()),
                 cell(status.leader.as_deref()),
                 cell(status.sync.as_deref()),
-                status.timeline.map_or_else(|| "-".to_owned(), |timeline| timeline.to_string()),
+                status
+                    .timeline
+                    .map_or_else(|| "-".to_owned(), |timeline| timeline.to_string()),
                 cell(status.lag.as_deref()),
                 reason(&status.conditions),
             ]
         })
         .collect();
     if !rows.is_empty() {
-        text.push_str(&table(&["DATABASE", "READY", "LEADER", "SYNC", "TIMELINE", "LAG", "STATUS"], &rows));
-        all.iter().for_each(|cluster| cluster.status.iter().for_each(|status| unready(text, &cluster.name_any(), &status.conditions)));
+        text.push_str(&table(
+            &[
+                "DATABASE", "READY", "LEADER", "SYNC", "TIMELINE", "LAG", "STATUS",
+            ],
+            &rows,
+        ));
+        all.iter().for_each(|cluster| {
+            cluster
+                .status
+                .iter()
+                .for_each(|status| unready(text, &cluster.name_any(), &status.conditions))
+        });
         text.push('\n');
     }
 }
 
 /// In a sentence what keeps an object from being ready.
 fn unready(text: &mut String, name: &str, conditions: &[Condition]) {
-    if let Some(ready) = condition(conditions, "Ready").filter(|ready| ready.status != "True" && !ready.message.is_empty()) {
+    if let Some(ready) = condition(conditions, "Ready")
+        .filter(|ready| ready.status != "True" && !ready.message.is_empty())
+    {
         let _ = writeln!(text, "  {name}: {}", ready.message);
     }
 }
@@ -168,14 +233,34 @@ fn pools(text: &mut String, all: &[PgBouncerPool]) {
                 format!("{:?}", pool.spec.mode),
                 cell(status.target.as_deref()),
                 status.waiting.to_string(),
-                cell(status.last_rewire.as_ref().map(|rewire| rewire.summary.as_str())),
+                cell(
+                    status
+                        .last_rewire
+                        .as_ref()
+                        .map(|rewire| rewire.summary.as_str()),
+                ),
                 reason(&status.conditions),
             ]
         })
         .collect();
     if !rows.is_empty() {
-        text.push_str(&table(&["POOL", "READY", "MODE", "TARGET", "WAITING", "LAST REWIRE", "STATUS"], &rows));
-        all.iter().for_each(|pool| pool.status.iter().for_each(|status| unready(text, &pool.name_any(), &status.conditions)));
+        text.push_str(&table(
+            &[
+                "POOL",
+                "READY",
+                "MODE",
+                "TARGET",
+                "WAITING",
+                "LAST REWIRE",
+                "STATUS",
+            ],
+            &rows,
+        ));
+        all.iter().for_each(|pool| {
+            pool.status
+                .iter()
+                .for_each(|status| unready(text, &pool.name_any(), &status.conditions))
+        });
         text.push('\n');
     }
 }
@@ -185,10 +270,19 @@ fn resilience(text: &mut String, seen: &Seen) {
     let mut rows = Vec::new();
     let (mut breakers, mut waiting) = (0, 0);
     for object in &seen.resilience {
-        let Some(status) = &object.status else { continue };
+        let Some(status) = &object.status else {
+            continue;
+        };
         breakers += status.breakers.len();
-        waiting += status.queue.as_ref().map_or(0, |queue| queue.depth + queue.inquiry);
-        for breaker in status.breakers.iter().filter(|breaker| breaker.state != "Closed") {
+        waiting += status
+            .queue
+            .as_ref()
+            .map_or(0, |queue| queue.depth + queue.inquiry);
+        for breaker in status
+            .breakers
+            .iter()
+            .filter(|breaker| breaker.state != "Closed")
+        {
             rows.push(vec![
                 object.name_any(),
                 format!("{}/{}", breaker.dependency, breaker.provider),
@@ -201,16 +295,26 @@ fn resilience(text: &mut String, seen: &Seen) {
     if seen.resilience.is_empty() {
         return;
     }
-    let _ = writeln!(text, "BREAKERS: {} of {breakers} not closed; {waiting} requests wait in queues", rows.len());
+    let _ = writeln!(
+        text,
+        "BREAKERS: {} of {breakers} not closed; {waiting} requests wait in queues",
+        rows.len()
+    );
     if !rows.is_empty() {
-        text.push_str(&table(&["SERVICE", "BREAKER", "STATE", "SINCE", "REASON"], &rows));
+        text.push_str(&table(
+            &["SERVICE", "BREAKER", "STATE", "SINCE", "REASON"],
+            &rows,
+        ));
     }
 }
 
 /// What goes with each part.
 pub async fn blast(place: &Place, part: Option<&str>) -> Result<String, Error> {
     let api: Api<OrderServiceSet> = Api::namespaced(place.client.clone(), &place.namespace);
-    let sets = api.list(&ListParams::default()).await.map_err(Error::request("list OrderServiceSets"))?;
+    let sets = api
+        .list(&ListParams::default())
+        .await
+        .map_err(Error::request("list OrderServiceSets"))?;
     let Some(set) = sets.items.first() else {
         return Err(Error::Refused(format!(
             "no OrderServiceSet in namespace {}; give another with -n, or see the catalog's own graph with --mermaid",
@@ -220,22 +324,50 @@ pub async fn blast(place: &Place, part: Option<&str>) -> Result<String, Error> {
     let rows = set.status.clone().unwrap_or_default().blast_radius;
     match part {
         None => Ok(blast_table(&rows)),
-        Some(part) => rows.iter().find(|row| row.part == part).map(of_part).ok_or_else(|| {
-            let known: Vec<&str> = rows.iter().map(|row| row.part.as_str()).collect();
-            Error::Refused(format!("there is no part `{part}`; name one of {}", known.join(", ")))
-        }),
+        Some(part) => rows
+            .iter()
+            .find(|row| row.part == part)
+            .map(of_part)
+            .ok_or_else(|| {
+                let known: Vec<&str> = rows.iter().map(|row| row.part.as_str()).collect();
+                Error::Refused(format!(
+                    "there is no part `{part}`; name one of {}",
+                    known.join(", ")
+                ))
+            }),
     }
 }
 
 fn blast_table(rows: &[BlastRow]) -> String {
-    let joined = |all: &[String]| if all.is_empty() { "-".to_owned() } else { all.join(", ") };
+    let joined = |all: &[String]| {
+        if all.is_empty() {
+            "-".to_owned()
+        } else {
+            all.join(", ")
+        }
+    };
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
-            vec![row.part.clone(), format!("{}%", row.radius), format!("{}%", row.remaining), joined(&row.contained_by), joined(&row.fails)]
+            vec![
+                row.part.clone(),
+                format!("{}%", row.radius),
+                format!("{}%", row.remaining),
+                joined(&row.contained_by),
+                joined(&row.fails),
+            ]
         })
         .collect();
-    table(&["IF THIS FAILS", "RADIUS", "REMAINS", "HELD UP BY", "FAILS WITH IT"], &rows)
+    table(
+        &[
+            "IF THIS FAILS",
+            "RADIUS",
+            "REMAINS",
+            "HELD UP BY",
+            "FAILS WITH IT",
+        ],
+        &rows,
+    )
 }
 
 fn of_part(row: &BlastRow) -> String {

@@ -3,7 +3,10 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
+    TxnResponse,
+};
 use tokio::time::Instant;
 
 use mrg_base::Millis;
@@ -52,7 +55,11 @@ impl Error {
                     use tonic::Code;
                     !matches!(
                         status.code(),
-                        Code::InvalidArgument | Code::NotFound | Code::PermissionDenied | Code::Unauthenticated | Code::FailedPrecondition
+                        Code::InvalidArgument
+                            | Code::NotFound
+                            | Code::PermissionDenied
+                            | Code::Unauthenticated
+                            | Code::FailedPrecondition
                     )
                 }
                 _ => true,
@@ -102,19 +109,35 @@ impl std::fmt::Debug for Current {
 const TRY_LEAST: Duration = Duration::from_millis(500);
 
 impl Etcd {
-    /// Connects lazily. `first` says with which endpoint to begin, so that members spread over etcd.
+    /// Connects lazily. `first` says with which endpoint to begin, so that members spread over
+    /// etcd.
     ///
     /// # Panics
     /// If no endpoint is given.
     pub fn new(connection: Connection, first: usize) -> Self {
-        assert!(!connection.endpoints.is_empty(), "an etcd connection needs an endpoint");
+        assert!(
+            !connection.endpoints.is_empty(),
+            "an etcd connection needs an endpoint"
+        );
         let index = first % connection.endpoints.len();
-        Self { connection, current: Mutex::new(Current { index, client: None }) }
+        Self {
+            connection,
+            current: Mutex::new(Current {
+                index,
+                client: None,
+            }),
+        }
     }
 
     /// The same etcd by other endpoints.
     pub(super) fn at(&self, endpoints: Vec<String>) -> Self {
-        Self::new(Connection { endpoints, user: self.connection.user.clone() }, 0)
+        Self::new(
+            Connection {
+                endpoints,
+                user: self.connection.user.clone(),
+            },
+            0,
+        )
     }
 
     /// How many endpoints there are.
@@ -123,7 +146,9 @@ impl Etcd {
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.current
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// A client on the current endpoint.
@@ -136,7 +161,9 @@ impl Etcd {
             current.index
         };
         let endpoint = self.connection.endpoints[index].clone();
-        let mut options = ConnectOptions::new().with_connect_timeout(within).with_require_leader(true);
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(within)
+            .with_require_leader(true);
         if let Some((user, password)) = &self.connection.user {
             options = options.with_user(user, password);
         }
@@ -152,7 +179,9 @@ impl Etcd {
             }
             Err(_) => {
                 self.rotate(index);
-                Err(Error::Timeout { operation: "connect" })
+                Err(Error::Timeout {
+                    operation: "connect",
+                })
             }
         }
     }
@@ -172,8 +201,14 @@ impl Etcd {
         self.rotate(index);
     }
 
-    /// Does one request on one endpoint; on silence or a lost connection the next request goes elsewhere.
-    pub(super) async fn once<T, F>(&self, operation: &'static str, within: Duration, request: impl FnOnce(Client) -> F) -> Result<T, Error>
+    /// Does one request on one endpoint; on silence or a lost connection the next request goes
+    /// elsewhere.
+    pub(super) async fn once<T, F>(
+        &self,
+        operation: &'static str,
+        within: Duration,
+        request: impl FnOnce(Client) -> F,
+    ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
@@ -200,7 +235,12 @@ impl Etcd {
     }
 
     /// Repeats a request that may be done twice, over the endpoints, until the time is over.
-    async fn repeat<T, F>(&self, operation: &'static str, within: Duration, request: impl Fn(Client) -> F) -> Result<T, Error>
+    async fn repeat<T, F>(
+        &self,
+        operation: &'static str,
+        within: Duration,
+        request: impl Fn(Client) -> F,
+    ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
@@ -224,11 +264,17 @@ impl Etcd {
 
     /// Everything under a prefix, linearizably, with the revision as of which it is true.
     pub async fn read(&self, prefix: &str, within: Duration) -> Result<(i64, Entries), Error> {
-        let request = |mut client: Client| async move { client.get(prefix, Some(GetOptions::new().with_prefix())).await };
+        let request = |mut client: Client| async move {
+            client
+                .get(prefix, Some(GetOptions::new().with_prefix()))
+                .await
+        };
         let mut answer = self.repeat("read", within, request).await?;
         let revision = answer.header().map_or(0, |header| header.revision());
         let entries = answer.take_kvs().into_iter().filter_map(|kv| {
-            let key = String::from_utf8_lossy(kv.key()).strip_prefix(prefix)?.to_owned();
+            let key = String::from_utf8_lossy(kv.key())
+                .strip_prefix(prefix)?
+                .to_owned();
             Some((key, entry(kv)))
         });
         Ok((revision, entries.collect()))
@@ -236,20 +282,34 @@ impl Etcd {
 
     /// Grants a lease.
     pub async fn grant(&self, ttl: Millis, within: Duration) -> Result<Granted, Error> {
-        // etcd counts in whole seconds; rounding up is safe, since the fence uses the smaller of asked and granted.
+        // etcd counts in whole seconds; rounding up is safe, since the fence uses the smaller of
+        // asked and granted.
         let seconds = i64::try_from(ttl.0.div_ceil(1000)).unwrap_or(i64::MAX);
-        let request = move |mut client: Client| async move { client.lease_grant(seconds, None).await };
+        let request =
+            move |mut client: Client| async move { client.lease_grant(seconds, None).await };
         let answer = self.repeat("grant a lease", within, request).await?;
-        Ok(Granted { id: LeaseId(answer.id()), ttl: Millis::seconds(answer.ttl().unsigned_abs()) })
+        Ok(Granted {
+            id: LeaseId(answer.id()),
+            ttl: Millis::seconds(answer.ttl().unsigned_abs()),
+        })
     }
 
-    /// Keeps a lease: one try on one endpoint, of which the caller learns quickly. The next goes to the next endpoint.
+    /// Keeps a lease: one try on one endpoint, of which the caller learns quickly. The next goes to
+    /// the next endpoint.
     pub async fn keep_alive(&self, lease: LeaseId, within: Duration) -> Result<(), Error> {
-        // The client waits for the first answer before it gives the stream, and says whether the lease still lives.
-        let request = move |mut client: Client| async move { client.lease_keep_alive(lease.0).await };
-        match self.once("keep the lease", self.slice(within), request).await {
+        // The client waits for the first answer before it gives the stream, and says whether the
+        // lease still lives.
+        let request =
+            move |mut client: Client| async move { client.lease_keep_alive(lease.0).await };
+        match self
+            .once("keep the lease", self.slice(within), request)
+            .await
+        {
             Ok(_) => Ok(()),
-            Err(Error::Request { source: etcd_client::Error::LeaseKeepAliveError(_), .. }) => Err(Error::LeaseGone(lease.0)),
+            Err(Error::Request {
+                source: etcd_client::Error::LeaseKeepAliveError(_),
+                ..
+            }) => Err(Error::LeaseGone(lease.0)),
             Err(error) => Err(error),
         }
     }
@@ -259,13 +319,23 @@ impl Etcd {
         let request = move |mut client: Client| async move { client.lease_revoke(lease.0).await };
         match self.repeat("revoke the lease", within, request).await {
             Ok(_) => Ok(()),
-            Err(Error::Request { source: etcd_client::Error::GRpcStatus(status), .. }) if status.code() == tonic::Code::NotFound => Ok(()),
+            Err(Error::Request {
+                source: etcd_client::Error::GRpcStatus(status),
+                ..
+            }) if status.code() == tonic::Code::NotFound => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Puts a key, under a lease if one is given. Repeatable, hence only for values that nobody compares.
-    pub async fn put(&self, key: &str, value: &str, lease: Option<LeaseId>, within: Duration) -> Result<(), Error> {
+    /// Puts a key, under a lease if one is given. Repeatable, hence only for values that nobody
+    /// compares.
+    pub async fn put(
+        &self,
+        key: &str,
+        value: &str,
+        lease: Option<LeaseId>,
+        within: Duration,
+    ) -> Result<(), Error> {
         let request = |mut client: Client| async move {
             let options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
             client.put(key, value, options).await
@@ -274,24 +344,52 @@ impl Etcd {
     }
 
     /// A transaction, tried once: `Ok(Some(revision))` if the conditions held, `Ok(None)` if not.
-    pub async fn transact(&self, conditions: Vec<Compare>, operations: Vec<TxnOp>, within: Duration) -> Result<Option<Revision>, Error> {
+    pub async fn transact(
+        &self,
+        conditions: Vec<Compare>,
+        operations: Vec<TxnOp>,
+        within: Duration,
+    ) -> Result<Option<Revision>, Error> {
         let txn = Txn::new().when(conditions).and_then(operations);
-        let answer = self.once("transact", within, move |mut client: Client| async move { client.txn(txn).await }).await?;
+        let answer = self
+            .once("transact", within, move |mut client: Client| async move {
+                client.txn(txn).await
+            })
+            .await?;
         let revision = answer.header().map_or(0, |header| header.revision());
         Ok(answer.succeeded().then_some(Revision(revision)))
     }
 
-    /// Creates a key under a lease if it is absent, or owned by that lease or by `former`. `Ok(false)`: another owns it.
-    pub async fn claim(&self, key: &str, value: &str, lease: LeaseId, former: Option<LeaseId>, within: Duration) -> Result<bool, Error> {
+    /// Creates a key under a lease if it is absent, or owned by that lease or by `former`.
+    /// `Ok(false)`: another owns it.
+    pub async fn claim(
+        &self,
+        key: &str,
+        value: &str,
+        lease: LeaseId,
+        former: Option<LeaseId>,
+        within: Duration,
+    ) -> Result<bool, Error> {
         let request = |mut client: Client| async move {
             let put = || TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease.0)));
-            let owned = |by: LeaseId| Txn::new().when([Compare::lease(key, CompareOp::Equal, by.0)]).and_then([put()]);
+            let owned = |by: LeaseId| {
+                Txn::new()
+                    .when([Compare::lease(key, CompareOp::Equal, by.0)])
+                    .and_then([put()])
+            };
             let mut ours = owned(lease);
             if let Some(former) = former {
                 ours = ours.or_else([TxnOp::txn(owned(former))]);
             }
             let absent = Compare::create_revision(key, CompareOp::Equal, 0);
-            client.txn(Txn::new().when([absent]).and_then([put()]).or_else([TxnOp::txn(ours)])).await
+            client
+                .txn(
+                    Txn::new()
+                        .when([absent])
+                        .and_then([put()])
+                        .or_else([TxnOp::txn(ours)]),
+                )
+                .await
         };
         let answer = self.repeat("claim", within, request).await?;
         Ok(did_put(&answer))
@@ -300,11 +398,17 @@ impl Etcd {
 
 /// Whether some branch of the nested transactions was the one that puts.
 fn did_put(answer: &TxnResponse) -> bool {
-    let nested = |inner: TxnOpResponse| matches!(inner, TxnOpResponse::Txn(inner) if did_put(&inner));
+    let nested =
+        |inner: TxnOpResponse| matches!(inner, TxnOpResponse::Txn(inner) if did_put(&inner));
     answer.succeeded() || answer.op_responses().into_iter().any(nested)
 }
 
 pub(super) fn entry(kv: impl Into<etcd_client::KeyValue>) -> Entry {
     let kv = kv.into();
-    Entry { lease: kv.lease(), created: kv.create_revision(), modified: kv.mod_revision(), value: kv.value().to_vec() }
+    Entry {
+        lease: kv.lease(),
+        created: kv.create_revision(),
+        modified: kv.mod_revision(),
+        value: kv.value().to_vec(),
+    }
 }

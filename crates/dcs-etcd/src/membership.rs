@@ -37,8 +37,20 @@ impl Etcd {
     }
 
     /// Lets another member lead. Only the one that leads can be asked.
-    pub async fn move_leader(&self, from: &EtcdMember, to: &EtcdMember, within: Duration) -> Result<(), Error> {
+    pub async fn move_leader(
+        &self,
+        from: &EtcdMember,
+        to: &EtcdMember,
+        within: Duration,
+    ) -> Result<(), Error> {
         let at_leader = self.at(from.client_urls.clone());
-        at_leader.once("move etcd's leader", within, |mut client: Client| async move { client.move_leader(to.id).await }).await.map(|_| ())
+        at_leader
+            .once(
+                "move etcd's leader",
+                within,
+                |mut client: Client| async move { client.move_leader(to.id).await },
+            )
+            .await
+            .map(|_| ())
     }
 }

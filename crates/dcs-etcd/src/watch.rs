@@ -1,5 +1,5 @@
-//! Follows the keys of a cluster: a linearizable read, then a watch from that revision, and a read again whenever asked, whenever the watch
-//! breaks, and as a backstop.
+//! Follows the keys of a cluster: a linearizable read, then a watch from that revision, and a read
+//! again whenever asked, whenever the watch breaks, and as a backstop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,8 @@ pub struct Snapshot {
 /// What the watch reports.
 #[derive(Clone, Debug)]
 pub enum WatchEvent {
-    /// A newer state. `asked` counts the [`WatchCommand::Read`]s that this state is surely newer than.
+    /// A newer state. `asked` counts the [`WatchCommand::Read`]s that this state is surely newer
+    /// than.
     Seen {
         /// The state.
         snapshot: Arc<Snapshot>,
@@ -54,25 +55,50 @@ struct Timers {
 }
 
 /// Follows `prefix` until the receiver of `events` is gone.
-pub async fn watch(etcd: Arc<Etcd>, prefix: String, mut commands: mpsc::Receiver<WatchCommand>, events: mpsc::Sender<WatchEvent>) {
-    let mut timers = Timers { every: Duration::from_secs(10), within: Duration::from_secs(3) };
+pub async fn watch(
+    etcd: Arc<Etcd>,
+    prefix: String,
+    mut commands: mpsc::Receiver<WatchCommand>,
+    events: mpsc::Sender<WatchEvent>,
+) {
+    let mut timers = Timers {
+        every: Duration::from_secs(10),
+        within: Duration::from_secs(3),
+    };
     let mut asked = 0;
     while !events.is_closed() {
         let began_after = asked;
         match etcd.read(&prefix, timers.within).await {
             Ok((revision, entries)) => {
                 let snapshot = Arc::new(Snapshot { revision, entries });
-                let seen = WatchEvent::Seen { snapshot: snapshot.clone(), asked: began_after };
+                let seen = WatchEvent::Seen {
+                    snapshot: snapshot.clone(),
+                    asked: began_after,
+                };
                 if events.send(seen).await.is_err() {
                     return;
                 }
-                follow(&etcd, &prefix, snapshot, &mut commands, &events, &mut timers, &mut asked).await;
+                follow(
+                    &etcd,
+                    &prefix,
+                    snapshot,
+                    &mut commands,
+                    &events,
+                    &mut timers,
+                    &mut asked,
+                )
+                .await;
             }
             Err(error) => {
-                if events.send(WatchEvent::Lost(Arc::new(error))).await.is_err() {
+                if events
+                    .send(WatchEvent::Lost(Arc::new(error)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
-                // Let go of a member that answers without a leader; a moment's pause keeps a dead network from spinning the processor.
+                // Let go of a member that answers without a leader; a moment's pause keeps a dead
+                // network from spinning the processor.
                 etcd.rotate_now();
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -101,8 +127,12 @@ async fn follow(
     timers: &mut Timers,
     asked: &mut u64,
 ) {
-    let options = WatchOptions::new().with_prefix().with_start_revision(snapshot.revision + 1);
-    let Ok(mut client) = etcd.client(timers.within).await else { return };
+    let options = WatchOptions::new()
+        .with_prefix()
+        .with_start_revision(snapshot.revision + 1);
+    let Ok(mut client) = etcd.client(timers.within).await else {
+        return;
+    };
     let opened = tokio::time::timeout(timers.within, client.watch(prefix, Some(options))).await;
     let Ok(Ok(mut stream)) = opened else {
         etcd.rotate_now();
@@ -130,7 +160,9 @@ async fn follow(
         for event in message.events() {
             let Some(kv) = event.kv() else { continue };
             let key = String::from_utf8_lossy(kv.key());
-            let Some(key) = key.strip_prefix(prefix) else { continue };
+            let Some(key) = key.strip_prefix(prefix) else {
+                continue;
+            };
             match event.event_type() {
                 EventType::Put => next.entries.insert(key.to_owned(), entry(kv.clone())),
                 EventType::Delete => next.entries.remove(key),
@@ -141,7 +173,10 @@ async fn follow(
             continue;
         }
         snapshot = Arc::new(next);
-        let seen = WatchEvent::Seen { snapshot: snapshot.clone(), asked: 0 };
+        let seen = WatchEvent::Seen {
+            snapshot: snapshot.clone(),
+            asked: 0,
+        };
         if events.send(seen).await.is_err() {
             return;
         }

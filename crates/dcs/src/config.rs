@@ -1,4 +1,5 @@
-//! The dynamic configuration (`config` key), as Patroni defines it, and the election settings in it.
+//! The dynamic configuration (`config` key), as Patroni defines it, and the election settings in
+//! it.
 
 use serde_json::{Map, Value};
 
@@ -14,7 +15,9 @@ pub struct DynamicConfig(pub Map<String, Value>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {
     /// Not a JSON object.
-    #[error("the config key is not a JSON object: {0}; write it again with `patronictl edit-config`")]
+    #[error(
+        "the config key is not a JSON object: {0}; write it again with `patronictl edit-config`"
+    )]
     NotAnObject(String),
     /// A field of the wrong kind.
     #[error("config: {field} is {value}, which is not {expected}")]
@@ -53,13 +56,22 @@ impl DynamicConfig {
 
     /// `postgresql.parameters`
     pub fn parameters(&self) -> Map<String, Value> {
-        self.postgresql("parameters").and_then(Value::as_object).cloned().unwrap_or_default()
+        self.postgresql("parameters")
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Lines of `postgresql.pg_hba`, if set.
     pub fn pg_hba(&self) -> Option<Vec<String>> {
         let lines = self.postgresql("pg_hba")?.as_array()?;
-        Some(lines.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        Some(
+            lines
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
+        )
     }
 }
 
@@ -77,7 +89,11 @@ fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
     }
 }
 
-fn seconds(config: &DynamicConfig, field: &'static str, default: u64) -> Result<Millis, InvalidConfig> {
+fn seconds(
+    config: &DynamicConfig,
+    field: &'static str,
+    default: u64,
+) -> Result<Millis, InvalidConfig> {
     number(config, field, default).map(Millis::seconds)
 }
 
@@ -86,7 +102,11 @@ fn number(config: &DynamicConfig, field: &'static str, default: u64) -> Result<u
         None | Some(Value::Null) => Ok(default),
         Some(value) => {
             let text = value.as_str().and_then(|text| text.parse().ok());
-            let invalid = || InvalidConfig::Field { field, value: value.to_string(), expected: "a whole number" };
+            let invalid = || InvalidConfig::Field {
+                field,
+                value: value.to_string(),
+                expected: "a whole number",
+            };
             value.as_u64().or(text).ok_or_else(invalid)
         }
     }
@@ -95,7 +115,11 @@ fn number(config: &DynamicConfig, field: &'static str, default: u64) -> Result<u
 fn flag(config: &DynamicConfig, field: &'static str, default: bool) -> Result<bool, InvalidConfig> {
     match config.0.get(field) {
         None | Some(Value::Null) => Ok(default),
-        Some(value) => truth(value).ok_or_else(|| InvalidConfig::Field { field, value: value.to_string(), expected: "true or false" }),
+        Some(value) => truth(value).ok_or_else(|| InvalidConfig::Field {
+            field,
+            value: value.to_string(),
+            expected: "true or false",
+        }),
     }
 }
 
@@ -111,13 +135,16 @@ fn truth(value: &Value) -> Option<bool> {
     }
 }
 
-/// What is in force where there is no `config` key and nobody remembers one: what the cluster began with. It may have been asynchronous then, and
-/// `/sync` may say that it is not any more: then only those who are named there may take over.
+/// What is in force where there is no `config` key and nobody remembers one: what the cluster began
+/// with. It may have been asynchronous then, and `/sync` may say that it is not any more: then only
+/// those who are named there may take over.
 pub fn without_key(bootstrap: &DynamicConfig, entries: &Entries) -> DynamicConfig {
     let mut config = bootstrap.clone();
     let synchronous = settings(&config).is_ok_and(|settings| settings.is_synchronous());
     if !synchronous && wire::sync(entries).is_some() {
-        config.0.insert("synchronous_mode".to_owned(), Value::from("quorum"));
+        config
+            .0
+            .insert("synchronous_mode".to_owned(), Value::from("quorum"));
     }
     config
 }
@@ -132,11 +159,20 @@ pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
             Some(false) => Mode::Async,
             None => {
                 let expected = "on, off or quorum";
-                return Err(InvalidConfig::Field { field: "synchronous_mode", value: value.to_string(), expected });
+                return Err(InvalidConfig::Field {
+                    field: "synchronous_mode",
+                    value: value.to_string(),
+                    expected,
+                });
             }
         },
     };
-    let on_crash = match config.0.get("mrg").and_then(|own| own.get("on_crash")).and_then(Value::as_str) {
+    let on_crash = match config
+        .0
+        .get("mrg")
+        .and_then(|own| own.get("on_crash"))
+        .and_then(Value::as_str)
+    {
         Some("Failover") => OnCrash::Failover,
         Some("Restart") => OnCrash::Restart,
         _ => OnCrash::Auto,
@@ -152,11 +188,15 @@ pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
         },
         replication: Replication {
             mode,
-            count: usize::try_from(number(config, "synchronous_node_count", 1)?).unwrap_or(usize::MAX),
+            count: usize::try_from(number(config, "synchronous_node_count", 1)?)
+                .unwrap_or(usize::MAX),
             strict: flag(config, "synchronous_mode_strict", false)?,
         },
         paused: flag(config, "pause", false)?,
-        use_rewind: config.postgresql("use_pg_rewind").and_then(truth).unwrap_or(true),
+        use_rewind: config
+            .postgresql("use_pg_rewind")
+            .and_then(truth)
+            .unwrap_or(true),
     };
     settings.check().map_err(InvalidConfig::Settings)?;
     Ok(settings)
@@ -174,22 +214,37 @@ mod tests {
     fn the_analysis_own_values_are_understood() {
         let text = r#"{"ttl":30,"loop_wait":10,"retry_timeout":10,"maximum_lag_on_failover":1048576,"synchronous_mode":"quorum","synchronous_mode_strict":false,"postgresql":{"use_pg_rewind":true}}"#;
         let settings = parsed(text).unwrap();
-        assert_eq!(settings.replication, Replication { mode: Mode::Quorum, count: 1, strict: false });
+        assert_eq!(
+            settings.replication,
+            Replication {
+                mode: Mode::Quorum,
+                count: 1,
+                strict: false
+            }
+        );
         assert_eq!(settings.failover.ttl, Millis::seconds(30));
     }
 
     #[test]
     fn a_value_of_the_wrong_kind_is_named() {
         let message = parsed(r#"{"ttl":"soon"}"#).unwrap_err().to_string();
-        assert!(message.contains("ttl") && message.contains("soon"), "{message}");
+        assert!(
+            message.contains("ttl") && message.contains("soon"),
+            "{message}"
+        );
         assert!(parsed(r#"{"synchronous_mode":"maybe"}"#).is_err());
         assert!(parsed("[]").is_err());
     }
 
     #[test]
     fn a_patch_merges_and_null_deletes() {
-        let mut config = DynamicConfig::parse(br#"{"ttl":30,"postgresql":{"parameters":{"work_mem":"4MB"}}}"#).unwrap();
-        let patch = DynamicConfig::parse(br#"{"ttl":null,"postgresql":{"parameters":{"max_connections":100}}}"#).unwrap();
+        let mut config =
+            DynamicConfig::parse(br#"{"ttl":30,"postgresql":{"parameters":{"work_mem":"4MB"}}}"#)
+                .unwrap();
+        let patch = DynamicConfig::parse(
+            br#"{"ttl":null,"postgresql":{"parameters":{"max_connections":100}}}"#,
+        )
+        .unwrap();
         config.patch(&patch.0);
         assert!(!config.0.contains_key("ttl"));
         assert_eq!(config.parameters().len(), 2);
@@ -199,9 +254,26 @@ mod tests {
     fn without_a_config_key_a_stored_sync_still_says_who_may_take_over() {
         let bootstrap = DynamicConfig::parse(br#"{"ttl":30}"#).unwrap();
         let sync = br#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#;
-        let entry = crate::wire::Entry { value: sync.to_vec(), lease: 0, created: 3, modified: 5 };
+        let entry = crate::wire::Entry {
+            value: sync.to_vec(),
+            lease: 0,
+            created: 3,
+            modified: 5,
+        };
         let entries = Entries::from([("sync".to_owned(), entry)]);
-        assert_eq!(settings(&without_key(&bootstrap, &entries)).unwrap().replication.mode, Mode::Quorum);
-        assert_eq!(settings(&without_key(&bootstrap, &Entries::new())).unwrap().replication.mode, Mode::Async);
+        assert_eq!(
+            settings(&without_key(&bootstrap, &entries))
+                .unwrap()
+                .replication
+                .mode,
+            Mode::Quorum
+        );
+        assert_eq!(
+            settings(&without_key(&bootstrap, &Entries::new()))
+                .unwrap()
+                .replication
+                .mode,
+            Mode::Async
+        );
     }
 }

@@ -12,7 +12,10 @@ pub struct Keys {
 impl Keys {
     /// Patroni's keys live under `/<namespace>/<scope>/`, ours under `/mrg/<scope>/`.
     pub fn new(namespace: &str, scope: &Scope) -> Self {
-        Self { prefix: format!("/{}/{scope}/", namespace.trim_matches('/')), own: format!("/mrg/{scope}/") }
+        Self {
+            prefix: format!("/{}/{scope}/", namespace.trim_matches('/')),
+            own: format!("/mrg/{scope}/"),
+        }
     }
 
     /// Patroni's prefix, with the closing slash.

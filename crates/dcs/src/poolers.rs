@@ -1,7 +1,8 @@
 //! What leaders and poolers say to each other, under `/mrg/<scope>/`: Patroni knows none of it.
 //!
-//! `pause` is written by a leader before it hands over, under its lease, so that it ends with it. `poolers/<pod>` is written by each pooler under
-//! a lease of its own: who it is, what its clients experience, and which request it heeds.
+//! `pause` is written by a leader before it hands over, under its lease, so that it ends with it.
+//! `poolers/<pod>` is written by each pooler under a lease of its own: who it is, what its clients
+//! experience, and which request it heeds.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -64,7 +65,8 @@ pub struct Rewire {
     pub at_ms: u64,
 }
 
-/// Tells one password from the next and little else: 16 bits of a hash, the same in every program of an image.
+/// Tells one password from the next and little else: 16 bits of a hash, the same in every program
+/// of an image.
 pub fn fingerprint(password: &str) -> u16 {
     let mut hasher = DefaultHasher::new();
     password.hash(&mut hasher);
@@ -84,7 +86,10 @@ pub fn pause(entries: &Entries) -> Option<PauseRequest> {
     }
     let entry = entries.get("pause")?;
     let data: Data = serde_json::from_slice(&entry.value).ok()?;
-    Some(PauseRequest { id: Revision(entry.modified), leader: Revision(data.leader) })
+    Some(PauseRequest {
+        id: Revision(entry.modified),
+        leader: Revision(data.leader),
+    })
 }
 
 /// Reads `poolers/<pod>`; a record that cannot be read counts as absent.
@@ -100,15 +105,33 @@ pub fn seen(revision: i64, entries: &Entries) -> Seen {
     };
     let members: BTreeMap<MemberName, Member> = entries
         .iter()
-        .filter_map(|(key, entry)| Some((MemberName::new(key.strip_prefix("members/")?).ok()?, Member { address: address(entry)? })))
+        .filter_map(|(key, entry)| {
+            Some((
+                MemberName::new(key.strip_prefix("members/")?).ok()?,
+                Member {
+                    address: address(entry)?,
+                },
+            ))
+        })
         .collect();
     let leader = entries.get("leader").and_then(|entry| {
         let member = MemberName::new(&String::from_utf8_lossy(&entry.value)).ok()?;
         let address = members.get(&member)?.address.clone();
-        Some(Leader { key: Revision(entry.created), member, address })
+        Some(Leader {
+            key: Revision(entry.created),
+            member,
+            address,
+        })
     });
-    let system_id = entries.get("initialize").and_then(|entry| String::from_utf8_lossy(&entry.value).trim().parse().ok());
-    Seen { revision, system_id, leader, members }
+    let system_id = entries
+        .get("initialize")
+        .and_then(|entry| String::from_utf8_lossy(&entry.value).trim().parse().ok());
+    Seen {
+        revision,
+        system_id,
+        leader,
+        members,
+    }
 }
 
 /// How long a leader waits for a pooler to say anything at all.
@@ -119,7 +142,12 @@ mod tests {
     use super::*;
 
     fn entry(value: &str, created: i64, modified: i64) -> Entry {
-        Entry { lease: 0, created, modified, value: value.as_bytes().to_vec() }
+        Entry {
+            lease: 0,
+            created,
+            modified,
+            value: value.as_bytes().to_vec(),
+        }
     }
 
     #[test]
@@ -133,14 +161,30 @@ mod tests {
         let told = seen(20, &entries);
         assert_eq!(told.system_id, Some(7));
         let leader = told.leader.unwrap();
-        assert_eq!((leader.key, leader.address.to_string()), (Revision(12), "10.0.0.2:5432".to_owned()));
+        assert_eq!(
+            (leader.key, leader.address.to_string()),
+            (Revision(12), "10.0.0.2:5432".to_owned())
+        );
         entries.remove("members/n2");
-        assert_eq!(seen(20, &entries).leader, None, "a leader without an address is none that clients could reach");
+        assert_eq!(
+            seen(20, &entries).leader,
+            None,
+            "a leader without an address is none that clients could reach"
+        );
     }
 
     #[test]
     fn a_request_names_its_leadership_and_is_named_by_its_own_revision() {
-        let entries = Entries::from([("pause".to_owned(), entry(&render_pause(Revision(12)), 30, 31))]);
-        assert_eq!(pause(&entries), Some(PauseRequest { id: Revision(31), leader: Revision(12) }));
+        let entries = Entries::from([(
+            "pause".to_owned(),
+            entry(&render_pause(Revision(12)), 30, 31),
+        )]);
+        assert_eq!(
+            pause(&entries),
+            Some(PauseRequest {
+                id: Revision(31),
+                leader: Revision(12)
+            })
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Patroni's JSON, read leniently and written exactly. Whatever cannot be read is as good as absent, and said so: a broken key never
-//! takes a leader down.
+//! Patroni's JSON, read leniently and written exactly. Whatever cannot be read is as good as
+//! absent, and said so: a broken key never takes a leader down.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use mrg_base::{FLOORED_PARAMETERS, Lsn, MemberName, Position, Timeline};
-use mrg_election::{Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Stored, SwitchoverRequest};
+use mrg_election::{
+    Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Stored, SwitchoverRequest,
+};
 
 /// A key as etcd stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +66,12 @@ pub struct MemberData {
     /// Which: `{"max_connections": {"old_value": "100", "new_value": "101"}}`
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub pending_restart_reason: Map<String, Value>,
-    /// What PostgreSQL refuses of the parameters; the last good ones are in force. Patroni does not know this field.
+    /// What PostgreSQL refuses of the parameters; the last good ones are in force. Patroni does not
+    /// know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_parameters: Option<String>,
-    /// Why the data directory cannot be used with the programs that are here. Patroni does not know this field.
+    /// Why the data directory cannot be used with the programs that are here. Patroni does not know
+    /// this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unusable_data: Option<String>,
     /// What is in the way of this member; see docs/ha.md. Patroni does not know this field.
@@ -76,7 +80,8 @@ pub struct MemberData {
     /// PostgreSQL's `server_version_num`, while it runs. Patroni does not know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<u32>,
-    /// The revision of the dynamic configuration that what is said of restarts takes into account. Patroni does not know this field.
+    /// The revision of the dynamic configuration that what is said of restarts takes into account.
+    /// Patroni does not know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configured: Option<i64>,
     /// The member knows of the pause.
@@ -88,11 +93,18 @@ pub struct MemberData {
 }
 
 impl MemberData {
-    /// Whether a lowered value of [`FLOORED_PARAMETERS`] waits. Standbys cannot have less than their primary, so the primary must go first.
+    /// Whether a lowered value of [`FLOORED_PARAMETERS`] waits. Standbys cannot have less than
+    /// their primary, so the primary must go first.
     pub fn lowers_floor(&self) -> bool {
-        let number = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).and_then(|text| text.parse::<u64>().ok());
+        let number = |value: &Value, field: &str| {
+            value
+                .get(field)
+                .and_then(Value::as_str)
+                .and_then(|text| text.parse::<u64>().ok())
+        };
         let lowered = |(name, value): (&String, &Value)| {
-            FLOORED_PARAMETERS.contains(&name.as_str()) && number(value, "new_value") < number(value, "old_value")
+            FLOORED_PARAMETERS.contains(&name.as_str())
+                && number(value, "new_value") < number(value, "old_value")
         };
         self.pending_restart_reason.iter().any(lowered)
     }
@@ -111,7 +123,9 @@ impl MemberData {
     pub fn postgres_address(&self) -> Option<(String, u16)> {
         let rest = self.conn_url.split_once("://")?.1;
         let authority = rest.split('/').next()?;
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let authority = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host);
         let (host, port) = authority.rsplit_once(':')?;
         Some((host.to_owned(), port.parse().ok()?))
     }
@@ -165,28 +179,47 @@ pub type HistoryLine = (u32, u64, String, String, String);
 pub fn render_sync(stored: &Stored) -> String {
     let standbys: Vec<&str> = stored.voters.iter().map(MemberName::as_str).collect();
     let standbys = (!standbys.is_empty()).then(|| standbys.join(","));
-    let data = SyncData { leader: Some(stored.leader.to_string()), quorum: Some(stored.quorum), sync_standby: standbys };
+    let data = SyncData {
+        leader: Some(stored.leader.to_string()),
+        quorum: Some(stored.quorum),
+        sync_standby: standbys,
+    };
     compact(&data)
 }
 
 /// JSON without blanks.
 pub fn compact<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data is always JSON: {error}"))
+    serde_json::to_string(value)
+        .unwrap_or_else(|error| unreachable!("plain data is always JSON: {error}"))
 }
 
 fn parse_sync(entry: &Entry) -> Option<(Revision, Stored)> {
     let data: SyncData = serde_json::from_slice(&entry.value).ok()?;
     let leader = MemberName::new(&data.leader?).ok()?;
     let names = data.sync_standby.unwrap_or_default();
-    let voters: BTreeSet<MemberName> =
-        names.split(',').map(str::trim).filter(|name| !name.is_empty()).filter_map(|name| MemberName::new(name).ok()).collect();
-    Some((Revision(entry.modified), Stored { leader, voters, quorum: data.quorum.unwrap_or(0) }))
+    let voters: BTreeSet<MemberName> = names
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .filter_map(|name| MemberName::new(name).ok())
+        .collect();
+    Some((
+        Revision(entry.modified),
+        Stored {
+            leader,
+            voters,
+            quorum: data.quorum.unwrap_or(0),
+        },
+    ))
 }
 
 fn parse_member(entry: &Entry) -> Option<Member> {
     let data = member(entry)?;
     let position = match (data.timeline, data.receive_lsn.or(data.xlog_location)) {
-        (Some(timeline), Some(lsn)) => Some(Position { timeline: Timeline(timeline), flushed: Lsn(lsn) }),
+        (Some(timeline), Some(lsn)) => Some(Position {
+            timeline: Timeline(timeline),
+            flushed: Lsn(lsn),
+        }),
         _ => None,
     };
     Some(Member {
@@ -212,7 +245,11 @@ fn parse_switchover(entry: &Entry) -> Option<SwitchoverRequest> {
             let text = std::str::from_utf8(&entry.value).ok()?;
             let (leader, member) = text.split_once(':')?;
             let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
-            FailoverData { leader: named(leader), member: named(member), scheduled_at: None }
+            FailoverData {
+                leader: named(leader),
+                member: named(member),
+                scheduled_at: None,
+            }
         }
     };
     if (data.leader.is_none() && data.member.is_none()) || data.scheduled_at.is_some() {
@@ -220,18 +257,34 @@ fn parse_switchover(entry: &Entry) -> Option<SwitchoverRequest> {
     }
     // A name that nobody can have makes it nonsense, not a request to whoever may come.
     let name = |text: Option<String>| text.map(|text| MemberName::new(&text)).transpose().ok();
-    Some(SwitchoverRequest { leader: name(data.leader)?, candidate: name(data.member)?, revision: Revision(entry.modified) })
+    Some(SwitchoverRequest {
+        leader: name(data.leader)?,
+        candidate: name(data.member)?,
+        revision: Revision(entry.modified),
+    })
 }
 
 /// The history lines, oldest first.
 pub fn history(entries: &Entries) -> Vec<HistoryLine> {
-    let lines: Option<Vec<Value>> = entries.get("history").and_then(|entry| serde_json::from_slice(&entry.value).ok());
+    let lines: Option<Vec<Value>> = entries
+        .get("history")
+        .and_then(|entry| serde_json::from_slice(&entry.value).ok());
     let line = |value: &Value| -> Option<HistoryLine> {
-        let text = |i: usize| value.get(i).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |i: usize| {
+            value
+                .get(i)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let timeline = u32::try_from(value.get(0)?.as_u64()?).ok()?;
         Some((timeline, value.get(1)?.as_u64()?, text(2), text(3), text(4)))
     };
-    lines.into_iter().flatten().filter_map(|value| line(&value)).collect()
+    lines
+        .into_iter()
+        .flatten()
+        .filter_map(|value| line(&value))
+        .collect()
 }
 
 /// The timeline that began where a line of `history` ends.
@@ -243,7 +296,10 @@ pub fn next_timeline(line: &HistoryLine) -> Timeline {
 pub fn initialize(entries: &Entries) -> Option<Initialize> {
     let entry = entries.get("initialize")?;
     let text = String::from_utf8_lossy(&entry.value);
-    Some(text.trim().parse().map_or(Initialize::InProgress(LeaseId(entry.lease)), Initialize::Done))
+    Some(text.trim().parse().map_or(
+        Initialize::InProgress(LeaseId(entry.lease)),
+        Initialize::Done,
+    ))
 }
 
 /// The value of `sync`. A key that cannot be read counts as absent.
@@ -255,13 +311,24 @@ pub fn sync(entries: &Entries) -> Option<(Revision, Stored)> {
 pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
     let leader = entries.get("leader").and_then(|entry| {
         let member = MemberName::new(&String::from_utf8_lossy(&entry.value)).ok()?;
-        Some(LeaderKey { member, lease: LeaseId(entry.lease), created: Revision(entry.created) })
+        Some(LeaderKey {
+            member,
+            lease: LeaseId(entry.lease),
+            created: Revision(entry.created),
+        })
     });
     let members = entries
         .iter()
-        .filter_map(|(key, entry)| Some((MemberName::new(key.strip_prefix("members/")?).ok()?, parse_member(entry)?)))
+        .filter_map(|(key, entry)| {
+            Some((
+                MemberName::new(key.strip_prefix("members/")?).ok()?,
+                parse_member(entry)?,
+            ))
+        })
         .collect();
-    let status: Option<StatusData> = entries.get("status").and_then(|entry| serde_json::from_slice(&entry.value).ok());
+    let status: Option<StatusData> = entries
+        .get("status")
+        .and_then(|entry| serde_json::from_slice(&entry.value).ok());
     Cluster {
         revision: Revision(revision),
         initialize: initialize(entries),
@@ -271,20 +338,27 @@ pub fn cluster(revision: i64, entries: &Entries) -> Cluster {
         switchover: entries.get("failover").and_then(parse_switchover),
         optime: status.map(|status| Lsn(status.optime)),
         timeline: history(entries).last().map(next_timeline),
-        timeline_of: history(entries).last().and_then(|line| MemberName::new(&line.4).ok()),
+        timeline_of: history(entries)
+            .last()
+            .and_then(|line| MemberName::new(&line.4).ok()),
         failsafe: entries.get("failsafe").map(|entry| listed(entry, entries)),
         expected: expected(entries),
     }
 }
 
-/// Who belongs to the cluster: `mrg.members` of the `config` key, an array of names. What cannot be read says nothing.
+/// Who belongs to the cluster: `mrg.members` of the `config` key, an array of names. What cannot be
+/// read says nothing.
 fn expected(entries: &Entries) -> Option<BTreeSet<MemberName>> {
     let config: serde_json::Value = serde_json::from_slice(&entries.get("config")?.value).ok()?;
     let names = config.get("mrg")?.get("members")?.as_array()?;
-    names.iter().map(|name| MemberName::new(name.as_str()?).ok()).collect()
+    names
+        .iter()
+        .map(|name| MemberName::new(name.as_str()?).ok())
+        .collect()
 }
 
-/// One that cannot be read lists nobody: whoever leads writes it anew, and without a leader it has to be deleted.
+/// One that cannot be read lists nobody: whoever leads writes it anew, and without a leader it has
+/// to be deleted.
 fn listed(entry: &Entry, entries: &Entries) -> Failsafe {
     let members = failsafe(entries).unwrap_or_default();
     let moved = |(name, url): (&MemberName, &String)| {
@@ -292,13 +366,24 @@ fn listed(entry: &Entry, entries: &Entries) -> Failsafe {
         member.is_some_and(|data| data.api_url != *url)
     };
     let outdated = members.iter().any(moved);
-    Failsafe { revision: Revision(entry.modified), members: members.into_keys().collect(), outdated }
+    Failsafe {
+        revision: Revision(entry.modified),
+        members: members.into_keys().collect(),
+        outdated,
+    }
 }
 
-/// The value of `failsafe`: who may race, and where each one's REST API is. A key that cannot be read counts as absent.
+/// The value of `failsafe`: who may race, and where each one's REST API is. A key that cannot be
+/// read counts as absent.
 pub fn failsafe(entries: &Entries) -> Option<BTreeMap<MemberName, String>> {
-    let members: BTreeMap<String, String> = serde_json::from_slice(&entries.get("failsafe")?.value).ok()?;
-    Some(members.into_iter().filter_map(|(name, url)| Some((MemberName::new(&name).ok()?, url))).collect())
+    let members: BTreeMap<String, String> =
+        serde_json::from_slice(&entries.get("failsafe")?.value).ok()?;
+    Some(
+        members
+            .into_iter()
+            .filter_map(|(name, url)| Some((MemberName::new(&name).ok()?, url)))
+            .collect(),
+    )
 }
 
 /// `http://host:port` of a member's `api_url`.
@@ -312,8 +397,16 @@ mod tests {
     use super::*;
 
     fn entries(pairs: &[(&str, &str)]) -> Entries {
-        let entry = |value: &str| Entry { value: value.as_bytes().to_vec(), lease: 7, created: 3, modified: 5 };
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), entry(value))).collect()
+        let entry = |value: &str| Entry {
+            value: value.as_bytes().to_vec(),
+            lease: 7,
+            created: 3,
+            modified: 5,
+        };
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), entry(value)))
+            .collect()
     }
 
     #[test]
@@ -327,30 +420,60 @@ mod tests {
                     "members/postgresql1",
                     r#"{"conn_url":"postgres://127.0.0.1:5433/postgres","api_url":"http://127.0.0.1:8009/patroni","state":"running","role":"replica","version":"4.1.4","xlog_location":67393608,"replay_lsn":67393608,"receive_lsn":67393608,"replication_state":"streaming","timeline":1,"tags":{"nosync":true}}"#,
                 ),
-                ("sync", r#"{"leader":"postgresql0","quorum":1,"sync_standby":"postgresql1,postgresql2,postgresql3"}"#),
-                ("history", r#"[[1,25623960,"no recovery target specified","2019-09-23T16:57:57+02:00","postgresql1"]]"#),
-                ("status", r#"{"optime":67393608,"slots":{"permanent_logical":67393552},"retain_slots":["postgresql1"]}"#),
-                ("failover", r#"{"leader":"postgresql0","member":"postgresql1"}"#),
+                (
+                    "sync",
+                    r#"{"leader":"postgresql0","quorum":1,"sync_standby":"postgresql1,postgresql2,postgresql3"}"#,
+                ),
+                (
+                    "history",
+                    r#"[[1,25623960,"no recovery target specified","2019-09-23T16:57:57+02:00","postgresql1"]]"#,
+                ),
+                (
+                    "status",
+                    r#"{"optime":67393608,"slots":{"permanent_logical":67393552},"retain_slots":["postgresql1"]}"#,
+                ),
+                (
+                    "failover",
+                    r#"{"leader":"postgresql0","member":"postgresql1"}"#,
+                ),
             ]),
         );
         let name = |text: &str| MemberName::new(text).unwrap();
-        assert_eq!(cluster.initialize, Some(Initialize::Done(7_268_616_322_854_375_442)));
+        assert_eq!(
+            cluster.initialize,
+            Some(Initialize::Done(7_268_616_322_854_375_442))
+        );
         assert_eq!(cluster.leader.unwrap().created, Revision(3));
         let member = &cluster.members[&name("postgresql1")];
         assert!(member.running && !member.primary && member.may_lead && !member.may_sync);
         assert_eq!(member.position.unwrap().flushed, Lsn(67_393_608));
         let (revision, sync) = cluster.sync.unwrap();
-        assert_eq!((revision, sync.quorum, sync.voters.len()), (Revision(5), 1, 3));
+        assert_eq!(
+            (revision, sync.quorum, sync.voters.len()),
+            (Revision(5), 1, 3)
+        );
         assert_eq!(cluster.timeline, Some(Timeline(2)));
         assert_eq!(cluster.optime, Some(Lsn(67_393_608)));
-        assert_eq!(cluster.switchover.unwrap().candidate, Some(name("postgresql1")));
+        assert_eq!(
+            cluster.switchover.unwrap().candidate,
+            Some(name("postgresql1"))
+        );
     }
 
     #[test]
     fn who_belongs_to_the_cluster_is_said_by_the_configuration_or_by_nobody() {
-        let expected = |config: &str| expected(&entries(&[("config", config)])).map(|names| names.len());
-        assert_eq!(expected(r#"{"ttl":30,"mrg":{"members":["a","b"]}}"#), Some(2));
-        for silent in [r#"{"ttl":30}"#, r#"{"mrg":{"members":3}}"#, r#"{"mrg":{"members":["a",7]}}"#, "nonsense"] {
+        let expected =
+            |config: &str| expected(&entries(&[("config", config)])).map(|names| names.len());
+        assert_eq!(
+            expected(r#"{"ttl":30,"mrg":{"members":["a","b"]}}"#),
+            Some(2)
+        );
+        for silent in [
+            r#"{"ttl":30}"#,
+            r#"{"mrg":{"members":3}}"#,
+            r#"{"mrg":{"members":["a",7]}}"#,
+            "nonsense",
+        ] {
             assert_eq!(expected(silent), None, "{silent}");
         }
     }
@@ -358,16 +481,50 @@ mod tests {
     #[test]
     fn sync_is_written_byte_for_byte_as_patroni_does() {
         let leader = MemberName::new("postgresql0").unwrap();
-        assert_eq!(render_sync(&Stored::only(leader.clone())), r#"{"leader":"postgresql0","quorum":0,"sync_standby":null}"#);
-        let voters = ["postgresql1", "postgresql2"].iter().map(|name| MemberName::new(name).unwrap()).collect();
-        let stored = Stored { leader, voters, quorum: 1 };
-        assert_eq!(render_sync(&stored), r#"{"leader":"postgresql0","quorum":1,"sync_standby":"postgresql1,postgresql2"}"#);
+        assert_eq!(
+            render_sync(&Stored::only(leader.clone())),
+            r#"{"leader":"postgresql0","quorum":0,"sync_standby":null}"#
+        );
+        let voters = ["postgresql1", "postgresql2"]
+            .iter()
+            .map(|name| MemberName::new(name).unwrap())
+            .collect();
+        let stored = Stored {
+            leader,
+            voters,
+            quorum: 1,
+        };
+        assert_eq!(
+            render_sync(&stored),
+            r#"{"leader":"postgresql0","quorum":1,"sync_standby":"postgresql1,postgresql2"}"#
+        );
     }
 
     #[test]
     fn garbage_in_any_key_is_as_good_as_an_absent_key() {
-        for garbage in ["", "\u{0}", "[]", "{}", "null", "{\"leader\":1}", "\"", "[[\"x\"]]", "a:b:c", "🦀"] {
-            let keys = ["initialize", "leader", "members/a", "members//", "sync", "history", "status", "failover", "config"];
+        for garbage in [
+            "",
+            "\u{0}",
+            "[]",
+            "{}",
+            "null",
+            "{\"leader\":1}",
+            "\"",
+            "[[\"x\"]]",
+            "a:b:c",
+            "🦀",
+        ] {
+            let keys = [
+                "initialize",
+                "leader",
+                "members/a",
+                "members//",
+                "sync",
+                "history",
+                "status",
+                "failover",
+                "config",
+            ];
             let pairs: Vec<(&str, &str)> = keys.iter().map(|key| (*key, garbage)).collect();
             let cluster = cluster(1, &entries(&pairs));
             assert!(cluster.sync.is_none(), "{garbage}");
@@ -377,8 +534,17 @@ mod tests {
     #[test]
     fn a_cleared_or_scheduled_failover_key_is_no_request_and_nonsense_is_none_either() {
         let scheduled = r#"{"leader":"a","member":"b","scheduled_at":"2026-07-24T14:33:19+00:00"}"#;
-        for value in ["{}", scheduled, r#"{"leader":7,"ttl":"x"}"#, r#"{"leader":"a","member":"no name"}"#] {
-            assert!(cluster(1, &entries(&[("failover", value)])).switchover.is_none());
+        for value in [
+            "{}",
+            scheduled,
+            r#"{"leader":7,"ttl":"x"}"#,
+            r#"{"leader":"a","member":"no name"}"#,
+        ] {
+            assert!(
+                cluster(1, &entries(&[("failover", value)]))
+                    .switchover
+                    .is_none()
+            );
         }
     }
 

@@ -21,7 +21,10 @@ fn main() {
     if let Some(count) = number("--mutants") {
         std::process::exit(i32::from(mutants(count)));
     }
-    let failed = match (arguments.first().and_then(|first| first.parse().ok()), number("--count")) {
+    let failed = match (
+        arguments.first().and_then(|first| first.parse().ok()),
+        number("--count"),
+    ) {
         (Some(seed), _) => one(seed),
         (None, Some(count)) => many(number("--from").unwrap_or(0), count),
         (None, None) => {
@@ -35,18 +38,39 @@ fn main() {
 fn one(seed: u64) -> bool {
     let schedule = Schedule::of(seed);
     let report = run(&schedule, true);
-    let shown = if report.violation.is_some() { reduce(&schedule) } else { schedule };
+    let shown = if report.violation.is_some() {
+        reduce(&schedule)
+    } else {
+        schedule
+    };
     tell(&shown)
 }
 
 fn tell(schedule: &Schedule) -> bool {
-    println!("seed {}: {} members, {} poolers, {:?}", schedule.seed, schedule.members, schedule.poolers, schedule.settings);
-    println!("clocks off by {:?} ppm, {:?}, a write every {} ms", schedule.skew, schedule.delays, schedule.think);
-    let Report { violation, story, failovers, acknowledged, lasted, .. } = run(schedule, true);
+    println!(
+        "seed {}: {} members, {} poolers, {:?}",
+        schedule.seed, schedule.members, schedule.poolers, schedule.settings
+    );
+    println!(
+        "clocks off by {:?} ppm, {:?}, a write every {} ms",
+        schedule.skew, schedule.delays, schedule.think
+    );
+    let Report {
+        violation,
+        story,
+        failovers,
+        acknowledged,
+        lasted,
+        ..
+    } = run(schedule, true);
     for (at, line) in story {
         println!("{:>4}.{:03}  {line}", at / 1000, at % 1000);
     }
-    println!("{:>4}.{:03}  {failovers} failovers, {acknowledged} commits acknowledged", lasted / 1000, lasted % 1000);
+    println!(
+        "{:>4}.{:03}  {failovers} failovers, {acknowledged} commits acknowledged",
+        lasted / 1000,
+        lasted % 1000
+    );
     if let Some(what) = &violation {
         println!("VIOLATION  {what}");
     }
@@ -56,7 +80,12 @@ fn tell(schedule: &Schedule) -> bool {
 fn many(from: u64, count: u64) -> bool {
     let began = Instant::now();
     let (next, failing) = (AtomicU64::new(from), Mutex::new(Vec::new()));
-    let (failovers, commits, events, slowest) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (failovers, commits, events, slowest) = (
+        AtomicU64::new(0),
+        AtomicU64::new(0),
+        AtomicU64::new(0),
+        AtomicU64::new(0),
+    );
     let reached = Mutex::new(BTreeSet::new());
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
@@ -69,14 +98,20 @@ fn many(from: u64, count: u64) -> bool {
                     }
                     let day = std::panic::catch_unwind(|| run(&Schedule::of(seed), false));
                     let Ok(report) = day else {
-                        failing.lock().expect("no panic here").push((seed, "panicked".to_owned()));
+                        failing
+                            .lock()
+                            .expect("no panic here")
+                            .push((seed, "panicked".to_owned()));
                         continue;
                     };
                     failovers.fetch_add(report.failovers, Ordering::Relaxed);
                     commits.fetch_add(report.acknowledged, Ordering::Relaxed);
                     events.fetch_add(report.events, Ordering::Relaxed);
                     slowest.fetch_max(report.recovered_in, Ordering::Relaxed);
-                    reached.lock().expect("no panic here").extend(report.reached);
+                    reached
+                        .lock()
+                        .expect("no panic here")
+                        .extend(report.reached);
                     if let Some(what) = report.violation {
                         failing.lock().expect("no panic here").push((seed, what));
                     }
@@ -98,7 +133,13 @@ fn many(from: u64, count: u64) -> bool {
     );
     println!(
         "reasons reached: {}",
-        reached.into_inner().expect("no panic here").iter().map(|why| why.label()).collect::<Vec<_>>().join(" ")
+        reached
+            .into_inner()
+            .expect("no panic here")
+            .iter()
+            .map(|why| why.label())
+            .collect::<Vec<_>>()
+            .join(" ")
     );
     for (seed, what) in &failing {
         println!("seed {seed}: {what}");
@@ -123,11 +164,15 @@ fn mutants(count: u64) -> bool {
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(mutant) = Mutant::ALL.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX)) {
+                while let Some(mutant) = Mutant::ALL.get(
+                    usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX),
+                ) {
                     mutant::set(Some(*mutant));
                     let found = (0..count).find_map(|seed| Some((seed, harm(seed)?)));
-                    let line =
-                        found.map_or((*mutant, "-".to_owned(), String::new()), |(seed, what)| (*mutant, (seed + 1).to_string(), what));
+                    let line = found
+                        .map_or((*mutant, "-".to_owned(), String::new()), |(seed, what)| {
+                            (*mutant, (seed + 1).to_string(), what)
+                        });
                     lines.lock().expect("no panic here").push(line);
                 }
             });

@@ -1,5 +1,5 @@
-//! The agent's part: it feeds the node, performs what the node says, follows etcd, and writes what does not decide. It does what
-//! `agent/run.rs` and `agent/housekeeping.rs` do, against the model.
+//! The agent's part: it feeds the node, performs what the node says, follows etcd, and writes what
+//! does not decide. It does what `agent/run.rs` and `agent/housekeeping.rs` do, against the model.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -8,7 +8,10 @@ use crate::etcd::{Keys, Transaction};
 use crate::steps::Running;
 use crate::world::{Answer, Ask, Happening, Message, World};
 use mrg_base::{MemberName, Millis, Moment, Position, Timeline};
-use mrg_election::{Effect, Event, LeaseId, Member, Node, Outcome, Past, Postgres, Promise, PromiseRequest, Settings, StepId};
+use mrg_election::{
+    Effect, Event, LeaseId, Member, Node, Outcome, Past, Postgres, Promise, PromiseRequest,
+    Settings, StepId,
+};
 
 /// What a question to etcd was for.
 #[derive(Clone, Debug)]
@@ -51,8 +54,16 @@ pub(super) struct Round {
 /// Whom an answer is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Asker {
-    Vote { from: usize, agent: u32, step: StepId },
-    Promise { from: usize, agent: u32, round: u64 },
+    Vote {
+        from: usize,
+        agent: u32,
+        step: StepId,
+    },
+    Promise {
+        from: usize,
+        agent: u32,
+        round: u64,
+    },
 }
 
 /// An agent's process.
@@ -96,7 +107,8 @@ impl World {
             return;
         }
         if self.is_forgotten() && (host.has_nothing() || host.may_pass_for_another()) {
-            // Nothing would tell it of the cluster. In Kubernetes the operator could; here somebody writes the keys again first.
+            // Nothing would tell it of the cluster. In Kubernetes the operator could; here somebody
+            // writes the keys again first.
             self.later(1_000, Happening::StartAgent(member, boot));
             return;
         }
@@ -110,12 +122,21 @@ impl World {
         self.hosts[member].agents += 1;
         let number = self.hosts[member].agents;
         let mut node = Node::new(self.name(member), settings, Some(1), past, now);
-        if self.hosts[member].postgres.data.as_ref().is_some_and(|data| data.half_rewound) {
+        if self.hosts[member]
+            .postgres
+            .data
+            .as_ref()
+            .is_some_and(|data| data.half_rewound)
+        {
             node.remember_cluster();
         }
         let host = &self.hosts[member];
-        if let Some(system_id) = host.system_record.filter(|record| host.postgres.data.as_ref().is_some_and(|data| data.system == *record))
-        {
+        if let Some(system_id) = host.system_record.filter(|record| {
+            host.postgres
+                .data
+                .as_ref()
+                .is_some_and(|data| data.system == *record)
+        }) {
             node.remember_system(system_id);
         }
         self.hosts[member].agent = Some(Agent {
@@ -149,12 +170,21 @@ impl World {
             promises_recorded: false,
             restart_after: 0,
         });
-        self.hosts[member].fence = super::world::Fence { generation: self.hosts[member].fence.generation + 1, ..Default::default() };
+        self.hosts[member].fence = super::world::Fence {
+            generation: self.hosts[member].fence.generation + 1,
+            ..Default::default()
+        };
         self.tell(|world| format!("{}: agent {number} starts", world.hosts[member].name));
         match self.hosts[member].lease_record {
-            // The former self is dead: a container of the same pod, or processes of an earlier boot.
+            // The former self is dead: a container of the same pod, or processes of an earlier
+            // boot.
             Some(lease) => {
-                let call = self.ask_etcd(member, number, settings.failover.retry_timeout.0, Ask::Revoke(lease));
+                let call = self.ask_etcd(
+                    member,
+                    number,
+                    settings.failover.retry_timeout.0,
+                    Ask::Revoke(lease),
+                );
                 self.agent(member).calls.insert(call, Call::Clear);
             }
             None => self.agent_ready(member),
@@ -171,17 +201,26 @@ impl World {
     }
 
     pub fn agent(&mut self, member: usize) -> &mut Agent {
-        self.hosts[member].agent.as_mut().expect("an agent that runs")
+        self.hosts[member]
+            .agent
+            .as_mut()
+            .expect("an agent that runs")
     }
 
     /// The agent, if this one still runs.
     pub fn live(&mut self, member: usize, number: u32) -> Option<&mut Agent> {
-        self.hosts[member].agent.as_mut().filter(|agent| agent.number == number)
+        self.hosts[member]
+            .agent
+            .as_mut()
+            .filter(|agent| agent.number == number)
     }
 
     pub fn wake(&mut self, member: usize, number: u32) {
         let now = self.now;
-        if self.live(member, number).is_some_and(|agent| agent.ready && agent.wake <= now) {
+        if self
+            .live(member, number)
+            .is_some_and(|agent| agent.ready && agent.wake <= now)
+        {
             self.feed(member, Event::Tick);
         }
     }
@@ -239,7 +278,9 @@ impl World {
             Effect::KeepAlive(lease) => {
                 let within = self.agent(member).settings.failover.retry_timeout.0;
                 let call = self.ask_etcd(member, number, within, Ask::Keep(lease));
-                self.agent(member).calls.insert(call, Call::Keep(lease, now));
+                self.agent(member)
+                    .calls
+                    .insert(call, Call::Keep(lease, now));
             }
             Effect::Fence(by) => self.arm(member, by),
             Effect::Perform(step, action) => self.begin_step(member, step, action),
@@ -254,10 +295,21 @@ impl World {
                 agent.read_wanted = Some(agent.watch.asked);
                 self.read(member);
             }
-            Effect::AskPromises { round, members, within } => self.ask_promises(member, round, members, within),
+            Effect::AskPromises {
+                round,
+                members,
+                within,
+            } => self.ask_promises(member, round, members, within),
             Effect::WithdrawPromises { members, round } => {
-                let Some(lease) = self.agent(member).node.lease().map(|lease| lease.id) else { return };
-                self.tell(|world| format!("{}: promises are not needed any more", world.hosts[member].name));
+                let Some(lease) = self.agent(member).node.lease().map(|lease| lease.id) else {
+                    return;
+                };
+                self.tell(|world| {
+                    format!(
+                        "{}: promises are not needed any more",
+                        world.hosts[member].name
+                    )
+                });
                 for name in members {
                     if let Some(to) = self.number_of(&name) {
                         self.send(member, to, Message::Withdraw { lease, round });
@@ -266,9 +318,16 @@ impl World {
             }
             Effect::WriteFailsafe { over, members } => {
                 let agent = self.agent(member);
-                let Some(lease) = agent.node.lease().map(|lease| lease.id) else { return };
+                let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
+                    return;
+                };
                 let within = agent.settings.failover.retry_timeout.0;
-                let call = self.ask_etcd(member, number, within, Ask::Transact(lease, Transaction::PutFailsafe(over, members)));
+                let call = self.ask_etcd(
+                    member,
+                    number,
+                    within,
+                    Ask::Transact(lease, Transaction::PutFailsafe(over, members)),
+                );
                 self.agent(member).calls.insert(call, Call::Failsafe);
             }
             Effect::AnswerPromise(reply, answer) => self.answer_promise(member, reply, answer),
@@ -285,7 +344,10 @@ impl World {
     fn agent_exits(&mut self, member: usize) {
         let boot = self.hosts[member].boot;
         let wait = self.agent(member).restart_after;
-        let (number, lease) = (self.agent(member).number, self.agent(member).node.lease().map(|lease| lease.id));
+        let (number, lease) = (
+            self.agent(member).number,
+            self.agent(member).node.lease().map(|lease| lease.id),
+        );
         self.kill_server(member);
         if let Some(lease) = lease {
             let call = self.ask_etcd(member, number, 2_000, Ask::Revoke(lease));
@@ -297,7 +359,11 @@ impl World {
     }
 
     pub fn ask_to_stop(&mut self, member: usize, restart_after: u64) {
-        if let Some(agent) = self.hosts[member].agent.as_mut().filter(|agent| agent.ready) {
+        if let Some(agent) = self.hosts[member]
+            .agent
+            .as_mut()
+            .filter(|agent| agent.ready)
+        {
             agent.restart_after = restart_after;
             let number = agent.number;
             self.later(0, Happening::Agent(member, number, Box::new(Event::Stop)));
@@ -312,7 +378,11 @@ impl World {
         if agent.watch.reading.is_some() {
             return;
         }
-        let (number, within, asked) = (agent.number, agent.settings.failover.retry_timeout.0, agent.watch.asked);
+        let (number, within, asked) = (
+            agent.number,
+            agent.settings.failover.retry_timeout.0,
+            agent.watch.asked,
+        );
         agent.watch.reading = Some(asked);
         let call = self.ask_etcd(member, number, within, Ask::Read);
         self.agent(member).calls.insert(call, Call::Read(asked));
@@ -322,7 +392,10 @@ impl World {
     pub fn backstop(&mut self, end: usize, number: u32, reads: u64) {
         if end >= self.hosts.len() {
             self.pooler_backstop(end - self.hosts.len() - 1, number, reads);
-        } else if self.live(end, number).is_some_and(|agent| agent.watch.reads == reads) {
+        } else if self
+            .live(end, number)
+            .is_some_and(|agent| agent.watch.reads == reads)
+        {
             self.read(end);
         }
     }
@@ -341,15 +414,21 @@ impl World {
             self.pooler_answered(to - self.hosts.len() - 1, number, call, answer);
             return;
         }
-        let Some(agent) = self.live(to, number) else { return };
-        let Some(about) = agent.calls.remove(&call) else { return };
+        let Some(agent) = self.live(to, number) else {
+            return;
+        };
+        let Some(about) = agent.calls.remove(&call) else {
+            return;
+        };
         match (about, answer) {
             (Call::Clear, _) => self.agent_ready(to),
             (Call::Grant(sent), Some(Answer::Granted(id, granted))) => {
                 self.hosts[to].lease_record = Some(id);
                 self.feed(to, Event::LeaseGranted { id, granted, sent });
             }
-            (Call::Keep(id, sent), Some(Answer::Kept(true))) => self.feed(to, Event::LeaseKept { id, sent }),
+            (Call::Keep(id, sent), Some(Answer::Kept(true))) => {
+                self.feed(to, Event::LeaseKept { id, sent })
+            }
             (Call::Keep(id, _), Some(Answer::Kept(false))) => self.feed(to, Event::LeaseGone(id)),
             (Call::Grant(_) | Call::Keep(..), _) => self.feed(to, Event::LeaseUnanswered),
             (Call::Read(asked), Some(Answer::Keys(keys))) => self.has_read(to, asked, keys),
@@ -380,7 +459,11 @@ impl World {
                 self.agent(to).history = done.then_some(timeline);
             }
             (Call::Failsafe, answer) => {
-                let written = if let Some(Answer::Transacted(written)) = answer { written } else { None };
+                let written = if let Some(Answer::Transacted(written)) = answer {
+                    written
+                } else {
+                    None
+                };
                 self.feed(to, Event::FailsafeWritten(written));
             }
             (Call::Config, _) => self.agent(to).config_busy = false,
@@ -393,10 +476,17 @@ impl World {
         agent.watch.reading = None;
         agent.watch.open = true;
         agent.watch.reads += 1;
-        let (reads, number, every) = (agent.watch.reads, agent.number, agent.settings.failover.loop_wait.0);
+        let (reads, number, every) = (
+            agent.watch.reads,
+            agent.number,
+            agent.settings.failover.loop_wait.0,
+        );
         self.later(every, Happening::Backstop(member, number, reads));
         self.seen(member, keys, asked);
-        if self.live(member, number).is_some_and(|agent| agent.watch.asked > asked) {
+        if self
+            .live(member, number)
+            .is_some_and(|agent| agent.watch.asked > asked)
+        {
             self.read(member);
         }
     }
@@ -414,12 +504,20 @@ impl World {
             agent.settings = settings;
             self.feed(member, Event::Settings(settings));
         }
-        let Some(agent) = self.live(member, number) else { return };
+        let Some(agent) = self.live(member, number) else {
+            return;
+        };
         let linearizable = agent.read_wanted.is_some_and(|wanted| asked >= wanted);
         if linearizable {
             agent.read_wanted = None;
         }
-        self.feed(member, Event::Dcs { cluster: keys.cluster.clone(), linearizable });
+        self.feed(
+            member,
+            Event::Dcs {
+                cluster: keys.cluster.clone(),
+                linearizable,
+            },
+        );
         self.release_votes(member, number, asked);
         self.poolers_have_said(member, number);
     }
@@ -427,8 +525,12 @@ impl World {
     // ---- votes and promises ----
 
     fn release_votes(&mut self, member: usize, number: u32, asked: u64) {
-        let Some(agent) = self.live(member, number) else { return };
-        let (ready, waiting) = std::mem::take(&mut agent.votes_waiting).into_iter().partition(|(read, _)| *read <= asked);
+        let Some(agent) = self.live(member, number) else {
+            return;
+        };
+        let (ready, waiting) = std::mem::take(&mut agent.votes_waiting)
+            .into_iter()
+            .partition(|(read, _)| *read <= asked);
         agent.votes_waiting = waiting;
         let ready: Vec<(u64, u64)> = ready;
         for (_, reply) in ready {
@@ -439,7 +541,13 @@ impl World {
     }
 
     pub fn vote_asked(&mut self, member: usize, asker: Asker) {
-        let Some(agent) = self.hosts[member].agent.as_mut().filter(|agent| agent.ready) else { return };
+        let Some(agent) = self.hosts[member]
+            .agent
+            .as_mut()
+            .filter(|agent| agent.ready)
+        else {
+            return;
+        };
         agent.replies += 1;
         let (reply, number) = (agent.replies, agent.number);
         agent.askers.insert(reply, asker);
@@ -452,73 +560,196 @@ impl World {
         }
     }
 
-    fn answer_vote(&mut self, member: usize, reply: u64, answer: Result<(Position, Option<i32>), String>) {
-        let Some(Asker::Vote { from, agent, step }) = self.agent(member).askers.remove(&reply) else { return };
+    fn answer_vote(
+        &mut self,
+        member: usize,
+        reply: u64,
+        answer: Result<(Position, Option<i32>), String>,
+    ) {
+        let Some(Asker::Vote { from, agent, step }) = self.agent(member).askers.remove(&reply)
+        else {
+            return;
+        };
         if let Ok((position, _)) = &answer {
             self.judge_vote(member, *position);
         }
         let name = self.name(member);
-        let vote = answer.ok().map(|(position, candidate)| mrg_election::Vote { member: name, position, candidate });
+        let vote = answer.ok().map(|(position, candidate)| mrg_election::Vote {
+            member: name,
+            position,
+            candidate,
+        });
         self.send(member, from, Message::Voted { agent, step, vote });
     }
 
-    fn ask_promises(&mut self, member: usize, round: u64, members: Vec<MemberName>, within: Millis) {
+    fn ask_promises(
+        &mut self,
+        member: usize,
+        round: u64,
+        members: Vec<MemberName>,
+        within: Millis,
+    ) {
         let asked = self.clock(member);
         let agent = self.agent(member);
         let (number, ttl) = (agent.number, agent.settings.failover.ttl);
         let lease = agent.node.lease().map(|lease| lease.id);
-        let waiting: Vec<usize> = members.iter().filter_map(|name| self.number_of(name)).collect();
-        self.agent(member).round = Some(Round { number: round, asked, waiting: waiting.clone(), all: true });
+        let waiting: Vec<usize> = members
+            .iter()
+            .filter_map(|name| self.number_of(name))
+            .collect();
+        self.agent(member).round = Some(Round {
+            number: round,
+            asked,
+            waiting: waiting.clone(),
+            all: true,
+        });
         if waiting.is_empty() {
-            let event = Event::Promises { round, asked, all: true };
+            let event = Event::Promises {
+                round,
+                asked,
+                all: true,
+            };
             self.later(0, Happening::Agent(member, number, Box::new(event)));
         }
         for to in waiting {
-            self.send(member, to, Message::Promise { from: member, agent: number, lease, ttl, round });
+            self.send(
+                member,
+                to,
+                Message::Promise {
+                    from: member,
+                    agent: number,
+                    lease,
+                    ttl,
+                    round,
+                },
+            );
         }
-        let late = Event::Promises { round, asked, all: false };
+        let late = Event::Promises {
+            round,
+            asked,
+            all: false,
+        };
         self.later(within.0, Happening::Agent(member, number, Box::new(late)));
     }
 
-    pub fn promise_asked(&mut self, member: usize, from: usize, number: u32, lease: Option<LeaseId>, ttl: Millis, round: u64) {
-        let Some(agent) = self.hosts[member].agent.as_mut().filter(|agent| agent.ready) else {
+    pub fn promise_asked(
+        &mut self,
+        member: usize,
+        from: usize,
+        number: u32,
+        lease: Option<LeaseId>,
+        ttl: Millis,
+        round: u64,
+    ) {
+        let Some(agent) = self.hosts[member]
+            .agent
+            .as_mut()
+            .filter(|agent| agent.ready)
+        else {
             // Nobody listens: the connection is refused.
-            self.send(member, from, Message::Promised { agent: number, round, from: member, given: false });
+            self.send(
+                member,
+                from,
+                Message::Promised {
+                    agent: number,
+                    round,
+                    from: member,
+                    given: false,
+                },
+            );
             return;
         };
         agent.replies += 1;
         let reply = agent.replies;
-        agent.askers.insert(reply, Asker::Promise { from, agent: number, round });
+        agent.askers.insert(
+            reply,
+            Asker::Promise {
+                from,
+                agent: number,
+                round,
+            },
+        );
         let leader = self.name(from);
-        self.feed(member, Event::PromiseAsked(PromiseRequest { reply, leader, lease, ttl, round }));
+        self.feed(
+            member,
+            Event::PromiseAsked(PromiseRequest {
+                reply,
+                leader,
+                lease,
+                ttl,
+                round,
+            }),
+        );
     }
 
     fn answer_promise(&mut self, member: usize, reply: u64, answer: Result<Promise, String>) {
-        let Some(Asker::Promise { from, agent, round }) = self.agent(member).askers.remove(&reply) else { return };
-        self.tell(|world| format!("{}: asked by {} for a promise: {answer:?}", world.hosts[member].name, world.hosts[from].name));
+        let Some(Asker::Promise { from, agent, round }) = self.agent(member).askers.remove(&reply)
+        else {
+            return;
+        };
+        self.tell(|world| {
+            format!(
+                "{}: asked by {} for a promise: {answer:?}",
+                world.hosts[member].name, world.hosts[from].name
+            )
+        });
         if let Ok(promise) = &answer {
             // Written down before it is given.
             self.hosts[member].promise_record = Some((self.hosts[member].boot, Some(*promise)));
         }
-        self.send(member, from, Message::Promised { agent, round, from: member, given: answer.is_ok() });
+        self.send(
+            member,
+            from,
+            Message::Promised {
+                agent,
+                round,
+                from: member,
+                given: answer.is_ok(),
+            },
+        );
     }
 
-    pub fn promised_by(&mut self, member: usize, number: u32, round: u64, from: usize, given: bool) {
-        let Some(agent) = self.live(member, number) else { return };
-        let Some(open) = agent.round.as_mut().filter(|open| open.number == round) else { return };
+    pub fn promised_by(
+        &mut self,
+        member: usize,
+        number: u32,
+        round: u64,
+        from: usize,
+        given: bool,
+    ) {
+        let Some(agent) = self.live(member, number) else {
+            return;
+        };
+        let Some(open) = agent.round.as_mut().filter(|open| open.number == round) else {
+            return;
+        };
         open.waiting.retain(|waiting| *waiting != from);
         open.all &= given;
         if open.waiting.is_empty() {
             let all = open.all;
-            let event = Event::Promises { round, asked: open.asked, all: open.all };
+            let event = Event::Promises {
+                round,
+                asked: open.asked,
+                all: open.all,
+            };
             agent.round = None;
-            self.tell(|world| format!("{}: round {round} of promises: {}", world.hosts[member].name, if all { "all" } else { "not all" }));
+            self.tell(|world| {
+                format!(
+                    "{}: round {round} of promises: {}",
+                    world.hosts[member].name,
+                    if all { "all" } else { "not all" }
+                )
+            });
             self.feed(member, event);
         }
     }
 
     pub fn withdrawn(&mut self, member: usize, lease: LeaseId, round: u64) {
-        if self.hosts[member].agent.as_ref().is_some_and(|agent| agent.ready) {
+        if self.hosts[member]
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.ready)
+        {
             self.feed(member, Event::PromiseWithdrawn { lease, round });
         }
     }
@@ -533,9 +764,16 @@ impl World {
             return;
         }
         let initialize = agent.seen.cluster.initialize;
-        let Some(lease) = agent.node.lease().map(|lease| lease.id) else { return };
+        let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
+            return;
+        };
         let host = &mut self.hosts[member];
-        if let Some(data) = host.postgres.data.as_mut().filter(|data| initialize == Some(mrg_election::Initialize::Done(data.system))) {
+        if let Some(data) = host
+            .postgres
+            .data
+            .as_mut()
+            .filter(|data| initialize == Some(mrg_election::Initialize::Done(data.system)))
+        {
             data.unfinished = false;
             host.system_record = Some(data.system);
         }
@@ -543,22 +781,43 @@ impl World {
         self.restore_config(member, lease, now);
         let agent = self.agent(member);
         let leads = agent.node.view(now).holds_key();
-        let Postgres::Primary(primary) = &agent.postgres else { return };
+        let Postgres::Primary(primary) = &agent.postgres else {
+            return;
+        };
         if !leads || !matches!(initialize, Some(mrg_election::Initialize::Done(_))) {
             return;
         }
-        let (position, every, number) = (primary.position, agent.settings.failover.loop_wait, agent.number);
+        let (position, every, number) = (
+            primary.position,
+            agent.settings.failover.loop_wait,
+            agent.number,
+        );
         if agent.status_at.is_none_or(|at| now.since(at) >= every) {
             agent.status_at = Some(now);
-            let call = self.ask_etcd(member, number, every.0, Ask::Transact(lease, Transaction::PutStatus(position.flushed)));
+            let call = self.ask_etcd(
+                member,
+                number,
+                every.0,
+                Ask::Transact(lease, Transaction::PutStatus(position.flushed)),
+            );
             self.agent(member).calls.insert(call, Call::Status(now));
         }
         let newest = self.agent(member).seen.cluster.timeline;
-        if self.agent(member).history != Some(position.timeline) && position.timeline > Timeline(1) && newest <= Some(position.timeline) {
+        if self.agent(member).history != Some(position.timeline)
+            && position.timeline > Timeline(1)
+            && newest <= Some(position.timeline)
+        {
             self.agent(member).history = Some(position.timeline);
             let known = self.agent(member).seen.cluster.timeline;
-            let call = self.ask_etcd(member, number, every.0, Ask::Transact(lease, Transaction::PutHistory(position.timeline, known)));
-            self.agent(member).calls.insert(call, Call::History(position.timeline));
+            let call = self.ask_etcd(
+                member,
+                number,
+                every.0,
+                Ask::Transact(lease, Transaction::PutHistory(position.timeline, known)),
+            );
+            self.agent(member)
+                .calls
+                .insert(call, Call::History(position.timeline));
         }
     }
 
@@ -583,9 +842,17 @@ impl World {
             Postgres::Standby(standby) => (true, false, standby.position),
             _ => (false, false, None),
         };
-        let data = Member { lease, running, primary, position, may_lead: true, may_sync: true };
+        let data = Member {
+            lease,
+            running,
+            primary,
+            position,
+            may_lead: true,
+            may_sync: true,
+        };
         let stored = agent.seen.cluster.members.get(&name);
-        let lost = stored.is_none_or(|stored| stored.lease != lease) && now.since(agent.member_at) > Millis(500);
+        let lost = stored.is_none_or(|stored| stored.lease != lease)
+            && now.since(agent.member_at) > Millis(500);
         let due = now.since(agent.member_at) >= agent.settings.failover.loop_wait;
         let write = match &agent.member {
             Some((old_lease, old)) if *old_lease == lease && !lost => {
@@ -598,9 +865,20 @@ impl World {
         }
         agent.member_busy = true;
         agent.member_at = now;
-        let (number, within, former) = (agent.number, agent.settings.failover.retry_timeout.0, agent.node.former_lease());
-        let call = self.ask_etcd(member, number, within, Ask::Transact(lease, Transaction::ClaimMember(data.clone(), former)));
-        self.agent(member).calls.insert(call, Call::Member(lease, data));
+        let (number, within, former) = (
+            agent.number,
+            agent.settings.failover.retry_timeout.0,
+            agent.node.former_lease(),
+        );
+        let call = self.ask_etcd(
+            member,
+            number,
+            within,
+            Ask::Transact(lease, Transaction::ClaimMember(data.clone(), former)),
+        );
+        self.agent(member)
+            .calls
+            .insert(call, Call::Member(lease, data));
     }
 
     fn restore_config(&mut self, member: usize, lease: LeaseId, now: Moment) {
@@ -611,7 +889,10 @@ impl World {
         }
         let since = *agent.config_missing.get_or_insert(now);
         let loop_wait = agent.settings.failover.loop_wait;
-        let patience = match (agent.node.view(now).holds_key(), agent.known_settings.is_some()) {
+        let patience = match (
+            agent.node.view(now).holds_key(),
+            agent.known_settings.is_some(),
+        ) {
             (true, true) => Millis(0),
             (false, true) => loop_wait,
             (true, false) => Millis(3 * loop_wait.0),
@@ -623,13 +904,20 @@ impl World {
         let known = agent.known_settings.unwrap_or(agent.settings);
         agent.config_busy = true;
         let (number, within) = (agent.number, agent.settings.failover.retry_timeout.0);
-        let call = self.ask_etcd(member, number, within, Ask::Transact(lease, Transaction::RestoreConfig(known)));
+        let call = self.ask_etcd(
+            member,
+            number,
+            within,
+            Ask::Transact(lease, Transaction::RestoreConfig(known)),
+        );
         self.agent(member).calls.insert(call, Call::Config);
     }
 
     /// The agent looks at its postgres, as asked or as it does now and then.
     pub fn look_again(&mut self, member: usize, number: u32) {
-        let Some(agent) = self.live(member, number).filter(|agent| agent.ready) else { return };
+        let Some(agent) = self.live(member, number).filter(|agent| agent.ready) else {
+            return;
+        };
         let probe = agent.probe;
         let postgres = self.look(member);
         let settling = matches!(postgres, Postgres::Starting);
@@ -642,7 +930,9 @@ impl World {
     fn look_in(&mut self, member: usize, number: u32, wait: u64) {
         // One regular look is enough; those that were asked for come between.
         let now = self.now;
-        let Some(agent) = self.live(member, number) else { return };
+        let Some(agent) = self.live(member, number) else {
+            return;
+        };
         if agent.next_look <= now || agent.next_look > now + wait {
             agent.next_look = now + wait;
             self.later(wait, Happening::Look(member, number));
@@ -651,7 +941,11 @@ impl World {
 
     pub fn outcome(&mut self, member: usize, step: StepId, outcome: Outcome) {
         let agent = self.agent(member);
-        if agent.step.as_ref().is_some_and(|running| running.step == step) {
+        if agent
+            .step
+            .as_ref()
+            .is_some_and(|running| running.step == step)
+        {
             agent.step = None;
             self.feed(member, Event::Finished { step, outcome });
         }

@@ -1,5 +1,6 @@
-//! An etcd as the members see it: one history of revisions, leases, compare-and-set. What goes wrong between it and them is the network's
-//! part; what goes wrong in it is that for a while it has no leader, and answers nobody.
+//! An etcd as the members see it: one history of revisions, leases, compare-and-set. What goes
+//! wrong between it and them is the network's part; what goes wrong in it is that for a while it
+//! has no leader, and answers nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -7,7 +8,10 @@ use std::rc::Rc;
 use mrg_base::{Lsn, MemberName, Timeline};
 use mrg_election::mutant::bug;
 use mrg_election::sync::Stored;
-use mrg_election::{Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Settings, SwitchoverRequest};
+use mrg_election::{
+    Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Settings,
+    SwitchoverRequest,
+};
 use mrg_pool_core::PauseRequest;
 
 /// What a pooler writes of itself.
@@ -92,7 +96,13 @@ pub struct Etcd {
 impl Etcd {
     /// Empty, but for the configuration.
     pub fn new(settings: Settings) -> Self {
-        Self { keys: Rc::new(Keys { settings: Some(settings), ..Keys::default() }), ..Self::default() }
+        Self {
+            keys: Rc::new(Keys {
+                settings: Some(settings),
+                ..Keys::default()
+            }),
+            ..Self::default()
+        }
     }
 
     /// Everything, now.
@@ -117,13 +127,21 @@ impl Etcd {
     pub fn grant(&mut self, now: u64, ttl: u64) -> LeaseId {
         self.granted += 1;
         let id = LeaseId(self.granted);
-        self.leases.insert(id, Granted { ttl, ends: now + ttl });
+        self.leases.insert(
+            id,
+            Granted {
+                ttl,
+                ends: now + ttl,
+            },
+        );
         id
     }
 
     /// Keeps a lease; whether it was there.
     pub fn keep(&mut self, now: u64, id: LeaseId) -> bool {
-        let Some(lease) = self.leases.get_mut(&id) else { return false };
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return false;
+        };
         lease.ends = now + lease.ttl;
         true
     }
@@ -133,7 +151,10 @@ impl Etcd {
         for lease in self.leases.values_mut() {
             lease.ends = now + lease.ttl;
         }
-        self.leases.iter().map(|(id, lease)| (*id, lease.ends)).collect()
+        self.leases
+            .iter()
+            .map(|(id, lease)| (*id, lease.ends))
+            .collect()
     }
 
     /// Ends a lease and everything that hangs off it; whether there was one.
@@ -157,27 +178,57 @@ impl Etcd {
     }
 
     fn leads(&self, lease: LeaseId) -> bool {
-        self.keys.cluster.leader.as_ref().is_some_and(|leader| leader.lease == lease)
+        self.keys
+            .cluster
+            .leader
+            .as_ref()
+            .is_some_and(|leader| leader.lease == lease)
     }
 
     /// Does a transaction; the revision if its conditions held.
-    pub fn transact(&mut self, who: &MemberName, lease: LeaseId, transaction: Transaction) -> Option<Revision> {
+    pub fn transact(
+        &mut self,
+        who: &MemberName,
+        lease: LeaseId,
+        transaction: Transaction,
+    ) -> Option<Revision> {
         let cluster = &self.keys.cluster;
         let alive = self.leases.contains_key(&lease);
         let leads = self.leads(lease);
         let holds = match &transaction {
             Transaction::ClaimInitialize => alive && cluster.initialize.is_none(),
-            Transaction::AbandonInitialize => self.claim == Some(lease) && cluster.initialize == Some(Initialize::InProgress(lease)),
-            Transaction::Acquire => alive && (cluster.leader.is_none() || bug!(AcquireWithoutCompare)),
-            Transaction::Move(to) => leads && self.leases.contains_key(to),
-            Transaction::StoreSystemId(..) | Transaction::Release | Transaction::DeletePause => leads,
-            Transaction::PutFailsafe(over, _) => leads && cluster.failsafe.as_ref().map(|stored| stored.revision) == *over,
-            Transaction::PutHistory(_, known) | Transaction::Reserve(_, known) => leads && cluster.timeline == *known,
-            Transaction::PutPause(leadership) => leads && cluster.leader.as_ref().is_some_and(|leader| leader.created == *leadership),
-            Transaction::WriteSync(expected, _) => {
-                bug!(SyncWithoutCompare) || leads && cluster.sync.as_ref().map(|(revision, _)| *revision) == *expected
+            Transaction::AbandonInitialize => {
+                self.claim == Some(lease)
+                    && cluster.initialize == Some(Initialize::InProgress(lease))
             }
-            Transaction::ClearSwitchover(expected) => cluster.switchover.as_ref().is_some_and(|request| request.revision == *expected),
+            Transaction::Acquire => {
+                alive && (cluster.leader.is_none() || bug!(AcquireWithoutCompare))
+            }
+            Transaction::Move(to) => leads && self.leases.contains_key(to),
+            Transaction::StoreSystemId(..) | Transaction::Release | Transaction::DeletePause => {
+                leads
+            }
+            Transaction::PutFailsafe(over, _) => {
+                leads && cluster.failsafe.as_ref().map(|stored| stored.revision) == *over
+            }
+            Transaction::PutHistory(_, known) | Transaction::Reserve(_, known) => {
+                leads && cluster.timeline == *known
+            }
+            Transaction::PutPause(leadership) => {
+                leads
+                    && cluster
+                        .leader
+                        .as_ref()
+                        .is_some_and(|leader| leader.created == *leadership)
+            }
+            Transaction::WriteSync(expected, _) => {
+                bug!(SyncWithoutCompare)
+                    || leads && cluster.sync.as_ref().map(|(revision, _)| *revision) == *expected
+            }
+            Transaction::ClearSwitchover(expected) => cluster
+                .switchover
+                .as_ref()
+                .is_some_and(|request| request.revision == *expected),
             Transaction::ClaimMember(_, former) => {
                 let key = cluster.members.get(who);
                 alive && key.is_none_or(|key| key.lease == lease || Some(key.lease) == *former)
@@ -198,7 +249,13 @@ impl Etcd {
     }
 }
 
-fn apply(keys: &mut Keys, revision: Revision, who: &MemberName, lease: LeaseId, transaction: Transaction) -> Revision {
+fn apply(
+    keys: &mut Keys,
+    revision: Revision,
+    who: &MemberName,
+    lease: LeaseId,
+    transaction: Transaction,
+) -> Revision {
     let cluster = &mut keys.cluster;
     match transaction {
         Transaction::ClaimInitialize => cluster.initialize = Some(Initialize::InProgress(lease)),
@@ -207,7 +264,13 @@ fn apply(keys: &mut Keys, revision: Revision, who: &MemberName, lease: LeaseId, 
             cluster.initialize = Some(Initialize::Done(id));
             cluster.optime.get_or_insert(optime);
         }
-        Transaction::Acquire => cluster.leader = Some(LeaderKey { member: who.clone(), lease, created: revision }),
+        Transaction::Acquire => {
+            cluster.leader = Some(LeaderKey {
+                member: who.clone(),
+                lease,
+                created: revision,
+            })
+        }
         Transaction::Move(to) => {
             if let Some(leader) = &mut cluster.leader {
                 leader.lease = to;
@@ -228,9 +291,18 @@ fn apply(keys: &mut Keys, revision: Revision, who: &MemberName, lease: LeaseId, 
             cluster.timeline_of = Some(who.clone());
         }
         Transaction::PutFailsafe(_, members) => {
-            cluster.failsafe = members.map(|members| Failsafe { revision, members, outdated: false });
+            cluster.failsafe = members.map(|members| Failsafe {
+                revision,
+                members,
+                outdated: false,
+            });
         }
-        Transaction::PutPause(leader) => keys.pause = Some(PauseRequest { id: revision, leader }),
+        Transaction::PutPause(leader) => {
+            keys.pause = Some(PauseRequest {
+                id: revision,
+                leader,
+            })
+        }
         Transaction::DeletePause => keys.pause = None,
         Transaction::RestoreConfig(settings) => keys.settings = Some(settings),
     }
@@ -238,8 +310,17 @@ fn apply(keys: &mut Keys, revision: Revision, who: &MemberName, lease: LeaseId, 
 }
 
 /// A person's request to hand over.
-pub fn request(keys: &mut Keys, revision: Revision, leader: Option<MemberName>, candidate: Option<MemberName>) {
-    keys.cluster.switchover = Some(SwitchoverRequest { leader, candidate, revision });
+pub fn request(
+    keys: &mut Keys,
+    revision: Revision,
+    leader: Option<MemberName>,
+    candidate: Option<MemberName>,
+) {
+    keys.cluster.switchover = Some(SwitchoverRequest {
+        leader,
+        candidate,
+        revision,
+    });
 }
 
 #[cfg(test)]
@@ -254,16 +335,49 @@ mod tests {
     fn what_a_deposed_leader_still_had_to_say_of_sync_is_not_written() {
         let mut etcd = Etcd::new(Settings::default());
         let (old, new) = (etcd.grant(0, 5_000), etcd.grant(0, 5_000));
-        assert!(etcd.transact(&name("a"), old, Transaction::Acquire).is_some());
-        let first = etcd.transact(&name("a"), old, Transaction::WriteSync(None, Stored::only(name("a"))));
+        assert!(
+            etcd.transact(&name("a"), old, Transaction::Acquire)
+                .is_some()
+        );
+        let first = etcd.transact(
+            &name("a"),
+            old,
+            Transaction::WriteSync(None, Stored::only(name("a"))),
+        );
         assert!(first.is_some());
-        assert!(etcd.transact(&name("b"), new, Transaction::Acquire).is_none(), "the key is there");
+        assert!(
+            etcd.transact(&name("b"), new, Transaction::Acquire)
+                .is_none(),
+            "the key is there"
+        );
         etcd.revoke(old);
-        assert!(etcd.transact(&name("b"), new, Transaction::Acquire).is_some());
-        let wider = Stored { voters: [name("c")].into(), ..Stored::only(name("a")) };
-        assert!(etcd.transact(&name("a"), old, Transaction::WriteSync(first, wider.clone())).is_none(), "it does not lead");
-        let second = etcd.transact(&name("b"), new, Transaction::WriteSync(first, Stored::only(name("b"))));
+        assert!(
+            etcd.transact(&name("b"), new, Transaction::Acquire)
+                .is_some()
+        );
+        let wider = Stored {
+            voters: [name("c")].into(),
+            ..Stored::only(name("a"))
+        };
+        assert!(
+            etcd.transact(
+                &name("a"),
+                old,
+                Transaction::WriteSync(first, wider.clone())
+            )
+            .is_none(),
+            "it does not lead"
+        );
+        let second = etcd.transact(
+            &name("b"),
+            new,
+            Transaction::WriteSync(first, Stored::only(name("b"))),
+        );
         assert!(second.is_some());
-        assert!(etcd.transact(&name("b"), new, Transaction::WriteSync(first, wider)).is_none(), "it was changed since");
+        assert!(
+            etcd.transact(&name("b"), new, Transaction::WriteSync(first, wider))
+                .is_none(),
+            "it was changed since"
+        );
     }
 }

@@ -22,7 +22,11 @@ pub(super) const FOREIGN: u64 = 1_000_000;
 impl World {
     /// The next fault, or the end of them, is to come after its time.
     pub fn expect_fault(&mut self, index: usize) {
-        let wait = self.schedule.faults.get(index).map_or(self.schedule.heal_after, |(wait, _)| *wait);
+        let wait = self
+            .schedule
+            .faults
+            .get(index)
+            .map_or(self.schedule.heal_after, |(wait, _)| *wait);
         self.plan_fault(index, self.now + wait);
     }
 
@@ -49,7 +53,10 @@ impl World {
     }
 
     fn leader_or_any(&mut self) -> usize {
-        let primary = self.hosts.iter().position(|host| host.postgres.server == crate::postgres::Server::Primary);
+        let primary = self
+            .hosts
+            .iter()
+            .position(|host| host.postgres.server == crate::postgres::Server::Primary);
         primary.unwrap_or_else(|| self.random.index(self.hosts.len()))
     }
 
@@ -65,11 +72,16 @@ impl World {
         self.tell(|_| format!("*** {fault:?}"));
         match fault {
             Fault::KillPostmaster(member) => self.kill_server(member),
-            Fault::KillAgent(member, wait) | Fault::KillContainer(member, wait) => self.kill_agent(member, wait),
+            Fault::KillAgent(member, wait) | Fault::KillContainer(member, wait) => {
+                self.kill_agent(member, wait)
+            }
             Fault::KillHost(member, wait) => self.kill_host(member, wait),
-            Fault::PauseAgent(member, wait) => self.hosts[member].agent_paused_until = self.now + wait,
+            Fault::PauseAgent(member, wait) => {
+                self.hosts[member].agent_paused_until = self.now + wait
+            }
             Fault::PauseHost(member, wait) => {
-                self.hosts[member].frozen_until = self.hosts[member].frozen_until.max(self.now + wait);
+                self.hosts[member].frozen_until =
+                    self.hosts[member].frozen_until.max(self.now + wait);
                 let until = self.hosts[member].frozen_until;
                 self.at(until, Happening::Thaw(member));
             }
@@ -105,22 +117,40 @@ impl World {
             }
             Fault::ForeignData(member) => {
                 if self.lose_data(member) {
-                    let foreign = Data { unfinished: false, ..Data::new(FOREIGN) };
+                    let foreign = Data {
+                        unfinished: false,
+                        ..Data::new(FOREIGN)
+                    };
                     self.hosts[member].postgres.data = Some(foreign);
                 }
             }
             Fault::Switchover(candidate) => {
                 let candidate = candidate.map(|member| self.name(member));
-                let leader = self.etcd.keys().cluster.leader.as_ref().map(|leader| leader.member.clone());
+                let leader = self
+                    .etcd
+                    .keys()
+                    .cluster
+                    .leader
+                    .as_ref()
+                    .map(|leader| leader.member.clone());
                 if let Some(leader) = leader.filter(|leader| Some(leader) != candidate.as_ref()) {
-                    self.etcd.change(|keys, revision| etcd::request(keys, revision, Some(leader), candidate));
+                    self.etcd.change(|keys, revision| {
+                        etcd::request(keys, revision, Some(leader), candidate)
+                    });
                     self.etcd_changed();
                 }
             }
             Fault::Restart(member) => {
                 if let Some(agent) = &self.hosts[member].agent {
                     let number = agent.number;
-                    self.later(0, Happening::Agent(member, number, Box::new(mrg_election::Event::RestartRequested)));
+                    self.later(
+                        0,
+                        Happening::Agent(
+                            member,
+                            number,
+                            Box::new(mrg_election::Event::RestartRequested),
+                        ),
+                    );
                 }
             }
             Fault::Reconfigure(how) => self.reconfigure(how),
@@ -132,7 +162,9 @@ impl World {
             Fault::DeleteInitialize => self.delete_key(|keys| keys.cluster.initialize = None),
             Fault::DeleteFailsafe => self.delete_key(|keys| keys.cluster.failsafe = None),
             Fault::DeleteSync => self.delete_key(|keys| keys.cluster.sync = None),
-            Fault::DeleteConfig => self.delete_key(|keys| (keys.settings, keys.cluster.expected) = (None, None)),
+            Fault::DeleteConfig => {
+                self.delete_key(|keys| (keys.settings, keys.cluster.expected) = (None, None))
+            }
             Fault::DeleteEverything => self.delete_everything(),
             Fault::KillPooler(pooler, wait) => {
                 self.stop_pooler(pooler);
@@ -141,7 +173,8 @@ impl World {
             Fault::PausePooler(pooler, wait) => {
                 let until = self.now + wait;
                 let pooler = &mut self.poolers[pooler];
-                (pooler.paused_until, pooler.catches_up_at) = (until, pooler.catches_up_at.max(until));
+                (pooler.paused_until, pooler.catches_up_at) =
+                    (until, pooler.catches_up_at.max(until));
             }
         }
     }
@@ -185,7 +218,8 @@ impl World {
         if self.now < self.etcd_silent_until {
             return;
         }
-        // Its new leader gives every lease its whole ttl again; those that keep asking notice nothing else.
+        // Its new leader gives every lease its whole ttl again; those that keep asking notice
+        // nothing else.
         let now = self.now;
         for (lease, ends) in self.etcd.promote(now) {
             self.at(ends, Happening::Expire(lease));
@@ -221,19 +255,26 @@ impl World {
         self.start_agent(member, boot);
     }
 
-    /// One volume at a time: what was acknowledged must be on two others, or the loss is beyond what one standby can make good. So it is where the one that is
-    /// lost is the only one, at that moment, that may lead: whoever was just elected, or may be.
+    /// One volume at a time: what was acknowledged must be on two others, or the loss is beyond
+    /// what one standby can make good. So it is where the one that is lost is the only one, at that
+    /// moment, that may lead: whoever was just elected, or may be.
     fn lose_data(&mut self, member: usize) -> bool {
         let safe = self.judge.survives_without(member, &self.hosts);
         let cluster = &self.etcd.keys().cluster;
         let me = &self.hosts[member].name;
-        let leads = cluster.leader.as_ref().is_some_and(|leader| leader.member == *me);
+        let leads = cluster
+            .leader
+            .as_ref()
+            .is_some_and(|leader| leader.member == *me);
         let may_lead = match (&cluster.sync, &cluster.failsafe) {
-            (Some((_, sync)), _) => sync.leader == *me || (cluster.leader.is_none() && sync.voters.contains(me)),
+            (Some((_, sync)), _) => {
+                sync.leader == *me || (cluster.leader.is_none() && sync.voters.contains(me))
+            }
             (None, Some(failsafe)) => cluster.leader.is_none() && failsafe.members.contains(me),
             (None, None) => cluster.leader.is_none(),
         };
-        // In Async mode a timeline that was reserved, and may have been begun, is known only to whoever reserved it.
+        // In Async mode a timeline that was reserved, and may have been begun, is known only to
+        // whoever reserved it.
         let reserved = cluster.sync.is_none() && cluster.timeline_of.as_ref() == Some(me);
         if !safe || leads || may_lead || reserved || self.is_forgotten() {
             return false;
@@ -248,23 +289,41 @@ impl World {
     fn reconfigure(&mut self, how: u64) {
         let mut random = Random::new(how);
         let mut new = settings(&mut random);
-        let Some(old) = self.etcd.keys().settings else { return };
+        let Some(old) = self.etcd.keys().settings else {
+            return;
+        };
         new.paused = old.paused;
         new.replication.count = new.replication.count.min(self.hosts.len() - 1);
-        // Whoever turns synchronous replication off accepts loss; that is not what is looked for here.
+        // Whoever turns synchronous replication off accepts loss; that is not what is looked for
+        // here.
         if old.replication.mode == Mode::Async || new.replication.mode == Mode::Async {
             new.replication.mode = old.replication.mode;
         }
-        let expected = self.hosts.iter().map(|host| host.name.clone()).filter(|_| random.chance(700)).collect();
+        let expected = self
+            .hosts
+            .iter()
+            .map(|host| host.name.clone())
+            .filter(|_| random.chance(700))
+            .collect();
         let expected = random.chance(500).then_some(expected);
-        self.etcd.change(|keys, _| (keys.settings, keys.cluster.expected) = (Some(new), expected));
+        self.etcd
+            .change(|keys, _| (keys.settings, keys.cluster.expected) = (Some(new), expected));
         self.etcd_changed();
     }
 
     fn set_paused(&mut self, paused: bool) {
         // Without the key there is nothing to change.
-        if self.etcd.keys().settings.is_some_and(|settings| settings.paused != paused) {
-            self.etcd.change(|keys, _| keys.settings.iter_mut().for_each(|settings| settings.paused = paused));
+        if self
+            .etcd
+            .keys()
+            .settings
+            .is_some_and(|settings| settings.paused != paused)
+        {
+            self.etcd.change(|keys, _| {
+                keys.settings
+                    .iter_mut()
+                    .for_each(|settings| settings.paused = paused)
+            });
             self.etcd_changed();
         }
     }
@@ -278,18 +337,25 @@ impl World {
         self.etcd_changed();
     }
 
-    /// Every key of a cluster goes. Not in Async mode, where nothing but `history` tells of a timeline that a dead member began; and not while a member
-    /// without data would have nothing left that tells it of the cluster, neither keys nor its own memory.
+    /// Every key of a cluster goes. Not in Async mode, where nothing but `history` tells of a
+    /// timeline that a dead member began; and not while a member without data would have nothing
+    /// left that tells it of the cluster, neither keys nor its own memory.
     fn delete_everything(&mut self) {
         let blank = |host: &Host| {
-            let knows = host.agent.as_ref().is_some_and(|agent| agent.node.view(mrg_base::Moment(0)).memory.knows_cluster);
+            let knows = host
+                .agent
+                .as_ref()
+                .is_some_and(|agent| agent.node.view(mrg_base::Moment(0)).memory.knows_cluster);
             host.has_nothing() && !knows || host.may_pass_for_another()
         };
         if self.schedule.settings.replication.mode == Mode::Async || self.hosts.iter().any(blank) {
             return;
         }
         self.delete_key(|keys| {
-            keys.cluster = mrg_election::Cluster { revision: keys.cluster.revision, ..Default::default() };
+            keys.cluster = mrg_election::Cluster {
+                revision: keys.cluster.revision,
+                ..Default::default()
+            };
             keys.settings = None;
         });
     }
@@ -297,7 +363,9 @@ impl World {
     /// Whether the keys say nothing of a cluster that there is.
     pub fn is_forgotten(&self) -> bool {
         let cluster = &self.etcd.keys().cluster;
-        self.judge.system.is_some() && cluster.initialize.is_none() && !mrg_election::has_traces(cluster)
+        self.judge.system.is_some()
+            && cluster.initialize.is_none()
+            && !mrg_election::has_traces(cluster)
     }
 
     /// Everything is mended. From here on the cluster must come back by itself.
@@ -329,8 +397,8 @@ impl World {
         self.help();
     }
 
-    /// The person on call does what docs/ha.md says, and nothing else: ends a pause, moves away the data of another cluster, and chooses a leader where
-    /// `/sync` was deleted and nobody leads.
+    /// The person on call does what docs/ha.md says, and nothing else: ends a pause, moves away the
+    /// data of another cluster, and chooses a leader where `/sync` was deleted and nobody leads.
     pub fn help(&mut self) {
         self.later(HELP_EVERY, Happening::Help);
         self.set_paused(false);
@@ -338,37 +406,61 @@ impl World {
             host.postgres.data.take_if(|data| data.system == FOREIGN);
         }
         let cluster = &self.etcd.keys().cluster;
-        let nameless = self.judge.system.is_some() && cluster.leader.is_none() && cluster.initialize.is_none() && !self.is_forgotten();
-        let ours = |host: &Host| host.postgres.data.as_ref().map(|data| data.system).filter(|system| *system != FOREIGN);
+        let nameless = self.judge.system.is_some()
+            && cluster.leader.is_none()
+            && cluster.initialize.is_none()
+            && !self.is_forgotten();
+        let ours = |host: &Host| {
+            host.postgres
+                .data
+                .as_ref()
+                .map(|data| data.system)
+                .filter(|system| *system != FOREIGN)
+        };
         if let Some(system_id) = self.hosts.iter().find_map(ours).filter(|_| nameless) {
             self.tell(|_| format!("*** somebody writes /initialize: {system_id}"));
-            self.etcd.change(|keys, _| keys.cluster.initialize = Some(mrg_election::Initialize::Done(system_id)));
+            self.etcd.change(|keys, _| {
+                keys.cluster.initialize = Some(mrg_election::Initialize::Done(system_id))
+            });
             self.etcd_changed();
         }
         let keys = self.etcd.keys();
         let stuck = keys.cluster.leader.is_none()
             && keys.cluster.sync.is_none()
-            && keys.settings.unwrap_or(self.schedule.settings).is_synchronous();
+            && keys
+                .settings
+                .unwrap_or(self.schedule.settings)
+                .is_synchronous();
         if let Some(leader) = self.most_advanced().filter(|_| stuck) {
             self.tell(|_| format!("*** somebody writes /sync for {leader}"));
             self.etcd.change(|keys, revision| {
                 // Every member is there, and none is a primary: nobody leads by promises.
-                keys.cluster.failsafe.take_if(|listed| !listed.members.contains(&leader));
+                keys.cluster
+                    .failsafe
+                    .take_if(|listed| !listed.members.contains(&leader));
                 keys.cluster.sync = Some((revision, Stored::only(leader)));
             });
             self.etcd_changed();
         }
     }
 
-    /// Whoever is furthest, as the members' list shows it, once every member that has data is there.
+    /// Whoever is furthest, as the members' list shows it, once every member that has data is
+    /// there.
     fn most_advanced(&self) -> Option<MemberName> {
         let positions = (0..self.hosts.len()).filter_map(|member| match self.look(member) {
             Postgres::NoData => None,
-            Postgres::Standby(standby) => Some(standby.position.map(|position| (position, std::cmp::Reverse(self.name(member))))),
+            Postgres::Standby(standby) => Some(
+                standby
+                    .position
+                    .map(|position| (position, std::cmp::Reverse(self.name(member)))),
+            ),
             _ => Some(None),
         });
         let positions: Vec<_> = positions.collect::<Option<_>>()?;
-        positions.into_iter().max().map(|(_, std::cmp::Reverse(name))| name)
+        positions
+            .into_iter()
+            .max()
+            .map(|(_, std::cmp::Reverse(name))| name)
     }
 
     /// A connection over a way that has been cut for long.
@@ -377,7 +469,9 @@ impl World {
             return;
         }
         for (primary, standby) in [(from, to), (to, from)] {
-            let Some(sender) = self.hosts[primary].postgres.senders.get(&standby) else { continue };
+            let Some(sender) = self.hosts[primary].postgres.senders.get(&standby) else {
+                continue;
+            };
             self.break_connection(primary, standby, sender.connection);
         }
     }

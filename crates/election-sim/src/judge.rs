@@ -9,7 +9,8 @@ use crate::world::{Host, World};
 use mrg_base::Position;
 use mrg_election::{Initialize, LeaseId, Mode, Revision, Why, sync};
 
-/// After everything is mended, the cluster must be whole within so long, and so many lengths of its ttl.
+/// After everything is mended, the cluster must be whole within so long, and so many lengths of its
+/// ttl.
 const WHOLE_WITHIN: u64 = 150_000;
 
 /// An acknowledged commit.
@@ -40,16 +41,19 @@ pub(super) struct Judge {
     last_primary: Option<usize>,
     /// Whether commits must survive every failover: always in a synchronous mode.
     durable: bool,
-    /// Whether two writers are ruled out: not where somebody deletes the leader's key from under it.
+    /// Whether two writers are ruled out: not where somebody deletes the leader's key from under
+    /// it.
     one_writer: bool,
-    /// The system identifier of the first cluster that had one. Before, what is being made may be given up.
+    /// The system identifier of the first cluster that had one. Before, what is being made may be
+    /// given up.
     pub system: Option<u64>,
     within: u64,
 }
 
 impl Judge {
     pub fn new(schedule: &Schedule) -> Self {
-        let by_hand = |fault: &(u64, Fault)| matches!(fault.1, Fault::DeleteLeader | Fault::DeleteEverything);
+        let by_hand =
+            |fault: &(u64, Fault)| matches!(fault.1, Fault::DeleteLeader | Fault::DeleteEverything);
         Self {
             events: 0,
             reached: BTreeSet::new(),
@@ -84,13 +88,30 @@ impl Judge {
     /// Whether every acknowledged commit is on two disks besides this one.
     pub fn survives_without(&self, member: usize, hosts: &[Host]) -> bool {
         let holds = |host: &Host, commit: &Commit| {
-            host.postgres.data.as_ref().is_some_and(|data| commit.index < data.flushed && data.wal[commit.index].id == commit.id)
+            host.postgres.data.as_ref().is_some_and(|data| {
+                commit.index < data.flushed && data.wal[commit.index].id == commit.id
+            })
         };
-        let others = || hosts.iter().enumerate().filter(|(other, host)| *other != member && host.up);
-        let sound = |host: &Host| host.postgres.data.as_ref().is_some_and(|data| !data.half_rewound && !data.unfinished);
+        let others = || {
+            hosts
+                .iter()
+                .enumerate()
+                .filter(|(other, host)| *other != member && host.up)
+        };
+        let sound = |host: &Host| {
+            host.postgres
+                .data
+                .as_ref()
+                .is_some_and(|data| !data.half_rewound && !data.unfinished)
+        };
         // Positions grow, so the last few stand for all.
         others().any(|(_, host)| sound(host))
-            && self.commits.iter().rev().take(4).all(|commit| others().filter(|(_, host)| holds(host, commit)).count() >= 2)
+            && self
+                .commits
+                .iter()
+                .rev()
+                .take(4)
+                .all(|commit| others().filter(|(_, host)| holds(host, commit)).count() >= 2)
     }
 }
 
@@ -100,24 +121,45 @@ impl World {
         if !self.judge.durable {
             return;
         }
-        // There is a cluster once it has its system identifier; one that is still being made may be given up.
-        let system = self.hosts[member].postgres.data.as_ref().map(|data| data.system);
+        // There is a cluster once it has its system identifier; one that is still being made may be
+        // given up.
+        let system = self.hosts[member]
+            .postgres
+            .data
+            .as_ref()
+            .map(|data| data.system);
         if self.judge.system.is_some() && self.judge.system == system {
             self.judge.commits.push(Commit { index, id });
         }
         let name = self.name(member);
-        let led_by = self.etcd.keys().cluster.leader.as_ref().map(|leader| leader.member.clone());
+        let led_by = self
+            .etcd
+            .keys()
+            .cluster
+            .leader
+            .as_ref()
+            .map(|leader| leader.member.clone());
         if self.judge.one_writer && led_by.as_ref().is_some_and(|leader| *leader != name) {
-            self.judge.blame(format!("{name} acknowledged a commit while {} holds the leader key", led_by.expect("just seen")));
+            self.judge.blame(format!(
+                "{name} acknowledged a commit while {} holds the leader key",
+                led_by.expect("just seen")
+            ));
         }
     }
 
     /// Somebody accepts writes.
     pub fn judge_writers(&mut self, member: usize) {
-        let writes = |host: &Host| host.postgres.server == Server::Primary && self.now >= host.frozen_until;
-        let writers: Vec<String> = self.hosts.iter().filter(|host| writes(host)).map(|host| host.name.to_string()).collect();
+        let writes =
+            |host: &Host| host.postgres.server == Server::Primary && self.now >= host.frozen_until;
+        let writers: Vec<String> = self
+            .hosts
+            .iter()
+            .filter(|host| writes(host))
+            .map(|host| host.name.to_string())
+            .collect();
         if writers.len() > 1 && self.judge.one_writer {
-            self.judge.blame(format!("two accept writes: {}", writers.join(" and ")));
+            self.judge
+                .blame(format!("two accept writes: {}", writers.join(" and ")));
         }
         if self.judge.last_primary != Some(member) {
             self.judge.failovers += u64::from(self.judge.last_primary.is_some());
@@ -130,38 +172,61 @@ impl World {
         if !self.judge.durable {
             return;
         }
-        let Some(data) = &self.hosts[member].postgres.data else { return };
+        let Some(data) = &self.hosts[member].postgres.data else {
+            return;
+        };
         let lost: Vec<u32> = self
             .judge
             .commits
             .iter()
-            .filter(|commit| data.wal.get(commit.index).is_none_or(|record| record.id != commit.id))
+            .filter(|commit| {
+                data.wal
+                    .get(commit.index)
+                    .is_none_or(|record| record.id != commit.id)
+            })
             .map(|commit| commit.id)
             .collect();
         if !lost.is_empty() {
             let name = self.name(member);
-            self.judge.blame(format!("{name} was promoted without {} acknowledged commits: records {lost:?}", lost.len()));
+            self.judge.blame(format!(
+                "{name} was promoted without {} acknowledged commits: records {lost:?}",
+                lost.len()
+            ));
         }
     }
 
-    /// A pool lets its clients through to a server: one that accepts writes, of a leadership that was there after the hold began.
+    /// A pool lets its clients through to a server: one that accepts writes, of a leadership that
+    /// was there after the hold began.
     pub fn judge_rewired(&mut self, pooler: usize, server: usize, held: u64) {
         // One that stood still may act on what was true before.
         if self.now < self.poolers[pooler].catches_up_at + 2_000 {
             return;
         }
         let begun = self.now.saturating_sub(held);
-        // Whoever leads by promises may have lost the key meanwhile; it is deposed when another has it.
-        let led: Vec<(u64, usize)> = self.judge.leaderships.iter().filter_map(|(at, leader)| Some((*at, (*leader)?))).collect();
+        // Whoever leads by promises may have lost the key meanwhile; it is deposed when another has
+        // it.
+        let led: Vec<(u64, usize)> = self
+            .judge
+            .leaderships
+            .iter()
+            .filter_map(|(at, leader)| Some((*at, (*leader)?)))
+            .collect();
         let ends = led.iter().skip(1).map(|(at, _)| *at).chain([u64::MAX]);
-        let current = led.iter().zip(ends).any(|((_, leader), end)| *leader == server && end >= begun);
+        let current = led
+            .iter()
+            .zip(ends)
+            .any(|((_, leader), end)| *leader == server && end >= begun);
         if !current {
             let name = self.name(server);
             self.judge.blame(format!("pooler {pooler} lets its clients through to {name}, which was deposed before they began to wait"));
         }
-        let writes = self.hosts[server].postgres.server == Server::Primary || self.now < self.judge.wrote_at[server] + 2_000;
+        let writes = self.hosts[server].postgres.server == Server::Primary
+            || self.now < self.judge.wrote_at[server] + 2_000;
         if !writes {
-            self.judge.blame(format!("pooler {pooler} lets its clients through to {}, which accepts no writes", self.name(server)));
+            self.judge.blame(format!(
+                "pooler {pooler} lets its clients through to {}, which accepts no writes",
+                self.name(server)
+            ));
         }
     }
 
@@ -174,38 +239,78 @@ impl World {
 
     /// `/sync` and the names in force must never permit an election that could miss a commit.
     pub fn judge_keys(&mut self) {
-        let created = self.etcd.keys().cluster.leader.as_ref().map(|leader| leader.created);
+        let created = self
+            .etcd
+            .keys()
+            .cluster
+            .leader
+            .as_ref()
+            .map(|leader| leader.created);
         if created.is_some() && self.judge.created.is_some() && created != self.judge.created {
-            self.judge.blame("the leader key was taken from whoever held it".to_owned());
+            self.judge
+                .blame("the leader key was taken from whoever held it".to_owned());
         }
         self.judge.created = created;
         if let Some(Initialize::Done(system)) = self.etcd.keys().cluster.initialize {
             self.judge.system.get_or_insert(system);
         }
-        let leadership = self.etcd.keys().cluster.leader.as_ref().and_then(|leader| self.number_of(&leader.member));
-        if self.judge.leaderships.last().is_some_and(|(_, last)| *last != leadership) {
+        let leadership = self
+            .etcd
+            .keys()
+            .cluster
+            .leader
+            .as_ref()
+            .and_then(|leader| self.number_of(&leader.member));
+        if self
+            .judge
+            .leaderships
+            .last()
+            .is_some_and(|(_, last)| *last != leadership)
+        {
             self.judge.leaderships.push((self.now, leadership));
         }
         if !self.judge.durable {
             return;
         }
         let cluster = &self.etcd.keys().cluster;
-        let (Some(leader), Some((_, stored))) = (&cluster.leader, &cluster.sync) else { return };
-        let Some(number) = self.number_of(&leader.member) else { return };
+        let (Some(leader), Some((_, stored))) = (&cluster.leader, &cluster.sync) else {
+            return;
+        };
+        let Some(number) = self.number_of(&leader.member) else {
+            return;
+        };
         let postgres = &self.hosts[number].postgres;
-        if postgres.server == Server::Primary && stored.leader == leader.member && !sync::is_safe(stored, &postgres.names) {
+        if postgres.server == Server::Primary
+            && stored.leader == leader.member
+            && !sync::is_safe(stored, &postgres.names)
+        {
             let (stored, names) = (format!("{stored:?}"), postgres.names.to_string());
-            self.judge.blame(format!("/sync {stored} permits elections that miss what \"{names}\" acknowledges"));
+            self.judge.blame(format!(
+                "/sync {stored} permits elections that miss what \"{names}\" acknowledges"
+            ));
         }
     }
 
     /// The leader key goes only when nothing of that server runs.
     pub fn judge_transaction(&mut self, member: usize, lease: LeaseId, transaction: &Transaction) {
-        let leads = self.etcd.keys().cluster.leader.as_ref().is_some_and(|leader| leader.lease == lease);
-        if leads && *transaction == Transaction::Release && matches!(self.hosts[member].postgres.server, Server::Primary | Server::Stopping)
+        let leads = self
+            .etcd
+            .keys()
+            .cluster
+            .leader
+            .as_ref()
+            .is_some_and(|leader| leader.lease == lease);
+        if leads
+            && *transaction == Transaction::Release
+            && matches!(
+                self.hosts[member].postgres.server,
+                Server::Primary | Server::Stopping
+            )
         {
             let name = self.name(member);
-            self.judge.blame(format!("{name} released the leader key while its postgres runs"));
+            self.judge.blame(format!(
+                "{name} released the leader key while its postgres runs"
+            ));
         }
     }
 
@@ -214,38 +319,75 @@ impl World {
         let postgres = &self.hosts[member].postgres;
         let name = self.name(member);
         if postgres.receiver.is_some() {
-            self.judge.blame(format!("{name} votes while its WAL receiver runs"));
+            self.judge
+                .blame(format!("{name} votes while its WAL receiver runs"));
         }
         let has = postgres.data.as_ref().map(|data| lsn(data.flushed));
         if has.is_some_and(|has| has != position.flushed) && postgres.runs() {
-            self.judge.blame(format!("{name} votes with {}, and has {}", position.flushed, has.expect("just seen")));
+            self.judge.blame(format!(
+                "{name} votes with {}, and has {}",
+                position.flushed,
+                has.expect("just seen")
+            ));
         }
     }
 
-    /// Whether everything is as it should be in the end: one primary, everybody streams, clients write.
+    /// Whether everything is as it should be in the end: one primary, everybody streams, clients
+    /// write.
     pub fn is_whole(&self) -> Result<(), String> {
-        let Some(leader) = &self.etcd.keys().cluster.leader else { return Err("there is no leader".to_owned()) };
-        let Some(number) = self.number_of(&leader.member) else { return Err("the leader is nobody's name".to_owned()) };
+        let Some(leader) = &self.etcd.keys().cluster.leader else {
+            return Err("there is no leader".to_owned());
+        };
+        let Some(number) = self.number_of(&leader.member) else {
+            return Err("the leader is nobody's name".to_owned());
+        };
         if self.hosts[number].postgres.server != Server::Primary {
-            return Err(format!("{} leads, and does not accept writes", leader.member));
+            return Err(format!(
+                "{} leads, and does not accept writes",
+                leader.member
+            ));
         }
         let primary = self.hosts[number].postgres.data.as_ref();
-        for (member, host) in self.hosts.iter().enumerate().filter(|(member, _)| *member != number) {
-            let streams = host.postgres.receiver.is_some_and(|receiver| receiver.upstream == number);
+        for (member, host) in self
+            .hosts
+            .iter()
+            .enumerate()
+            .filter(|(member, _)| *member != number)
+        {
+            let streams = host
+                .postgres
+                .receiver
+                .is_some_and(|receiver| receiver.upstream == number);
             if !streams || !matches!(host.postgres.server, Server::Standby { .. }) {
                 let why = host.agent.as_ref().and_then(|agent| agent.node.why());
-                return Err(format!("{} does not stream from {}: {:?}, {why:?}", host.name, leader.member, self.look(member)));
+                return Err(format!(
+                    "{} does not stream from {}: {:?}, {why:?}",
+                    host.name,
+                    leader.member,
+                    self.look(member)
+                ));
             }
-            let (Some(mine), Some(theirs)) = (&host.postgres.data, primary) else { return Err("no data".to_owned()) };
+            let (Some(mine), Some(theirs)) = (&host.postgres.data, primary) else {
+                return Err("no data".to_owned());
+            };
             if mine.common(theirs) != mine.wal.len() {
-                return Err(format!("{} has WAL that {} does not have", host.name, leader.member));
+                return Err(format!(
+                    "{} has WAL that {} does not have",
+                    host.name, leader.member
+                ));
             }
         }
-        let since = self.judge.healed_at.unwrap_or(self.now.saturating_sub(5_000));
+        let since = self
+            .judge
+            .healed_at
+            .unwrap_or(self.now.saturating_sub(5_000));
         for (client, last) in self.judge.last_acknowledged.iter().enumerate() {
             if *last <= since {
-                let pooler = (client < 2 && !self.poolers.is_empty()).then(|| self.poolers[client % self.poolers.len()].why());
-                return Err(format!("client {client} has not written since ({pooler:?})"));
+                let pooler = (client < 2 && !self.poolers.is_empty())
+                    .then(|| self.poolers[client % self.poolers.len()].why());
+                return Err(format!(
+                    "client {client} has not written since ({pooler:?})"
+                ));
             }
         }
         match self.poolers.iter().position(|pooler| !pooler.flows()) {
@@ -254,7 +396,8 @@ impl World {
         }
     }
 
-    /// Whether the day is over: something is wrong, or everything is whole again, or the time for that has passed.
+    /// Whether the day is over: something is wrong, or everything is whole again, or the time for
+    /// that has passed.
     pub fn is_over(&mut self) -> bool {
         if self.judge.violation.is_some() {
             return true;
@@ -271,7 +414,8 @@ impl World {
                 true
             }
             Err(why) if self.now > healed_at + self.judge.within => {
-                self.judge.blame(format!("not whole long after everything was mended: {why}"));
+                self.judge
+                    .blame(format!("not whole long after everything was mended: {why}"));
                 true
             }
             Err(_) => false,
@@ -279,7 +423,13 @@ impl World {
     }
 
     fn judge_end(&mut self) {
-        let leader = self.etcd.keys().cluster.leader.as_ref().and_then(|leader| self.number_of(&leader.member));
+        let leader = self
+            .etcd
+            .keys()
+            .cluster
+            .leader
+            .as_ref()
+            .and_then(|leader| self.number_of(&leader.member));
         if let Some(leader) = leader {
             self.judge_promotion(leader);
         }

@@ -1,8 +1,11 @@
-//! A deterministic simulator that hunts for lost writes. It drives the same [`mrg_election::Node`] and [`mrg_pool_core::Writes`] that production runs,
-//! through days that a seed makes up: crashes, partitions, pauses, slow disks, a silent etcd, and people who ask for things at the worst moment.
+//! A deterministic simulator that hunts for lost writes. It drives the same [`mrg_election::Node`]
+//! and [`mrg_pool_core::Writes`] that production runs, through days that a seed makes up: crashes,
+//! partitions, pauses, slow disks, a silent etcd, and people who ask for things at the worst
+//! moment.
 //!
-//! A day has a safety phase, in which things go wrong and nothing may be lost; then everything is mended, and within a bounded time the cluster must be
-//! whole by itself. The same seed gives the same day. docs/proof.md says what the model knows of the world and what it does not.
+//! A day has a safety phase, in which things go wrong and nothing may be lost; then everything is
+//! mended, and within a bounded time the cluster must be whole by itself. The same seed gives the
+//! same day. docs/proof.md says what the model knows of the world and what it does not.
 
 mod agent;
 mod etcd;
@@ -69,7 +72,9 @@ pub fn run(schedule: &Schedule, tell: bool) -> Report {
         rewires: world.judge.rewires,
         events: world.judge.events,
         lasted: world.now,
-        recovered_in: world.now.saturating_sub(world.judge.healed_at.unwrap_or(world.now)),
+        recovered_in: world
+            .now
+            .saturating_sub(world.judge.healed_at.unwrap_or(world.now)),
         reached: world.judge.reached,
         story,
     }

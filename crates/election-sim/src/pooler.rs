@@ -10,7 +10,9 @@ use crate::server::end_of;
 use crate::world::{Answer, Ask, Happening, Message, World};
 use mrg_base::{Millis, Moment};
 use mrg_election::Revision;
-use mrg_pool_core::{Address, Effect, Event, Finding, Gate, Leader, Member, PauseRequest, Seen, Setting, Writes};
+use mrg_pool_core::{
+    Address, Effect, Event, Finding, Gate, Leader, Member, PauseRequest, Seen, Setting, Writes,
+};
 
 /// How long one probe waits for a server to leave recovery.
 const PROBE_PATIENCE: u64 = 500;
@@ -36,7 +38,8 @@ pub(super) struct Pooler {
     pub number: u32,
     pub up: bool,
     pub paused_until: u64,
-    /// What was on its way to it while it stood still arrives at this time, also when the pause is cut short.
+    /// What was on its way to it while it stood still arrives at this time, also when the pause is
+    /// cut short.
     pub catches_up_at: u64,
     pub watch: Watch,
     core: Writes,
@@ -54,7 +57,11 @@ pub(super) struct Pooler {
 
 impl Pooler {
     pub fn new(name: usize) -> Self {
-        let nowhere = Setting { number: 0, gate: Gate::Hold, addresses: Vec::new() };
+        let nowhere = Setting {
+            number: 0,
+            gate: Gate::Hold,
+            addresses: Vec::new(),
+        };
         Self {
             name,
             number: 0,
@@ -88,7 +95,10 @@ impl Pooler {
 }
 
 fn address(member: usize) -> Address {
-    Address { host: format!("10.0.0.{member}"), port: 5432 }
+    Address {
+        host: format!("10.0.0.{member}"),
+        port: 5432,
+    }
 }
 
 fn member_at(address: &Address) -> Option<usize> {
@@ -100,8 +110,17 @@ impl World {
         if self.poolers[pooler].up {
             return;
         }
-        let (number, name, now) = (self.poolers[pooler].number + 1, self.poolers[pooler].name, Moment(self.now));
-        self.poolers[pooler] = Pooler { number, up: true, core: Writes::new(MAX_HOLD, now), ..Pooler::new(name) };
+        let (number, name, now) = (
+            self.poolers[pooler].number + 1,
+            self.poolers[pooler].name,
+            Moment(self.now),
+        );
+        self.poolers[pooler] = Pooler {
+            number,
+            up: true,
+            core: Writes::new(MAX_HOLD, now),
+            ..Pooler::new(name)
+        };
         self.pooler_says(pooler, PoolerKey::default());
         self.pooler_reads(pooler, 0);
         self.pooler_feed(pooler, Event::Tick);
@@ -112,7 +131,11 @@ impl World {
             let pooler = &mut self.poolers[pooler];
             pooler.up = false;
             pooler.number += 1;
-            pooler.waiting.drain(..).chain(std::mem::take(&mut pooler.active).into_keys()).collect()
+            pooler
+                .waiting
+                .drain(..)
+                .chain(std::mem::take(&mut pooler.active).into_keys())
+                .collect()
         };
         for transaction in ended {
             self.transaction_ends(transaction, false);
@@ -139,18 +162,30 @@ impl World {
 
     pub fn pooler_backstop(&mut self, pooler: usize, number: u32, reads: u64) {
         let state = &self.poolers[pooler];
-        if state.up && state.number == number && state.watch.reads == reads && state.watch.reading.is_none() {
+        if state.up
+            && state.number == number
+            && state.watch.reads == reads
+            && state.watch.reading.is_none()
+        {
             let asked = state.watch.asked;
             self.pooler_reads(pooler, asked);
         }
     }
 
-    pub fn pooler_answered(&mut self, pooler: usize, number: u32, call: u64, answer: Option<Answer>) {
+    pub fn pooler_answered(
+        &mut self,
+        pooler: usize,
+        number: u32,
+        call: u64,
+        answer: Option<Answer>,
+    ) {
         let state = &mut self.poolers[pooler];
         if !state.up || state.number != number {
             return;
         }
-        let Some(Some(asked)) = state.calls.remove(&call) else { return };
+        let Some(Some(asked)) = state.calls.remove(&call) else {
+            return;
+        };
         state.watch.reading = None;
         state.watch.reads += 1;
         let reads = state.watch.reads;
@@ -186,17 +221,34 @@ impl World {
         }
         let state = &mut self.poolers[pooler];
         state.seen = state.seen.max(keys.cluster.revision.0);
-        let numbered = |name: &mrg_base::MemberName| self.hosts.iter().position(|host| host.name == *name);
+        let numbered =
+            |name: &mrg_base::MemberName| self.hosts.iter().position(|host| host.name == *name);
         let leader = keys.cluster.leader.as_ref().and_then(|key| {
             let number = numbered(&key.member)?;
-            Some(Leader { key: key.created, member: key.member.clone(), address: address(number) })
+            Some(Leader {
+                key: key.created,
+                member: key.member.clone(),
+                address: address(number),
+            })
         });
-        let members = keys.cluster.members.keys().filter_map(|name| Some((name.clone(), Member { address: address(numbered(name)?) })));
+        let members = keys.cluster.members.keys().filter_map(|name| {
+            Some((
+                name.clone(),
+                Member {
+                    address: address(numbered(name)?),
+                },
+            ))
+        });
         let system_id = match keys.cluster.initialize {
             Some(mrg_election::Initialize::Done(id)) => Some(id),
             _ => None,
         };
-        let seen = Seen { revision: keys.cluster.revision.0, system_id, leader, members: members.collect() };
+        let seen = Seen {
+            revision: keys.cluster.revision.0,
+            system_id,
+            leader,
+            members: members.collect(),
+        };
         self.pooler_feed(pooler, Event::Dcs { seen, read });
     }
 
@@ -219,7 +271,11 @@ impl World {
         let now = Moment(self.now);
         let mut effects = self.poolers[pooler].core.on(now, event);
         let state = &mut self.poolers[pooler];
-        let drained = if state.applied.gate == Gate::Hold && state.active.is_empty() { state.applied.number } else { 0 };
+        let drained = if state.applied.gate == Gate::Hold && state.active.is_empty() {
+            state.applied.number
+        } else {
+            0
+        };
         effects.extend(state.core.on(now, Event::Drained { number: drained }));
         for effect in effects {
             self.pooler_effect(pooler, effect);
@@ -245,16 +301,48 @@ impl World {
                 self.later(wait, Happening::PoolerSet(pooler, number, count));
             }
             Effect::Probe { probe, leader } => {
-                let Some(to) = member_at(&leader.address) else { return };
+                let Some(to) = member_at(&leader.address) else {
+                    return;
+                };
                 let until = self.now + PROBE_PATIENCE;
                 self.poolers[pooler].probing = Some((probe, leader.key));
-                self.send(end, to, Message::Probe { pooler, number, probe, until });
-                let silent = Message::Found { pooler, number, probe, finding: Finding::Unreachable, server: (to, 0) };
-                self.later(PROBE_PATIENCE + 300, Happening::Arrives { from: to, to: end, message: Box::new(silent) });
+                self.send(
+                    end,
+                    to,
+                    Message::Probe {
+                        pooler,
+                        number,
+                        probe,
+                        until,
+                    },
+                );
+                let silent = Message::Found {
+                    pooler,
+                    number,
+                    probe,
+                    finding: Finding::Unreachable,
+                    server: (to, 0),
+                };
+                self.later(
+                    PROBE_PATIENCE + 300,
+                    Happening::Arrives {
+                        from: to,
+                        to: end,
+                        message: Box::new(silent),
+                    },
+                );
             }
             Effect::AskAgent(leader) => {
                 if let Some(to) = member_at(&leader.address) {
-                    self.send(end, to, Message::Vouch { pooler, number, key: leader.key });
+                    self.send(
+                        end,
+                        to,
+                        Message::Vouch {
+                            pooler,
+                            number,
+                            key: leader.key,
+                        },
+                    );
                 }
             }
             Effect::ReadDcs(read) => {
@@ -263,7 +351,13 @@ impl World {
                     self.pooler_reads(pooler, read);
                 }
             }
-            Effect::Acknowledge { pause, drained } => self.pooler_says(pooler, PoolerKey { pause: Some(pause), drained }),
+            Effect::Acknowledge { pause, drained } => self.pooler_says(
+                pooler,
+                PoolerKey {
+                    pause: Some(pause),
+                    drained,
+                },
+            ),
             Effect::Rewired(rewired) => {
                 self.judge.rewires += 1;
                 if let Some(server) = member_at(&rewired.leader.address) {
@@ -284,12 +378,20 @@ impl World {
     /// PgBouncer is where it was to be brought.
     pub fn pooler_set(&mut self, pooler: usize, number: u32, setting: u64) {
         let state = &mut self.poolers[pooler];
-        if !state.up || state.number != number || state.wanted.number < setting || state.applied.number >= setting {
+        if !state.up
+            || state.number != number
+            || state.wanted.number < setting
+            || state.applied.number >= setting
+        {
             return;
         }
         state.applied = state.wanted.clone();
         let applied = state.applied.clone();
-        let waiting = if applied.gate == Gate::Hold { Vec::new() } else { std::mem::take(&mut state.waiting) };
+        let waiting = if applied.gate == Gate::Hold {
+            Vec::new()
+        } else {
+            std::mem::take(&mut state.waiting)
+        };
         for transaction in waiting {
             match applied.gate {
                 Gate::Flow => self.route(pooler, transaction),
@@ -306,13 +408,31 @@ impl World {
         let transaction = self.transactions;
         let poolers = self.poolers.len();
         // The last client knows nothing of pools: it writes to whoever lets it.
-        let pooler = if poolers > 0 && client < 2 { Some(client % poolers) } else { None };
+        let pooler = if poolers > 0 && client < 2 {
+            Some(client % poolers)
+        } else {
+            None
+        };
         let target = self.random.index(self.hosts.len());
         let end = pooler.map_or(target, |pooler| self.pooler_end(pooler));
-        self.open.insert(transaction, Transaction { end, client, pooler });
+        self.open.insert(
+            transaction,
+            Transaction {
+                end,
+                client,
+                pooler,
+            },
+        );
         self.later(PATIENCE, Happening::Forget(transaction));
         match pooler {
-            None => self.send(end, target, Message::Write { transaction, from: end }),
+            None => self.send(
+                end,
+                target,
+                Message::Write {
+                    transaction,
+                    from: end,
+                },
+            ),
             Some(pooler) => {
                 let state = &mut self.poolers[pooler];
                 match state.applied.gate {
@@ -326,15 +446,31 @@ impl World {
     }
 
     fn route(&mut self, pooler: usize, transaction: u64) {
-        let Some(to) = self.poolers[pooler].applied.addresses.first().and_then(member_at) else { return };
+        let Some(to) = self.poolers[pooler]
+            .applied
+            .addresses
+            .first()
+            .and_then(member_at)
+        else {
+            return;
+        };
         let end = self.pooler_end(pooler);
         self.poolers[pooler].active.insert(transaction, to);
-        self.send(end, to, Message::Write { transaction, from: end });
+        self.send(
+            end,
+            to,
+            Message::Write {
+                transaction,
+                from: end,
+            },
+        );
     }
 
     /// A transaction ended, well or not: its client thinks, and writes again.
     pub fn transaction_ends(&mut self, transaction: u64, done: bool) {
-        let Some(Transaction { client, pooler, .. }) = self.open.remove(&transaction) else { return };
+        let Some(Transaction { client, pooler, .. }) = self.open.remove(&transaction) else {
+            return;
+        };
         if done {
             self.judge.acknowledged += 1;
             self.judge.last_acknowledged[client] = self.now;
@@ -346,7 +482,11 @@ impl World {
                 self.pooler_feed(pooler, Event::Tick);
             }
         }
-        let think = if self.now < self.busy_until { self.schedule.think } else { 5 * self.schedule.think };
+        let think = if self.now < self.busy_until {
+            self.schedule.think
+        } else {
+            5 * self.schedule.think
+        };
         let wait = self.random.between(think / 2, think * 2);
         self.later(wait, Happening::Think(client));
     }
@@ -359,7 +499,18 @@ impl World {
                 continue;
             }
             let number = self.poolers[pooler].number;
-            self.later(2, Happening::Arrives { from: server.0, to: end, message: Box::new(Message::Closed { pooler, number, server }) });
+            self.later(
+                2,
+                Happening::Arrives {
+                    from: server.0,
+                    to: end,
+                    message: Box::new(Message::Closed {
+                        pooler,
+                        number,
+                        server,
+                    }),
+                },
+            );
         }
         let direct: Vec<u64> = self
             .open
@@ -373,13 +524,19 @@ impl World {
     }
 
     fn server_closed(&mut self, pooler: usize, server: (usize, u32)) {
-        let broken: Vec<u64> =
-            self.poolers[pooler].active.iter().filter(|(_, to)| **to == server.0).map(|(transaction, _)| *transaction).collect();
+        let broken: Vec<u64> = self.poolers[pooler]
+            .active
+            .iter()
+            .filter(|(_, to)| **to == server.0)
+            .map(|(transaction, _)| *transaction)
+            .collect();
         for transaction in broken {
             self.transaction_ends(transaction, false);
         }
         let canary = self.poolers[pooler].canary;
-        if let Some((_, _, key)) = canary.filter(|(member, incarnation, _)| (*member, *incarnation) == server) {
+        if let Some((_, _, key)) =
+            canary.filter(|(member, incarnation, _)| (*member, *incarnation) == server)
+        {
             self.poolers[pooler].canary = None;
             self.pooler_feed(pooler, Event::Disconnected { key });
         }
@@ -388,25 +545,59 @@ impl World {
     // ---- messages ----
 
     fn probed(&mut self, to: usize, message: Message) {
-        let Message::Probe { pooler, number, probe, until } = message else { return };
+        let Message::Probe {
+            pooler,
+            number,
+            probe,
+            until,
+        } = message
+        else {
+            return;
+        };
         let postgres = &self.hosts[to].postgres;
         let server = (to, postgres.incarnation);
         let finding = match (postgres.server, &postgres.data) {
-            (Server::Primary, Some(data)) => {
-                Finding::Primary { system_id: data.system, timeline: mrg_base::Timeline(data.newest_timeline()), written: end_of(data) }
-            }
-            (Server::Standby { .. }, Some(data)) if self.now >= until => {
-                Finding::Standby { system_id: data.system, replayed: end_of(data), behind: Millis(0) }
-            }
+            (Server::Primary, Some(data)) => Finding::Primary {
+                system_id: data.system,
+                timeline: mrg_base::Timeline(data.newest_timeline()),
+                written: end_of(data),
+            },
+            (Server::Standby { .. }, Some(data)) if self.now >= until => Finding::Standby {
+                system_id: data.system,
+                replayed: end_of(data),
+                behind: Millis(0),
+            },
             (Server::Standby { .. }, Some(_)) => {
                 let end = self.pooler_end(pooler);
-                self.later(5, Happening::Arrives { from: end, to, message: Box::new(Message::Probe { pooler, number, probe, until }) });
+                self.later(
+                    5,
+                    Happening::Arrives {
+                        from: end,
+                        to,
+                        message: Box::new(Message::Probe {
+                            pooler,
+                            number,
+                            probe,
+                            until,
+                        }),
+                    },
+                );
                 return;
             }
             _ => Finding::Unreachable,
         };
         let end = self.pooler_end(pooler);
-        self.send(to, end, Message::Found { pooler, number, probe, finding, server });
+        self.send(
+            to,
+            end,
+            Message::Found {
+                pooler,
+                number,
+                probe,
+                finding,
+                server,
+            },
+        );
     }
 
     fn found(&mut self, pooler: usize, probe: u64, finding: Finding, server: (usize, u32)) {
@@ -421,7 +612,15 @@ impl World {
                 let (number, end) = (self.poolers[pooler].number, self.pooler_end(pooler));
                 self.later(
                     2,
-                    Happening::Arrives { from: server.0, to: end, message: Box::new(Message::Closed { pooler, number, server }) },
+                    Happening::Arrives {
+                        from: server.0,
+                        to: end,
+                        message: Box::new(Message::Closed {
+                            pooler,
+                            number,
+                            server,
+                        }),
+                    },
                 );
             }
         }
@@ -433,27 +632,71 @@ impl World {
         if here && !self.hosts[to].up {
             return;
         }
-        let pooler = |world: &Self, pooler: usize, number: u32| world.poolers[pooler].up && world.poolers[pooler].number == number;
+        let pooler = |world: &Self, pooler: usize, number: u32| {
+            world.poolers[pooler].up && world.poolers[pooler].number == number
+        };
         match message {
-            Message::Vote { from, agent, step } => self.vote_asked(to, crate::agent::Asker::Vote { from, agent, step }),
+            Message::Vote { from, agent, step } => {
+                self.vote_asked(to, crate::agent::Asker::Vote { from, agent, step })
+            }
             Message::Voted { agent, step, vote } => self.voted(to, from, agent, step, vote),
             Message::Receipt { .. } => self.receipt_asked(to, message),
             Message::Received { agent, step } => self.received(to, agent, step),
-            Message::Promise { from, agent, lease, ttl, round } => self.promise_asked(to, from, agent, lease, ttl, round),
-            Message::Promised { agent, round, from, given } => self.promised_by(to, agent, round, from, given),
+            Message::Promise {
+                from,
+                agent,
+                lease,
+                ttl,
+                round,
+            } => self.promise_asked(to, from, agent, lease, ttl, round),
+            Message::Promised {
+                agent,
+                round,
+                from,
+                given,
+            } => self.promised_by(to, agent, round, from, given),
             Message::Withdraw { lease, round } => self.withdrawn(to, lease, round),
-            Message::Connect { from, incarnation, connection } => self.connect(to, from, incarnation, connection),
-            Message::Wal { connection, after, records } => self.wal_arrives(to, connection, after, &records),
-            Message::Flushed { from, connection, upto } => self.standby_flushed(to, from, connection, upto),
+            Message::Connect {
+                from,
+                incarnation,
+                connection,
+            } => self.connect(to, from, incarnation, connection),
+            Message::Wal {
+                connection,
+                after,
+                records,
+            } => self.wal_arrives(to, connection, after, &records),
+            Message::Flushed {
+                from,
+                connection,
+                upto,
+            } => self.standby_flushed(to, from, connection, upto),
             Message::Probe { .. } => self.probed(to, message),
-            Message::Found { pooler: to, number, probe, finding, server } if pooler(self, to, number) => {
-                self.found(to, probe, finding, server)
-            }
-            Message::Vouch { pooler, number, key } => self.vouch(to, pooler, number, key),
-            Message::Vouched { pooler: to, number, key, leads } if pooler(self, to, number) => {
+            Message::Found {
+                pooler: to,
+                number,
+                probe,
+                finding,
+                server,
+            } if pooler(self, to, number) => self.found(to, probe, finding, server),
+            Message::Vouch {
+                pooler,
+                number,
+                key,
+            } => self.vouch(to, pooler, number, key),
+            Message::Vouched {
+                pooler: to,
+                number,
+                key,
+                leads,
+            } if pooler(self, to, number) => {
                 self.pooler_feed(to, Event::Vouched { key, leads });
             }
-            Message::Closed { pooler: to, number, server } if pooler(self, to, number) => self.server_closed(to, server),
+            Message::Closed {
+                pooler: to,
+                number,
+                server,
+            } if pooler(self, to, number) => self.server_closed(to, server),
             Message::Write { transaction, from } => self.write_arrives(to, from, transaction),
             Message::Written { transaction, done } => self.transaction_ends(transaction, done),
             Message::Found { .. } | Message::Vouched { .. } | Message::Closed { .. } => {}
@@ -463,11 +706,20 @@ impl World {
     /// The agent's word on whether it leads.
     fn vouch(&mut self, member: usize, pooler: usize, number: u32, key: Revision) {
         let now = self.clock(member);
-        let leads = self.hosts[member]
-            .agent
-            .as_ref()
-            .is_some_and(|agent| matches!(agent.postgres, mrg_election::Postgres::Primary(_)) && agent.node.view(now).may_write());
+        let leads = self.hosts[member].agent.as_ref().is_some_and(|agent| {
+            matches!(agent.postgres, mrg_election::Postgres::Primary(_))
+                && agent.node.view(now).may_write()
+        });
         let end = self.pooler_end(pooler);
-        self.send(member, end, Message::Vouched { pooler, number, key, leads });
+        self.send(
+            member,
+            end,
+            Message::Vouched {
+                pooler,
+                number,
+                key,
+                leads,
+            },
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A PostgreSQL as the election sees it: WAL that is written, flushed, streamed and lost, timelines, recovery, and who must confirm a commit.
+//! A PostgreSQL as the election sees it: WAL that is written, flushed, streamed and lost,
+//! timelines, recovery, and who must confirm a commit.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +62,9 @@ impl Data {
 
     /// The timeline of the last durable record.
     pub fn timeline(&self) -> u32 {
-        self.flushed.checked_sub(1).map_or(1, |last| self.wal[last].timeline)
+        self.flushed
+            .checked_sub(1)
+            .map_or(1, |last| self.wal[last].timeline)
     }
 
     /// The timeline of the last record, flushed or not.
@@ -71,7 +74,10 @@ impl Data {
 
     /// How far it reaches, durably.
     pub fn position(&self) -> Position {
-        Position { timeline: Timeline(self.timeline()), flushed: lsn(self.flushed) }
+        Position {
+            timeline: Timeline(self.timeline()),
+            flushed: lsn(self.flushed),
+        }
     }
 
     /// How many records both have, from the beginning.
@@ -81,14 +87,20 @@ impl Data {
         let mut most = self.wal.len().min(other.wal.len());
         while least < most {
             let middle = least + (most - least).div_ceil(2);
-            if self.wal[middle - 1].id == other.wal[middle - 1].id { least = middle } else { most = middle - 1 }
+            if self.wal[middle - 1].id == other.wal[middle - 1].id {
+                least = middle
+            } else {
+                most = middle - 1
+            }
         }
         least
     }
 
     /// Where this history leaves a timeline; `None` if it is still on it.
     pub fn end_of(&self, timeline: u32) -> Option<usize> {
-        let at = self.wal.partition_point(|record| record.timeline <= timeline);
+        let at = self
+            .wal
+            .partition_point(|record| record.timeline <= timeline);
         (at < self.wal.len()).then_some(at)
     }
 
@@ -203,7 +215,8 @@ impl Postgres {
         self.server != Server::Down
     }
 
-    /// Every process is gone at once. What was written stays, and is flushed before anything is read of it.
+    /// Every process is gone at once. What was written stays, and is flushed before anything is
+    /// read of it.
     pub fn end(&mut self) {
         self.server = Server::Down;
         self.incarnation += 1;
@@ -224,18 +237,39 @@ impl Postgres {
     }
 
     /// Whether a commit at this index is confirmed by those who must, as PostgreSQL counts them.
-    pub fn is_confirmed(&self, index: usize, name_of: impl Fn(usize) -> mrg_base::MemberName) -> bool {
-        let confirming = |(standby, sender): (&usize, &Sender)| (name_of(*standby), sender.streaming, sender.flushed > index);
-        let mut known: Vec<_> = self.senders.iter().map(confirming).filter(|(_, streaming, _)| *streaming).collect();
+    pub fn is_confirmed(
+        &self,
+        index: usize,
+        name_of: impl Fn(usize) -> mrg_base::MemberName,
+    ) -> bool {
+        let confirming = |(standby, sender): (&usize, &Sender)| {
+            (name_of(*standby), sender.streaming, sender.flushed > index)
+        };
+        let mut known: Vec<_> = self
+            .senders
+            .iter()
+            .map(confirming)
+            .filter(|(_, streaming, _)| *streaming)
+            .collect();
         known.sort();
         match &self.names {
             Names::Nobody => true,
             Names::Placeholder => false,
-            Names::Any { count, members } => known.iter().filter(|(name, _, flushed)| *flushed && members.contains(name)).count() >= *count,
+            Names::Any { count, members } => {
+                known
+                    .iter()
+                    .filter(|(name, _, flushed)| *flushed && members.contains(name))
+                    .count()
+                    >= *count
+            }
             Names::First { count, members } => {
                 // The first of those who are connected, in the order of the list.
-                let first: Vec<bool> =
-                    known.iter().filter(|(name, ..)| members.contains(name)).map(|(.., flushed)| *flushed).take(*count).collect();
+                let first: Vec<bool> = known
+                    .iter()
+                    .filter(|(name, ..)| members.contains(name))
+                    .map(|(.., flushed)| *flushed)
+                    .take(*count)
+                    .collect();
                 first.len() == *count && first.into_iter().all(|flushed| flushed)
             }
         }

@@ -1,4 +1,5 @@
-//! Chance that a seed decides: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+//! Chance that a seed decides: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
+//! generators", 2014).
 
 /// A source of numbers; the same seed gives the same ones.
 #[derive(Clone, Debug)]
@@ -46,6 +47,10 @@ impl Random {
 
     /// Mostly small, now and then up to `most`: as delays are.
     pub fn skewed(&mut self, usual: u64, most: u64) -> u64 {
-        if self.chance(950) { self.between(0, usual) } else { self.between(usual, most.max(usual)) }
+        if self.chance(950) {
+            self.between(0, usual)
+        } else {
+            self.between(usual, most.max(usual))
+        }
     }
 }

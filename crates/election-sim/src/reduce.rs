@@ -2,7 +2,8 @@
 
 use crate::schedule::{Fault, Schedule};
 
-/// The day with as few faults as still make it fail. (Zeller's delta debugging, one fault at a time: the lists are short.)
+/// The day with as few faults as still make it fail. (Zeller's delta debugging, one fault at a
+/// time: the lists are short.)
 pub fn reduce(schedule: &Schedule) -> Schedule {
     let fails = |schedule: &Schedule| super::run(schedule, false).violation.is_some();
     let mut best = schedule.clone();

@@ -1,5 +1,5 @@
-//! What a seed means: the cluster, its timers and delays, and everything that goes wrong, with its times. The faults are a list, so that
-//! a failing one can be made shorter.
+//! What a seed means: the cluster, its timers and delays, and everything that goes wrong, with its
+//! times. The faults are a list, so that a failing one can be made shorter.
 
 use crate::random::Random;
 use mrg_base::Millis;
@@ -25,7 +25,8 @@ pub enum Fault {
     PauseHost(usize, u64),
     /// The agent is asked to stop, and starts again after so long.
     Stop(usize, u64),
-    /// Nothing gets from one to the other. The number behind the members is etcd, those behind it are the poolers.
+    /// Nothing gets from one to the other. The number behind the members is etcd, those behind it
+    /// are the poolers.
     Cut(usize, usize, u64),
     /// A member loses its network, in both directions.
     Isolate(usize, u64),
@@ -125,7 +126,8 @@ pub struct Schedule {
     pub delays: Delays,
     /// How often a client writes, in milliseconds.
     pub think: u64,
-    /// What happens, each so long after the one before, or a moment after the cluster is whole again if that is sooner.
+    /// What happens, each so long after the one before, or a moment after the cluster is whole
+    /// again if that is sooner.
     pub faults: Vec<(u64, Fault)>,
     /// Everything is mended so long after the last.
     pub heal_after: u64,
@@ -134,7 +136,8 @@ pub struct Schedule {
 /// The kinds of faults, so that a seed can choose some.
 const KINDS: u64 = 24;
 
-/// The most of each clock's error, in parts per million: a bad quartz has 100, and what steers it 500.
+/// The most of each clock's error, in parts per million: a bad quartz has 100, and what steers it
+/// 500.
 const SKEW: [u64; 3] = [500, 5_000, 20_000];
 
 impl Schedule {
@@ -148,7 +151,9 @@ impl Schedule {
         settings.replication.count = settings.replication.count.min(members - 1);
         let skew = if random.chance(500) {
             let most = SKEW[random.index(SKEW.len())];
-            (0..=members).map(|_| random.between(0, 2 * most) as i64 - most as i64).collect()
+            (0..=members)
+                .map(|_| random.between(0, 2 * most) as i64 - most as i64)
+                .collect()
         } else {
             vec![0; members + 1]
         };
@@ -156,24 +161,51 @@ impl Schedule {
         let think = random.between(20, 300);
         let faults = faults(&mut random, members, poolers, settings.failover.ttl.0);
         let heal_after = random.between(0, 2 * settings.failover.ttl.0);
-        Self { seed, members, poolers, settings, skew, delays, think, faults, heal_after }
+        Self {
+            seed,
+            members,
+            poolers,
+            settings,
+            skew,
+            delays,
+            think,
+            faults,
+            heal_after,
+        }
     }
 }
 
 /// Settings by chance; all of them legal.
 pub fn settings(random: &mut Random) -> Settings {
-    let (ttl, loop_wait, retry_timeout) = [(3, 1, 1), (5, 1, 2), (10, 2, 3), (10, 2, 3), (30, 10, 10)][random.index(5)];
-    let mode = [Mode::Async, Mode::Sync, Mode::Sync, Mode::Quorum, Mode::Quorum, Mode::Quorum][random.index(6)];
+    let (ttl, loop_wait, retry_timeout) =
+        [(3, 1, 1), (5, 1, 2), (10, 2, 3), (10, 2, 3), (30, 10, 10)][random.index(5)];
+    let mode = [
+        Mode::Async,
+        Mode::Sync,
+        Mode::Sync,
+        Mode::Quorum,
+        Mode::Quorum,
+        Mode::Quorum,
+    ][random.index(6)];
     Settings {
         failover: Failover {
             ttl: Millis::seconds(ttl),
             loop_wait: Millis::seconds(loop_wait),
             retry_timeout: Millis::seconds(retry_timeout),
             maximum_lag_bytes: 1 << 20,
-            on_crash: [OnCrash::Auto, OnCrash::Auto, OnCrash::Failover, OnCrash::Restart][random.index(4)],
+            on_crash: [
+                OnCrash::Auto,
+                OnCrash::Auto,
+                OnCrash::Failover,
+                OnCrash::Restart,
+            ][random.index(4)],
             failsafe: random.chance(800),
         },
-        replication: Replication { mode, count: [1, 1, 1, 2][random.index(4)], strict: random.chance(300) },
+        replication: Replication {
+            mode,
+            count: [1, 1, 1, 2][random.index(4)],
+            strict: random.chance(300),
+        },
         paused: false,
         use_rewind: random.chance(800),
     }
@@ -181,7 +213,13 @@ pub fn settings(random: &mut Random) -> Settings {
 
 fn delays(random: &mut Random) -> Delays {
     let slow = random.chance(200);
-    let most = |random: &mut Random, quick: u64, slowest: u64| if slow { random.between(quick, slowest) } else { quick };
+    let most = |random: &mut Random, quick: u64, slowest: u64| {
+        if slow {
+            random.between(quick, slowest)
+        } else {
+            quick
+        }
+    };
     Delays {
         network: (random.between(1, 4), most(random, 10, 400)),
         fsync: (random.between(0, 3), most(random, 10, 800)),
@@ -194,27 +232,44 @@ fn delays(random: &mut Random) -> Delays {
 }
 
 fn faults(random: &mut Random, members: usize, poolers: usize, ttl: u64) -> Vec<(u64, Fault)> {
-    // Swarm testing (Groce et al., 2012): a few kinds of faults at a time find more than all kinds always.
+    // Swarm testing (Groce et al., 2012): a few kinds of faults at a time find more than all kinds
+    // always.
     let enabled: Vec<u64> = {
         let share = [120, 250, 500, 1000][random.index(4)];
         let some: Vec<u64> = (0..KINDS).filter(|_| random.chance(share)).collect();
-        if some.is_empty() { vec![random.below(KINDS)] } else { some }
+        if some.is_empty() {
+            vec![random.below(KINDS)]
+        } else {
+            some
+        }
     };
     let count = random.between(2, 24);
     let pause = [500, 4_000, 15_000, 15_000][random.index(4)];
     // The first members come up before anything breaks, most of the time.
-    let mut wait = if random.chance(900) { 6_000 + ttl } else { random.between(0, 5_000) };
+    let mut wait = if random.chance(900) {
+        6_000 + ttl
+    } else {
+        random.between(0, 5_000)
+    };
     let mut list = Vec::new();
     for _ in 0..count {
         let kind = enabled[random.index(enabled.len())];
         list.push((wait, fault(random, kind, members, poolers, ttl)));
-        wait = if random.chance(250) { random.between(0, 20) } else { random.between(0, 2 * pause) };
+        wait = if random.chance(250) {
+            random.between(0, 20)
+        } else {
+            random.between(0, 2 * pause)
+        };
     }
     list
 }
 
 fn fault(random: &mut Random, kind: u64, members: usize, poolers: usize, ttl: u64) -> Fault {
-    let member = if random.chance(500) { LEADER } else { random.index(members) };
+    let member = if random.chance(500) {
+        LEADER
+    } else {
+        random.index(members)
+    };
     let short = random.between(200, 3_000);
     let long = random.between(200, 3 * ttl);
     let pooler = random.index(poolers.max(1));
@@ -226,7 +281,11 @@ fn fault(random: &mut Random, kind: u64, members: usize, poolers: usize, ttl: u6
         4 => Fault::PauseAgent(member, long),
         5 => Fault::PauseHost(member, long),
         6 => Fault::Stop(member, short),
-        7 | 8 => Fault::Cut(random.index(members + 1 + poolers), random.index(members + 1 + poolers), long),
+        7 | 8 => Fault::Cut(
+            random.index(members + 1 + poolers),
+            random.index(members + 1 + poolers),
+            long,
+        ),
         9 | 10 => Fault::Isolate(member, long),
         11 => Fault::EtcdSilent(long),
         12 => Fault::WatchLags(member, long),
@@ -238,8 +297,18 @@ fn fault(random: &mut Random, kind: u64, members: usize, poolers: usize, ttl: u6
         18 => Fault::Reconfigure(random.between(1, u64::MAX - 1)),
         19 => Fault::PauseCluster(long),
         20 => {
-            use Fault::{DeleteConfig, DeleteEverything, DeleteFailsafe, DeleteInitialize, DeleteLeader, DeleteSync};
-            [DeleteLeader, DeleteInitialize, DeleteFailsafe, DeleteSync, DeleteConfig, DeleteEverything][random.index(6)]
+            use Fault::{
+                DeleteConfig, DeleteEverything, DeleteFailsafe, DeleteInitialize, DeleteLeader,
+                DeleteSync,
+            };
+            [
+                DeleteLeader,
+                DeleteInitialize,
+                DeleteFailsafe,
+                DeleteSync,
+                DeleteConfig,
+                DeleteEverything,
+            ][random.index(6)]
         }
         21 if poolers > 0 => Fault::KillPooler(pooler, short),
         22 if poolers > 0 => Fault::PausePooler(pooler, long),

@@ -9,14 +9,17 @@ use mrg_election::{Fork, Outcome, Postgres, Primary, Standby, StartAs, WalReceiv
 
 /// A receiver that found nobody tries again.
 const KNOCK_AGAIN: u64 = 250;
-/// A connection whose other end is silent ends after so long (`wal_sender_timeout`, `wal_receiver_timeout`).
+/// A connection whose other end is silent ends after so long (`wal_sender_timeout`,
+/// `wal_receiver_timeout`).
 pub(super) const CONNECTION_TIMEOUT: u64 = 6_000;
 
 impl World {
     /// What a look at the local server shows.
     pub fn look(&self, member: usize) -> Postgres {
         let postgres = &self.hosts[member].postgres;
-        let Some(data) = &postgres.data else { return Postgres::NoData };
+        let Some(data) = &postgres.data else {
+            return Postgres::NoData;
+        };
         match postgres.server {
             Server::Down if data.half_rewound => Postgres::NoData,
             Server::Down => Postgres::Stopped(data.control()),
@@ -24,7 +27,13 @@ impl World {
             Server::Stopping => Postgres::Unknown,
             Server::Primary => {
                 let sender = |(standby, sender): (&usize, &Sender)| {
-                    (self.hosts[*standby].name.clone(), WalSender { streaming: sender.streaming, flushed: lsn(sender.flushed) })
+                    (
+                        self.hosts[*standby].name.clone(),
+                        WalSender {
+                            streaming: sender.streaming,
+                            flushed: lsn(sender.flushed),
+                        },
+                    )
                 };
                 Postgres::Primary(Primary {
                     system_id: data.system,
@@ -37,9 +46,14 @@ impl World {
                 let receiver = match (postgres.upstream, postgres.receiver, postgres.broken_since) {
                     (None, ..) => WalReceiver::Stopped,
                     (Some(_), Some(_), _) => WalReceiver::Streaming,
-                    (Some(_), None, since) => WalReceiver::Broken(since.unwrap_or_else(|| self.clock(member))),
+                    (Some(_), None, since) => {
+                        WalReceiver::Broken(since.unwrap_or_else(|| self.clock(member)))
+                    }
                 };
-                let fork = data.heard.1.map(|at| Fork { by: Timeline(data.heard.0), at: lsn(at) });
+                let fork = data.heard.1.map(|at| Fork {
+                    by: Timeline(data.heard.0),
+                    at: lsn(at),
+                });
                 Postgres::Standby(Standby {
                     system_id: data.system,
                     position: replayed.then(|| data.position()),
@@ -54,13 +68,19 @@ impl World {
     pub fn start_server(&mut self, member: usize, as_: &StartAs) {
         let primary = *as_ == StartAs::Primary;
         let upstream = match as_ {
-            StartAs::Standby { upstream: Some(upstream) } => self.number_of(upstream),
+            StartAs::Standby {
+                upstream: Some(upstream),
+            } => self.number_of(upstream),
             _ => None,
         };
         let armed = self.is_armed(member);
         let now = self.clock(member);
         let postgres = &mut self.hosts[member].postgres;
-        let sound = postgres.data.as_ref().is_some_and(|data| !data.half_rewound) && !postgres.disk_full;
+        let sound = postgres
+            .data
+            .as_ref()
+            .is_some_and(|data| !data.half_rewound)
+            && !postgres.disk_full;
         if postgres.runs() || !sound || primary && !armed {
             return;
         }
@@ -78,7 +98,9 @@ impl World {
         if postgres.incarnation != incarnation || postgres.server != Server::Starting {
             return;
         }
-        let Some(data) = &mut postgres.data else { return };
+        let Some(data) = &mut postgres.data else {
+            return;
+        };
         data.clean = false;
         data.was_primary = primary;
         if primary {
@@ -97,7 +119,8 @@ impl World {
 
     pub fn replayed(&mut self, member: usize, incarnation: u32) {
         let postgres = &mut self.hosts[member].postgres;
-        if postgres.incarnation == incarnation && matches!(postgres.server, Server::Standby { .. }) {
+        if postgres.incarnation == incarnation && matches!(postgres.server, Server::Standby { .. })
+        {
             postgres.server = Server::Standby { replayed: true };
         }
     }
@@ -120,20 +143,34 @@ impl World {
         }
         let was = (member, postgres.incarnation);
         let receiver = postgres.receiver;
-        let standbys: Vec<(usize, u32)> = postgres.senders.iter().map(|(standby, sender)| (*standby, sender.connection)).collect();
+        let standbys: Vec<(usize, u32)> = postgres
+            .senders
+            .iter()
+            .map(|(standby, sender)| (*standby, sender.connection))
+            .collect();
         end(postgres);
-        if let Some(Receiver { connection, upstream }) = receiver {
+        if let Some(Receiver {
+            connection,
+            upstream,
+        }) = receiver
+        {
             if self.reaches(member, upstream) && self.hosts[member].up {
                 self.sender_ends(upstream, member, connection);
             } else {
-                self.later(CONNECTION_TIMEOUT, Happening::SenderGone(upstream, member, connection));
+                self.later(
+                    CONNECTION_TIMEOUT,
+                    Happening::SenderGone(upstream, member, connection),
+                );
             }
         }
         for (standby, connection) in standbys {
             if self.reaches(member, standby) && self.hosts[member].up {
                 self.receiver_breaks(standby, connection);
             } else {
-                self.later(CONNECTION_TIMEOUT, Happening::ReceiverGone(standby, connection));
+                self.later(
+                    CONNECTION_TIMEOUT,
+                    Happening::ReceiverGone(standby, connection),
+                );
             }
         }
         self.connections_close(was);
@@ -148,7 +185,11 @@ impl World {
 
     pub fn sender_ends(&mut self, upstream: usize, standby: usize, connection: u32) {
         let postgres = &mut self.hosts[upstream].postgres;
-        if postgres.senders.get(&standby).is_some_and(|sender| sender.connection == connection) {
+        if postgres
+            .senders
+            .get(&standby)
+            .is_some_and(|sender| sender.connection == connection)
+        {
             postgres.senders.remove(&standby);
         }
         self.confirm(upstream);
@@ -157,7 +198,10 @@ impl World {
     pub fn receiver_breaks(&mut self, standby: usize, connection: u32) {
         let now = self.clock(standby);
         let postgres = &mut self.hosts[standby].postgres;
-        if postgres.receiver.is_none_or(|receiver| receiver.connection != connection) {
+        if postgres
+            .receiver
+            .is_none_or(|receiver| receiver.connection != connection)
+        {
             return;
         }
         postgres.receiver = None;
@@ -227,9 +271,10 @@ impl World {
     pub fn server_stopped(&mut self, member: usize) -> Outcome {
         self.kill_server(member);
         match &self.hosts[member].postgres.data {
-            Some(data) if data.clean => {
-                Outcome::At(Position { timeline: Timeline(data.timeline()), flushed: lsn(data.flushed.saturating_sub(1)) })
-            }
+            Some(data) if data.clean => Outcome::At(Position {
+                timeline: Timeline(data.timeline()),
+                flushed: lsn(data.flushed.saturating_sub(1)),
+            }),
             _ => Outcome::Done,
         }
     }
@@ -247,10 +292,13 @@ impl World {
 
     pub fn promoted(&mut self, member: usize, incarnation: u32) {
         let postgres = &mut self.hosts[member].postgres;
-        if postgres.incarnation != incarnation || !matches!(postgres.server, Server::Standby { .. }) {
+        if postgres.incarnation != incarnation || !matches!(postgres.server, Server::Standby { .. })
+        {
             return;
         }
-        let Some(data) = &mut postgres.data else { return };
+        let Some(data) = &mut postgres.data else {
+            return;
+        };
         // Whatever came after the last flush is flushed first.
         data.flushed = data.wal.len();
         data.was_primary = true;
@@ -259,12 +307,21 @@ impl World {
         postgres.server = Server::Primary;
         postgres.upstream = None;
         let receiver = postgres.receiver.take();
-        if let Some(Receiver { connection, upstream }) = receiver {
+        if let Some(Receiver {
+            connection,
+            upstream,
+        }) = receiver
+        {
             self.sender_ends(upstream, member, connection);
         }
         self.append(member, timeline);
         self.flush_now(member);
-        self.tell(|world| format!("{}: is the primary, on timeline {timeline}", world.hosts[member].name));
+        self.tell(|world| {
+            format!(
+                "{}: is the primary, on timeline {timeline}",
+                world.hosts[member].name
+            )
+        });
         self.judge_writers(member);
         self.judge_promotion(member);
     }
@@ -284,14 +341,22 @@ impl World {
     fn append(&mut self, member: usize, timeline: u32) -> (usize, u32) {
         self.records += 1;
         let id = self.records;
-        let data = self.hosts[member].postgres.data.as_mut().expect("a server that runs has data");
+        let data = self.hosts[member]
+            .postgres
+            .data
+            .as_mut()
+            .expect("a server that runs has data");
         data.wal.push(Record { id, timeline });
         (data.wal.len() - 1, id)
     }
 
     fn flush_now(&mut self, member: usize) {
         let incarnation = self.hosts[member].postgres.incarnation;
-        let upto = self.hosts[member].postgres.data.as_ref().map_or(0, |data| data.wal.len());
+        let upto = self.hosts[member]
+            .postgres
+            .data
+            .as_ref()
+            .map_or(0, |data| data.wal.len());
         self.flush(member, incarnation, upto);
     }
 
@@ -300,13 +365,24 @@ impl World {
         let postgres = &self.hosts[member].postgres;
         if postgres.server != Server::Primary || postgres.disk_full {
             // Refused at once: read-only, or nobody listens.
-            self.send(member, from, Message::Written { transaction, done: false });
+            self.send(
+                member,
+                from,
+                Message::Written {
+                    transaction,
+                    done: false,
+                },
+            );
             return;
         }
         let timeline = postgres.data.as_ref().map_or(1, Data::newest_timeline);
         let (index, id) = self.append(member, timeline);
         let postgres = &mut self.hosts[member].postgres;
-        postgres.waiting.push(Waiting { index, id, transaction });
+        postgres.waiting.push(Waiting {
+            index,
+            id,
+            transaction,
+        });
         let incarnation = postgres.incarnation;
         let wait = self.takes(self.schedule.delays.fsync);
         self.later(wait, Happening::Flush(member, incarnation, index + 1));
@@ -318,11 +394,25 @@ impl World {
         if postgres.incarnation != incarnation || !postgres.runs() {
             return;
         }
-        let Some(data) = &mut postgres.data else { return };
+        let Some(data) = &mut postgres.data else {
+            return;
+        };
         data.flushed = data.flushed.max(upto.min(data.wal.len()));
-        if let Some(Receiver { connection, upstream }) = postgres.receiver {
+        if let Some(Receiver {
+            connection,
+            upstream,
+        }) = postgres.receiver
+        {
             let upto = data.flushed;
-            self.send_surely(member, upstream, Message::Flushed { from: member, connection, upto });
+            self.send_surely(
+                member,
+                upstream,
+                Message::Flushed {
+                    from: member,
+                    connection,
+                    upto,
+                },
+            );
         } else {
             self.confirm(member);
             self.pump(member);
@@ -332,20 +422,37 @@ impl World {
     /// Over a connection nothing is lost, it only comes later, or the connection breaks.
     fn send_surely(&mut self, from: usize, to: usize, message: Message) {
         match self.steady_way(from, to) {
-            Some(wait) => self.later(wait, Happening::Arrives { from, to, message: Box::new(message) }),
-            None => self.later(200, Happening::Late { from, to, message: Box::new(message) }),
+            Some(wait) => self.later(
+                wait,
+                Happening::Arrives {
+                    from,
+                    to,
+                    message: Box::new(message),
+                },
+            ),
+            None => self.later(
+                200,
+                Happening::Late {
+                    from,
+                    to,
+                    message: Box::new(message),
+                },
+            ),
         }
     }
 
     /// A message of a connection whose way was cut tries again.
     pub fn late(&mut self, from: usize, to: usize, message: Message) {
         let stands = match &message {
-            Message::Wal { connection, .. } => {
-                self.hosts[from].postgres.senders.get(&to).is_some_and(|sender| sender.connection == *connection)
-            }
-            Message::Flushed { connection, .. } => {
-                self.hosts[from].postgres.receiver.is_some_and(|receiver| receiver.connection == *connection)
-            }
+            Message::Wal { connection, .. } => self.hosts[from]
+                .postgres
+                .senders
+                .get(&to)
+                .is_some_and(|sender| sender.connection == *connection),
+            Message::Flushed { connection, .. } => self.hosts[from]
+                .postgres
+                .receiver
+                .is_some_and(|receiver| receiver.connection == *connection),
             _ => false,
         };
         if stands {
@@ -362,8 +469,19 @@ impl World {
         for (standby, sender) in &mut postgres.senders {
             if !sender.busy && (sender.flushed < upto || !sender.streaming) {
                 sender.busy = true;
-                let records = data.wal.get(sender.flushed..upto).unwrap_or_default().to_vec();
-                sent.push((*standby, Message::Wal { connection: sender.connection, after: sender.flushed, records }));
+                let records = data
+                    .wal
+                    .get(sender.flushed..upto)
+                    .unwrap_or_default()
+                    .to_vec();
+                sent.push((
+                    *standby,
+                    Message::Wal {
+                        connection: sender.connection,
+                        after: sender.flushed,
+                        records,
+                    },
+                ));
             }
         }
         for (standby, message) in sent {
@@ -371,12 +489,23 @@ impl World {
         }
     }
 
-    pub fn wal_arrives(&mut self, standby: usize, connection: u32, after: usize, records: &[Record]) {
+    pub fn wal_arrives(
+        &mut self,
+        standby: usize,
+        connection: u32,
+        after: usize,
+        records: &[Record],
+    ) {
         let postgres = &mut self.hosts[standby].postgres;
-        if postgres.receiver.is_none_or(|receiver| receiver.connection != connection) {
+        if postgres
+            .receiver
+            .is_none_or(|receiver| receiver.connection != connection)
+        {
             return;
         }
-        let Some(data) = &mut postgres.data else { return };
+        let Some(data) = &mut postgres.data else {
+            return;
+        };
         let known = data.wal.len().saturating_sub(after);
         data.wal.extend(records.get(known..).unwrap_or_default());
         let (upto, incarnation) = (data.wal.len(), postgres.incarnation);
@@ -387,7 +516,13 @@ impl World {
     pub fn standby_flushed(&mut self, member: usize, from: usize, connection: u32, upto: usize) {
         let postgres = &mut self.hosts[member].postgres;
         let flushed_here = postgres.data.as_ref().map_or(0, |data| data.flushed);
-        let Some(sender) = postgres.senders.get_mut(&from).filter(|sender| sender.connection == connection) else { return };
+        let Some(sender) = postgres
+            .senders
+            .get_mut(&from)
+            .filter(|sender| sender.connection == connection)
+        else {
+            return;
+        };
         sender.flushed = sender.flushed.max(upto);
         sender.busy = false;
         sender.streaming |= sender.flushed + 2 >= flushed_here;
@@ -405,13 +540,20 @@ impl World {
         let done: Vec<Waiting> = postgres
             .waiting
             .iter()
-            .filter(|commit| commit.index < flushed && postgres.is_confirmed(commit.index, |standby| self.hosts[standby].name.clone()))
+            .filter(|commit| {
+                commit.index < flushed
+                    && postgres
+                        .is_confirmed(commit.index, |standby| self.hosts[standby].name.clone())
+            })
             .copied()
             .collect();
         if done.is_empty() {
             return;
         }
-        self.hosts[member].postgres.waiting.retain(|commit| !done.iter().any(|other| other.id == commit.id));
+        self.hosts[member]
+            .postgres
+            .waiting
+            .retain(|commit| !done.iter().any(|other| other.id == commit.id));
         for commit in done {
             self.judge_commit(member, commit.index, commit.id);
             self.written(member, commit.transaction, true);
@@ -419,7 +561,9 @@ impl World {
     }
 
     fn written(&mut self, member: usize, transaction: u64, done: bool) {
-        let Some(from) = self.open.get(&transaction).map(|open| open.end) else { return };
+        let Some(from) = self.open.get(&transaction).map(|open| open.end) else {
+            return;
+        };
         self.send(member, from, Message::Written { transaction, done });
     }
 
@@ -428,11 +572,17 @@ impl World {
     pub fn follow(&mut self, member: usize, upstream: usize) {
         let now = self.clock(member);
         let postgres = &mut self.hosts[member].postgres;
-        let former = postgres.receiver.take_if(|receiver| receiver.upstream != upstream);
+        let former = postgres
+            .receiver
+            .take_if(|receiver| receiver.upstream != upstream);
         postgres.upstream = Some(upstream);
         postgres.broken_since = Some(now);
         let incarnation = postgres.incarnation;
-        if let Some(Receiver { connection, upstream }) = former {
+        if let Some(Receiver {
+            connection,
+            upstream,
+        }) = former
+        {
             self.sender_ends(upstream, member, connection);
         }
         self.later(1, Happening::Knock(member, incarnation));
@@ -445,10 +595,15 @@ impl World {
         }
         postgres.upstream = None;
         let receiver = postgres.receiver.take();
-        let Some(data) = &mut postgres.data else { return failed("no data") };
+        let Some(data) = &mut postgres.data else {
+            return failed("no data");
+        };
         data.flushed = data.wal.len();
         let position = data.position();
-        if let Some(Receiver { connection, upstream }) = receiver
+        if let Some(Receiver {
+            connection,
+            upstream,
+        }) = receiver
             && self.reaches(member, upstream)
         {
             self.sender_ends(upstream, member, connection);
@@ -459,29 +614,52 @@ impl World {
     /// A standby's receiver tries to connect.
     pub fn knock(&mut self, member: usize, incarnation: u32) {
         let postgres = &self.hosts[member].postgres;
-        let wants = matches!(postgres.server, Server::Standby { .. }) && postgres.receiver.is_none();
-        let Some(upstream) = postgres.upstream.filter(|_| wants && postgres.incarnation == incarnation) else { return };
+        let wants =
+            matches!(postgres.server, Server::Standby { .. }) && postgres.receiver.is_none();
+        let Some(upstream) = postgres
+            .upstream
+            .filter(|_| wants && postgres.incarnation == incarnation)
+        else {
+            return;
+        };
         self.later(KNOCK_AGAIN, Happening::Knock(member, incarnation));
         if !self.reaches(member, upstream) {
             return;
         }
         self.connections += 1;
         let connection = self.connections;
-        self.send(member, upstream, Message::Connect { from: member, incarnation, connection });
+        self.send(
+            member,
+            upstream,
+            Message::Connect {
+                from: member,
+                incarnation,
+                connection,
+            },
+        );
     }
 
     pub fn connect(&mut self, member: usize, from: usize, incarnation: u32, connection: u32) {
         let standby = &self.hosts[from].postgres;
-        let waits = standby.incarnation == incarnation && standby.receiver.is_none() && standby.upstream == Some(member);
+        let waits = standby.incarnation == incarnation
+            && standby.receiver.is_none()
+            && standby.upstream == Some(member);
         let serves = self.hosts[member].postgres.server == Server::Primary;
-        let (Some(mine), Some(theirs)) = (&self.hosts[member].postgres.data, &standby.data) else { return };
+        let (Some(mine), Some(theirs)) = (&self.hosts[member].postgres.data, &standby.data) else {
+            return;
+        };
         if !waits || !serves || mine.system != theirs.system || !self.reaches(member, from) {
             return;
         }
         let timeline = theirs.newest_timeline();
         let heard = (mine.newest_timeline(), mine.end_of(timeline));
         let length = theirs.wal.len();
-        let follows = length == 0 || mine.wal.get(length - 1).is_some_and(|record| record.timeline == timeline) && length <= mine.flushed;
+        let follows = length == 0
+            || mine
+                .wal
+                .get(length - 1)
+                .is_some_and(|record| record.timeline == timeline)
+                && length <= mine.flushed;
         let really = mine.common(theirs) == length;
         if let Some(data) = &mut self.hosts[from].postgres.data
             && heard.0 >= data.heard.0
@@ -492,13 +670,25 @@ impl World {
             return;
         }
         if !really {
-            self.judge.blame(format!("{} follows {} although its WAL is another, and cannot know it", self.name(from), self.name(member)));
+            self.judge.blame(format!(
+                "{} follows {} although its WAL is another, and cannot know it",
+                self.name(from),
+                self.name(member)
+            ));
             return;
         }
         let postgres = &mut self.hosts[from].postgres;
-        postgres.receiver = Some(Receiver { connection, upstream: member });
+        postgres.receiver = Some(Receiver {
+            connection,
+            upstream: member,
+        });
         postgres.broken_since = None;
-        let sender = Sender { connection, streaming: false, flushed: length, busy: false };
+        let sender = Sender {
+            connection,
+            streaming: false,
+            flushed: length,
+            busy: false,
+        };
         self.hosts[member].postgres.senders.insert(from, sender);
         self.pump(member);
     }
@@ -506,7 +696,11 @@ impl World {
     // ---- copies ----
 
     /// The data of a member that leads and can be reached, or why not.
-    pub fn source(&self, member: usize, leader: &mrg_base::MemberName) -> Result<&Data, &'static str> {
+    pub fn source(
+        &self,
+        member: usize,
+        leader: &mrg_base::MemberName,
+    ) -> Result<&Data, &'static str> {
         let leader = self.number_of(leader).ok_or("unknown")?;
         let postgres = &self.hosts[leader].postgres;
         if !self.reaches(member, leader) || postgres.server != Server::Primary {
@@ -525,7 +719,13 @@ impl World {
             Err(why) => return failed(why),
         };
         let postgres = &mut self.hosts[member].postgres;
-        let Some(data) = postgres.data.as_mut().filter(|_| postgres.server == Server::Down) else { return failed("postgres runs") };
+        let Some(data) = postgres
+            .data
+            .as_mut()
+            .filter(|_| postgres.server == Server::Down)
+        else {
+            return failed("postgres runs");
+        };
         data.half_rewound = false;
         if data.timeline() == source.timeline() {
             // "source and target cluster are on the same timeline": it does nothing.
@@ -540,12 +740,19 @@ impl World {
         if self.hosts[member].postgres.disk_full {
             return Outcome::NoSpace("the disk is full".to_owned());
         }
-        let source = match self.number_of(leader).map(|leader| &self.hosts[leader].postgres) {
+        let source = match self
+            .number_of(leader)
+            .map(|leader| &self.hosts[leader].postgres)
+        {
             Some(postgres) if postgres.server == Server::Primary => postgres.data.clone(),
             _ => None,
         };
-        let reached = self.number_of(leader).is_some_and(|leader| self.reaches(member, leader));
-        let Some(source) = source.filter(|_| reached) else { return failed("the leader's server does not answer") };
+        let reached = self
+            .number_of(leader)
+            .is_some_and(|leader| self.reaches(member, leader));
+        let Some(source) = source.filter(|_| reached) else {
+            return failed("the leader's server does not answer");
+        };
         if self.hosts[member].postgres.runs() {
             return failed("postgres runs");
         }

@@ -46,7 +46,14 @@ impl World {
     pub fn begin_step(&mut self, member: usize, step: StepId, action: Action) {
         self.tell(|world| format!("{}: {action:?}", world.hosts[member].name));
         let incarnation = self.hosts[member].postgres.incarnation;
-        let running = Running { step, action: action.clone(), votes: Vec::new(), waiting: BTreeSet::new(), incarnation, pause: None };
+        let running = Running {
+            step,
+            action: action.clone(),
+            votes: Vec::new(),
+            waiting: BTreeSet::new(),
+            incarnation,
+            pause: None,
+        };
         self.agent(member).step = Some(running);
         let number = self.agent(member).number;
         let transaction = match action {
@@ -56,7 +63,11 @@ impl World {
                 Transaction::AbandonInitialize
             }
             Action::StoreSystemId(id) => {
-                let flushed = self.hosts[member].postgres.data.as_ref().map_or(0, |data| data.flushed);
+                let flushed = self.hosts[member]
+                    .postgres
+                    .data
+                    .as_ref()
+                    .map_or(0, |data| data.flushed);
                 Transaction::StoreSystemId(id, lsn(flushed))
             }
             Action::AcquireLeader => Transaction::Acquire,
@@ -65,7 +76,9 @@ impl World {
             Action::WriteSync { expected, stored } => Transaction::WriteSync(expected, stored),
             Action::ClearSwitchover { expected } => Transaction::ClearSwitchover(expected),
             Action::ResumePoolers => Transaction::DeletePause,
-            Action::ReserveTimeline { after, known } => Transaction::Reserve(mrg_base::Timeline(after.timeline.0 + 1), known),
+            Action::ReserveTimeline { after, known } => {
+                Transaction::Reserve(mrg_base::Timeline(after.timeline.0 + 1), known)
+            }
             Action::PausePoolers { .. } => {
                 self.agent(member).step.as_mut().expect("just begun").pause = Some(Pause::Reading);
                 let within = self.retry(member);
@@ -74,7 +87,10 @@ impl World {
                 return;
             }
             Action::AskPeers(peers) => return self.ask_peers(member, step, &peers),
-            Action::AwaitReceipt { candidates, position } => return self.await_receipt(member, step, &candidates, position),
+            Action::AwaitReceipt {
+                candidates,
+                position,
+            } => return self.await_receipt(member, step, &candidates, position),
             other => {
                 let wait = self.begin_local(member, &other);
                 self.later(wait, Happening::StepDone(member, number, step));
@@ -102,7 +118,14 @@ impl World {
 
     /// etcd answered a step's question, or did not.
     pub fn step_answered(&mut self, member: usize, step: StepId, answer: Option<Answer>) {
-        let Some(running) = self.agent(member).step.as_mut().filter(|running| running.step == step) else { return };
+        let Some(running) = self
+            .agent(member)
+            .step
+            .as_mut()
+            .filter(|running| running.step == step)
+        else {
+            return;
+        };
         if let Some(pause) = running.pause.take() {
             return self.pause_answered(member, step, pause, answer);
         }
@@ -122,25 +145,48 @@ impl World {
 
     // ---- poolers ----
 
-    fn pause_answered(&mut self, member: usize, step: StepId, pause: Pause, answer: Option<Answer>) {
+    fn pause_answered(
+        &mut self,
+        member: usize,
+        step: StepId,
+        pause: Pause,
+        answer: Option<Answer>,
+    ) {
         let number = self.agent(member).number;
         match (pause, answer) {
-            (Pause::Reading, Some(Answer::Keys(keys))) if keys.poolers.is_empty() => self.outcome(member, step, Outcome::Done),
+            (Pause::Reading, Some(Answer::Keys(keys))) if keys.poolers.is_empty() => {
+                self.outcome(member, step, Outcome::Done)
+            }
             (Pause::Reading, Some(Answer::Keys(_))) => {
-                let leader = self.agent(member).seen.cluster.leader.as_ref().map(|leader| leader.created);
-                let Some(leader) = leader else { return self.outcome(member, step, failed("there is no leader key")) };
+                let leader = self
+                    .agent(member)
+                    .seen
+                    .cluster
+                    .leader
+                    .as_ref()
+                    .map(|leader| leader.created);
+                let Some(leader) = leader else {
+                    return self.outcome(member, step, failed("there is no leader key"));
+                };
                 self.set_pause(member, Pause::Writing);
                 self.transact(member, step, Transaction::PutPause(leader));
             }
             (Pause::Writing, Some(Answer::Transacted(Some(request)))) => {
                 let asked = self.now;
                 self.set_pause(member, Pause::Waiting { request, asked });
-                self.later(POOLERS_HEARD_WITHIN, Happening::StepLate(member, number, step));
+                self.later(
+                    POOLERS_HEARD_WITHIN,
+                    Happening::StepLate(member, number, step),
+                );
                 self.later(POOLERS_WAIT, Happening::StepLate(member, number, step));
                 self.poolers_have_said(member, number);
             }
             (waiting @ Pause::Waiting { .. }, _) => self.set_pause(member, waiting),
-            _ => self.outcome(member, step, failed("etcd does not tell which poolers there are")),
+            _ => self.outcome(
+                member,
+                step,
+                failed("etcd does not tell which poolers there are"),
+            ),
         }
     }
 
@@ -153,11 +199,18 @@ impl World {
     /// Looks whether all poolers hold their clients.
     pub fn poolers_have_said(&mut self, member: usize, number: u32) {
         let now = self.now;
-        let Some(agent) = self.live(member, number) else { return };
+        let Some(agent) = self.live(member, number) else {
+            return;
+        };
         let seen = agent.seen.clone();
         let Some(running) = &agent.step else { return };
-        let Some(Pause::Waiting { request, asked }) = running.pause else { return };
-        let (step, may_abandon) = (running.step, running.action == Action::PausePoolers { may_abandon: true });
+        let Some(Pause::Waiting { request, asked }) = running.pause else {
+            return;
+        };
+        let (step, may_abandon) = (
+            running.step,
+            running.action == Action::PausePoolers { may_abandon: true },
+        );
         let late = now >= asked + POOLERS_HEARD_WITHIN;
         let open = |key: &crate::etcd::PoolerKey| {
             let heeds = key.pause == Some(request);
@@ -165,14 +218,21 @@ impl World {
         };
         let outcome = match () {
             () if !seen.poolers.values().any(open) => Outcome::Done,
-            () if now >= asked + POOLERS_WAIT && may_abandon => Outcome::Refused("transactions are still open".to_owned()),
+            () if now >= asked + POOLERS_WAIT && may_abandon => {
+                Outcome::Refused("transactions are still open".to_owned())
+            }
             () if now >= asked + POOLERS_WAIT => Outcome::Done,
             () => return,
         };
         if matches!(outcome, Outcome::Refused(_)) {
             let lease = self.agent(member).node.lease().map(|lease| lease.id);
             if let Some(lease) = lease {
-                let call = self.ask_etcd(member, number, 2_000, Ask::Transact(lease, Transaction::DeletePause));
+                let call = self.ask_etcd(
+                    member,
+                    number,
+                    2_000,
+                    Ask::Transact(lease, Transaction::DeletePause),
+                );
                 self.agent(member).calls.insert(call, Call::Last);
             }
         }
@@ -183,7 +243,10 @@ impl World {
 
     fn ask_peers(&mut self, member: usize, step: StepId, peers: &BTreeSet<MemberName>) {
         let number = self.agent(member).number;
-        let peers: BTreeSet<usize> = peers.iter().filter_map(|name| self.number_of(name)).collect();
+        let peers: BTreeSet<usize> = peers
+            .iter()
+            .filter_map(|name| self.number_of(name))
+            .collect();
         if let Some(running) = &mut self.agent(member).step {
             running.waiting.clone_from(&peers);
         }
@@ -192,13 +255,32 @@ impl World {
             return;
         }
         for peer in peers {
-            self.send(member, peer, Message::Vote { from: member, agent: number, step });
+            self.send(
+                member,
+                peer,
+                Message::Vote {
+                    from: member,
+                    agent: number,
+                    step,
+                },
+            );
         }
         self.later(VOTE_WITHIN, Happening::StepLate(member, number, step));
     }
 
-    pub fn voted(&mut self, member: usize, from: usize, number: u32, step: StepId, vote: Option<Vote>) {
-        let Some(running) = self.live(member, number).and_then(|agent| agent.step.as_mut()).filter(|running| running.step == step) else {
+    pub fn voted(
+        &mut self,
+        member: usize,
+        from: usize,
+        number: u32,
+        step: StepId,
+        vote: Option<Vote>,
+    ) {
+        let Some(running) = self
+            .live(member, number)
+            .and_then(|agent| agent.step.as_mut())
+            .filter(|running| running.step == step)
+        else {
             return;
         };
         if running.waiting.remove(&from) {
@@ -210,30 +292,74 @@ impl World {
         }
     }
 
-    fn await_receipt(&mut self, member: usize, step: StepId, candidates: &BTreeSet<MemberName>, past: mrg_base::Position) {
+    fn await_receipt(
+        &mut self,
+        member: usize,
+        step: StepId,
+        candidates: &BTreeSet<MemberName>,
+        past: mrg_base::Position,
+    ) {
         let number = self.agent(member).number;
         let within = self.retry(member).min(3_000);
         let until = self.now + within;
-        let candidates: Vec<usize> = candidates.iter().filter_map(|name| self.number_of(name)).collect();
+        let candidates: Vec<usize> = candidates
+            .iter()
+            .filter_map(|name| self.number_of(name))
+            .collect();
         for candidate in candidates {
-            self.send(member, candidate, Message::Receipt { from: member, agent: number, step, past, until });
+            self.send(
+                member,
+                candidate,
+                Message::Receipt {
+                    from: member,
+                    agent: number,
+                    step,
+                    past,
+                    until,
+                },
+            );
         }
         self.later(within, Happening::StepLate(member, number, step));
     }
 
     /// A candidate is asked whether it has WAL past a position; it answers once it has.
     pub fn receipt_asked(&mut self, member: usize, message: Message) {
-        let Message::Receipt { from, agent, step, past, until } = message else { return };
+        let Message::Receipt {
+            from,
+            agent,
+            step,
+            past,
+            until,
+        } = message
+        else {
+            return;
+        };
         if self.hosts[member].agent.is_none() || self.now > until {
             return;
         }
         let postgres = &self.hosts[member].postgres;
         let has = matches!(postgres.server, Server::Standby { .. })
-            && postgres.data.as_ref().is_some_and(|data| lsn(data.flushed).0 > past.flushed.0);
+            && postgres
+                .data
+                .as_ref()
+                .is_some_and(|data| lsn(data.flushed).0 > past.flushed.0);
         if has {
             self.send(member, from, Message::Received { agent, step });
         } else {
-            self.later(10, Happening::Arrives { from, to: member, message: Box::new(Message::Receipt { from, agent, step, past, until }) });
+            self.later(
+                10,
+                Happening::Arrives {
+                    from,
+                    to: member,
+                    message: Box::new(Message::Receipt {
+                        from,
+                        agent,
+                        step,
+                        past,
+                        until,
+                    }),
+                },
+            );
         }
     }
 
@@ -245,7 +371,11 @@ impl World {
 
     /// The time for answers is over.
     pub fn step_late(&mut self, member: usize, number: u32, step: StepId) {
-        let Some(running) = self.live(member, number).and_then(|agent| agent.step.as_mut()).filter(|running| running.step == step) else {
+        let Some(running) = self
+            .live(member, number)
+            .and_then(|agent| agent.step.as_mut())
+            .filter(|running| running.step == step)
+        else {
             return;
         };
         match running.action {
@@ -253,7 +383,9 @@ impl World {
                 let votes = std::mem::take(&mut running.votes);
                 self.outcome(member, step, Outcome::Votes(votes));
             }
-            Action::AwaitReceipt { .. } => self.outcome(member, step, failed("not received in time")),
+            Action::AwaitReceipt { .. } => {
+                self.outcome(member, step, failed("not received in time"))
+            }
             Action::PausePoolers { .. } => self.poolers_have_said(member, number),
             _ => {}
         }
@@ -289,8 +421,14 @@ impl World {
             }
             Action::BaseBackup(_) => self.takes(delays.copy),
             Action::ConfirmLeader(leader) => {
-                let reached = self.number_of(leader).is_some_and(|leader| self.reaches(member, leader));
-                if reached { self.random.between(2, 10) } else { 1_000 }
+                let reached = self
+                    .number_of(leader)
+                    .is_some_and(|leader| self.reaches(member, leader));
+                if reached {
+                    self.random.between(2, 10)
+                } else {
+                    1_000
+                }
             }
             _ => self.random.between(1, 10),
         }
@@ -303,7 +441,11 @@ impl World {
 
     /// What was begun is done, or has failed.
     pub fn step_done(&mut self, member: usize, number: u32, step: StepId) {
-        let Some(running) = self.live(member, number).and_then(|agent| agent.step.as_ref()).filter(|running| running.step == step) else {
+        let Some(running) = self
+            .live(member, number)
+            .and_then(|agent| agent.step.as_ref())
+            .filter(|running| running.step == step)
+        else {
             return;
         };
         let (action, incarnation) = (running.action.clone(), running.incarnation);
@@ -322,13 +464,17 @@ impl World {
                 self.hosts[member].postgres.data = Some(crate::postgres::Data::new(system));
                 Outcome::Done
             }
-            Action::Start(_) | Action::Follow(_) | Action::PostBootstrap | Action::Checkpoint => self.complete_running(member, action),
+            Action::Start(_) | Action::Follow(_) | Action::PostBootstrap | Action::Checkpoint => {
+                self.complete_running(member, action)
+            }
             Action::Stop(StopMode::Kill) => {
                 self.kill_server(member);
                 Outcome::Done
             }
             Action::Stop(StopMode::Fast) => self.server_stopped(member),
-            Action::Promote | Action::SetSyncNames(_) => self.complete_position(member, incarnation),
+            Action::Promote | Action::SetSyncNames(_) => {
+                self.complete_position(member, incarnation)
+            }
             Action::StopReceiver => self.receiver_stopped(member),
             Action::ConfirmLeader(leader) => match self.source(member, leader) {
                 Ok(_) => Outcome::Done,
@@ -348,7 +494,9 @@ impl World {
     fn complete_running(&mut self, member: usize, action: &Action) -> Outcome {
         match action {
             Action::Follow(leader) => {
-                let Some(upstream) = self.number_of(leader) else { return failed("its address is not known") };
+                let Some(upstream) = self.number_of(leader) else {
+                    return failed("its address is not known");
+                };
                 self.follow(member, upstream);
                 Outcome::Done
             }
@@ -359,7 +507,8 @@ impl World {
 
     fn complete_position(&mut self, member: usize, incarnation: u32) -> Outcome {
         let postgres = &self.hosts[member].postgres;
-        let same = postgres.incarnation == incarnation && matches!(postgres.server, Server::Primary | Server::Standby { .. });
+        let same = postgres.incarnation == incarnation
+            && matches!(postgres.server, Server::Primary | Server::Standby { .. });
         match &postgres.data {
             Some(data) if same => Outcome::At(data.position()),
             _ => failed("postgres does not run"),
@@ -368,7 +517,11 @@ impl World {
 
     pub fn abort_step(&mut self, member: usize, step: StepId) {
         let agent = self.agent(member);
-        if agent.step.as_ref().is_some_and(|running| running.step == step) {
+        if agent
+            .step
+            .as_ref()
+            .is_some_and(|running| running.step == step)
+        {
             agent.step = None;
         }
     }
@@ -377,7 +530,11 @@ impl World {
 
     pub fn arm(&mut self, member: usize, by: Option<Moment>) {
         let generation = self.hosts[member].fence.generation + 1;
-        self.hosts[member].fence = Fence { deadline: by, fired: false, generation };
+        self.hosts[member].fence = Fence {
+            deadline: by,
+            fired: false,
+            generation,
+        };
         if let Some(by) = by {
             let at = self.when(member, by - mrg_base::Millis(150));
             self.at(at, Happening::Fence(member, generation));
@@ -397,11 +554,15 @@ impl World {
         }
     }
 
-    /// A machine goes on: its fence finds its deadline passed before anything else runs. (What proof.md says of suspension.)
+    /// A machine goes on: its fence finds its deadline passed before anything else runs. (What
+    /// proof.md says of suspension.)
     pub fn thaw(&mut self, member: usize) {
         let now = self.clock(member);
         let fence = self.hosts[member].fence;
-        if fence.deadline.is_some_and(|deadline| now >= deadline - mrg_base::Millis(150)) {
+        if fence
+            .deadline
+            .is_some_and(|deadline| now >= deadline - mrg_base::Millis(150))
+        {
             self.enforce(member, fence.generation);
         }
     }
@@ -416,7 +577,10 @@ impl World {
     pub fn tell_agent_of_exit(&mut self, member: usize) {
         if let Some(agent) = &self.hosts[member].agent {
             let number = agent.number;
-            self.later(1, Happening::Agent(member, number, Box::new(Event::PostmasterGone)));
+            self.later(
+                1,
+                Happening::Agent(member, number, Box::new(Event::PostmasterGone)),
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The world that members live in: its time, its network, its machines, and everything that is about to happen.
+//! The world that members live in: its time, its network, its machines, and everything that is
+//! about to happen.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
@@ -42,39 +43,100 @@ pub(super) enum Answer {
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     /// Vote, please.
-    Vote { from: usize, agent: u32, step: StepId },
+    Vote {
+        from: usize,
+        agent: u32,
+        step: StepId,
+    },
     /// A vote.
-    Voted { agent: u32, step: StepId, vote: Option<mrg_election::Vote> },
+    Voted {
+        agent: u32,
+        step: StepId,
+        vote: Option<mrg_election::Vote>,
+    },
     /// Have you WAL past this?
-    Receipt { from: usize, agent: u32, step: StepId, past: Position, until: u64 },
+    Receipt {
+        from: usize,
+        agent: u32,
+        step: StepId,
+        past: Position,
+        until: u64,
+    },
     /// Yes.
     Received { agent: u32, step: StepId },
     /// Promise, please.
-    Promise { from: usize, agent: u32, lease: Option<LeaseId>, ttl: Millis, round: u64 },
+    Promise {
+        from: usize,
+        agent: u32,
+        lease: Option<LeaseId>,
+        ttl: Millis,
+        round: u64,
+    },
     /// A promise, or none.
-    Promised { agent: u32, round: u64, from: usize, given: bool },
+    Promised {
+        agent: u32,
+        round: u64,
+        from: usize,
+        given: bool,
+    },
     /// A promise is not counted on any more.
     Withdraw { lease: LeaseId, round: u64 },
     /// A standby's receiver knocks.
-    Connect { from: usize, incarnation: u32, connection: u32 },
+    Connect {
+        from: usize,
+        incarnation: u32,
+        connection: u32,
+    },
     /// WAL up to here is yours.
-    Wal { connection: u32, after: usize, records: Vec<Record> },
+    Wal {
+        connection: u32,
+        after: usize,
+        records: Vec<Record>,
+    },
     /// This standby has flushed so much.
-    Flushed { from: usize, connection: u32, upto: usize },
+    Flushed {
+        from: usize,
+        connection: u32,
+        upto: usize,
+    },
     /// What are you?
-    Probe { pooler: usize, number: u32, probe: u64, until: u64 },
+    Probe {
+        pooler: usize,
+        number: u32,
+        probe: u64,
+        until: u64,
+    },
     /// It is this.
-    Found { pooler: usize, number: u32, probe: u64, finding: Finding, server: (usize, u32) },
+    Found {
+        pooler: usize,
+        number: u32,
+        probe: u64,
+        finding: Finding,
+        server: (usize, u32),
+    },
     /// Do you lead?
-    Vouch { pooler: usize, number: u32, key: mrg_election::Revision },
+    Vouch {
+        pooler: usize,
+        number: u32,
+        key: mrg_election::Revision,
+    },
     /// Yes or no.
-    Vouched { pooler: usize, number: u32, key: mrg_election::Revision, leads: bool },
+    Vouched {
+        pooler: usize,
+        number: u32,
+        key: mrg_election::Revision,
+        leads: bool,
+    },
     /// A write.
     Write { transaction: u64, from: usize },
     /// What came of it.
     Written { transaction: u64, done: bool },
     /// The server closed the connection that a pooler keeps an eye on.
-    Closed { pooler: usize, number: u32, server: (usize, u32) },
+    Closed {
+        pooler: usize,
+        number: u32,
+        server: (usize, u32),
+    },
 }
 
 /// Something that is about to happen.
@@ -88,13 +150,40 @@ pub(super) enum Happening {
     Agent(usize, u32, Box<Event>),
     Fence(usize, u32),
     Thaw(usize),
-    Request { from: usize, number: u32, call: u64, ask: Box<Ask> },
-    Resent { from: usize, number: u32, call: u64, ask: Box<Ask> },
-    Reply { to: usize, number: u32, call: u64, answer: Answer },
-    Overdue { who: usize, number: u32, call: u64 },
-    News { to: usize, number: u32, keys: Rc<Keys> },
+    Request {
+        from: usize,
+        number: u32,
+        call: u64,
+        ask: Box<Ask>,
+    },
+    Resent {
+        from: usize,
+        number: u32,
+        call: u64,
+        ask: Box<Ask>,
+    },
+    Reply {
+        to: usize,
+        number: u32,
+        call: u64,
+        answer: Answer,
+    },
+    Overdue {
+        who: usize,
+        number: u32,
+        call: u64,
+    },
+    News {
+        to: usize,
+        number: u32,
+        keys: Rc<Keys>,
+    },
     Expire(LeaseId),
-    Arrives { from: usize, to: usize, message: Box<Message> },
+    Arrives {
+        from: usize,
+        to: usize,
+        message: Box<Message>,
+    },
     ServerUp(usize, u32, bool),
     Replayed(usize, u32),
     Promoted(usize, u32),
@@ -112,7 +201,11 @@ pub(super) enum Happening {
     StartPooler(usize),
     Help,
     Forget(u64),
-    Late { from: usize, to: usize, message: Box<Message> },
+    Late {
+        from: usize,
+        to: usize,
+        message: Box<Message>,
+    },
     ConnectionTimeout(usize, usize),
     SenderGone(usize, usize, u32),
     ReceiverGone(usize, u32),
@@ -175,13 +268,20 @@ pub(super) struct Host {
 impl Host {
     /// Whether there are no files here that tell of a cluster.
     pub fn has_nothing(&self) -> bool {
-        self.postgres.data.as_ref().is_none_or(|data| data.unfinished)
+        self.postgres
+            .data
+            .as_ref()
+            .is_none_or(|data| data.unfinished)
     }
 
     /// Whether the files here are of another cluster, and only `initialize` says so.
     pub fn may_pass_for_another(&self) -> bool {
         let knows = |agent: &Agent| agent.node.view(Moment(0)).memory.system_id.is_some();
-        self.postgres.data.as_ref().is_some_and(|data| data.system == FOREIGN) && !self.agent.as_ref().is_some_and(knows)
+        self.postgres
+            .data
+            .as_ref()
+            .is_some_and(|data| data.system == FOREIGN)
+            && !self.agent.as_ref().is_some_and(knows)
     }
 }
 
@@ -220,8 +320,9 @@ const RESENT: u64 = 400;
 
 impl World {
     pub fn new(schedule: Schedule, tell: bool) -> Self {
-        let names: Vec<MemberName> =
-            (1..=schedule.members).map(|number| MemberName::new(&format!("m{number}")).expect("a legal name")).collect();
+        let names: Vec<MemberName> = (1..=schedule.members)
+            .map(|number| MemberName::new(&format!("m{number}")).expect("a legal name"))
+            .collect();
         let ends = schedule.members + 1 + schedule.poolers;
         let host = |(index, name): (usize, MemberName)| Host {
             name,
@@ -280,7 +381,10 @@ impl World {
         }
         self.expect_fault(0);
         for client in 0..3 {
-            self.at(1_000 + client, Happening::Think(usize::try_from(client).unwrap_or(0)));
+            self.at(
+                1_000 + client,
+                Happening::Think(usize::try_from(client).unwrap_or(0)),
+            );
         }
     }
 
@@ -296,7 +400,11 @@ impl World {
 
     pub fn at(&mut self, at: u64, what: Happening) {
         self.order += 1;
-        self.queue.push(Reverse(Entry { at: at.max(self.now), order: self.order, what }));
+        self.queue.push(Reverse(Entry {
+            at: at.max(self.now),
+            order: self.order,
+            what,
+        }));
     }
 
     pub fn later(&mut self, wait: u64, what: Happening) {
@@ -311,7 +419,9 @@ impl World {
 
     /// The next thing happens; false if there is nothing more.
     pub fn advance(&mut self) -> bool {
-        let Some(Reverse(entry)) = self.queue.pop() else { return false };
+        let Some(Reverse(entry)) = self.queue.pop() else {
+            return false;
+        };
         self.now = entry.at;
         self.judge.events += 1;
         self.happen(entry.what);
@@ -320,7 +430,8 @@ impl World {
 
     /// A member's clock.
     pub fn clock(&self, member: usize) -> Moment {
-        let skewed = i128::from(self.now) + i128::from(self.now) * i128::from(self.hosts[member].skew) / 1_000_000;
+        let skewed = i128::from(self.now)
+            + i128::from(self.now) * i128::from(self.hosts[member].skew) / 1_000_000;
         Moment(EPOCH + u64::try_from(skewed).unwrap_or(0))
     }
 
@@ -335,7 +446,8 @@ impl World {
     /// A length of etcd's time in the world's.
     pub fn etcd_time(&self, length: u64) -> u64 {
         let skew = self.schedule.skew[self.hosts.len()];
-        u64::try_from(i128::from(length) * 1_000_000 / i128::from(1_000_000 + skew)).unwrap_or(length)
+        u64::try_from(i128::from(length) * 1_000_000 / i128::from(1_000_000 + skew))
+            .unwrap_or(length)
     }
 
     /// Whether a message gets from one end to the other, and after how long.
@@ -343,12 +455,26 @@ impl World {
         if from == to {
             return Some(0);
         }
-        if self.cut[from][to] > 0 || self.random.chance(if self.healed { 0 } else { self.schedule.delays.lost }) {
+        if self.cut[from][to] > 0
+            || self.random.chance(if self.healed {
+                0
+            } else {
+                self.schedule.delays.lost
+            })
+        {
             return None;
         }
         let (usual, most) = self.schedule.delays.network;
-        let slow = if self.now < self.slow_until { self.random.between(20, 600) } else { 0 };
-        Some(self.random.skewed(usual, if self.healed { usual } else { most }) + slow)
+        let slow = if self.now < self.slow_until {
+            self.random.between(20, 600)
+        } else {
+            0
+        };
+        Some(
+            self.random
+                .skewed(usual, if self.healed { usual } else { most })
+                + slow,
+        )
     }
 
     /// The same over a connection that stands: nothing is lost, unless the way is cut.
@@ -362,13 +488,21 @@ impl World {
     /// Sends a message, which may get lost.
     pub fn send(&mut self, from: usize, to: usize, message: Message) {
         if let Some(wait) = self.way(from, to) {
-            self.later(wait, Happening::Arrives { from, to, message: Box::new(message) });
+            self.later(
+                wait,
+                Happening::Arrives {
+                    from,
+                    to,
+                    message: Box::new(message),
+                },
+            );
         }
     }
 
     /// How long something takes.
     pub fn takes(&mut self, (usual, most): (u64, u64)) -> u64 {
-        self.random.skewed(usual, if self.healed { usual } else { most })
+        self.random
+            .skewed(usual, if self.healed { usual } else { most })
     }
 
     /// Whether a member's machine runs and is not standing still; if it stands, until when.
@@ -396,7 +530,9 @@ impl World {
         if self.story.is_some() {
             let line = line(self);
             let now = self.now;
-            self.story.iter_mut().for_each(|story| story.push((now, line.clone())));
+            self.story
+                .iter_mut()
+                .for_each(|story| story.push((now, line.clone())));
         }
     }
 
@@ -411,15 +547,23 @@ impl World {
             | Happening::Agent(member, ..)
             | Happening::StepDone(member, ..)
             | Happening::StepLate(member, ..) => self.agent_standing(*member),
-            Happening::Backstop(member, ..) if *member < self.hosts.len() => self.agent_standing(*member),
-            Happening::News { to, .. } | Happening::Reply { to, .. } if *to < self.hosts.len() => self.agent_standing(*to),
+            Happening::Backstop(member, ..) if *member < self.hosts.len() => {
+                self.agent_standing(*member)
+            }
+            Happening::News { to, .. } | Happening::Reply { to, .. } if *to < self.hosts.len() => {
+                self.agent_standing(*to)
+            }
             Happening::Overdue { who, .. } if *who < self.hosts.len() => self.agent_standing(*who),
-            Happening::Arrives { to, message, .. } if *to < self.hosts.len() => match message.as_ref() {
-                Message::Connect { .. } | Message::Wal { .. } | Message::Flushed { .. } | Message::Probe { .. } | Message::Write { .. } => {
-                    self.standing(*to)
+            Happening::Arrives { to, message, .. } if *to < self.hosts.len() => {
+                match message.as_ref() {
+                    Message::Connect { .. }
+                    | Message::Wal { .. }
+                    | Message::Flushed { .. }
+                    | Message::Probe { .. }
+                    | Message::Write { .. } => self.standing(*to),
+                    _ => self.agent_standing(*to),
                 }
-                _ => self.agent_standing(*to),
-            },
+            }
             Happening::Fence(member, _)
             | Happening::ServerUp(member, ..)
             | Happening::Replayed(member, _)
@@ -429,14 +573,18 @@ impl World {
             | Happening::Names(member, ..)
             | Happening::Knock(member, _)
             | Happening::Look(member, _) => self.standing(*member),
-            Happening::Pooler(pooler, _) | Happening::PoolerSet(pooler, ..) | Happening::PoolerPause(pooler, ..) => {
-                self.pooler_standing(*pooler)
-            }
+            Happening::Pooler(pooler, _)
+            | Happening::PoolerSet(pooler, ..)
+            | Happening::PoolerPause(pooler, ..) => self.pooler_standing(*pooler),
             Happening::Backstop(end, ..)
             | Happening::News { to: end, .. }
             | Happening::Reply { to: end, .. }
-            | Happening::Overdue { who: end, .. } => self.pooler_standing(end - self.hosts.len() - 1),
-            Happening::Arrives { to, .. } if *to > self.hosts.len() => self.pooler_standing(to - self.hosts.len() - 1),
+            | Happening::Overdue { who: end, .. } => {
+                self.pooler_standing(end - self.hosts.len() - 1)
+            }
+            Happening::Arrives { to, .. } if *to > self.hosts.len() => {
+                self.pooler_standing(to - self.hosts.len() - 1)
+            }
             _ => None,
         };
         match until {
@@ -454,7 +602,9 @@ impl World {
     }
 
     fn happen(&mut self, what: Happening) {
-        let Some(what) = self.postponed(what) else { return };
+        let Some(what) = self.postponed(what) else {
+            return;
+        };
         match what {
             Happening::Fault(index, plan) => self.fault_due(index, plan),
             Happening::Undo(fault) => self.undo(fault),
@@ -464,18 +614,35 @@ impl World {
             Happening::Agent(member, agent, event) => self.input(member, agent, *event),
             Happening::Fence(member, generation) => self.enforce(member, generation),
             Happening::Thaw(member) => self.thaw(member),
-            Happening::Request { from, number, call, ask } => self.asked_of_etcd(from, number, call, *ask),
-            Happening::Resent { from, number, call, ask } => {
+            Happening::Request {
+                from,
+                number,
+                call,
+                ask,
+            } => self.asked_of_etcd(from, number, call, *ask),
+            Happening::Resent {
+                from,
+                number,
+                call,
+                ask,
+            } => {
                 if self.cut[from][self.etcd_end()] == 0 {
                     self.asked_of_etcd(from, number, call, *ask);
                 }
             }
-            Happening::Reply { to, number, call, answer } => self.answered(to, number, call, Some(answer)),
+            Happening::Reply {
+                to,
+                number,
+                call,
+                answer,
+            } => self.answered(to, number, call, Some(answer)),
             Happening::Overdue { who, number, call } => self.answered(who, number, call, None),
             Happening::News { to, number, keys } => self.news(to, number, keys),
             Happening::Expire(lease) => self.expire(lease),
             Happening::Arrives { from, to, message } => self.arrives(from, to, *message),
-            Happening::ServerUp(member, incarnation, primary) => self.server_up(member, incarnation, primary),
+            Happening::ServerUp(member, incarnation, primary) => {
+                self.server_up(member, incarnation, primary)
+            }
             Happening::Replayed(member, incarnation) => self.replayed(member, incarnation),
             Happening::Promoted(member, incarnation) => self.promoted(member, incarnation),
             Happening::Stopped(member, incarnation) => self.stopped(member, incarnation),
@@ -487,15 +654,23 @@ impl World {
             Happening::StepLate(member, agent, step) => self.step_late(member, agent, step),
             Happening::Backstop(end, number, read) => self.backstop(end, number, read),
             Happening::Pooler(pooler, number) => self.pooler_tick(pooler, number),
-            Happening::PoolerSet(pooler, number, setting) => self.pooler_set(pooler, number, setting),
-            Happening::PoolerPause(pooler, number, pause) => self.pooler_paused(pooler, number, pause),
+            Happening::PoolerSet(pooler, number, setting) => {
+                self.pooler_set(pooler, number, setting)
+            }
+            Happening::PoolerPause(pooler, number, pause) => {
+                self.pooler_paused(pooler, number, pause)
+            }
             Happening::StartPooler(pooler) => self.start_pooler(pooler),
             Happening::Help => self.help(),
             Happening::Forget(transaction) => self.transaction_ends(transaction, false),
             Happening::Late { from, to, message } => self.late(from, to, *message),
             Happening::ConnectionTimeout(from, to) => self.connection_times_out(from, to),
-            Happening::SenderGone(primary, standby, connection) => self.sender_ends(primary, standby, connection),
-            Happening::ReceiverGone(standby, connection) => self.receiver_breaks(standby, connection),
+            Happening::SenderGone(primary, standby, connection) => {
+                self.sender_ends(primary, standby, connection)
+            }
+            Happening::ReceiverGone(standby, connection) => {
+                self.receiver_breaks(standby, connection)
+            }
             Happening::Boot(member, boot) => self.boot(member, boot),
         }
     }
@@ -505,13 +680,37 @@ impl World {
         let call = self.call();
         let etcd = self.etcd_end();
         if let Some(wait) = self.way(from, etcd) {
-            self.later(wait, Happening::Request { from, number, call, ask: Box::new(ask) });
+            self.later(
+                wait,
+                Happening::Request {
+                    from,
+                    number,
+                    call,
+                    ask: Box::new(ask),
+                },
+            );
         } else if self.cut[from][etcd] > 0 && self.random.chance(RESENT) {
-            // TCP sends it again, until it gets there or whoever asked gives up: it may be done long after the answer is waited for.
+            // TCP sends it again, until it gets there or whoever asked gives up: it may be done
+            // long after the answer is waited for.
             let wait = self.random.between(200, within.max(201));
-            self.later(wait, Happening::Resent { from, number, call, ask: Box::new(ask) });
+            self.later(
+                wait,
+                Happening::Resent {
+                    from,
+                    number,
+                    call,
+                    ask: Box::new(ask),
+                },
+            );
         }
-        self.later(within, Happening::Overdue { who: from, number, call });
+        self.later(
+            within,
+            Happening::Overdue {
+                who: from,
+                number,
+                call,
+            },
+        );
         call
     }
 
@@ -552,12 +751,22 @@ impl World {
         };
         let etcd = self.etcd_end();
         if let Some(wait) = self.way(etcd, from) {
-            self.later(wait, Happening::Reply { to: from, number, call, answer });
+            self.later(
+                wait,
+                Happening::Reply {
+                    to: from,
+                    number,
+                    call,
+                    answer,
+                },
+            );
         }
     }
 
     fn expire(&mut self, id: LeaseId) {
-        let Some(lease) = self.etcd.lease(id) else { return };
+        let Some(lease) = self.etcd.lease(id) else {
+            return;
+        };
         let ends = lease.ends.max(self.etcd_silent_until);
         if ends > self.now || self.now < self.etcd_silent_until {
             self.at(ends.max(self.now + 1), Happening::Expire(id));
@@ -576,7 +785,11 @@ impl World {
         let etcd = self.etcd_end();
         for end in 0..self.news_at.len() {
             let watcher = if end < self.hosts.len() {
-                self.hosts[end].agent.as_ref().filter(|agent| agent.watch.open).map(|agent| agent.number)
+                self.hosts[end]
+                    .agent
+                    .as_ref()
+                    .filter(|agent| agent.watch.open)
+                    .map(|agent| agent.number)
             } else if end > etcd {
                 let pooler = &self.poolers[end - etcd - 1];
                 (pooler.up && pooler.watch.open).then_some(pooler.number)
@@ -584,11 +797,24 @@ impl World {
                 None
             };
             let Some(number) = watcher else { continue };
-            let Some(wait) = self.steady_way(etcd, end) else { continue };
-            let late = if end < self.hosts.len() { self.hosts[end].watch_lags_until } else { 0 };
+            let Some(wait) = self.steady_way(etcd, end) else {
+                continue;
+            };
+            let late = if end < self.hosts.len() {
+                self.hosts[end].watch_lags_until
+            } else {
+                0
+            };
             let at = (self.now + wait).max(late).max(self.news_at[end]);
             self.news_at[end] = at;
-            self.at(at, Happening::News { to: end, number, keys: keys.clone() });
+            self.at(
+                at,
+                Happening::News {
+                    to: end,
+                    number,
+                    keys: keys.clone(),
+                },
+            );
         }
     }
 }

@@ -1,16 +1,22 @@
-//! Every view of a bounded world: a decision is made, it is about what its rule says it is about, it promotes nobody who may not lead, and wherever its
-//! steps are interrupted the next decisions come to rest.
+//! Every view of a bounded world: a decision is made, it is about what its rule says it is about,
+//! it promotes nobody who may not lead, and wherever its steps are interrupted the next decisions
+//! come to rest.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends with the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends with the first surprise"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_election::sync::{self, Names, Stored};
 use mrg_election::{
-    Action, Cluster, DataDirectory, DcsView, Decision, Failsafe, Initialize, LeaderKey, Lease, LeaseId, Member, Memory, Mode, Part,
-    Postgres, Primary, RULES, Race, Replication, Revision, Settings, Standby, StartAs, StopMode, SwitchoverRequest, View, Vote,
-    WalReceiver, WalSender, Why, decide,
+    Action, Cluster, DataDirectory, DcsView, Decision, Failsafe, Initialize, LeaderKey, Lease,
+    LeaseId, Member, Memory, Mode, Part, Postgres, Primary, RULES, Race, Replication, Revision,
+    Settings, Standby, StartAs, StopMode, SwitchoverRequest, View, Vote, WalReceiver, WalSender,
+    Why, decide,
 };
 
 const NOW: Moment = Moment(1_000_000);
@@ -22,7 +28,10 @@ fn name(text: &str) -> MemberName {
 }
 
 fn at(flushed: u64) -> Position {
-    Position { timeline: Timeline(1), flushed: Lsn(flushed) }
+    Position {
+        timeline: Timeline(1),
+        flushed: Lsn(flushed),
+    }
 }
 
 /// What a [`View`] borrows.
@@ -62,7 +71,8 @@ impl World {
     }
 }
 
-/// Each list of choices, one after the other, from a number: a mixed-radix count through all of them.
+/// Each list of choices, one after the other, from a number: a mixed-radix count through all of
+/// them.
 struct Choice(u64);
 
 impl Choice {
@@ -84,7 +94,12 @@ fn world(number: u64) -> Option<World> {
     let mode = choice.of(&[Mode::Async, Mode::Sync, Mode::Quorum]);
     let strict = choice.of(&[false, true]);
     let lease_until = choice.of(&[None, Some(NOW + Millis(5_000)), Some(NOW - Millis(1))]);
-    let leader = choice.of(&[None, Some(("a", MINE)), Some(("a", OTHER)), Some(("b", OTHER))]);
+    let leader = choice.of(&[
+        None,
+        Some(("a", MINE)),
+        Some(("a", OTHER)),
+        Some(("b", OTHER)),
+    ]);
     let initialize = choice.of(&[
         Some(Initialize::Done(42)),
         Some(Initialize::Done(7)),
@@ -100,7 +115,13 @@ fn world(number: u64) -> Option<World> {
         Some(("b", &["c"][..], 0)),
     ]);
     let postgres = postgres(&mut choice);
-    let race = choice.of(&[None, Some(None), Some(Some(None)), Some(Some(Some(100))), Some(Some(Some(101)))]);
+    let race = choice.of(&[
+        None,
+        Some(None),
+        Some(Some(None)),
+        Some(Some(Some(100))),
+        Some(Some(Some(101))),
+    ]);
     let reach = choice.of(&["read", "away", "unread"]);
     let promised = choice.of(&[false, true]);
     let held = choice.of(&[false, true]);
@@ -110,16 +131,41 @@ fn world(number: u64) -> Option<World> {
     if choice.0 > 0 {
         return None;
     }
-    let member = |lease, primary| Member { lease, running: true, primary, position: Some(at(100)), may_lead: true, may_sync: true };
-    let others =
-        BTreeMap::from([(name("b"), member(OTHER, leader.is_some_and(|(who, _)| who == "b"))), (name("c"), member(LeaseId(3), false))]);
+    let member = |lease, primary| Member {
+        lease,
+        running: true,
+        primary,
+        position: Some(at(100)),
+        may_lead: true,
+        may_sync: true,
+    };
+    let others = BTreeMap::from([
+        (
+            name("b"),
+            member(OTHER, leader.is_some_and(|(who, _)| who == "b")),
+        ),
+        (name("c"), member(LeaseId(3), false)),
+    ]);
     let mut members = others;
     members.insert(name("a"), member(MINE, false));
     let cluster = Cluster {
         revision: Revision(10),
         initialize,
-        leader: leader.map(|(who, lease)| LeaderKey { member: name(who), lease, created: Revision(5) }),
-        sync: stored.map(|(leader, voters, quorum)| (Revision(7), Stored { leader: name(leader), voters: names_of(voters), quorum })),
+        leader: leader.map(|(who, lease)| LeaderKey {
+            member: name(who),
+            lease,
+            created: Revision(5),
+        }),
+        sync: stored.map(|(leader, voters, quorum)| {
+            (
+                Revision(7),
+                Stored {
+                    leader: name(leader),
+                    voters: names_of(voters),
+                    quorum,
+                },
+            )
+        }),
         members,
         switchover: request.map(|(from, to)| SwitchoverRequest {
             leader: Some(name(from)),
@@ -129,33 +175,73 @@ fn world(number: u64) -> Option<World> {
         optime: Some(Lsn(100)),
         timeline: None,
         timeline_of: None,
-        failsafe: Some(Failsafe { members: names_of(if listed { &["a", "b", "c"] } else { &["b", "c"] }), ..Failsafe::default() }),
+        failsafe: Some(Failsafe {
+            members: names_of(if listed {
+                &["a", "b", "c"]
+            } else {
+                &["b", "c"]
+            }),
+            ..Failsafe::default()
+        }),
         expected: None,
     };
     let ttl = Millis::seconds(10);
     let votes = |flushed: Option<u64>| {
-        flushed.map(|flushed| Vote { member: name("c"), position: at(flushed), candidate: Some(1) }).into_iter().collect()
+        flushed
+            .map(|flushed| Vote {
+                member: name("c"),
+                position: at(flushed),
+                candidate: Some(1),
+            })
+            .into_iter()
+            .collect()
     };
     let names = match &postgres {
         Postgres::Primary(primary) => primary.names.clone().unwrap(),
-        _ => Names::Any { count: 1, members: names_of(&["b", "c"]) },
+        _ => Names::Any {
+            count: 1,
+            members: names_of(&["b", "c"]),
+        },
     };
     Some(World {
         names,
         me: name("a"),
-        settings: Settings { replication: Replication { mode, count: 1, strict }, ..Settings::default() },
-        lease: lease_until.map(|valid_until| Lease { id: MINE, requested: ttl, ttl, valid_until }),
+        settings: Settings {
+            replication: Replication {
+                mode,
+                count: 1,
+                strict,
+            },
+            ..Settings::default()
+        },
+        lease: lease_until.map(|valid_until| Lease {
+            id: MINE,
+            requested: ttl,
+            ttl,
+            valid_until,
+        }),
         dcs: match reach {
             "read" => DcsView::Read(cluster),
-            "away" => DcsView::Away { since: NOW - Millis(10), last: cluster },
+            "away" => DcsView::Away {
+                since: NOW - Millis(10),
+                last: cluster,
+            },
             _ => DcsView::Unread,
         },
         postgres,
-        race: race.map(|votes_known: Option<Option<u64>>| Race { position: at(100), votes: votes_known.map(votes), asked: NOW }),
+        race: race.map(|votes_known: Option<Option<u64>>| Race {
+            position: at(100),
+            votes: votes_known.map(votes),
+            asked: NOW,
+        }),
         memory: Memory {
             priority: Some(1),
             stop_requested: stop,
-            promised: promised.then_some(mrg_election::Promise { lease: OTHER, until: NOW + Millis(3_000), round: 1 }),
+            promised: promised.then_some(mrg_election::Promise {
+                lease: OTHER,
+                until: NOW + Millis(3_000),
+                round: 1,
+            }),
             held_promises: held.then_some(NOW + Millis(3_000)),
             leaderless: leader.is_none().then_some(NOW - Millis(100)),
             standby_was_streaming: true,
@@ -165,11 +251,21 @@ fn world(number: u64) -> Option<World> {
 }
 
 fn data(was_primary: bool, unfinished: bool) -> Postgres {
-    Postgres::Stopped(DataDirectory { system_id: 42, timeline: Timeline(1), checkpoint: Lsn(90), was_primary, clean: false, unfinished })
+    Postgres::Stopped(DataDirectory {
+        system_id: 42,
+        timeline: Timeline(1),
+        checkpoint: Lsn(90),
+        was_primary,
+        clean: false,
+        unfinished,
+    })
 }
 
 fn primary(names: Names) -> Postgres {
-    let sender = WalSender { streaming: true, flushed: Lsn(100) };
+    let sender = WalSender {
+        streaming: true,
+        flushed: Lsn(100),
+    };
     Postgres::Primary(Primary {
         system_id: 42,
         position: at(100),
@@ -179,8 +275,18 @@ fn primary(names: Names) -> Postgres {
 }
 
 fn standby(position: Option<u64>, upstream: Option<&str>) -> Postgres {
-    let receiver = if upstream.is_some() { WalReceiver::Streaming } else { WalReceiver::Stopped };
-    Postgres::Standby(Standby { system_id: 42, position: position.map(at), upstream: upstream.map(name), receiver, fork: None })
+    let receiver = if upstream.is_some() {
+        WalReceiver::Streaming
+    } else {
+        WalReceiver::Stopped
+    };
+    Postgres::Standby(Standby {
+        system_id: 42,
+        position: position.map(at),
+        upstream: upstream.map(name),
+        receiver,
+        fork: None,
+    })
 }
 
 fn postgres(choice: &mut Choice) -> Postgres {
@@ -192,7 +298,10 @@ fn postgres(choice: &mut Choice) -> Postgres {
         data(false, false),
         data(true, true),
         primary(Names::Nobody),
-        primary(Names::Any { count: 1, members: names_of(&["b", "c"]) }),
+        primary(Names::Any {
+            count: 1,
+            members: names_of(&["b", "c"]),
+        }),
         standby(None, None),
         standby(Some(100), None),
         standby(Some(100), Some("b")),
@@ -203,14 +312,22 @@ fn postgres(choice: &mut Choice) -> Postgres {
 fn apply(world: &mut World, action: &Action) -> bool {
     let me = world.me.clone();
     match action {
-        Action::ClaimInitialize => world.cluster().unwrap().initialize = Some(Initialize::InProgress(MINE)),
-        Action::StoreSystemId(id) => world.cluster().unwrap().initialize = Some(Initialize::Done(*id)),
+        Action::ClaimInitialize => {
+            world.cluster().unwrap().initialize = Some(Initialize::InProgress(MINE))
+        }
+        Action::StoreSystemId(id) => {
+            world.cluster().unwrap().initialize = Some(Initialize::Done(*id))
+        }
         Action::AcquireLeader => {
             let cluster = world.cluster().unwrap();
             if cluster.leader.is_some() {
                 return false;
             }
-            cluster.leader = Some(LeaderKey { member: me, lease: MINE, created: Revision(20) });
+            cluster.leader = Some(LeaderKey {
+                member: me,
+                lease: MINE,
+                created: Revision(20),
+            });
         }
         Action::ReleaseLeader => {
             if let DcsView::Read(cluster) | DcsView::Away { last: cluster, .. } = &mut world.dcs {
@@ -231,7 +348,11 @@ fn apply(world: &mut World, action: &Action) -> bool {
         Action::ResumePoolers => world.memory.poolers_paused = false,
         Action::AskPeers(_) => {
             if let Some(race) = &mut world.race {
-                race.votes = Some(vec![Vote { member: name("c"), position: at(100), candidate: Some(1) }]);
+                race.votes = Some(vec![Vote {
+                    member: name("c"),
+                    position: at(100),
+                    candidate: Some(1),
+                }]);
             }
         }
         other => apply_locally(world, other),
@@ -241,19 +362,30 @@ fn apply(world: &mut World, action: &Action) -> bool {
 
 /// What a step does to the local server.
 fn apply_locally(world: &mut World, action: &Action) {
-    if !matches!(action, Action::StopReceiver | Action::SetSyncNames(_) | Action::Promote) {
+    if !matches!(
+        action,
+        Action::StopReceiver | Action::SetSyncNames(_) | Action::Promote
+    ) {
         world.race = None;
     }
     match action {
         Action::InitDb => world.postgres = data(true, true),
         Action::RemoveData => world.postgres = Postgres::NoData,
         Action::BaseBackup(_) | Action::Rewind(_) => world.postgres = data(false, false),
-        Action::Start(StartAs::Primary) | Action::Promote => world.postgres = primary(world.names.clone()),
-        Action::Start(StartAs::Standby { upstream }) => world.postgres = standby(Some(100), upstream.as_ref().map(MemberName::as_str)),
+        Action::Start(StartAs::Primary) | Action::Promote => {
+            world.postgres = primary(world.names.clone())
+        }
+        Action::Start(StartAs::Standby { upstream }) => {
+            world.postgres = standby(Some(100), upstream.as_ref().map(MemberName::as_str))
+        }
         Action::Follow(leader) => world.postgres = standby(Some(100), Some(leader.as_str())),
         Action::StopReceiver => {
             world.postgres = standby(Some(100), None);
-            world.race = Some(Race { position: at(100), votes: None, asked: NOW });
+            world.race = Some(Race {
+                position: at(100),
+                votes: None,
+                asked: NOW,
+            });
         }
         Action::SetSyncNames(names) => {
             world.names = names.clone();
@@ -263,7 +395,10 @@ fn apply_locally(world: &mut World, action: &Action) {
         }
         Action::Stop(mode) => {
             let was_primary = matches!(world.postgres, Postgres::Primary(_));
-            if matches!(world.postgres, Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting) {
+            if matches!(
+                world.postgres,
+                Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting
+            ) {
                 world.postgres = data(was_primary, false);
                 world.memory.handing_over = was_primary && *mode == StopMode::Fast;
             }
@@ -275,8 +410,13 @@ fn apply_locally(world: &mut World, action: &Action) {
 impl World {
     /// Whether `/sync` and the names never permit an election that misses a commit.
     fn is_safe(&self) -> bool {
-        let (DcsView::Read(cluster), Postgres::Primary(primary)) = (&self.dcs, &self.postgres) else { return true };
-        let (Some((_, stored)), Some(names)) = (&cluster.sync, &primary.names) else { return true };
+        let (DcsView::Read(cluster), Postgres::Primary(primary)) = (&self.dcs, &self.postgres)
+        else {
+            return true;
+        };
+        let (Some((_, stored)), Some(names)) = (&cluster.sync, &primary.names) else {
+            return true;
+        };
         !self.settings.is_synchronous() || stored.leader != self.me || sync::is_safe(stored, names)
     }
 }
@@ -284,37 +424,71 @@ impl World {
 /// What must hold of a decision, whatever comes of it.
 fn check(world: &World, decision: &Decision) {
     let view = world.view();
-    let part = RULES.iter().find(|rule| rule.why == decision.why && (rule.steps)(&view).is_some()).expect("a rule that applies").part;
+    let part = RULES
+        .iter()
+        .find(|rule| rule.why == decision.why && (rule.steps)(&view).is_some())
+        .expect("a rule that applies")
+        .part;
     match part {
         Part::Always => {}
         Part::Leading => assert!(view.holds_key(), "{decision:?} {world:?}"),
-        Part::Following => assert!(view.other_leader().is_some() && !view.holds_key(), "{decision:?} {world:?}"),
-        Part::Leaderless => assert!(view.other_leader().is_none() && !view.holds_key(), "{decision:?} {world:?}"),
+        Part::Following => assert!(
+            view.other_leader().is_some() && !view.holds_key(),
+            "{decision:?} {world:?}"
+        ),
+        Part::Leaderless => assert!(
+            view.other_leader().is_none() && !view.holds_key(),
+            "{decision:?} {world:?}"
+        ),
     }
     let position = |wanted: fn(&Action) -> bool| decision.actions.iter().position(wanted);
     let promote = position(|action| matches!(action, Action::Promote));
     let acquire = position(|action| matches!(action, Action::AcquireLeader));
     if let Some(promote) = promote {
-        assert!(view.valid_lease().is_some(), "promotes without a lease: {world:?}");
-        assert!(view.holds_key() || acquire.is_some_and(|acquire| acquire < promote), "promotes without the key: {world:?}");
+        assert!(
+            view.valid_lease().is_some(),
+            "promotes without a lease: {world:?}"
+        );
+        assert!(
+            view.holds_key() || acquire.is_some_and(|acquire| acquire < promote),
+            "promotes without the key: {world:?}"
+        );
         if view.settings.is_synchronous() {
             let cluster = view.dcs.last().unwrap();
-            let (_, stored) = cluster.sync.as_ref().expect("without /sync nobody promotes");
-            assert!(stored.leader == world.me || stored.voters.contains(&world.me), "promotes from outside /sync: {world:?}");
+            let (_, stored) = cluster
+                .sync
+                .as_ref()
+                .expect("without /sync nobody promotes");
+            assert!(
+                stored.leader == world.me || stored.voters.contains(&world.me),
+                "promotes from outside /sync: {world:?}"
+            );
             let written = position(|action| matches!(action, Action::WriteSync { .. }));
             let alone = stored.leader == world.me && stored.voters.is_empty();
-            assert!(alone || written.is_some_and(|written| written < promote), "promotes before /sync is its own: {world:?}");
+            assert!(
+                alone || written.is_some_and(|written| written < promote),
+                "promotes before /sync is its own: {world:?}"
+            );
         }
         let names = position(|action| matches!(action, Action::SetSyncNames(_)));
-        assert!(names.is_some_and(|names| names < promote), "promotes before the names are set: {world:?}");
+        assert!(
+            names.is_some_and(|names| names < promote),
+            "promotes before the names are set: {world:?}"
+        );
     }
     if let Some(start) = position(|action| matches!(action, Action::Start(StartAs::Primary))) {
-        assert!(view.may_write() || acquire.is_some_and(|acquire| acquire < start), "starts a writer without a right to: {world:?}");
+        assert!(
+            view.may_write() || acquire.is_some_and(|acquire| acquire < start),
+            "starts a writer without a right to: {world:?}"
+        );
     }
     if let Some(release) = position(|action| matches!(action, Action::ReleaseLeader)) {
         let stopped = position(|action| matches!(action, Action::Stop(_)));
         let writes = matches!(world.postgres, Postgres::Primary(_));
-        assert!(!writes || stopped.is_some_and(|stopped| stopped < release), "releases the key of a running primary: {world:?}");
+        assert!(
+            !writes || stopped.is_some_and(|stopped| stopped < release),
+            "releases the key of a running primary: {world:?}"
+        );
     }
 }
 
@@ -333,10 +507,18 @@ fn comes_to_rest(mut world: World) {
             if !apply(&mut world, action) {
                 break;
             }
-            assert!(!safe || world.is_safe(), "{action:?} of {:?} makes lost commits possible: {world:?}", decision.why);
+            assert!(
+                !safe || world.is_safe(),
+                "{action:?} of {:?} makes lost commits possible: {world:?}",
+                decision.why
+            );
         }
         if matches!(world.postgres, Postgres::Primary(_)) && !world.view().may_write() {
-            assert_eq!(decide(&world.view()).why, Why::WriterWithoutLease, "a writer without a right to write: {world:?}");
+            assert_eq!(
+                decide(&world.view()).why,
+                Why::WriterWithoutLease,
+                "a writer without a right to write: {world:?}"
+            );
         }
     }
     panic!("it does not come to rest: {path:?} {world:?}");
@@ -351,7 +533,11 @@ fn count() -> u64 {
     let mut least = most / 2;
     while least + 1 < most {
         let middle = least.midpoint(most);
-        if world(middle).is_some() { least = middle } else { most = middle }
+        if world(middle).is_some() {
+            least = middle
+        } else {
+            most = middle
+        }
     }
     most
 }
@@ -366,13 +552,19 @@ fn of_every_view_something_is_decided_and_nobody_leads_who_may_not() {
 
 #[test]
 fn wherever_the_steps_are_interrupted_the_next_decisions_come_to_rest() {
-    // Every view would take hours; a stride that shares no factor with the choices goes evenly through all of them.
+    // Every view would take hours; a stride that shares no factor with the choices goes evenly
+    // through all of them.
     for number in (0..count()).step_by(211) {
         let world = world(number).unwrap();
         let decision = decide(&world.view());
         for prefix in 0..=decision.actions.len() {
             let mut interrupted = world.clone();
-            if decision.actions.iter().take(prefix).all(|action| apply(&mut interrupted, action)) {
+            if decision
+                .actions
+                .iter()
+                .take(prefix)
+                .all(|action| apply(&mut interrupted, action))
+            {
                 comes_to_rest(interrupted);
             }
         }

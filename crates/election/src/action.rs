@@ -63,19 +63,23 @@ pub enum Action {
     Start(StartAs),
     /// Stop postgres.
     Stop(StopMode),
-    /// Write to the DCS that the next timeline after this position's is ours, on condition that the leader key is. Whoever is behind it does
-    /// not stand: two timelines of one number are two histories that PostgreSQL cannot tell apart.
+    /// Write to the DCS that the next timeline after this position's is ours, on condition that the
+    /// leader key is. Whoever is behind it does not stand: two timelines of one number are two
+    /// histories that PostgreSQL cannot tell apart.
     ReserveTimeline {
         /// Where it begins.
         after: Position,
-        /// The newest timeline that this was decided by; nothing is written if there is another by now.
+        /// The newest timeline that this was decided by; nothing is written if there is another by
+        /// now.
         known: Option<Timeline>,
     },
     /// Leave recovery. The shell waits until writes are accepted.
     Promote,
-    /// Ask the poolers to hold their clients, and wait, for a bounded time, until their last transactions are done.
+    /// Ask the poolers to hold their clients, and wait, for a bounded time, until their last
+    /// transactions are done.
     PausePoolers {
-        /// Whether a pooler whose transactions do not end may stop what is planned, if its pool says so.
+        /// Whether a pooler whose transactions do not end may stop what is planned, if its pool
+        /// says so.
         may_abandon: bool,
     },
     /// Take the request to the poolers back.
@@ -88,13 +92,15 @@ pub enum Action {
     Follow(MemberName),
     /// Set `synchronous_standby_names` and wait until every WAL sender acts on it.
     SetSyncNames(Names),
-    /// Ask this member's server whether it is there, leads, and is of our system: what we have is not touched for one that is not.
+    /// Ask this member's server whether it is there, leads, and is of our system: what we have is
+    /// not touched for one that is not.
     ConfirmLeader(MemberName),
     /// Remove the data directory, to make room for a copy.
     RemoveData,
     /// Rewind the data directory to the fork with this member's.
     Rewind(MemberName),
-    /// Replace the data directory by a copy of this member's. What is there stays until the copy is whole.
+    /// Replace the data directory by a copy of this member's. What is there stays until the copy is
+    /// whole.
     BaseBackup(MemberName),
     /// Ask these for their position, with their WAL receivers stopped.
     AskPeers(BTreeSet<MemberName>),
@@ -142,6 +148,9 @@ pub enum Outcome {
 impl Outcome {
     /// Whether the steps behind this one may go on.
     pub fn is_success(&self) -> bool {
-        matches!(self, Outcome::Done | Outcome::At(_) | Outcome::Written(_) | Outcome::Votes(_))
+        matches!(
+            self,
+            Outcome::Done | Outcome::At(_) | Outcome::Written(_) | Outcome::Votes(_)
+        )
     }
 }

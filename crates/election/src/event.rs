@@ -1,4 +1,5 @@
-//! What a member is told, and what it answers: the whole language between [`crate::Node`] and whoever drives it.
+//! What a member is told, and what it answers: the whole language between [`crate::Node`] and
+//! whoever drives it.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,8 @@ pub struct StepId(pub u64);
 /// What is known of the promises of the incarnation before this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Past {
-    /// Its last promise stands in a durable record; `None` if it had made none that could still hold.
+    /// Its last promise stands in a durable record; `None` if it had made none that could still
+    /// hold.
     Remembered(Option<Promise>),
     /// There is no record, or none that can be compared with this clock.
     Forgotten,
@@ -105,7 +107,8 @@ pub enum Event {
         /// Whether all agreed.
         all: bool,
     },
-    /// What became of [`Effect::WriteFailsafe`]: the revision that the key has by it, or `None` if it was not written or nobody knows.
+    /// What became of [`Effect::WriteFailsafe`]: the revision that the key has by it, or `None` if
+    /// it was not written or nobody knows.
     FailsafeWritten(Option<Revision>),
     /// A peer that races asks for our position.
     VoteAsked {
@@ -160,7 +163,8 @@ pub enum Effect {
         /// Who may race from now on; `None` deletes the key.
         members: Option<BTreeSet<MemberName>>,
     },
-    /// Answer a request for a promise: the promise, to be recorded durably before it is given; or why not.
+    /// Answer a request for a promise: the promise, to be recorded durably before it is given; or
+    /// why not.
     AnswerPromise(u64, Result<Promise, String>),
     /// Answer a vote: our position, and whether we would lead ourselves; or why not.
     AnswerVote(u64, Result<(Position, Option<i32>), String>),

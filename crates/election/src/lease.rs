@@ -23,9 +23,14 @@ pub struct Lease {
     pub valid_until: Moment,
 }
 
-/// What is kept in hand before a lease ends, for the killing of postgres: a tenth of the ttl, at least half a second.
+/// What is kept in hand before a lease ends, for the killing of postgres: a tenth of the ttl, at
+/// least half a second.
 pub fn fence_margin(ttl: Millis) -> Millis {
-    if bug!(NoFenceMargin) { Millis(0) } else { Millis((ttl.0 / 10).max(500)) }
+    if bug!(NoFenceMargin) {
+        Millis(0)
+    } else {
+        Millis((ttl.0 / 10).max(500))
+    }
 }
 
 /// A member's word to a leader without DCS: not to race, vote or promise another while it holds.
@@ -35,22 +40,33 @@ pub struct Promise {
     pub lease: LeaseId,
     /// Until when it holds.
     pub until: Moment,
-    /// The leader's count of the times it asked; a withdrawal of an earlier round does not touch it.
+    /// The leader's count of the times it asked; a withdrawal of an earlier round does not touch
+    /// it.
     #[serde(default)]
     pub round: u64,
 }
 
 impl Lease {
-    /// A lease that was asked for at `sent` and granted. The time is counted from the sending, and from the smaller of the two ttls.
+    /// A lease that was asked for at `sent` and granted. The time is counted from the sending, and
+    /// from the smaller of the two ttls.
     pub fn granted(id: LeaseId, requested: Millis, granted: Millis, sent: Moment) -> Self {
         let ttl = requested.min(granted);
-        Self { id, requested, ttl, valid_until: sent + ttl - fence_margin(ttl) }
+        Self {
+            id,
+            requested,
+            ttl,
+            valid_until: sent + ttl - fence_margin(ttl),
+        }
     }
 
-    /// The lease after an answered keepalive that was *sent* at `sent`. A late answer changes nothing.
+    /// The lease after an answered keepalive that was *sent* at `sent`. A late answer changes
+    /// nothing.
     pub fn kept(self, sent: Moment) -> Self {
         let valid_until = (sent + self.ttl - fence_margin(self.ttl)).max(self.valid_until);
-        Self { valid_until, ..self }
+        Self {
+            valid_until,
+            ..self
+        }
     }
 
     /// When the last successful grant or keepalive was sent.
@@ -70,7 +86,12 @@ mod tests {
 
     #[test]
     fn the_deadline_counts_from_the_sending_and_from_the_smaller_ttl() {
-        let lease = Lease::granted(LeaseId(1), Millis::seconds(10), Millis::seconds(8), Moment(1_000));
+        let lease = Lease::granted(
+            LeaseId(1),
+            Millis::seconds(10),
+            Millis::seconds(8),
+            Moment(1_000),
+        );
         assert_eq!(lease.valid_until, Moment(1_000 + 8_000 - 800));
         assert!(lease.is_valid(Moment(8_199)));
         assert!(!lease.is_valid(Moment(8_200)));
@@ -78,7 +99,12 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_overtaken_does_not_shorten_the_lease() {
-        let lease = Lease::granted(LeaseId(1), Millis::seconds(10), Millis::seconds(10), Moment(5_000));
+        let lease = Lease::granted(
+            LeaseId(1),
+            Millis::seconds(10),
+            Millis::seconds(10),
+            Moment(5_000),
+        );
         assert_eq!(lease.kept(Moment(4_000)), lease);
         assert_eq!(lease.kept(Moment(6_000)).confirmed_at(), Moment(6_000));
     }

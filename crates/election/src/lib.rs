@@ -1,12 +1,15 @@
 //! The election: who may write, when, and why. Pure: no clock, no randomness, no I/O.
 //!
-//! [`decide`] holds the rules; [`Node`] holds what has to be remembered between two decisions (the lease, the running job, promises) and
-//! turns decisions into effects. Shells perform effects and report back with events; the agent is one shell, the tests are others.
+//! [`decide`] holds the rules; [`Node`] holds what has to be remembered between two decisions (the
+//! lease, the running job, promises) and turns decisions into effects. Shells perform effects and
+//! report back with events; the agent is one shell, the tests are others.
 //!
 //! Invariants, asserted in release too:
 //! - a `Promote` effect is only emitted while the lease is valid and the fence is armed;
-//! - in the synchronous modes only a member of `/sync` (or its leader) promotes, with the votes that `/sync` asks for;
-//! - `/sync` and `synchronous_standby_names` never permit a promotion that could miss an acknowledged commit ([`sync::is_safe`]).
+//! - in the synchronous modes only a member of `/sync` (or its leader) promotes, with the votes
+//!   that `/sync` asks for;
+//! - `/sync` and `synchronous_standby_names` never permit a promotion that could miss an
+//!   acknowledged commit ([`sync::is_safe`]).
 
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
@@ -32,7 +35,8 @@ pub use node::Node;
 pub use rules::{Decision, Part, RULES, Rule, decide, has_traces};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{
-    Cluster, DataDirectory, DcsView, Failsafe, Fork, Initialize, LeaderKey, Member, Memory, Postgres, Primary, Race, Revision, Standby,
-    Stored, SwitchoverRequest, Unsettled, View, WalReceiver, WalSender,
+    Cluster, DataDirectory, DcsView, Failsafe, Fork, Initialize, LeaderKey, Member, Memory,
+    Postgres, Primary, Race, Revision, Standby, Stored, SwitchoverRequest, Unsettled, View,
+    WalReceiver, WalSender,
 };
 pub use why::Why;

@@ -1,4 +1,5 @@
-//! Bugs made by hand, one at a time, to see that the proofs find them. Only builds with the feature `proof` have them.
+//! Bugs made by hand, one at a time, to see that the proofs find them. Only builds with the feature
+//! `proof` have them.
 
 /// Whether this bug is in force. Without the feature `proof` it is the constant `false`.
 #[macro_export]
@@ -151,7 +152,10 @@ mod list {
     /// The bug that `MRG_MUTANT` names: for test programs that know nothing of bugs.
     fn by_environment() -> Option<Mutant> {
         let name = std::env::var("MRG_MUTANT").ok()?;
-        Mutant::ALL.iter().copied().find(|mutant| mutant.name() == name)
+        Mutant::ALL
+            .iter()
+            .copied()
+            .find(|mutant| mutant.name() == name)
     }
 
     /// Puts a bug in force, in this thread.

@@ -1,7 +1,9 @@
-//! The machine around the rules: it ages what was read, keeps the lease, runs one decision's steps at a time, and arms the fence.
+//! The machine around the rules: it ages what was read, keeps the lease, runs one decision's steps
+//! at a time, and arms the fence.
 //!
-//! [`Node::on`] takes an event and the moment it happened, and gives the effects to perform. Effects are performed in order; a step's
-//! end comes back as [`Event::Finished`]. Nothing else decides.
+//! [`Node::on`] takes an event and the moment it happened, and gives the effects to perform.
+//! Effects are performed in order; a step's end comes back as [`Event::Finished`]. Nothing else
+//! decides.
 
 mod failsafe;
 mod promises;
@@ -12,10 +14,15 @@ use crate::action::{Action, Outcome, StartAs, StopMode};
 use crate::event::{Effect, Event, Past, StepId};
 use crate::lease::{Lease, LeaseId, Promise};
 use crate::mutant::bug;
-use crate::rules::{CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, has_traces, is_short_of_votes};
+use crate::rules::{
+    CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, has_traces,
+    is_short_of_votes,
+};
 use crate::settings::Settings;
 use crate::tenure::Tenure;
-use crate::view::{Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver};
+use crate::view::{
+    Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver,
+};
 use crate::why::Why;
 use mrg_base::{MemberName, Millis, Moment, Position};
 
@@ -56,8 +63,15 @@ const RETRY_LEAST: Millis = Millis(250);
 const RETRY_MOST: Millis = Millis(8_000);
 
 impl Node {
-    /// A member that starts now and knows nothing yet. `priority` is `None` if its tags forbid it to lead.
-    pub fn new(me: MemberName, settings: Settings, priority: Option<i32>, past: Past, now: Moment) -> Self {
+    /// A member that starts now and knows nothing yet. `priority` is `None` if its tags forbid it
+    /// to lead.
+    pub fn new(
+        me: MemberName,
+        settings: Settings,
+        priority: Option<i32>,
+        past: Past,
+        now: Moment,
+    ) -> Self {
         let (promised, forgot_promises) = match past {
             Past::Remembered(promised) => (promised, false),
             Past::Forgotten => (None, true),
@@ -69,7 +83,13 @@ impl Node {
             postgres: Postgres::Unknown,
             tenure: Tenure::new(now),
             race: None,
-            memory: Memory { started: now, priority, promised, forgot_promises, ..Memory::default() },
+            memory: Memory {
+                started: now,
+                priority,
+                promised,
+                forgot_promises,
+                ..Memory::default()
+            },
             running: None,
             steps: 0,
             probes: 0,
@@ -90,7 +110,8 @@ impl Node {
         self.memory.knows_cluster = true;
     }
 
-    /// The data here is of a cluster of this name with this system identifier: a record beside it says so.
+    /// The data here is of a cluster of this name with this system identifier: a record beside it
+    /// says so.
     pub fn remember_system(&mut self, system_id: u64) {
         self.memory.knows_cluster = true;
         self.memory.system_id = Some(system_id);
@@ -173,20 +194,31 @@ impl Node {
     fn note(&mut self, now: Moment, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Tick => {}
-            Event::Dcs { cluster, linearizable } => self.note_dcs(now, cluster, linearizable, effects),
+            Event::Dcs {
+                cluster,
+                linearizable,
+            } => self.note_dcs(now, cluster, linearizable, effects),
             Event::DcsLost => {
                 self.tenure.unreached(now);
                 if let DcsView::Read(last) = &self.dcs {
-                    self.dcs = DcsView::Away { since: now, last: last.clone() };
+                    self.dcs = DcsView::Away {
+                        since: now,
+                        last: last.clone(),
+                    };
                 }
             }
             Event::LeaseGranted { id, granted, sent } => {
-                self.tenure.granted(id, granted, sent, &self.settings.failover);
+                self.tenure
+                    .granted(id, granted, sent, &self.settings.failover);
                 // Whatever the DCS is believed to say may be older than this lease.
                 effects.push(Effect::ReadDcs);
             }
             Event::LeaseKept { id, sent } => {
-                let counted = if bug!(LeaseCountsFromAnswer) { now } else { sent };
+                let counted = if bug!(LeaseCountsFromAnswer) {
+                    now
+                } else {
+                    sent
+                };
                 self.note_kept(now, id, counted, effects);
             }
             Event::LeaseUnanswered => self.tenure.unanswered(now),
@@ -211,11 +243,14 @@ impl Node {
                 effects.push(Effect::AnswerPromise(request.reply, answer));
             }
             Event::PromiseWithdrawn { lease, round } => {
-                let withdrawn = |promise: &mut Promise| promise.lease == lease && promise.round <= round;
+                let withdrawn =
+                    |promise: &mut Promise| promise.lease == lease && promise.round <= round;
                 self.memory.promised.take_if(withdrawn);
             }
             Event::Promises { round, asked, all } => {
-                let until = self.tenure.closes_round(now, round, asked, all, &self.settings.failover);
+                let until =
+                    self.tenure
+                        .closes_round(now, round, asked, all, &self.settings.failover);
                 self.memory.held_promises = self.memory.held_promises.max(until);
             }
             Event::FailsafeWritten(revision) => self.note_listed(now, revision),
@@ -229,12 +264,24 @@ impl Node {
         }
     }
 
-    fn note_dcs(&mut self, now: Moment, cluster: Cluster, linearizable: bool, effects: &mut Vec<Effect>) {
-        if self.dcs.last().is_some_and(|last| last.revision > cluster.revision) && !bug!(OldNewsBelieved) {
+    fn note_dcs(
+        &mut self,
+        now: Moment,
+        cluster: Cluster,
+        linearizable: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self
+            .dcs
+            .last()
+            .is_some_and(|last| last.revision > cluster.revision)
+            && !bug!(OldNewsBelieved)
+        {
             if linearizable && !bug!(OvertakenReadForgotten) {
                 self.tenure.reached(now);
             }
-            // The read that is waited for was overtaken by a write of our own: what it would have told is still not known.
+            // The read that is waited for was overtaken by a write of our own: what it would have
+            // told is still not known.
             if linearizable && self.reading && !bug!(OvertakenReadAwaited) {
                 effects.push(Effect::ReadDcs);
             }
@@ -250,13 +297,22 @@ impl Node {
             // The move was done, though its answer did not come yet, or never will.
             self.move_to(key.lease);
         }
-        let unmoved = cluster.leader.as_ref().is_none_or(|key| self.tenure.lease().is_some_and(|lease| lease.id == key.lease));
+        let unmoved = cluster.leader.as_ref().is_none_or(|key| {
+            self.tenure
+                .lease()
+                .is_some_and(|lease| lease.id == key.lease)
+        });
         if self.memory.moving && linearizable && unmoved {
             self.memory.moving = !self.tenure.stays(now);
         }
-        let leadership = |cluster: Option<&Cluster>| cluster.and_then(|cluster| cluster.leader.as_ref()).map(|key| key.created);
+        let leadership = |cluster: Option<&Cluster>| {
+            cluster
+                .and_then(|cluster| cluster.leader.as_ref())
+                .map(|key| key.created)
+        };
         if leadership(self.dcs.last()) != leadership(Some(&cluster)) {
-            // What failed under another leader says nothing of what to do under this one, or without any.
+            // What failed under another leader says nothing of what to do under this one, or
+            // without any.
             self.idle_until = now;
             self.failures = 0;
         }
@@ -266,8 +322,15 @@ impl Node {
         self.memory.knows_cluster |= self.memory.system_id.is_some() || has_traces(&cluster);
         self.settle_listing(&cluster);
         self.dcs = DcsView::Read(cluster);
-        let has_leader = self.dcs.last().is_some_and(|cluster| cluster.leader.is_some());
-        self.memory.leaderless = if has_leader { None } else { self.memory.leaderless.or(Some(now)) };
+        let has_leader = self
+            .dcs
+            .last()
+            .is_some_and(|cluster| cluster.leader.is_some());
+        self.memory.leaderless = if has_leader {
+            None
+        } else {
+            self.memory.leaderless.or(Some(now))
+        };
         self.memory.short_of_votes &= !has_leader;
         if has_leader && self.view(now).other_leader().is_some() {
             self.race = None;
@@ -278,11 +341,16 @@ impl Node {
     fn note_postgres(&mut self, postgres: Postgres) {
         match &postgres {
             Postgres::Primary(primary) => {
-                self.memory.standby_was_streaming = primary.senders.values().any(|sender| sender.streaming);
-                self.memory.names_set_at.get_or_insert(primary.position.flushed);
+                self.memory.standby_was_streaming =
+                    primary.senders.values().any(|sender| sender.streaming);
+                self.memory
+                    .names_set_at
+                    .get_or_insert(primary.position.flushed);
                 self.memory.handing_over = false;
             }
-            Postgres::Standby(standby) if standby.receiver == WalReceiver::Streaming => self.memory.rewind_failures = 0,
+            Postgres::Standby(standby) if standby.receiver == WalReceiver::Streaming => {
+                self.memory.rewind_failures = 0
+            }
             _ => {}
         }
         self.postgres = postgres;
@@ -290,15 +358,21 @@ impl Node {
 
     fn note_kept(&mut self, now: Moment, id: LeaseId, sent: Moment, effects: &mut Vec<Effect>) {
         let promised = self.view(now).holds_promises();
-        if let Some(useless) = self.tenure.kept(now, id, sent, &self.settings.failover, promised) {
+        if let Some(useless) = self
+            .tenure
+            .kept(now, id, sent, &self.settings.failover, promised)
+        {
             self.memory.past_leases.insert(useless);
         }
         if self.view(now).valid_lease().is_none() {
             return;
         }
         self.memory.held_promises = None;
-        let Some(round) = self.tenure.unbinds(now) else { return };
-        // The key protects a writer from here on, or there is none. Else the promises run out by themselves.
+        let Some(round) = self.tenure.unbinds(now) else {
+            return;
+        };
+        // The key protects a writer from here on, or there is none. Else the promises run out by
+        // themselves.
         if self.view(now).holds_key() || self.is_harmless() {
             let members = self.view(now).electors().into_iter().flatten().collect();
             effects.push(Effect::WithdrawPromises { members, round });
@@ -323,15 +397,29 @@ impl Node {
             self.move_to(next.id);
         }
         let promised = self.view(now).holds_promises();
-        effects.extend(self.tenure.keep(now, &self.settings.failover, promised, self.memory.moving));
+        effects.extend(self.tenure.keep(
+            now,
+            &self.settings.failover,
+            promised,
+            self.memory.moving,
+        ));
         effects.extend(self.tenure.replace(&self.settings.failover));
     }
 
-    /// Whether the local server surely accepts no writes, and nothing is under way that would let it.
+    /// Whether the local server surely accepts no writes, and nothing is under way that would let
+    /// it.
     fn is_harmless(&self) -> bool {
-        let opening = |running: &Running| matches!(running.action, Action::Promote | Action::Start(StartAs::Primary));
+        let opening = |running: &Running| {
+            matches!(
+                running.action,
+                Action::Promote | Action::Start(StartAs::Primary)
+            )
+        };
         let opens = self.running.as_ref().is_some_and(opening) && !bug!(PromotionUnfenced);
-        matches!(self.postgres, Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_)) && !opens
+        matches!(
+            self.postgres,
+            Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_)
+        ) && !opens
     }
 
     fn postgres_is_primary(&self) -> bool {
@@ -351,7 +439,8 @@ impl Node {
             // Half a rewind is no data directory.
             self.memory.rewind_failures += u32::from(matches!(running.action, Action::Rewind(_)));
             self.running = None;
-        } else if decision.why != Why::WriterWithoutLease && (self.reading || now < self.idle_until) {
+        } else if decision.why != Why::WriterWithoutLease && (self.reading || now < self.idle_until)
+        {
             return;
         }
         self.explain(decision.why, effects);
@@ -367,14 +456,21 @@ impl Node {
 
     /// Whether what runs has lost its point.
     fn must_abandon(&self, decision: &Decision, running: &Running, now: Moment) -> bool {
-        let long = matches!(running.action, Action::BaseBackup(_) | Action::Rewind(_) | Action::InitDb);
+        let long = matches!(
+            running.action,
+            Action::BaseBackup(_) | Action::Rewind(_) | Action::InitDb
+        );
         match decision.why {
-            Why::WriterWithoutLease => running.why != Why::WriterWithoutLease && running.action != Action::Stop(StopMode::Kill),
+            Why::WriterWithoutLease => {
+                running.why != Why::WriterWithoutLease
+                    && running.action != Action::Stop(StopMode::Kill)
+            }
             Why::ShuttingDown => long,
             _ => match &running.action {
-                Action::BaseBackup(from) | Action::Rewind(from) => {
-                    self.view(now).other_leader().is_some_and(|leader| leader.member != *from)
-                }
+                Action::BaseBackup(from) | Action::Rewind(from) => self
+                    .view(now)
+                    .other_leader()
+                    .is_some_and(|leader| leader.member != *from),
                 _ => false,
             },
         }
@@ -396,7 +492,14 @@ impl Node {
     }
 
     /// Emits the next step, if what it needs still holds.
-    fn perform(&mut self, now: Moment, why: Why, action: Action, rest: VecDeque<Action>, effects: &mut Vec<Effect>) {
+    fn perform(
+        &mut self,
+        now: Moment,
+        why: Why,
+        action: Action,
+        rest: VecDeque<Action>,
+        effects: &mut Vec<Effect>,
+    ) {
         let needs_key = matches!(
             action,
             Action::WriteSync { .. }
@@ -418,16 +521,23 @@ impl Node {
             return;
         }
         let action = match action {
-            Action::AwaitReceipt { candidates, .. } => Action::AwaitReceipt { candidates, position: self.halted_at },
+            Action::AwaitReceipt { candidates, .. } => Action::AwaitReceipt {
+                candidates,
+                position: self.halted_at,
+            },
             action => action,
         };
         // Whether or not anybody hears what became of it.
         self.memory.poolers_paused |= matches!(action, Action::PausePoolers { .. });
         if needs_key || action == Action::AcquireLeader {
-            // The fence is armed before the leader transaction and before everything that lets postgres write.
+            // The fence is armed before the leader transaction and before everything that lets
+            // postgres write.
             self.memory.moving |= matches!(action, Action::MoveLeader(_)) && !bug!(MoveUnfenced);
             let by = self.view(now).leased_until().max(self.memory.held_promises);
-            assert!(by.is_some_and(|by| now < by), "{action:?} without a deadline; please report this as a bug of mrg-operator");
+            assert!(
+                by.is_some_and(|by| now < by),
+                "{action:?} without a deadline; please report this as a bug of mrg-operator"
+            );
             self.fence = by;
             effects.push(fence(by));
         }
@@ -435,22 +545,41 @@ impl Node {
         let step = StepId(self.steps);
         effects.push(Effect::Perform(step, action.clone()));
         let lease = self.tenure.lease().map(|lease| lease.id);
-        self.running = Some(Running { why, lease, step, action, rest });
+        self.running = Some(Running {
+            why,
+            lease,
+            step,
+            action,
+            rest,
+        });
     }
 
     fn finish(&mut self, now: Moment, step: StepId, outcome: Outcome, effects: &mut Vec<Effect>) {
-        let Some(running) = self.running.take_if(|running| running.step == step) else { return };
-        let Running { why, lease, action, rest, .. } = running;
+        let Some(running) = self.running.take_if(|running| running.step == step) else {
+            return;
+        };
+        let Running {
+            why,
+            lease,
+            action,
+            rest,
+            ..
+        } = running;
         if touches_postgres(&action) {
             let probe = self.probe();
             effects.push(probe);
             // The position that was reported in a race is the server's only while nothing moves it.
-            if !matches!(action, Action::StopReceiver | Action::SetSyncNames(_) | Action::Promote) && !bug!(RaceOutlivesServer) {
+            if !matches!(
+                action,
+                Action::StopReceiver | Action::SetSyncNames(_) | Action::Promote
+            ) && !bug!(RaceOutlivesServer)
+            {
                 self.race = None;
             }
         }
-        // A hand-over goes on without a receipt: in the synchronous modes the candidate has every acknowledged commit anyway. Nor does it wait
-        // for poolers that cannot be asked; one that was asked and objects is another matter.
+        // A hand-over goes on without a receipt: in the synchronous modes the candidate has every
+        // acknowledged commit anyway. Nor does it wait for poolers that cannot be asked; one that
+        // was asked and objects is another matter.
         let go_on = match action {
             Action::AwaitReceipt { .. } | Action::Checkpoint => true,
             Action::PausePoolers { .. } => !matches!(outcome, Outcome::Refused(_)),
@@ -463,7 +592,8 @@ impl Node {
         self.failures = 0;
         self.note_success(now, why, lease, &action, &outcome);
         let mut rest = rest;
-        // The race was run by a server that is gone: what follows would take `/sync` for data that may be gone, too.
+        // The race was run by a server that is gone: what follows would take `/sync` for data that
+        // may be gone, too.
         if why == Why::Win && self.race.is_none() && !rest.is_empty() && !bug!(WinsWithoutServer) {
             return;
         }
@@ -478,7 +608,14 @@ impl Node {
         Effect::Probe(self.probes)
     }
 
-    fn note_failure(&mut self, now: Moment, why: Why, action: &Action, outcome: &Outcome, effects: &mut Vec<Effect>) {
+    fn note_failure(
+        &mut self,
+        now: Moment,
+        why: Why,
+        action: &Action,
+        outcome: &Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
         let wait = Millis((RETRY_LEAST.0 << self.failures.min(8)).min(RETRY_MOST.0));
         self.failures += 1;
         self.idle_until = now + wait;
@@ -486,7 +623,10 @@ impl Node {
             Action::Rewind(_) => self.memory.rewind_failures += 1,
             Action::BaseBackup(_) => self.memory.no_space = matches!(outcome, Outcome::NoSpace(_)),
             Action::PausePoolers { .. } => {
-                let request = self.dcs.last().and_then(|cluster| cluster.switchover.as_ref());
+                let request = self
+                    .dcs
+                    .last()
+                    .and_then(|cluster| cluster.switchover.as_ref());
                 self.memory.abandoned = request.map(|request| request.revision);
             }
             Action::Start(_) => {
@@ -513,20 +653,35 @@ impl Node {
             self.reading = true;
             effects.push(Effect::ReadDcs);
         }
-        if why == Why::Bootstrap && *action != Action::ClaimInitialize && *action != Action::AbandonInitialize {
+        if why == Why::Bootstrap
+            && *action != Action::ClaimInitialize
+            && *action != Action::AbandonInitialize
+        {
             let rest = VecDeque::from([Action::AbandonInitialize, Action::ReleaseLeader]);
             self.perform(now, why, Action::Stop(StopMode::Kill), rest, effects);
         }
     }
 
-    fn note_success(&mut self, now: Moment, why: Why, lease: Option<LeaseId>, action: &Action, outcome: &Outcome) {
+    fn note_success(
+        &mut self,
+        now: Moment,
+        why: Why,
+        lease: Option<LeaseId>,
+        action: &Action,
+        outcome: &Outcome,
+    ) {
         if let (Outcome::Written(revision), Some(cluster)) = (outcome, self.dcs.last_mut()) {
-            // What the watch still has to tell of the time before this write is older than what is known now.
+            // What the watch still has to tell of the time before this write is older than what is
+            // known now.
             cluster.revision = cluster.revision.max(*revision);
         }
         match (action, outcome) {
             (Action::StopReceiver, Outcome::At(position)) => {
-                self.race = Some(Race { position: *position, votes: None, asked: now });
+                self.race = Some(Race {
+                    position: *position,
+                    votes: None,
+                    asked: now,
+                });
             }
             (Action::AskPeers(_), Outcome::Votes(votes)) => {
                 if let Some(race) = &mut self.race {
@@ -537,7 +692,11 @@ impl Node {
             }
             (Action::AcquireLeader, Outcome::Written(revision)) => {
                 if let (Some(lease), Some(cluster)) = (lease, self.dcs.last_mut()) {
-                    cluster.leader = Some(LeaderKey { member: self.me.clone(), lease, created: *revision });
+                    cluster.leader = Some(LeaderKey {
+                        member: self.me.clone(),
+                        lease,
+                        created: *revision,
+                    });
                 }
             }
             (Action::MoveLeader(to), Outcome::Written(_)) => {
@@ -558,11 +717,16 @@ impl Node {
                 self.memory.poolers_paused = false;
                 if why == Why::Switchover {
                     // Should we lead again by this request, nobody could take over.
-                    let request = self.dcs.last().and_then(|cluster| cluster.switchover.as_ref());
+                    let request = self
+                        .dcs
+                        .last()
+                        .and_then(|cluster| cluster.switchover.as_ref());
                     self.memory.abandoned = request.map(|request| request.revision);
                 }
                 if why == Why::CrashedFailover {
-                    self.memory.crash_releases.retain(|at| now.since(*at) < CRASH_WINDOW);
+                    self.memory
+                        .crash_releases
+                        .retain(|at| now.since(*at) < CRASH_WINDOW);
                     self.memory.crash_releases.push(now);
                 }
                 if let Some(cluster) = self.dcs.last_mut()
@@ -581,7 +745,9 @@ impl Node {
                     cluster.initialize = Some(Initialize::Done(*id));
                 }
             }
-            (Action::SetSyncNames(_), Outcome::At(position)) => self.memory.names_set_at = Some(position.flushed),
+            (Action::SetSyncNames(_), Outcome::At(position)) => {
+                self.memory.names_set_at = Some(position.flushed)
+            }
             (Action::Promote, _) => {
                 self.memory.promoted = Some(now);
                 self.race = None;
@@ -612,8 +778,13 @@ impl Node {
         let view = self.view(now);
         let by_lease = view.leased_until().filter(|_| view.holds_key());
         let by_promise = self.memory.held_promises.filter(|_| view.holds_promises());
-        let acquiring = self.running.as_ref().is_some_and(|running| running.action == Action::AcquireLeader);
-        let wanted = by_lease.max(by_promise).or(if acquiring { self.fence } else { None });
+        let acquiring = self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.action == Action::AcquireLeader);
+        let wanted = by_lease
+            .max(by_promise)
+            .or(if acquiring { self.fence } else { None });
         // Without a right to write there must be no writer; only then the fence may rest.
         if wanted.is_none() && !self.is_harmless() {
             return;
@@ -627,7 +798,11 @@ impl Node {
 
 /// Arms the fence, or lets it rest.
 fn fence(by: Option<Moment>) -> Effect {
-    Effect::Fence(if bug!(FenceNeverArmed) { Some(Moment(u64::MAX / 4)) } else { by })
+    Effect::Fence(if bug!(FenceNeverArmed) {
+        Some(Moment(u64::MAX / 4))
+    } else {
+        by
+    })
 }
 
 /// Whether the state of postgres after this step is another than before.

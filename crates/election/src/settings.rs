@@ -14,7 +14,8 @@ pub enum Mode {
     Async,
     /// To `count` named standbys (`FIRST k`), each of which may take over.
     Sync,
-    /// To any `count` of all standbys (`ANY k`); whoever takes over needs the votes of enough others.
+    /// To any `count` of all standbys (`ANY k`); whoever takes over needs the votes of enough
+    /// others.
     Quorum,
 }
 
@@ -82,7 +83,11 @@ impl Default for Settings {
                 on_crash: OnCrash::Auto,
                 failsafe: true,
             },
-            replication: Replication { mode: Mode::Async, count: 1, strict: false },
+            replication: Replication {
+                mode: Mode::Async,
+                count: 1,
+                strict: false,
+            },
             paused: false,
             use_rewind: true,
         }
@@ -107,12 +112,21 @@ impl fmt::Display for InvalidSettings {
 impl std::error::Error for InvalidSettings {}
 
 impl Settings {
-    /// Checks the floors (ttl 3 s, loop_wait 1 s, retry_timeout 1 s) and that two failed keepalives fit into one lease.
+    /// Checks the floors (ttl 3 s, loop_wait 1 s, retry_timeout 1 s) and that two failed keepalives
+    /// fit into one lease.
     pub fn check(&self) -> Result<(), InvalidSettings> {
-        let Failover { ttl, loop_wait, retry_timeout, .. } = self.failover;
+        let Failover {
+            ttl,
+            loop_wait,
+            retry_timeout,
+            ..
+        } = self.failover;
         let floor = |field, value: Millis, least: Millis| {
             if value < least {
-                Err(InvalidSettings { field, message: format!("{value} is below the floor; set at least {least}") })
+                Err(InvalidSettings {
+                    field,
+                    message: format!("{value} is below the floor; set at least {least}"),
+                })
             } else {
                 Ok(())
             }
@@ -124,7 +138,9 @@ impl Settings {
         if ttl < needed {
             return Err(InvalidSettings {
                 field: "ttl",
-                message: format!("{ttl} is shorter than loop_wait + 2 * retry_timeout = {needed}; raise ttl or lower the others"),
+                message: format!(
+                    "{ttl} is shorter than loop_wait + 2 * retry_timeout = {needed}; raise ttl or lower the others"
+                ),
             });
         }
         if self.replication.count == 0 {
@@ -167,6 +183,9 @@ mod tests {
         let mut settings = Settings::default();
         settings.failover.retry_timeout = Millis::seconds(5);
         let message = settings.check().unwrap_err().to_string();
-        assert!(message.contains("loop_wait + 2 * retry_timeout = 12s"), "{message}");
+        assert!(
+            message.contains("loop_wait + 2 * retry_timeout = 12s"),
+            "{message}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What proves that this member may stand or lead: its lease, how it is kept, and the promises that stand in for it while the DCS is away.
+//! What proves that this member may stand or lead: its lease, how it is kept, and the promises that
+//! stand in for it while the DCS is away.
 
 use crate::event::Effect;
 use crate::lease::{Lease, LeaseId, fence_margin};
@@ -9,8 +10,9 @@ use mrg_base::{Millis, Moment};
 /// The pause after a grant, keepalive or round of promises that failed.
 const RETRY: Millis = Millis(250);
 
-/// A lease that has lapsed is renewed only when the DCS is known to answer: a keepalive that arrives while its answer does not would keep a
-/// key alive whose owner may not write, and keep everybody else from taking over.
+/// A lease that has lapsed is renewed only when the DCS is known to answer: a keepalive that
+/// arrives while its answer does not would keep a key alive whose owner may not write, and keep
+/// everybody else from taking over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Reach {
     Unknown,
@@ -69,7 +71,8 @@ impl Tenure {
         self.former
     }
 
-    /// How often a lease is renewed. A lease that was granted under an earlier, shorter ttl must not be outlasted by a longer loop.
+    /// How often a lease is renewed. A lease that was granted under an earlier, shorter ttl must
+    /// not be outlasted by a longer loop.
     fn interval(lease: &Lease, failover: &Failover) -> Millis {
         failover.loop_wait.min(Millis(lease.ttl.0 / 3))
     }
@@ -78,11 +81,19 @@ impl Tenure {
     pub(crate) fn wake_at(&self) -> impl Iterator<Item = Moment> {
         let due = (!self.asked).then_some(self.due);
         let round = (self.failing && !self.round_open).then_some(self.round_due);
-        [due, round, self.lease.map(|lease| lease.valid_until)].into_iter().flatten()
+        [due, round, self.lease.map(|lease| lease.valid_until)]
+            .into_iter()
+            .flatten()
     }
 
     /// What is to be asked of the DCS now.
-    pub(crate) fn keep(&mut self, now: Moment, failover: &Failover, promised: bool, moving: bool) -> Option<Effect> {
+    pub(crate) fn keep(
+        &mut self,
+        now: Moment,
+        failover: &Failover,
+        promised: bool,
+        moving: bool,
+    ) -> Option<Effect> {
         if self.asked || now < self.due {
             return None;
         }
@@ -108,7 +119,9 @@ impl Tenure {
 
     /// Asks for a lease of the ttl that the settings say now, while the present one is kept.
     pub(crate) fn replace(&mut self, failover: &Failover) -> Option<Effect> {
-        let another = self.lease.is_some_and(|lease| lease.requested != failover.ttl);
+        let another = self
+            .lease
+            .is_some_and(|lease| lease.requested != failover.ttl);
         if !another || self.next.is_some() || self.replacing || self.failing {
             return None;
         }
@@ -133,7 +146,13 @@ impl Tenure {
         }
     }
 
-    pub(crate) fn granted(&mut self, id: LeaseId, granted: Millis, sent: Moment, failover: &Failover) {
+    pub(crate) fn granted(
+        &mut self,
+        id: LeaseId,
+        granted: Millis,
+        sent: Moment,
+        failover: &Failover,
+    ) {
         let lease = Lease::granted(id, self.asked_ttl, granted, sent);
         let replaces = std::mem::take(&mut self.replacing);
         if self.lease.is_none() {
@@ -146,8 +165,16 @@ impl Tenure {
         }
     }
 
-    /// A keepalive was answered. Gives the lease that is of no use any more because its answers take longer than it lasts.
-    pub(crate) fn kept(&mut self, now: Moment, id: LeaseId, sent: Moment, failover: &Failover, promised: bool) -> Option<LeaseId> {
+    /// A keepalive was answered. Gives the lease that is of no use any more because its answers
+    /// take longer than it lasts.
+    pub(crate) fn kept(
+        &mut self,
+        now: Moment,
+        id: LeaseId,
+        sent: Moment,
+        failover: &Failover,
+        promised: bool,
+    ) -> Option<LeaseId> {
         self.asked = false;
         self.failing = false;
         self.reach = Reach::Unknown;
@@ -194,20 +221,26 @@ impl Tenure {
         self.former
     }
 
-    /// The leader key is under the present lease; whether the next one is surely gone, so that it stays there.
+    /// The leader key is under the present lease; whether the next one is surely gone, so that it
+    /// stays there.
     pub(crate) fn stays(&mut self, now: Moment) -> bool {
-        let gone = |next: &mut Lease| now > next.valid_until + fence_margin(next.ttl) + fence_margin(next.ttl);
+        let gone = |next: &mut Lease| {
+            now > next.valid_until + fence_margin(next.ttl) + fence_margin(next.ttl)
+        };
         self.next.take_if(gone).is_some() || self.next.is_none()
     }
 
     /// The timers changed.
     pub(crate) fn retimed(&mut self, failover: &Failover) {
         if let Some(lease) = self.lease {
-            self.due = self.due.min(lease.confirmed_at() + Self::interval(&lease, failover));
+            self.due = self
+                .due
+                .min(lease.confirmed_at() + Self::interval(&lease, failover));
         }
     }
 
-    /// Whether all members should be asked for promises now: a keepalive went unanswered, and the last round is over.
+    /// Whether all members should be asked for promises now: a keepalive went unanswered, and the
+    /// last round is over.
     pub(crate) fn opens_round(&mut self, now: Moment) -> Option<u64> {
         if !self.failing || self.round_open || now < self.round_due {
             return None;
@@ -224,13 +257,24 @@ impl Tenure {
     }
 
     /// A round ended: until when its promises count, if all were given.
-    pub(crate) fn closes_round(&mut self, now: Moment, round: u64, asked: Moment, all: bool, failover: &Failover) -> Option<Moment> {
+    pub(crate) fn closes_round(
+        &mut self,
+        now: Moment,
+        round: u64,
+        asked: Moment,
+        all: bool,
+        failover: &Failover,
+    ) -> Option<Moment> {
         if !self.round_open || round != self.round {
             return None;
         }
         self.round_open = false;
         let all = all || bug!(SomePromisesSuffice);
-        self.round_due = if all { asked + failover.loop_wait.min(Millis(failover.ttl.0 / 3)) } else { now + RETRY };
+        self.round_due = if all {
+            asked + failover.loop_wait.min(Millis(failover.ttl.0 / 3))
+        } else {
+            now + RETRY
+        };
         all.then(|| asked + failover.ttl - fence_margin(failover.ttl))
     }
 

@@ -13,7 +13,9 @@ use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 pub use crate::sync::Stored;
 
 /// A revision of the DCS: every change has a higher one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Revision(pub i64);
 
@@ -86,17 +88,20 @@ pub struct Cluster {
     pub timeline: Option<Timeline>,
     /// Who began it, or was about to.
     pub timeline_of: Option<MemberName>,
-    /// `failsafe`: whose promises a leader without DCS needs. Whoever is not in it does not race; without the key nobody leads by promises.
+    /// `failsafe`: whose promises a leader without DCS needs. Whoever is not in it does not race;
+    /// without the key nobody leads by promises.
     pub failsafe: Option<Failsafe>,
-    /// Who belongs to the cluster by its configuration (`config`, `mrg.members`); `None` where it does not say. Whoever is away and not among them will
-    /// not come back.
+    /// Who belongs to the cluster by its configuration (`config`, `mrg.members`); `None` where it
+    /// does not say. Whoever is away and not among them will not come back.
     pub expected: Option<BTreeSet<MemberName>>,
 }
 
 impl Cluster {
     /// Whether this member belongs to the cluster, as far as the configuration says.
     pub fn expects(&self, member: &MemberName) -> bool {
-        self.expected.as_ref().is_none_or(|expected| expected.contains(member))
+        self.expected
+            .as_ref()
+            .is_none_or(|expected| expected.contains(member))
     }
 }
 
@@ -111,7 +116,8 @@ pub struct Failsafe {
     pub outdated: bool,
 }
 
-/// Writes of `failsafe` that may have been done, or may still be, although the key does not show it.
+/// Writes of `failsafe` that may have been done, or may still be, although the key does not show
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unsettled {
     /// The revision that they compare with.
@@ -147,7 +153,8 @@ impl DcsView {
         }
     }
 
-    /// The last known state, to note in it what was just done: also while the DCS is away, or a key that was let go would count as held.
+    /// The last known state, to note in it what was just done: also while the DCS is away, or a key
+    /// that was let go would count as held.
     pub(crate) fn last_mut(&mut self) -> Option<&mut Cluster> {
         match self {
             DcsView::Unread => None,
@@ -169,7 +176,8 @@ pub struct DataDirectory {
     pub was_primary: bool,
     /// Whether it was shut down in order.
     pub clean: bool,
-    /// Whether it was made here for a new cluster, and the cluster was not seen to have taken its system identifier.
+    /// Whether it was made here for a new cluster, and the cluster was not seen to have taken its
+    /// system identifier.
     pub unfinished: bool,
 }
 
@@ -211,7 +219,8 @@ pub enum WalReceiver {
 pub struct Standby {
     /// The system identifier.
     pub system_id: u64,
-    /// Its durable position; `None` while local WAL is still being replayed, when nobody knows how far it reaches.
+    /// Its durable position; `None` while local WAL is still being replayed, when nobody knows how
+    /// far it reaches.
     pub position: Option<Position>,
     /// Whom it is told to follow.
     pub upstream: Option<MemberName>,
@@ -263,7 +272,8 @@ pub struct Race {
 pub struct Memory {
     /// When this process started.
     pub started: Moment,
-    /// Whether what an earlier incarnation promised is not known: it may have promised one ttl of quiet just before it ended.
+    /// Whether what an earlier incarnation promised is not known: it may have promised one ttl of
+    /// quiet just before it ended.
     pub forgot_promises: bool,
     /// As of when the DCS was read last.
     pub read: Revision,
@@ -271,7 +281,8 @@ pub struct Memory {
     pub unsettled: Option<Unsettled>,
     /// Since when there has been no leader.
     pub leaderless: Option<Moment>,
-    /// Whether this process has ever seen that there is a cluster: it does not make another, whatever was deleted since.
+    /// Whether this process has ever seen that there is a cluster: it does not make another,
+    /// whatever was deleted since.
     pub knows_cluster: bool,
     /// Its system identifier, as this process saw it last.
     pub system_id: Option<u64>,
@@ -285,16 +296,18 @@ pub struct Memory {
     pub promised: Option<Promise>,
     /// Until when all members promised us.
     pub held_promises: Option<Moment>,
-    /// Whether too few answered when this member last asked for votes; others that could win need not wait for it.
+    /// Whether too few answered when this member last asked for votes; others that could win need
+    /// not wait for it.
     pub short_of_votes: bool,
     /// Whether a copy of the leader's data did not fit beside ours.
     pub no_space: bool,
-    /// Whether the leader key may have been moved to the next lease: it was asked for, and not answered.
+    /// Whether the leader key may have been moved to the next lease: it was asked for, and not
+    /// answered.
     pub moving: bool,
     /// Whether the poolers may be holding their clients at our request.
     pub poolers_paused: bool,
-    /// The request for a switchover that was tried: given up because a pooler's transactions did not end, or done. If it is still there when this
-    /// member leads, it cannot be done.
+    /// The request for a switchover that was tried: given up because a pooler's transactions did
+    /// not end, or done. If it is still there when this member leads, it cannot be done.
     pub abandoned: Option<Revision>,
     /// When this member let the key go after a crash; at most the last ten minutes.
     pub crash_releases: Vec<Moment>,
@@ -338,9 +351,12 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Our lease, if it is surely valid now. While the leader key may have been moved to the next one, that one must be valid, too.
+    /// Our lease, if it is surely valid now. While the leader key may have been moved to the next
+    /// one, that one must be valid, too.
     pub fn valid_lease(&self) -> Option<&'a Lease> {
-        self.lease.filter(|lease| lease.is_valid(self.now) && self.moving_to().is_none_or(|next| next.is_valid(self.now)))
+        self.lease.filter(|lease| {
+            lease.is_valid(self.now) && self.moving_to().is_none_or(|next| next.is_valid(self.now))
+        })
     }
 
     /// The lease that the leader key may hang off by now, although nobody said so yet.
@@ -351,19 +367,31 @@ impl<'a> View<'a> {
     /// Until when our lease proves anything.
     pub fn leased_until(&self) -> Option<Moment> {
         let until = self.valid_lease()?.valid_until;
-        Some(self.moving_to().map_or(until, |next| until.min(next.valid_until)))
+        Some(
+            self.moving_to()
+                .map_or(until, |next| until.min(next.valid_until)),
+        )
     }
 
     /// Whether the leader key is surely ours: it is owned by our lease, and the lease is valid.
     pub fn holds_key(&self) -> bool {
         let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
-        let ours = |key: &LeaderKey, lease: &Lease| if bug!(OwnershipByName) { key.member == *self.me } else { key.lease == lease.id };
+        let ours = |key: &LeaderKey, lease: &Lease| {
+            if bug!(OwnershipByName) {
+                key.member == *self.me
+            } else {
+                key.lease == lease.id
+            }
+        };
         matches!((key, self.valid_lease()), (Some(key), Some(lease)) if ours(key, lease))
     }
 
     /// Whether all members promised to keep quiet long enough, and nobody leads all the same.
     pub fn holds_promises(&self) -> bool {
-        self.memory.held_promises.is_some_and(|until| self.now < until) && self.other_leader().is_none()
+        self.memory
+            .held_promises
+            .is_some_and(|until| self.now < until)
+            && self.other_leader().is_none()
     }
 
     /// Whether postgres may accept writes here, now.
@@ -378,17 +406,21 @@ impl<'a> View<'a> {
 
     /// Whether this member promised somebody to keep quiet.
     pub fn is_promised(&self) -> bool {
-        self.memory.promised.is_some_and(|promise| self.now < promise.until)
+        self.memory
+            .promised
+            .is_some_and(|promise| self.now < promise.until)
     }
 
     /// The leader key, if somebody else holds it.
     pub fn other_leader(&self) -> Option<&'a LeaderKey> {
         let key = self.dcs.last()?.leader.as_ref()?;
-        let ours = self.lease.is_some_and(|lease| lease.id == key.lease) || self.memory.past_leases.contains(&key.lease);
+        let ours = self.lease.is_some_and(|lease| lease.id == key.lease)
+            || self.memory.past_leases.contains(&key.lease);
         if ours { None } else { Some(key) }
     }
 
-    /// The cluster's system identifier: by the DCS, or, where somebody deleted the key, by what this member remembers.
+    /// The cluster's system identifier: by the DCS, or, where somebody deleted the key, by what
+    /// this member remembers.
     pub fn system_id(&self) -> Option<u64> {
         match self.dcs.last()?.initialize {
             Some(Initialize::Done(system_id)) => Some(system_id),
@@ -406,7 +438,11 @@ impl<'a> View<'a> {
     pub fn electors(&self) -> Option<BTreeSet<MemberName>> {
         let cluster = self.dcs.last()?;
         // What was read before this leadership may lack whom the last leader listed.
-        if cluster.leader.as_ref().is_some_and(|key| self.memory.read < key.created) {
+        if cluster
+            .leader
+            .as_ref()
+            .is_some_and(|key| self.memory.read < key.created)
+        {
             return None;
         }
         let mut members = cluster.failsafe.as_ref()?.members.clone();
@@ -424,6 +460,12 @@ impl<'a> View<'a> {
     /// Members other than this one whose key is there.
     pub fn peers(&self) -> BTreeSet<MemberName> {
         let members = self.dcs.last().map(|cluster| &cluster.members);
-        members.into_iter().flatten().map(|(name, _)| name).filter(|name| *name != self.me).cloned().collect()
+        members
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name)
+            .filter(|name| *name != self.me)
+            .cloned()
+            .collect()
     }
 }

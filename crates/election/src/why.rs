@@ -1,4 +1,5 @@
-//! The closed list of reasons. One reason is the log line, the metric label, the Kubernetes event and the heading in docs/ha.md.
+//! The closed list of reasons. One reason is the log line, the metric label, the Kubernetes event
+//! and the heading in docs/ha.md.
 
 /// Why a member did what it did, or did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,7 +90,8 @@ pub enum Why {
     JustStarted,
     /// A leader was promised to be waited for.
     Promised,
-    /// This member is not among those whose promises a leader without DCS asks for, so one may lead unseen.
+    /// This member is not among those whose promises a leader without DCS asks for, so one may lead
+    /// unseen.
     NotInFailsafe,
     /// The tags forbid this member to lead.
     MayNotLead,
@@ -119,7 +121,8 @@ impl Why {
         format!("{self:?}")
     }
 
-    /// Whether it is in the way of this member for longer than a step takes: somebody who reads why nobody leads should read it.
+    /// Whether it is in the way of this member for longer than a step takes: somebody who reads why
+    /// nobody leads should read it.
     pub fn is_obstacle(self) -> bool {
         matches!(
             self,
@@ -146,15 +149,21 @@ impl Why {
     /// One sentence for the log and for `kubectl describe`.
     pub fn sentence(self) -> &'static str {
         match self {
-            Why::WriterWithoutLease => "postgres accepts writes without a lease that proves it may; killed",
+            Why::WriterWithoutLease => {
+                "postgres accepts writes without a lease that proves it may; killed"
+            }
             Why::ShuttingDown => "stopping in order",
             Why::DcsUnread => "waiting for the first answer of etcd",
             Why::DcsAway => "etcd does not answer; nothing is decided without it",
             Why::PostgresUnknown => "waiting for the state of postgres",
-            Why::NameTaken => "another process holds this member's name in etcd; waiting until its lease ends, the data is not touched",
+            Why::NameTaken => {
+                "another process holds this member's name in etcd; waiting until its lease ends, the data is not touched"
+            }
             Why::NoLease => "waiting for a lease",
             Why::Paused => "the cluster is paused; `patronictl resume` ends that",
-            Why::UnfinishedBootstrap => "the data here was made for a new cluster that did not come to be; removing it",
+            Why::UnfinishedBootstrap => {
+                "the data here was made for a new cluster that did not come to be; removing it"
+            }
             Why::WrongSystem => {
                 "the data directory belongs to another cluster (system identifier differs); move it away to let the member copy afresh"
             }
@@ -166,15 +175,21 @@ impl Why {
             Why::SystemUnknown => {
                 "no leader, and /initialize is missing: nothing tells whether the data here is this cluster's; write the system identifier that the members agree on into /initialize"
             }
-            Why::NoLeaderToCopy => "no data here and no leader to copy it from; waiting for a leader",
+            Why::NoLeaderToCopy => {
+                "no data here and no leader to copy it from; waiting for a leader"
+            }
             Why::CopyFromLeader => "copying the data from the leader",
             Why::Starting => "postgres is starting",
-            Why::CrashedFailover => "postgres died; the leader key is released to a streaming standby",
+            Why::CrashedFailover => {
+                "postgres died; the leader key is released to a streaming standby"
+            }
             Why::CrashedRestart => "postgres died; restarting it in place",
             Why::HandOver => "postgres is down in order; the leader key is released",
             Why::FinishPromotion => "finishing an interrupted promotion",
             Why::GiveBackKey => "holding the leader key without the right to promote; released",
-            Why::Reclaim => "etcd is back and the leader key is gone; taking it again, as all members promised",
+            Why::Reclaim => {
+                "etcd is back and the leader key is gone; taking it again, as all members promised"
+            }
             Why::Switchover => "handing over to another member",
             Why::SwitchoverDone => "the switchover is done; the request is cleared",
             Why::SwitchoverRefused => "the switchover cannot be done; the request is cleared",
@@ -205,9 +220,15 @@ impl Why {
             Why::SyncStateMissing => {
                 "no leader, and /sync is missing: nobody can tell who has every acknowledged commit; write /sync by hand to choose"
             }
-            Why::NotInSync => "no leader; this member is not in /sync and may lack acknowledged commits",
-            Why::OldTimeline => "no leader; this member's timeline is older than the cluster's history",
-            Why::TooFarBehind => "no leader; this member is further behind than maximum_lag_on_failover",
+            Why::NotInSync => {
+                "no leader; this member is not in /sync and may lack acknowledged commits"
+            }
+            Why::OldTimeline => {
+                "no leader; this member's timeline is older than the cluster's history"
+            }
+            Why::TooFarBehind => {
+                "no leader; this member is further behind than maximum_lag_on_failover"
+            }
             Why::Race => "no leader; asking the others",
             Why::TooFewVotes => "no leader; too few members answered",
             Why::Outrun => "no leader; another member is ahead",

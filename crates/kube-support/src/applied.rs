@@ -1,4 +1,5 @@
-//! Settled means silent: an object that is as it was applied is not sent again, and nobody is asked whether it is, since a watch of each kind tells.
+//! Settled means silent: an object that is as it was applied is not sent again, and nobody is asked
+//! whether it is, since a watch of each kind tells.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -66,10 +67,14 @@ fn may_be_watched(kind: &ApiResource) -> bool {
 impl Applied {
     /// Nothing was applied yet.
     pub fn new(client: Client) -> Self {
-        Self { client, kinds: Mutex::default() }
+        Self {
+            client,
+            kinds: Mutex::default(),
+        }
     }
 
-    /// Applies the objects, in order. One that fails does not hold up the others; the first failure is told.
+    /// Applies the objects, in order. One that fails does not hold up the others; the first failure
+    /// is told.
     pub async fn apply_all(&self, objects: &[Manifest]) -> Result<(), Error> {
         let mut first = Ok(());
         for manifest in objects {
@@ -79,12 +84,17 @@ impl Applied {
         first
     }
 
-    /// Applies objects that are this operator's alone, in order: what others changed of them is taken back. Says who changed what.
+    /// Applies objects that are this operator's alone, in order: what others changed of them is
+    /// taken back. Says who changed what.
     pub async fn enforce_all(&self, objects: &[Manifest]) -> (Result<(), Error>, Vec<String>) {
         let (mut first, mut corrected) = (Ok(()), Vec::new());
         for manifest in objects {
             let done = match self.apply_with(manifest, apply).await {
-                Err(Error::Conflict { kind, name, message }) => {
+                Err(Error::Conflict {
+                    kind,
+                    name,
+                    message,
+                }) => {
                     corrected.push(format!("{kind} {name}: taken back: {message}"));
                     self.apply_with(manifest, take).await
                 }
@@ -95,12 +105,23 @@ impl Applied {
         (first, corrected)
     }
 
-    /// Whether what was read of a namespace is older than what was written there: then its reader waits for the news. `read` gives the version at which an
-    /// object was read; 0 if it was not found.
-    pub fn is_ahead(&self, resource: &ApiResource, namespace: &str, read: impl Fn(&str) -> u64) -> bool {
+    /// Whether what was read of a namespace is older than what was written there: then its reader
+    /// waits for the news. `read` gives the version at which an object was read; 0 if it was not
+    /// found.
+    pub fn is_ahead(
+        &self,
+        resource: &ApiResource,
+        namespace: &str,
+        read: impl Fn(&str) -> u64,
+    ) -> bool {
         let known = self.known(resource);
         let known = lock(&known);
-        known.applied.get(namespace).into_iter().flatten().any(|(name, sent)| read(name) < sent.version)
+        known
+            .applied
+            .get(namespace)
+            .into_iter()
+            .flatten()
+            .any(|(name, sent)| read(name) < sent.version)
     }
 
     async fn apply_with(
@@ -112,7 +133,10 @@ impl Applied {
         let known = self.known(&resource);
         // What lacks the label is in no watch.
         let watched = may_be_watched(&resource)
-            && manifest.0.pointer("/metadata/labels/app.kubernetes.io~1managed-by") == Some(&json!(FIELD_MANAGER));
+            && manifest
+                .0
+                .pointer("/metadata/labels/app.kubernetes.io~1managed-by")
+                == Some(&json!(FIELD_MANAGER));
         let wanted = hash(manifest);
         if !watched && lock(&known).last(manifest, wanted).is_some() {
             let live = live(&self.client, manifest).await?;
@@ -133,15 +157,27 @@ impl Applied {
             return kind.known.clone();
         }
         let known = Arc::new(Mutex::new(Known::default()));
-        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(self.client.clone(), resource);
-        let task = may_be_watched(resource).then(|| tokio::spawn(keep(known.clone(), api, resource.kind.clone())));
-        kinds.insert(resource.clone(), Kind { known: known.clone(), task });
+        let api: Api<PartialObjectMeta<DynamicObject>> =
+            Api::all_with(self.client.clone(), resource);
+        let task = may_be_watched(resource)
+            .then(|| tokio::spawn(keep(known.clone(), api, resource.kind.clone())));
+        kinds.insert(
+            resource.clone(),
+            Kind {
+                known: known.clone(),
+                task,
+            },
+        );
         known
     }
 }
 
 async fn keep(known: Arc<Mutex<Known>>, api: Api<PartialObjectMeta<DynamicObject>>, kind: String) {
-    let stream = watcher(api, watcher::Config::default().labels(MANAGED).page_size(PAGE)).default_backoff();
+    let stream = watcher(
+        api,
+        watcher::Config::default().labels(MANAGED).page_size(PAGE),
+    )
+    .default_backoff();
     tokio::pin!(stream);
     while let Some(event) = stream.next().await {
         match event {
@@ -153,7 +189,9 @@ async fn keep(known: Arc<Mutex<Known>>, api: Api<PartialObjectMeta<DynamicObject
 
 impl Known {
     fn on(&mut self, event: watcher::Event<PartialObjectMeta<DynamicObject>>) {
-        let names = |object: &PartialObjectMeta<DynamicObject>| (object.namespace().unwrap_or_default(), object.name_any());
+        let names = |object: &PartialObjectMeta<DynamicObject>| {
+            (object.namespace().unwrap_or_default(), object.name_any())
+        };
         match event {
             watcher::Event::Init => self.now.begin(),
             watcher::Event::InitApply(object) => {
@@ -171,7 +209,8 @@ impl Known {
             }
             watcher::Event::Delete(object) => {
                 let (namespace, name) = names(&object);
-                self.now.remove(&namespace, &name, held(&object.metadata).version);
+                self.now
+                    .remove(&namespace, &name, held(&object.metadata).version);
                 if self.now.get(&namespace, &name).is_none() {
                     self.gone(&namespace, &name);
                 }
@@ -180,7 +219,9 @@ impl Known {
     }
 
     fn gone(&mut self, namespace: &str, name: &str) {
-        let Some(names) = self.applied.get_mut(namespace) else { return };
+        let Some(names) = self.applied.get_mut(namespace) else {
+            return;
+        };
         names.remove(name);
         if names.is_empty() {
             self.applied.remove(namespace);
@@ -197,20 +238,38 @@ impl Known {
     }
 
     fn sent(&mut self, manifest: &Manifest, hash: u64, applied: &DynamicObject) {
-        let (namespace, name, held) = (manifest.namespace(), manifest.name(), held(&applied.metadata));
-        let sent = Sent { manifest: hash, fingerprint: held.value, version: held.version };
+        let (namespace, name, held) = (
+            manifest.namespace(),
+            manifest.name(),
+            held(&applied.metadata),
+        );
+        let sent = Sent {
+            manifest: hash,
+            fingerprint: held.value,
+            version: held.version,
+        };
         self.now.put(&namespace, &name, held);
-        self.applied.entry(namespace).or_default().insert(name, sent);
+        self.applied
+            .entry(namespace)
+            .or_default()
+            .insert(name, sent);
     }
 
     fn last(&self, manifest: &Manifest, hash: u64) -> Option<&Sent> {
-        self.applied.get(&manifest.namespace())?.get(&manifest.name()).filter(|sent| sent.manifest == hash)
+        self.applied
+            .get(&manifest.namespace())?
+            .get(&manifest.name())
+            .filter(|sent| sent.manifest == hash)
     }
 
     /// Whether this manifest was the last one, and the object is still what the server made of it.
     fn is_settled(&self, manifest: &Manifest, hash: u64) -> bool {
-        let now = self.now.get(&manifest.namespace(), &manifest.name()).map(|held| held.value);
-        self.last(manifest, hash).is_some_and(|sent| now == Some(sent.fingerprint))
+        let now = self
+            .now
+            .get(&manifest.namespace(), &manifest.name())
+            .map(|held| held.value);
+        self.last(manifest, hash)
+            .is_some_and(|sent| now == Some(sent.fingerprint))
     }
 }
 
@@ -221,16 +280,24 @@ fn hash(manifest: &Manifest) -> u64 {
 }
 
 fn held(metadata: &ObjectMeta) -> Held<u64> {
-    Held { version: version(metadata.resource_version.as_deref()), value: fingerprint(metadata) }
+    Held {
+        version: version(metadata.resource_version.as_deref()),
+        value: fingerprint(metadata),
+    }
 }
 
-/// What changes when somebody changes the object, and not when a controller reports its status: the generation, and the version of kinds that have none, since
-/// those have no status that changes, either.
+/// What changes when somebody changes the object, and not when a controller reports its status: the
+/// generation, and the version of kinds that have none, since those have no status that changes,
+/// either.
 fn fingerprint(metadata: &ObjectMeta) -> u64 {
     let mut hasher = DefaultHasher::new();
     metadata.uid.hash(&mut hasher);
     metadata.labels.hash(&mut hasher);
-    let ours = metadata.annotations.iter().flatten().filter(|(name, _)| name.contains("mrg.bluebird.id/"));
+    let ours = metadata
+        .annotations
+        .iter()
+        .flatten()
+        .filter(|(name, _)| name.contains("mrg.bluebird.id/"));
     ours.for_each(|annotation| annotation.hash(&mut hasher));
     for owner in metadata.owner_references.iter().flatten() {
         owner.uid.hash(&mut hasher);
@@ -248,17 +315,29 @@ mod tests {
     use serde_json::Value;
 
     fn manifest(data: &str) -> Manifest {
-        Manifest(json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "namespace": "n" }, "data": { "x": data } }))
+        Manifest(
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "namespace": "n" }, "data": { "x": data } }),
+        )
     }
 
     fn object(version: u64, more: &Value) -> DynamicObject {
         let mut metadata = json!({ "name": "a", "namespace": "n", "uid": "u", "resourceVersion": version.to_string() });
-        metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        serde_json::from_value(json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata })).unwrap()
+        metadata
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        serde_json::from_value(
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata }),
+        )
+        .unwrap()
     }
 
     fn seen(version: u64, more: &Value) -> PartialObjectMeta<DynamicObject> {
-        PartialObjectMeta { types: None, metadata: object(version, more).metadata, _phantom: std::marker::PhantomData }
+        PartialObjectMeta {
+            types: None,
+            metadata: object(version, more).metadata,
+            _phantom: std::marker::PhantomData,
+        }
     }
 
     fn settled(known: &Known, data: &str) -> bool {
@@ -289,7 +368,10 @@ mod tests {
         for (version, change) in [
             (7, json!({ "generation": 2 })),
             (8, json!({ "generation": 1, "labels": { "mine": "yes" } })),
-            (9, json!({ "generation": 1, "annotations": { "mrg.bluebird.id/revision": "x" } })),
+            (
+                9,
+                json!({ "generation": 1, "annotations": { "mrg.bluebird.id/revision": "x" } }),
+            ),
             (10, json!({ "generation": 1, "uid": "another" })),
         ] {
             known.on(watcher::Event::Apply(seen(version, &change)));
@@ -305,6 +387,9 @@ mod tests {
         let mut known = after_sending(5, &json!({}));
         known.on(watcher::Event::Init);
         known.on(watcher::Event::InitDone);
-        assert!(!settled(&known, "1") && known.applied.is_empty(), "a list without it");
+        assert!(
+            !settled(&known, "1") && known.applied.is_empty(),
+            "a list without it"
+        );
     }
 }

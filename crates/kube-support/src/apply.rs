@@ -1,4 +1,5 @@
-//! Server-side apply: one field manager, only the fields that we mean. A conflict is an error that names the other manager, never a fight.
+//! Server-side apply: one field manager, only the fields that we mean. A conflict is an error that
+//! names the other manager, never a fight.
 
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -51,7 +52,11 @@ pub enum Error {
 
 impl Manifest {
     fn text(&self, path: &str) -> String {
-        self.0.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+        self.0
+            .pointer(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// Its kind.
@@ -78,7 +83,11 @@ impl Manifest {
 
     fn api(&self, client: &Client) -> Api<DynamicObject> {
         let resource = self.resource();
-        match self.0.pointer("/metadata/namespace").and_then(Value::as_str) {
+        match self
+            .0
+            .pointer("/metadata/namespace")
+            .and_then(Value::as_str)
+        {
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
             None => Api::all_with(client.clone(), &resource),
         }
@@ -87,16 +96,33 @@ impl Manifest {
     fn failed(&self, operation: &'static str, error: kube::Error) -> Error {
         match error {
             kube::Error::Api(status) if status.code == 409 && status.reason == "Conflict" => {
-                Error::Conflict { kind: self.kind(), name: self.name(), message: status.message.clone() }
+                Error::Conflict {
+                    kind: self.kind(),
+                    name: self.name(),
+                    message: status.message.clone(),
+                }
             }
-            error => Error::Request { operation, kind: self.kind(), name: self.name(), source: Box::new(error) },
+            error => Error::Request {
+                operation,
+                kind: self.kind(),
+                name: self.name(),
+                source: Box::new(error),
+            },
         }
     }
 }
 
 /// Applies a manifest; gives what the server made of it.
 pub async fn apply(client: &Client, manifest: &Manifest) -> Result<DynamicObject, Error> {
-    send(client, manifest, PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }).await
+    send(
+        client,
+        manifest,
+        PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        },
+    )
+    .await
 }
 
 /// Applies a manifest of an object that is this operator's alone, whoever changed it.
@@ -105,26 +131,54 @@ pub async fn take(client: &Client, manifest: &Manifest) -> Result<DynamicObject,
 }
 
 /// The same under another name: what is owned by one is let go of without the other.
-pub async fn take_as(client: &Client, manifest: &Manifest, manager: &str) -> Result<DynamicObject, Error> {
+pub async fn take_as(
+    client: &Client,
+    manifest: &Manifest,
+    manager: &str,
+) -> Result<DynamicObject, Error> {
     send(client, manifest, PatchParams::apply(manager).force()).await
 }
 
-async fn send(client: &Client, manifest: &Manifest, parameters: PatchParams) -> Result<DynamicObject, Error> {
+async fn send(
+    client: &Client,
+    manifest: &Manifest,
+    parameters: PatchParams,
+) -> Result<DynamicObject, Error> {
     let api = manifest.api(client);
-    let applied = api.patch(&manifest.name(), &parameters, &Patch::Apply(&manifest.0)).await;
+    let applied = api
+        .patch(&manifest.name(), &parameters, &Patch::Apply(&manifest.0))
+        .await;
     applied.map_err(|error| manifest.failed("apply", error))
 }
 
 /// The object as it is now; `None` if it is not there.
 pub async fn live(client: &Client, manifest: &Manifest) -> Result<Option<DynamicObject>, Error> {
-    manifest.api(client).get_opt(&manifest.name()).await.map_err(|error| manifest.failed("get", error))
+    manifest
+        .api(client)
+        .get_opt(&manifest.name())
+        .await
+        .map_err(|error| manifest.failed("get", error))
 }
 
 /// Deletes an object, if it is still the one that was meant.
-pub async fn delete(client: &Client, object: &DynamicObject, manifest: &Manifest) -> Result<(), Error> {
-    let preconditions = kube::api::Preconditions { uid: object.uid(), resource_version: None };
-    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    match manifest.api(client).delete(&manifest.name(), &parameters).await {
+pub async fn delete(
+    client: &Client,
+    object: &DynamicObject,
+    manifest: &Manifest,
+) -> Result<(), Error> {
+    let preconditions = kube::api::Preconditions {
+        uid: object.uid(),
+        resource_version: None,
+    };
+    let parameters = DeleteParams {
+        preconditions: Some(preconditions),
+        ..DeleteParams::default()
+    };
+    match manifest
+        .api(client)
+        .delete(&manifest.name(), &parameters)
+        .await
+    {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
         Err(error) => Err(manifest.failed("delete", error)),

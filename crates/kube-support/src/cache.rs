@@ -1,4 +1,5 @@
-//! A kind of object as its watch tells it: read without asking the API server, and a stream of what changed.
+//! A kind of object as its watch tells it: read without asking the API server, and a stream of what
+//! changed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
@@ -15,7 +16,8 @@ use tokio::sync::{self, mpsc};
 use super::lock;
 use super::mirror::version;
 
-/// So many objects are read at a time when a watch begins: a page is in memory whole, before anything is taken away.
+/// So many objects are read at a time when a watch begins: a page is in memory whole, before
+/// anything is taken away.
 pub(super) const PAGE: u32 = 50;
 
 /// Every object of a kind. The watch ends when this is dropped.
@@ -28,7 +30,8 @@ where
     task: tokio::task::JoinHandle<()>,
 }
 
-/// What goes along with the store: who hears of changes, which names there are in a namespace, and whether all of them were read.
+/// What goes along with the store: who hears of changes, which names there are in a namespace, and
+/// whether all of them were read.
 struct Told<K> {
     whole: sync::watch::Sender<bool>,
     names: Mutex<HashMap<String, BTreeSet<String>>>,
@@ -62,7 +65,8 @@ where
         self.store.clone()
     }
 
-    /// Whether everything was read once, to be waited for. (The store's own `wait_until_ready` wakes one of those who wait.)
+    /// Whether everything was read once, to be waited for. (The store's own `wait_until_ready`
+    /// wakes one of those who wait.)
     pub fn whole(&self) -> sync::watch::Receiver<bool> {
         self.told.whole.subscribe()
     }
@@ -74,13 +78,19 @@ where
 
     /// At which version an object was read; 0 if it is not there.
     pub fn version(&self, namespace: &str, name: &str) -> u64 {
-        self.get(namespace, name).map_or(0, |object| version(object.meta().resource_version.as_deref()))
+        self.get(namespace, name).map_or(0, |object| {
+            version(object.meta().resource_version.as_deref())
+        })
     }
 
     /// Those of a namespace that are meant, by name.
     pub fn within(&self, namespace: &str, meant: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
         let names = lock(&self.told.names);
-        let all = names.get(namespace).into_iter().flatten().filter_map(|name| self.get(namespace, name));
+        let all = names
+            .get(namespace)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.get(namespace, name));
         all.filter(|object| meant(object)).collect()
     }
 
@@ -88,7 +98,9 @@ where
     pub fn changes(&self) -> impl Stream<Item = Arc<K>> + Send + 'static {
         let (sender, mut queue) = mpsc::unbounded_channel();
         lock(&self.told.listeners).push(sender);
-        futures::stream::iter(self.store.state()).chain(futures::stream::poll_fn(move |context| queue.poll_recv(context)))
+        futures::stream::iter(self.store.state()).chain(futures::stream::poll_fn(move |context| {
+            queue.poll_recv(context)
+        }))
     }
 }
 
@@ -111,7 +123,8 @@ async fn keep<K>(
                 continue;
             }
         };
-        if let Event::Apply(object) | Event::Delete(object) | Event::InitApply(object) = &mut event {
+        if let Event::Apply(object) | Event::Delete(object) | Event::InitApply(object) = &mut event
+        {
             prune(object);
         }
         writer.apply_watcher_event(&event);
@@ -131,7 +144,11 @@ fn name<K: Resource>(object: &K) -> (String, String) {
 
 impl<K> Default for Told<K> {
     fn default() -> Self {
-        Self { whole: sync::watch::Sender::new(false), names: Mutex::default(), listeners: Mutex::default() }
+        Self {
+            whole: sync::watch::Sender::new(false),
+            names: Mutex::default(),
+            listeners: Mutex::default(),
+        }
     }
 }
 
@@ -164,7 +181,9 @@ impl<K: Resource<DynamicType = ()> + Clone> Told<K> {
         }
         let gone = |object: &Arc<K>| {
             let (namespace, name) = name(object.as_ref());
-            names.get(&namespace).is_none_or(|names| !names.contains(&name))
+            names
+                .get(&namespace)
+                .is_none_or(|names| !names.contains(&name))
         };
         let gone: Vec<Arc<K>> = before.into_iter().filter(gone).collect();
         *lock(&self.names) = names;
@@ -194,13 +213,29 @@ mod tests {
     async fn after(events: Vec<Event<ConfigMap>>) -> (Vec<(String, u64)>, Vec<String>) {
         let (store, writer) = reflector::store();
         let told = Arc::new(Told::default());
-        let cache = Cache { store, told: told.clone(), task: tokio::spawn(async {}) };
+        let cache = Cache {
+            store,
+            told: told.clone(),
+            task: tokio::spawn(async {}),
+        };
         let changes = cache.changes();
-        keep(futures::stream::iter(events.into_iter().map(Ok)), writer, told.clone(), |object| object.metadata.labels = None).await;
+        keep(
+            futures::stream::iter(events.into_iter().map(Ok)),
+            writer,
+            told.clone(),
+            |object| object.metadata.labels = None,
+        )
+        .await;
         let within = cache.within("n", |object| object.metadata.labels.is_none());
-        let held = within.iter().map(|object| (object.name_any(), cache.version("n", &object.name_any()))).collect();
+        let held = within
+            .iter()
+            .map(|object| (object.name_any(), cache.version("n", &object.name_any())))
+            .collect();
         lock(&told.listeners).clear();
-        (held, changes.map(|object| object.name_any()).collect().await)
+        (
+            held,
+            changes.map(|object| object.name_any()).collect().await,
+        )
     }
 
     #[tokio::test]
@@ -224,20 +259,44 @@ mod tests {
     async fn all_who_wait_for_the_first_list_hear_of_it() {
         let (store, writer) = reflector::store();
         let told = Arc::new(Told::default());
-        let cache = Arc::new(Cache { store, told: told.clone(), task: tokio::spawn(async {}) });
+        let cache = Arc::new(Cache {
+            store,
+            told: told.clone(),
+            task: tokio::spawn(async {}),
+        });
         let waiters: Vec<_> = (0..3)
             .map(|_| {
                 tokio::spawn({
                     let cache = cache.clone();
-                    async move { cache.whole().wait_for(|whole| *whole).await.map(|_| ()).unwrap() }
+                    async move {
+                        cache
+                            .whole()
+                            .wait_for(|whole| *whole)
+                            .await
+                            .map(|_| ())
+                            .unwrap()
+                    }
                 })
             })
             .collect();
         tokio::task::yield_now().await;
-        let events = [Event::Init, Event::InitApply(object("a", "1")), Event::InitDone];
-        keep(futures::stream::iter(events.into_iter().map(Ok)), writer, told, |_| ()).await;
+        let events = [
+            Event::Init,
+            Event::InitApply(object("a", "1")),
+            Event::InitDone,
+        ];
+        keep(
+            futures::stream::iter(events.into_iter().map(Ok)),
+            writer,
+            told,
+            |_| (),
+        )
+        .await;
         for waiter in waiters {
-            tokio::time::timeout(std::time::Duration::from_secs(5), waiter).await.unwrap().unwrap();
+            tokio::time::timeout(std::time::Duration::from_secs(5), waiter)
+                .await
+                .unwrap()
+                .unwrap();
         }
     }
 

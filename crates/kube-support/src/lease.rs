@@ -1,5 +1,6 @@
-//! Which of the operator's replicas works: a `coordination.k8s.io` Lease, taken by compare-and-set on its resourceVersion. Another holder's
-//! lease counts as over only after it was seen unchanged for its whole duration on the local monotonic clock: wall clocks are not compared.
+//! Which of the operator's replicas works: a `coordination.k8s.io` Lease, taken by compare-and-set
+//! on its resourceVersion. Another holder's lease counts as over only after it was seen unchanged
+//! for its whole duration on the local monotonic clock: wall clocks are not compared.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,10 @@ pub async fn hold(
     mut stop: watch::Receiver<bool>,
 ) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
-    let mut seen = Seen { version: None, at: Instant::now() };
+    let mut seen = Seen {
+        version: None,
+        at: Instant::now(),
+    };
     let mut renewed: Option<Instant> = None;
     loop {
         match take(&api, &name, &identity, &mut seen, renewed.is_some()).await {
@@ -74,24 +78,47 @@ pub async fn hold(
 }
 
 /// One try to take or renew; whether the lease is ours after it.
-async fn take(api: &Api<Lease>, name: &str, identity: &str, seen: &mut Seen, ours: bool) -> Result<bool, kube::Error> {
+async fn take(
+    api: &Api<Lease>,
+    name: &str,
+    identity: &str,
+    seen: &mut Seen,
+    ours: bool,
+) -> Result<bool, kube::Error> {
     let request = async {
         let Some(mut lease) = api.get_opt(name).await? else {
-            let fresh =
-                Lease { metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }, spec: Some(spec(identity, None)) };
-            return api.create(&PostParams::default(), &fresh).await.map(|_| true);
+            let fresh = Lease {
+                metadata: ObjectMeta {
+                    name: Some(name.to_owned()),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(spec(identity, None)),
+            };
+            return api
+                .create(&PostParams::default(), &fresh)
+                .await
+                .map(|_| true);
         };
         if seen.version != lease.resource_version() {
-            *seen = Seen { version: lease.resource_version(), at: Instant::now() };
+            *seen = Seen {
+                version: lease.resource_version(),
+                at: Instant::now(),
+            };
         }
-        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+        let holder = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.clone())
+            .unwrap_or_default();
         let free = holder.is_empty() || holder == identity || seen.at.elapsed() > DURATION;
         if !free || (ours && holder != identity) {
             return Ok(false);
         }
         lease.spec = Some(spec(identity, lease.spec.filter(|_| holder == identity)));
         lease.metadata.managed_fields = None;
-        api.replace(name, &PostParams::default(), &lease).await.map(|_| true)
+        api.replace(name, &PostParams::default(), &lease)
+            .await
+            .map(|_| true)
     };
     match tokio::time::timeout(RETRY, request).await {
         // Somebody was faster, which is an answer.
@@ -106,7 +133,10 @@ fn spec(identity: &str, old: Option<LeaseSpec>) -> LeaseSpec {
     LeaseSpec {
         holder_identity: Some(identity.to_owned()),
         lease_duration_seconds: Some(15),
-        acquire_time: old.as_ref().and_then(|old| old.acquire_time.clone()).or(Some(now.clone())),
+        acquire_time: old
+            .as_ref()
+            .and_then(|old| old.acquire_time.clone())
+            .or(Some(now.clone())),
         renew_time: Some(now),
         lease_transitions: old.and_then(|old| old.lease_transitions),
         ..LeaseSpec::default()
@@ -116,8 +146,17 @@ fn spec(identity: &str, old: Option<LeaseSpec>) -> LeaseSpec {
 async fn release(api: &Api<Lease>, name: &str, identity: &str) {
     let request = async {
         let mut lease = api.get(name).await?;
-        if lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(identity) {
-            lease.spec = Some(LeaseSpec { holder_identity: Some(String::new()), lease_duration_seconds: Some(1), ..LeaseSpec::default() });
+        if lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.as_deref())
+            == Some(identity)
+        {
+            lease.spec = Some(LeaseSpec {
+                holder_identity: Some(String::new()),
+                lease_duration_seconds: Some(1),
+                ..LeaseSpec::default()
+            });
             lease.metadata.managed_fields = None;
             api.replace(name, &PostParams::default(), &lease).await?;
         }

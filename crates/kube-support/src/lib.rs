@@ -1,4 +1,5 @@
-//! The Kubernetes API server, as far as every controller needs it: server-side apply of manifests, the operator's own lease.
+//! The Kubernetes API server, as far as every controller needs it: server-side apply of manifests,
+//! the operator's own lease.
 
 mod applied;
 mod apply;

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-/// A resource version, as it grows. The API server compares them as integers, and so may clients: KEP-5504, in Kubernetes since 1.35. One that is no number
-/// counts as the oldest, so that whatever comes after it is taken.
+/// A resource version, as it grows. The API server compares them as integers, and so may clients:
+/// KEP-5504, in Kubernetes since 1.35. One that is no number counts as the oldest, so that whatever
+/// comes after it is taken.
 pub fn version(text: Option<&str>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
@@ -19,7 +20,8 @@ pub struct Held<T> {
 
 type Objects<T> = HashMap<String, BTreeMap<String, Held<T>>>;
 
-/// The objects of a kind, by namespace and name. What was written by ourselves is in it at once, and no news from before that replaces it.
+/// The objects of a kind, by namespace and name. What was written by ourselves is in it at once,
+/// and no news from before that replaces it.
 #[derive(Debug)]
 pub struct Mirror<T> {
     objects: Objects<T>,
@@ -29,7 +31,10 @@ pub struct Mirror<T> {
 
 impl<T> Default for Mirror<T> {
     fn default() -> Self {
-        Self { objects: HashMap::new(), listing: None }
+        Self {
+            objects: HashMap::new(),
+            listing: None,
+        }
     }
 }
 
@@ -38,7 +43,10 @@ fn put<T>(objects: &mut Objects<T>, namespace: &str, name: &str, held: Held<T>) 
         Some(names) => names,
         None => objects.entry(namespace.to_owned()).or_default(),
     };
-    if names.get(name).is_none_or(|there| there.version <= held.version) {
+    if names
+        .get(name)
+        .is_none_or(|there| there.version <= held.version)
+    {
         names.insert(name.to_owned(), held);
     }
 }
@@ -56,11 +64,17 @@ impl<T: Clone> Mirror<T> {
 
     /// The list is complete. Gives what is gone.
     pub fn complete(&mut self) -> Vec<(String, String, T)> {
-        let Some(listed) = self.listing.take() else { return Vec::new() };
+        let Some(listed) = self.listing.take() else {
+            return Vec::new();
+        };
         let old = std::mem::replace(&mut self.objects, listed);
-        let all =
-            old.into_iter().flat_map(|(namespace, names)| names.into_iter().map(move |(name, held)| (namespace.clone(), name, held.value)));
-        all.filter(|(namespace, name, _)| self.get(namespace, name).is_none()).collect()
+        let all = old.into_iter().flat_map(|(namespace, names)| {
+            names
+                .into_iter()
+                .map(move |(name, held)| (namespace.clone(), name, held.value))
+        });
+        all.filter(|(namespace, name, _)| self.get(namespace, name).is_none())
+            .collect()
     }
 
     /// An object is there, or is another.
@@ -75,8 +89,13 @@ impl<T: Clone> Mirror<T> {
     pub fn remove(&mut self, namespace: &str, name: &str, version: u64) {
         let lists = [Some(&mut self.objects), self.listing.as_mut()];
         for objects in lists.into_iter().flatten() {
-            let Some(names) = objects.get_mut(namespace) else { continue };
-            if names.get(name).is_some_and(|there| there.version <= version) {
+            let Some(names) = objects.get_mut(namespace) else {
+                continue;
+            };
+            if names
+                .get(name)
+                .is_some_and(|there| there.version <= version)
+            {
                 names.remove(name);
             }
             if names.is_empty() {
@@ -96,7 +115,10 @@ mod tests {
     use super::*;
 
     fn held(version: u64) -> Held<u64> {
-        Held { version, value: version }
+        Held {
+            version,
+            value: version,
+        }
     }
 
     fn with(name: &str, version: u64) -> Mirror<u64> {
@@ -111,7 +133,11 @@ mod tests {
         mirror.put("n", "a", held(5));
         assert_eq!(mirror.get("n", "a"), Some(&held(7)));
         mirror.remove("n", "a", 6);
-        assert_eq!(mirror.get("n", "a"), Some(&held(7)), "an earlier object of the same name was deleted");
+        assert_eq!(
+            mirror.get("n", "a"),
+            Some(&held(7)),
+            "an earlier object of the same name was deleted"
+        );
         mirror.remove("n", "a", 8);
         assert_eq!(mirror.get("n", "a"), None);
         assert!(mirror.objects.is_empty());
@@ -123,7 +149,11 @@ mod tests {
         mirror.put("m", "b", held(2));
         mirror.begin();
         mirror.listed("n", "a", held(3));
-        assert_eq!(mirror.get("n", "a"), Some(&held(1)), "half a list says nothing");
+        assert_eq!(
+            mirror.get("n", "a"),
+            Some(&held(1)),
+            "half a list says nothing"
+        );
         assert_eq!(mirror.complete(), [("m".to_owned(), "b".to_owned(), 2)]);
         assert_eq!(mirror.get("n", "a"), Some(&held(3)));
         assert!(mirror.complete().is_empty(), "there was no list");
@@ -137,7 +167,10 @@ mod tests {
         mirror.put("n", "a", held(8));
         mirror.listed("n", "a", held(3));
         assert!(mirror.complete().is_empty());
-        assert_eq!((mirror.get("n", "new"), mirror.get("n", "a")), (Some(&held(9)), Some(&held(8))));
+        assert_eq!(
+            (mirror.get("n", "new"), mirror.get("n", "a")),
+            (Some(&held(9)), Some(&held(8)))
+        );
     }
 
     #[test]

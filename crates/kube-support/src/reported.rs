@@ -1,4 +1,5 @@
-//! Statuses that are memory: whoever decides by a status that he has written since decides the same twice, or takes it back.
+//! Statuses that are memory: whoever decides by a status that he has written since decides the same
+//! twice, or takes it back.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -18,9 +19,12 @@ impl Reported {
         lock(&self.0).insert(key(object), version(object.resource_version.as_deref()));
     }
 
-    /// Whether what was read of an object is older than what was written to it: then its reader waits for the news.
+    /// Whether what was read of an object is older than what was written to it: then its reader
+    /// waits for the news.
     pub fn is_ahead(&self, read: &ObjectMeta) -> bool {
-        lock(&self.0).get(&key(read)).is_some_and(|written| version(read.resource_version.as_deref()) < *written)
+        lock(&self.0)
+            .get(&key(read))
+            .is_some_and(|written| version(read.resource_version.as_deref()) < *written)
     }
 
     /// The object is gone.
@@ -30,7 +34,10 @@ impl Reported {
 }
 
 fn key(object: &ObjectMeta) -> (String, String) {
-    (object.namespace.clone().unwrap_or_default(), object.name.clone().unwrap_or_default())
+    (
+        object.namespace.clone().unwrap_or_default(),
+        object.name.clone().unwrap_or_default(),
+    )
 }
 
 #[cfg(test)]

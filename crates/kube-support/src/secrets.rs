@@ -1,5 +1,5 @@
-//! Secrets by name. They are not watched: the operator may read those that it is told of, and list none. One that is asked for again within moments is not
-//! read again.
+//! Secrets by name. They are not watched: the operator may read those that it is told of, and list
+//! none. One that is asked for again within moments is not read again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,17 +29,25 @@ pub struct Secrets {
 impl Secrets {
     /// Nothing was read yet.
     pub fn new(client: Client) -> Self {
-        Self { client, read: Mutex::default() }
+        Self {
+            client,
+            read: Mutex::default(),
+        }
     }
 
     /// For one reconciliation.
     pub fn reader(&self) -> Reader<'_> {
-        Reader { secrets: self, remembered: AtomicBool::new(false) }
+        Reader {
+            secrets: self,
+            remembered: AtomicBool::new(false),
+        }
     }
 
     fn remembered(&self, key: &(String, String)) -> Option<Content> {
         let read = lock(&self.read);
-        read.get(key).filter(|(at, _)| at.elapsed() < FRESH).map(|(_, content)| content.clone())
+        read.get(key)
+            .filter(|(at, _)| at.elapsed() < FRESH)
+            .map(|(_, content)| content.clone())
     }
 
     /// None is never remembered: somebody is about to create it.
@@ -67,7 +75,9 @@ impl Secrets {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
         match api.create(&PostParams::default(), secret).await {
             Ok(made) => Ok(content(made)),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(content(api.get(&secret.name_any()).await?)),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                Ok(content(api.get(&secret.name_any()).await?))
+            }
             Err(error) => Err(error),
         }
     }
@@ -90,7 +100,10 @@ impl Reader<'_> {
     /// # Errors
     /// If the API server does not answer.
     pub async fn get(&self, namespace: &str, name: &str) -> Result<Option<Content>, kube::Error> {
-        if let Some(content) = self.secrets.remembered(&(namespace.to_owned(), name.to_owned())) {
+        if let Some(content) = self
+            .secrets
+            .remembered(&(namespace.to_owned(), name.to_owned()))
+        {
             self.remembered.store(true, Ordering::Relaxed);
             return Ok(Some(content));
         }
@@ -101,10 +114,17 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// If the API server does not answer.
-    pub async fn text(&self, namespace: &str, name: &str, key: &str) -> Result<Option<String>, kube::Error> {
+    pub async fn text(
+        &self,
+        namespace: &str,
+        name: &str,
+        key: &str,
+    ) -> Result<Option<String>, kube::Error> {
         let content = self.get(namespace, name).await?;
         let bytes = content.and_then(|content| content.get(key).cloned());
-        Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|text| !text.is_empty()))
+        Ok(bytes
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .filter(|text| !text.is_empty()))
     }
 
     /// When to look again, since something was said from memory and may have changed since.
@@ -114,5 +134,12 @@ impl Reader<'_> {
 }
 
 fn content(secret: Secret) -> Content {
-    Arc::new(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect())
+    Arc::new(
+        secret
+            .data
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(key, value)| (key, value.0))
+            .collect(),
+    )
 }

@@ -15,13 +15,28 @@ use super::apply::FIELD_MANAGER;
 ///
 /// # Errors
 /// If the API server refuses or does not answer.
-pub async fn write_status<K>(client: &Client, object: &K, status: &impl Serialize) -> Result<Option<K>, kube::Error>
+pub async fn write_status<K>(
+    client: &Client,
+    object: &K,
+    status: &impl Serialize,
+) -> Result<Option<K>, kube::Error>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-    let patch = json!({ "apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status });
-    match api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
+    let patch =
+        json!({ "apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status });
+    match api
+        .patch_status(
+            &object.name_any(),
+            &PatchParams::apply(FIELD_MANAGER).force(),
+            &Patch::Apply(&patch),
+        )
+        .await
+    {
         Ok(written) => Ok(Some(written)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(error),

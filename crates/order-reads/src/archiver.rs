@@ -1,5 +1,6 @@
-//! Moves orders that ended long ago from the database to the archive: written, read back and compared, and only then deleted, in one transaction
-//! with the entry that says where they are now. Whatever fails or is killed in between, an order is in at least one of the two places.
+//! Moves orders that ended long ago from the database to the archive: written, read back and
+//! compared, and only then deleted, in one transaction with the entry that says where they are now.
+//! Whatever fails or is killed in between, an order is in at least one of the two places.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +21,9 @@ pub enum Error {
     #[error("the archive failed")]
     Archive(#[from] archive::Error),
     /// What was read back is not what was written.
-    #[error("the part {0} does not hold what was written to it; nothing was deleted; look at the storage, then run this again")]
+    #[error(
+        "the part {0} does not hold what was written to it; nothing was deleted; look at the storage, then run this again"
+    )]
     Verify(String),
 }
 
@@ -39,7 +42,12 @@ pub struct Moved {
 ///
 /// # Errors
 /// If the database or the archive fails; what was moved until then stays moved.
-pub async fn run(config: &Config, archive: &Archive, age: Duration, batch: i64) -> Result<Moved, Error> {
+pub async fn run(
+    config: &Config,
+    archive: &Archive,
+    age: Duration,
+    batch: i64,
+) -> Result<Moved, Error> {
     let (mut client, connection) = config.connect(NoTls).await?;
     let pump = tokio::spawn(connection);
     let mut moved = Moved::default();
@@ -51,7 +59,9 @@ pub async fn run(config: &Config, archive: &Archive, age: Duration, batch: i64) 
         let before = moved.orders;
         let mut days: BTreeMap<i64, Vec<Order>> = BTreeMap::new();
         for order in orders {
-            days.entry(order.created_at.0.div_euclid(86_400_000_000)).or_default().push(order);
+            days.entry(order.created_at.0.div_euclid(86_400_000_000))
+                .or_default()
+                .push(order);
         }
         for (_, mut orders) in days {
             orders.sort_by_key(|order| order.id);
@@ -73,7 +83,9 @@ async fn oldest(client: &Client, age: Duration, batch: i64) -> Result<Vec<Order>
     let sql = "SELECT id, customer, state, (extract(epoch FROM created_at) * 1000000)::bigint, (extract(epoch FROM updated_at) * 1000000)::bigint,
                version, detail::text FROM orders WHERE state = ANY ($1) AND updated_at < now() - $2 * interval '1 second'
                AND isfinite(created_at) AND isfinite(updated_at) ORDER BY updated_at LIMIT $3";
-    let rows = client.query(sql, &[&states, &(seconds as f64), &batch]).await?;
+    let rows = client
+        .query(sql, &[&states, &(seconds as f64), &batch])
+        .await?;
     let order = |row: &tokio_postgres::Row| -> Result<Order, tokio_postgres::Error> {
         Ok(Order {
             id: row.try_get(0)?,
@@ -82,13 +94,19 @@ async fn oldest(client: &Client, age: Duration, batch: i64) -> Result<Vec<Order>
             created_at: Micros(row.try_get(3)?),
             updated_at: Micros(row.try_get(4)?),
             version: row.try_get(5)?,
-            detail: RawValue::from_string(row.try_get(6)?).unwrap_or_else(|_| RawValue::NULL.to_owned()),
+            detail: RawValue::from_string(row.try_get(6)?)
+                .unwrap_or_else(|_| RawValue::NULL.to_owned()),
         })
     };
     Ok(rows.iter().map(order).collect::<Result<_, _>>()?)
 }
 
-async fn move_part(client: &mut Client, archive: &Archive, orders: &[Order], moved: &mut Moved) -> Result<(), Error> {
+async fn move_part(
+    client: &mut Client,
+    archive: &Archive,
+    orders: &[Order],
+    moved: &mut Moved,
+) -> Result<(), Error> {
     let part = archive.write(orders).await?;
     let text = |orders: &[Order]| serde_json::to_string(orders).unwrap_or_default();
     if text(&archive.read(&part).await?) != text(orders) {

@@ -1,7 +1,8 @@
-//! Copies of orders in Redis (or Valkey). Nothing depends on it: slow, full, gone or lying, and the answer comes from elsewhere.
+//! Copies of orders in Redis (or Valkey). Nothing depends on it: slow, full, gone or lying, and the
+//! answer comes from elsewhere.
 //!
-//! One hash an order: `v`, the version, and `d`, the copy. A change leaves its version without a copy, so that a slower reader cannot put an
-//! older copy back.
+//! One hash an order: `v`, the version, and `d`, the copy. A change leaves its version without a
+//! copy, so that a slower reader cannot put an older copy back.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -16,14 +17,16 @@ use super::order::{Micros, Order, OrderId};
 use mrg_base::Millis;
 use mrg_breaker::{Breaker, Outcome, Ratio, Settings};
 
-/// Stores a copy unless a newer version is known. `KEYS[1]` the order, `ARGV` version, copy, milliseconds to live.
+/// Stores a copy unless a newer version is known. `KEYS[1]` the order, `ARGV` version, copy,
+/// milliseconds to live.
 const PUT: &str = "local v = redis.call('HGET', KEYS[1], 'v')
 if v and tonumber(v) > tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'v', ARGV[1], 'd', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1";
 
-/// Forgets copies older than a version. `KEYS[1]` the order, `ARGV` version, milliseconds to remember it.
+/// Forgets copies older than a version. `KEYS[1]` the order, `ARGV` version, milliseconds to
+/// remember it.
 const DROP: &str = "local v = redis.call('HGET', KEYS[1], 'v')
 if v and tonumber(v) >= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'v', ARGV[1])
@@ -84,7 +87,9 @@ pub struct Cache {
 
 impl std::fmt::Debug for Cache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cache").field("lives", &self.lives).finish_non_exhaustive()
+        f.debug_struct("Cache")
+            .field("lives", &self.lives)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,8 +104,13 @@ impl Cache {
     /// If the address cannot be read.
     pub fn new(url: &str, lives: Lives, budget: Duration) -> Result<Self, Error> {
         let half = Ratio::try_from(0.5).unwrap_or_else(|_| unreachable!("a half is a ratio"));
-        let settings =
-            Settings { interval: Millis(10_000), timeout: Millis(1_000), min_requests: 10, failure_ratio: half, ..Settings::default() };
+        let settings = Settings {
+            interval: Millis(10_000),
+            timeout: Millis(1_000),
+            min_requests: 10,
+            failure_ratio: half,
+            ..Settings::default()
+        };
         Ok(Self {
             client: redis::Client::open(url).map_err(Error::Address)?,
             connection: OnceCell::new(),
@@ -117,17 +127,38 @@ impl Cache {
             .set_number_of_retries(1)
             .set_connection_timeout(Some(Duration::from_millis(500)))
             .set_response_timeout(Some(Duration::from_millis(500)));
-        let manager = self.connection.get_or_try_init(|| self.client.get_connection_manager_with_config(config)).await?;
+        let manager = self
+            .connection
+            .get_or_try_init(|| self.client.get_connection_manager_with_config(config))
+            .await?;
         Ok(manager.clone())
     }
 
-    /// Every call goes through here: a deadline, and a breaker, so that a cache that hangs costs a few calls and not all.
-    async fn call<T>(&self, budget: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let ticket =
-            self.breaker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).admit(mrg_clock::now()).map_err(|_| Error::LeftAlone)?;
-        let mut guard = Permit { breaker: &self.breaker, ticket: Some(ticket) };
-        let outcome = tokio::time::timeout(budget, work).await.unwrap_or(Err(Error::Late(budget)));
-        guard.report(if outcome.is_ok() { Outcome::Success } else { Outcome::Failure });
+    /// Every call goes through here: a deadline, and a breaker, so that a cache that hangs costs a
+    /// few calls and not all.
+    async fn call<T>(
+        &self,
+        budget: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let ticket = self
+            .breaker
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .admit(mrg_clock::now())
+            .map_err(|_| Error::LeftAlone)?;
+        let mut guard = Permit {
+            breaker: &self.breaker,
+            ticket: Some(ticket),
+        };
+        let outcome = tokio::time::timeout(budget, work)
+            .await
+            .unwrap_or(Err(Error::Late(budget)));
+        guard.report(if outcome.is_ok() {
+            Outcome::Success
+        } else {
+            Outcome::Failure
+        });
         outcome
     }
 
@@ -135,38 +166,74 @@ impl Cache {
     ///
     /// # Errors
     /// If the cache does not answer.
-    pub async fn get(&self, id: OrderId, now: Micros, metrics: &Metrics) -> Result<Option<Copy>, Error> {
-        let found: Option<Vec<u8>> = self.call(self.budget, async { Ok(self.connection().await?.hget(key(id), "d").await?) }).await?;
+    pub async fn get(
+        &self,
+        id: OrderId,
+        now: Micros,
+        metrics: &Metrics,
+    ) -> Result<Option<Copy>, Error> {
+        let found: Option<Vec<u8>> = self
+            .call(self.budget, async {
+                Ok(self.connection().await?.hget(key(id), "d").await?)
+            })
+            .await?;
         let Some(bytes) = found else { return Ok(None) };
         let copy = believable(&bytes, id, now);
         if copy.is_none() {
-            metrics.malformed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            metrics
+                .malformed
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
         Ok(copy)
     }
 
-    /// The same when nothing else has answered: with more patience, and although it may have failed lately.
+    /// The same when nothing else has answered: with more patience, and although it may have failed
+    /// lately.
     ///
     /// # Errors
     /// If the cache does not answer.
     pub async fn get_at_last(&self, id: OrderId, now: Micros) -> Result<Option<Copy>, Error> {
         let budget = self.budget * 6;
-        let asked = async { Ok(self.connection().await?.hget::<_, _, Option<Vec<u8>>>(key(id), "d").await?) };
-        let found = tokio::time::timeout(budget, asked).await.unwrap_or(Err(Error::Late(budget)))?;
+        let asked = async {
+            Ok(self
+                .connection()
+                .await?
+                .hget::<_, _, Option<Vec<u8>>>(key(id), "d")
+                .await?)
+        };
+        let found = tokio::time::timeout(budget, asked)
+            .await
+            .unwrap_or(Err(Error::Late(budget)))?;
         Ok(found.and_then(|bytes| believable(&bytes, id, now)))
     }
 
-    /// Keeps a copy, unless a newer version of the order is known. A cache that is full or gone is nobody's trouble.
+    /// Keeps a copy, unless a newer version of the order is known. A cache that is full or gone is
+    /// nobody's trouble.
     pub async fn put(&self, order: &Order, at: Micros, metrics: &Metrics) {
-        let life = if order.is_final() { self.lives.history } else { self.lives.stale };
-        let Ok(bytes) = serde_json::to_vec(&CopyOf { at, order }) else { return };
+        let life = if order.is_final() {
+            self.lives.history
+        } else {
+            self.lives.stale
+        };
+        let Ok(bytes) = serde_json::to_vec(&CopyOf { at, order }) else {
+            return;
+        };
         let stored = self.call(self.budget * 4, async {
             let mut connection = self.connection().await?;
             let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
-            Ok(self.put.key(key(OrderId(order.id))).arg(order.version).arg(bytes).arg(millis).invoke_async::<i64>(&mut connection).await?)
+            Ok(self
+                .put
+                .key(key(OrderId(order.id)))
+                .arg(order.version)
+                .arg(bytes)
+                .arg(millis)
+                .invoke_async::<i64>(&mut connection)
+                .await?)
         });
         if let Err(error) = stored.await {
-            metrics.cache_writes_failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            metrics
+                .cache_writes_failed
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             tracing::debug!(error = %mrg_telemetry::chain(&error), "a copy was not kept");
         }
     }
@@ -178,7 +245,12 @@ impl Cache {
     pub async fn forget(&self, id: OrderId, version: i64) -> Result<(), Error> {
         self.call(self.budget * 4, async {
             let mut connection = self.connection().await?;
-            self.drop.key(key(id)).arg(version).arg(REMEMBER_MS).invoke_async::<i64>(&mut connection).await?;
+            self.drop
+                .key(key(id))
+                .arg(version)
+                .arg(REMEMBER_MS)
+                .invoke_async::<i64>(&mut connection)
+                .await?;
             Ok(())
         })
         .await
@@ -189,8 +261,15 @@ impl Cache {
     /// # Errors
     /// If it does not.
     pub async fn ping(&self, budget: Duration) -> Result<(), Error> {
-        let ping = async { Ok(redis::cmd("PING").query_async::<String>(&mut self.connection().await?).await?) };
-        tokio::time::timeout(budget, ping).await.unwrap_or(Err(Error::Late(budget))).map(|_| ())
+        let ping = async {
+            Ok(redis::cmd("PING")
+                .query_async::<String>(&mut self.connection().await?)
+                .await?)
+        };
+        tokio::time::timeout(budget, ping)
+            .await
+            .unwrap_or(Err(Error::Late(budget)))
+            .map(|_| ())
     }
 
     /// How long copies live.
@@ -205,10 +284,12 @@ struct CopyOf<'a> {
     order: &'a Order,
 }
 
-/// A copy that is what was asked for. Whatever else lies under the key, garbage, another order, a copy from the future, is none.
+/// A copy that is what was asked for. Whatever else lies under the key, garbage, another order, a
+/// copy from the future, is none.
 fn believable(bytes: &[u8], id: OrderId, now: Micros) -> Option<Copy> {
     let copy: Copy = serde_json::from_slice(bytes).ok()?;
-    (copy.order.id == id.0 && copy.at.0 <= now.0 + 2_000_000 && copy.order.version > 0).then_some(copy)
+    (copy.order.id == id.0 && copy.at.0 <= now.0 + 2_000_000 && copy.order.version > 0)
+        .then_some(copy)
 }
 
 /// A permit of the breaker that is given back whatever happens, also when the caller goes away.
@@ -220,7 +301,10 @@ struct Permit<'a> {
 impl Permit<'_> {
     fn report(&mut self, outcome: Outcome) {
         if let Some(ticket) = self.ticket.take() {
-            self.breaker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).report(mrg_clock::now(), ticket, outcome);
+            self.breaker
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .report(mrg_clock::now(), ticket, outcome);
         }
     }
 }
@@ -249,12 +333,27 @@ mod tests {
             version,
             detail: RawValue::NULL.to_owned(),
         };
-        let bytes = |order: &Order, at| serde_json::to_vec(&CopyOf { at: Micros(at), order }).unwrap_or_default();
+        let bytes = |order: &Order, at| {
+            serde_json::to_vec(&CopyOf {
+                at: Micros(at),
+                order,
+            })
+            .unwrap_or_default()
+        };
         let now = Micros(10_000_000);
         assert!(believable(&bytes(&order(1, 1), 10), id, now).is_some());
-        assert!(believable(&bytes(&order(2, 1), 10), id, now).is_none(), "another order's");
-        assert!(believable(&bytes(&order(1, 0), 10), id, now).is_none(), "no version");
-        assert!(believable(&bytes(&order(1, 1), 99_000_000), id, now).is_none(), "from the future");
+        assert!(
+            believable(&bytes(&order(2, 1), 10), id, now).is_none(),
+            "another order's"
+        );
+        assert!(
+            believable(&bytes(&order(1, 0), 10), id, now).is_none(),
+            "no version"
+        );
+        assert!(
+            believable(&bytes(&order(1, 1), 99_000_000), id, now).is_none(),
+            "from the future"
+        );
         let whole = bytes(&order(1, 1), 10);
         for cut in 0..whole.len() {
             assert!(believable(&whole[..cut], id, now).is_none(), "cut at {cut}");

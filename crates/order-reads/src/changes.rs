@@ -1,5 +1,6 @@
-//! Hears from the database which orders change, in the moment of the commit (LISTEN), and forgets their copies. While it cannot hear, copies of
-//! active orders are not trusted; those made before it could hear again never are.
+//! Hears from the database which orders change, in the moment of the commit (LISTEN), and forgets
+//! their copies. While it cannot hear, copies of active orders are not trusted; those made before
+//! it could hear again never are.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use super::order::{Micros, OrderId};
 use super::read::Reader;
 use mrg_telemetry::chain;
 
-/// How often the connection is asked whether it still reaches a primary. A connection that dies in silence is noticed after this and [`PATIENCE`].
+/// How often the connection is asked whether it still reaches a primary. A connection that dies in
+/// silence is noticed after this and [`PATIENCE`].
 const PROBE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -30,7 +32,8 @@ enum Error {
     Ended,
 }
 
-/// Hears for ever. The connection must reach the primary itself: poolers in transaction mode do not pass notifications on.
+/// Hears for ever. The connection must reach the primary itself: poolers in transaction mode do not
+/// pass notifications on.
 pub async fn hear(config: Config, reader: &Reader, heard_since: &watch::Sender<Option<Micros>>) {
     let mut wait = Duration::from_millis(50);
     loop {
@@ -44,11 +47,18 @@ pub async fn hear(config: Config, reader: &Reader, heard_since: &watch::Sender<O
     }
 }
 
-async fn listen(config: &Config, reader: &Reader, heard_since: &watch::Sender<Option<Micros>>) -> Result<std::convert::Infallible, Error> {
-    let (client, mut connection) = tokio::time::timeout(PATIENCE * 2, config.connect(NoTls)).await.map_err(|_| Error::Late)??;
+async fn listen(
+    config: &Config,
+    reader: &Reader,
+    heard_since: &watch::Sender<Option<Micros>>,
+) -> Result<std::convert::Infallible, Error> {
+    let (client, mut connection) = tokio::time::timeout(PATIENCE * 2, config.connect(NoTls))
+        .await
+        .map_err(|_| Error::Late)??;
     let (sender, mut told) = mpsc::unbounded::<String>();
     let pump = tokio::spawn(async move {
-        let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
+        let mut messages =
+            futures::stream::poll_fn(move |context| connection.poll_message(context));
         while let Some(Ok(message)) = messages.next().await {
             if let AsyncMessage::Notification(notification) = message {
                 let _ = sender.unbounded_send(notification.payload().to_owned());
@@ -57,7 +67,11 @@ async fn listen(config: &Config, reader: &Reader, heard_since: &watch::Sender<Op
     });
     // The pump ends with the client; a hanging one is ended here.
     let _end = AbortOnDrop(pump);
-    let ask = async |statement: &str| tokio::time::timeout(PATIENCE, client.simple_query(statement)).await.map_err(|_| Error::Late);
+    let ask = async |statement: &str| {
+        tokio::time::timeout(PATIENCE, client.simple_query(statement))
+            .await
+            .map_err(|_| Error::Late)
+    };
     ask("LISTEN mrg_orders").await??;
     let probe = async || -> Result<(), Error> {
         let rows = ask("SELECT pg_is_in_recovery()").await??;
@@ -86,9 +100,12 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Forgets the copies of a changed order. What cannot be forgotten stands for at most the time that copies count as fresh.
+/// Forgets the copies of a changed order. What cannot be forgotten stands for at most the time that
+/// copies count as fresh.
 async fn forget(change: &str, reader: &Reader) {
-    let parsed = change.split_once(' ').and_then(|(id, version)| Some((id.parse::<OrderId>().ok()?, version.parse::<i64>().ok()?)));
+    let parsed = change.split_once(' ').and_then(|(id, version)| {
+        Some((id.parse::<OrderId>().ok()?, version.parse::<i64>().ok()?))
+    });
     let Some((id, version)) = parsed else {
         reader.metrics.malformed.fetch_add(1, Relaxed);
         return;

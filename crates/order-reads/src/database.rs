@@ -1,4 +1,5 @@
-//! Orders in PostgreSQL: one round trip a question, no prepared statements, so that any pooler between will do.
+//! Orders in PostgreSQL: one round trip a question, no prepared statements, so that any pooler
+//! between will do.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -70,11 +71,18 @@ pub enum Place {
 /// Microseconds since 1970 of a column; PostgreSQL's infinities are none.
 macro_rules! micros {
     ($column:literal) => {
-        concat!("CASE WHEN isfinite(", $column, ") THEN (extract(epoch FROM ", $column, ") * 1000000)::bigint ELSE 0 END")
+        concat!(
+            "CASE WHEN isfinite(",
+            $column,
+            ") THEN (extract(epoch FROM ",
+            $column,
+            ") * 1000000)::bigint ELSE 0 END"
+        )
     };
 }
 
-/// The position is read a moment after the snapshot is taken, within the same statement: microseconds.
+/// The position is read a moment after the snapshot is taken, within the same statement:
+/// microseconds.
 macro_rules! standing {
     () => {
         "pg_is_in_recovery(), ((CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END) - '0/0'::pg_lsn)::bigint"
@@ -121,22 +129,48 @@ impl Database {
     /// # Errors
     /// If the connection string cannot be read.
     pub fn new(setting: &'static str, dsn: &str, size: usize) -> Result<Self, Error> {
-        let mut config: tokio_postgres::Config = dsn.parse().map_err(|source| Error::Dsn { setting, source })?;
-        config.application_name("mrg-orders").connect_timeout(Duration::from_secs(2));
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        let limits =
-            Timeouts { wait: Some(Duration::from_secs(2)), create: Some(Duration::from_secs(2)), recycle: Some(Duration::from_secs(1)) };
-        let pool = Pool::builder(manager).max_size(size).timeouts(limits).runtime(Runtime::Tokio1).build();
-        Ok(Self { pool: pool.map_err(|error| Error::Pool(error.to_string()))? })
+        let mut config: tokio_postgres::Config = dsn
+            .parse()
+            .map_err(|source| Error::Dsn { setting, source })?;
+        config
+            .application_name("mrg-orders")
+            .connect_timeout(Duration::from_secs(2));
+        let manager = Manager::from_config(
+            config,
+            NoTls,
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
+        let limits = Timeouts {
+            wait: Some(Duration::from_secs(2)),
+            create: Some(Duration::from_secs(2)),
+            recycle: Some(Duration::from_secs(1)),
+        };
+        let pool = Pool::builder(manager)
+            .max_size(size)
+            .timeouts(limits)
+            .runtime(Runtime::Tokio1)
+            .build();
+        Ok(Self {
+            pool: pool.map_err(|error| Error::Pool(error.to_string()))?,
+        })
     }
 
-    async fn query(&self, budget: Duration, sql: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Line>, Error> {
+    async fn query(
+        &self,
+        budget: Duration,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Line>, Error> {
         let mut taken: Option<Object> = None;
         let asked = async {
             let client = taken.insert(self.pool.get().await?);
             Ok(client.query_typed(sql, parameters).await?)
         };
-        let answer = tokio::time::timeout(budget, asked).await.unwrap_or(Err(Error::Late(budget)));
+        let answer = tokio::time::timeout(budget, asked)
+            .await
+            .unwrap_or(Err(Error::Late(budget)));
         if answer.is_err()
             && let Some(client) = taken
         {
@@ -152,8 +186,19 @@ impl Database {
     /// If the server does not say so in time.
     pub async fn place(&self, id: OrderId, budget: Duration) -> Result<(Standing, Place), Error> {
         let lines = self.query(budget, ONE, &[(&id.0, Type::UUID)]).await?;
-        let Some(line) = lines.first() else { return Ok((Standing { standby: false, at: Lsn(0) }, Place::Missing)) };
-        let place = match (line.try_get::<_, Option<Uuid>>(2)?, line.try_get::<_, Option<String>>(9)?) {
+        let Some(line) = lines.first() else {
+            return Ok((
+                Standing {
+                    standby: false,
+                    at: Lsn(0),
+                },
+                Place::Missing,
+            ));
+        };
+        let place = match (
+            line.try_get::<_, Option<Uuid>>(2)?,
+            line.try_get::<_, Option<String>>(9)?,
+        ) {
             (Some(id), _) => Place::Here(Order {
                 id,
                 customer: line.try_get(3)?,
@@ -162,7 +207,8 @@ impl Database {
                 updated_at: Micros(line.try_get(6)?),
                 version: line.try_get(7)?,
                 // jsonb is JSON.
-                detail: RawValue::from_string(line.try_get(8)?).unwrap_or_else(|_| RawValue::NULL.to_owned()),
+                detail: RawValue::from_string(line.try_get(8)?)
+                    .unwrap_or_else(|_| RawValue::NULL.to_owned()),
             }),
             (None, Some(part)) => Place::Archived(part),
             (None, None) => Place::Missing,
@@ -170,7 +216,8 @@ impl Database {
         Ok((standing(line)?, place))
     }
 
-    /// A page of a customer's orders, newest first, and how many rows were left out because they make no sense.
+    /// A page of a customer's orders, newest first, and how many rows were left out because they
+    /// make no sense.
     ///
     /// # Errors
     /// If the server does not answer in time.
@@ -182,7 +229,10 @@ impl Database {
         limit: i64,
         budget: Duration,
     ) -> Result<(Standing, Vec<Row>, u64), Error> {
-        let after = after.unwrap_or(Cursor { created_at: Micros(END_OF_TIME - 1), id: Uuid::max() });
+        let after = after.unwrap_or(Cursor {
+            created_at: Micros(END_OF_TIME - 1),
+            id: Uuid::max(),
+        });
         let states: &[&str] = &FINAL_STATES;
         let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
             (&customer, Type::TEXT),
@@ -191,14 +241,30 @@ impl Database {
             (&limit, Type::INT8),
             (&states, Type::TEXT_ARRAY),
         ];
-        let lines = self.query(budget, if finals { HISTORY } else { ACTIVE }, &parameters).await?;
+        let lines = self
+            .query(budget, if finals { HISTORY } else { ACTIVE }, &parameters)
+            .await?;
         let (mut rows, mut skipped) = (Vec::with_capacity(lines.len()), 0);
-        let mut seen = Standing { standby: false, at: Lsn(0) };
+        let mut seen = Standing {
+            standby: false,
+            at: Lsn(0),
+        };
         for line in &lines {
             seen = standing(line)?;
-            let Some(id) = line.try_get::<_, Option<Uuid>>(2)? else { continue };
-            let row = Row { id, state: line.try_get(3)?, created_at: Micros(line.try_get(4)?), archived: line.try_get(5)? };
-            if (0..END_OF_TIME).contains(&row.created_at.0) { rows.push(row) } else { skipped += 1 }
+            let Some(id) = line.try_get::<_, Option<Uuid>>(2)? else {
+                continue;
+            };
+            let row = Row {
+                id,
+                state: line.try_get(3)?,
+                created_at: Micros(line.try_get(4)?),
+                archived: line.try_get(5)?,
+            };
+            if (0..END_OF_TIME).contains(&row.created_at.0) {
+                rows.push(row)
+            } else {
+                skipped += 1
+            }
         }
         Ok((seen, rows, skipped))
     }
@@ -208,8 +274,16 @@ impl Database {
     /// # Errors
     /// If it does not.
     pub async fn ping(&self, budget: Duration) -> Result<Standing, Error> {
-        let lines = self.query(budget, concat!("SELECT ", standing!()), &[]).await?;
-        lines.first().map_or(Ok(Standing { standby: false, at: Lsn(0) }), standing)
+        let lines = self
+            .query(budget, concat!("SELECT ", standing!()), &[])
+            .await?;
+        lines.first().map_or(
+            Ok(Standing {
+                standby: false,
+                at: Lsn(0),
+            }),
+            standing,
+        )
     }
 
     /// Connections that are open.
@@ -220,7 +294,10 @@ impl Database {
 
 fn standing(line: &Line) -> Result<Standing, Error> {
     let at: i64 = line.try_get(1)?;
-    Ok(Standing { standby: line.try_get(0)?, at: Lsn(at.unsigned_abs()) })
+    Ok(Standing {
+        standby: line.try_get(0)?,
+        at: Lsn(at.unsigned_abs()),
+    })
 }
 
 /// Asks the primary once a second how far it has written. Ends with the process.
@@ -231,7 +308,10 @@ pub async fn sample(primary: &Database, written: &Mutex<Written>) {
         tick.tick().await;
         let asked = Micros::now();
         if let Ok(Standing { standby: false, at }) = primary.ping(Duration::from_secs(1)).await {
-            written.lock().unwrap_or_else(std::sync::PoisonError::into_inner).sample(asked, at);
+            written
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .sample(asked, at);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! One question under way for each order: whoever asks the same meanwhile waits for its answer, so that a cache that has just lost a copy does
-//! not send a thousand readers to the database.
+//! One question under way for each order: whoever asks the same meanwhile waits for its answer, so
+//! that a cache that has just lost a copy does not send a thousand readers to the database.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,8 +19,8 @@ impl<K, V: Clone> Default for Flights<K, V> {
 }
 
 impl<K: Hash + Eq + Copy + Send + 'static, V: Clone + Send + Sync + 'static> Flights<K, V> {
-    /// The answer, and whether somebody else had asked already. `ask` runs as a task: callers that go away do not end it for the others, so it
-    /// must have a deadline of its own.
+    /// The answer, and whether somebody else had asked already. `ask` runs as a task: callers that
+    /// go away do not end it for the others, so it must have a deadline of its own.
     ///
     /// # Panics
     /// If `ask` panics.
@@ -33,13 +33,20 @@ impl<K: Hash + Eq + Copy + Send + 'static, V: Clone + Send + Sync + 'static> Fli
                     let flights_of_task = self.0.clone();
                     let asked = ask();
                     let task = tokio::spawn(async move {
-                        let landed = Landed { flights: flights_of_task, key };
+                        let landed = Landed {
+                            flights: flights_of_task,
+                            key,
+                        };
                         let answer = asked.await;
                         drop(landed);
                         answer
                     });
                     let flight = task
-                        .map(|answer| answer.unwrap_or_else(|error| panic!("a question ended without an answer: {error}")))
+                        .map(|answer| {
+                            answer.unwrap_or_else(|error| {
+                                panic!("a question ended without an answer: {error}")
+                            })
+                        })
                         .boxed()
                         .shared();
                     flights.insert(key, flight.clone());
@@ -59,7 +66,10 @@ struct Landed<K: Hash + Eq, V: Clone> {
 
 impl<K: Hash + Eq, V: Clone> Drop for Landed<K, V> {
     fn drop(&mut self) {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
     }
 }
 

@@ -9,7 +9,8 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector as Tcp};
 use hyper_util::rt::TokioExecutor;
 use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
+    HttpResponse, HttpResponseBody, HttpService,
 };
 
 /// Makes clients.
@@ -24,11 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        let failed = |source: std::io::Error| object_store::Error::Generic { store: "S3", source: Box::new(source) };
+        let failed = |source: std::io::Error| object_store::Error::Generic {
+            store: "S3",
+            source: Box::new(source),
+        };
         // Plain HTTP, too: object storage within the cluster.
-        let connector =
-            hyper_rustls::HttpsConnectorBuilder::new().with_native_roots().map_err(failed)?.https_or_http().enable_http1().build();
-        Ok(HttpClient::new(Service(Client::builder(TokioExecutor::new()).build(connector))))
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .map_err(failed)?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(HttpClient::new(Service(
+            Client::builder(TokioExecutor::new()).build(connector),
+        )))
     }
 }
 
@@ -38,9 +48,17 @@ impl HttpService for Service {
         let answer = tokio::time::timeout(PATIENCE, self.0.request(request)).await;
         let answer = answer.map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))?;
         let answer = answer.map_err(|error| {
-            let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Request };
+            let kind = if error.is_connect() {
+                HttpErrorKind::Connect
+            } else {
+                HttpErrorKind::Request
+            };
             HttpError::new(kind, error)
         })?;
-        Ok(answer.map(|body| HttpResponseBody::new(body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error)))))
+        Ok(answer.map(|body| {
+            HttpResponseBody::new(
+                body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error)),
+            )
+        }))
     }
 }

@@ -1,5 +1,5 @@
-//! `mrg-orders`, the order query service of the analysis: orders under way from the leader, those that have ended from copies, standbys and the
-//! archive, so that the leader is left to writers.
+//! `mrg-orders`, the order query service of the analysis: orders under way from the leader, those
+//! that have ended from copies, standbys and the archive, so that the leader is left to writers.
 
 mod archive;
 mod archiver;
@@ -34,20 +34,41 @@ pub const SCHEMA: &str = include_str!("schema.sql");
 /// # Errors
 /// If an option cannot be used or the address is taken.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
-    let connections = options.primary_connections.unwrap_or(if options.role == Role::History { 2 } else { 20 });
+    let connections = options
+        .primary_connections
+        .unwrap_or(if options.role == Role::History { 2 } else { 20 });
     let (heard, heard_since) = watch::channel(None);
-    let lives = cache::Lives { active: options.active_ttl, stale: options.stale_ttl, history: options.history_ttl };
+    let lives = cache::Lives {
+        active: options.active_ttl,
+        stale: options.stale_ttl,
+        history: options.history_ttl,
+    };
     let reader = Arc::new(read::Reader {
-        cache: options.cache_url.as_deref().map(|url| cache::Cache::new(url, lives, options.cache_budget)).transpose()?.map(Arc::new),
+        cache: options
+            .cache_url
+            .as_deref()
+            .map(|url| cache::Cache::new(url, lives, options.cache_budget))
+            .transpose()?
+            .map(Arc::new),
         // One place less than connections: the sampler has its own.
-        primary: database::Database::new("ORDERS_PRIMARY_DSN", &options.primary_dsn, connections + 1)?,
+        primary: database::Database::new(
+            "ORDERS_PRIMARY_DSN",
+            &options.primary_dsn,
+            connections + 1,
+        )?,
         bulkhead: Semaphore::new(connections),
         replica: options
             .replica_dsn
             .as_deref()
-            .map(|dsn| database::Database::new("ORDERS_REPLICA_DSN", dsn, options.replica_connections))
+            .map(|dsn| {
+                database::Database::new("ORDERS_REPLICA_DSN", dsn, options.replica_connections)
+            })
             .transpose()?,
-        archive: options.archive_url.as_deref().map(Archive::open).transpose()?,
+        archive: options
+            .archive_url
+            .as_deref()
+            .map(Archive::open)
+            .transpose()?,
         written: std::sync::Mutex::default(),
         heard_since,
         budgets: read::Budgets {
@@ -60,12 +81,17 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         metrics: Arc::default(),
         flights: flight::Flights::default(),
     });
-    let listener =
-        tokio::net::TcpListener::bind(options.listen).await.with_context(|| format!("failed to listen on {}", options.listen))?;
+    let listener = tokio::net::TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("failed to listen on {}", options.listen))?;
     tracing::info!(role = ?options.role, address = %options.listen, "serving");
     if let Some(dsn) = &options.changes_dsn {
-        let mut config: tokio_postgres::Config = dsn.parse().context("ORDERS_CHANGES_DSN is not a connection string")?;
-        config.application_name("mrg-orders changes").connect_timeout(std::time::Duration::from_secs(1));
+        let mut config: tokio_postgres::Config = dsn
+            .parse()
+            .context("ORDERS_CHANGES_DSN is not a connection string")?;
+        config
+            .application_name("mrg-orders changes")
+            .connect_timeout(std::time::Duration::from_secs(1));
         let reader = reader.clone();
         tokio::spawn(async move { changes::hear(config, &reader, &heard).await });
     }
@@ -74,12 +100,17 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     tokio::spawn(async move { warm.warm().await });
     let sampled = reader.clone();
     tokio::spawn(async move { database::sample(&sampled.primary, &sampled.written).await });
-    http::serve(listener, reader, options.role, told_to_stop()).await.context("failed to serve")
+    http::serve(listener, reader, options.role, told_to_stop())
+        .await
+        .context("failed to serve")
 }
 
 async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+    match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
         (Ok(mut terminate), Ok(mut interrupt)) => {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         }
@@ -92,7 +123,9 @@ async fn told_to_stop() {
 /// # Errors
 /// If the database refuses.
 pub async fn apply_schema(dsn: &str, passwords: &Passwords) -> anyhow::Result<()> {
-    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.context("failed to connect")?;
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls)
+        .await
+        .context("failed to connect")?;
     let pump = tokio::spawn(connection);
     client
         .batch_execute(SCHEMA)
@@ -106,8 +139,16 @@ pub async fn apply_schema(dsn: &str, passwords: &Passwords) -> anyhow::Result<()
     for (role, password) in all {
         let Some(password) = password else { continue };
         // The server quotes: a password may hold anything.
-        let row = client.query_one("SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)", &[&role, password]).await?;
-        client.batch_execute(row.get(0)).await.with_context(|| format!("failed to give {role} its password"))?;
+        let row = client
+            .query_one(
+                "SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)",
+                &[&role, password],
+            )
+            .await?;
+        client
+            .batch_execute(row.get(0))
+            .await
+            .with_context(|| format!("failed to give {role} its password"))?;
     }
     drop(client);
     let _ = pump.await;
@@ -120,6 +161,9 @@ pub async fn apply_schema(dsn: &str, passwords: &Passwords) -> anyhow::Result<()
 /// If the database or the archive fails.
 pub async fn archive(options: &ArchiveOptions) -> anyhow::Result<Moved> {
     let archive = Archive::open(&options.archive_url)?;
-    let config: tokio_postgres::Config = options.dsn.parse().context("ORDERS_ARCHIVER_DSN is not a connection string")?;
+    let config: tokio_postgres::Config = options
+        .dsn
+        .parse()
+        .context("ORDERS_ARCHIVER_DSN is not a connection string")?;
     Ok(archiver::run(&config, &archive, options.archived_after, options.batch).await?)
 }

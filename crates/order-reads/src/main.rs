@@ -33,19 +33,31 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     mrg_telemetry::start();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("failed to start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
     runtime.block_on(async {
         match arguments.command {
             Command::Serve(options) => mrg_order_reads::serve(*options).await,
-            Command::Schema { apply: true, dsn: Some(dsn), passwords } => mrg_order_reads::apply_schema(&dsn, &passwords).await,
+            Command::Schema {
+                apply: true,
+                dsn: Some(dsn),
+                passwords,
+            } => mrg_order_reads::apply_schema(&dsn, &passwords).await,
             Command::Schema { .. } => {
                 print!("{}", mrg_order_reads::SCHEMA);
                 Ok(())
             }
             Command::Archive(options) => {
                 let moved = mrg_order_reads::archive(&options).await?;
-                tracing::info!(orders = moved.orders, parts = moved.parts, changed = moved.changed, "archived");
+                tracing::info!(
+                    orders = moved.orders,
+                    parts = moved.parts,
+                    changed = moved.changed,
+                    "archived"
+                );
                 Ok(())
             }
         }

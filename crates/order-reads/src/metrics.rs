@@ -45,19 +45,43 @@ impl Metrics {
     /// In Prometheus' text format.
     pub fn page(&self, connections: &[(&str, usize)], listening: bool) -> String {
         let mut text = String::new();
-        head(&mut text, "order_detail_latency", "histogram", "Until an answer was there; seconds.");
+        head(
+            &mut text,
+            "order_detail_latency",
+            "histogram",
+            "Until an answer was there; seconds.",
+        );
         for kind in Kind::ALL {
-            self.latency[kind as usize].lines(&mut text, "order_detail_latency", &format!("type=\"{}\"", kind.name()));
+            self.latency[kind as usize].lines(
+                &mut text,
+                "order_detail_latency",
+                &format!("type=\"{}\"", kind.name()),
+            );
         }
         head_rate(&mut text, self);
-        head(&mut text, "order_detail_answers_total", "counter", "Answers, by where they came from.");
+        head(
+            &mut text,
+            "order_detail_answers_total",
+            "counter",
+            "Answers, by where they came from.",
+        );
         for kind in Kind::ALL {
             for source in Source::ALL {
                 let count = self.answers[kind as usize][source as usize].load(Relaxed);
-                let _ = writeln!(text, "order_detail_answers_total{{type=\"{}\",source=\"{}\"}} {count}", kind.name(), source.name());
+                let _ = writeln!(
+                    text,
+                    "order_detail_answers_total{{type=\"{}\",source=\"{}\"}} {count}",
+                    kind.name(),
+                    source.name()
+                );
             }
         }
-        head(&mut text, "order_detail_unavailable_total", "counter", "Questions that nobody could answer.");
+        head(
+            &mut text,
+            "order_detail_unavailable_total",
+            "counter",
+            "Questions that nobody could answer.",
+        );
         for kind in Kind::ALL {
             let _ = writeln!(
                 text,
@@ -67,27 +91,70 @@ impl Metrics {
             );
         }
         let lag = self.lag.load(Relaxed);
-        head(&mut text, "order_detail_replica_lag_seconds", "gauge", "How old the last standby's answer was at most; NaN: unknown.");
+        head(
+            &mut text,
+            "order_detail_replica_lag_seconds",
+            "gauge",
+            "How old the last standby's answer was at most; NaN: unknown.",
+        );
         let _ = match lag {
             u64::MAX => writeln!(text, "order_detail_replica_lag_seconds NaN"),
-            lag => writeln!(text, "order_detail_replica_lag_seconds {}", lag as f64 / 1e6),
+            lag => writeln!(
+                text,
+                "order_detail_replica_lag_seconds {}",
+                lag as f64 / 1e6
+            ),
         };
         for (name, help, value) in [
-            ("shared_total", "Questions that waited for the same question's answer.", &self.shared),
-            ("malformed_total", "Copies and rows that made no sense and were passed over.", &self.malformed),
-            ("cache_writes_failed_total", "Copies that could not be kept.", &self.cache_writes_failed),
-            ("changes_total", "Changes of orders that were told.", &self.changes),
-            ("forget_failed_total", "Copies that could not be forgotten when their order changed.", &self.forget_failed),
-            ("bulkhead_full_total", "Questions that found no place at the primary.", &self.bulkhead_full),
+            (
+                "shared_total",
+                "Questions that waited for the same question's answer.",
+                &self.shared,
+            ),
+            (
+                "malformed_total",
+                "Copies and rows that made no sense and were passed over.",
+                &self.malformed,
+            ),
+            (
+                "cache_writes_failed_total",
+                "Copies that could not be kept.",
+                &self.cache_writes_failed,
+            ),
+            (
+                "changes_total",
+                "Changes of orders that were told.",
+                &self.changes,
+            ),
+            (
+                "forget_failed_total",
+                "Copies that could not be forgotten when their order changed.",
+                &self.forget_failed,
+            ),
+            (
+                "bulkhead_full_total",
+                "Questions that found no place at the primary.",
+                &self.bulkhead_full,
+            ),
         ] {
             head(&mut text, &format!("order_detail_{name}"), "counter", help);
             let _ = writeln!(text, "order_detail_{name} {}", value.load(Relaxed));
         }
-        head(&mut text, "order_detail_connections", "gauge", "Connections to a pool of servers.");
+        head(
+            &mut text,
+            "order_detail_connections",
+            "gauge",
+            "Connections to a pool of servers.",
+        );
         for (pool, count) in connections {
             let _ = writeln!(text, "order_detail_connections{{pool=\"{pool}\"}} {count}");
         }
-        head(&mut text, "order_detail_changes_heard", "gauge", "1 while changes are heard; 0: copies of active orders are not trusted.");
+        head(
+            &mut text,
+            "order_detail_changes_heard",
+            "gauge",
+            "1 while changes are heard; 0: copies of active orders are not trusted.",
+        );
         let _ = writeln!(text, "order_detail_changes_heard {}", u8::from(listening));
         text
     }
@@ -101,10 +168,19 @@ impl Metrics {
 }
 
 fn head_rate(text: &mut String, metrics: &Metrics) {
-    head(text, "order_detail_cache_hit_rate", "gauge", "Of all answers since the start, the share that came from the cache.");
+    head(
+        text,
+        "order_detail_cache_hit_rate",
+        "gauge",
+        "Of all answers since the start, the share that came from the cache.",
+    );
     for kind in Kind::ALL {
         if let Some(rate) = metrics.hit_rate(kind) {
-            let _ = writeln!(text, "order_detail_cache_hit_rate{{type=\"{}\"}} {rate:.4}", kind.name());
+            let _ = writeln!(
+                text,
+                "order_detail_cache_hit_rate{{type=\"{}\"}} {rate:.4}",
+                kind.name()
+            );
         }
     }
 }

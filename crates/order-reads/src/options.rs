@@ -97,10 +97,20 @@ pub struct Passwords {
 
 /// A duration within bounds, in milliseconds.
 fn between<const LEAST: u64, const MOST: u64>(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| "write a duration like 30s, 200ms or 24h".to_owned())?;
+    let parsed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| "write a duration like 30s, 200ms or 24h".to_owned())?;
     let duration = Duration::try_from(parsed).map_err(|_| "it is negative".to_owned())?;
     let bounds = Duration::from_millis(LEAST)..=Duration::from_millis(MOST);
-    if bounds.contains(&duration) { Ok(duration) } else { Err(format!("it is not between {:?} and {:?}", bounds.start(), bounds.end())) }
+    if bounds.contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!(
+            "it is not between {:?} and {:?}",
+            bounds.start(),
+            bounds.end()
+        ))
+    }
 }
 
 #[cfg(test)]

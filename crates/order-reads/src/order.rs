@@ -8,7 +8,14 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 /// The states in which nothing changes any more (the analysis' `IsFinalState`).
-pub const FINAL_STATES: [&str; 6] = ["completed", "cancelled", "cancelled_by_user", "cancelled_by_driver", "failed", "expired"];
+pub const FINAL_STATES: [&str; 6] = [
+    "completed",
+    "cancelled",
+    "cancelled_by_user",
+    "cancelled_by_driver",
+    "failed",
+    "expired",
+];
 
 /// Whether a state is final.
 pub fn is_final(state: &str) -> bool {
@@ -23,13 +30,20 @@ pub struct Micros(pub i64);
 impl Micros {
     /// Now.
     pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
     /// How long ago another moment was; nothing if it lies ahead.
     pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0).try_into().unwrap_or_default())
+        Duration::from_micros(
+            self.0
+                .saturating_sub(earlier.0)
+                .try_into()
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -72,8 +86,14 @@ impl fmt::Display for OrderId {
 impl OrderId {
     /// When it was made, where the id says so (UUID version 7, RFC 9562).
     pub fn made_at(self) -> Option<Micros> {
-        let (seconds, nanos) = (self.0.get_version_num() == 7).then(|| self.0.get_timestamp())??.to_unix();
-        i64::try_from(seconds).ok()?.checked_mul(1_000_000)?.checked_add(i64::from(nanos / 1_000)).map(Micros)
+        let (seconds, nanos) = (self.0.get_version_num() == 7)
+            .then(|| self.0.get_timestamp())??
+            .to_unix();
+        i64::try_from(seconds)
+            .ok()?
+            .checked_mul(1_000_000)?
+            .checked_add(i64::from(nanos / 1_000))
+            .map(Micros)
     }
 }
 
@@ -113,7 +133,8 @@ impl Order {
             version: self.version,
             detail: &self.detail,
         };
-        serde_json::to_string(&shown).unwrap_or_else(|error| panic!("an order has only what JSON can say: {error}"))
+        serde_json::to_string(&shown)
+            .unwrap_or_else(|error| panic!("an order has only what JSON can say: {error}"))
     }
 }
 
@@ -148,7 +169,8 @@ fn as_text<S: serde::Serializer>(moment: &Micros, serializer: S) -> Result<S::Ok
     serializer.collect_str(moment)
 }
 
-/// Where a list goes on: behind this row. Keyset pagination, so that pages neither repeat nor miss rows while orders come in.
+/// Where a list goes on: behind this row. Keyset pagination, so that pages neither repeat nor miss
+/// rows while orders come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// When the last row's order was made.
@@ -173,13 +195,19 @@ impl std::str::FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, InvalidCursor> {
         let mut parts = text.splitn(3, '-');
-        let (Some("1"), Some(created_at), Some(id)) = (parts.next(), parts.next(), parts.next()) else { return Err(InvalidCursor) };
+        let (Some("1"), Some(created_at), Some(id)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(InvalidCursor);
+        };
         let created_at = i64::from_str_radix(created_at, 16).map_err(|_| InvalidCursor)?;
         // What PostgreSQL can say: up to the year 9999.
         if !(0..253_402_300_800_000_000).contains(&created_at) || id.len() != 32 {
             return Err(InvalidCursor);
         }
-        Ok(Self { created_at: Micros(created_at), id: Uuid::try_parse(id).map_err(|_| InvalidCursor)? })
+        Ok(Self {
+            created_at: Micros(created_at),
+            id: Uuid::try_parse(id).map_err(|_| InvalidCursor)?,
+        })
     }
 }
 
@@ -189,9 +217,20 @@ mod tests {
 
     #[test]
     fn ids_are_uuids_with_hyphens_and_version_seven_says_when() {
-        let id: OrderId = "019aa1c0-7c1e-7b5a-9d5e-3f6f0a4c2b11".parse().unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(id.made_at().map(|at| at.to_string()).as_deref(), Some("2025-11-20T14:52:17.822000Z"));
-        assert_eq!("2f1c1a3e-0000-4000-8000-000000000000".parse::<OrderId>().ok().and_then(OrderId::made_at), None);
+        let id: OrderId = "019aa1c0-7c1e-7b5a-9d5e-3f6f0a4c2b11"
+            .parse()
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(
+            id.made_at().map(|at| at.to_string()).as_deref(),
+            Some("2025-11-20T14:52:17.822000Z")
+        );
+        assert_eq!(
+            "2f1c1a3e-0000-4000-8000-000000000000"
+                .parse::<OrderId>()
+                .ok()
+                .and_then(OrderId::made_at),
+            None
+        );
         for wrong in [
             "",
             "42",
@@ -206,7 +245,10 @@ mod tests {
 
     #[test]
     fn cursors_come_back_as_they_went_and_nothing_else_is_one() {
-        let cursor = Cursor { created_at: Micros(1_763_667_044_510_000), id: Uuid::from_u128(7) };
+        let cursor = Cursor {
+            created_at: Micros(1_763_667_044_510_000),
+            id: Uuid::from_u128(7),
+        };
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
         for wrong in [
             "",
@@ -224,6 +266,10 @@ mod tests {
     #[test]
     fn the_six_states_of_the_analysis_are_final() {
         assert!(FINAL_STATES.iter().all(|state| is_final(state)));
-        assert!(["ongoing", "assigned", "picked_up", "", "Completed"].iter().all(|state| !is_final(state)));
+        assert!(
+            ["ongoing", "assigned", "picked_up", "", "Completed"]
+                .iter()
+                .all(|state| !is_final(state))
+        );
     }
 }

@@ -1,11 +1,13 @@
 //! Keeps PgBouncer's pools patient.
 //!
-//! PgBouncer turns a query away at once ("server login has been failing") when the last server login of its pool failed and the pool has no
-//! server connection (`check_fast_fail` in `src/objects.c`). When a primary dies, all server connections end and every login is refused until
-//! somebody pauses PgBouncer, so clients that were idle get errors: 107 of 200 in the 30 ms before a late pause, where with an anchor there are
-//! none (docs/adr/0005). An *anchor* is a session of ours in each pool, in a transaction that never ends, on a server connection to a few lines
-//! of protocol in this process. It is opened while the pool leads there and stays when the pool is turned to real servers, so the pool never
-//! has no server connection.
+//! PgBouncer turns a query away at once ("server login has been failing") when the last server
+//! login of its pool failed and the pool has no server connection (`check_fast_fail` in
+//! `src/objects.c`). When a primary dies, all server connections end and every login is refused
+//! until somebody pauses PgBouncer, so clients that were idle get errors: 107 of 200 in the 30 ms
+//! before a late pause, where with an anchor there are none (docs/adr/0005). An *anchor* is a
+//! session of ours in each pool, in a transaction that never ends, on a server connection to a few
+//! lines of protocol in this process. It is opened while the pool leads there and stays when the
+//! pool is turned to real servers, so the pool never has no server connection.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,12 +48,18 @@ impl AnchorServer {
                 });
             }
         });
-        Ok(Self { directory: directory.to_owned(), task })
+        Ok(Self {
+            directory: directory.to_owned(),
+            task,
+        })
     }
 
     /// Where PgBouncer finds it.
     pub fn pass(&self) -> crate::Pass {
-        crate::Pass::Anchor { directory: self.directory.clone(), port: PORT }
+        crate::Pass::Anchor {
+            directory: self.directory.clone(),
+            port: PORT,
+        }
     }
 }
 
@@ -67,7 +75,8 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 fn greeting() -> Vec<u8> {
-    let parameter = |name: &str, value: &str| message(b'S', format!("{name}\0{value}\0").as_bytes());
+    let parameter =
+        |name: &str, value: &str| message(b'S', format!("{name}\0{value}\0").as_bytes());
     [
         message(b'R', &0u32.to_be_bytes()),
         parameter("server_version", "17.0"),
@@ -101,8 +110,14 @@ async fn serve(mut stream: UnixStream) -> std::io::Result<()> {
         if body.starts_with(b"BEGIN") {
             state = b"T";
         }
-        let done: &[u8] = if body.starts_with(b"BEGIN") { b"BEGIN\0" } else { b"SET\0" };
-        stream.write_all(&[message(b'C', done), message(b'Z', state)].concat()).await?;
+        let done: &[u8] = if body.starts_with(b"BEGIN") {
+            b"BEGIN\0"
+        } else {
+            b"SET\0"
+        };
+        stream
+            .write_all(&[message(b'C', done), message(b'Z', state)].concat())
+            .await?;
     }
 }
 
@@ -113,7 +128,13 @@ pub struct Anchor {
 
 impl Anchor {
     /// Anchors the pool of a database and a user. PgBouncer must lead to the [`AnchorServer`].
-    pub async fn drop_in(directory: &Path, port: u16, login: &Login, alias: &str, within: Duration) -> Result<Self, Error> {
+    pub async fn drop_in(
+        directory: &Path,
+        port: u16,
+        login: &Login,
+        alias: &str,
+        within: Duration,
+    ) -> Result<Self, Error> {
         let client = connect(directory, port, login, alias, within).await?;
         let anchor = Self { client };
         anchor.hold(within).await?;
@@ -123,8 +144,13 @@ impl Anchor {
     /// Shows PgBouncer's idle timers that the session lives.
     pub async fn hold(&self, within: Duration) -> Result<(), Error> {
         let begun = tokio::time::timeout(within, self.client.batch_execute("BEGIN")).await;
-        let failed = |source| Error::Command { command: "an anchor".to_owned(), source };
-        begun.map_err(|_| Error::Timeout("an anchor".to_owned()))?.map_err(failed)
+        let failed = |source| Error::Command {
+            command: "an anchor".to_owned(),
+            source,
+        };
+        begun
+            .map_err(|_| Error::Timeout("an anchor".to_owned()))?
+            .map_err(failed)
     }
 
     /// Whether it was lost.

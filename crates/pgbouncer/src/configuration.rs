@@ -10,7 +10,8 @@ use mrg_pool_core::Address;
 /// A database as clients name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
-    /// The name that clients use: letters, digits, `_`, `.` and `-`, which is what the file's syntax takes.
+    /// The name that clients use: letters, digits, `_`, `.` and `-`, which is what the file's
+    /// syntax takes.
     pub alias: String,
     /// Its name on the server.
     pub name: String,
@@ -203,21 +204,40 @@ impl Configuration {
     pub fn render(&self, pass: &Pass) -> String {
         let mut text = String::from("; written by mrg-pooler\n[databases]\n");
         let target = match pass {
-            Pass::Anchor { directory, port } => format!("host={} port={port}", quoted(&directory.to_string_lossy())),
+            Pass::Anchor { directory, port } => {
+                format!("host={} port={port}", quoted(&directory.to_string_lossy()))
+            }
             Pass::Servers(addresses) => {
-                let hosts: Vec<&str> = addresses.iter().map(|address| address.host.as_str()).collect();
+                let hosts: Vec<&str> = addresses
+                    .iter()
+                    .map(|address| address.host.as_str())
+                    .collect();
                 // One port for all hosts is all that PgBouncer knows.
-                format!("host={} port={}", quoted(&hosts.join(",")), addresses.first().map_or(5432, |address| address.port))
+                format!(
+                    "host={} port={}",
+                    quoted(&hosts.join(",")),
+                    addresses.first().map_or(5432, |address| address.port)
+                )
             }
         };
         for database in &self.databases {
-            let _ = writeln!(text, "{} = {target} dbname={}", database.alias, quoted(&database.name));
+            let _ = writeln!(
+                text,
+                "{} = {target} dbname={}",
+                database.alias,
+                quoted(&database.name)
+            );
         }
         let (number, count) = self.process;
         if count > 1 {
             text.push_str("[peers]\n");
             for peer in 1..=count {
-                let _ = writeln!(text, "{peer} = host={} port={}", self.socket_directory(peer).display(), self.port);
+                let _ = writeln!(
+                    text,
+                    "{peer} = host={} port={}",
+                    self.socket_directory(peer).display(),
+                    self.port
+                );
             }
         }
         text.push_str("[pgbouncer]\n");
@@ -231,9 +251,15 @@ impl Configuration {
             ("auth_hba_file", file("hba")),
             ("admin_users", self.administrator.user.clone()),
             ("pool_mode", self.pool_mode.clone()),
-            ("max_client_conn", (self.max_client_connections + self.anchors() + 8).to_string()),
+            (
+                "max_client_conn",
+                (self.max_client_connections + self.anchors() + 8).to_string(),
+            ),
             // The anchor takes a place in every pool.
-            ("default_pool_size", (self.default_pool_size + 1).to_string()),
+            (
+                "default_pool_size",
+                (self.default_pool_size + 1).to_string(),
+            ),
             ("min_pool_size", "0".to_owned()),
             // A login that failed must not keep the next one waiting once the server is back.
             ("server_login_retry", "0.1".to_owned()),
@@ -258,7 +284,11 @@ impl Configuration {
 
     fn users(&self) -> String {
         let line = |login: &Login| format!("{} {}\n", listed(&login.user), listed(&login.password));
-        self.logins.iter().chain([&self.administrator]).map(line).collect()
+        self.logins
+            .iter()
+            .chain([&self.administrator])
+            .map(line)
+            .collect()
     }
 
     fn rules(&self, pass: &Pass) -> String {
@@ -273,8 +303,16 @@ impl Configuration {
     /// Writes all files; each is whole at every moment.
     pub fn write(&self, pass: &Pass) -> std::io::Result<()> {
         let put = |name: &str, text: String| {
-            let (path, fresh) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
-            let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            let (path, fresh) = (
+                self.directory.join(name),
+                self.directory.join(format!("{name}.new")),
+            );
+            let mut file = std::fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&fresh)?;
             std::io::Write::write_all(&mut file, text.as_bytes())?;
             std::fs::rename(fresh, path)
         };
@@ -289,12 +327,18 @@ mod tests {
     use super::*;
 
     fn configuration() -> Configuration {
-        let login = |user: &str, password: &str| Login { user: user.to_owned(), password: password.to_owned() };
+        let login = |user: &str, password: &str| Login {
+            user: user.to_owned(),
+            password: password.to_owned(),
+        };
         Configuration {
             directory: "/run/mrg/1".into(),
             port: 6432,
             process: (1, 2),
-            databases: vec![Database { alias: "mrg_write".to_owned(), name: "mrg's".to_owned() }],
+            databases: vec![Database {
+                alias: "mrg_write".to_owned(),
+                name: "mrg's".to_owned(),
+            }],
             logins: vec![login("app", "a\"b")],
             administrator: login("mrg-pooler", "x"),
             pool_mode: "transaction".to_owned(),
@@ -306,14 +350,20 @@ mod tests {
     }
 
     fn servers() -> Pass {
-        let address = |host: &str| Address { host: host.to_owned(), port: 5432 };
+        let address = |host: &str| Address {
+            host: host.to_owned(),
+            port: 5432,
+        };
         Pass::Servers(vec![address("10.0.0.1"), address("10.0.0.2")])
     }
 
     #[test]
     fn names_and_passwords_are_quoted_as_pgbouncer_reads_them() {
         let text = configuration().render(&servers());
-        assert!(text.contains("mrg_write = host='10.0.0.1,10.0.0.2' port=5432 dbname='mrg''s'"), "{text}");
+        assert!(
+            text.contains("mrg_write = host='10.0.0.1,10.0.0.2' port=5432 dbname='mrg''s'"),
+            "{text}"
+        );
         assert!(configuration().users().starts_with("\"app\" \"a\"\"b\"\n"));
     }
 
@@ -329,10 +379,24 @@ mod tests {
 
     #[test]
     fn nobody_logs_in_over_the_network_while_pools_lead_to_the_anchor() {
-        let anchored = Pass::Anchor { directory: "/run/mrg/anchor".into(), port: 1 };
+        let anchored = Pass::Anchor {
+            directory: "/run/mrg/anchor".into(),
+            port: 1,
+        };
         assert!(!configuration().rules(&anchored).contains("host"));
-        assert!(configuration().rules(&servers()).contains("host all all all scram-sha-256"));
-        assert!(Configuration { tls_required: true, ..configuration() }.rules(&servers()).contains("hostssl all"));
+        assert!(
+            configuration()
+                .rules(&servers())
+                .contains("host all all all scram-sha-256")
+        );
+        assert!(
+            Configuration {
+                tls_required: true,
+                ..configuration()
+            }
+            .rules(&servers())
+            .contains("hostssl all")
+        );
     }
 
     #[test]

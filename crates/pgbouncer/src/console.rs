@@ -49,11 +49,24 @@ pub struct Console {
 }
 
 /// Connects to PgBouncer's socket.
-pub(super) async fn connect(directory: &Path, port: u16, login: &Login, database: &str, within: Duration) -> Result<Client, Error> {
+pub(super) async fn connect(
+    directory: &Path,
+    port: u16,
+    login: &Login,
+    database: &str,
+    within: Duration,
+) -> Result<Client, Error> {
     let mut config = tokio_postgres::Config::new();
-    config.host_path(directory).port(port).user(&login.user).password(&login.password).dbname(database);
+    config
+        .host_path(directory)
+        .port(port)
+        .user(&login.user)
+        .password(&login.password)
+        .dbname(database);
     let connected = tokio::time::timeout(within, config.connect(NoTls)).await;
-    let (client, connection) = connected.map_err(|_| Error::Timeout("a login".to_owned()))?.map_err(Error::Connect)?;
+    let (client, connection) = connected
+        .map_err(|_| Error::Timeout("a login".to_owned()))?
+        .map_err(Error::Connect)?;
     tokio::spawn(async move {
         // A lost connection shows in the next command.
         let _ = connection.await;
@@ -63,14 +76,25 @@ pub(super) async fn connect(directory: &Path, port: u16, login: &Login, database
 
 impl Console {
     /// Opens a session over the socket in `directory`.
-    pub async fn open(directory: &Path, port: u16, administrator: &Login, within: Duration) -> Result<Self, Error> {
-        Ok(Self { client: connect(directory, port, administrator, "pgbouncer", within).await?, within })
+    pub async fn open(
+        directory: &Path,
+        port: u16,
+        administrator: &Login,
+        within: Duration,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            client: connect(directory, port, administrator, "pgbouncer", within).await?,
+            within,
+        })
     }
 
     async fn run(&self, command: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
         match tokio::time::timeout(self.within, self.client.simple_query(command)).await {
             Ok(Ok(messages)) => Ok(messages),
-            Ok(Err(source)) => Err(Error::Command { command: command.to_owned(), source }),
+            Ok(Err(source)) => Err(Error::Command {
+                command: command.to_owned(),
+                source,
+            }),
             Err(_) => Err(Error::Timeout(command.to_owned())),
         }
     }
@@ -93,8 +117,9 @@ impl Console {
         self.run_idempotent("RESUME").await
     }
 
-    /// Pauses everybody: new queries wait from the moment that this is sent. The answer comes when the last transaction is done, which with an
-    /// anchor is never, so nobody waits for it: the session belongs to the pause and is dropped after the end of it.
+    /// Pauses everybody: new queries wait from the moment that this is sent. The answer comes when
+    /// the last transaction is done, which with an anchor is never, so nobody waits for it: the
+    /// session belongs to the pause and is dropped after the end of it.
     pub fn pause(self) -> Paused {
         let client = self.client;
         let answer = tokio::spawn(async move {
@@ -108,7 +133,8 @@ impl Console {
     /// Whether everybody is paused.
     pub async fn is_paused(&self) -> Result<bool, Error> {
         let says = |row: &BTreeMap<String, String>| {
-            row.get("key").is_some_and(|key| key == "paused") && row.get("value").is_some_and(|value| value == "yes")
+            row.get("key").is_some_and(|key| key == "paused")
+                && row.get("value").is_some_and(|value| value == "yes")
         };
         Ok(rows(self.run("SHOW STATE").await?).iter().any(says))
     }
@@ -116,12 +142,18 @@ impl Console {
     /// Whether new clients may log in to a database.
     pub async fn enable(&self, alias: &str, enabled: bool) -> Result<(), Error> {
         let verb = if enabled { "ENABLE" } else { "DISABLE" };
-        self.run_idempotent(&format!("{verb} \"{}\"", alias.replace('"', "\"\""))).await
+        self.run_idempotent(&format!("{verb} \"{}\"", alias.replace('"', "\"\"")))
+            .await
     }
 
     /// How long a client may wait for a server.
     pub async fn set_patience(&self, patience: Duration) -> Result<(), Error> {
-        self.run(&format!("SET query_wait_timeout = '{}'", patience.as_secs().max(1))).await.map(|_| ())
+        self.run(&format!(
+            "SET query_wait_timeout = '{}'",
+            patience.as_secs().max(1)
+        ))
+        .await
+        .map(|_| ())
     }
 
     /// How the pools stand. `anchors` is how many pools have one.
@@ -129,14 +161,22 @@ impl Console {
         let mut sums = BTreeMap::new();
         let mut longest_wait_us = 0;
         for row in rows(self.run("SHOW POOLS").await?) {
-            if row.get("database").is_some_and(|database| database == "pgbouncer") {
+            if row
+                .get("database")
+                .is_some_and(|database| database == "pgbouncer")
+            {
                 continue;
             }
-            let number = |name: &str| row.get(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+            let number = |name: &str| {
+                row.get(name)
+                    .and_then(|text| text.parse::<u64>().ok())
+                    .unwrap_or(0)
+            };
             for name in ["cl_active", "cl_waiting", "sv_active", "sv_idle", "sv_used"] {
                 *sums.entry(name).or_insert(0) += number(name);
             }
-            longest_wait_us = longest_wait_us.max(number("maxwait") * 1_000_000 + number("maxwait_us"));
+            longest_wait_us =
+                longest_wait_us.max(number("maxwait") * 1_000_000 + number("maxwait_us"));
         }
         let sum = |name: &str| sums.get(name).copied().unwrap_or(0);
         Ok(Pools {
@@ -148,15 +188,16 @@ impl Console {
         })
     }
 
-    /// Ends the sessions of clients that have no server and wait for none: an application's own pool notices before it uses them again.
-    /// Gives how many. PgBouncer before 1.24 cannot do it.
+    /// Ends the sessions of clients that have no server and wait for none: an application's own
+    /// pool notices before it uses them again. Gives how many. PgBouncer before 1.24 cannot do it.
     pub async fn end_idle_clients(&self) -> Result<usize, Error> {
         let mut ended = 0;
         for row in rows(self.run("SHOW CLIENTS").await?) {
             let text = |name: &str| row.get(name).map_or("", String::as_str);
             let idle = text("state") == "active" && text("link").is_empty();
             if idle && text("database") != "pgbouncer" && !text("id").is_empty() {
-                self.run_idempotent(&format!("KILL_CLIENT {}", text("id"))).await?;
+                self.run_idempotent(&format!("KILL_CLIENT {}", text("id")))
+                    .await?;
                 ended += 1;
             }
         }
@@ -186,7 +227,12 @@ fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<BTreeMap<String, String>> {
             row.columns()
                 .iter()
                 .enumerate()
-                .map(|(index, column)| (column.name().to_owned(), row.get(index).unwrap_or_default().to_owned()))
+                .map(|(index, column)| {
+                    (
+                        column.name().to_owned(),
+                        row.get(index).unwrap_or_default().to_owned(),
+                    )
+                })
                 .collect(),
         ),
         _ => None,

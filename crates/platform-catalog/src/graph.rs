@@ -1,4 +1,5 @@
-//! Who depends on whom: the catalog's graph, with what an installation declares in place of the catalog's own.
+//! Who depends on whom: the catalog's graph, with what an installation declares in place of the
+//! catalog's own.
 
 use super::parts::{EXTERNALS, FLOWS, INFRASTRUCTURE};
 use super::services::SERVICES;
@@ -17,9 +18,14 @@ pub struct Declared {
 }
 
 /// The platform as the analysis wants it.
-pub const PLATFORM: Declared = Declared { database_fails_over: true, cache_fails_over: true, broker_fails_over: false };
+pub const PLATFORM: Declared = Declared {
+    database_fails_over: true,
+    cache_fails_over: true,
+    broker_fails_over: false,
+};
 
-/// What remains of a loss by a fallback, per mille. The analysis names the fallbacks and not what they are worth: estimates.
+/// What remains of a loss by a fallback, per mille. The analysis names the fallbacks and not what
+/// they are worth: estimates.
 const QUEUED: u32 = 200;
 const STALE: u32 = 100;
 const STATIC: u32 = 500;
@@ -28,7 +34,12 @@ const FAILED_OVER: u32 = 20;
 
 /// What holds the failure of a call up.
 fn fallback(call: &Call) -> Option<Containment> {
-    let held = |by: &str, remains| Some(Containment { by: by.to_owned(), remains });
+    let held = |by: &str, remains| {
+        Some(Containment {
+            by: by.to_owned(),
+            remains,
+        })
+    };
     match call.fallback.value {
         Fallback::Error => None,
         Fallback::Queue => held("queue", QUEUED),
@@ -37,9 +48,15 @@ fn fallback(call: &Call) -> Option<Containment> {
     }
 }
 
-/// The links of a call. One provider alone takes the caller's work with it; of several each takes its part, and the next takes over.
+/// The links of a call. One provider alone takes the caller's work with it; of several each takes
+/// its part, and the next takes over.
 fn links(from: &str, call: &Call) -> Vec<Link> {
-    let link = |to: &str, coupling, contained| Link { from: from.to_owned(), to: to.to_owned(), coupling, contained };
+    let link = |to: &str, coupling, contained| Link {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        coupling,
+        contained,
+    };
     match call.to {
         // Calls that come back are answers; what waits for them is in the flows.
         Target::Service(_) if call.back => Vec::new(),
@@ -50,7 +67,14 @@ fn links(from: &str, call: &Call) -> Vec<Link> {
             .enumerate()
             .map(|(index, to)| {
                 let share = if index == 0 { 100 } else { 0 };
-                link(to, Coupling::Partial(share), Some(Containment { by: "the next provider".to_owned(), remains: FAILED_OVER }))
+                link(
+                    to,
+                    Coupling::Partial(share),
+                    Some(Containment {
+                        by: "the next provider".to_owned(),
+                        remains: FAILED_OVER,
+                    }),
+                )
             })
             .collect(),
     }
@@ -64,10 +88,24 @@ pub fn graph(declared: &Declared) -> Graph {
         "rabbitmq" => declared.broker_fails_over,
         _ => true,
     };
-    let mut parts: Vec<Part> =
-        SERVICES.iter().map(|service| Part { name: service.name.to_owned(), kind: Kind::Service, contained: None }).collect();
-    parts.extend(INFRASTRUCTURE.iter().map(|part| Part { name: part.name.to_owned(), kind: Kind::Infrastructure, contained: None }));
-    parts.extend(EXTERNALS.iter().map(|part| Part { name: part.name.to_owned(), kind: Kind::External, contained: None }));
+    let mut parts: Vec<Part> = SERVICES
+        .iter()
+        .map(|service| Part {
+            name: service.name.to_owned(),
+            kind: Kind::Service,
+            contained: None,
+        })
+        .collect();
+    parts.extend(INFRASTRUCTURE.iter().map(|part| Part {
+        name: part.name.to_owned(),
+        kind: Kind::Infrastructure,
+        contained: None,
+    }));
+    parts.extend(EXTERNALS.iter().map(|part| Part {
+        name: part.name.to_owned(),
+        kind: Kind::External,
+        contained: None,
+    }));
     let mut links: Vec<Link> = Vec::new();
     for service in &SERVICES {
         let link = |(to, coupling): &(&str, Coupling)| Link {
@@ -77,9 +115,16 @@ pub fn graph(declared: &Declared) -> Graph {
             contained: None,
         };
         links.extend(service.uses.iter().map(link));
-        for link in service.calls.iter().flat_map(|call| self::links(service.name, call)) {
+        for link in service
+            .calls
+            .iter()
+            .flat_map(|call| self::links(service.name, call))
+        {
             // A provider that is called twice is worth its worst call.
-            match links.iter_mut().find(|old| old.from == link.from && old.to == link.to) {
+            match links
+                .iter_mut()
+                .find(|old| old.from == link.from && old.to == link.to)
+            {
                 Some(old) if rank(link.coupling) > rank(old.coupling) => *old = link,
                 Some(_) => {}
                 None => links.push(link),
@@ -92,18 +137,31 @@ pub fn graph(declared: &Declared) -> Graph {
         needs: data
             .needs
             .iter()
-            .map(|(part, via, loss)| Need { part: (*part).to_owned(), via: via.map(str::to_owned), loss: *loss })
+            .map(|(part, via, loss)| Need {
+                part: (*part).to_owned(),
+                via: via.map(str::to_owned),
+                loss: *loss,
+            })
             .collect(),
     };
-    let mut graph = Graph { parts, links, flows: FLOWS.iter().map(flow).collect() };
+    let mut graph = Graph {
+        parts,
+        links,
+        flows: FLOWS.iter().map(flow).collect(),
+    };
     // The analysis says what is left of the whole radius; the share follows from the radius.
     for part in INFRASTRUCTURE.iter().filter(|part| fails_over(part.name)) {
-        let Some(contained) = part.contained else { continue };
+        let Some(contained) = part.contained else {
+            continue;
+        };
         let radius = crate::blast_radius::impact(&graph, part.name).radius;
         let (by, left) = contained.value;
         let remains = (left * 1000).checked_div(radius).unwrap_or(0);
         if let Some(found) = graph.parts.iter_mut().find(|found| found.name == part.name) {
-            found.contained = Some(Containment { by: by.to_owned(), remains });
+            found.contained = Some(Containment {
+                by: by.to_owned(),
+                remains,
+            });
         }
     }
     graph
@@ -117,7 +175,8 @@ fn rank(coupling: Coupling) -> u32 {
     }
 }
 
-/// The services that are to be ready before this one starts: those that it calls, save those that call it back.
+/// The services that are to be ready before this one starts: those that it calls, save those that
+/// call it back.
 pub fn needed_first(service: &str) -> Vec<&'static str> {
     let calls = super::service(service).map_or(&[][..], |service| service.calls);
     let called = |call: &Call| match call.to {
@@ -154,25 +213,50 @@ mod tests {
         for (part, wanted) in of_the_analysis {
             assert_eq!(radius(part), wanted, "{part}");
         }
-        assert_eq!(radius("bbd"), 60, "the only dispatch takes its gateway with it");
+        assert_eq!(
+            radius("bbd"),
+            60,
+            "the only dispatch takes its gateway with it"
+        );
     }
 
     #[test]
     fn what_the_analysis_asks_for_leaves_what_it_says() {
         let graph = graph(&PLATFORM);
         let remaining = |part: &str| impact(&graph, part).remaining;
-        assert_eq!((remaining("postgresql"), remaining("redis"), remaining("kubernetes")), (5, 10, 0));
-        assert!(remaining("midtrans") < 3 && impact(&graph, "midtrans").radius == 80, "{}", remaining("midtrans"));
+        assert_eq!(
+            (
+                remaining("postgresql"),
+                remaining("redis"),
+                remaining("kubernetes")
+            ),
+            (5, 10, 0)
+        );
+        assert!(
+            remaining("midtrans") < 3 && impact(&graph, "midtrans").radius == 80,
+            "{}",
+            remaining("midtrans")
+        );
         let bbd = impact(&graph, "bbd");
         assert!(bbd.remaining <= 15, "{bbd:?}");
-        assert!(bbd.contained_by.contains(&"queue in taxipartnergateway".to_owned()), "{bbd:?}");
+        assert!(
+            bbd.contained_by
+                .contains(&"queue in taxipartnergateway".to_owned()),
+            "{bbd:?}"
+        );
     }
 
     #[test]
     fn without_failover_the_database_takes_everything() {
-        let alone = Declared { database_fails_over: false, ..PLATFORM };
+        let alone = Declared {
+            database_fails_over: false,
+            ..PLATFORM
+        };
         let impact = impact(&graph(&alone), "postgresql");
-        assert_eq!((impact.radius, impact.remaining, impact.fails.len()), (100, 100, 10));
+        assert_eq!(
+            (impact.radius, impact.remaining, impact.fails.len()),
+            (100, 100, 10)
+        );
     }
 
     #[test]
@@ -180,27 +264,63 @@ mod tests {
         let graph = graph(&PLATFORM);
         assert_eq!(graph.flows.iter().map(|flow| flow.weight).sum::<u32>(), 100);
         for link in &graph.links {
-            assert!(graph.part(&link.from).is_some() && graph.part(&link.to).is_some(), "{link:?}");
+            assert!(
+                graph.part(&link.from).is_some() && graph.part(&link.to).is_some(),
+                "{link:?}"
+            );
         }
         for need in graph.flows.iter().flat_map(|flow| &flow.needs) {
             assert!(graph.part(&need.part).is_some(), "{need:?}");
             let via = need.via.as_ref().map(|via| graph.link(via, &need.part));
-            assert!(via.is_none_or(|link| link.is_some()), "{need:?} goes through no link");
+            assert!(
+                via.is_none_or(|link| link.is_some()),
+                "{need:?} goes through no link"
+            );
         }
         assert!(graph.circle().is_empty());
         assert_eq!(table(&graph).len(), graph.parts.len());
-        assert!(mermaid(&graph).contains("p_postgresql[(\"postgresql<br/>100% → 5%\")]"), "{}", mermaid(&graph));
+        assert!(
+            mermaid(&graph).contains("p_postgresql[(\"postgresql<br/>100% → 5%\")]"),
+            "{}",
+            mermaid(&graph)
+        );
     }
 
     #[test]
     fn tiers_and_replicas_are_the_analysis_own() {
-        let of = |tier| SERVICES.iter().filter(|service| service.tier.value == tier).map(|service| service.name).collect::<Vec<_>>();
-        assert_eq!(of(Tier::P0), ["orderorchestrator", "paymentprocessor", "taxipartnergateway"]);
-        assert_eq!(of(Tier::P1), ["userservice", "sessionmanager", "authservice"]);
-        assert_eq!(of(Tier::P2), ["configservice", "notificationcenter", "fds", "hogateway"]);
+        let of = |tier| {
+            SERVICES
+                .iter()
+                .filter(|service| service.tier.value == tier)
+                .map(|service| service.name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(Tier::P0),
+            [
+                "orderorchestrator",
+                "paymentprocessor",
+                "taxipartnergateway"
+            ]
+        );
+        assert_eq!(
+            of(Tier::P1),
+            ["userservice", "sessionmanager", "authservice"]
+        );
+        assert_eq!(
+            of(Tier::P2),
+            ["configservice", "notificationcenter", "fds", "hogateway"]
+        );
         assert_eq!(Tier::ALL.map(|tier| tier.min_replicas().value), [3, 2, 2]);
-        let estimated = SERVICES.iter().filter(|service| service.timeout.section == Section::Estimate).map(|service| service.name);
-        assert_eq!(estimated.collect::<Vec<_>>(), ["fds", "hogateway"], "the audit names the other eight");
+        let estimated = SERVICES
+            .iter()
+            .filter(|service| service.timeout.section == Section::Estimate)
+            .map(|service| service.name);
+        assert_eq!(
+            estimated.collect::<Vec<_>>(),
+            ["fds", "hogateway"],
+            "the audit names the other eight"
+        );
     }
 
     #[test]

@@ -14,40 +14,69 @@ pub struct Infrastructure {
     pub objective: Cited<Objective>,
     /// What it costs.
     pub business: Cited<Business>,
-    /// What is left of its blast radius with what the analysis asks for, in percent of all, and what that is.
+    /// What is left of its blast radius with what the analysis asks for, in percent of all, and
+    /// what that is.
     pub contained: Option<Cited<(&'static str, u32)>>,
 }
 
-/// What the services run on. The analysis gives RabbitMQ two objectives, 10 and 5 minutes; the stricter one stands here.
+/// What the services run on. The analysis gives RabbitMQ two objectives, 10 and 5 minutes; the
+/// stricter one stands here.
 pub const INFRASTRUCTURE: [Infrastructure; 4] = [
     Infrastructure {
         name: "postgresql",
         title: "PostgreSQL Master",
-        objective: cited(Section::Objectives, Objective { rto: Millis::seconds(300), rpo: Some(Millis(0)) }),
+        objective: cited(
+            Section::Objectives,
+            Objective {
+                rto: Millis::seconds(300),
+                rpo: Some(Millis(0)),
+            },
+        ),
         business: cited(Section::BlastRadius, Business::Severe),
         contained: Some(cited(Section::BlastRadius, ("failover", 5))),
     },
     Infrastructure {
         name: "redis",
         title: "Redis Cluster",
-        objective: cited(Section::Objectives, Objective { rto: Millis::seconds(120), rpo: Some(Millis::seconds(300)) }),
+        objective: cited(
+            Section::Objectives,
+            Objective {
+                rto: Millis::seconds(120),
+                rpo: Some(Millis::seconds(300)),
+            },
+        ),
         business: cited(Section::BlastRadius, Business::High),
         contained: Some(cited(Section::BlastRadius, ("Sentinel", 10))),
     },
     Infrastructure {
         name: "rabbitmq",
         title: "RabbitMQ",
-        objective: cited(Section::Objectives, Objective { rto: Millis::seconds(300), rpo: Some(Millis::seconds(60)) }),
+        objective: cited(
+            Section::Objectives,
+            Objective {
+                rto: Millis::seconds(300),
+                rpo: Some(Millis::seconds(60)),
+            },
+        ),
         business: cited(Section::BlastRadius, Business::Medium),
         contained: None,
     },
     Infrastructure {
         name: "kubernetes",
         title: "Kubernetes Control Plane",
-        objective: cited(Section::Objectives, Objective { rto: Millis::seconds(600), rpo: None }),
+        objective: cited(
+            Section::Objectives,
+            Objective {
+                rto: Millis::seconds(600),
+                rpo: None,
+            },
+        ),
         business: cited(Section::Estimate, Business::Medium),
         // Failover, rewiring, breakers and queues go on without it.
-        contained: Some(cited(Section::Estimate, ("a data plane that does not need it", 0))),
+        contained: Some(cited(
+            Section::Estimate,
+            ("a data plane that does not need it", 0),
+        )),
     },
 ];
 
@@ -68,7 +97,11 @@ pub struct External {
 }
 
 const fn outside(name: &'static str, title: &'static str, severity: Severity) -> External {
-    External { name, title, severity: cited(Section::Externals, severity) }
+    External {
+        name,
+        title,
+        severity: cited(Section::Externals, severity),
+    }
 }
 
 /// Others' systems.
@@ -87,7 +120,11 @@ pub const EXTERNALS: [External; 15] = [
     outside("fcm", "FCM Push", Severity::Medium),
     outside("apns", "APNs Push", Severity::Medium),
     outside("whatsapp", "WhatsApp API", Severity::Medium),
-    External { name: "head-office", title: "Head Office", severity: cited(Section::Services, Severity::Medium) },
+    External {
+        name: "head-office",
+        title: "Head Office",
+        severity: cited(Section::Services, Severity::Medium),
+    },
 ];
 
 /// The external of this name.
@@ -95,7 +132,8 @@ pub fn external(name: &str) -> Option<&'static External> {
     EXTERNALS.iter().find(|part| part.name == name)
 }
 
-/// Something that customers do: its share, and what it needs: the part, the service that asks for it, the loss in percent without it.
+/// Something that customers do: its share, and what it needs: the part, the service that asks for
+/// it, the loss in percent without it.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowData {
     /// Its name.
@@ -108,26 +146,68 @@ pub struct FlowData {
 
 const OO: Option<&str> = Some("orderorchestrator");
 
-/// The analysis gives each part's radius and not what customers do. These shares are the ones from which its radii follow, all nine of the table and the
-/// Kubernetes control plane's, and nothing else in them is measured: `section: Estimate` holds for each. Taxi orders are 60 of 100.
+/// The analysis gives each part's radius and not what customers do. These shares are the ones from
+/// which its radii follow, all nine of the table and the Kubernetes control plane's, and nothing
+/// else in them is measured: `section: Estimate` holds for each. Taxi orders are 60 of 100.
 pub const FLOWS: [FlowData; 9] = [
-    FlowData { name: "taxi booking", weight: 10, needs: TAXI_BOOKING },
-    FlowData { name: "taxi booking after a login", weight: 20, needs: TAXI_BOOKING_AFTER_LOGIN },
-    FlowData { name: "rent, delivery, shuttle booking", weight: 5, needs: OTHER_BOOKING },
-    FlowData { name: "rent, delivery, shuttle booking after a login", weight: 10, needs: OTHER_BOOKING_AFTER_LOGIN },
-    FlowData { name: "taxi completion and payment", weight: 20, needs: TAXI_COMPLETION },
-    FlowData { name: "rent, delivery, shuttle completion and payment", weight: 15, needs: OTHER_COMPLETION },
+    FlowData {
+        name: "taxi booking",
+        weight: 10,
+        needs: TAXI_BOOKING,
+    },
+    FlowData {
+        name: "taxi booking after a login",
+        weight: 20,
+        needs: TAXI_BOOKING_AFTER_LOGIN,
+    },
+    FlowData {
+        name: "rent, delivery, shuttle booking",
+        weight: 5,
+        needs: OTHER_BOOKING,
+    },
+    FlowData {
+        name: "rent, delivery, shuttle booking after a login",
+        weight: 10,
+        needs: OTHER_BOOKING_AFTER_LOGIN,
+    },
+    FlowData {
+        name: "taxi completion and payment",
+        weight: 20,
+        needs: TAXI_COMPLETION,
+    },
+    FlowData {
+        name: "rent, delivery, shuttle completion and payment",
+        weight: 15,
+        needs: OTHER_COMPLETION,
+    },
     FlowData {
         name: "tracking of a taxi",
         weight: 10,
-        needs: &[("orderorchestrator", None, 100), ("taxipartnergateway", OO, 100), ("kubernetes", None, 30)],
+        needs: &[
+            ("orderorchestrator", None, 100),
+            ("taxipartnergateway", OO, 100),
+            ("kubernetes", None, 30),
+        ],
     },
     FlowData {
         name: "profile",
         weight: 5,
-        needs: &[("userservice", None, 100), ("authservice", None, 100), ("redis", None, 100), ("kubernetes", None, 30)],
+        needs: &[
+            ("userservice", None, 100),
+            ("authservice", None, 100),
+            ("redis", None, 100),
+            ("kubernetes", None, 30),
+        ],
     },
-    FlowData { name: "order history", weight: 5, needs: &[("postgresql", None, 100), ("redis", None, 40), ("kubernetes", None, 30)] },
+    FlowData {
+        name: "order history",
+        weight: 5,
+        needs: &[
+            ("postgresql", None, 100),
+            ("redis", None, 40),
+            ("kubernetes", None, 30),
+        ],
+    },
 ];
 
 type Needs = &'static [(&'static str, Option<&'static str>, u32)];

@@ -1,6 +1,9 @@
 //! The ten services.
 
-use super::types::{Business, Call, Cited, Fallback, Objective, Section, Service, Severity, Target, Tier, Timeout, cited};
+use super::types::{
+    Business, Call, Cited, Fallback, Objective, Section, Service, Severity, Target, Tier, Timeout,
+    cited,
+};
 use crate::blast_radius::Coupling::{self, Hard, Loose, Partial};
 use mrg_base::Millis;
 
@@ -10,23 +13,44 @@ const fn minutes(minutes: u64) -> Millis {
 
 /// A bound for all attempts together.
 const fn within(seconds: u64) -> Timeout {
-    Timeout { attempt: Millis::seconds(seconds), total: Millis::seconds(seconds) }
+    Timeout {
+        attempt: Millis::seconds(seconds),
+        total: Millis::seconds(seconds),
+    }
 }
 
 /// "Waktu Recovery" of the matrix, where the chapter on objectives is silent.
 const fn by_matrix(recovery: u64) -> Cited<Objective> {
-    cited(Section::Matrix, Objective { rto: minutes(recovery), rpo: None })
+    cited(
+        Section::Matrix,
+        Objective {
+            rto: minutes(recovery),
+            rpo: None,
+        },
+    )
 }
 
 const fn objective(rto: u64, rpo: Option<Millis>) -> Cited<Objective> {
-    cited(Section::Objectives, Objective { rto: minutes(rto), rpo })
+    cited(
+        Section::Objectives,
+        Objective {
+            rto: minutes(rto),
+            rpo,
+        },
+    )
 }
 
 const NOTHING: Option<Millis> = None;
 const NO_LOSS: Option<Millis> = Some(Millis(0));
 
 const fn call(name: &'static str, to: Target, section: Section, fallback: Fallback) -> Call {
-    Call { name, to, fallback: cited(section, fallback), pinned: false, back: false }
+    Call {
+        name,
+        to,
+        fallback: cited(section, fallback),
+        pinned: false,
+        back: false,
+    }
 }
 
 const fn service_call(name: &'static str, section: Section, fallback: Fallback) -> Call {
@@ -34,12 +58,14 @@ const fn service_call(name: &'static str, section: Section, fallback: Fallback) 
 }
 
 const POSTGRES: (&str, Coupling) = ("postgresql", Hard);
-/// "Performance: TERDEGRADASI": everything that is not a cart or a session goes on, with four tenths less.
+/// "Performance: TERDEGRADASI": everything that is not a cart or a session goes on, with four
+/// tenths less.
 const REDIS: (&str, Coupling) = ("redis", Partial(40));
 /// Sagas and jobs wait; the flows that need them say so.
 const RABBITMQ: (&str, Coupling) = ("rabbitmq", Loose);
 
-/// "Fallback ke strict mode vs allow-all": strict, since a fraud that is let through costs more than a customer who is asked once more.
+/// "Fallback ke strict mode vs allow-all": strict, since a fraud that is let through costs more
+/// than a customer who is asked once more.
 const STRICT: Fallback = Fallback::Static(r#"{"decision":"strict","source":"fallback"}"#);
 
 /// The ten, in the analysis' order.
@@ -53,7 +79,13 @@ pub const SERVICES: [Service; 10] = [
         flows: cited(Section::Matrix, "Semua booking"),
         recovery: cited(Section::Matrix, minutes(5)),
         business: cited(Section::Matrix, Business::Severe),
-        timeout: cited(Section::Audit, Timeout { attempt: Millis::seconds(2), total: Millis::seconds(5) }),
+        timeout: cited(
+            Section::Audit,
+            Timeout {
+                attempt: Millis::seconds(2),
+                total: Millis::seconds(5),
+            },
+        ),
         attempts: cited(Section::Audit, 3),
         objective: objective(3, NOTHING),
         entry: true,
@@ -64,11 +96,23 @@ pub const SERVICES: [Service; 10] = [
             // "Saga timeout dengan manual intervention queue."
             service_call("taxipartnergateway", Section::Services, Fallback::Queue),
             // "Stale cache serving mode untuk emergency."
-            service_call("userservice", Section::Services, Fallback::Stale(minutes(60))),
+            service_call(
+                "userservice",
+                Section::Services,
+                Fallback::Stale(minutes(60)),
+            ),
             // "Last-known-good pricing fallback."
-            service_call("sessionmanager", Section::Services, Fallback::Stale(minutes(15))),
+            service_call(
+                "sessionmanager",
+                Section::Services,
+                Fallback::Stale(minutes(15)),
+            ),
             // "Config cache dengan long TTL."
-            service_call("configservice", Section::Services, Fallback::Stale(minutes(24 * 60))),
+            service_call(
+                "configservice",
+                Section::Services,
+                Fallback::Stale(minutes(24 * 60)),
+            ),
             // "Notification queue dengan DLQ."
             service_call("notificationcenter", Section::Services, Fallback::Queue),
             service_call("fds", Section::Services, STRICT),
@@ -91,10 +135,23 @@ pub const SERVICES: [Service; 10] = [
         calls: &[
             Call {
                 pinned: true,
-                ..call("payment-gateway", Target::Externals(&["midtrans", "xendit", "nicepay"]), Section::Externals, Fallback::Error)
+                ..call(
+                    "payment-gateway",
+                    Target::Externals(&["midtrans", "xendit", "nicepay"]),
+                    Section::Externals,
+                    Fallback::Error,
+                )
             },
             // "Async payment webhook dengan retry queue."
-            Call { back: true, ..call("payment-callback", Target::Service("orderorchestrator"), Section::Services, Fallback::Queue) },
+            Call {
+                back: true,
+                ..call(
+                    "payment-callback",
+                    Target::Service("orderorchestrator"),
+                    Section::Services,
+                    Fallback::Queue,
+                )
+            },
         ],
     },
     Service {
@@ -113,10 +170,25 @@ pub const SERVICES: [Service; 10] = [
         uses: &[POSTGRES, RABBITMQ],
         calls: &[
             // "Order queue untuk BBD downtime."
-            call("tpg-bbd", Target::Externals(&["bbd"]), Section::Audit, Fallback::Queue),
+            call(
+                "tpg-bbd",
+                Target::Externals(&["bbd"]),
+                Section::Audit,
+                Fallback::Queue,
+            ),
             // "Cache lokasi kendaraan untuk grace period."
-            call("bbd-location", Target::Externals(&["bbd"]), Section::Services, Fallback::Stale(minutes(1))),
-            call("partner-fleet", Target::Externals(&["partner-fleet"]), Section::Externals, Fallback::Error),
+            call(
+                "bbd-location",
+                Target::Externals(&["bbd"]),
+                Section::Services,
+                Fallback::Stale(minutes(1)),
+            ),
+            call(
+                "partner-fleet",
+                Target::Externals(&["partner-fleet"]),
+                Section::Externals,
+                Fallback::Error,
+            ),
         ],
     },
     Service {
@@ -133,7 +205,10 @@ pub const SERVICES: [Service; 10] = [
         objective: objective(3, NO_LOSS),
         entry: true,
         uses: &[POSTGRES, REDIS],
-        calls: &[service_call("notificationcenter", Section::Services, Fallback::Error), service_call("fds", Section::Services, STRICT)],
+        calls: &[
+            service_call("notificationcenter", Section::Services, Fallback::Error),
+            service_call("fds", Section::Services, STRICT),
+        ],
     },
     Service {
         name: "sessionmanager",
@@ -150,9 +225,22 @@ pub const SERVICES: [Service; 10] = [
         entry: true,
         uses: &[POSTGRES, REDIS],
         calls: &[
-            call("maps", Target::Externals(&["google-maps", "here-maps"]), Section::Externals, Fallback::Stale(minutes(60))),
-            service_call("taxipartnergateway", Section::Services, Fallback::Stale(Millis::seconds(30))),
-            service_call("configservice", Section::Services, Fallback::Stale(minutes(24 * 60))),
+            call(
+                "maps",
+                Target::Externals(&["google-maps", "here-maps"]),
+                Section::Externals,
+                Fallback::Stale(minutes(60)),
+            ),
+            service_call(
+                "taxipartnergateway",
+                Section::Services,
+                Fallback::Stale(Millis::seconds(30)),
+            ),
+            service_call(
+                "configservice",
+                Section::Services,
+                Fallback::Stale(minutes(24 * 60)),
+            ),
         ],
     },
     Service {
@@ -169,7 +257,10 @@ pub const SERVICES: [Service; 10] = [
         objective: by_matrix(10),
         entry: true,
         uses: &[POSTGRES, REDIS],
-        calls: &[service_call("userservice", Section::Services, Fallback::Error), service_call("fds", Section::Services, STRICT)],
+        calls: &[
+            service_call("userservice", Section::Services, Fallback::Error),
+            service_call("fds", Section::Services, STRICT),
+        ],
     },
     Service {
         name: "configservice",
@@ -202,12 +293,37 @@ pub const SERVICES: [Service; 10] = [
         entry: false,
         uses: &[POSTGRES, RABBITMQ],
         calls: &[
-            call("sms", Target::Externals(&["twilio", "infobip"]), Section::Externals, Fallback::Queue),
-            call("mail", Target::Externals(&["sendgrid", "ses"]), Section::Externals, Fallback::Queue),
-            call("push-fcm", Target::Externals(&["fcm"]), Section::Externals, Fallback::Queue),
-            call("push-apns", Target::Externals(&["apns"]), Section::Externals, Fallback::Queue),
+            call(
+                "sms",
+                Target::Externals(&["twilio", "infobip"]),
+                Section::Externals,
+                Fallback::Queue,
+            ),
+            call(
+                "mail",
+                Target::Externals(&["sendgrid", "ses"]),
+                Section::Externals,
+                Fallback::Queue,
+            ),
+            call(
+                "push-fcm",
+                Target::Externals(&["fcm"]),
+                Section::Externals,
+                Fallback::Queue,
+            ),
+            call(
+                "push-apns",
+                Target::Externals(&["apns"]),
+                Section::Externals,
+                Fallback::Queue,
+            ),
             // "SMS fallback."
-            call("whatsapp", Target::Externals(&["whatsapp", "twilio"]), Section::Externals, Fallback::Queue),
+            call(
+                "whatsapp",
+                Target::Externals(&["whatsapp", "twilio"]),
+                Section::Externals,
+                Fallback::Queue,
+            ),
         ],
     },
     Service {
@@ -242,8 +358,17 @@ pub const SERVICES: [Service; 10] = [
         uses: &[POSTGRES, RABBITMQ],
         calls: &[
             // "Batch reconciliation job."
-            call("head-office", Target::Externals(&["head-office"]), Section::Services, Fallback::Queue),
-            service_call("configservice", Section::Services, Fallback::Stale(minutes(24 * 60))),
+            call(
+                "head-office",
+                Target::Externals(&["head-office"]),
+                Section::Services,
+                Fallback::Queue,
+            ),
+            service_call(
+                "configservice",
+                Section::Services,
+                Fallback::Stale(minutes(24 * 60)),
+            ),
         ],
     },
 ];

@@ -68,7 +68,8 @@ pub(super) const fn cited<T>(section: Section, value: T) -> Cited<T> {
     Cited { value, section }
 }
 
-/// How much depends on a service. From it follow replicas, priority, who is told how soon, and the turn in a rollout.
+/// How much depends on a service. From it follow replicas, priority, who is told how soon, and the
+/// turn in a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
     /// Customers cannot order or pay without it.
@@ -211,7 +212,8 @@ pub struct Call {
     pub to: Target,
     /// What there is when nobody answers, and where that is asked for.
     pub fallback: Cited<Fallback>,
-    /// A payment or the like: the provider that served the first request about an order serves the later ones, too.
+    /// A payment or the like: the provider that served the first request about an order serves the
+    /// later ones, too.
     pub pinned: bool,
     /// The called one calls back; nothing waits for it at the start.
     pub back: bool,

@@ -11,7 +11,8 @@ pub enum Ended {
     Status(u16),
     /// A gRPC answer with this status.
     Grpc(u32),
-    /// The sidecar of the one that was called answered in its place: the workload did not get the request.
+    /// The sidecar of the one that was called answered in its place: the workload did not get the
+    /// request.
     Refused,
     /// No connection stood in time, or none could be made.
     NotConnected,
@@ -43,7 +44,8 @@ pub struct Request {
     pub repeatable: bool,
 }
 
-/// Why a workload got no answer of its dependency. Its name is in the header `x-mrg-reason`, in metrics and in logs.
+/// Why a workload got no answer of its dependency. Its name is in the header `x-mrg-reason`, in
+/// metrics and in logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// The breakers of all providers refused.
@@ -106,16 +108,28 @@ impl Reason {
     /// What the workload is told.
     pub fn sentence(self) -> &'static str {
         match self {
-            Self::BreakerOpen => "the breaker of every provider is open; try again after Retry-After",
-            Self::TooManyConcurrent => "too many requests to this dependency are under way in this pod; try again",
+            Self::BreakerOpen => {
+                "the breaker of every provider is open; try again after Retry-After"
+            }
+            Self::TooManyConcurrent => {
+                "too many requests to this dependency are under way in this pod; try again"
+            }
             Self::NotConnected => "no provider could be connected to; the request was not sent",
-            Self::Ambiguous => "the connection broke before an answer; the request may have been processed: ask before sending it again",
-            Self::TimedOut => "no answer came in time; the request may have been processed: ask before sending it again",
+            Self::Ambiguous => {
+                "the connection broke before an answer; the request may have been processed: ask before sending it again"
+            }
+            Self::TimedOut => {
+                "no answer came in time; the request may have been processed: ask before sending it again"
+            }
             Self::Failed => "the provider answered with an error",
             Self::NotAccepted => "every provider said that it did not take the request",
             Self::NoProvider => "no provider takes requests of this kind; see providers[].accepts",
-            Self::QueueFull => "nobody could serve the request and the queue is full; it was not kept",
-            Self::QueueUnavailable => "nobody could serve the request and the queue cannot keep it now; it was not kept",
+            Self::QueueFull => {
+                "nobody could serve the request and the queue is full; it was not kept"
+            }
+            Self::QueueUnavailable => {
+                "nobody could serve the request and the queue cannot keep it now; it was not kept"
+            }
             Self::NotQueueable => {
                 "nobody could serve the request, and it cannot be queued: it lacks the idempotency header, or is too long"
             }
@@ -155,7 +169,8 @@ impl Ended {
         }
     }
 
-    /// Whether the request was processed. `not_accepted` are the statuses by which a provider says that it was not.
+    /// Whether the request was processed. `not_accepted` are the statuses by which a provider says
+    /// that it was not.
     pub fn processed(self, not_accepted: &[u16]) -> Processed {
         match self {
             Self::Status(status) if not_accepted.contains(&status) => Processed::No,
@@ -166,7 +181,8 @@ impl Ended {
     }
 }
 
-/// 5xx are failures, except 501, which says what the upstream is, not how it does. 4xx are the caller's, and say nothing.
+/// 5xx are failures, except 501, which says what the upstream is, not how it does. 4xx are the
+/// caller's, and say nothing.
 pub fn status_outcome(status: u16, failure_statuses: &[u16]) -> Outcome {
     match status {
         _ if failure_statuses.contains(&status) => Outcome::Failure,
@@ -177,8 +193,8 @@ pub fn status_outcome(status: u16, failure_statuses: &[u16]) -> Outcome {
     }
 }
 
-/// DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS are failures; what the caller caused says nothing. The numbers are gRPC's
-/// (<https://grpc.io/docs/guides/status-codes/>).
+/// DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS are failures; what the caller caused says
+/// nothing. The numbers are gRPC's (<https://grpc.io/docs/guides/status-codes/>).
 pub fn grpc_outcome(status: u32) -> Outcome {
     match status {
         0 => Outcome::Success,

@@ -71,22 +71,25 @@ pub struct Inbound {
     /// How long the workload may take for an answer's head.
     #[serde(default = "thirty_seconds")]
     pub timeout: Duration,
-    /// Another version of the workload, which gets a share of the requests. Written by an OrderServiceSet while it tries a change out.
+    /// Another version of the workload, which gets a share of the requests. Written by an
+    /// OrderServiceSet while it tries a change out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
-    /// Reads that others answer for the workload, by their path; the first that fits. Written by an OrderServiceSet that splits order reads.
+    /// Reads that others answer for the workload, by their path; the first that fits. Written by an
+    /// OrderServiceSet that splits order reads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = 20)))]
     pub routes: Vec<Route>,
 }
 
-/// Reads (GET and HEAD) that somebody else answers: a share of them, and all of them with a share of 100. While its breaker is open, or it cannot be
-/// reached, the workload answers as before.
+/// Reads (GET and HEAD) that somebody else answers: a share of them, and all of them with a share
+/// of 100. While its breaker is open, or it cannot be reached, the workload answers as before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// Paths, such as `/orders/{id}/history`; a word in braces stands for one part that is not empty.
+    /// Paths, such as `/orders/{id}/history`; a word in braces stands for one part that is not
+    /// empty.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 20)))]
     pub paths: Vec<String>,
     /// Who answers, and how much of it.
@@ -101,7 +104,8 @@ impl Route {
             loop {
                 match (wanted.next(), found.next()) {
                     (None, None) => return true,
-                    (Some(wanted), Some(found)) if wanted.starts_with('{') && !found.is_empty() => {}
+                    (Some(wanted), Some(found)) if wanted.starts_with('{') && !found.is_empty() => {
+                    }
                     (Some(wanted), Some(found)) if wanted == found => {}
                     _ => return false,
                 }
@@ -127,7 +131,8 @@ pub struct Canary {
 }
 
 impl Canary {
-    /// Whether the request of this number is one of its share. Of any hundred in a row exactly that share is, spread evenly.
+    /// Whether the request of this number is one of its share. Of any hundred in a row exactly that
+    /// share is, spread evenly.
     pub fn takes(&self, number: u64) -> bool {
         let share = u64::from(self.share.min(100));
         let at = number % 100;
@@ -153,9 +158,24 @@ mod tests {
 
     #[test]
     fn a_route_takes_its_paths_and_no_others() {
-        let url = Url { tls: false, host: "x".to_owned(), port: 8080, base: String::new() };
-        let to = Canary { url, share: 100, trial: "t".to_owned() };
-        let route = Route { paths: vec!["/orders/active".to_owned(), "/orders/{id}/active".to_owned()], to };
+        let url = Url {
+            tls: false,
+            host: "x".to_owned(),
+            port: 8080,
+            base: String::new(),
+        };
+        let to = Canary {
+            url,
+            share: 100,
+            trial: "t".to_owned(),
+        };
+        let route = Route {
+            paths: vec![
+                "/orders/active".to_owned(),
+                "/orders/{id}/active".to_owned(),
+            ],
+            to,
+        };
         for (path, taken) in [
             ("/orders/active", true),
             ("/orders/7/active", true),
@@ -172,16 +192,35 @@ mod tests {
 
     #[test]
     fn of_any_hundred_requests_exactly_the_share_goes_to_the_canary_spread_evenly() {
-        let url = Url { tls: false, host: "x".to_owned(), port: 8080, base: String::new() };
+        let url = Url {
+            tls: false,
+            host: "x".to_owned(),
+            port: 8080,
+            base: String::new(),
+        };
         for share in 0..=100 {
-            let canary = Canary { url: url.clone(), share, trial: "t".to_owned() };
+            let canary = Canary {
+                url: url.clone(),
+                share,
+                trial: "t".to_owned(),
+            };
             for start in [0, 37, u64::MAX - 200] {
-                let taken = (start..start + 100).filter(|number| canary.takes(*number)).count();
-                assert!(taken.abs_diff(usize::from(share)) <= usize::from(start > 100) * 2, "{share}: {taken} from {start}");
+                let taken = (start..start + 100)
+                    .filter(|number| canary.takes(*number))
+                    .count();
+                assert!(
+                    taken.abs_diff(usize::from(share)) <= usize::from(start > 100) * 2,
+                    "{share}: {taken} from {start}"
+                );
             }
             for ten in 0..10_u64 {
-                let taken = (ten * 10..ten * 10 + 10).filter(|number| canary.takes(*number)).count();
-                assert!(taken.abs_diff(usize::from(share) / 10) <= 1, "{share}: {taken} of the ten from {ten}0");
+                let taken = (ten * 10..ten * 10 + 10)
+                    .filter(|number| canary.takes(*number))
+                    .count();
+                assert!(
+                    taken.abs_diff(usize::from(share) / 10) <= 1,
+                    "{share}: {taken} of the ten from {ten}0"
+                );
             }
         }
     }

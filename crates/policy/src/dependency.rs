@@ -1,4 +1,5 @@
-//! One dependency: where it is, how long it may take, how often it is asked, and when it is not asked at all.
+//! One dependency: where it is, how long it may take, how often it is asked, and when it is not
+//! asked at all.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -9,13 +10,20 @@ use super::{Fallback, Url};
 use mrg_base::{Duration, Millis};
 use mrg_breaker::{Mode, Ratio, Settings};
 
-/// Something that the workload calls over HTTP or gRPC. It is reached at `http://127.0.0.1:PORT` in the workload's pods.
+/// Something that the workload calls over HTTP or gRPC. It is reached at `http://127.0.0.1:PORT` in
+/// the workload's pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Dependency {
     /// Its name in status, metrics and logs.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 40), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            length(min = 1, max = 40),
+            regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
+        )
+    )]
     pub name: String,
     /// The port on 127.0.0.1 in the workload's pods at which it is reached.
     #[cfg_attr(feature = "schema", schemars(range(min = 1024, max = 65535)))]
@@ -23,7 +31,8 @@ pub struct Dependency {
     /// Who provides it, in the order of preference.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 8)))]
     pub providers: Vec<Provider>,
-    /// Whether providers are asked in HTTP/2 without TLS, as gRPC needs it. With TLS it is negotiated.
+    /// Whether providers are asked in HTTP/2 without TLS, as gRPC needs it. With TLS it is
+    /// negotiated.
     #[serde(default)]
     pub http2: bool,
     /// How long things may take.
@@ -39,11 +48,16 @@ pub struct Dependency {
     #[serde(default = "hundred")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000)))]
     pub max_concurrent: u32,
-    /// Answers with these statuses say that a provider did certainly not process the request: the next one is asked.
+    /// Answers with these statuses say that a provider did certainly not process the request: the
+    /// next one is asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(length(max = 20), inner(range(min = 400, max = 599))))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(max = 20), inner(range(min = 400, max = 599)))
+    )]
     pub not_accepted: Vec<u16>,
-    /// What happens to a request that was sent and whose answer did not come: it may have been processed.
+    /// What happens to a request that was sent and whose answer did not come: it may have been
+    /// processed.
     #[serde(default)]
     pub on_ambiguous: OnAmbiguous,
     /// A later request about the same thing goes to the provider that served the first.
@@ -67,7 +81,13 @@ fn hundred() -> u32 {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Provider {
     /// Its name in status, metrics and logs.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 40), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            length(min = 1, max = 40),
+            regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
+        )
+    )]
     pub name: String,
     /// Where it is: `http://host:port` or `https://host/base`.
     pub url: Url,
@@ -91,10 +111,19 @@ pub struct Provider {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Credentials {
     /// The Secret.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            length(min = 1, max = 253),
+            regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+        )
+    )]
     pub secret_name: String,
     /// The key in it.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253), regex(pattern = "^[A-Za-z0-9._-]+$")))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(min = 1, max = 253), regex(pattern = "^[A-Za-z0-9._-]+$"))
+    )]
     pub key: String,
     /// The header.
     #[serde(default = "authorization")]
@@ -129,7 +158,10 @@ pub struct Accepts {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HealthCheck {
     /// GET; any status below 500 is well.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 500), regex(pattern = "^/")))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(min = 1, max = 500), regex(pattern = "^/"))
+    )]
     pub path: String,
     /// How often.
     #[serde(default = "ten_seconds")]
@@ -170,7 +202,11 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration(Millis(500)), attempt: Duration::seconds(2), total: Duration::seconds(5) }
+        Self {
+            connect: Duration(Millis(500)),
+            attempt: Duration::seconds(2),
+            total: Duration::seconds(5),
+        }
     }
 }
 
@@ -184,7 +220,8 @@ pub enum RetryOn {
     Reset,
     /// The attempt took too long. Only requests that may be sent twice.
     Timeout,
-    /// An answer with one of `statuses`, or gRPC's UNAVAILABLE without a body. Only requests that may be sent twice.
+    /// An answer with one of `statuses`, or gRPC's UNAVAILABLE without a body. Only requests that
+    /// may be sent twice.
     Status,
 }
 
@@ -207,12 +244,16 @@ pub struct Retry {
     /// What is tried again.
     pub on: Vec<RetryOn>,
     /// Statuses that are tried again.
-    #[cfg_attr(feature = "schema", schemars(length(max = 20), inner(range(min = 400, max = 599))))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(max = 20), inner(range(min = 400, max = 599)))
+    )]
     pub statuses: Vec<u16>,
     /// Methods whose requests may be sent twice.
     #[cfg_attr(feature = "schema", schemars(length(max = 10)))]
     pub methods: Vec<String>,
-    /// A request of any method that has this header may be sent twice to the same provider: the provider knows by it what it has done.
+    /// A request of any method that has this header may be sent twice to the same provider: the
+    /// provider knows by it what it has done.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 100)))]
     pub idempotency_header: Option<String>,
@@ -237,7 +278,8 @@ impl Default for Retry {
     }
 }
 
-/// The pause before a retry: random between zero and `initial`, doubled each time up to `max`. `Retry-After` prolongs it.
+/// The pause before a retry: random between zero and `initial`, doubled each time up to `max`.
+/// `Retry-After` prolongs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -250,11 +292,15 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { initial: Duration(Millis(50)), max: Duration::seconds(1) }
+        Self {
+            initial: Duration(Millis(50)),
+            max: Duration::seconds(1),
+        }
     }
 }
 
-/// When a provider is not asked at all. The defaults are the analysis' `tpg-bbd`; the semantics are gobreaker's.
+/// When a provider is not asked at all. The defaults are the analysis' `tpg-bbd`; the semantics are
+/// gobreaker's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -284,11 +330,15 @@ pub struct BreakerPolicy {
         )
     )]
     pub failure_ratio: Ratio,
-    /// `Enforce`: it refuses. `Shadow`: it counts and says when it would have refused. `Off`: neither.
+    /// `Enforce`: it refuses. `Shadow`: it counts and says when it would have refused. `Off`:
+    /// neither.
     pub mode: Mode,
     /// Statuses below 500 that count as failures, such as 429. 5xx do, except 501.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(length(max = 20), inner(range(min = 400, max = 499))))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(max = 20), inner(range(min = 400, max = 499)))
+    )]
     pub failure_statuses: Vec<u16>,
 }
 
@@ -329,7 +379,8 @@ pub enum OnAmbiguous {
     /// The workload gets 504 and is told that it may have been processed.
     #[default]
     Fail,
-    /// It goes into the queue as one that a person must ask about; it is never sent again by itself.
+    /// It goes into the queue as one that a person must ask about; it is never sent again by
+    /// itself.
     Queue,
     /// The next provider is asked: processing it twice, with two providers, must do no harm.
     Failover,
@@ -363,6 +414,8 @@ pub struct Failback {
 
 impl Default for Failback {
     fn default() -> Self {
-        Self { min_hold: Duration::seconds(60) }
+        Self {
+            min_hold: Duration::seconds(60),
+        }
     }
 }

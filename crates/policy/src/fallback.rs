@@ -11,13 +11,16 @@ use mrg_base::Duration;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Fallback {
-    /// The request is kept, the workload gets 202 and a ticket, and it is sent when the dependency is back.
+    /// The request is kept, the workload gets 202 and a ticket, and it is sent when the dependency
+    /// is back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<Queue>,
-    /// The last good answer to the same GET, where nobody answers or the answer is 500, 502, 503 or 504.
+    /// The last good answer to the same GET, where nobody answers or the answer is 500, 502, 503 or
+    /// 504.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale: Option<Stale>,
-    /// An answer that is always the same, where nobody answers or the answer is 500, 502, 503 or 504.
+    /// An answer that is always the same, where nobody answers or the answer is 500, 502, 503 or
+    /// 504.
     #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
     pub fixed: Option<StaticAnswer>,
 }
@@ -27,8 +30,8 @@ pub struct Fallback {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Queue {
-    /// The header that names what is asked for: a request with a name that is queued already gets the same ticket. Without it nothing is
-    /// queued.
+    /// The header that names what is asked for: a request with a name that is queued already gets
+    /// the same ticket. Without it nothing is queued.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 100)))]
     pub idempotency_header: String,
     /// Methods that are queued.
@@ -42,7 +45,8 @@ pub struct Queue {
     /// Those older than this are not sent any more; people decide about them.
     #[serde(default = "day")]
     pub max_age: Duration,
-    /// A request that failed again is sent again after this, or when a breaker that has opened lets somebody through again.
+    /// A request that failed again is sent again after this, or when a breaker that has opened lets
+    /// somebody through again.
     #[serde(default = "five_minutes")]
     pub retry_after: Duration,
     /// So many a second are sent at most once the dependency is back.

@@ -1,5 +1,6 @@
-//! What a workload's calls to its dependencies may cost, and what happens when they fail: the same words in a `ServiceResilience`, in the
-//! proxy's file, and in what the operator pushes. Pure: types, defaults, and what makes them wrong.
+//! What a workload's calls to its dependencies may cost, and what happens when they fail: the same
+//! words in a `ServiceResilience`, in the proxy's file, and in what the operator pushes. Pure:
+//! types, defaults, and what makes them wrong.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -16,7 +17,8 @@ pub use call::{Ended, Processed, Reason, Request, grpc_outcome, status_outcome};
 pub use check::{Checked, Problem, Problems, check_dependencies};
 pub use config::{Canary, Config, Forced, Inbound, OverrideSpec, Route};
 pub use dependency::{
-    Accepts, Backoff, BreakerPolicy, Credentials, Dependency, Failback, HealthCheck, OnAmbiguous, Pin, Provider, Retry, RetryOn, Timeouts,
+    Accepts, Backoff, BreakerPolicy, Credentials, Dependency, Failback, HealthCheck, OnAmbiguous,
+    Pin, Provider, Retry, RetryOn, Timeouts,
 };
 pub use fallback::{Fallback, Queue, Stale, StaticAnswer};
 pub use next::{Attempt, Next, next};

@@ -54,7 +54,8 @@ pub struct LaneReport {
     pub requests: u64,
     /// Those answered with 5xx or not at all.
     pub failed: u64,
-    /// Answers by how long they took: one number for each bound of the metrics' histogram, and one for longer ones.
+    /// Answers by how long they took: one number for each bound of the metrics' histogram, and one
+    /// for longer ones.
     pub latencies: Vec<u64>,
 }
 

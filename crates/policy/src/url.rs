@@ -27,7 +27,11 @@ pub struct InvalidUrl {
 
 impl fmt::Display for InvalidUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is no address of a provider: {}; write http://host:port or https://host/base", self.text, self.because)
+        write!(
+            f,
+            "`{}` is no address of a provider: {}; write http://host:port or https://host/base",
+            self.text, self.because
+        )
     }
 }
 
@@ -37,7 +41,10 @@ impl TryFrom<String> for Url {
     type Error = InvalidUrl;
 
     fn try_from(text: String) -> Result<Self, InvalidUrl> {
-        let refuse = |because| InvalidUrl { text: text.clone(), because };
+        let refuse = |because| InvalidUrl {
+            text: text.clone(),
+            because,
+        };
         let (tls, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
             (Some(rest), _) => (false, rest),
             (_, Some(rest)) => (true, rest),
@@ -48,21 +55,40 @@ impl TryFrom<String> for Url {
             return Err(refuse("a user, a query or a fragment has no place in it"));
         }
         if !base.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(refuse("its path has characters that must be written as %XX"));
+            return Err(refuse(
+                "its path has characters that must be written as %XX",
+            ));
         }
-        let port_at = if authority.starts_with('[') { authority.rfind("]:").map(|at| at + 1) } else { authority.rfind(':') };
+        let port_at = if authority.starts_with('[') {
+            authority.rfind("]:").map(|at| at + 1)
+        } else {
+            authority.rfind(':')
+        };
         let (host, port) = match port_at {
             Some(at) => {
                 let port = authority[at + 1..].parse().ok().filter(|port| *port > 0);
-                (&authority[..at], port.ok_or_else(|| refuse("its port is no number from 1 to 65535"))?)
+                (
+                    &authority[..at],
+                    port.ok_or_else(|| refuse("its port is no number from 1 to 65535"))?,
+                )
             }
             None => (authority, if tls { 443 } else { 80 }),
         };
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
-        if host.is_empty() || host.len() > 253 || !host.chars().all(legal) || (host.contains(':') && !host.starts_with('[')) {
+        let legal =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+        if host.is_empty()
+            || host.len() > 253
+            || !host.chars().all(legal)
+            || (host.contains(':') && !host.starts_with('['))
+        {
             return Err(refuse("its host is no name and no address"));
         }
-        Ok(Self { tls, host: host.to_ascii_lowercase(), port, base: base.trim_end_matches('/').to_owned() })
+        Ok(Self {
+            tls,
+            host: host.to_ascii_lowercase(),
+            port,
+            base: base.trim_end_matches('/').to_owned(),
+        })
     }
 }
 
@@ -74,7 +100,12 @@ impl From<Url> for String {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", if self.tls { "https://" } else { "http://" }, self.authority())?;
+        write!(
+            f,
+            "{}{}",
+            if self.tls { "https://" } else { "http://" },
+            self.authority()
+        )?;
         f.write_str(&self.base)
     }
 }
@@ -82,7 +113,11 @@ impl fmt::Display for Url {
 impl Url {
     /// As the `Host` header has it: the port only where it is not the scheme's own.
     pub fn authority(&self) -> String {
-        if self.port == if self.tls { 443 } else { 80 } { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+        if self.port == if self.tls { 443 } else { 80 } {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -110,7 +145,11 @@ mod tests {
             ("http://10.0.0.1", "10.0.0.1", 80, ""),
         ] {
             let url = Url::try_from(text.to_owned()).unwrap();
-            assert_eq!((url.host.as_str(), url.port, url.base.as_str()), (host, port, base), "{text}");
+            assert_eq!(
+                (url.host.as_str(), url.port, url.base.as_str()),
+                (host, port, base),
+                "{text}"
+            );
             assert_eq!(Url::try_from(url.to_string()), Ok(url));
         }
         for wrong in [

@@ -1,7 +1,9 @@
-//! Where the connections of a pool may go, and when its clients wait. Pure, like the election: events in, effects out.
+//! Where the connections of a pool may go, and when its clients wait. Pure, like the election:
+//! events in, effects out.
 //!
-//! A *write pool* follows the leader key and lets nobody through whose server is not confirmed ([`Writes`]). A *read pool* spreads over the
-//! standbys that keep up ([`Reads`]). Both say what they want as one [`Setting`]; the shell brings PgBouncer there.
+//! A *write pool* follows the leader key and lets nobody through whose server is not confirmed
+//! ([`Writes`]). A *read pool* spreads over the standbys that keep up ([`Reads`]). Both say what
+//! they want as one [`Setting`]; the shell brings PgBouncer there.
 
 mod reads;
 mod view;

@@ -58,14 +58,31 @@ pub struct Reads {
 impl Reads {
     /// A pool whose clients wait for the first server.
     pub fn new(max_lag: MaxLag, fallback: Fallback, max_hold: Millis) -> Self {
-        let setting = Setting { number: 0, gate: Gate::Hold, addresses: Vec::new() };
+        let setting = Setting {
+            number: 0,
+            gate: Gate::Hold,
+            addresses: Vec::new(),
+        };
         let (seen, findings, serving) = (Seen::default(), BTreeMap::new(), BTreeSet::new());
-        Self { max_lag, fallback, max_hold, seen, findings, serving, empty_since: None, setting }
+        Self {
+            max_lag,
+            fallback,
+            max_hold,
+            seen,
+            findings,
+            serving,
+            empty_since: None,
+            setting,
+        }
     }
 
     /// Which servers to look at.
     pub fn followed(&self) -> BTreeMap<MemberName, Address> {
-        self.seen.members.iter().map(|(name, member)| (name.clone(), member.address.clone())).collect()
+        self.seen
+            .members
+            .iter()
+            .map(|(name, member)| (name.clone(), member.address.clone()))
+            .collect()
     }
 
     /// Whom clients reach.
@@ -90,7 +107,9 @@ impl Reads {
 
     /// When to call again at the latest.
     pub fn wake_at(&self) -> Option<Moment> {
-        self.empty_since.filter(|_| self.setting.gate == Gate::Hold).map(|since| since + self.max_hold)
+        self.empty_since
+            .filter(|_| self.setting.gate == Gate::Hold)
+            .map(|since| since + self.max_hold)
     }
 
     /// Takes an event; a new setting if there is one.
@@ -99,30 +118,62 @@ impl Reads {
             ReadEvent::Tick => {}
             ReadEvent::Dcs(seen) => {
                 self.seen = seen;
-                self.findings.retain(|name, (address, _)| self.seen.members.get(name).is_some_and(|member| member.address == *address));
+                self.findings.retain(|name, (address, _)| {
+                    self.seen
+                        .members
+                        .get(name)
+                        .is_some_and(|member| member.address == *address)
+                });
             }
-            ReadEvent::Looked { member, address, finding } => {
-                if self.seen.members.get(&member).is_some_and(|known| known.address == address) {
+            ReadEvent::Looked {
+                member,
+                address,
+                finding,
+            } => {
+                if self
+                    .seen
+                    .members
+                    .get(&member)
+                    .is_some_and(|known| known.address == address)
+                {
                     self.findings.insert(member, (address, finding));
                 }
             }
         }
         self.serving = self.choose();
-        let addresses: Vec<Address> = self.serving.iter().filter_map(|name| Some(self.findings.get(name)?.0.clone())).collect();
+        let addresses: Vec<Address> = self
+            .serving
+            .iter()
+            .filter_map(|name| Some(self.findings.get(name)?.0.clone()))
+            .collect();
         let started = !self.setting.addresses.is_empty();
-        self.empty_since = if addresses.is_empty() && started { self.empty_since.or(Some(now)) } else { None };
-        let late = self.empty_since.is_some_and(|since| now.since(since) >= self.max_hold);
+        self.empty_since = if addresses.is_empty() && started {
+            self.empty_since.or(Some(now))
+        } else {
+            None
+        };
+        let late = self
+            .empty_since
+            .is_some_and(|since| now.since(since) >= self.max_hold);
         let gate = match () {
             () if !addresses.is_empty() => Gate::Flow,
             () if late => Gate::Refuse,
             () => Gate::Hold,
         };
         // Nowhere to go is no address to write down.
-        let addresses = if addresses.is_empty() { self.setting.addresses.clone() } else { addresses };
+        let addresses = if addresses.is_empty() {
+            self.setting.addresses.clone()
+        } else {
+            addresses
+        };
         if gate == self.setting.gate && addresses == self.setting.addresses {
             return None;
         }
-        self.setting = Setting { number: self.setting.number + 1, gate, addresses };
+        self.setting = Setting {
+            number: self.setting.number + 1,
+            gate,
+            addresses,
+        };
         Some(self.setting.clone())
     }
 
@@ -133,18 +184,33 @@ impl Reads {
         if !standbys.is_empty() || self.fallback == Fallback::Refuse {
             return standbys;
         }
-        let primary = |name: &&MemberName| matches!(self.findings.get(*name), Some((_, Finding::Primary { .. })));
+        let primary = |name: &&MemberName| {
+            matches!(self.findings.get(*name), Some((_, Finding::Primary { .. })))
+        };
         leader.filter(primary).cloned().into_iter().collect()
     }
 
     fn is_near(&self, name: &MemberName) -> bool {
-        let Some((_, Finding::Standby { system_id, replayed, behind })) = self.findings.get(name) else { return false };
-        // One that was too far away comes back only when it is clearly near, so that it does not flap.
+        let Some((
+            _,
+            Finding::Standby {
+                system_id,
+                replayed,
+                behind,
+            },
+        )) = self.findings.get(name)
+        else {
+            return false;
+        };
+        // One that was too far away comes back only when it is clearly near, so that it does not
+        // flap.
         let serves = self.serving.contains(name);
         let share = if serves { 1 } else { 2 };
         let near = match self.max_lag {
             // How far it is while nobody knows stays as it was.
-            MaxLag::Bytes(limit) => self.bytes_behind(*replayed).map_or(serves, |behind| behind <= limit / share),
+            MaxLag::Bytes(limit) => self
+                .bytes_behind(*replayed)
+                .map_or(serves, |behind| behind <= limit / share),
             MaxLag::Time(limit) => behind.0 <= limit.0 / share,
         };
         near && self.seen.system_id.is_none_or(|known| known == *system_id)
@@ -152,9 +218,16 @@ impl Reads {
 
     /// `None` while there is a leader that has not answered the first question yet.
     fn bytes_behind(&self, replayed: Lsn) -> Option<u64> {
-        let leader = self.seen.leader.as_ref().map(|leader| &leader.member).filter(|leader| self.seen.members.contains_key(leader));
+        let leader = self
+            .seen
+            .leader
+            .as_ref()
+            .map(|leader| &leader.member)
+            .filter(|leader| self.seen.members.contains_key(leader));
         match leader.map(|leader| self.findings.get(leader)) {
-            Some(Some((_, Finding::Primary { written, .. }))) => Some(written.bytes_since(replayed)),
+            Some(Some((_, Finding::Primary { written, .. }))) => {
+                Some(written.bytes_since(replayed))
+            }
             Some(None) => None,
             // Without a primary nothing new is written.
             Some(Some(_)) | None => Some(0),
@@ -174,24 +247,55 @@ mod tests {
     }
 
     fn address(text: &str) -> Address {
-        Address { host: format!("10.0.0.{}", text.trim_start_matches('n')), port: 5432 }
+        Address {
+            host: format!("10.0.0.{}", text.trim_start_matches('n')),
+            port: 5432,
+        }
     }
 
     fn seen(leader: &str, members: &[&str]) -> Seen {
-        let member = |text: &&str| (name(text), Member { address: address(text) });
-        let leader = Leader { key: Revision(1), member: name(leader), address: address(leader) };
-        Seen { revision: 1, system_id: Some(7), leader: Some(leader), members: members.iter().map(member).collect() }
+        let member = |text: &&str| {
+            (
+                name(text),
+                Member {
+                    address: address(text),
+                },
+            )
+        };
+        let leader = Leader {
+            key: Revision(1),
+            member: name(leader),
+            address: address(leader),
+        };
+        Seen {
+            revision: 1,
+            system_id: Some(7),
+            leader: Some(leader),
+            members: members.iter().map(member).collect(),
+        }
     }
 
     fn standby(replayed: u64) -> Finding {
-        Finding::Standby { system_id: 7, replayed: Lsn(replayed), behind: Millis(0) }
+        Finding::Standby {
+            system_id: 7,
+            replayed: Lsn(replayed),
+            behind: Millis(0),
+        }
     }
 
     fn looked(text: &str, finding: Finding) -> ReadEvent {
-        ReadEvent::Looked { member: name(text), address: address(text), finding }
+        ReadEvent::Looked {
+            member: name(text),
+            address: address(text),
+            finding,
+        }
     }
 
-    const PRIMARY: Finding = Finding::Primary { system_id: 7, timeline: Timeline(1), written: Lsn(1_000) };
+    const PRIMARY: Finding = Finding::Primary {
+        system_id: 7,
+        timeline: Timeline(1),
+        written: Lsn(1_000),
+    };
 
     fn pool(fallback: Fallback) -> Reads {
         let mut pool = Reads::new(MaxLag::Bytes(100), fallback, Millis(500));
@@ -211,10 +315,30 @@ mod tests {
     #[test]
     fn a_laggard_and_a_lost_standby_leave_and_come_back_when_they_are_near() {
         let mut pool = pool(Fallback::Refuse);
-        assert_eq!(pool.on(Moment(1), looked("n3", standby(800))).unwrap().addresses, vec![address("n2")]);
-        assert_eq!(pool.on(Moment(2), looked("n3", standby(920))), None, "80 bytes behind is within the limit, but not clearly");
-        assert_eq!(pool.on(Moment(3), looked("n3", standby(960))).unwrap().addresses.len(), 2);
-        assert_eq!(pool.on(Moment(4), looked("n2", Finding::Unreachable)).unwrap().addresses, vec![address("n3")]);
+        assert_eq!(
+            pool.on(Moment(1), looked("n3", standby(800)))
+                .unwrap()
+                .addresses,
+            vec![address("n2")]
+        );
+        assert_eq!(
+            pool.on(Moment(2), looked("n3", standby(920))),
+            None,
+            "80 bytes behind is within the limit, but not clearly"
+        );
+        assert_eq!(
+            pool.on(Moment(3), looked("n3", standby(960)))
+                .unwrap()
+                .addresses
+                .len(),
+            2
+        );
+        assert_eq!(
+            pool.on(Moment(4), looked("n2", Finding::Unreachable))
+                .unwrap()
+                .addresses,
+            vec![address("n3")]
+        );
     }
 
     #[test]
@@ -225,25 +349,58 @@ mod tests {
             pool.on(Moment(1), looked("n2", Finding::Unreachable));
             pool.on(Moment(1), looked("n3", Finding::Unreachable));
         }
-        assert_eq!((to_primary.setting.gate, to_primary.setting.addresses.clone()), (Gate::Flow, vec![address("n1")]));
-        assert_eq!((refusing.setting.gate, refusing.why()), (Gate::Hold, Why::NoReplica));
+        assert_eq!(
+            (
+                to_primary.setting.gate,
+                to_primary.setting.addresses.clone()
+            ),
+            (Gate::Flow, vec![address("n1")])
+        );
+        assert_eq!(
+            (refusing.setting.gate, refusing.why()),
+            (Gate::Hold, Why::NoReplica)
+        );
         assert_eq!(refusing.wake_at(), Some(Moment(501)));
-        assert_eq!(refusing.on(Moment(501), ReadEvent::Tick).unwrap().gate, Gate::Refuse);
-        assert_eq!(refusing.on(Moment(502), looked("n2", standby(1_000))).unwrap().gate, Gate::Flow);
+        assert_eq!(
+            refusing.on(Moment(501), ReadEvent::Tick).unwrap().gate,
+            Gate::Refuse
+        );
+        assert_eq!(
+            refusing
+                .on(Moment(502), looked("n2", standby(1_000)))
+                .unwrap()
+                .gate,
+            Gate::Flow
+        );
     }
 
     #[test]
     fn a_laggard_that_answers_before_the_primary_is_not_taken_for_near() {
         let mut pool = Reads::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
         pool.on(Moment(0), ReadEvent::Dcs(seen("n1", &["n1", "n2", "n3"])));
-        assert_eq!(pool.on(Moment(1), looked("n2", standby(800))), None, "nobody knows yet how far the primary is");
+        assert_eq!(
+            pool.on(Moment(1), looked("n2", standby(800))),
+            None,
+            "nobody knows yet how far the primary is"
+        );
         assert_eq!(pool.on(Moment(2), looked("n1", PRIMARY)), None);
-        assert_eq!(pool.on(Moment(3), looked("n3", standby(1_000))).unwrap().addresses, vec![address("n3")]);
+        assert_eq!(
+            pool.on(Moment(3), looked("n3", standby(1_000)))
+                .unwrap()
+                .addresses,
+            vec![address("n3")]
+        );
         let mut pool = Reads::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
         pool.on(Moment(0), ReadEvent::Dcs(seen("n1", &["n1", "n2", "n3"])));
         pool.on(Moment(1), looked("n2", standby(800)));
-        let setting = pool.on(Moment(2), looked("n1", Finding::Unreachable)).unwrap();
-        assert_eq!(setting.addresses, vec![address("n2")], "without a primary nothing new is written");
+        let setting = pool
+            .on(Moment(2), looked("n1", Finding::Unreachable))
+            .unwrap();
+        assert_eq!(
+            setting.addresses,
+            vec![address("n2")],
+            "without a primary nothing new is written"
+        );
     }
 
     #[test]
@@ -252,7 +409,11 @@ mod tests {
         let mut moved = seen("n4", &["n1", "n2", "n3", "n4"]);
         moved.members.remove(&name("n1"));
         assert_eq!(pool.on(Moment(1), ReadEvent::Dcs(moved)), None);
-        let ahead = Finding::Primary { system_id: 7, timeline: Timeline(2), written: Lsn(1_050) };
+        let ahead = Finding::Primary {
+            system_id: 7,
+            timeline: Timeline(2),
+            written: Lsn(1_050),
+        };
         assert_eq!(pool.on(Moment(2), looked("n4", ahead)), None);
         assert_eq!(pool.serving, [name("n2"), name("n3")].into());
     }
@@ -267,14 +428,27 @@ mod tests {
     #[test]
     fn a_server_of_another_system_at_the_same_address_is_not_used() {
         let mut pool = pool(Fallback::Refuse);
-        pool.on(Moment(1), looked("n3", Finding::Standby { system_id: 8, replayed: Lsn(1_000), behind: Millis(0) }));
+        pool.on(
+            Moment(1),
+            looked(
+                "n3",
+                Finding::Standby {
+                    system_id: 8,
+                    replayed: Lsn(1_000),
+                    behind: Millis(0),
+                },
+            ),
+        );
         assert_eq!(pool.serving, [name("n2")].into());
     }
 
     #[test]
     fn nobody_is_let_in_and_nobody_refused_before_the_first_server() {
         let mut pool = Reads::new(MaxLag::Time(Millis(100)), Fallback::Refuse, Millis(500));
-        assert_eq!(pool.on(Moment(0), ReadEvent::Dcs(seen("n1", &["n1", "n2"]))), None);
+        assert_eq!(
+            pool.on(Moment(0), ReadEvent::Dcs(seen("n1", &["n1", "n2"]))),
+            None
+        );
         assert_eq!(pool.on(Moment(9_000), ReadEvent::Tick), None);
         assert_eq!(pool.why(), Why::Starting);
     }

@@ -24,7 +24,8 @@ impl fmt::Display for Address {
 /// The holder of the leader key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
-    /// The revision that created the key: another one is another leadership, even of the same member at the same address.
+    /// The revision that created the key: another one is another leadership, even of the same
+    /// member at the same address.
     pub key: Revision,
     /// Who.
     pub member: MemberName,

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// The closed list of reasons. One is the log line, the metric label, the status and the heading in the runbook.
+/// The closed list of reasons. One is the log line, the metric label, the status and the heading in
+/// the runbook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Why {
     /// The server is confirmed.
@@ -63,10 +64,18 @@ impl fmt::Display for Why {
             Why::Starting => "no server is confirmed yet; clients wait",
             Why::PauseAsked => "the leader is about to hand over; clients wait",
             Why::LeaderGone => "the leader key is gone; clients wait for the next leader",
-            Why::LeaderChanged => "another leadership began; clients wait until its server accepts writes",
-            Why::ServerLost => "the server closed its connections and does not answer as the primary; clients wait",
-            Why::NoReplica => "no standby is near enough and the primary may not be used; clients wait",
-            Why::HeldTooLong => "no server could be confirmed in time; clients are turned away until one is",
+            Why::LeaderChanged => {
+                "another leadership began; clients wait until its server accepts writes"
+            }
+            Why::ServerLost => {
+                "the server closed its connections and does not answer as the primary; clients wait"
+            }
+            Why::NoReplica => {
+                "no standby is near enough and the primary may not be used; clients wait"
+            }
+            Why::HeldTooLong => {
+                "no server could be confirmed in time; clients are turned away until one is"
+            }
         })
     }
 }

@@ -1,12 +1,16 @@
-//! The write pool: its clients reach only a server that is shown to be the primary of the newest leadership, and wait otherwise.
+//! The write pool: its clients reach only a server that is shown to be the primary of the newest
+//! leadership, and wait otherwise.
 //!
 //! The rules, from docs/ha.md, "Poolers":
-//! 1. A pause begins when the leader asks for it, when the leader key is seen gone or changed, and when the server closed a connection *and* a
-//!    probe does not find the primary. A silent DCS or one closed connection alone begins nothing.
-//! 2. A pause ends only for the leader of a linearizable read that began after the pause did (without DCS: for one whose agent vouches for it),
-//!    and only when that server itself says that it is out of recovery, of the same system, on a timeline not older than the last.
-//! 3. A request to pause means nothing under another leadership than its own.
-//!    And it means nothing any more once it has lasted for the longest hold: whoever made it may be unable to take it back.
+//! 1. A pause begins when the leader asks for it, when the leader key is seen gone or changed, and
+//!    when the server closed a connection *and* a probe does not find the primary. A silent DCS or
+//!    one closed connection alone begins nothing.
+//! 2. A pause ends only for the leader of a linearizable read that began after the pause did
+//!    (without DCS: for one whose agent vouches for it), and only when that server itself says that
+//!    it is out of recovery, of the same system, on a timeline not older than the last.
+//! 3. A request to pause means nothing under another leadership than its own. And it means nothing
+//!    any more once it has lasted for the longest hold: whoever made it may be unable to take it
+//!    back.
 //! 4. What cannot be confirmed within the longest hold is refused, and the search goes on.
 
 use crate::view::{Address, Finding, Gate, Leader, PauseRequest, Seen, Setting};
@@ -17,9 +21,11 @@ use mrg_election::mutant::bug;
 
 /// The pause between a probe that failed at once and the next.
 const PROBE_AGAIN: Millis = Millis(20);
-/// How long the last transactions may take before the leader hears that its request is heeded: most often it hears only that they are done.
+/// How long the last transactions may take before the leader hears that its request is heeded: most
+/// often it hears only that they are done.
 const SAY_SO_AFTER: Millis = Millis(100);
-/// What a probe found counts for so long: the connection that it leaves tells nothing of a server whose machine is cut off.
+/// What a probe found counts for so long: the connection that it leaves tells nothing of a server
+/// whose machine is cut off.
 const CONFIRMED_FOR: Millis = Millis(1_000);
 /// The pause between two questions to an agent.
 const ASK_AGAIN: Millis = Millis(200);
@@ -29,7 +35,8 @@ const ASK_AGAIN: Millis = Millis(200);
 pub enum Event {
     /// The time that [`Writes::wake_at`] named has come, or any other.
     Tick,
-    /// The DCS said this. `read` is the newest [`Effect::ReadDcs`] that the read behind it began after.
+    /// The DCS said this. `read` is the newest [`Effect::ReadDcs`] that the read behind it began
+    /// after.
     Dcs {
         /// The state.
         seen: Seen,
@@ -71,7 +78,8 @@ pub enum Event {
 pub enum Effect {
     /// Bring PgBouncer there.
     Set(Setting),
-    /// Ask the server what it is; wait a moment for it to leave recovery. The connection then tells when the server is gone.
+    /// Ask the server what it is; wait a moment for it to leave recovery. The connection then tells
+    /// when the server is gone.
     Probe {
         /// The number of the probe.
         probe: u64,
@@ -170,7 +178,11 @@ impl Writes {
             lost: false,
             probes: 0,
             reads: 0,
-            setting: Setting { number: 0, gate: Gate::Hold, addresses: Vec::new() },
+            setting: Setting {
+                number: 0,
+                gate: Gate::Hold,
+                addresses: Vec::new(),
+            },
         };
         pool.begin_hold(now, Why::Starting);
         pool
@@ -199,11 +211,21 @@ impl Writes {
     pub fn wake_at(&self) -> Option<Moment> {
         let probe = (self.probe.is_none() && self.wants_probe()).then_some(self.probe_due);
         let hold = self.hold.as_ref();
-        let refusal = hold.filter(|hold| !hold.refusing && self.target.is_some()).map(|hold| hold.since + self.max_hold);
-        let agent = hold.filter(|hold| self.away && hold.vouched.is_none()).and_then(|hold| hold.asked_agent).map(|at| at + ASK_AGAIN);
+        let refusal = hold
+            .filter(|hold| !hold.refusing && self.target.is_some())
+            .map(|hold| hold.since + self.max_hold);
+        let agent = hold
+            .filter(|hold| self.away && hold.vouched.is_none())
+            .and_then(|hold| hold.asked_agent)
+            .map(|at| at + ASK_AGAIN);
         let say_so = self.unsaid().map(|(_, since)| since + SAY_SO_AFTER);
-        let stale = hold.and_then(|hold| hold.confirmed).map(|confirmed| confirmed.at + CONFIRMED_FOR);
-        [probe, refusal, agent, say_so, stale].into_iter().flatten().min()
+        let stale = hold
+            .and_then(|hold| hold.confirmed)
+            .map(|confirmed| confirmed.at + CONFIRMED_FOR);
+        [probe, refusal, agent, say_so, stale]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Takes an event and says what to do.
@@ -233,7 +255,9 @@ impl Writes {
     }
 
     fn leads_to(&self, key: Revision) -> bool {
-        self.target.as_ref().is_some_and(|target| target.leader.key == key)
+        self.target
+            .as_ref()
+            .is_some_and(|target| target.leader.key == key)
     }
 
     fn leader(&self) -> Option<&Leader> {
@@ -248,7 +272,12 @@ impl Writes {
             hold.fresh = true;
         }
         // A read is linearizable; a change that comes late from an abandoned watch is not news.
-        if read > 0 || self.seen.as_ref().is_none_or(|known| seen.revision >= known.revision) {
+        if read > 0
+            || self
+                .seen
+                .as_ref()
+                .is_none_or(|known| seen.revision >= known.revision)
+        {
             self.seen = Some(seen);
         }
     }
@@ -261,19 +290,33 @@ impl Writes {
     }
 
     fn note_finding(&mut self, now: Moment, probe: u64, finding: Finding) {
-        let Some((_, key)) = self.probe.take_if(|(running, _)| *running == probe) else { return };
+        let Some((_, key)) = self.probe.take_if(|(running, _)| *running == probe) else {
+            return;
+        };
         self.suspect = false;
         let known = self.seen.as_ref().and_then(|seen| seen.system_id);
         match finding {
             Finding::Standby { .. } if bug!(PoolTrustsAnybody) => {
                 if let Some(hold) = &mut self.hold {
-                    hold.confirmed = Some(Confirmed { key, timeline: Timeline(1), at: now });
+                    hold.confirmed = Some(Confirmed {
+                        key,
+                        timeline: Timeline(1),
+                        at: now,
+                    });
                 }
             }
-            Finding::Primary { system_id, timeline, .. } if Some(system_id) == known && self.is_not_older(timeline) => {
+            Finding::Primary {
+                system_id,
+                timeline,
+                ..
+            } if Some(system_id) == known && self.is_not_older(timeline) => {
                 self.lost = false;
                 if let Some(hold) = &mut self.hold {
-                    hold.confirmed = Some(Confirmed { key, timeline, at: now });
+                    hold.confirmed = Some(Confirmed {
+                        key,
+                        timeline,
+                        at: now,
+                    });
                 }
             }
             _ => {
@@ -284,14 +327,22 @@ impl Writes {
     }
 
     fn is_not_older(&self, timeline: Timeline) -> bool {
-        self.target.as_ref().is_none_or(|target| timeline >= target.timeline)
+        self.target
+            .as_ref()
+            .is_none_or(|target| timeline >= target.timeline)
     }
 
     /// What stands between the clients and the server.
     fn obstacle(&self) -> Option<Why> {
-        let Some(seen) = &self.seen else { return Some(Why::Starting) };
-        let Some(leader) = &seen.leader else { return Some(Why::LeaderGone) };
-        let Some(target) = &self.target else { return Some(Why::Starting) };
+        let Some(seen) = &self.seen else {
+            return Some(Why::Starting);
+        };
+        let Some(leader) = &seen.leader else {
+            return Some(Why::LeaderGone);
+        };
+        let Some(target) = &self.target else {
+            return Some(Why::Starting);
+        };
         match () {
             () if self.pause_applies() => Some(Why::PauseAsked),
             () if target.leader != *leader => Some(Why::LeaderChanged),
@@ -308,9 +359,16 @@ impl Writes {
     }
 
     fn wants_probe(&self) -> bool {
-        let Some(leader) = self.leader() else { return false };
+        let Some(leader) = self.leader() else {
+            return false;
+        };
         match &self.hold {
-            Some(hold) => !self.pause_applies() && hold.confirmed.is_none_or(|confirmed| confirmed.key != leader.key),
+            Some(hold) => {
+                !self.pause_applies()
+                    && hold
+                        .confirmed
+                        .is_none_or(|confirmed| confirmed.key != leader.key)
+            }
             None => self.suspect,
         }
     }
@@ -342,7 +400,10 @@ impl Writes {
             effects.push(Effect::ReadDcs(self.reads));
         }
         if let Some(hold) = &mut self.hold
-            && hold.confirmed.take_if(|confirmed| now.since(confirmed.at) >= CONFIRMED_FOR).is_some()
+            && hold
+                .confirmed
+                .take_if(|confirmed| now.since(confirmed.at) >= CONFIRMED_FOR)
+                .is_some()
         {
             self.probe_due = now;
         }
@@ -357,11 +418,23 @@ impl Writes {
     /// Ends the hold if everything is shown.
     fn end_hold(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let Some(hold) = &self.hold else { return };
-        let Some(leader) = self.leader().cloned().filter(|_| !self.pause_applies()) else { return };
-        let assured = bug!(PoolTrustsOldNews) || hold.fresh || self.away && hold.vouched == Some(leader.key);
-        let Some(confirmed) = hold.confirmed.filter(|confirmed| assured && confirmed.key == leader.key) else { return };
+        let Some(leader) = self.leader().cloned().filter(|_| !self.pause_applies()) else {
+            return;
+        };
+        let assured =
+            bug!(PoolTrustsOldNews) || hold.fresh || self.away && hold.vouched == Some(leader.key);
+        let Some(confirmed) = hold
+            .confirmed
+            .filter(|confirmed| assured && confirmed.key == leader.key)
+        else {
+            return;
+        };
         let timeline = confirmed.timeline;
-        effects.push(Effect::Rewired(Rewired { cause: hold.cause, held: now.since(hold.since), leader: leader.clone() }));
+        effects.push(Effect::Rewired(Rewired {
+            cause: hold.cause,
+            held: now.since(hold.since),
+            leader: leader.clone(),
+        }));
         self.target = Some(Target { leader, timeline });
         self.hold = None;
         self.suspect = false;
@@ -370,19 +443,31 @@ impl Writes {
 
     fn refuse_if_late(&mut self, now: Moment) {
         let (started, max_hold) = (self.target.is_some(), self.max_hold);
-        let asked = self.pause.filter(|_| self.pause_applies()).map(|pause| pause.id);
+        let asked = self
+            .pause
+            .filter(|_| self.pause_applies())
+            .map(|pause| pause.id);
         // Before the first server nobody is let in, so nobody has to be turned away.
-        if let Some(hold) = self.hold.as_mut().filter(|hold| started && now.since(hold.since) >= max_hold) {
+        if let Some(hold) = self
+            .hold
+            .as_mut()
+            .filter(|hold| started && now.since(hold.since) >= max_hold)
+        {
             hold.refusing = true;
             self.outlived = asked.or(self.outlived);
         }
     }
 
-    /// Where PgBouncer points. While clients wait it is turned to the next leader in advance, but not while transactions end on the last one.
+    /// Where PgBouncer points. While clients wait it is turned to the next leader in advance, but
+    /// not while transactions end on the last one.
     fn addresses(&self) -> Vec<Address> {
-        let next = self.leader().filter(|_| self.hold.is_some() && !self.pause_applies());
+        let next = self
+            .leader()
+            .filter(|_| self.hold.is_some() && !self.pause_applies());
         let next = next.or(self.target.as_ref().map(|target| &target.leader));
-        next.map(|leader| leader.address.clone()).into_iter().collect()
+        next.map(|leader| leader.address.clone())
+            .into_iter()
+            .collect()
     }
 
     fn set(&mut self, effects: &mut Vec<Effect>) {
@@ -393,7 +478,11 @@ impl Writes {
         };
         let addresses = self.addresses();
         if gate != self.setting.gate || addresses != self.setting.addresses {
-            self.setting = Setting { number: self.setting.number + 1, gate, addresses };
+            self.setting = Setting {
+                number: self.setting.number + 1,
+                gate,
+                addresses,
+            };
             effects.push(Effect::Set(self.setting.clone()));
         }
     }
@@ -402,31 +491,52 @@ impl Writes {
     fn unsaid(&self) -> Option<(PauseRequest, Moment)> {
         let pause = self.pause.filter(|_| self.pause_applies())?;
         let said = self.acknowledged.is_some_and(|(id, _)| id == pause.id);
-        self.hold.as_ref().filter(|_| !said).map(|hold| (pause, hold.since))
+        self.hold
+            .as_ref()
+            .filter(|_| !said)
+            .map(|hold| (pause, hold.since))
     }
 
     fn acknowledge(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let pause = self.pause.filter(|_| self.pause_applies());
-        let (Some(pause), Some(hold)) = (pause, &self.hold) else { return };
+        let (Some(pause), Some(hold)) = (pause, &self.hold) else {
+            return;
+        };
         // Before the first server there are no clients.
         let drained = hold.drained || self.target.is_none() || bug!(PoolSaysDrained);
-        let early = self.unsaid().is_some_and(|(_, since)| now.since(since) < SAY_SO_AFTER);
+        let early = self
+            .unsaid()
+            .is_some_and(|(_, since)| now.since(since) < SAY_SO_AFTER);
         if self.acknowledged != Some((pause.id, drained)) && (drained || !early) {
             self.acknowledged = Some((pause.id, drained));
-            effects.push(Effect::Acknowledge { pause: pause.id, drained });
+            effects.push(Effect::Acknowledge {
+                pause: pause.id,
+                drained,
+            });
         }
     }
 
     /// Asks for what is missing.
     fn inquire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let Some(leader) = self.leader().cloned() else { return };
+        let Some(leader) = self.leader().cloned() else {
+            return;
+        };
         if self.probe.is_none() && now >= self.probe_due && self.wants_probe() {
             self.probes += 1;
             self.probe = Some((self.probes, leader.key));
-            effects.push(Effect::Probe { probe: self.probes, leader: leader.clone() });
+            effects.push(Effect::Probe {
+                probe: self.probes,
+                leader: leader.clone(),
+            });
         }
         let away = self.away && !self.pause_applies();
-        let Some(hold) = self.hold.as_mut().filter(|hold| away && !hold.fresh && hold.vouched.is_none()) else { return };
+        let Some(hold) = self
+            .hold
+            .as_mut()
+            .filter(|hold| away && !hold.fresh && hold.vouched.is_none())
+        else {
+            return;
+        };
         if hold.asked_agent.is_none_or(|at| now.since(at) >= ASK_AGAIN) {
             hold.asked_agent = Some(now);
             effects.push(Effect::AskAgent(leader));
@@ -436,8 +546,12 @@ impl Writes {
     /// # Panics
     /// If clients could reach a server that is not confirmed: a bug, and worse than a crash.
     fn assert_safe(&self) {
-        let confirmed = self.target.as_ref().map(|target| std::slice::from_ref(&target.leader.address));
-        let safe = self.setting.gate != Gate::Flow || confirmed == Some(self.setting.addresses.as_slice());
+        let confirmed = self
+            .target
+            .as_ref()
+            .map(|target| std::slice::from_ref(&target.leader.address));
+        let safe =
+            self.setting.gate != Gate::Flow || confirmed == Some(self.setting.addresses.as_slice());
         assert!(safe, "clients would reach an unconfirmed server: {self:?}");
     }
 }

@@ -82,7 +82,15 @@ impl Bouncer {
         stop: watch::Receiver<bool>,
         reports: mpsc::Sender<(u16, Report)>,
     ) -> Self {
-        Self { config, number, anchor_server, settings, logins, stop, reports }
+        Self {
+            config,
+            number,
+            anchor_server,
+            settings,
+            logins,
+            stop,
+            reports,
+        }
     }
 
     /// Keeps the process running until it is told to stop.
@@ -94,7 +102,9 @@ impl Bouncer {
                 _ = wait_true(&mut self.stop) => return,
             }
             let began = Instant::now();
-            let Err(error) = self.serve().await else { return };
+            let Err(error) = self.serve().await else {
+                return;
+            };
             let why = format!("{error:#}");
             tracing::error!(process = self.number, why, "PgBouncer is started again");
             self.report(Report::Ended(why)).await;
@@ -117,10 +127,14 @@ impl Bouncer {
         let mut ending = None;
         loop {
             let setting = self.settings.borrow_and_update().clone();
-            running.bring_to(&setting).await.with_context(|| format!("setting {} was not reached", setting.number))?;
+            running
+                .bring_to(&setting)
+                .await
+                .with_context(|| format!("setting {} was not reached", setting.number))?;
             self.report(Report::Settled(setting.number)).await;
             loop {
-                let draining = setting.gate == Gate::Hold && running.drained != Some(setting.number);
+                let draining =
+                    setting.gate == Gate::Hold && running.drained != Some(setting.number);
                 tokio::select! {
                     changed = self.settings.changed() => { changed?; break }
                     changed = self.logins.changed() => {
@@ -132,7 +146,8 @@ impl Bouncer {
                         anyhow::ensure!(ending.is_some(), "PgBouncer ended: {}", status?);
                         return Ok(());
                     }
-                    // Until the clients are gone it goes on to follow its settings: a leader may hand over meanwhile.
+                    // Until the clients are gone it goes on to follow its settings: a leader may
+                    // hand over meanwhile.
                     _ = wait_true(&mut self.stop), if ending.is_none() => ending = Some(Ending::new(self.config.drain_ms.duration())),
                     () = due(ending.as_ref()), if ending.is_some() => {
                         let Some(stage) = ending.as_mut() else { continue };
@@ -157,35 +172,95 @@ impl Bouncer {
 
     /// Starts it, anchored, with the door to the network still closed.
     async fn start(&mut self) -> anyhow::Result<Running> {
-        let password = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
+        let password = rand::rng()
+            .sample_iter(Alphanumeric)
+            .take(32)
+            .map(char::from)
+            .collect();
         let logins = self.logins.borrow_and_update().clone();
-        let files = self.config.bouncer(self.number, logins, Login { user: "mrg-pooler".to_owned(), password });
-        std::fs::create_dir_all(&files.directory).with_context(|| format!("{} cannot be made", files.directory.display()))?;
-        files.write(&self.anchor_server.pass()).context("PgBouncer's files cannot be written")?;
+        let files = self.config.bouncer(
+            self.number,
+            logins,
+            Login {
+                user: "mrg-pooler".to_owned(),
+                password,
+            },
+        );
+        std::fs::create_dir_all(&files.directory)
+            .with_context(|| format!("{} cannot be made", files.directory.display()))?;
+        files
+            .write(&self.anchor_server.pass())
+            .context("PgBouncer's files cannot be written")?;
         let mut command = Command::new(&self.config.program);
         // Debian keeps PgBouncer where a user's PATH does not lead.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin"));
-        command.arg(files.file()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("{} cannot be started", self.config.program))?;
-        let words = child.stderr.take().map(|lines| LastWords::listen(lines, self.number));
+        command
+            .arg(files.file())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("{} cannot be started", self.config.program))?;
+        let words = child
+            .stderr
+            .take()
+            .map(|lines| LastWords::listen(lines, self.number));
         let console = first_console(&files, &mut child, words.as_ref()).await?;
         let mut anchors = Vec::new();
         for database in &files.databases {
             for login in &files.logins {
-                let anchor = Anchor::drop_in(&files.directory, files.port, login, &database.alias, ANSWER_WITHIN).await;
-                anchors.push(anchor.with_context(|| format!("the pool of {} in {} cannot be anchored", login.user, database.alias))?);
+                let anchor = Anchor::drop_in(
+                    &files.directory,
+                    files.port,
+                    login,
+                    &database.alias,
+                    ANSWER_WITHIN,
+                )
+                .await;
+                anchors.push(anchor.with_context(|| {
+                    format!(
+                        "the pool of {} in {} cannot be anchored",
+                        login.user, database.alias
+                    )
+                })?);
             }
         }
-        let spare = Some(Console::open(&files.directory, files.port, &files.administrator, ANSWER_WITHIN).await?);
+        let spare = Some(
+            Console::open(
+                &files.directory,
+                files.port,
+                &files.administrator,
+                ANSWER_WITHIN,
+            )
+            .await?,
+        );
         let patience = self.config.patience();
-        tracing::info!(process = self.number, pools = anchors.len(), "PgBouncer started");
+        tracing::info!(
+            process = self.number,
+            pools = anchors.len(),
+            "PgBouncer started"
+        );
         let (addresses, refusing, drained) = (Vec::new(), false, None);
-        Ok(Running { child, files, console, spare, anchors, paused: None, refusing, addresses, patience, drained })
+        Ok(Running {
+            child,
+            files,
+            console,
+            spare,
+            anchors,
+            paused: None,
+            refusing,
+            addresses,
+            patience,
+            drained,
+        })
     }
 }
 
-/// How a process comes to its end: it is not sent new clients any more, refuses them, waits for those that it has, and ends.
+/// How a process comes to its end: it is not sent new clients any more, refuses them, waits for
+/// those that it has, and ends.
 struct Ending {
     next: Instant,
     drain: Duration,
@@ -198,7 +273,13 @@ impl Ending {
     fn new(drain: Duration) -> Self {
         // Between two transactions; at once; in any case.
         let signals = VecDeque::from([Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL]);
-        Self { next: Instant::now() + STILL_SENT, drain, refuses: false, evictions: EVICTIONS, signals }
+        Self {
+            next: Instant::now() + STILL_SENT,
+            drain,
+            refuses: false,
+            evictions: EVICTIONS,
+            signals,
+        }
     }
 }
 
@@ -216,19 +297,36 @@ async fn wait_true(flag: &mut watch::Receiver<bool>) {
     }
 }
 
-/// The first session; PgBouncer's socket is there a few milliseconds after its start, and nothing announces it.
-async fn first_console(files: &Configuration, child: &mut Child, words: Option<&LastWords>) -> anyhow::Result<Console> {
+/// The first session; PgBouncer's socket is there a few milliseconds after its start, and nothing
+/// announces it.
+async fn first_console(
+    files: &Configuration,
+    child: &mut Child,
+    words: Option<&LastWords>,
+) -> anyhow::Result<Console> {
     let deadline = Instant::now() + START_WITHIN;
     loop {
-        match Console::open(&files.directory, files.port, &files.administrator, ANSWER_WITHIN).await {
+        match Console::open(
+            &files.directory,
+            files.port,
+            &files.administrator,
+            ANSWER_WITHIN,
+        )
+        .await
+        {
             Ok(console) => return Ok(console),
-            Err(error) if Instant::now() >= deadline => return Err(error).context("PgBouncer does not answer"),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error).context("PgBouncer does not answer");
+            }
             Err(_) => {}
         }
         if let Some(status) = child.try_wait()? {
             // Its words may still be on their way.
             tokio::time::sleep(Duration::from_millis(20)).await;
-            anyhow::bail!("PgBouncer ended at its start: {status}: {}", words.map(LastWords::tell).unwrap_or_default());
+            anyhow::bail!(
+                "PgBouncer ended at its start: {status}: {}",
+                words.map(LastWords::tell).unwrap_or_default()
+            );
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -244,10 +342,16 @@ impl LastWords {
         tokio::spawn(async move {
             let mut lines = BufReader::new(lines).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                // Time and process stand at the beginning: `2026-11-23 00:10:19.896 UTC [106] ERROR ...`.
-                let line = line.split_once("] ").map_or(line.as_str(), |(_, rest)| rest).to_owned();
+                // Time and process stand at the beginning: `2026-11-23 00:10:19.896 UTC [106] ERROR
+                // ...`.
+                let line = line
+                    .split_once("] ")
+                    .map_or(line.as_str(), |(_, rest)| rest)
+                    .to_owned();
                 tracing::info!(process, "pgbouncer: {line}");
-                let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut kept = kept
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 kept.push_back(line);
                 if kept.len() > 3 {
                     kept.pop_front();
@@ -258,14 +362,23 @@ impl LastWords {
     }
 
     fn tell(&self) -> String {
-        let words = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        words.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
+        let words = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        words
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(" | ")
     }
 }
 
 impl Running {
     async fn rewrite(&self) -> anyhow::Result<()> {
-        self.files.write(&Pass::Servers(self.addresses.clone())).context("PgBouncer's files cannot be written")?;
+        self.files
+            .write(&Pass::Servers(self.addresses.clone()))
+            .context("PgBouncer's files cannot be written")?;
         Ok(self.console.reload().await?)
     }
 
@@ -301,7 +414,13 @@ impl Running {
     }
 
     async fn open(&self) -> anyhow::Result<Console> {
-        Ok(Console::open(&self.files.directory, self.files.port, &self.files.administrator, ANSWER_WITHIN).await?)
+        Ok(Console::open(
+            &self.files.directory,
+            self.files.port,
+            &self.files.administrator,
+            ANSWER_WITHIN,
+        )
+        .await?)
     }
 
     /// New clients are turned away, and those that wait do not wait longer; or the other way round.
@@ -309,7 +428,14 @@ impl Running {
         for database in &self.files.databases {
             self.console.enable(&database.alias, !self.refusing).await?;
         }
-        Ok(self.console.set_patience(if self.refusing { Duration::from_secs(1) } else { self.patience }).await?)
+        Ok(self
+            .console
+            .set_patience(if self.refusing {
+                Duration::from_secs(1)
+            } else {
+                self.patience
+            })
+            .await?)
     }
 
     async fn count(&self) -> anyhow::Result<Pools> {
@@ -327,15 +453,25 @@ impl Running {
             ending.next = Instant::now() + ending.drain;
             return Ok(self.console.shut_down_after_clients().await?);
         }
-        // Those that stay are ended while they are idle, as far as that comes; one that sends its next query that very moment gets an error.
+        // Those that stay are ended while they are idle, as far as that comes; one that sends its
+        // next query that very moment gets an error.
         if ending.evictions > 0 {
             ending.evictions -= 1;
             self.anchors.clear();
             let ended = self.console.end_idle_clients().await?;
-            ending.next = Instant::now() + if ended > 0 { EVICT_AGAIN } else { EVICT_AGAIN * 4 };
+            ending.next = Instant::now()
+                + if ended > 0 {
+                    EVICT_AGAIN
+                } else {
+                    EVICT_AGAIN * 4
+                };
             return Ok(());
         }
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        let pid = self
+            .child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .map(Pid::from_raw);
         self.anchors.clear();
         if let (Some(pid), Some(signal)) = (pid, ending.signals.pop_front()) {
             let _ = kill(pid, signal);

@@ -95,7 +95,8 @@ pub struct PoolerConfig {
     pub program: String,
     /// The databases.
     pub databases: Vec<Database>,
-    /// The users; the password of `app` stands in the file `app-password` of the secret's directory.
+    /// The users; the password of `app` stands in the file `app-password` of the secret's
+    /// directory.
     pub users: Vec<String>,
     /// The directory of the passwords.
     pub secret_directory: PathBuf,
@@ -144,8 +145,14 @@ fn program() -> String {
 impl PoolerConfig {
     /// Reads the file. The pod's name comes from the environment where the file has none.
     pub fn load(path: &Path, pod: Option<String>) -> Result<Self, Error> {
-        let text = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let mut config: Self = serde_json::from_slice(&text).map_err(|source| Error::Parse { path: path.to_owned(), source })?;
+        let text = std::fs::read(path).map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut config: Self = serde_json::from_slice(&text).map_err(|source| Error::Parse {
+            path: path.to_owned(),
+            source,
+        })?;
         if config.pod.is_empty() {
             config.pod = pod.unwrap_or_default();
         }
@@ -156,7 +163,10 @@ impl PoolerConfig {
     fn check(&self) -> Result<(), Error> {
         Scope::new(&self.scope)?;
         for (what, empty) in [
-            ("pod (or the environment variable POD_NAME)", self.pod.is_empty()),
+            (
+                "pod (or the environment variable POD_NAME)",
+                self.pod.is_empty(),
+            ),
             ("etcd", self.etcd.is_empty()),
             ("databases", self.databases.is_empty()),
             ("users", self.users.is_empty()),
@@ -165,12 +175,26 @@ impl PoolerConfig {
                 return Err(Error::Empty(what));
             }
         }
-        let plain = |alias: &str| !alias.is_empty() && alias.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
-        if let Some(database) = self.databases.iter().find(|database| !plain(&database.alias)) {
+        let plain = |alias: &str| {
+            !alias.is_empty()
+                && alias
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+        };
+        if let Some(database) = self
+            .databases
+            .iter()
+            .find(|database| !plain(&database.alias))
+        {
             return Err(Error::Alias(database.alias.clone()));
         }
         for name in self.settings.keys() {
-            let refuse = |reason| Err(Error::Setting { name: name.clone(), reason });
+            let refuse = |reason| {
+                Err(Error::Setting {
+                    name: name.clone(),
+                    reason,
+                })
+            };
             if RESERVED_SETTINGS.contains(&name.as_str()) {
                 return refuse("mrg-pooler makes this setting itself");
             }
@@ -191,12 +215,21 @@ impl PoolerConfig {
 
     /// What a read pool does without any.
     pub fn fallback(&self) -> Fallback {
-        if self.falls_back { Fallback::Primary } else { Fallback::Refuse }
+        if self.falls_back {
+            Fallback::Primary
+        } else {
+            Fallback::Refuse
+        }
     }
 
-    /// How long a query waits for a server at most: longer than a hold, so that it is the pooler that decides.
+    /// How long a query waits for a server at most: longer than a hold, so that it is the pooler
+    /// that decides.
     pub fn patience(&self) -> std::time::Duration {
-        let wanted = self.settings.get("query_wait_timeout").and_then(|text| text.parse().ok()).unwrap_or(120);
+        let wanted = self
+            .settings
+            .get("query_wait_timeout")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(120);
         Millis(Millis::seconds(wanted).0.max(self.max_hold_ms.0 + 10_000)).duration()
     }
 
@@ -204,24 +237,40 @@ impl PoolerConfig {
     pub fn logins(&self) -> Result<Vec<Login>, Error> {
         let login = |user: &String| {
             let path = self.secret_directory.join(format!("{user}-password"));
-            let password = std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
-            Ok(Login { user: user.clone(), password: password.trim_end_matches('\n').to_owned() })
+            let password =
+                std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
+            Ok(Login {
+                user: user.clone(),
+                password: password.trim_end_matches('\n').to_owned(),
+            })
         };
         self.users.iter().map(login).collect()
     }
 
     /// What one of the processes is configured with.
     pub fn bouncer(&self, number: u16, logins: Vec<Login>, administrator: Login) -> Configuration {
-        let database = |database: &Database| mrg_pgbouncer::Database { alias: database.alias.clone(), name: database.name.clone() };
+        let database = |database: &Database| mrg_pgbouncer::Database {
+            alias: database.alias.clone(),
+            name: database.name.clone(),
+        };
         let share = |all: u32| all.div_ceil(u32::from(self.processes.max(1)));
         let mut settings = self.settings.clone();
-        settings.insert("query_wait_timeout".to_owned(), self.patience().as_secs().to_string());
+        settings.insert(
+            "query_wait_timeout".to_owned(),
+            self.patience().as_secs().to_string(),
+        );
         // A client that logs in during a hold waits as long as a query does.
-        settings.entry("client_login_timeout".to_owned()).or_insert_with(|| self.patience().as_secs().to_string());
+        settings
+            .entry("client_login_timeout".to_owned())
+            .or_insert_with(|| self.patience().as_secs().to_string());
         for name in ["log_connections", "log_disconnections"] {
-            settings.entry(name.to_owned()).or_insert_with(|| "0".to_owned());
+            settings
+                .entry(name.to_owned())
+                .or_insert_with(|| "0".to_owned());
         }
-        settings.entry("max_prepared_statements".to_owned()).or_insert_with(|| "200".to_owned());
+        settings
+            .entry("max_prepared_statements".to_owned())
+            .or_insert_with(|| "200".to_owned());
         Configuration {
             directory: self.run_directory.join(number.to_string()),
             port: self.port,

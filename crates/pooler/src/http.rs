@@ -51,11 +51,19 @@ pub async fn serve(listener: TcpListener, shown: watch::Receiver<Shown>) -> std:
     axum::serve(listener, router).await
 }
 
-/// A pod whose clients wait is ready: they must find it when they are let through. One that turns them away is not.
+/// A pod whose clients wait is ready: they must find it when they are let through. One that turns
+/// them away is not.
 async fn ready(State(shown): State<watch::Receiver<Shown>>) -> (StatusCode, String) {
     let shown = shown.borrow();
     let ready = shown.serving && shown.why != Why::HeldTooLong.name();
-    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, shown.because.clone())
+    (
+        if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        },
+        shown.because.clone(),
+    )
 }
 
 async fn status(State(shown): State<watch::Receiver<Shown>>) -> String {
@@ -75,28 +83,81 @@ fn page(shown: &Shown) -> String {
             "# HELP mrg_pooler_{name} {help}\n# TYPE mrg_pooler_{name} {kind}\nmrg_pooler_{name}{{pool=\"{pool}\"}} {value}"
         );
     };
-    gauge("clients", "gauge", "Client connections.", shown.pools.clients as f64);
-    gauge("clients_waiting", "gauge", "Clients that wait for a server connection.", shown.pools.waiting as f64);
-    gauge("wait_seconds", "gauge", "How long the first of them has waited.", shown.pools.longest_wait_us as f64 / 1e6);
-    gauge("servers_active", "gauge", "Server connections in use.", shown.pools.servers_active as f64);
-    gauge("servers_idle", "gauge", "Server connections not in use.", shown.pools.servers_idle as f64);
-    gauge("targets", "gauge", "Servers that clients reach.", shown.members.len() as f64);
-    gauge("held_seconds", "gauge", "How long clients have been held; 0 while they work.", shown.held_ms as f64 / 1e3);
-    gauge("pgbouncer_restarts_total", "counter", "How often PgBouncer ended by itself.", shown.restarts as f64);
-    text.push_str("# HELP mrg_pooler_state Why clients wait, or Confirmed.\n# TYPE mrg_pooler_state gauge\n");
+    gauge(
+        "clients",
+        "gauge",
+        "Client connections.",
+        shown.pools.clients as f64,
+    );
+    gauge(
+        "clients_waiting",
+        "gauge",
+        "Clients that wait for a server connection.",
+        shown.pools.waiting as f64,
+    );
+    gauge(
+        "wait_seconds",
+        "gauge",
+        "How long the first of them has waited.",
+        shown.pools.longest_wait_us as f64 / 1e6,
+    );
+    gauge(
+        "servers_active",
+        "gauge",
+        "Server connections in use.",
+        shown.pools.servers_active as f64,
+    );
+    gauge(
+        "servers_idle",
+        "gauge",
+        "Server connections not in use.",
+        shown.pools.servers_idle as f64,
+    );
+    gauge(
+        "targets",
+        "gauge",
+        "Servers that clients reach.",
+        shown.members.len() as f64,
+    );
+    gauge(
+        "held_seconds",
+        "gauge",
+        "How long clients have been held; 0 while they work.",
+        shown.held_ms as f64 / 1e3,
+    );
+    gauge(
+        "pgbouncer_restarts_total",
+        "counter",
+        "How often PgBouncer ended by itself.",
+        shown.restarts as f64,
+    );
+    text.push_str(
+        "# HELP mrg_pooler_state Why clients wait, or Confirmed.\n# TYPE mrg_pooler_state gauge\n",
+    );
     for why in Why::ALL {
         let now = u8::from(shown.why == why.name());
-        let _ = writeln!(text, "mrg_pooler_state{{pool=\"{pool}\",why=\"{}\"}} {now}", why.name());
+        let _ = writeln!(
+            text,
+            "mrg_pooler_state{{pool=\"{pool}\",why=\"{}\"}} {now}",
+            why.name()
+        );
     }
     text.push_str("# HELP mrg_pooler_rewires_total Holds that ended with a confirmed server.\n# TYPE mrg_pooler_rewires_total counter\n");
     for (cause, (count, _)) in &shown.rewires {
-        let _ = writeln!(text, "mrg_pooler_rewires_total{{pool=\"{pool}\",cause=\"{cause}\"}} {count}");
+        let _ = writeln!(
+            text,
+            "mrg_pooler_rewires_total{{pool=\"{pool}\",cause=\"{cause}\"}} {count}"
+        );
     }
     text.push_str(
         "# HELP mrg_pooler_hold_seconds_total How long clients were held in all.\n# TYPE mrg_pooler_hold_seconds_total counter\n",
     );
     for (cause, (_, held)) in &shown.rewires {
-        let _ = writeln!(text, "mrg_pooler_hold_seconds_total{{pool=\"{pool}\",cause=\"{cause}\"}} {}", *held as f64 / 1e3);
+        let _ = writeln!(
+            text,
+            "mrg_pooler_hold_seconds_total{{pool=\"{pool}\",cause=\"{cause}\"}} {}",
+            *held as f64 / 1e3
+        );
     }
     text
 }
@@ -107,9 +168,16 @@ mod tests {
 
     #[test]
     fn every_state_is_a_line_and_one_of_them_holds() {
-        let shown = Shown { pool: "w".to_owned(), why: "LeaderGone".to_owned(), ..Shown::default() };
+        let shown = Shown {
+            pool: "w".to_owned(),
+            why: "LeaderGone".to_owned(),
+            ..Shown::default()
+        };
         let page = page(&shown);
-        let states: Vec<&str> = page.lines().filter(|line| line.starts_with("mrg_pooler_state{")).collect();
+        let states: Vec<&str> = page
+            .lines()
+            .filter(|line| line.starts_with("mrg_pooler_state{"))
+            .collect();
         assert_eq!(states.len(), Why::ALL.len());
         assert_eq!(states.iter().filter(|line| line.ends_with(" 1")).count(), 1);
         assert!(page.contains("mrg_pooler_state{pool=\"w\",why=\"LeaderGone\"} 1"));

@@ -1,4 +1,5 @@
-//! `mrg-pooler`: PID 1 beside PgBouncer. Performs what [`mrg_pool_core`] says, follows etcd, never asks the Kubernetes API.
+//! `mrg-pooler`: PID 1 beside PgBouncer. Performs what [`mrg_pool_core`] says, follows etcd, never
+//! asks the Kubernetes API.
 
 mod bouncer;
 mod config;

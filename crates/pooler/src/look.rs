@@ -1,4 +1,5 @@
-//! Asks servers what they are, and keeps the connection as a canary: it tells at once when the server is gone.
+//! Asks servers what they are, and keeps the connection as a canary: it tells at once when the
+//! server is gone.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// Nothing announces that a server has left recovery.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-// One round trip. Everything here is open to any role. A standby without a WAL receiver may be any time behind, so the age of what it has
-// replayed counts even if it has replayed all that it has.
+// One round trip. Everything here is open to any role. A standby without a WAL receiver may be any
+// time behind, so the age of what it has replayed counts even if it has replayed all that it has.
 const LOOK: &str = "
 SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()),
        CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) END,
@@ -29,12 +30,27 @@ pub struct Canary {
 }
 
 /// Connects. `ended` is called when the connection is.
-pub async fn connect(address: &Address, login: &Login, database: &str, ended: impl FnOnce() + Send + 'static) -> Option<Canary> {
+pub async fn connect(
+    address: &Address,
+    login: &Login,
+    database: &str,
+    ended: impl FnOnce() + Send + 'static,
+) -> Option<Canary> {
     let mut config = tokio_postgres::Config::new();
-    config.host(&address.host).port(address.port).user(&login.user).password(&login.password).dbname(database);
-    config.application_name("mrg-pooler").connect_timeout(CONNECT_WITHIN);
+    config
+        .host(&address.host)
+        .port(address.port)
+        .user(&login.user)
+        .password(&login.password)
+        .dbname(database);
+    config
+        .application_name("mrg-pooler")
+        .connect_timeout(CONNECT_WITHIN);
     // A canary whose machine is gone is found out by the lease; this only frees the socket.
-    config.keepalives_idle(Duration::from_secs(10)).keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
+    config
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3);
     match tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls)).await {
         Ok(Ok((client, connection))) => {
             tokio::spawn(async move {
@@ -52,26 +68,44 @@ pub async fn connect(address: &Address, login: &Login, database: &str, ended: im
 }
 
 fn parse(columns: &[String]) -> Option<Finding> {
-    let [recovering, system_id, timeline, position, behind] = columns else { return None };
+    let [recovering, system_id, timeline, position, behind] = columns else {
+        return None;
+    };
     let (system_id, position) = (system_id.parse().ok()?, position.parse::<Lsn>().ok());
     Some(if recovering == "t" {
-        Finding::Standby { system_id, replayed: position.unwrap_or_default(), behind: Millis(behind.parse().unwrap_or(0)) }
+        Finding::Standby {
+            system_id,
+            replayed: position.unwrap_or_default(),
+            behind: Millis(behind.parse().unwrap_or(0)),
+        }
     } else {
-        Finding::Primary { system_id, timeline: Timeline(u32::from_str_radix(timeline, 16).ok()?), written: position? }
+        Finding::Primary {
+            system_id,
+            timeline: Timeline(u32::from_str_radix(timeline, 16).ok()?),
+            written: position?,
+        }
     })
 }
 
 impl Canary {
     /// What the server is now.
     pub async fn look(&self) -> Finding {
-        let Ok(Ok(messages)) = tokio::time::timeout(CONNECT_WITHIN, self.client.simple_query(LOOK)).await else {
+        let Ok(Ok(messages)) =
+            tokio::time::timeout(CONNECT_WITHIN, self.client.simple_query(LOOK)).await
+        else {
             return Finding::Unreachable;
         };
         let columns = messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect::<Vec<_>>()),
+            SimpleQueryMessage::Row(row) => Some(
+                (0..row.len())
+                    .map(|i| row.get(i).unwrap_or_default().to_owned())
+                    .collect::<Vec<_>>(),
+            ),
             _ => None,
         });
-        columns.and_then(|columns| parse(&columns)).unwrap_or(Finding::Unreachable)
+        columns
+            .and_then(|columns| parse(&columns))
+            .unwrap_or(Finding::Unreachable)
     }
 
     /// What the server is, once it has left recovery or the patience is over.
@@ -94,9 +128,17 @@ mod tests {
     #[test]
     fn what_a_server_says_of_itself_is_read_whole_or_not_at_all() {
         let row = |columns: [&str; 5]| parse(&columns.map(str::to_owned));
-        let primary = Finding::Primary { system_id: 7, timeline: Timeline(17), written: Lsn(0x1_0000_0010) };
+        let primary = Finding::Primary {
+            system_id: 7,
+            timeline: Timeline(17),
+            written: Lsn(0x1_0000_0010),
+        };
         assert_eq!(row(["f", "7", "00000011", "1/10", ""]), Some(primary));
-        let standby = Finding::Standby { system_id: 7, replayed: Lsn(16), behind: Millis(1500) };
+        let standby = Finding::Standby {
+            system_id: 7,
+            replayed: Lsn(16),
+            behind: Millis(1500),
+        };
         assert_eq!(row(["t", "7", "", "0/10", "1500"]), Some(standby));
         assert_eq!(row(["f", "7", "", "0/10", ""]), None);
         assert_eq!(row(["f", "seven", "00000001", "0/10", ""]), None);

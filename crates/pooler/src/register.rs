@@ -18,7 +18,8 @@ const KEEP_EVERY: Duration = Duration::from_secs(3);
 const WITHIN: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Writes the record whenever it changes, until nobody can change it any more; then the record goes.
+/// Writes the record whenever it changes, until nobody can change it any more; then the record
+/// goes.
 pub async fn register(etcd: Arc<Etcd>, key: String, mut records: watch::Receiver<PoolerRecord>) {
     let mut lease = None;
     while records.has_changed().is_ok() {
@@ -39,7 +40,10 @@ pub async fn register(etcd: Arc<Etcd>, key: String, mut records: watch::Receiver
                 return;
             }
             Err(error) => {
-                tracing::info!(error = chain(&error), "this pod's record is written under a new lease");
+                tracing::info!(
+                    error = chain(&error),
+                    "this pod's record is written under a new lease"
+                );
                 lease = None;
                 tokio::time::sleep(RETRY).await;
             }
@@ -48,7 +52,12 @@ pub async fn register(etcd: Arc<Etcd>, key: String, mut records: watch::Receiver
 }
 
 /// Keeps lease and record in step; ends well when nobody can change the record any more.
-async fn keep(etcd: &Etcd, key: &str, lease: LeaseId, records: &mut watch::Receiver<PoolerRecord>) -> Result<(), Error> {
+async fn keep(
+    etcd: &Etcd,
+    key: &str,
+    lease: LeaseId,
+    records: &mut watch::Receiver<PoolerRecord>,
+) -> Result<(), Error> {
     let mut keep_at = Instant::now() + KEEP_EVERY;
     records.mark_changed();
     loop {

@@ -24,7 +24,9 @@ use mrg_dcs::wire::{self, Entries};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch as follow};
 use mrg_election::Revision;
 use mrg_pgbouncer::{AnchorServer, Login, Pools};
-use mrg_pool_core::{Address, Effect, Event, Finding, Gate, Leader, ReadEvent, Reads, Rewired, Setting, Why, Writes};
+use mrg_pool_core::{
+    Address, Effect, Event, Finding, Gate, Leader, ReadEvent, Reads, Rewired, Setting, Why, Writes,
+};
 use mrg_telemetry::chain;
 
 /// How long one probe waits for a server to leave recovery.
@@ -33,7 +35,8 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The pause before a read pool tries a server again that took no connection.
 const CONNECT_AGAIN: Duration = Duration::from_millis(250);
-/// The kubelet swaps a mounted Secret's directory once in a minute or so; nothing is lost by looking a little later.
+/// The kubelet swaps a mounted Secret's directory once in a minute or so; nothing is lost by
+/// looking a little later.
 const LOOK_AT_SECRET_EVERY: Duration = Duration::from_secs(2);
 /// New passwords that the server has not taken by then are used all the same.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(150);
@@ -43,10 +46,21 @@ const VOUCH_WITHIN: Duration = Duration::from_secs(1);
 enum Input {
     Patroni(WatchEvent),
     Own(WatchEvent),
-    Probed { probe: u64, finding: Finding, canary: Option<(u64, Revision, Canary)> },
+    Probed {
+        probe: u64,
+        finding: Finding,
+        canary: Option<(u64, Revision, Canary)>,
+    },
     CanaryEnded(u64),
-    Vouched { key: Revision, leads: bool },
-    Looked { member: MemberName, address: Address, finding: Finding },
+    Vouched {
+        key: Revision,
+        leads: bool,
+    },
+    Looked {
+        member: MemberName,
+        address: Address,
+        finding: Finding,
+    },
     Process(u16, Report),
 }
 
@@ -89,11 +103,24 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
     let keys = Keys::new(&config.namespace, &Scope::new(&config.scope)?);
     // Every pod begins with another endpoint.
     let first = config.pod.bytes().map(usize::from).sum::<usize>() % config.etcd.len().max(1);
-    let etcd = Arc::new(Etcd::new(Connection { endpoints: config.etcd.clone(), user: None }, first));
+    let etcd = Arc::new(Etcd::new(
+        Connection {
+            endpoints: config.etcd.clone(),
+            user: None,
+        },
+        first,
+    ));
     let (inputs, mut queue) = mpsc::channel(64);
     let commands = watch_keys(&etcd, &keys, &inputs);
-    let anchor_server = Arc::new(AnchorServer::listen(&config.run_directory.join("anchor")).context("the anchor's socket")?);
-    let initial = Setting { number: 0, gate: Gate::Hold, addresses: Vec::new() };
+    let anchor_server = Arc::new(
+        AnchorServer::listen(&config.run_directory.join("anchor"))
+            .context("the anchor's socket")?,
+    );
+    let initial = Setting {
+        number: 0,
+        gate: Gate::Hold,
+        addresses: Vec::new(),
+    };
     let (settings, setting) = watch::channel(initial);
     let (logins, secret) = watch::channel(config.logins()?);
     let (stopping, stop) = watch::channel(false);
@@ -101,7 +128,18 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
     let reports = reports_into(&inputs);
     for number in 1..=config.processes {
         let (setting, secret, stop) = (setting.clone(), secret.clone(), stop.clone());
-        bouncers.spawn(Bouncer::new(config.clone(), number, anchor_server.clone(), setting, secret, stop, reports.clone()).run());
+        bouncers.spawn(
+            Bouncer::new(
+                config.clone(),
+                number,
+                anchor_server.clone(),
+                setting,
+                secret,
+                stop,
+                reports.clone(),
+            )
+            .run(),
+        );
     }
     let record = watch::Sender::new(PoolerRecord {
         pool: config.pool.clone(),
@@ -111,14 +149,32 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
         why: Why::Starting.name().to_owned(),
         ..PoolerRecord::default()
     });
-    tokio::spawn(follow_secret(config.clone(), logins, setting, record.clone()));
-    let registration = tokio::spawn(register(etcd.clone(), keys.pooler(&config.pod), record.subscribe()));
-    let shown = watch::Sender::new(Shown { pool: config.pool.clone(), ..Shown::default() });
-    let listener = TcpListener::bind(("0.0.0.0", config.http_port)).await.with_context(|| format!("port {} for HTTP", config.http_port))?;
+    tokio::spawn(follow_secret(
+        config.clone(),
+        logins,
+        setting,
+        record.clone(),
+    ));
+    let registration = tokio::spawn(register(
+        etcd.clone(),
+        keys.pooler(&config.pod),
+        record.subscribe(),
+    ));
+    let shown = watch::Sender::new(Shown {
+        pool: config.pool.clone(),
+        ..Shown::default()
+    });
+    let listener = TcpListener::bind(("0.0.0.0", config.http_port))
+        .await
+        .with_context(|| format!("port {} for HTTP", config.http_port))?;
     tokio::spawn(http::serve(listener, shown.subscribe()));
     let core = match config.mode {
         Mode::Write => Core::Writes(Writes::new(config.max_hold_ms, now())),
-        Mode::Read => Core::Reads(Reads::new(config.max_lag(), config.fallback(), config.max_hold_ms)),
+        Mode::Read => Core::Reads(Reads::new(
+            config.max_lag(),
+            config.fallback(),
+            config.max_hold_ms,
+        )),
     };
     let mut pooler = Pooler {
         config,
@@ -160,7 +216,11 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn watch_keys(etcd: &Arc<Etcd>, keys: &Keys, inputs: &mpsc::Sender<Input>) -> mpsc::Sender<WatchCommand> {
+fn watch_keys(
+    etcd: &Arc<Etcd>,
+    keys: &Keys,
+    inputs: &mpsc::Sender<Input>,
+) -> mpsc::Sender<WatchCommand> {
     let into = |wrap: fn(WatchEvent) -> Input| {
         let (seen, mut events) = mpsc::channel(16);
         let inputs = inputs.clone();
@@ -174,7 +234,12 @@ fn watch_keys(etcd: &Arc<Etcd>, keys: &Keys, inputs: &mpsc::Sender<Input>) -> mp
         seen
     };
     let (commands, queue) = mpsc::channel(16);
-    tokio::spawn(follow(etcd.clone(), keys.prefix().to_owned(), queue, into(Input::Patroni)));
+    tokio::spawn(follow(
+        etcd.clone(),
+        keys.prefix().to_owned(),
+        queue,
+        into(Input::Patroni),
+    ));
     let (own_commands, own_queue) = mpsc::channel(1);
     let (etcd, pause, seen) = (etcd.clone(), keys.pause(), into(Input::Own));
     tokio::spawn(async move {
@@ -197,7 +262,8 @@ fn reports_into(inputs: &mpsc::Sender<Input>) -> mpsc::Sender<(u16, Report)> {
     reports
 }
 
-/// Follows the mounted Secret. A new password is tried on the server and used once it is taken there; until then the old one is.
+/// Follows the mounted Secret. A new password is tried on the server and used once it is taken
+/// there; until then the old one is.
 async fn follow_secret(
     config: Arc<PoolerConfig>,
     logins: watch::Sender<Vec<Login>>,
@@ -205,17 +271,26 @@ async fn follow_secret(
     record: watch::Sender<PoolerRecord>,
 ) {
     let tell = |logins: &[Login]| {
-        let prints: BTreeMap<String, u16> = logins.iter().map(|login| (login.user.clone(), fingerprint(&login.password))).collect();
-        record.send_if_modified(|record| std::mem::replace(&mut record.passwords, prints.clone()) != prints);
+        let prints: BTreeMap<String, u16> = logins
+            .iter()
+            .map(|login| (login.user.clone(), fingerprint(&login.password)))
+            .collect();
+        record.send_if_modified(|record| {
+            std::mem::replace(&mut record.passwords, prints.clone()) != prints
+        });
     };
     tell(&logins.borrow());
     let mut since = Instant::now();
     let mut told = logins.borrow().clone();
     while !logins.is_closed() {
         tokio::time::sleep(LOOK_AT_SECRET_EVERY).await;
-        let Ok(mounted) = config.logins() else { continue };
+        let Ok(mounted) = config.logins() else {
+            continue;
+        };
         if mounted != told {
-            tracing::info!("the passwords in the Secret changed; they are used once the server takes them");
+            tracing::info!(
+                "the passwords in the Secret changed; they are used once the server takes them"
+            );
             tell(&mounted);
             told.clone_from(&mounted);
             since = Instant::now();
@@ -228,7 +303,8 @@ async fn follow_secret(
             Some(address) => are_taken(&config, &address, &mounted).await,
             None => false,
         };
-        // Whoever rotates by hand may have been at the server first, and the old ones are of no use any more.
+        // Whoever rotates by hand may have been at the server first, and the old ones are of no use
+        // any more.
         if taken || since.elapsed() > GIVEN_UP_AFTER {
             tracing::info!(taken, "the new passwords are in use");
             logins.send_replace(mounted);
@@ -237,9 +313,16 @@ async fn follow_secret(
 }
 
 async fn are_taken(config: &PoolerConfig, address: &Address, logins: &[Login]) -> bool {
-    let Some(database) = config.databases.first() else { return false };
-    let tries = logins.iter().map(|login| look::connect(address, login, &database.name, || {}));
-    futures::future::join_all(tries).await.iter().all(Option::is_some)
+    let Some(database) = config.databases.first() else {
+        return false;
+    };
+    let tries = logins
+        .iter()
+        .map(|login| look::connect(address, login, &database.name, || {}));
+    futures::future::join_all(tries)
+        .await
+        .iter()
+        .all(Option::is_some)
 }
 
 impl Pooler {
@@ -280,12 +363,19 @@ impl Pooler {
             }
             Input::Own(WatchEvent::Seen { snapshot, .. }) => {
                 // The watch is of the one key, so its name is what is left of it.
-                let entries = snapshot.entries.get("").map(|entry| Entries::from([("pause".to_owned(), entry.clone())]));
+                let entries = snapshot
+                    .entries
+                    .get("")
+                    .map(|entry| Entries::from([("pause".to_owned(), entry.clone())]));
                 self.pause = entries.as_ref().and_then(poolers::pause);
                 self.write(Event::Pause(self.pause));
             }
             Input::Own(WatchEvent::Lost(_)) => {}
-            Input::Probed { probe, finding, canary } => {
+            Input::Probed {
+                probe,
+                finding,
+                canary,
+            } => {
                 if canary.is_some() {
                     self.canary = canary;
                 }
@@ -297,7 +387,15 @@ impl Pooler {
                 }
             }
             Input::Vouched { key, leads } => self.write(Event::Vouched { key, leads }),
-            Input::Looked { member, address, finding } => self.read(ReadEvent::Looked { member, address, finding }),
+            Input::Looked {
+                member,
+                address,
+                finding,
+            } => self.read(ReadEvent::Looked {
+                member,
+                address,
+                finding,
+            }),
             Input::Process(process, report) => self.note_process(process, report),
         }
     }
@@ -307,7 +405,8 @@ impl Pooler {
         match report {
             Report::Settled(number) => {
                 entry.settled = Some(number);
-                self.record.send_if_modified(|record| record.failure.take().is_some());
+                self.record
+                    .send_if_modified(|record| record.failure.take().is_some());
             }
             Report::Drained(number) => entry.drained = number,
             Report::Pools(pools) => entry.pools = pools,
@@ -315,22 +414,39 @@ impl Pooler {
                 *entry = Process::default();
                 self.shown.send_modify(|shown| shown.restarts += 1);
                 let failure = Some(format!("PgBouncer: {why}"));
-                self.record.send_if_modified(|record| std::mem::replace(&mut record.failure, failure.clone()) != failure);
+                self.record.send_if_modified(|record| {
+                    std::mem::replace(&mut record.failure, failure.clone()) != failure
+                });
             }
         }
         self.write(Event::Tick);
     }
 
-    /// The newest setting under which no process has a transaction under way; one that does not run has none.
+    /// The newest setting under which no process has a transaction under way; one that does not run
+    /// has none.
     fn drained(&self) -> u64 {
-        let drained = |process: &Process| if process.settled.is_some() { process.drained } else { u64::MAX };
-        self.processes.values().map(drained).min().unwrap_or(u64::MAX)
+        let drained = |process: &Process| {
+            if process.settled.is_some() {
+                process.drained
+            } else {
+                u64::MAX
+            }
+        };
+        self.processes
+            .values()
+            .map(drained)
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     fn write(&mut self, event: Event) {
-        let Core::Writes(pool) = &mut self.core else { return };
+        let Core::Writes(pool) = &mut self.core else {
+            return;
+        };
         let mut effects = pool.on(now(), event);
-        let drained = Event::Drained { number: self.drained() };
+        let drained = Event::Drained {
+            number: self.drained(),
+        };
         if let Core::Writes(pool) = &mut self.core {
             effects.extend(pool.on(now(), drained));
         }
@@ -341,7 +457,9 @@ impl Pooler {
     }
 
     fn read(&mut self, event: ReadEvent) {
-        let Core::Reads(pool) = &mut self.core else { return };
+        let Core::Reads(pool) = &mut self.core else {
+            return;
+        };
         let held = pool.held_since();
         if let Some(setting) = pool.on(now(), event) {
             tracing::info!(gate = ?setting.gate, members = ?pool.serving(), "the pool's servers changed");
@@ -370,7 +488,11 @@ impl Pooler {
                     record.drained = drained;
                 });
             }
-            Effect::Rewired(Rewired { cause, held, leader }) => {
+            Effect::Rewired(Rewired {
+                cause,
+                held,
+                leader,
+            }) => {
                 tracing::info!(%cause, held_ms = held.0, member = %leader.member, address = %leader.address, "clients work again");
                 self.note_rewired(cause, held);
             }
@@ -378,8 +500,14 @@ impl Pooler {
     }
 
     fn note_rewired(&mut self, cause: Why, held: Millis) {
-        let clients = self.processes.values().map(|process| process.pools.clients).sum();
-        let at_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let clients = self
+            .processes
+            .values()
+            .map(|process| process.pools.clients)
+            .sum();
+        let at_ms = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
         self.shown.send_modify(|shown| {
             let (count, total) = shown.rewires.entry(cause.name().to_owned()).or_default();
             *count += 1;
@@ -390,13 +518,21 @@ impl Pooler {
             return;
         }
         self.record.send_modify(|record| {
-            record.rewire = Some(Rewire { cause: cause.name().to_owned(), held_ms: held.0, clients, at_ms });
+            record.rewire = Some(Rewire {
+                cause: cause.name().to_owned(),
+                held_ms: held.0,
+                clients,
+                at_ms,
+            });
         });
     }
 
     /// The user and the database that servers are asked with.
     fn login(&self) -> Option<(Login, String)> {
-        Some((self.logins.borrow().first()?.clone(), self.config.databases.first()?.name.clone()))
+        Some((
+            self.logins.borrow().first()?.clone(),
+            self.config.databases.first()?.name.clone(),
+        ))
     }
 
     fn probe(&mut self, probe: u64, leader: Leader) {
@@ -410,40 +546,71 @@ impl Pooler {
                 tokio::spawn(async move { told.send(Input::CanaryEnded(number)).await });
             };
             let canary = match login {
-                Some((login, database)) => look::connect(&leader.address, &login, &database, ended).await,
+                Some((login, database)) => {
+                    look::connect(&leader.address, &login, &database, ended).await
+                }
                 None => None,
             };
             let finding = match &canary {
                 Some(canary) => canary.look_for_primary(PROBE_PATIENCE).await,
                 None => Finding::Unreachable,
             };
-            let canary = canary.filter(|_| matches!(finding, Finding::Primary { .. })).map(|canary| (number, leader.key, canary));
-            let _ = inputs.send(Input::Probed { probe, finding, canary }).await;
+            let canary = canary
+                .filter(|_| matches!(finding, Finding::Primary { .. }))
+                .map(|canary| (number, leader.key, canary));
+            let _ = inputs
+                .send(Input::Probed {
+                    probe,
+                    finding,
+                    canary,
+                })
+                .await;
         });
     }
 
     /// The agent's own word that it holds a lease or promises: `/primary` answers 200 only then.
     fn ask_agent(&self, leader: Leader) {
-        let member = self.entries.get(&format!("members/{}", leader.member)).and_then(wire::member);
+        let member = self
+            .entries
+            .get(&format!("members/{}", leader.member))
+            .and_then(wire::member);
         let base = member.and_then(|data| data.api_base());
         let (http, inputs) = (self.http.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let leads = match base {
                 Some(base) => {
-                    let answer = http.get(format!("{base}/primary")).timeout(VOUCH_WITHIN).send().await;
+                    let answer = http
+                        .get(format!("{base}/primary"))
+                        .timeout(VOUCH_WITHIN)
+                        .send()
+                        .await;
                     answer.is_ok_and(|answer| answer.status() == reqwest::StatusCode::OK)
                 }
                 None => false,
             };
-            let _ = inputs.send(Input::Vouched { key: leader.key, leads }).await;
+            let _ = inputs
+                .send(Input::Vouched {
+                    key: leader.key,
+                    leads,
+                })
+                .await;
         });
     }
 
     /// One lookout for each server of a read pool.
     fn post_lookouts(&mut self) {
-        let Core::Reads(pool) = &self.core else { return };
+        let Core::Reads(pool) = &self.core else {
+            return;
+        };
         let followed = pool.followed();
-        let Some(database) = self.config.databases.first().map(|database| database.name.clone()) else { return };
+        let Some(database) = self
+            .config
+            .databases
+            .first()
+            .map(|database| database.name.clone())
+        else {
+            return;
+        };
         self.lookouts.retain(|member, (address, task)| {
             let stays = followed.get(member) == Some(address) && !task.is_finished();
             if !stays {
@@ -452,9 +619,18 @@ impl Pooler {
             stays
         });
         for (member, address) in followed {
-            let task =
-                || tokio::spawn(look_out(self.inputs.clone(), member.clone(), address.clone(), self.logins.clone(), database.clone()));
-            self.lookouts.entry(member.clone()).or_insert_with(|| (address.clone(), task()));
+            let task = || {
+                tokio::spawn(look_out(
+                    self.inputs.clone(),
+                    member.clone(),
+                    address.clone(),
+                    self.logins.clone(),
+                    database.clone(),
+                ))
+            };
+            self.lookouts
+                .entry(member.clone())
+                .or_insert_with(|| (address.clone(), task()));
         }
     }
 
@@ -466,7 +642,10 @@ impl Pooler {
                 (
                     pool.why(),
                     pool.held_since(),
-                    target.clone().map(|leader| leader.member.to_string()).collect(),
+                    target
+                        .clone()
+                        .map(|leader| leader.member.to_string())
+                        .collect(),
                     target.map(|leader| leader.address.to_string()).collect(),
                 )
             }
@@ -477,7 +656,11 @@ impl Pooler {
                     pool.why(),
                     pool.held_since(),
                     members,
-                    pool.serving().iter().filter_map(|name| followed.get(name)).map(ToString::to_string).collect(),
+                    pool.serving()
+                        .iter()
+                        .filter_map(|name| followed.get(name))
+                        .map(ToString::to_string)
+                        .collect(),
                 )
             }
         };
@@ -485,17 +668,34 @@ impl Pooler {
             tracing::info!(why = why.name(), "{why}");
             self.told = Some(why);
         }
-        let sum = |of: fn(&Pools) -> u64| self.processes.values().map(|process| of(&process.pools)).sum::<u64>();
+        let sum = |of: fn(&Pools) -> u64| {
+            self.processes
+                .values()
+                .map(|process| of(&process.pools))
+                .sum::<u64>()
+        };
         let pools = Pools {
             clients: sum(|pools| pools.clients),
             waiting: sum(|pools| pools.waiting),
             servers_active: sum(|pools| pools.servers_active),
             servers_idle: sum(|pools| pools.servers_idle),
-            longest_wait_us: self.processes.values().map(|process| process.pools.longest_wait_us).max().unwrap_or(0),
+            longest_wait_us: self
+                .processes
+                .values()
+                .map(|process| process.pools.longest_wait_us)
+                .max()
+                .unwrap_or(0),
         };
         let generation = self.settings.borrow().number;
-        let started = self.processes.values().filter(|process| process.settled.is_some()).count() == usize::from(self.config.processes);
-        let held_ms = held.filter(|_| started).map_or(0, |since| now().since(since).0);
+        let started = self
+            .processes
+            .values()
+            .filter(|process| process.settled.is_some())
+            .count()
+            == usize::from(self.config.processes);
+        let held_ms = held
+            .filter(|_| started)
+            .map_or(0, |since| now().since(since).0);
         self.shown.send_if_modified(|shown| {
             shown.serving = started;
             shown.why = why.name().to_owned();
@@ -506,8 +706,13 @@ impl Pooler {
             shown.pools = pools;
             true
         });
-        // Clients wait for a moment all the time; those who wait long, or are held, are worth a word.
-        let waiting = if held.is_some() || pools.longest_wait_us >= 1_000_000 { pools.waiting } else { 0 };
+        // Clients wait for a moment all the time; those who wait long, or are held, are worth a
+        // word.
+        let waiting = if held.is_some() || pools.longest_wait_us >= 1_000_000 {
+            pools.waiting
+        } else {
+            0
+        };
         self.record.send_if_modified(|record| {
             let new = PoolerRecord {
                 why: why.name().to_owned(),
@@ -518,10 +723,17 @@ impl Pooler {
                 waiting,
                 ..record.clone()
             };
-            // Numbers that change all the time are not worth a write by themselves: about one in ten is.
+            // Numbers that change all the time are not worth a write by themselves: about one in
+            // ten is.
             let near = |a: u64, b: u64| a.abs_diff(b) <= a.max(b) / 10;
-            let same = PoolerRecord { clients: record.clients, waiting: record.waiting, ..new.clone() } == *record;
-            let changed = !same || !near(new.clients, record.clients) || (new.waiting == 0) != (record.waiting == 0);
+            let same = PoolerRecord {
+                clients: record.clients,
+                waiting: record.waiting,
+                ..new.clone()
+            } == *record;
+            let changed = !same
+                || !near(new.clients, record.clients)
+                || (new.waiting == 0) != (record.waiting == 0);
             if changed {
                 *record = new;
             }
@@ -540,7 +752,9 @@ async fn look_out(
 ) {
     loop {
         // They may have been rotated since the last time.
-        let Some(login) = logins.borrow().first().cloned() else { return };
+        let Some(login) = logins.borrow().first().cloned() else {
+            return;
+        };
         let (end, mut ended) = watch::channel(false);
         let canary = look::connect(&address, &login, &database, move || {
             end.send_replace(true);
@@ -549,7 +763,15 @@ async fn look_out(
         while let Some(canary) = &canary {
             let finding = canary.look().await;
             let lost = finding == Finding::Unreachable;
-            if inputs.send(Input::Looked { member: member.clone(), address: address.clone(), finding }).await.is_err() {
+            if inputs
+                .send(Input::Looked {
+                    member: member.clone(),
+                    address: address.clone(),
+                    finding,
+                })
+                .await
+                .is_err()
+            {
                 return;
             }
             tokio::select! {
@@ -558,7 +780,15 @@ async fn look_out(
             }
         }
         let finding = Finding::Unreachable;
-        if inputs.send(Input::Looked { member: member.clone(), address: address.clone(), finding }).await.is_err() {
+        if inputs
+            .send(Input::Looked {
+                member: member.clone(),
+                address: address.clone(),
+                finding,
+            })
+            .await
+            .is_err()
+        {
             return;
         }
         tokio::time::sleep(CONNECT_AGAIN).await;

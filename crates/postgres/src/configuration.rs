@@ -1,5 +1,5 @@
-//! `postgresql.conf` and `pg_hba.conf`, written whole from what is wanted, as Patroni does: the file that initdb made is kept as
-//! `postgresql.base.conf` and included.
+//! `postgresql.conf` and `pg_hba.conf`, written whole from what is wanted, as Patroni does: the
+//! file that initdb made is kept as `postgresql.base.conf` and included.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -66,13 +66,20 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "unix_socket_permissions",
 ];
 
-/// The primary's values of [`FLOORED_PARAMETERS`], from what `pg_controldata` prints (`max_connections setting:   100`, and
-/// `max_locks_per_xact setting`, `max_prepared_xacts setting`).
+/// The primary's values of [`FLOORED_PARAMETERS`], from what `pg_controldata` prints
+/// (`max_connections setting:   100`, and `max_locks_per_xact setting`, `max_prepared_xacts
+/// setting`).
 pub fn floors(control_data: &str) -> BTreeMap<String, u64> {
     let floor = |line: &str| {
         let (name, value) = line.split_once(" setting:")?;
-        let name = name.trim().replace("xacts", "transactions").replace("xact", "transaction");
-        FLOORED_PARAMETERS.contains(&name.as_str()).then(|| Some((name, value.trim().parse().ok()?))).flatten()
+        let name = name
+            .trim()
+            .replace("xacts", "transactions")
+            .replace("xact", "transaction");
+        FLOORED_PARAMETERS
+            .contains(&name.as_str())
+            .then(|| Some((name, value.trim().parse().ok()?)))
+            .flatten()
     };
     control_data.lines().filter_map(floor).collect()
 }
@@ -88,13 +95,21 @@ pub struct ConnectTo {
 
 /// A libpq connection string.
 pub fn conninfo(to: &ConnectTo, user: &Credentials, more: &[(&str, &str)]) -> String {
-    let mut pairs = vec![("host", to.host.clone()), ("port", to.port.to_string()), ("user", user.username.clone())];
+    let mut pairs = vec![
+        ("host", to.host.clone()),
+        ("port", to.port.to_string()),
+        ("user", user.username.clone()),
+    ];
     if !user.password.is_empty() {
         pairs.push(("password", user.password.clone()));
     }
     pairs.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
     let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
-    pairs.iter().map(|(key, value)| format!("{key}={}", quoted(value))).collect::<Vec<_>>().join(" ")
+    pairs
+        .iter()
+        .map(|(key, value)| format!("{key}={}", quoted(value)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A string constant for SQL and for `postgresql.conf`.
@@ -144,19 +159,31 @@ impl Configuration {
             ("wal_keep_size", "128MB"),
             ("max_slot_wal_keep_size", "2GB"),
             ("wal_log_hints", "on"),
-            // A standby that comes too early for a new primary tries again so often; until one is there, commits wait.
+            // A standby that comes too early for a new primary tries again so often; until one is
+            // there, commits wait.
             ("wal_retrieve_retry_interval", "100ms"),
             ("wal_receiver_timeout", "10s"),
             ("wal_sender_timeout", "10s"),
             ("password_encryption", "scram-sha-256"),
             ("logging_collector", "off"),
         ];
-        let mut all: BTreeMap<String, String> = defaults.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let unreserved = self.parameters.iter().filter(|(name, _)| !RESERVED_PARAMETERS.contains(&name.as_str()));
+        let mut all: BTreeMap<String, String> = defaults
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        let unreserved = self
+            .parameters
+            .iter()
+            .filter(|(name, _)| !RESERVED_PARAMETERS.contains(&name.as_str()));
         all.extend(unreserved.map(|(name, value)| (name.clone(), value.clone())));
         for (name, floor) in &self.floors {
-            // PostgreSQL's own default of these is not above what any primary of ours had, so an absent one is set, too.
-            if all.get(name).and_then(|value| value.parse::<u64>().ok()).is_none_or(|value| value < *floor) {
+            // PostgreSQL's own default of these is not above what any primary of ours had, so an
+            // absent one is set, too.
+            if all
+                .get(name)
+                .and_then(|value| value.parse::<u64>().ok())
+                .is_none_or(|value| value < *floor)
+            {
                 all.insert(name.clone(), floor.to_string());
             }
         }
@@ -169,7 +196,8 @@ impl Configuration {
             ("unix_socket_directories", &socket),
             ("unix_socket_permissions", "0700"),
             ("hot_standby", "on"),
-            // The exit of the postmaster is what the agent reacts to; a silent restart would hide a crash.
+            // The exit of the postmaster is what the agent reacts to; a silent restart would hide a
+            // crash.
             ("restart_after_crash", "off"),
             ("recovery_target_timeline", "latest"),
             ("recovery_target", ""),
@@ -177,14 +205,19 @@ impl Configuration {
             ("primary_conninfo", &self.primary_conninfo),
             ("primary_slot_name", &self.primary_slot_name),
         ];
-        all.extend(reserved.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        all.extend(
+            reserved
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into())),
+        );
         all
     }
 
     /// The text of `postgresql.conf`.
     pub fn render(&self) -> String {
-        let mut text =
-            String::from("# Written by mrg-agent; changes here are lost. Use spec.postgresql.parameters or patronictl edit-config.\n");
+        let mut text = String::from(
+            "# Written by mrg-agent; changes here are lost. Use spec.postgresql.parameters or patronictl edit-config.\n",
+        );
         text.push_str("include 'postgresql.base.conf'\n\n");
         for (name, value) in self.effective() {
             let _ = writeln!(text, "{name} = {}", quote_literal(&value));
@@ -192,12 +225,14 @@ impl Configuration {
         text
     }
 
-    /// The text of `pg_hba.conf`. The agent's own access comes first; the socket admits only the server's own user.
+    /// The text of `pg_hba.conf`. The agent's own access comes first; the socket admits only the
+    /// server's own user.
     pub fn render_hba(&self) -> String {
         let superuser = quote_identifier(&self.authentication.superuser.username);
         let replication = quote_identifier(&self.authentication.replication.username);
-        let mut text =
-            String::from("# Written by mrg-agent; changes here are lost. Use spec.postgresql.pgHba or patronictl edit-config.\n");
+        let mut text = String::from(
+            "# Written by mrg-agent; changes here are lost. Use spec.postgresql.pgHba or patronictl edit-config.\n",
+        );
         let _ = writeln!(text, "local all {superuser} trust");
         let _ = writeln!(text, "host replication {replication} all scram-sha-256");
         let _ = writeln!(text, "host all {superuser} all scram-sha-256");
@@ -224,14 +259,22 @@ impl Configuration {
         write_whole(&conf, &self.render())?;
         write_whole(&data_directory.join("pg_hba.conf"), &self.render_hba())?;
         // ALTER SYSTEM would silently win over everything here.
-        write_whole(&data_directory.join("postgresql.auto.conf"), "# ALTER SYSTEM is not kept; see postgresql.conf\n")
+        write_whole(
+            &data_directory.join("postgresql.auto.conf"),
+            "# ALTER SYSTEM is not kept; see postgresql.conf\n",
+        )
     }
 }
 
 /// Writes a file through a temporary one, readable by its owner only.
 fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("mrg-tmp");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)
@@ -244,10 +287,20 @@ mod tests {
     fn configuration() -> Configuration {
         Configuration {
             port: 5432,
-            parameters: [("work_mem".to_owned(), "4MB".to_owned()), ("synchronous_standby_names".to_owned(), "*".to_owned())].into(),
+            parameters: [
+                ("work_mem".to_owned(), "4MB".to_owned()),
+                ("synchronous_standby_names".to_owned(), "*".to_owned()),
+            ]
+            .into(),
             authentication: Authentication {
-                superuser: Credentials { username: "postgres".into(), password: "it's".into() },
-                replication: Credentials { username: "replicator".into(), password: "x".into() },
+                superuser: Credentials {
+                    username: "postgres".into(),
+                    password: "it's".into(),
+                },
+                replication: Credentials {
+                    username: "replicator".into(),
+                    password: "x".into(),
+                },
             },
             ..Configuration::default()
         }
@@ -263,23 +316,39 @@ mod tests {
 
     #[test]
     fn a_standby_keeps_at_least_what_its_primary_had() {
-        let printed =
-            "wal_level setting:  replica\nmax_connections setting:   60\nmax_locks_per_xact setting:  64\nmax_prepared_xacts setting: 0\n";
+        let printed = "wal_level setting:  replica\nmax_connections setting:   60\nmax_locks_per_xact setting:  64\nmax_prepared_xacts setting: 0\n";
         let floors = floors(printed);
         assert_eq!(floors.len(), 3);
         assert_eq!(floors["max_locks_per_transaction"], 64);
-        let mut configuration = Configuration { floors, ..configuration() };
-        configuration.parameters.insert("max_connections".to_owned(), "50".to_owned());
+        let mut configuration = Configuration {
+            floors,
+            ..configuration()
+        };
+        configuration
+            .parameters
+            .insert("max_connections".to_owned(), "50".to_owned());
         assert!(configuration.render().contains("max_connections = '60'"));
-        configuration.parameters.insert("max_connections".to_owned(), "70".to_owned());
+        configuration
+            .parameters
+            .insert("max_connections".to_owned(), "70".to_owned());
         assert!(configuration.render().contains("max_connections = '70'"));
     }
 
     #[test]
     fn quotes_cannot_break_out() {
-        let to = ConnectTo { host: "h".into(), port: 1 };
-        let text = conninfo(&to, &configuration().authentication.superuser, &[("application_name", "a'b")]);
-        assert_eq!(text, r"host='h' port='1' user='postgres' password='it\'s' application_name='a\'b'");
+        let to = ConnectTo {
+            host: "h".into(),
+            port: 1,
+        };
+        let text = conninfo(
+            &to,
+            &configuration().authentication.superuser,
+            &[("application_name", "a'b")],
+        );
+        assert_eq!(
+            text,
+            r"host='h' port='1' user='postgres' password='it\'s' application_name='a\'b'"
+        );
         assert_eq!(quote_literal("it's"), "'it''s'");
         assert_eq!(quote_identifier("a\"b"), "\"a\"\"b\"");
     }
@@ -287,7 +356,11 @@ mod tests {
     #[test]
     fn files_are_written_once_the_base_is_kept() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("postgresql.conf"), "max_connections = 7\n").unwrap();
+        std::fs::write(
+            directory.path().join("postgresql.conf"),
+            "max_connections = 7\n",
+        )
+        .unwrap();
         configuration().write(directory.path()).unwrap();
         configuration().write(directory.path()).unwrap();
         let base = std::fs::read_to_string(directory.path().join("postgresql.base.conf")).unwrap();

@@ -58,7 +58,8 @@ impl ControlFile {
         if !(1300..1900).contains(&version) {
             return Err(InvalidControlFile::Version(version));
         }
-        // DBState: 0 startup, 1 shut down, 2 shut down in recovery, 3 shutting down, 4 crash recovery, 5 archive recovery, 6 in production.
+        // DBState: 0 startup, 1 shut down, 2 shut down in recovery, 3 shutting down, 4 crash
+        // recovery, 5 archive recovery, 6 in production.
         let state = u32::from_ne_bytes(number(bytes, 16));
         let (was_primary, clean) = match state {
             1 => (true, true),
@@ -82,7 +83,10 @@ impl ControlFile {
 /// Looks at a data directory at rest.
 pub fn look_at(data_directory: &Path) -> DataState {
     match std::fs::read(data_directory.join("global/pg_control")) {
-        Ok(bytes) => ControlFile::parse(&bytes).map_or_else(|error| DataState::Unreadable(error.to_string()), DataState::Present),
+        Ok(bytes) => ControlFile::parse(&bytes).map_or_else(
+            |error| DataState::Unreadable(error.to_string()),
+            DataState::Present,
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => DataState::Absent,
         Err(error) => DataState::Unreadable(error.to_string()),
     }
@@ -106,16 +110,37 @@ mod tests {
     fn a_primary_that_was_shut_down_is_known_as_one() {
         let control = ControlFile::parse(&bytes(1700, 1)).unwrap();
         assert!(control.data.was_primary && control.data.clean);
-        assert_eq!((control.data.system_id, control.data.timeline, control.data.checkpoint), (42, Timeline(7), Lsn(0x300_0028)));
+        assert_eq!(
+            (
+                control.data.system_id,
+                control.data.timeline,
+                control.data.checkpoint
+            ),
+            (42, Timeline(7), Lsn(0x300_0028))
+        );
         let crashed = ControlFile::parse(&bytes(1300, 6)).unwrap();
         assert!(crashed.data.was_primary && !crashed.data.clean);
-        assert!(!ControlFile::parse(&bytes(1300, 5)).unwrap().data.was_primary);
+        assert!(
+            !ControlFile::parse(&bytes(1300, 5))
+                .unwrap()
+                .data
+                .was_primary
+        );
     }
 
     #[test]
     fn what_is_no_control_file_is_refused() {
-        assert_eq!(ControlFile::parse(b"short"), Err(InvalidControlFile::Short(5)));
-        assert!(matches!(ControlFile::parse(&[0xFF; 8192]), Err(InvalidControlFile::Version(_))));
-        assert_eq!(ControlFile::parse(&bytes(1700, 9)), Err(InvalidControlFile::State(9)));
+        assert_eq!(
+            ControlFile::parse(b"short"),
+            Err(InvalidControlFile::Short(5))
+        );
+        assert!(matches!(
+            ControlFile::parse(&[0xFF; 8192]),
+            Err(InvalidControlFile::Version(_))
+        ));
+        assert_eq!(
+            ControlFile::parse(&bytes(1700, 9)),
+            Err(InvalidControlFile::State(9))
+        );
     }
 }

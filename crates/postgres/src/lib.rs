@@ -1,5 +1,5 @@
-//! One PostgreSQL server: its files, its configuration, a session with it. Knows nothing of etcd, of the election or of Kubernetes, but
-//! speaks in the election's terms.
+//! One PostgreSQL server: its files, its configuration, a session with it. Knows nothing of etcd,
+//! of the election or of Kubernetes, but speaks in the election's terms.
 
 mod configuration;
 mod control_file;
@@ -8,7 +8,8 @@ mod slots;
 mod wal_files;
 
 pub use configuration::{
-    Authentication, Configuration, ConnectTo, Credentials, RESERVED_PARAMETERS, conninfo, floors, quote_identifier, quote_literal,
+    Authentication, Configuration, ConnectTo, Credentials, RESERVED_PARAMETERS, conninfo, floors,
+    quote_identifier, quote_literal,
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile, look_at};
 pub use session::{Error, Look, Replica, ReplicationRow, Server, Session, SessionSettings};

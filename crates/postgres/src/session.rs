@@ -112,13 +112,15 @@ pub struct Replica {
     pub streaming: bool,
     /// Whether a WAL receiver process exists at all.
     pub receiver: bool,
-    /// Whether everything in `pg_wal` is replayed: WAL that was written and not yet flushed is replayed, too, and counts for who is ahead.
+    /// Whether everything in `pg_wal` is replayed: WAL that was written and not yet flushed is
+    /// replayed, too, and counts for who is ahead.
     pub settled: bool,
 }
 
-// One round trip for everything. In recovery the timeline is the newest of what the receiver, the restart point and the minimum recovery
-// point say. Durable WAL is known once something was received, or once the startup process waits for more (wait events of
-// `xlogrecovery.c`): before that it is still replaying what is on disk.
+// One round trip for everything. In recovery the timeline is the newest of what the receiver, the
+// restart point and the minimum recovery point say. Durable WAL is known once something was
+// received, or once the startup process waits for more (wait events of `xlogrecovery.c`): before
+// that it is still replaying what is on disk.
 const LOOK: &str = "
 SELECT pg_is_in_recovery(),
        (SELECT system_identifier::text FROM pg_control_system()),
@@ -155,14 +157,26 @@ impl Session {
             .connect_timeout(settings.within)
             .options("-c synchronous_commit=local -c statement_timeout=0 -c default_transaction_read_only=off -c search_path=pg_catalog");
         let connect = tokio::time::timeout(settings.within, config.connect(NoTls));
-        let (client, connection) = connect.await.map_err(|_| Error::Timeout("connect"))?.map_err(Error::Connect)?;
+        let (client, connection) = connect
+            .await
+            .map_err(|_| Error::Timeout("connect"))?
+            .map_err(Error::Connect)?;
         tokio::spawn(async move {
             // A lost connection shows in the next statement.
             let _ = connection.await;
         });
-        let prepared = tokio::time::timeout(settings.within, client.prepare(LOOK)).await.map_err(|_| Error::Timeout("prepare"))?;
-        let look = prepared.map_err(|source| Error::Statement { operation: "look at the server", source })?;
-        Ok(Self { client, look, within: settings.within })
+        let prepared = tokio::time::timeout(settings.within, client.prepare(LOOK))
+            .await
+            .map_err(|_| Error::Timeout("prepare"))?;
+        let look = prepared.map_err(|source| Error::Statement {
+            operation: "look at the server",
+            source,
+        })?;
+        Ok(Self {
+            client,
+            look,
+            within: settings.within,
+        })
     }
 
     /// Whether the connection is lost.
@@ -183,24 +197,52 @@ impl Session {
     }
 
     /// Runs statements that give nothing back.
-    pub async fn execute(&self, operation: &'static str, sql: &str, within: Duration) -> Result<(), Error> {
-        self.within(operation, within, self.client.batch_execute(sql)).await
+    pub async fn execute(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        within: Duration,
+    ) -> Result<(), Error> {
+        self.within(operation, within, self.client.batch_execute(sql))
+            .await
     }
 
     /// Runs one statement and gives its first column as text.
     pub async fn texts(&self, operation: &'static str, sql: &str) -> Result<Vec<String>, Error> {
-        let rows = self.within(operation, self.within, self.client.query(sql, &[])).await?;
-        Ok(rows.iter().map(|row| row.try_get::<_, Option<String>>(0).ok().flatten().unwrap_or_default()).collect())
+        let rows = self
+            .within(operation, self.within, self.client.query(sql, &[]))
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| {
+                row.try_get::<_, Option<String>>(0)
+                    .ok()
+                    .flatten()
+                    .unwrap_or_default()
+            })
+            .collect())
     }
 
     /// Looks at the server.
     pub async fn look(&self) -> Result<Look, Error> {
         let operation = "look at the server";
-        let row = self.within(operation, self.within, self.client.query_one(&self.look, &[])).await?;
-        let get = |index: usize| -> Result<String, Error> { row.try_get(index).map_err(|source| Error::Statement { operation, source }) };
+        let row = self
+            .within(
+                operation,
+                self.within,
+                self.client.query_one(&self.look, &[]),
+            )
+            .await?;
+        let get = |index: usize| -> Result<String, Error> {
+            row.try_get(index)
+                .map_err(|source| Error::Statement { operation, source })
+        };
         let answer = |error: String| Error::Answer(error);
-        let system_id = get(1)?.parse().map_err(|_| answer(get(1).unwrap_or_default()))?;
-        let replication: Vec<ReplicationRow> = serde_json::from_str(&get(14)?).map_err(|error| answer(error.to_string()))?;
+        let system_id = get(1)?
+            .parse()
+            .map_err(|_| answer(get(1).unwrap_or_default()))?;
+        let replication: Vec<ReplicationRow> =
+            serde_json::from_str(&get(14)?).map_err(|error| answer(error.to_string()))?;
         let failed = |source| Error::Statement { operation, source };
         let server = Server {
             version: row.try_get::<_, i32>(11).map_err(failed)?.unsigned_abs(),
@@ -209,17 +251,26 @@ impl Session {
             pending_restart: get(13)?.lines().filter_map(pending).collect(),
             replication,
         };
-        let lsn = |text: String| text.parse::<Lsn>().map_err(|error| Error::Answer(error.to_string()));
+        let lsn = |text: String| {
+            text.parse::<Lsn>()
+                .map_err(|error| Error::Answer(error.to_string()))
+        };
         if row.try_get::<_, bool>(0).map_err(failed)? {
             let replayed = lsn(get(5)?).unwrap_or_default();
             let received = lsn(get(4)?).ok();
             let waits_on = get(9)?;
-            let waits_for_more = matches!(waits_on.as_str(), "RecoveryWalStream" | "RecoveryRetrieveRetryInterval");
+            let waits_for_more = matches!(
+                waits_on.as_str(),
+                "RecoveryWalStream" | "RecoveryRetrieveRetryInterval"
+            );
             let flushed = match received {
                 Some(received) => Some(received.max(replayed)),
                 None => waits_for_more.then_some(replayed),
             };
-            let timeline = row.try_get::<_, Option<i32>>(6).map_err(failed)?.unwrap_or(0);
+            let timeline = row
+                .try_get::<_, Option<i32>>(6)
+                .map_err(failed)?
+                .unwrap_or(0);
             let replica = Replica {
                 system_id,
                 flushed,
@@ -227,26 +278,49 @@ impl Session {
                 timeline: Timeline(timeline.unsigned_abs()),
                 streaming: get(7)? == "streaming",
                 receiver: row.try_get(8).map_err(failed)?,
-                // One that is far behind will not know the end for long; what was received is known.
-                settled: waits_for_more || waits_on == "RecoveryPause" || received.is_some_and(|received| replayed < received),
+                // One that is far behind will not know the end for long; what was received is
+                // known.
+                settled: waits_for_more
+                    || waits_on == "RecoveryPause"
+                    || received.is_some_and(|received| replayed < received),
             };
             return Ok(Look::Replica(replica, server));
         }
-        let timeline = u32::from_str_radix(&get(2)?, 16).map_err(|error| Error::Answer(error.to_string()))?;
-        let position = Position { timeline: Timeline(timeline), flushed: lsn(get(3)?)? };
+        let timeline =
+            u32::from_str_radix(&get(2)?, 16).map_err(|error| Error::Answer(error.to_string()))?;
+        let position = Position {
+            timeline: Timeline(timeline),
+            flushed: lsn(get(3)?)?,
+        };
         let senders = senders(&server.replication);
         let names = Names::parse(&get(10)?);
-        Ok(Look::Primary(Primary { system_id, position, names, senders }, server))
+        Ok(Look::Primary(
+            Primary {
+                system_id,
+                position,
+                names,
+                senders,
+            },
+            server,
+        ))
     }
 
-    /// Whether every WAL sender acts on these names: it writes its place in them into shared memory itself, when it has read them.
+    /// Whether every WAL sender acts on these names: it writes its place in them into shared memory
+    /// itself, when it has read them.
     pub async fn senders_act_on(&self, names: &Names) -> Result<bool, Error> {
         let members = names.members();
-        let Look::Primary(_, server) = self.look().await? else { return Ok(true) };
-        Ok(server.replication.iter().filter(|row| row.state == "streaming").all(|row| {
-            let named = MemberName::new(&row.application_name).is_ok_and(|name| members.contains(&name));
-            named == (row.sync_priority > 0)
-        }))
+        let Look::Primary(_, server) = self.look().await? else {
+            return Ok(true);
+        };
+        Ok(server
+            .replication
+            .iter()
+            .filter(|row| row.state == "streaming")
+            .all(|row| {
+                let named = MemberName::new(&row.application_name)
+                    .is_ok_and(|name| members.contains(&name));
+                named == (row.sync_priority > 0)
+            }))
     }
 }
 
@@ -258,8 +332,18 @@ fn pending(line: &str) -> Option<(String, String, String)> {
 fn senders(rows: &[ReplicationRow]) -> BTreeMap<MemberName, WalSender> {
     let sender = |row: &ReplicationRow| {
         let name = MemberName::new(&row.application_name).ok()?;
-        let flushed = row.flush_lsn.as_deref().and_then(|lsn| lsn.parse().ok()).unwrap_or_default();
-        Some((name, WalSender { streaming: row.state == "streaming", flushed }))
+        let flushed = row
+            .flush_lsn
+            .as_deref()
+            .and_then(|lsn| lsn.parse().ok())
+            .unwrap_or_default();
+        Some((
+            name,
+            WalSender {
+                streaming: row.state == "streaming",
+                flushed,
+            },
+        ))
     };
     rows.iter().filter_map(sender).collect()
 }

@@ -1,7 +1,8 @@
 //! Which timeline the end of local WAL is on, read from the names of the segment files.
 //!
-//! A standby whose WAL receiver has ended cannot be asked: the control file knows only the timeline of the last restart point. But the
-//! receiver writes WAL of a new timeline into a file that is named after it.
+//! A standby whose WAL receiver has ended cannot be asked: the control file knows only the timeline
+//! of the last restart point. But the receiver writes WAL of a new timeline into a file that is
+//! named after it.
 
 use std::path::Path;
 
@@ -15,7 +16,10 @@ fn segment(name: &str, size: u64) -> Option<(Timeline, Lsn)> {
         return None;
     }
     let (timeline, high, low) = (hex(0..8)?, hex(8..16)?, hex(16..24)?);
-    Some((Timeline(timeline), Lsn((u64::from(high) << 32) + u64::from(low).checked_mul(size)?)))
+    Some((
+        Timeline(timeline),
+        Lsn((u64::from(high) << 32) + u64::from(low).checked_mul(size)?),
+    ))
 }
 
 /// The highest timeline among the segments that hold the byte before `end`.
@@ -26,18 +30,27 @@ pub fn timeline_at(data_directory: &Path, end: Lsn) -> Option<Timeline> {
         let (timeline, start) = segment(entry.file_name().to_str()?, size)?;
         (start <= last && last.0 - start.0 < size).then_some(timeline)
     };
-    std::fs::read_dir(data_directory.join("pg_wal")).ok()?.flatten().filter_map(holds).max()
+    std::fs::read_dir(data_directory.join("pg_wal"))
+        .ok()?
+        .flatten()
+        .filter_map(holds)
+        .max()
 }
 
-/// Where a timeline ended, by the newest history file: the receiver fetches it before it streams a newer timeline. Its lines are
-/// `timeline⇥end⇥reason` (PostgreSQL's `timeline.c`).
+/// Where a timeline ended, by the newest history file: the receiver fetches it before it streams a
+/// newer timeline. Its lines are `timeline⇥end⇥reason` (PostgreSQL's `timeline.c`).
 pub fn fork_of(data_directory: &Path, timeline: Timeline) -> Option<Fork> {
     let wal = data_directory.join("pg_wal");
     let of = |entry: std::fs::DirEntry| {
-        let id = u32::from_str_radix(entry.file_name().to_str()?.strip_suffix(".history")?, 16).ok()?;
+        let id =
+            u32::from_str_radix(entry.file_name().to_str()?.strip_suffix(".history")?, 16).ok()?;
         Some(Timeline(id)).filter(|id| *id > timeline)
     };
-    let by = std::fs::read_dir(&wal).ok()?.flatten().filter_map(of).max()?;
+    let by = std::fs::read_dir(&wal)
+        .ok()?
+        .flatten()
+        .filter_map(of)
+        .max()?;
     let text = std::fs::read_to_string(wal.join(format!("{:08X}.history", by.0))).ok()?;
     let mut lines = text.lines().map(|line| line.split_whitespace());
     lines.find_map(|mut words| {
@@ -56,15 +69,33 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let wal = data.path().join("pg_wal");
         std::fs::create_dir(&wal).unwrap();
-        std::fs::write(wal.join("00000019.history"), "23\t0/59EF5C0\tno recovery target specified\n").unwrap();
+        std::fs::write(
+            wal.join("00000019.history"),
+            "23\t0/59EF5C0\tno recovery target specified\n",
+        )
+        .unwrap();
         std::fs::write(
             wal.join("0000001A.history"),
             "23\t0/59EF5C0\tno recovery target specified\n\n25\t0/5B2EA90\tno recovery target specified\n",
         )
         .unwrap();
-        assert_eq!(fork_of(data.path(), Timeline(25)), Some(Fork { by: Timeline(26), at: Lsn(0x5B2_EA90) }));
-        assert_eq!(fork_of(data.path(), Timeline(24)), None, "a timeline that is no ancestor");
-        assert_eq!(fork_of(data.path(), Timeline(26)), None, "the newest has not ended");
+        assert_eq!(
+            fork_of(data.path(), Timeline(25)),
+            Some(Fork {
+                by: Timeline(26),
+                at: Lsn(0x5B2_EA90)
+            })
+        );
+        assert_eq!(
+            fork_of(data.path(), Timeline(24)),
+            None,
+            "a timeline that is no ancestor"
+        );
+        assert_eq!(
+            fork_of(data.path(), Timeline(26)),
+            None,
+            "the newest has not ended"
+        );
     }
 
     #[test]
@@ -80,9 +111,15 @@ mod tests {
             "000000040000000000000006",
             "00000003.history",
         ] {
-            std::fs::File::create(wal.join(name)).unwrap().set_len(size).unwrap();
+            std::fs::File::create(wal.join(name))
+                .unwrap()
+                .set_len(size)
+                .unwrap();
         }
-        assert_eq!(timeline_at(data.path(), Lsn(5 * size + 7)), Some(Timeline(3)));
+        assert_eq!(
+            timeline_at(data.path(), Lsn(5 * size + 7)),
+            Some(Timeline(3))
+        );
         assert_eq!(timeline_at(data.path(), Lsn(6 * size)), Some(Timeline(3)));
         assert_eq!(timeline_at(data.path(), Lsn(5 * size)), Some(Timeline(1)));
         assert_eq!(timeline_at(data.path(), Lsn(0)), None);

@@ -34,7 +34,8 @@ pub struct Admin {
 
 /// The routes.
 pub fn router(admin: Admin, queue: Option<Arc<Queue>>) -> Router {
-    let queue = queue::router(queue).layer(middleware::from_fn_with_state(admin.clone(), with_token));
+    let queue =
+        queue::router(queue).layer(middleware::from_fn_with_state(admin.clone(), with_token));
     Router::new()
         .nest_service("/queue", queue)
         .route("/healthz", get(|| async { "ok" }))
@@ -48,7 +49,11 @@ pub fn router(admin: Admin, queue: Option<Arc<Queue>>) -> Router {
 }
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if admin.running.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") }
+    if admin.running.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else {
+        (StatusCode::OK, "ok")
+    }
 }
 
 async fn page(State(admin): State<Admin>) -> String {
@@ -66,7 +71,8 @@ async fn state(State(admin): State<Admin>, Query(query): Query<After>) -> Respon
     let mut changes: watch::Receiver<u64> = admin.running.changes();
     if let Some(after) = query.after {
         // Its end is news as well.
-        let _ = tokio::time::timeout(LONGEST_WAIT, changes.wait_for(|version| *version != after)).await;
+        let _ =
+            tokio::time::timeout(LONGEST_WAIT, changes.wait_for(|version| *version != after)).await;
     }
     let version = *changes.borrow();
     let mut report = report(&admin.running, version);
@@ -91,23 +97,45 @@ pub fn report(running: &Running, version: u64) -> Report {
             .map(|(index, target)| {
                 let (state, standing, forced, counts) = target.provider.standing();
                 // From the moment at which it opened, so that it is the same whoever asks.
-                let opens = (state == mrg_breaker::State::Open && forced.is_none()).then_some(route.spec.breaker.timeout.0);
-                let next_probe = opens.map(|timeout| (standing.since + timeout.duration()).to_string());
+                let opens = (state == mrg_breaker::State::Open && forced.is_none())
+                    .then_some(route.spec.breaker.timeout.0);
+                let next_probe =
+                    opens.map(|timeout| (standing.since + timeout.duration()).to_string());
                 ProviderReport {
                     name: target.name.to_str().unwrap_or_default().to_owned(),
                     state,
                     since: standing.since.to_string(),
                     why: standing.why,
-                    forced: forced.map(|forced| if forced.open { Forced::Open } else { Forced::Closed }),
+                    forced: forced.map(|forced| {
+                        if forced.open {
+                            Forced::Open
+                        } else {
+                            Forced::Closed
+                        }
+                    }),
                     unhealthy: lock(&route.shared.order).is_unhealthy(index),
                     counts,
                     next_probe,
                 }
             })
             .collect();
-        let takes = |index: &&usize| providers.get(**index).is_some_and(|provider| provider.state != mrg_breaker::State::Open);
-        let active = order.iter().find(takes).and_then(|index| providers.get(*index)).map(|provider| provider.name.clone());
-        DependencyReport { name: route.spec.name.clone(), in_flight: route.shared.concurrency.now(), active, providers, queue: None }
+        let takes = |index: &&usize| {
+            providers
+                .get(**index)
+                .is_some_and(|provider| provider.state != mrg_breaker::State::Open)
+        };
+        let active = order
+            .iter()
+            .find(takes)
+            .and_then(|index| providers.get(*index))
+            .map(|provider| provider.name.clone());
+        DependencyReport {
+            name: route.spec.name.clone(),
+            in_flight: route.shared.concurrency.now(),
+            active,
+            providers,
+            queue: None,
+        }
     });
     Report {
         version,
@@ -156,22 +184,39 @@ async fn with_token(State(admin): State<Admin>, request: Request, next: Next) ->
 async fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<(), Response> {
     let refuse = |status, text: &'static str| Err((status, text).into_response());
     let Some(path) = &admin.token_file else {
-        return refuse(StatusCode::FORBIDDEN, "this proxy was started without --token-file; nothing can be changed here\n");
+        return refuse(
+            StatusCode::FORBIDDEN,
+            "this proxy was started without --token-file; nothing can be changed here\n",
+        );
     };
     // Read each time: the Secret may be another by now.
     let Ok(token) = tokio::fs::read_to_string(path).await else {
-        return refuse(StatusCode::FORBIDDEN, "the token's file cannot be read; nothing can be changed here\n");
+        return refuse(
+            StatusCode::FORBIDDEN,
+            "the token's file cannot be read; nothing can be changed here\n",
+        );
     };
-    let given = headers.get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let same = given.is_some_and(|given| constant_time_eq(given.as_bytes(), token.trim_end().as_bytes()));
+    let given = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let same =
+        given.is_some_and(|given| constant_time_eq(given.as_bytes(), token.trim_end().as_bytes()));
     if same && !token.trim_end().is_empty() {
         Ok(())
     } else {
-        refuse(StatusCode::UNAUTHORIZED, "give the token: Authorization: Bearer TOKEN\n")
+        refuse(
+            StatusCode::UNAUTHORIZED,
+            "give the token: Authorization: Bearer TOKEN\n",
+        )
     }
 }
 
 /// How long this takes tells nothing of where the two differ.
 fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .fold(0, |different, (a, b)| different | (a ^ b))
+            == 0
 }

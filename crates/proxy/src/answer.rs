@@ -12,11 +12,18 @@ use mrg_policy::Reason;
 
 /// Whether a message is gRPC's.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Nobody could serve the request.
-pub fn refusal(reason: Reason, dependency: &str, retry_after: Option<Millis>, grpc: bool) -> Response<Answer> {
+pub fn refusal(
+    reason: Reason,
+    dependency: &str,
+    retry_after: Option<Millis>,
+    grpc: bool,
+) -> Response<Answer> {
     if grpc {
         return grpc_refusal(reason, dependency);
     }
@@ -31,20 +38,28 @@ pub fn refusal(reason: Reason, dependency: &str, retry_after: Option<Millis>, gr
         "retryAfterSeconds": seconds,
     });
     let mut response = own(status, "application/problem+json", body.to_string());
-    response.headers_mut().insert(REASON, HeaderValue::from_static(reason.name()));
+    response
+        .headers_mut()
+        .insert(REASON, HeaderValue::from_static(reason.name()));
     if let Some(seconds) = seconds {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
 
 /// Trailers-only: the status stands in the headers (gRPC over HTTP/2, "Responses").
 fn grpc_refusal(reason: Reason, dependency: &str) -> Response<Answer> {
-    // UNAVAILABLE says that the call may be tried again, DEADLINE_EXCEEDED that it may have been processed.
+    // UNAVAILABLE says that the call may be tried again, DEADLINE_EXCEEDED that it may have been
+    // processed.
     let status = if reason.status() == 504 { 4 } else { 14 };
     let mut response = own(StatusCode::OK, "application/grpc", String::new());
     let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(status));
+    headers.insert(
+        HeaderName::from_static("grpc-status"),
+        HeaderValue::from(status),
+    );
     if let Ok(message) = HeaderValue::try_from(format!("{dependency}: {}", reason.sentence())) {
         headers.insert(HeaderName::from_static("grpc-message"), message);
     }
@@ -53,7 +68,12 @@ fn grpc_refusal(reason: Reason, dependency: &str) -> Response<Answer> {
 }
 
 /// It is kept, and will be sent.
-pub fn queued(dependency: &str, ticket: &str, standing: Standing, reason: Reason) -> Response<Answer> {
+pub fn queued(
+    dependency: &str,
+    ticket: &str,
+    standing: Standing,
+    reason: Reason,
+) -> Response<Answer> {
     let note = match standing {
         Standing::Waiting => "kept; it will be sent when the dependency is back",
         Standing::Sending => "kept; it is being sent",
@@ -63,7 +83,9 @@ pub fn queued(dependency: &str, ticket: &str, standing: Standing, reason: Reason
     };
     let body = json!({ "ticket": ticket, "status": "queued", "standing": standing, "dependency": dependency, "note": note });
     let mut response = own(StatusCode::ACCEPTED, "application/json", body.to_string());
-    response.headers_mut().insert(REASON, HeaderValue::from_static(reason.name()));
+    response
+        .headers_mut()
+        .insert(REASON, HeaderValue::from_static(reason.name()));
     response
 }
 
@@ -71,6 +93,8 @@ pub fn queued(dependency: &str, ticket: &str, standing: Standing, reason: Reason
 pub fn own(status: StatusCode, content_type: &'static str, body: String) -> Response<Answer> {
     let mut response = Response::new(Answer::own(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

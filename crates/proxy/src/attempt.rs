@@ -27,7 +27,12 @@ pub struct Head {
 
 impl Head {
     /// The request for a provider.
-    pub fn request(&self, target: &Target, body: SentBody, http2: bool) -> Option<Request<SentBody>> {
+    pub fn request(
+        &self,
+        target: &Target,
+        body: SentBody,
+        http2: bool,
+    ) -> Option<Request<SentBody>> {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(target.scheme.clone());
         parts.authority = Some(target.authority.clone());
@@ -35,7 +40,11 @@ impl Head {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from_parts(parts).ok()?;
-        *request.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        *request.version_mut() = if http2 {
+            Version::HTTP_2
+        } else {
+            Version::HTTP_11
+        };
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
         for (name, value) in &target.headers {
@@ -46,8 +55,16 @@ impl Head {
 }
 
 /// Sends the request, and waits so long for the head of an answer.
-pub async fn attempt(route: &Route, target: &Target, head: &Head, body: &Sent, limit: Duration) -> (Ended, Option<Response<Incoming>>) {
-    let Some(request) = head.request(target, body.body(), route.spec.http2) else { return (Ended::NotConnected, None) };
+pub async fn attempt(
+    route: &Route,
+    target: &Target,
+    head: &Head,
+    body: &Sent,
+    limit: Duration,
+) -> (Ended, Option<Response<Incoming>>) {
+    let Some(request) = head.request(target, body.body(), route.spec.http2) else {
+        return (Ended::NotConnected, None);
+    };
     match tokio::time::timeout(limit, route.client.request(request)).await {
         Err(_) => (Ended::TimedOut, None),
         Ok(Ok(mut response)) => {
@@ -56,17 +73,26 @@ pub async fn attempt(route: &Route, target: &Target, head: &Head, body: &Sent, l
                 return (Ended::Refused, Some(response));
             }
             let grpc = head.grpc.then(|| grpc_status(response.headers())).flatten();
-            (grpc.map_or(Ended::Status(response.status().as_u16()), Ended::Grpc), Some(response))
+            (
+                grpc.map_or(Ended::Status(response.status().as_u16()), Ended::Grpc),
+                Some(response),
+            )
         }
         Ok(Err(error)) => {
             let ended = ended(&error);
-            tracing::debug!(provider = target.provider.label, ?ended, error = mrg_telemetry::chain(&error), "attempt failed");
+            tracing::debug!(
+                provider = target.provider.label,
+                ?ended,
+                error = mrg_telemetry::chain(&error),
+                "attempt failed"
+            );
             (ended, None)
         }
     }
 }
 
-/// What an error says about the request. Where it is not known that the request was not sent, it may have been.
+/// What an error says about the request. Where it is not known that the request was not sent, it
+/// may have been.
 pub fn ended(error: &hyper_util::client::legacy::Error) -> Ended {
     if error.is_connect() {
         return Ended::NotConnected;
@@ -77,11 +103,17 @@ pub fn ended(error: &hyper_util::client::legacy::Error) -> Ended {
             return Ended::Cancelled;
         }
         // The client gives a request back that it could not begin to send.
-        if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+        if cause
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_canceled)
+        {
             return Ended::NotConnected;
         }
         // RFC 9113, 8.7: a refused stream was not processed.
-        if cause.downcast_ref::<h2::Error>().is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM)) {
+        if cause
+            .downcast_ref::<h2::Error>()
+            .is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        {
             return Ended::NotConnected;
         }
         source = cause.source();

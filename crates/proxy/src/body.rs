@@ -40,7 +40,10 @@ impl Sent {
             return Self::Empty;
         }
         let hint = body.size_hint();
-        Self::Streaming { slot: Arc::new(Mutex::new(Some(body))), hint }
+        Self::Streaming {
+            slot: Arc::new(Mutex::new(Some(body))),
+            hint,
+        }
     }
 
     /// Whether all of it can be sent again.
@@ -56,7 +59,11 @@ impl Sent {
         match self {
             Self::Empty => SentBody::Whole(None),
             Self::Whole(bytes) => SentBody::Whole(Some(bytes.clone())),
-            Self::Streaming { slot, hint } => SentBody::Streaming { slot: slot.clone(), hint: *hint, begun: None },
+            Self::Streaming { slot, hint } => SentBody::Streaming {
+                slot: slot.clone(),
+                hint: *hint,
+                begun: None,
+            },
         }
     }
 }
@@ -91,15 +98,22 @@ impl Body for SentBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streaming { slot, begun, .. } => {
                 if begun.is_none() {
                     *begun = lock(slot).take();
                 }
-                let Some(body) = begun else { return Poll::Ready(Some(Err(BodyError::Gone))) };
-                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(BodyError::Caller)))
+                let Some(body) = begun else {
+                    return Poll::Ready(Some(Err(BodyError::Gone)));
+                };
+                Pin::new(body)
+                    .poll_frame(context)
+                    .map(|frame| frame.map(|frame| frame.map_err(BodyError::Caller)))
             }
         }
     }
@@ -113,14 +127,19 @@ impl Body for SentBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Streaming { begun: Some(body), .. } => body.size_hint(),
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Streaming {
+                begun: Some(body), ..
+            } => body.size_hint(),
             Self::Streaming { hint, .. } => *hint,
         }
     }
 }
 
-/// What an answer's end still has to tell: the breaker its outcome, the cache what was read, the counters that it is over.
+/// What an answer's end still has to tell: the breaker its outcome, the cache what was read, the
+/// counters that it is over.
 #[derive(Default)]
 pub struct Watch {
     /// To be given back when the body has ended.
@@ -131,7 +150,8 @@ pub struct Watch {
     pub keeper: Option<Keeper>,
     /// Held until the end.
     pub hold: Option<InFlight>,
-    /// How long the permit is held after the head: a body that never ends must not keep a half-open breaker from closing.
+    /// How long the permit is held after the head: a body that never ends must not keep a half-open
+    /// breaker from closing.
     pub patience: Duration,
     /// When that is over; made when the body first makes us wait.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -157,7 +177,10 @@ impl Answer {
 impl Watch {
     /// Holds this until the end.
     pub fn over(hold: Option<InFlight>) -> Box<Self> {
-        Box::new(Self { hold, ..Self::default() })
+        Box::new(Self {
+            hold,
+            ..Self::default()
+        })
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
@@ -168,22 +191,33 @@ impl Watch {
         }
     }
 
-    /// The body makes us wait. A permit whose time is over is given back: a body of which something came is one that works.
+    /// The body makes us wait. A permit whose time is over is given back: a body of which something
+    /// came is one that works.
     fn wait(&mut self, context: &mut Context<'_>) {
         if self.permit.is_none() {
             return;
         }
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
+        let deadline = self
+            .deadline
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
         if deadline.as_mut().poll(context).is_ready()
             && let Some(permit) = self.permit.take()
         {
-            permit.end(if self.begun { Outcome::Success } else { Outcome::Failure });
+            permit.end(if self.begun {
+                Outcome::Success
+            } else {
+                Outcome::Failure
+            });
         }
     }
 
     fn end(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
-            permit.end(if self.grpc && outcome == Outcome::Success { Outcome::Failure } else { outcome });
+            permit.end(if self.grpc && outcome == Outcome::Success {
+                Outcome::Failure
+            } else {
+                outcome
+            });
         }
         if let Some(keeper) = self.keeper.take().filter(|_| outcome == Outcome::Success) {
             keeper.keep();
@@ -201,7 +235,10 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Upstream(body, watch) => {
@@ -238,7 +275,9 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Upstream(body, _) => body.size_hint(),
         }
     }

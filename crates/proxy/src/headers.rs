@@ -9,8 +9,8 @@ pub const REASON: HeaderName = HeaderName::from_static("x-mrg-reason");
 pub const PROVIDER: HeaderName = HeaderName::from_static("x-mrg-provider");
 /// How old a stale answer is; seconds.
 pub const STALE: HeaderName = HeaderName::from_static("x-mrg-stale");
-/// The sidecar before a workload says that the workload did not get the request. It is good for one hop: a workload that passes on what another's
-/// sidecar said to it would speak of another request.
+/// The sidecar before a workload says that the workload did not get the request. It is good for one
+/// hop: a workload that passes on what another's sidecar said to it would speak of another request.
 pub const NOT_PROCESSED: HeaderName = HeaderName::from_static("x-mrg-not-processed");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -18,8 +18,13 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 
 /// What the message wants its connection to become, such as `websocket`.
 pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asks = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let upgrades = asks.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    let asks = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let upgrades = asks
+        .flat_map(|value| value.split(','))
+        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
     headers.get(UPGRADE).filter(|_| upgrades).cloned()
 }
 
@@ -38,7 +43,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, NOT_PROCESSED] {
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        NOT_PROCESSED,
+    ] {
         headers.remove(name);
     }
     // Without it a gRPC server refuses a call.
@@ -63,7 +74,10 @@ mod tests {
             ("x-mrg-not-processed", "1"),
             ("accept", "*/*"),
         ] {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
         }
         strip_hop_by_hop(&mut headers);
         let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();

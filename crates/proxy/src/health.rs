@@ -20,7 +20,12 @@ pub fn check(plan: &Plan, changes: &watch::Sender<u64>) -> JoinSet<()> {
     for route in &plan.routes {
         for (index, provider) in route.spec.providers.iter().enumerate() {
             if let Some(check) = &provider.health_check {
-                checks.spawn(keep_asking(route.clone(), index, check.clone(), changes.clone()));
+                checks.spawn(keep_asking(
+                    route.clone(),
+                    index,
+                    check.clone(),
+                    changes.clone(),
+                ));
             } else {
                 lock(&route.shared.order).checked(index, true);
             }
@@ -29,13 +34,34 @@ pub fn check(plan: &Plan, changes: &watch::Sender<u64>) -> JoinSet<()> {
     checks
 }
 
-async fn keep_asking(route: Arc<Route>, index: usize, check: HealthCheck, changes: watch::Sender<u64>) {
-    let Some(target) = route.targets.get(index) else { return };
-    let Ok(path) = PathAndQuery::try_from(check.path.as_str()) else { return };
-    let head = Head { method: Method::GET, path, headers: HeaderMap::new(), grpc: false };
+async fn keep_asking(
+    route: Arc<Route>,
+    index: usize,
+    check: HealthCheck,
+    changes: watch::Sender<u64>,
+) {
+    let Some(target) = route.targets.get(index) else {
+        return;
+    };
+    let Ok(path) = PathAndQuery::try_from(check.path.as_str()) else {
+        return;
+    };
+    let head = Head {
+        method: Method::GET,
+        path,
+        headers: HeaderMap::new(),
+        grpc: false,
+    };
     let mut against = 0;
     loop {
-        let (ended, _) = attempt(&route, target, &head, &Sent::Empty, check.timeout.0.duration()).await;
+        let (ended, _) = attempt(
+            &route,
+            target,
+            &head,
+            &Sent::Empty,
+            check.timeout.0.duration(),
+        )
+        .await;
         let well = matches!(ended, Ended::Status(..500));
         let known_well = !lock(&route.shared.order).is_unhealthy(index);
         against = if well == known_well { 0 } else { against + 1 };
@@ -46,6 +72,14 @@ async fn keep_asking(route: Arc<Route>, index: usize, check: HealthCheck, change
             changes.send_modify(|count| *count += 1);
         }
         // Pods that start together must not ask together.
-        tokio::time::sleep(check.interval.0.duration().mul_f64(0.9 + 0.2 * rand::random::<f64>()).max(Duration::from_millis(50))).await;
+        tokio::time::sleep(
+            check
+                .interval
+                .0
+                .duration()
+                .mul_f64(0.9 + 0.2 * rand::random::<f64>())
+                .max(Duration::from_millis(50)),
+        )
+        .await;
     }
 }

@@ -49,7 +49,8 @@ struct Beside {
     number: AtomicU64,
     /// Its breaker: while it is open, the canary's share goes to the workload.
     provider: Arc<Provider>,
-    /// Whether it has answered once. Its first pod may be ready before every node knows the way to it: that speaks against nobody.
+    /// Whether it has answered once. Its first pod may be ready before every node knows the way to
+    /// it: that speaks against nobody.
     reached: AtomicBool,
     /// Until then one request at a time looks for it.
     scout: Semaphore,
@@ -74,7 +75,11 @@ impl Lane {
     }
 
     fn report(&self) -> LaneReport {
-        LaneReport { requests: self.requests.get(), failed: self.failed.get(), latencies: self.latencies.counts() }
+        LaneReport {
+            requests: self.requests.get(),
+            failed: self.failed.get(),
+            latencies: self.latencies.counts(),
+        }
     }
 }
 
@@ -82,9 +87,16 @@ impl Beside {
     fn new(spec: Canary, changes: &watch::Sender<u64>) -> Self {
         let authority = format!("{}:{}", spec.url.host, spec.url.port);
         Self {
-            authority: authority.parse().unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
+            authority: authority
+                .parse()
+                .unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
             number: AtomicU64::new(0),
-            provider: Arc::new(Provider::new(format!("canary {}", spec.trial), Mode::Enforce, Settings::default(), changes.clone())),
+            provider: Arc::new(Provider::new(
+                format!("canary {}", spec.trial),
+                Mode::Enforce,
+                Settings::default(),
+                changes.clone(),
+            )),
             reached: AtomicBool::new(false),
             scout: Semaphore::new(1),
             canary: Lane::default(),
@@ -108,13 +120,22 @@ impl Beside {
         if !self.spec.takes(number) {
             return None;
         }
-        let scout = if self.reached.load(Ordering::Relaxed) { None } else { Some(self.scout.try_acquire().ok()?) };
-        Some(Turn { beside: self, permit: self.provider.admit().ok()?, _scout: scout })
+        let scout = if self.reached.load(Ordering::Relaxed) {
+            None
+        } else {
+            Some(self.scout.try_acquire().ok()?)
+        };
+        Some(Turn {
+            beside: self,
+            permit: self.provider.admit().ok()?,
+            _scout: scout,
+        })
     }
 
     /// What came of a turn.
     fn took(&self, permit: Permit, took: Duration, answered: &Answered) {
-        let connected = !matches!(answered, Ok(Err(error)) if attempt::ended(error) == Ended::NotConnected);
+        let connected =
+            !matches!(answered, Ok(Err(error)) if attempt::ended(error) == Ended::NotConnected);
         if connected {
             self.reached.store(true, Ordering::Relaxed);
         } else if !self.reached.load(Ordering::Relaxed) && took < AT_ONCE {
@@ -122,7 +143,11 @@ impl Beside {
         }
         let has_failed = failed(answered);
         self.canary.count(took, has_failed);
-        permit.end(if has_failed { Outcome::Failure } else { Outcome::Success });
+        permit.end(if has_failed {
+            Outcome::Failure
+        } else {
+            Outcome::Success
+        });
     }
 }
 
@@ -143,7 +168,10 @@ struct Way<'a> {
 }
 
 /// What came of a request to one of the two.
-type Answered = Result<Result<Response<Incoming>, hyper_util::client::legacy::Error>, tokio::time::error::Elapsed>;
+type Answered = Result<
+    Result<Response<Incoming>, hyper_util::client::legacy::Error>,
+    tokio::time::error::Elapsed,
+>;
 
 impl Gate {
     /// One whose workload listens on the loopback of the pod.
@@ -156,14 +184,23 @@ impl Gate {
         };
         let builder = || {
             let mut builder = Client::builder(TokioExecutor::new());
-            builder.pool_idle_timeout(Duration::from_secs(4)).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+            builder
+                .pool_idle_timeout(Duration::from_secs(4))
+                .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new());
             builder
         };
         let authority = format!("127.0.0.1:{}", limits.target_port);
         Self {
-            authority: authority.parse().unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
+            authority: authority
+                .parse()
+                .unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
             canary: limits.canary.clone().map(|spec| Beside::new(spec, changes)),
-            routes: limits.routes.iter().map(|route| (route.clone(), Beside::new(route.to.clone(), changes))).collect(),
+            routes: limits
+                .routes
+                .iter()
+                .map(|route| (route.clone(), Beside::new(route.to.clone(), changes)))
+                .collect(),
             limits,
             one: builder().build(connector()),
             two: builder().http2_only(true).build(connector()),
@@ -190,7 +227,10 @@ impl Gate {
 
     /// How the routes fare.
     pub fn routes(&self) -> Vec<CanaryReport> {
-        self.routes.iter().map(|(_, beside)| beside.report()).collect()
+        self.routes
+            .iter()
+            .map(|(_, beside)| beside.report())
+            .collect()
     }
 
     /// What it was made with.
@@ -226,7 +266,10 @@ impl Gate {
                 }
                 let (mut parts, body) = response.into_parts();
                 strip_hop_by_hop(&mut parts.headers);
-                return Response::from_parts(parts, Answer::Upstream(body, Watch::over(Some(in_flight))));
+                return Response::from_parts(
+                    parts,
+                    Answer::Upstream(body, Watch::over(Some(in_flight))),
+                );
             }
             Ok(Err(error)) => match attempt::ended(&error) {
                 Ended::NotConnected => Reason::NotConnected,
@@ -236,15 +279,26 @@ impl Gate {
         };
         self.failed.add();
         let answer = refusal(reason, "inbound", None, grpc);
-        if reason == Reason::NotConnected { not_processed(answer) } else { answer }
+        if reason == Reason::NotConnected {
+            not_processed(answer)
+        } else {
+            answer
+        }
     }
 
     fn way(&self, parts: &Parts) -> Way<'_> {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
-        let route = self.routes.iter().filter(|_| reads).find(|(route, _)| route.takes(parts.uri.path())).map(|(_, beside)| beside);
+        let route = self
+            .routes
+            .iter()
+            .filter(|_| reads)
+            .find(|(route, _)| route.takes(parts.uri.path()))
+            .map(|(_, beside)| beside);
         let counted = route.or(self.canary.as_ref());
         // What a route leaves to the workload, its canary gets its share of.
-        let to = route.and_then(Beside::turn).or_else(|| self.canary.as_ref()?.turn());
+        let to = route
+            .and_then(Beside::turn)
+            .or_else(|| self.canary.as_ref()?.turn());
         Way { to, counted }
     }
 
@@ -257,23 +311,36 @@ impl Gate {
     ) -> Answered {
         let began = Instant::now();
         let request = Request::from_parts(parts, body.body());
-        let answered = tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
+        let answered =
+            tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
         if let Some(beside) = counted {
             beside.stable.count(began.elapsed(), failed(&answered));
         }
         answered
     }
 
-    /// The answer of who stands beside the workload; the workload's own, if the other cannot be reached.
-    async fn ask_beside(&self, turn: Turn<'_>, client: &Client<HttpConnector, SentBody>, parts: Parts, body: Sent) -> Answered {
-        let Turn { beside, permit, _scout } = turn;
+    /// The answer of who stands beside the workload; the workload's own, if the other cannot be
+    /// reached.
+    async fn ask_beside(
+        &self,
+        turn: Turn<'_>,
+        client: &Client<HttpConnector, SentBody>,
+        parts: Parts,
+        body: Sent,
+    ) -> Answered {
+        let Turn {
+            beside,
+            permit,
+            _scout,
+        } = turn;
         let began = Instant::now();
         let mut elsewhere = parts.clone();
         let mut uri = elsewhere.uri.into_parts();
         uri.authority = Some(beside.authority.clone());
         elsewhere.uri = Uri::from_parts(uri).unwrap_or_default();
         let request = Request::from_parts(elsewhere, body.body());
-        let answered = tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
+        let answered =
+            tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
         beside.took(permit, began.elapsed(), &answered);
         match &answered {
             // Nothing of it was sent.
@@ -293,11 +360,20 @@ impl Gate {
         let (mut parts, body) = request.into_parts();
         strip_hop_by_hop(&mut parts.headers);
         if let Some(protocol) = protocol {
-            parts.headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(http::header::UPGRADE, protocol.clone());
+            parts.headers.insert(
+                http::header::CONNECTION,
+                HeaderValue::from_static("upgrade"),
+            );
+            parts
+                .headers
+                .insert(http::header::UPGRADE, protocol.clone());
         }
-        // The workload sees the name by which it was called: HTTP/2 has it in the address, not in a header.
-        if let Some(name) = parts.uri.authority().and_then(|name| HeaderValue::try_from(name.as_str()).ok())
+        // The workload sees the name by which it was called: HTTP/2 has it in the address, not in a
+        // header.
+        if let Some(name) = parts
+            .uri
+            .authority()
+            .and_then(|name| HeaderValue::try_from(name.as_str()).ok())
             && !parts.headers.contains_key(http::header::HOST)
         {
             parts.headers.insert(http::header::HOST, name);
@@ -305,7 +381,11 @@ impl Gate {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(Scheme::HTTP);
         uri.authority = Some(self.authority.clone());
-        uri.path_and_query = parts.uri.path_and_query().cloned().or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
+        uri.path_and_query = parts
+            .uri
+            .path_and_query()
+            .cloned()
+            .or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
         parts.uri = Uri::from_parts(uri).unwrap_or_default();
         (caller, parts, Sent::streaming(body))
     }
@@ -313,7 +393,9 @@ impl Gate {
 
 /// Tells the caller's sidecar that the request may be sent again, or kept.
 fn not_processed(mut answer: Response<Answer>) -> Response<Answer> {
-    answer.headers_mut().insert(NOT_PROCESSED, HeaderValue::from_static("1"));
+    answer
+        .headers_mut()
+        .insert(NOT_PROCESSED, HeaderValue::from_static("1"));
     answer
 }
 

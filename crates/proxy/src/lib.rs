@@ -1,5 +1,5 @@
-//! `mrg-proxy`: the sidecar that makes a workload's calls cost no more than its policy allows. It needs nobody: its file is enough, and what
-//! is pushed to it later only changes it.
+//! `mrg-proxy`: the sidecar that makes a workload's calls cost no more than its policy allows. It
+//! needs nobody: its file is enough, and what is pushed to it later only changes it.
 
 mod admin;
 mod answer;

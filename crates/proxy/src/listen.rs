@@ -34,13 +34,19 @@ const END_WITHIN: Duration = Duration::from_secs(25);
 
 fn server() -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES).half_close(false);
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(HEAD_BYTES)
+        .half_close(false);
     server
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(64 << 10)
-        // Streams that are reset as soon as they are opened cost the caller nothing (CVE-2023-44487).
+        // Streams that are reset as soon as they are opened cost the caller nothing
+        // (CVE-2023-44487).
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(Some(100))
         .keep_alive_interval(Some(Duration::from_secs(30)))
@@ -53,7 +59,8 @@ fn server() -> auto::Builder<TokioExecutor> {
 pub enum Phase {
     /// It serves.
     Serving,
-    /// It serves, and asks whoever it answers to come by another connection next time: they find one who stays.
+    /// It serves, and asks whoever it answers to come by another connection next time: they find
+    /// one who stays.
     Leaving,
     /// No new connections; what is under way ends.
     Stopping,
@@ -90,7 +97,10 @@ where
         });
     }
     drop(listener);
-    if tokio::time::timeout(END_WITHIN, places.acquire_many(CONNECTIONS)).await.is_err() {
+    if tokio::time::timeout(END_WITHIN, places.acquire_many(CONNECTIONS))
+        .await
+        .is_err()
+    {
         tracing::warn!("requests were still under way when the time to stop was over");
     }
 }
@@ -100,8 +110,12 @@ async fn reaches(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
     let _ = phase.wait_for(|phase| *phase >= wanted).await;
 }
 
-async fn connection<S, F>(server: &auto::Builder<TokioExecutor>, stream: TcpStream, serve: S, mut phase: watch::Receiver<Phase>)
-where
+async fn connection<S, F>(
+    server: &auto::Builder<TokioExecutor>,
+    stream: TcpStream,
+    serve: S,
+    mut phase: watch::Receiver<Phase>,
+) where
     S: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Response<Answer>> + Send + 'static,
 {
@@ -114,8 +128,13 @@ where
         }
         let now = now.clone();
         serve(request).map(move |mut answer| {
-            if version < Version::HTTP_2 && *now.borrow() >= Phase::Leaving && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            if version < Version::HTTP_2
+                && *now.borrow() >= Phase::Leaving
+                && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+            {
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
         })
@@ -123,7 +142,11 @@ where
     let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut told = Phase::Serving;
     loop {
-        let next = if told == Phase::Serving { Phase::Leaving } else { Phase::Stopping };
+        let next = if told == Phase::Serving {
+            Phase::Leaving
+        } else {
+            Phase::Stopping
+        };
         tokio::select! {
             biased;
             ended = connection.as_mut() => {
@@ -135,7 +158,8 @@ where
             }
             () = reaches(&mut phase, next), if told < Phase::Stopping => {
                 told = next;
-                // HTTP/2 has words for it. HTTP/1 has none between two requests, where closing would meet the next one: its answer says so.
+                // HTTP/2 has words for it. HTTP/1 has none between two requests, where closing
+                // would meet the next one: its answer says so.
                 if told == Phase::Stopping || http2.load(Ordering::Relaxed) {
                     connection.as_mut().graceful_shutdown();
                 }
@@ -147,5 +171,7 @@ where
 async fn speaks(stream: &TcpStream) -> bool {
     // Not setting it costs latency, nothing else.
     let _ = stream.set_nodelay(true);
-    tokio::time::timeout(SILENT_FOR, stream.readable()).await.is_ok_and(|ready| ready.is_ok())
+    tokio::time::timeout(SILENT_FOR, stream.readable())
+        .await
+        .is_ok_and(|ready| ready.is_ok())
 }

@@ -15,49 +15,122 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 pub fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
     let mut text = String::new();
     let workload = &plan.config.workload;
-    for_routes(&mut text, plan, "mrg_proxy_in_flight", "gauge", "Requests under way.", |route, labels, text| {
-        let _ = writeln!(text, "mrg_proxy_in_flight{{{labels}}} {}", route.shared.concurrency.now());
-    });
-    for_routes(&mut text, plan, "mrg_proxy_latency_seconds", "histogram", "Until an answer's head.", |route, labels, text| {
-        route.shared.latencies.lines(text, "mrg_proxy_latency_seconds", labels);
-    });
+    for_routes(
+        &mut text,
+        plan,
+        "mrg_proxy_in_flight",
+        "gauge",
+        "Requests under way.",
+        |route, labels, text| {
+            let _ = writeln!(
+                text,
+                "mrg_proxy_in_flight{{{labels}}} {}",
+                route.shared.concurrency.now()
+            );
+        },
+    );
+    for_routes(
+        &mut text,
+        plan,
+        "mrg_proxy_latency_seconds",
+        "histogram",
+        "Until an answer's head.",
+        |route, labels, text| {
+            route
+                .shared
+                .latencies
+                .lines(text, "mrg_proxy_latency_seconds", labels);
+        },
+    );
     for (name, help, of) in [
-        ("mrg_proxy_retries_total", "Attempts after the first.", (|route: &Route| route.shared.retries.get()) as fn(&Route) -> u64),
-        ("mrg_proxy_failovers_total", "Requests that another than the first provider served.", |route| route.shared.failovers.get()),
-        ("mrg_proxy_fallbacks_total", "Answers from a fallback.", |route| route.shared.fallbacks.get()),
+        (
+            "mrg_proxy_retries_total",
+            "Attempts after the first.",
+            (|route: &Route| route.shared.retries.get()) as fn(&Route) -> u64,
+        ),
+        (
+            "mrg_proxy_failovers_total",
+            "Requests that another than the first provider served.",
+            |route| route.shared.failovers.get(),
+        ),
+        (
+            "mrg_proxy_fallbacks_total",
+            "Answers from a fallback.",
+            |route| route.shared.fallbacks.get(),
+        ),
     ] {
-        for_routes(&mut text, plan, name, "counter", help, |route, labels, text| {
-            let _ = writeln!(text, "{name}{{{labels}}} {}", of(route));
-        });
+        for_routes(
+            &mut text,
+            plan,
+            name,
+            "counter",
+            help,
+            |route, labels, text| {
+                let _ = writeln!(text, "{name}{{{labels}}} {}", of(route));
+            },
+        );
     }
-    for_routes(&mut text, plan, "mrg_proxy_unserved_total", "counter", "Requests that nobody could serve.", |route, labels, text| {
-        for (reason, count) in Reason::ALL.iter().zip(&route.shared.unserved) {
-            let _ = writeln!(text, "mrg_proxy_unserved_total{{{labels},reason=\"{reason}\"}} {}", count.get());
-        }
-    });
-    for_routes(&mut text, plan, "mrg_proxy_breaker_state", "gauge", "1 for the state that the breaker is in.", |route, labels, text| {
-        for target in &route.targets {
-            let name = target.name.to_str().unwrap_or_default();
-            let (state, ..) = target.provider.standing();
-            for each in [State::Closed, State::HalfOpen, State::Open] {
-                let now = u8::from(each == state);
-                let _ = writeln!(text, "mrg_proxy_breaker_state{{{labels},provider=\"{name}\",state=\"{}\"}} {now}", each.name());
+    for_routes(
+        &mut text,
+        plan,
+        "mrg_proxy_unserved_total",
+        "counter",
+        "Requests that nobody could serve.",
+        |route, labels, text| {
+            for (reason, count) in Reason::ALL.iter().zip(&route.shared.unserved) {
+                let _ = writeln!(
+                    text,
+                    "mrg_proxy_unserved_total{{{labels},reason=\"{reason}\"}} {}",
+                    count.get()
+                );
             }
-        }
-    });
-    for_routes(&mut text, plan, "mrg_proxy_requests_total", "counter", "Requests to a provider.", |route, labels, text| {
-        for target in &route.targets {
-            let (name, provider) = (target.name.to_str().unwrap_or_default(), &target.provider);
-            for (outcome, count) in [
-                ("success", &provider.successes),
-                ("failure", &provider.failures),
-                ("excluded", &provider.excluded),
-                ("refused", &provider.refused),
-            ] {
-                let _ = writeln!(text, "mrg_proxy_requests_total{{{labels},provider=\"{name}\",outcome=\"{outcome}\"}} {}", count.get());
+        },
+    );
+    for_routes(
+        &mut text,
+        plan,
+        "mrg_proxy_breaker_state",
+        "gauge",
+        "1 for the state that the breaker is in.",
+        |route, labels, text| {
+            for target in &route.targets {
+                let name = target.name.to_str().unwrap_or_default();
+                let (state, ..) = target.provider.standing();
+                for each in [State::Closed, State::HalfOpen, State::Open] {
+                    let now = u8::from(each == state);
+                    let _ = writeln!(
+                        text,
+                        "mrg_proxy_breaker_state{{{labels},provider=\"{name}\",state=\"{}\"}} {now}",
+                        each.name()
+                    );
+                }
             }
-        }
-    });
+        },
+    );
+    for_routes(
+        &mut text,
+        plan,
+        "mrg_proxy_requests_total",
+        "counter",
+        "Requests to a provider.",
+        |route, labels, text| {
+            for target in &route.targets {
+                let (name, provider) = (target.name.to_str().unwrap_or_default(), &target.provider);
+                for (outcome, count) in [
+                    ("success", &provider.successes),
+                    ("failure", &provider.failures),
+                    ("excluded", &provider.excluded),
+                    ("refused", &provider.refused),
+                ] {
+                    let _ = writeln!(
+                        text,
+                        "mrg_proxy_requests_total{{{labels},provider=\"{name}\",outcome=\"{outcome}\"}} {}",
+                        count.get()
+                    );
+                }
+            }
+        },
+    );
     for_routes(
         &mut text,
         plan,
@@ -67,35 +140,92 @@ pub fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
         |route, labels, text| {
             for target in &route.targets {
                 let name = target.name.to_str().unwrap_or_default();
-                let _ =
-                    writeln!(text, "mrg_proxy_shadow_refused_total{{{labels},provider=\"{name}\"}} {}", target.provider.shadow_refusals());
+                let _ = writeln!(
+                    text,
+                    "mrg_proxy_shadow_refused_total{{{labels},provider=\"{name}\"}} {}",
+                    target.provider.shadow_refusals()
+                );
             }
         },
     );
-    for_routes(&mut text, plan, "mrg_proxy_breaker_opened_total", "counter", "How often the breaker opened.", |route, labels, text| {
-        for target in &route.targets {
-            let name = target.name.to_str().unwrap_or_default();
-            let _ = writeln!(text, "mrg_proxy_breaker_opened_total{{{labels},provider=\"{name}\"}} {}", target.provider.opened.get());
-        }
-    });
+    for_routes(
+        &mut text,
+        plan,
+        "mrg_proxy_breaker_opened_total",
+        "counter",
+        "How often the breaker opened.",
+        |route, labels, text| {
+            for target in &route.targets {
+                let name = target.name.to_str().unwrap_or_default();
+                let _ = writeln!(
+                    text,
+                    "mrg_proxy_breaker_opened_total{{{labels},provider=\"{name}\"}} {}",
+                    target.provider.opened.get()
+                );
+            }
+        },
+    );
     if let Some(gate) = inbound {
         let labels = format!("workload=\"{workload}\"");
-        head(&mut text, "mrg_proxy_inbound_in_flight", "gauge", "Requests to the workload under way.");
-        let _ = writeln!(text, "mrg_proxy_inbound_in_flight{{{labels}}} {}", gate.concurrency.now());
-        head(&mut text, "mrg_proxy_inbound_refused_total", "counter", "Requests refused because too many were under way.");
-        let _ = writeln!(text, "mrg_proxy_inbound_refused_total{{{labels}}} {}", gate.refused.get());
-        head(&mut text, "mrg_proxy_inbound_failed_total", "counter", "Answers with 5xx, and requests without an answer.");
-        let _ = writeln!(text, "mrg_proxy_inbound_failed_total{{{labels}}} {}", gate.failed.get());
-        head(&mut text, "mrg_proxy_inbound_latency_seconds", "histogram", "Until an answer's head.");
-        gate.latencies.lines(&mut text, "mrg_proxy_inbound_latency_seconds", &labels);
+        head(
+            &mut text,
+            "mrg_proxy_inbound_in_flight",
+            "gauge",
+            "Requests to the workload under way.",
+        );
+        let _ = writeln!(
+            text,
+            "mrg_proxy_inbound_in_flight{{{labels}}} {}",
+            gate.concurrency.now()
+        );
+        head(
+            &mut text,
+            "mrg_proxy_inbound_refused_total",
+            "counter",
+            "Requests refused because too many were under way.",
+        );
+        let _ = writeln!(
+            text,
+            "mrg_proxy_inbound_refused_total{{{labels}}} {}",
+            gate.refused.get()
+        );
+        head(
+            &mut text,
+            "mrg_proxy_inbound_failed_total",
+            "counter",
+            "Answers with 5xx, and requests without an answer.",
+        );
+        let _ = writeln!(
+            text,
+            "mrg_proxy_inbound_failed_total{{{labels}}} {}",
+            gate.failed.get()
+        );
+        head(
+            &mut text,
+            "mrg_proxy_inbound_latency_seconds",
+            "histogram",
+            "Until an answer's head.",
+        );
+        gate.latencies
+            .lines(&mut text, "mrg_proxy_inbound_latency_seconds", &labels);
     }
     text
 }
 
-fn for_routes(text: &mut String, plan: &Plan, name: &str, kind: &str, help: &str, mut line: impl FnMut(&Route, &str, &mut String)) {
+fn for_routes(
+    text: &mut String,
+    plan: &Plan,
+    name: &str,
+    kind: &str,
+    help: &str,
+    mut line: impl FnMut(&Route, &str, &mut String),
+) {
     head(text, name, kind, help);
     for route in &plan.routes {
-        let labels = format!("workload=\"{}\",dependency=\"{}\"", plan.config.workload, route.spec.name);
+        let labels = format!(
+            "workload=\"{}\",dependency=\"{}\"",
+            plan.config.workload, route.spec.name
+        );
         line(route, &labels, text);
     }
 }

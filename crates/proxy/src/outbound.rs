@@ -1,5 +1,5 @@
-//! A call of the workload to one of its dependencies. The order of things: concurrency, total deadline, providers in order, retries,
-//! breaker, attempt; then the fallback.
+//! A call of the workload to one of its dependencies. The order of things: concurrency, total
+//! deadline, providers in order, retries, breaker, attempt; then the fallback.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +46,17 @@ pub async fn serve(route: Arc<Route>, request: Request<Incoming>) -> Response<An
     response
 }
 
-fn unserved(route: &Route, reason: Reason, retry_after: Option<Millis>, grpc: bool) -> Response<Answer> {
-    if let Some(counter) = Reason::ALL.iter().position(|each| *each == reason).and_then(|at| route.shared.unserved.get(at)) {
+fn unserved(
+    route: &Route,
+    reason: Reason,
+    retry_after: Option<Millis>,
+    grpc: bool,
+) -> Response<Answer> {
+    if let Some(counter) = Reason::ALL
+        .iter()
+        .position(|each| *each == reason)
+        .and_then(|at| route.shared.unserved.get(at))
+    {
         counter.add();
     }
     refusal(reason, &route.spec.name, retry_after, grpc)
@@ -69,7 +78,10 @@ struct Unserved {
 }
 
 impl<'a> Call<'a> {
-    async fn new(route: &'a Arc<Route>, request: Request<Incoming>) -> Result<Self, Response<Answer>> {
+    async fn new(
+        route: &'a Arc<Route>,
+        request: Request<Incoming>,
+    ) -> Result<Self, Response<Answer>> {
         let (mut parts, body) = request.into_parts();
         let grpc = is_grpc(&parts.headers);
         strip_hop_by_hop(&mut parts.headers);
@@ -77,13 +89,37 @@ impl<'a> Call<'a> {
         parts.headers.remove(HOST);
         // The server has answered 100 already when the body is read.
         parts.headers.remove(EXPECT);
-        let safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-        let keyed = route.idempotency.as_ref().is_some_and(|name| parts.headers.contains_key(name));
-        let traits = mrg_policy::Request { safe, repeatable: keyed || route.repeatable.contains(&parts.method) };
+        let safe = matches!(
+            parts.method,
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
+        );
+        let keyed = route
+            .idempotency
+            .as_ref()
+            .is_some_and(|name| parts.headers.contains_key(name));
+        let traits = mrg_policy::Request {
+            safe,
+            repeatable: keyed || route.repeatable.contains(&parts.method),
+        };
         let pinned = pinned(route, &parts.headers);
-        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let path = parts
+            .uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
         let body = receive(route, traits, &parts.headers, body).await?;
-        Ok(Self { route, head: Head { method: parts.method, path, headers: parts.headers, grpc }, body, traits, pinned })
+        Ok(Self {
+            route,
+            head: Head {
+                method: parts.method,
+                path,
+                headers: parts.headers,
+                grpc,
+            },
+            body,
+            traits,
+            pinned,
+        })
     }
 
     async fn run(self, began: Instant, in_flight: InFlight) -> Response<Answer> {
@@ -92,7 +128,8 @@ impl<'a> Call<'a> {
         lock(&self.route.shared.budget).request(now);
         match self.providers(deadline, Some(in_flight)).await {
             Ok(response) => self.or_spare(response),
-            // Every connection has room for what a request may need: what few need is not part of it.
+            // Every connection has room for what a request may need: what few need is not part of
+            // it.
             Err(unserved) => match Box::pin(self.queue(&unserved)).await {
                 Some(response) => response,
                 None => self.fall_back(&unserved),
@@ -102,33 +139,77 @@ impl<'a> Call<'a> {
 
     /// Keeps the request for later, if it is one that can be.
     async fn queue(&self, why: &Unserved) -> Option<Response<Answer>> {
-        let (queue, limits) = (self.route.queue.as_ref()?, self.route.spec.fallback.queue.as_ref()?);
+        let (queue, limits) = (
+            self.route.queue.as_ref()?,
+            self.route.spec.fallback.queue.as_ref()?,
+        );
         let standing = match why.reason {
             Reason::BreakerOpen | Reason::NotConnected | Reason::NotAccepted => Standing::Waiting,
-            Reason::Ambiguous | Reason::TimedOut if self.route.spec.on_ambiguous == OnAmbiguous::Queue => Standing::Inquiry,
+            Reason::Ambiguous | Reason::TimedOut
+                if self.route.spec.on_ambiguous == OnAmbiguous::Queue =>
+            {
+                Standing::Inquiry
+            }
             _ => return None,
         };
-        let refuse = |reason| Some(unserved(self.route, reason, why.retry_after, self.head.grpc));
-        if !limits.methods.iter().any(|method| self.head.method.as_str() == method) {
+        let refuse = |reason| {
+            Some(unserved(
+                self.route,
+                reason,
+                why.retry_after,
+                self.head.grpc,
+            ))
+        };
+        if !limits
+            .methods
+            .iter()
+            .any(|method| self.head.method.as_str() == method)
+        {
             return None;
         }
-        let key = self.route.queue_key.as_ref().and_then(|name| self.head.headers.get(name)?.to_str().ok()).filter(|key| !key.is_empty());
-        let (Some(key), Sent::Empty | Sent::Whole(_)) = (key, &self.body) else { return refuse(Reason::NotQueueable) };
-        let body = if let Sent::Whole(body) = &self.body { body.clone() } else { Bytes::new() };
-        match queue.keep(&self.route.spec.name, key, &self.head, body, standing, limits).await {
+        let key = self
+            .route
+            .queue_key
+            .as_ref()
+            .and_then(|name| self.head.headers.get(name)?.to_str().ok())
+            .filter(|key| !key.is_empty());
+        let (Some(key), Sent::Empty | Sent::Whole(_)) = (key, &self.body) else {
+            return refuse(Reason::NotQueueable);
+        };
+        let body = if let Sent::Whole(body) = &self.body {
+            body.clone()
+        } else {
+            Bytes::new()
+        };
+        match queue
+            .keep(
+                &self.route.spec.name,
+                key,
+                &self.head,
+                body,
+                standing,
+                limits,
+            )
+            .await
+        {
             Ok(Kept::Ticket(ticket, standing)) => {
                 self.route.shared.fallbacks.add();
                 Some(queued(&self.route.spec.name, &ticket, standing, why.reason))
             }
             Ok(Kept::Full) => refuse(Reason::QueueFull),
             Err(error) => {
-                tracing::error!(dependency = self.route.spec.name, error = mrg_telemetry::chain(&error), "a request could not be kept");
+                tracing::error!(
+                    dependency = self.route.spec.name,
+                    error = mrg_telemetry::chain(&error),
+                    "a request could not be kept"
+                );
                 refuse(Reason::QueueUnavailable)
             }
         }
     }
 
-    /// A better answer than an error, if there is one (RFC 5861, "stale-if-error", names the same statuses); else the provider's own words.
+    /// A better answer than an error, if there is one (RFC 5861, "stale-if-error", names the same
+    /// statuses); else the provider's own words.
     fn or_spare(&self, response: Response<Answer>) -> Response<Answer> {
         if !matches!(response.status().as_u16(), 500 | 502..=504) || self.head.grpc {
             return response;
@@ -137,14 +218,23 @@ impl<'a> Call<'a> {
     }
 
     fn fall_back(&self, why: &Unserved) -> Response<Answer> {
-        self.spare(why.reason).unwrap_or_else(|| unserved(self.route, why.reason, why.retry_after, self.head.grpc))
+        self.spare(why.reason)
+            .unwrap_or_else(|| unserved(self.route, why.reason, why.retry_after, self.head.grpc))
     }
 
     /// The last good answer, or a fixed one.
     fn spare(&self, why: Reason) -> Option<Response<Answer>> {
         let fallback = &self.route.spec.fallback;
-        if let Some(limits) = fallback.stale.as_ref().filter(|_| self.head.method == Method::GET)
-            && let Some(response) = stale::answer(&self.route.shared.answers, limits, self.head.path.as_str(), why)
+        if let Some(limits) = fallback
+            .stale
+            .as_ref()
+            .filter(|_| self.head.method == Method::GET)
+            && let Some(response) = stale::answer(
+                &self.route.shared.answers,
+                limits,
+                self.head.path.as_str(),
+                why,
+            )
         {
             self.route.shared.fallbacks.add();
             return Some(response);
@@ -158,19 +248,35 @@ impl<'a> Call<'a> {
                     response.headers_mut().insert(name, value);
                 }
             }
-            response.headers_mut().insert(super::headers::REASON, HeaderValue::from_static(why.name()));
+            response
+                .headers_mut()
+                .insert(super::headers::REASON, HeaderValue::from_static(why.name()));
             return Some(response);
         }
         None
     }
 
-    async fn providers(&self, deadline: Instant, mut in_flight: Option<InFlight>) -> Result<Response<Answer>, Unserved> {
-        let eligible = |provider: usize| self.route.targets.get(provider).is_some_and(|target| accepts(target, &self.head.headers));
+    async fn providers(
+        &self,
+        deadline: Instant,
+        mut in_flight: Option<InFlight>,
+    ) -> Result<Response<Answer>, Unserved> {
+        let eligible = |provider: usize| {
+            self.route
+                .targets
+                .get(provider)
+                .is_some_and(|target| accepts(target, &self.head.headers))
+        };
         let pinned = self.pinned.as_ref().and_then(|(_, provider)| *provider);
         let order = lock(&self.route.shared.order).order(eligible, pinned, mrg_clock::now());
-        let mut why = Unserved { reason: Reason::NoProvider, retry_after: None };
+        let mut why = Unserved {
+            reason: Reason::NoProvider,
+            retry_after: None,
+        };
         for (turn, index) in order.iter().enumerate() {
-            let Some(target) = self.route.targets.get(*index) else { continue };
+            let Some(target) = self.route.targets.get(*index) else {
+                continue;
+            };
             let more = turn + 1 < order.len();
             match self.ask(target, more, deadline).await {
                 Asked::Answered(ended, response, permit) => {
@@ -186,19 +292,31 @@ impl<'a> Call<'a> {
                         Refusal::Open { retry_after } => retry_after,
                         Refusal::TooManyProbes => Millis::seconds(1),
                     };
-                    // What was learned by asking somebody says more than a refusal; the first to open again says when to come back.
+                    // What was learned by asking somebody says more than a refusal; the first to
+                    // open again says when to come back.
                     if matches!(why.reason, Reason::NoProvider | Reason::BreakerOpen) {
                         let soonest = why.retry_after.map_or(left, |known| known.min(left));
-                        why = Unserved { reason: Reason::BreakerOpen, retry_after: Some(soonest) };
+                        why = Unserved {
+                            reason: Reason::BreakerOpen,
+                            retry_after: Some(soonest),
+                        };
                     }
                 }
                 Asked::Next(reason) => {
                     if target.provider.open_for().is_some() {
                         lock(&self.route.shared.order).left(*index, mrg_clock::now());
                     }
-                    why = Unserved { reason, retry_after: None };
+                    why = Unserved {
+                        reason,
+                        retry_after: None,
+                    };
                 }
-                Asked::GiveUp(reason) => return Err(Unserved { reason, retry_after: None }),
+                Asked::GiveUp(reason) => {
+                    return Err(Unserved {
+                        reason,
+                        retry_after: None,
+                    });
+                }
             }
         }
         Err(why)
@@ -215,8 +333,13 @@ impl<'a> Call<'a> {
             };
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = spec.timeout.attempt.0.duration().min(left);
-            let (ended, response) = attempt(self.route, target, &self.head, &self.body, limit).await;
-            let pause = pause(spec.retry.backoff, number, response.as_ref().map(Response::headers));
+            let (ended, response) =
+                attempt(self.route, target, &self.head, &self.body, limit).await;
+            let pause = pause(
+                spec.retry.backoff,
+                number,
+                response.as_ref().map(Response::headers),
+            );
             let enough_time = deadline.saturating_duration_since(Instant::now()) > pause;
             let attempt = Attempt {
                 request: self.traits,
@@ -225,8 +348,17 @@ impl<'a> Call<'a> {
                 more_providers,
             };
             let mut next = mrg_policy::next(spec, attempt, ended);
-            if next == Next::Retry && !(enough_time && lock(&self.route.shared.budget).take_retry(mrg_clock::now())) {
-                next = mrg_policy::next(spec, Attempt { may_retry: false, ..attempt }, ended);
+            if next == Next::Retry
+                && !(enough_time && lock(&self.route.shared.budget).take_retry(mrg_clock::now()))
+            {
+                next = mrg_policy::next(
+                    spec,
+                    Attempt {
+                        may_retry: false,
+                        ..attempt
+                    },
+                    ended,
+                );
             }
             if let (Next::Answer, Some(response)) = (next, response) {
                 return Asked::Answered(ended, response, permit);
@@ -274,7 +406,12 @@ impl<'a> Call<'a> {
             let mut copy = Response::new(());
             *copy.status_mut() = parts.status;
             copy.headers_mut().clone_from(&parts.headers);
-            let keeper = Keeper::new(&self.route.shared.answers, limits, self.head.path.as_str().to_owned(), &copy);
+            let keeper = Keeper::new(
+                &self.route.shared.answers,
+                limits,
+                self.head.path.as_str().to_owned(),
+                &copy,
+            );
             if body.is_end_stream() {
                 keeper.keep();
             } else {
@@ -305,11 +442,27 @@ pub enum Resent {
 /// Sends a request from the queue, like any other.
 pub async fn send_again(route: &Arc<Route>, head: Head, body: Bytes) -> Resent {
     let deadline = Instant::now() + route.spec.timeout.total.0.duration();
-    let keyed = route.idempotency.as_ref().is_some_and(|name| head.headers.contains_key(name));
-    let traits = mrg_policy::Request { safe: false, repeatable: keyed };
+    let keyed = route
+        .idempotency
+        .as_ref()
+        .is_some_and(|name| head.headers.contains_key(name));
+    let traits = mrg_policy::Request {
+        safe: false,
+        repeatable: keyed,
+    };
     let pinned = pinned(route, &head.headers);
-    let body = if body.is_empty() { Sent::Empty } else { Sent::Whole(body) };
-    let call = Call { route, head, body, traits, pinned };
+    let body = if body.is_empty() {
+        Sent::Empty
+    } else {
+        Sent::Whole(body)
+    };
+    let call = Call {
+        route,
+        head,
+        body,
+        traits,
+        pinned,
+    };
     match call.providers(deadline, None).await {
         Ok(response) => {
             let status = response.status().as_u16();
@@ -330,14 +483,26 @@ enum Asked {
 
 /// Between zero and the pause that doubles each time; no shorter than the answer asks for.
 fn pause(backoff: mrg_policy::Backoff, number: u32, headers: Option<&HeaderMap>) -> Duration {
-    let doubled = backoff.initial.0.duration().saturating_mul(1 << (number - 1).min(16));
+    let doubled = backoff
+        .initial
+        .0
+        .duration()
+        .saturating_mul(1 << (number - 1).min(16));
     let limit = doubled.min(backoff.max.0.duration());
-    let asked = headers.and_then(|headers| headers.get(RETRY_AFTER)).and_then(|value| value.to_str().ok()?.parse().ok());
-    limit.mul_f64(rand::random::<f64>()).max(Duration::from_secs(asked.unwrap_or(0)))
+    let asked = headers
+        .and_then(|headers| headers.get(RETRY_AFTER))
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    limit
+        .mul_f64(rand::random::<f64>())
+        .max(Duration::from_secs(asked.unwrap_or(0)))
 }
 
 fn accepts(target: &Target, headers: &HeaderMap) -> bool {
-    target.accepts.as_ref().is_none_or(|(name, values)| headers.get(name).is_some_and(|value| values.contains(value)))
+    target.accepts.as_ref().is_none_or(|(name, values)| {
+        headers
+            .get(name)
+            .is_some_and(|value| values.contains(value))
+    })
 }
 
 /// What the request is about, and who served that before.
@@ -348,27 +513,62 @@ fn pinned(route: &Route, headers: &HeaderMap) -> Option<(String, Option<usize>)>
     let known = pins.get(&thing, keep, mrg_clock::now());
     // The workload may know better, after a restart of this proxy.
     let known = known.or_else(|| headers.get(PROVIDER)?.to_str().ok());
-    let index = known.and_then(|name| route.spec.providers.iter().position(|provider| provider.name == name));
+    let index = known.and_then(|name| {
+        route
+            .spec
+            .providers
+            .iter()
+            .position(|provider| provider.name == name)
+    });
     Some((thing, index))
 }
 
 /// The body: kept where the request might be sent again and it is short enough, else streamed.
-async fn receive(route: &Route, traits: mrg_policy::Request, headers: &HeaderMap, body: Incoming) -> Result<Sent, Response<Answer>> {
+async fn receive(
+    route: &Route,
+    traits: mrg_policy::Request,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Sent, Response<Answer>> {
     if body.is_end_stream() {
         return Ok(Sent::Empty);
     }
     let spec = &route.spec;
     let again = (traits.repeatable && spec.retry.attempts > 1) || spec.providers.len() > 1;
-    let queued = route.queue_key.as_ref().filter(|name| headers.contains_key(*name)).and(spec.fallback.queue.as_ref());
-    let limit = if again { u64::from(spec.retry.max_body_bytes) } else { 0 };
+    let queued = route
+        .queue_key
+        .as_ref()
+        .filter(|name| headers.contains_key(*name))
+        .and(spec.fallback.queue.as_ref());
+    let limit = if again {
+        u64::from(spec.retry.max_body_bytes)
+    } else {
+        0
+    };
     let limit = limit.max(queued.map_or(0, |queue| u64::from(queue.max_body_bytes)));
-    let known = headers.get(CONTENT_LENGTH).and_then(|_| body.size_hint().exact());
+    let known = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|_| body.size_hint().exact());
     if known.is_none_or(|length| length > limit) {
         return Ok(Sent::streaming(body));
     }
-    let slow = || own(StatusCode::REQUEST_TIMEOUT, "text/plain", "the request's body did not come in time\n".to_owned());
-    let broken = || own(StatusCode::BAD_REQUEST, "text/plain", "the request's body ended early\n".to_owned());
-    let collected = tokio::time::timeout(spec.timeout.total.0.duration(), body.collect()).await.map_err(|_| slow())?;
+    let slow = || {
+        own(
+            StatusCode::REQUEST_TIMEOUT,
+            "text/plain",
+            "the request's body did not come in time\n".to_owned(),
+        )
+    };
+    let broken = || {
+        own(
+            StatusCode::BAD_REQUEST,
+            "text/plain",
+            "the request's body ended early\n".to_owned(),
+        )
+    };
+    let collected = tokio::time::timeout(spec.timeout.total.0.duration(), body.collect())
+        .await
+        .map_err(|_| slow())?;
     let bytes: Bytes = collected.map_err(|_| broken())?.to_bytes();
     Ok(Sent::Whole(bytes))
 }

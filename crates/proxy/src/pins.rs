@@ -17,12 +17,19 @@ pub struct Pins {
 impl Pins {
     /// The provider's name.
     pub fn get(&self, thing: &str, keep: Millis, now: Moment) -> Option<&str> {
-        self.of.get(thing).filter(|(_, used)| now.since(*used) <= keep).map(|(provider, _)| provider.as_str())
+        self.of
+            .get(thing)
+            .filter(|(_, used)| now.since(*used) <= keep)
+            .map(|(provider, _)| provider.as_str())
     }
 
     /// It was served by this provider.
     pub fn set(&mut self, thing: &str, provider: &str, now: Moment) {
-        if self.of.insert(thing.to_owned(), (provider.to_owned(), now)).is_none() {
+        if self
+            .of
+            .insert(thing.to_owned(), (provider.to_owned(), now))
+            .is_none()
+        {
             self.order.push_back(thing.to_owned());
             if self.order.len() > CAPACITY
                 && let Some(oldest) = self.order.pop_front()

@@ -1,4 +1,5 @@
-//! A checked configuration, made ready to serve requests: clients, headers and providers. What must survive a change is taken over.
+//! A checked configuration, made ready to serve requests: clients, headers and providers. What must
+//! survive a change is taken over.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock};
@@ -21,10 +22,13 @@ use super::stale;
 use super::state::{Concurrency, Counter};
 use mrg_base::{Millis, Moment};
 use mrg_breaker::{Budget, Override, Providers};
-use mrg_policy::{Checked, Config, Dependency, Forced, OverrideSpec, Provider as ProviderSpec, Reason, Retry};
+use mrg_policy::{
+    Checked, Config, Dependency, Forced, OverrideSpec, Provider as ProviderSpec, Reason, Retry,
+};
 use mrg_telemetry::Histogram;
 
-/// Connections that upstreams close after a quiet time are the ones on which requests get lost: these are closed first.
+/// Connections that upstreams close after a quiet time are the ones on which requests get lost:
+/// these are closed first.
 const IDLE: Duration = Duration::from_secs(4);
 
 /// Speaks to upstreams.
@@ -63,13 +67,17 @@ pub enum Error {
         field: String,
     },
     /// A fallback needs a place that the proxy was not given.
-    #[error("dependencies[{index}].fallback.queue: start the proxy with --queue-dsn-file, --queue-directory, or both")]
+    #[error(
+        "dependencies[{index}].fallback.queue: start the proxy with --queue-dsn-file, --queue-directory, or both"
+    )]
     NoQueue {
         /// Which dependency.
         index: usize,
     },
     /// Providers with https, and no certificates to trust.
-    #[error("no certificate authorities found for https; install ca-certificates, or name a file in SSL_CERT_FILE")]
+    #[error(
+        "no certificate authorities found for https; install ca-certificates, or name a file in SSL_CERT_FILE"
+    )]
     Roots(#[source] std::io::Error),
 }
 
@@ -101,12 +109,16 @@ pub struct Shared {
 
 impl Shared {
     fn new(spec: &Dependency) -> Self {
-        let (budget_settings, order_settings) = (budget_settings(&spec.retry), order_settings(spec));
+        let (budget_settings, order_settings) =
+            (budget_settings(&spec.retry), order_settings(spec));
         Self {
             concurrency: Concurrency::default(),
             budget: Mutex::new(Budget::new(budget_settings.0, budget_settings.1)),
             budget_settings,
-            order: Mutex::new(Providers::new(spec.providers.len(), spec.failback.min_hold.0)),
+            order: Mutex::new(Providers::new(
+                spec.providers.len(),
+                spec.failback.min_hold.0,
+            )),
             order_settings,
             pins: Mutex::default(),
             answers: stale::Shared::default(),
@@ -119,7 +131,8 @@ impl Shared {
     }
 
     fn fits(&self, spec: &Dependency) -> bool {
-        self.budget_settings == budget_settings(&spec.retry) && self.order_settings == order_settings(spec)
+        self.budget_settings == budget_settings(&spec.retry)
+            && self.order_settings == order_settings(spec)
     }
 }
 
@@ -128,7 +141,13 @@ fn budget_settings(retry: &Retry) -> (u32, u32) {
 }
 
 fn order_settings(spec: &Dependency) -> (Vec<String>, Millis) {
-    (spec.providers.iter().map(|provider| provider.name.clone()).collect(), spec.failback.min_hold.0)
+    (
+        spec.providers
+            .iter()
+            .map(|provider| provider.name.clone())
+            .collect(),
+        spec.failback.min_hold.0,
+    )
 }
 
 /// One provider as requests need it.
@@ -206,14 +225,23 @@ pub struct Maker {
 }
 
 impl Maker {
-    /// Makes a configuration ready. What of `before` fits is taken over: breakers, counters, connections.
+    /// Makes a configuration ready. What of `before` fits is taken over: breakers, counters,
+    /// connections.
     ///
     /// # Errors
     /// Why it cannot run; `before` goes on.
-    pub fn make(&self, checked: Checked, hash: String, before: Option<&Plan>) -> Result<Plan, Error> {
+    pub fn make(
+        &self,
+        checked: Checked,
+        hash: String,
+        before: Option<&Plan>,
+    ) -> Result<Plan, Error> {
         let forced = overrides(&checked.overrides)?;
-        let old: BTreeMap<&str, &Arc<Route>> =
-            before.into_iter().flat_map(|plan| &plan.routes).map(|route| (route.spec.name.as_str(), route)).collect();
+        let old: BTreeMap<&str, &Arc<Route>> = before
+            .into_iter()
+            .flat_map(|plan| &plan.routes)
+            .map(|route| (route.spec.name.as_str(), route))
+            .collect();
         let mut routes = Vec::new();
         for (index, spec) in checked.dependencies.iter().enumerate() {
             if spec.fallback.queue.is_some() && self.queue.is_none() {
@@ -225,16 +253,34 @@ impl Maker {
         for route in &routes {
             for (spec, target) in route.spec.providers.iter().zip(&route.targets) {
                 let of = |forced: &&(OverrideSpec, Override)| {
-                    forced.0.dependency == route.spec.name && forced.0.provider.as_ref().is_none_or(|name| *name == spec.name)
+                    forced.0.dependency == route.spec.name
+                        && forced
+                            .0
+                            .provider
+                            .as_ref()
+                            .is_none_or(|name| *name == spec.name)
                 };
                 let forced = forced.iter().rev().find(of).map(|forced| forced.1);
-                target.provider.configure(route.spec.breaker.mode, route.spec.breaker.settings(), forced);
+                target.provider.configure(
+                    route.spec.breaker.mode,
+                    route.spec.breaker.settings(),
+                    forced,
+                );
             }
         }
-        Ok(Plan { config: Arc::new((*checked).clone()), hash, routes: routes.into_iter().map(Arc::new).collect() })
+        Ok(Plan {
+            config: Arc::new((*checked).clone()),
+            hash,
+            routes: routes.into_iter().map(Arc::new).collect(),
+        })
     }
 
-    fn route(&self, index: usize, spec: &Dependency, old: Option<&Arc<Route>>) -> Result<Route, Error> {
+    fn route(
+        &self,
+        index: usize,
+        spec: &Dependency,
+        old: Option<&Arc<Route>>,
+    ) -> Result<Route, Error> {
         let known: BTreeMap<&str, &Target> = old
             .into_iter()
             .flat_map(|route| route.spec.providers.iter().zip(&route.targets))
@@ -243,7 +289,9 @@ impl Maker {
         let mut targets = Vec::new();
         for (number, provider) in spec.providers.iter().enumerate() {
             let field = format!("dependencies[{index}].providers[{number}]");
-            let kept = known.get(provider.name.as_str()).map(|target| target.provider.clone());
+            let kept = known
+                .get(provider.name.as_str())
+                .map(|target| target.provider.clone());
             targets.push(self.target(spec, provider, &field, kept)?);
         }
         let client = match old {
@@ -259,49 +307,99 @@ impl Maker {
             client,
             targets,
             shared,
-            repeatable: spec.retry.methods.iter().filter_map(|method| method.parse().ok()).collect(),
+            repeatable: spec
+                .retry
+                .methods
+                .iter()
+                .filter_map(|method| method.parse().ok())
+                .collect(),
             idempotency: spec.retry.idempotency_header.as_ref().and_then(header),
             pin: spec.pin.as_ref().and_then(|pin| header(&pin.header)),
-            queue: spec.fallback.queue.as_ref().and_then(|_| self.queue.clone()),
-            queue_key: spec.fallback.queue.as_ref().and_then(|queue| header(&queue.idempotency_header)),
+            queue: spec
+                .fallback
+                .queue
+                .as_ref()
+                .and_then(|_| self.queue.clone()),
+            queue_key: spec
+                .fallback
+                .queue
+                .as_ref()
+                .and_then(|queue| header(&queue.idempotency_header)),
             spec: spec.clone(),
         })
     }
 
-    fn target(&self, spec: &Dependency, provider: &ProviderSpec, field: &str, kept: Option<Arc<Provider>>) -> Result<Target, Error> {
-        let invalid = |name: &str| Error::Header { field: format!("{field}.{name}") };
+    fn target(
+        &self,
+        spec: &Dependency,
+        provider: &ProviderSpec,
+        field: &str,
+        kept: Option<Arc<Provider>>,
+    ) -> Result<Target, Error> {
+        let invalid = |name: &str| Error::Header {
+            field: format!("{field}.{name}"),
+        };
         let mut headers = HeaderMap::new();
         for (name, value) in &provider.headers {
             let name: HeaderName = name.parse().map_err(|_| invalid("headers"))?;
             headers.insert(name, value.parse().map_err(|_| invalid("headers"))?);
         }
         if let Some(credentials) = &provider.credentials {
-            let path = self.secrets.join(&credentials.secret_name).join(&credentials.key);
+            let path = self
+                .secrets
+                .join(&credentials.secret_name)
+                .join(&credentials.key);
             let text = std::fs::read_to_string(&path).map_err(|source| Error::Credentials {
                 field: format!("{field}.credentials"),
                 path: path.display().to_string(),
                 source,
             })?;
-            let mut value: HeaderValue =
-                format!("{}{}", credentials.prefix, text.trim_end()).parse().map_err(|_| invalid("credentials"))?;
+            let mut value: HeaderValue = format!("{}{}", credentials.prefix, text.trim_end())
+                .parse()
+                .map_err(|_| invalid("credentials"))?;
             value.set_sensitive(true);
-            let name: HeaderName = credentials.header.parse().map_err(|_| invalid("credentials.header"))?;
+            let name: HeaderName = credentials
+                .header
+                .parse()
+                .map_err(|_| invalid("credentials.header"))?;
             headers.insert(name, value);
         }
         let accepts = match &provider.accepts {
             None => None,
             Some(accepts) => Some((
-                accepts.header.parse().map_err(|_| invalid("accepts.header"))?,
-                accepts.values.iter().map(|value| value.parse().map_err(|_| invalid("accepts.values"))).collect::<Result<_, _>>()?,
+                accepts
+                    .header
+                    .parse()
+                    .map_err(|_| invalid("accepts.header"))?,
+                accepts
+                    .values
+                    .iter()
+                    .map(|value| value.parse().map_err(|_| invalid("accepts.values")))
+                    .collect::<Result<_, _>>()?,
             )),
         };
         let label = format!("{}/{}", spec.name, provider.name);
-        let make = || Arc::new(Provider::new(label, spec.breaker.mode, spec.breaker.settings(), self.changes.clone()));
+        let make = || {
+            Arc::new(Provider::new(
+                label,
+                spec.breaker.mode,
+                spec.breaker.settings(),
+                self.changes.clone(),
+            ))
+        };
         Ok(Target {
             provider: kept.unwrap_or_else(make),
             name: provider.name.parse().map_err(|_| invalid("name"))?,
-            scheme: if provider.url.tls { Scheme::HTTPS } else { Scheme::HTTP },
-            authority: provider.url.authority().parse().map_err(|_| invalid("url"))?,
+            scheme: if provider.url.tls {
+                Scheme::HTTPS
+            } else {
+                Scheme::HTTP
+            },
+            authority: provider
+                .url
+                .authority()
+                .parse()
+                .map_err(|_| invalid("url"))?,
             base: provider.url.base.clone(),
             headers,
             accepts,
@@ -311,7 +409,9 @@ impl Maker {
 
 fn same_connections(one: &Dependency, other: &Dependency) -> bool {
     let tls = |spec: &Dependency| spec.providers.iter().any(|provider| provider.url.tls);
-    one.http2 == other.http2 && one.timeout.connect == other.timeout.connect && tls(one) == tls(other)
+    one.http2 == other.http2
+        && one.timeout.connect == other.timeout.connect
+        && tls(one) == tls(other)
 }
 
 fn client(spec: &Dependency) -> Result<Upstream, Error> {
@@ -324,11 +424,18 @@ fn client(spec: &Dependency) -> Result<Upstream, Error> {
     let builder = if spec.providers.iter().any(|provider| provider.url.tls) {
         builder.with_native_roots().map_err(Error::Roots)?
     } else {
-        builder
-            .with_tls_config(rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
+        builder.with_tls_config(
+            rustls::ClientConfig::builder()
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth(),
+        )
     };
     let builder = builder.https_or_http();
-    let connector = if spec.http2 { builder.enable_http2().wrap_connector(tcp) } else { builder.enable_http1().wrap_connector(tcp) };
+    let connector = if spec.http2 {
+        builder.enable_http2().wrap_connector(tcp)
+    } else {
+        builder.enable_http1().wrap_connector(tcp)
+    };
     Ok(Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE)
         .pool_timer(TokioTimer::new())
@@ -344,10 +451,20 @@ fn client(spec: &Dependency) -> Result<Upstream, Error> {
 fn overrides(specs: &[OverrideSpec]) -> Result<Vec<(OverrideSpec, Override)>, Error> {
     let (now, moment) = (Timestamp::now(), mrg_clock::now());
     let parse = |(index, spec): (usize, &OverrideSpec)| {
-        let until: Timestamp = spec.until.parse().map_err(|source| Error::Until { index, text: spec.until.clone(), source })?;
+        let until: Timestamp = spec.until.parse().map_err(|source| Error::Until {
+            index,
+            text: spec.until.clone(),
+            source,
+        })?;
         let left = u64::try_from(until.as_millisecond() - now.as_millisecond()).unwrap_or(0);
         let until: Moment = moment + Millis(left);
-        Ok((spec.clone(), Override { open: spec.state == Forced::Open, until }))
+        Ok((
+            spec.clone(),
+            Override {
+                open: spec.state == Forced::Open,
+                until,
+            },
+        ))
     };
     specs.iter().enumerate().map(parse).collect()
 }

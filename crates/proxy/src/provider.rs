@@ -1,4 +1,5 @@
-//! One provider while the proxy runs: its breaker, what is counted, and the permits of requests under way.
+//! One provider while the proxy runs: its breaker, what is counted, and the permits of requests
+//! under way.
 
 use std::sync::{Arc, Mutex};
 
@@ -43,7 +44,11 @@ pub struct Provider {
 impl Provider {
     /// One whose breaker is closed.
     pub fn new(label: String, mode: Mode, settings: Settings, changes: watch::Sender<u64>) -> Self {
-        let standing = Standing { state: State::Closed, since: Timestamp::now(), why: "no failures yet".to_owned() };
+        let standing = Standing {
+            state: State::Closed,
+            since: Timestamp::now(),
+            why: "no failures yet".to_owned(),
+        };
         Self {
             label,
             gate: Mutex::new(Gate::new(mode, settings, mrg_clock::now())),
@@ -75,17 +80,31 @@ impl Provider {
 
     fn tell(&self, before: State, after: State, trip: Option<Counts>) {
         let why = match (before, after, trip) {
-            (State::Closed, State::Open, Some(counts)) => format!("{} of {} failed", counts.failures, counts.valid_requests()),
+            (State::Closed, State::Open, Some(counts)) => {
+                format!("{} of {} failed", counts.failures, counts.valid_requests())
+            }
             (State::HalfOpen, State::Open, _) => "a probe failed".to_owned(),
-            (_, State::HalfOpen, _) => "its time open is over; a few requests are let through".to_owned(),
+            (_, State::HalfOpen, _) => {
+                "its time open is over; a few requests are let through".to_owned()
+            }
             (_, State::Closed, _) => "the probes succeeded".to_owned(),
             (_, State::Open, _) => "failures".to_owned(),
         };
         if after == State::Open {
             self.opened.add();
         }
-        tracing::info!(provider = self.label, from = before.name(), to = after.name(), why, "breaker");
-        *lock(&self.standing) = Standing { state: after, since: Timestamp::now(), why };
+        tracing::info!(
+            provider = self.label,
+            from = before.name(),
+            to = after.name(),
+            why,
+            "breaker"
+        );
+        *lock(&self.standing) = Standing {
+            state: after,
+            since: Timestamp::now(),
+            why,
+        };
         self.changes.send_modify(|count| *count += 1);
     }
 
@@ -95,7 +114,10 @@ impl Provider {
     /// Why not.
     pub fn admit(self: &Arc<Self>) -> Result<Permit, Refusal> {
         match self.with(Gate::admit) {
-            Ok(admission) => Ok(Permit { provider: self.clone(), admission: Some(admission) }),
+            Ok(admission) => Ok(Permit {
+                provider: self.clone(),
+                admission: Some(admission),
+            }),
             Err(refusal) => {
                 self.refused.add();
                 Err(refusal)
@@ -111,17 +133,20 @@ impl Provider {
 
     /// What clients feel, its story, and what is forced.
     pub fn standing(&self) -> (State, Standing, Option<Override>, Counts) {
-        let (felt, forced, counts) = self.with(|gate, now| (gate.state(now), gate.forced(now), gate.counts()));
+        let (felt, forced, counts) =
+            self.with(|gate, now| (gate.state(now), gate.forced(now), gate.counts()));
         (felt, lock(&self.standing).clone(), forced, counts)
     }
 
     /// How long an open breaker stays so.
     pub fn open_for(&self) -> Option<Millis> {
-        self.with(|gate, now| match (gate.forced(now), gate.breaker().opens_until()) {
-            (Some(forced), _) if forced.open => Some(forced.until.since(now)),
-            (Some(_), _) | (None, None) => None,
-            (None, Some(until)) => Some(until.since(now)),
-        })
+        self.with(
+            |gate, now| match (gate.forced(now), gate.breaker().opens_until()) {
+                (Some(forced), _) if forced.open => Some(forced.until.since(now)),
+                (Some(_), _) | (None, None) => None,
+                (None, Some(until)) => Some(until.since(now)),
+            },
+        )
     }
 
     /// How often a shadowed breaker would have refused.
@@ -130,8 +155,8 @@ impl Provider {
     }
 }
 
-/// A request that was let through. It is given back with its outcome; one that is dropped says nothing about the provider, since its caller
-/// went away.
+/// A request that was let through. It is given back with its outcome; one that is dropped says
+/// nothing about the provider, since its caller went away.
 pub struct Permit {
     provider: Arc<Provider>,
     admission: Option<Admission>,
@@ -144,13 +169,16 @@ impl Permit {
     }
 
     fn give_back(&mut self, outcome: Outcome) {
-        let Some(admission) = self.admission.take() else { return };
+        let Some(admission) = self.admission.take() else {
+            return;
+        };
         match outcome {
             Outcome::Success => self.provider.successes.add(),
             Outcome::Failure => self.provider.failures.add(),
             Outcome::Excluded => self.provider.excluded.add(),
         }
-        self.provider.with(|gate, now| gate.report(now, admission, outcome));
+        self.provider
+            .with(|gate, now| gate.report(now, admission, outcome));
     }
 }
 

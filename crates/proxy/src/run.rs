@@ -23,7 +23,8 @@ use super::{health, listen, outbound};
 use mrg_policy::{Checked, Config};
 use mrg_telemetry::chain;
 
-/// How often the mounted file is looked at: the kubelet changes it within a minute or so, and what is pushed does not wait for that.
+/// How often the mounted file is looked at: the kubelet changes it within a minute or so, and what
+/// is pushed does not wait for that.
 const LOOK_AT_FILE_EVERY: Duration = Duration::from_secs(5);
 
 /// How a proxy is started.
@@ -40,7 +41,8 @@ pub struct Arguments {
     /// The file with the token for changing things
     #[arg(long)]
     pub token_file: Option<PathBuf>,
-    /// The file with the address of the queue's database: postgres://user:password@host:port/database
+    /// The file with the address of the queue's database:
+    /// postgres://user:password@host:port/database
     #[arg(long)]
     pub queue_dsn_file: Option<PathBuf>,
     /// The directory of the queue's log, for the time when its database is away
@@ -91,7 +93,11 @@ pub struct Running {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Reads a configuration, JSON or YAML.
@@ -101,13 +107,18 @@ fn hash(bytes: &[u8]) -> String {
 pub fn parse(bytes: &[u8]) -> anyhow::Result<Checked> {
     let text = std::str::from_utf8(bytes).context("the configuration is no UTF-8 text")?;
     // YAML reads JSON, too.
-    let config: Config = serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let config: Config =
+        serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(Checked::try_from(config)?)
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(1024)
@@ -118,7 +129,10 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 impl Running {
     /// What serves now.
     pub fn now(&self) -> (Arc<Plan>, Option<Arc<Gate>>) {
-        let inbound = lock(&self.listeners).inbound.as_ref().map(|listening| read(&listening.place));
+        let inbound = lock(&self.listeners)
+            .inbound
+            .as_ref()
+            .map(|listening| read(&listening.place));
         (read(&self.plan), inbound)
     }
 
@@ -150,7 +164,11 @@ impl Running {
         let applied = self.apply(bytes, hash.clone()).await;
         let refused = applied.err().map(|error| format!("{error:#}"));
         if let Some(refused) = &refused {
-            tracing::warn!(hash, why = refused, "configuration refused; the last one goes on");
+            tracing::warn!(
+                hash,
+                why = refused,
+                "configuration refused; the last one goes on"
+            );
         } else {
             tracing::info!(hash, "configuration taken");
         }
@@ -161,7 +179,8 @@ impl Running {
 
     async fn apply(&self, bytes: &[u8], hash: String) -> anyhow::Result<()> {
         let checked = parse(bytes)?;
-        // What can fail comes first: ports, then secrets and headers. Until then nothing has changed.
+        // What can fail comes first: ports, then secrets and headers. Until then nothing has
+        // changed.
         let ports = self.bind_new(&checked).await?;
         let plan = Arc::new(self.maker.make(checked, hash, Some(&read(&self.plan)))?);
         self.serve(plan, ports);
@@ -171,15 +190,34 @@ impl Running {
     async fn bind_new(&self, config: &Config) -> anyhow::Result<BTreeMap<u16, TcpListener>> {
         let (dependencies, inbound) = {
             let listeners = lock(&self.listeners);
-            let inbound = listeners.inbound.as_ref().map(|listening| read(&listening.place).limits().port);
-            (listeners.dependencies.keys().copied().collect::<Vec<u16>>(), inbound)
+            let inbound = listeners
+                .inbound
+                .as_ref()
+                .map(|listening| read(&listening.place).limits().port);
+            (
+                listeners.dependencies.keys().copied().collect::<Vec<u16>>(),
+                inbound,
+            )
         };
         let mut bound = BTreeMap::new();
-        for port in config.dependencies.iter().map(|dependency| dependency.port).filter(|port| !dependencies.contains(port)) {
+        for port in config
+            .dependencies
+            .iter()
+            .map(|dependency| dependency.port)
+            .filter(|port| !dependencies.contains(port))
+        {
             bound.insert(port, bind(SocketAddr::new(self.outbound, port)).await?);
         }
-        if let Some(wanted) = config.inbound.as_ref().map(|inbound| inbound.port).filter(|port| Some(*port) != inbound) {
-            bound.insert(wanted, bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted)).await?);
+        if let Some(wanted) = config
+            .inbound
+            .as_ref()
+            .map(|inbound| inbound.port)
+            .filter(|port| Some(*port) != inbound)
+        {
+            bound.insert(
+                wanted,
+                bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted)).await?,
+            );
         }
         Ok(bound)
     }
@@ -188,23 +226,47 @@ impl Running {
     fn serve(&self, plan: Arc<Plan>, mut ports: BTreeMap<u16, TcpListener>) {
         let mut listeners = lock(&self.listeners);
         let wanted: Vec<u16> = plan.routes.iter().map(|route| route.spec.port).collect();
-        let gone: Vec<u16> = listeners.dependencies.keys().copied().filter(|port| !wanted.contains(port)).collect();
-        for listening in gone.iter().filter_map(|port| listeners.dependencies.remove(port)).collect::<Vec<_>>() {
+        let gone: Vec<u16> = listeners
+            .dependencies
+            .keys()
+            .copied()
+            .filter(|port| !wanted.contains(port))
+            .collect();
+        for listening in gone
+            .iter()
+            .filter_map(|port| listeners.dependencies.remove(port))
+            .collect::<Vec<_>>()
+        {
             // They end by themselves.
             drop(listening.end());
         }
         for route in &plan.routes {
             let port = route.spec.port;
             if let Some(listening) = listeners.dependencies.get(&port) {
-                *listening.place.write().unwrap_or_else(PoisonError::into_inner) = route.clone();
+                *listening
+                    .place
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner) = route.clone();
             } else if let Some(listener) = ports.remove(&port) {
                 let place: Place = Arc::new(RwLock::new(route.clone()));
                 let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
                 let serve = move |request| outbound::serve(read(&served), request);
                 let task = tokio::spawn(listen::listen(listener, serve, phases.clone()));
-                let worker = Some(tokio::spawn(queue::work(place.clone(), self.changes(), phases)));
-                listeners.dependencies.insert(port, Listening { place, phase, task, worker });
+                let worker = Some(tokio::spawn(queue::work(
+                    place.clone(),
+                    self.changes(),
+                    phases,
+                )));
+                listeners.dependencies.insert(
+                    port,
+                    Listening {
+                        place,
+                        phase,
+                        task,
+                        worker,
+                    },
+                );
             }
         }
         serve_inbound(&mut listeners, &plan, ports, &self.maker.changes);
@@ -213,7 +275,8 @@ impl Running {
         *self.plan.write().unwrap_or_else(PoisonError::into_inner) = plan;
     }
 
-    /// The pod is about to stop: callers are served, and sent elsewhere for their next request. The workload's own calls go on.
+    /// The pod is about to stop: callers are served, and sent elsewhere for their next request. The
+    /// workload's own calls go on.
     pub fn leave(&self) {
         let mut listeners = lock(&self.listeners);
         listeners.draining = true;
@@ -229,8 +292,16 @@ impl Running {
         let ending: Vec<JoinHandle<()>> = {
             let mut listeners = lock(&self.listeners);
             listeners.draining = true;
-            let inbound = listeners.inbound.take().into_iter().flat_map(Listening::end);
-            std::mem::take(&mut listeners.dependencies).into_values().flat_map(Listening::end).chain(inbound).collect()
+            let inbound = listeners
+                .inbound
+                .take()
+                .into_iter()
+                .flat_map(Listening::end);
+            std::mem::take(&mut listeners.dependencies)
+                .into_values()
+                .flat_map(Listening::end)
+                .chain(inbound)
+                .collect()
         };
         for task in ending {
             // A task that panicked has nothing under way.
@@ -239,25 +310,43 @@ impl Running {
     }
 }
 
-fn serve_inbound(listeners: &mut Listeners, plan: &Plan, mut ports: BTreeMap<u16, TcpListener>, changes: &watch::Sender<u64>) {
+fn serve_inbound(
+    listeners: &mut Listeners,
+    plan: &Plan,
+    mut ports: BTreeMap<u16, TcpListener>,
+    changes: &watch::Sender<u64>,
+) {
     match (plan.config.inbound.clone(), &listeners.inbound) {
         (Some(wanted), Some(listening)) if read(&listening.place).limits().port == wanted.port => {
             let before = read(&listening.place);
             if *before.limits() != wanted {
-                *listening.place.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Gate::after(&before, wanted, changes));
+                *listening
+                    .place
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner) =
+                    Arc::new(Gate::after(&before, wanted, changes));
             }
         }
         (wanted, _) => {
             if let Some(listening) = listeners.inbound.take() {
                 drop(listening.end());
             }
-            if let Some((wanted, listener)) = wanted.and_then(|wanted| ports.remove(&wanted.port).map(|listener| (wanted, listener))) {
+            if let Some((wanted, listener)) = wanted.and_then(|wanted| {
+                ports
+                    .remove(&wanted.port)
+                    .map(|listener| (wanted, listener))
+            }) {
                 let place = Arc::new(RwLock::new(Arc::new(Gate::new(wanted, changes))));
                 let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
                 let serve = move |request| read(&served).serve(request);
                 let task = tokio::spawn(listen::listen(listener, serve, phases));
-                listeners.inbound = Some(Listening { place, phase, task, worker: None });
+                listeners.inbound = Some(Listening {
+                    place,
+                    phase,
+                    task,
+                    worker: None,
+                });
             }
         }
     }
@@ -273,7 +362,8 @@ pub(super) fn read<T>(place: &RwLock<Arc<T>>) -> Arc<T> {
 /// # Errors
 /// Why not.
 pub fn validate(file: &std::path::Path) -> anyhow::Result<String> {
-    let bytes = std::fs::read(file).with_context(|| format!("unable to read {}", file.display()))?;
+    let bytes =
+        std::fs::read(file).with_context(|| format!("unable to read {}", file.display()))?;
     let checked = parse(&bytes).with_context(|| file.display().to_string())?;
     Ok(checked.workload.clone())
 }
@@ -284,27 +374,47 @@ pub fn validate(file: &std::path::Path) -> anyhow::Result<String> {
 /// If the file is refused or a port is taken: there is no last good configuration to go on with.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let file = &arguments.file;
-    let bytes = tokio::fs::read(file).await.with_context(|| format!("unable to read {}", file.display()))?;
+    let bytes = tokio::fs::read(file)
+        .await
+        .with_context(|| format!("unable to read {}", file.display()))?;
     let checked = parse(&bytes).with_context(|| file.display().to_string())?;
     let workload = checked.workload.clone();
     let (changes, _) = watch::channel(1);
     let dsn = match &arguments.queue_dsn_file {
-        Some(file) => Some(tokio::fs::read_to_string(file).await.with_context(|| format!("unable to read {}", file.display()))?),
+        Some(file) => Some(
+            tokio::fs::read_to_string(file)
+                .await
+                .with_context(|| format!("unable to read {}", file.display()))?,
+        ),
         None => None,
     };
     let queue = if dsn.is_some() || arguments.queue_directory.is_some() {
         let directory = arguments.queue_directory.as_deref();
         Some(
-            Queue::open((&workload, &arguments.pod), dsn.as_deref().map(str::trim), directory, changes.clone())
-                .await
-                .context("failed to open the queue")?,
+            Queue::open(
+                (&workload, &arguments.pod),
+                dsn.as_deref().map(str::trim),
+                directory,
+                changes.clone(),
+            )
+            .await
+            .context("failed to open the queue")?,
         )
     } else {
         None
     };
-    let maker = Maker { secrets: arguments.secrets.clone(), changes, queue: queue.clone() };
+    let maker = Maker {
+        secrets: arguments.secrets.clone(),
+        changes,
+        queue: queue.clone(),
+    };
     let empty = Plan {
-        config: Arc::new(Config { workload, dependencies: Vec::new(), overrides: Vec::new(), inbound: None }),
+        config: Arc::new(Config {
+            workload,
+            dependencies: Vec::new(),
+            overrides: Vec::new(),
+            inbound: None,
+        }),
         hash: String::new(),
         routes: Vec::new(),
     };
@@ -315,11 +425,24 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         listeners: Mutex::default(),
         changing: tokio::sync::Mutex::default(),
     });
-    running.apply(&bytes, hash(&bytes)).await.with_context(|| file.display().to_string())?;
+    running
+        .apply(&bytes, hash(&bytes))
+        .await
+        .with_context(|| file.display().to_string())?;
     let admin = bind(arguments.admin).await?;
-    let router = admin::router(Admin { running: running.clone(), token_file: arguments.token_file.clone() }, queue);
+    let router = admin::router(
+        Admin {
+            running: running.clone(),
+            token_file: arguments.token_file.clone(),
+        },
+        queue,
+    );
     let serving = tokio::spawn(async move { axum::serve(admin, router).await });
-    tracing::info!(workload = read(&running.plan).config.workload, hash = read(&running.plan).hash, "serving");
+    tracing::info!(
+        workload = read(&running.plan).config.workload,
+        hash = read(&running.plan).hash,
+        "serving"
+    );
 
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
@@ -334,7 +457,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes the file whenever it is another than before. What was pushed since stays, unless the file changed after it.
+/// Takes the file whenever it is another than before. What was pushed since stays, unless the file
+/// changed after it.
 async fn follow_file(running: &Running, file: &std::path::Path, mut known: Vec<u8>) {
     loop {
         tokio::time::sleep(LOOK_AT_FILE_EVERY).await;
@@ -345,7 +469,10 @@ async fn follow_file(running: &Running, file: &std::path::Path, mut known: Vec<u
                 known = bytes;
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(error = chain(&error), "the configuration's file cannot be read; the last one goes on"),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "the configuration's file cannot be read; the last one goes on"
+            ),
         }
     }
 }

@@ -45,7 +45,15 @@ impl Keeper {
     /// For this answer.
     pub fn new(answers: &Shared, limits: &Stale, key: String, head: &Response<()>) -> Self {
         let (status, headers) = (head.status(), head.headers().clone());
-        Self { answers: answers.clone(), limits: limits.clone(), key, status, headers, parts: Vec::new(), length: 0 }
+        Self {
+            answers: answers.clone(),
+            limits: limits.clone(),
+            key,
+            status,
+            headers,
+            parts: Vec::new(),
+            length: 0,
+        }
     }
 
     fn limit(&self) -> usize {
@@ -70,7 +78,12 @@ impl Keeper {
         let capacity = usize::try_from(self.limits.max_entries).unwrap_or(usize::MAX);
         // One allocation: parts of network buffers would keep those alive.
         let body = Bytes::from(self.parts.concat());
-        let kept = Kept { status: self.status, headers: self.headers, body, at: mrg_clock::now() };
+        let kept = Kept {
+            status: self.status,
+            headers: self.headers,
+            body,
+            at: mrg_clock::now(),
+        };
         let mut answers = lock(&self.answers);
         if answers.kept.insert(self.key.clone(), kept).is_none() {
             answers.order.push_back(self.key);
@@ -84,7 +97,12 @@ impl Keeper {
 }
 
 /// The last good answer, if it is not too old.
-pub fn answer(answers: &Shared, limits: &Stale, key: &str, reason: Reason) -> Option<Response<Answer>> {
+pub fn answer(
+    answers: &Shared,
+    limits: &Stale,
+    key: &str,
+    reason: Reason,
+) -> Option<Response<Answer>> {
     let answers = lock(answers);
     let kept = answers.kept.get(key)?;
     let age = mrg_clock::now().since(kept.at);
@@ -95,6 +113,8 @@ pub fn answer(answers: &Shared, limits: &Stale, key: &str, reason: Reason) -> Op
     *response.status_mut() = kept.status;
     *response.headers_mut() = kept.headers.clone();
     response.headers_mut().insert(STALE, (age.0 / 1000).into());
-    response.headers_mut().insert(REASON, http::HeaderValue::from_static(reason.name()));
+    response
+        .headers_mut()
+        .insert(REASON, http::HeaderValue::from_static(reason.name()));
     Some(response)
 }

@@ -1,4 +1,5 @@
-//! Connections that become something else, such as WebSockets: the head is judged like any other, then bytes are passed on.
+//! Connections that become something else, such as WebSockets: the head is judged like any other,
+//! then bytes are passed on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,22 +23,51 @@ use mrg_policy::Reason;
 const CHANGE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves it: one attempt at the first provider that may.
-pub async fn serve(route: &Arc<Route>, mut request: Request<Incoming>, protocol: HeaderValue, hold: InFlight) -> Response<Answer> {
+pub async fn serve(
+    route: &Arc<Route>,
+    mut request: Request<Incoming>,
+    protocol: HeaderValue,
+    hold: InFlight,
+) -> Response<Answer> {
     let caller = hyper::upgrade::on(&mut request);
     let (mut parts, _) = request.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(HOST);
-    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    parts
+        .headers
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, protocol.clone());
-    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let head = Head { method: parts.method, path, headers: parts.headers, grpc: false };
+    let path = parts
+        .uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let head = Head {
+        method: parts.method,
+        path,
+        headers: parts.headers,
+        grpc: false,
+    };
     let order = lock(&route.shared.order).order(|_| true, None, mrg_clock::now());
-    let admitted =
-        order.into_iter().filter_map(|index| route.targets.get(index)).find_map(|target| Some((target, target.provider.admit().ok()?)));
-    let Some((target, permit)) = admitted else { return refusal(Reason::BreakerOpen, &route.spec.name, None, false) };
-    let (ended, response) = attempt(route, target, &head, &Sent::Empty, route.spec.timeout.attempt.0.duration()).await;
+    let admitted = order
+        .into_iter()
+        .filter_map(|index| route.targets.get(index))
+        .find_map(|target| Some((target, target.provider.admit().ok()?)));
+    let Some((target, permit)) = admitted else {
+        return refusal(Reason::BreakerOpen, &route.spec.name, None, false);
+    };
+    let (ended, response) = attempt(
+        route,
+        target,
+        &head,
+        &Sent::Empty,
+        route.spec.timeout.attempt.0.duration(),
+    )
+    .await;
     permit.end(ended.outcome(&route.spec.breaker.failure_statuses));
-    let Some(response) = response else { return refusal(Reason::Ambiguous, &route.spec.name, None, false) };
+    let Some(response) = response else {
+        return refusal(Reason::Ambiguous, &route.spec.name, None, false);
+    };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (mut parts, body) = response.into_parts();
         strip_hop_by_hop(&mut parts.headers);
@@ -58,15 +88,23 @@ pub fn pass(
         tokio::spawn(async move {
             let _until_the_end = hold;
             let both = async { tokio::try_join!(caller, provider) };
-            let Ok(Ok((caller, provider))) = tokio::time::timeout(CHANGE_WITHIN, both).await else { return };
+            let Ok(Ok((caller, provider))) = tokio::time::timeout(CHANGE_WITHIN, both).await else {
+                return;
+            };
             // Its end, whoever's, is the end of both: there is nothing to tell.
-            let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(caller), &mut TokioIo::new(provider)).await;
+            let _ = tokio::io::copy_bidirectional(
+                &mut TokioIo::new(caller),
+                &mut TokioIo::new(provider),
+            )
+            .await;
         });
     }
     let (mut parts, _) = response.into_parts();
     let agreed = parts.headers.get(UPGRADE).cloned().or(protocol);
     strip_hop_by_hop(&mut parts.headers);
-    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    parts
+        .headers
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(agreed) = agreed {
         parts.headers.insert(UPGRADE, agreed);
     }

@@ -1,4 +1,5 @@
-//! A server that can play any service of MRG, or any provider, and fail in every way that is asked of it.
+//! A server that can play any service of MRG, or any provider, and fail in every way that is asked
+//! of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -79,12 +80,26 @@ impl Story {
     fn metrics(&self, name: &str) -> String {
         let mut sorted: Vec<f64> = self.took.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
-        let at = |share: usize| sorted.get((sorted.len() * share / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0);
-        let mut page = format!("# TYPE {name}_requests_total counter\n{name}_requests_total {}\n", self.requests);
-        page += &format!("# TYPE {name}_errors_total counter\n{name}_errors_total {}\n", self.errors);
+        let at = |share: usize| {
+            sorted
+                .get((sorted.len() * share / 100).min(sorted.len().saturating_sub(1)))
+                .copied()
+                .unwrap_or(0.0)
+        };
+        let mut page = format!(
+            "# TYPE {name}_requests_total counter\n{name}_requests_total {}\n",
+            self.requests
+        );
+        page += &format!(
+            "# TYPE {name}_errors_total counter\n{name}_errors_total {}\n",
+            self.errors
+        );
         page += &format!("# TYPE {name}_request_duration_seconds summary\n");
         for share in [50, 95, 99] {
-            page += &format!("{name}_request_duration_seconds{{quantile=\"0.{share}\"}} {}\n", at(share));
+            page += &format!(
+                "{name}_request_duration_seconds{{quantile=\"0.{share}\"}} {}\n",
+                at(share)
+            );
         }
         page
     }
@@ -110,15 +125,25 @@ impl Body for Reply {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         let this = self.get_mut();
         let next = match this {
-            Self::Whole(bytes) | Self::Trailed(bytes, _) | Self::Half(bytes) | Self::Stalled(bytes) => bytes.take(),
+            Self::Whole(bytes)
+            | Self::Trailed(bytes, _)
+            | Self::Half(bytes)
+            | Self::Stalled(bytes) => bytes.take(),
         };
         match (next, this) {
             (Some(bytes), _) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             (None, Self::Whole(_)) => Poll::Ready(None),
-            (None, Self::Trailed(_, trailers)) => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+            (None, Self::Trailed(_, trailers)) => Poll::Ready(
+                trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+            ),
             (None, Self::Half(_)) => Poll::Ready(Some(Err(std::io::Error::other("as asked")))),
             (None, Self::Stalled(_)) => Poll::Pending,
         }
@@ -126,7 +151,9 @@ impl Body for Reply {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Trailed(..) | Self::Half(_) | Self::Stalled(_) => SizeHint::default(),
         }
     }
@@ -143,7 +170,11 @@ impl StandIn {
     /// Serves at this address; port 0 takes any.
     pub fn start(name: &str, address: SocketAddr) -> std::io::Result<Self> {
         let listener = bind(address)?;
-        let stand_in = Self { name: name.to_owned(), story: Arc::default(), address: listener.local_addr()? };
+        let stand_in = Self {
+            name: name.to_owned(),
+            story: Arc::default(),
+            address: listener.local_addr()?,
+        };
         tokio::spawn(stand_in.clone().accept(listener));
         Ok(stand_in)
     }
@@ -189,7 +220,11 @@ impl StandIn {
                     }
                 };
             }
-            let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::from_millis(5), listener.accept()).await else { continue };
+            let Ok(Ok((stream, _))) =
+                tokio::time::timeout(Duration::from_millis(5), listener.accept()).await
+            else {
+                continue;
+            };
             let _ = stream.set_nodelay(true);
             let stand_in = self.clone();
             tokio::spawn(async move {
@@ -207,7 +242,9 @@ impl StandIn {
                     }
                 });
                 let server = auto::Builder::new(TokioExecutor::new());
-                let mut connection = std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+                let mut connection = std::pin::pin!(
+                    server.serve_connection_with_upgrades(TokioIo::new(stream), service)
+                );
                 loop {
                     tokio::select! {
                         _ = connection.as_mut() => return,
@@ -218,11 +255,19 @@ impl StandIn {
         }
     }
 
-    async fn serve(self, mut request: Request<Incoming>) -> Result<Response<Reply>, std::io::Error> {
+    async fn serve(
+        self,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Reply>, std::io::Error> {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::PUT, "/faults") => {
-                let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+                let body = request
+                    .into_body()
+                    .collect()
+                    .await
+                    .map_err(std::io::Error::other)?
+                    .to_bytes();
                 match serde_json::from_slice(&body) {
                     Ok(faults) => self.fail(faults),
                     Err(error) => return Ok(reply(StatusCode::BAD_REQUEST, error.to_string())),
@@ -236,40 +281,76 @@ impl StandIn {
                 return Ok(reply(StatusCode::OK, text));
             }
             (&Method::POST, "/call") => {
-                let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+                let body = request
+                    .into_body()
+                    .collect()
+                    .await
+                    .map_err(std::io::Error::other)?
+                    .to_bytes();
                 let text = match serde_json::from_slice(&body) {
                     Ok(wanted) => call(wanted).await,
                     Err(error) => json!({ "error": error.to_string() }),
                 };
                 return Ok(reply(StatusCode::OK, text.to_string()));
             }
-            (&Method::GET, "/metrics") => return Ok(reply(StatusCode::OK, self.story().metrics(&self.name))),
+            (&Method::GET, "/metrics") => {
+                return Ok(reply(StatusCode::OK, self.story().metrics(&self.name)));
+            }
             (&Method::GET, "/health") => return Ok(reply(StatusCode::OK, "ok".to_owned())),
             (&Method::GET, "/ready") => {
-                let status = if self.story().faults.unready { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+                let status = if self.story().faults.unready {
+                    StatusCode::SERVICE_UNAVAILABLE
+                } else {
+                    StatusCode::OK
+                };
                 return Ok(reply(status, status.to_string()));
             }
             _ => {}
         }
-        if request.headers().contains_key(http::header::UPGRADE) && request.version() == http::Version::HTTP_11 {
+        if request.headers().contains_key(http::header::UPGRADE)
+            && request.version() == http::Version::HTTP_11
+        {
             tokio::spawn(echo(hyper::upgrade::on(&mut request)));
             let mut response = reply(StatusCode::SWITCHING_PROTOCOLS, String::new());
-            response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
-            response.headers_mut().insert(http::header::UPGRADE, http::HeaderValue::from_static("echo"));
+            response.headers_mut().insert(
+                http::header::CONNECTION,
+                http::HeaderValue::from_static("upgrade"),
+            );
+            response.headers_mut().insert(
+                http::header::UPGRADE,
+                http::HeaderValue::from_static("echo"),
+            );
             return Ok(response);
         }
         let (began, story) = (std::time::Instant::now(), self.story.clone());
         let answer = self.answer(request).await;
-        let good = answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
-        story.lock().unwrap_or_else(PoisonError::into_inner).answered(began.elapsed(), good);
+        let good = answer
+            .as_ref()
+            .is_ok_and(|answer| !answer.status().is_server_error());
+        story
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .answered(began.elapsed(), good);
         answer
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Reply>, std::io::Error> {
         let (parts, body) = request.into_parts();
-        let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-        let headers: BTreeMap<String, String> =
-            parts.headers.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect();
+        let body = body
+            .collect()
+            .await
+            .map_err(std::io::Error::other)?
+            .to_bytes();
+        let headers: BTreeMap<String, String> = parts
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
+            })
+            .collect();
         let seen = json!({
             "name": self.name, "method": parts.method.as_str(), "path": parts.uri.to_string(), "version": format!("{:?}", parts.version),
             "headers": headers, "body": String::from_utf8_lossy(&body),
@@ -281,8 +362,13 @@ impl StandIn {
                 *story.by_key.entry(key.clone()).or_default() += 1;
             }
             story.last = seen.clone();
-            let spared = story.faults.percent > 0 && story.requests % 100 >= u64::from(story.faults.percent);
-            if spared { Faults::default() } else { story.faults.clone() }
+            let spared =
+                story.faults.percent > 0 && story.requests % 100 >= u64::from(story.faults.percent);
+            if spared {
+                Faults::default()
+            } else {
+                story.faults.clone()
+            }
         };
         if faults.hang {
             std::future::pending::<Infallible>().await;
@@ -292,8 +378,13 @@ impl StandIn {
             return Err(std::io::Error::other("as asked"));
         }
         let text = seen.to_string();
-        let mut response =
-            reply(faults.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK), text.clone());
+        let mut response = reply(
+            faults
+                .status
+                .and_then(|status| StatusCode::from_u16(status).ok())
+                .unwrap_or(StatusCode::OK),
+            text.clone(),
+        );
         for (name, value) in &faults.headers {
             if let (Ok(name), Ok(value)) = (name.parse::<http::HeaderName>(), value.parse()) {
                 response.headers_mut().insert(name, value);
@@ -303,7 +394,11 @@ impl StandIn {
         if faults.half_body {
             *response.body_mut() = Reply::Half(half);
         } else if !faults.trailers.is_empty() {
-            let trailers = faults.trailers.iter().filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?))).collect();
+            let trailers = faults
+                .trailers
+                .iter()
+                .filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?)))
+                .collect();
             *response.body_mut() = Reply::Trailed(Some(Bytes::from(text)), Some(trailers));
         } else if faults.stall_body {
             *response.body_mut() = Reply::Stalled(half);
@@ -325,7 +420,10 @@ struct Call {
 
 async fn call(wanted: Call) -> serde_json::Value {
     let method = wanted.method.parse().unwrap_or(reqwest::Method::GET);
-    let mut request = reqwest::Client::new().request(method, wanted.url).body(wanted.body).timeout(Duration::from_secs(15));
+    let mut request = reqwest::Client::new()
+        .request(method, wanted.url)
+        .body(wanted.body)
+        .timeout(Duration::from_secs(15));
     for (name, value) in wanted.headers {
         request = request.header(name, value);
     }
@@ -335,7 +433,12 @@ async fn call(wanted: Call) -> serde_json::Value {
             let headers: BTreeMap<String, String> = answer
                 .headers()
                 .iter()
-                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                .map(|(name, value)| {
+                    (
+                        name.to_string(),
+                        String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                    )
+                })
                 .collect();
             json!({ "status": status, "headers": headers, "body": answer.text().await.unwrap_or_default() })
         }
@@ -350,7 +453,9 @@ async fn echo(upgrade: hyper::upgrade::OnUpgrade) {
 }
 
 fn reply(status: StatusCode, text: String) -> Response<Reply> {
-    let mut response = Response::new(Reply::Whole(Some(Bytes::from(text)).filter(|bytes| !bytes.is_empty())));
+    let mut response = Response::new(Reply::Whole(
+        Some(Bytes::from(text)).filter(|bytes| !bytes.is_empty()),
+    ));
     *response.status_mut() = status;
     response
 }

@@ -1,4 +1,5 @@
-//! Alert rules: the analysis' own, with its thresholds, and those that what this operator runs makes possible. Data and text; pure.
+//! Alert rules: the analysis' own, with its thresholds, and those that what this operator runs
+//! makes possible. Data and text; pure.
 
 use serde_json::{Map, Value, json};
 
@@ -24,10 +25,18 @@ fn alert(
     summary: impl Into<String>,
     description: impl Into<String>,
 ) -> Alert {
-    Alert { name: name.into(), expr, lasting, severity, summary: summary.into(), description: description.into() }
+    Alert {
+        name: name.into(),
+        expr,
+        lasting,
+        severity,
+        summary: summary.into(),
+        description: description.into(),
+    }
 }
 
-/// How long something must last before somebody is told: the analysis' minute for P0, and longer for what can wait.
+/// How long something must last before somebody is told: the analysis' minute for P0, and longer
+/// for what can wait.
 fn patience(tier: Tier) -> &'static str {
     match tier {
         Tier::P0 => "1m",
@@ -41,8 +50,8 @@ fn camel(title: &str) -> String {
     title.chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
-/// "Alert: OrderOrchestratorDown", and the like of it for each service. One pod that is away is no incident; all of them are, and so is a service that
-/// nobody sees any more.
+/// "Alert: OrderOrchestratorDown", and the like of it for each service. One pod that is away is no
+/// incident; all of them are, and so is a service that nobody sees any more.
 fn down(service: &Service, namespace: &str) -> Alert {
     let of = format!("job=\"{}\",namespace=\"{namespace}\"", service.name);
     alert(
@@ -66,7 +75,10 @@ fn errors(service: &Service, namespace: &str) -> Alert {
         "2m",
         service.tier.value.name(),
         format!("{}: more than 1% of the answers are errors", service.title),
-        format!("{}. Its sidecars count; `kubectl mrg breakers list` says whether it is what it calls", service.impact.value),
+        format!(
+            "{}. Its sidecars count; `kubectl mrg breakers list` says whether it is what it calls",
+            service.impact.value
+        ),
     )
 }
 
@@ -76,7 +88,9 @@ fn orchestrator(namespace: &str) -> Vec<Alert> {
     vec![
         alert(
             "OrderOrchestratorSlow",
-            format!("max(orderorchestrator_request_duration_seconds{{quantile=\"0.95\",{of}}}) > 2"),
+            format!(
+                "max(orderorchestrator_request_duration_seconds{{quantile=\"0.95\",{of}}}) > 2"
+            ),
             "2m",
             "P0",
             "Order Orchestrator: 95% of the answers take longer than 2 s",
@@ -101,7 +115,9 @@ fn order_detail(namespace: &str) -> Vec<Alert> {
     vec![
         alert(
             "OrderDetailActiveSlow",
-            format!("histogram_quantile(0.95, sum by (le) (rate(order_detail_latency_bucket{{type=\"active\",{of}}}[5m]))) > 0.2"),
+            format!(
+                "histogram_quantile(0.95, sum by (le) (rate(order_detail_latency_bucket{{type=\"active\",{of}}}[5m]))) > 0.2"
+            ),
             "2m",
             "P1",
             "Active orders: 95% of the answers take longer than 200 ms",
@@ -140,7 +156,9 @@ fn database(namespace: &str) -> Vec<Alert> {
     vec![
         alert(
             "PostgresLeaderMissing",
-            format!("max by (scope) (patroni_primary{{{of}}}) == 0 or absent(patroni_primary{{{of}}})"),
+            format!(
+                "max by (scope) (patroni_primary{{{of}}}) == 0 or absent(patroni_primary{{{of}}})"
+            ),
             "30s",
             "P0",
             "PostgreSQL has no leader",
@@ -181,12 +199,17 @@ fn platform(desired: &Desired) -> Vec<Alert> {
     let set = format!("set=\"{}\",{of}", desired.name);
     let mut all = Vec::new();
     for tier in Tier::ALL {
-        let names: Vec<&str> =
-            desired.services.iter().filter(|service| service.catalog.tier.value == tier).map(|service| service.catalog.name).collect();
+        let names: Vec<&str> = desired
+            .services
+            .iter()
+            .filter(|service| service.catalog.tier.value == tier)
+            .map(|service| service.catalog.name)
+            .collect();
         if names.is_empty() {
             continue;
         }
-        // A breaker contains a failure: it is told one tier lower than an outage, except where customers order and pay.
+        // A breaker contains a failure: it is told one tier lower than an outage, except where
+        // customers order and pay.
         all.push(alert(
             format!("BreakerOpen{}", tier.name()),
             format!(
@@ -201,11 +224,28 @@ fn platform(desired: &Desired) -> Vec<Alert> {
     }
     // By the blast radius: carts and sessions are in Redis (70 %), sagas wait for RabbitMQ (40 %).
     for (store, name, severity, without) in [
-        ("redis", "Redis", "P0", "Carts and sessions are lost or slow: up to 70% of the platform, 10% where it fails over by itself"),
-        ("rabbitmq", "RabbitMq", "P1", "Sagas and jobs wait: up to 40% of the platform"),
+        (
+            "redis",
+            "Redis",
+            "P0",
+            "Carts and sessions are lost or slow: up to 70% of the platform, 10% where it fails over by itself",
+        ),
+        (
+            "rabbitmq",
+            "RabbitMq",
+            "P1",
+            "Sagas and jobs wait: up to 40% of the platform",
+        ),
     ] {
         let expr = format!("max(mrg_store_up{{store=\"{store}\",{set}}}) == 0");
-        all.push(alert(format!("{name}Down"), expr, "1m", severity, format!("{name} does not answer"), without));
+        all.push(alert(
+            format!("{name}Down"),
+            expr,
+            "1m",
+            severity,
+            format!("{name} does not answer"),
+            without,
+        ));
     }
     all.push(alert(
         "QueueOld",
@@ -257,8 +297,15 @@ fn everything(desired: &Desired) -> Vec<(&'static str, Vec<Alert>)> {
     if services().any(|service| service.name == "orderorchestrator") {
         critical.extend(orchestrator(namespace));
     }
-    let mut groups =
-        vec![("mrg_critical_spof", critical), ("mrg_service_errors", services().map(|service| errors(service, namespace)).collect())];
+    let mut groups = vec![
+        ("mrg_critical_spof", critical),
+        (
+            "mrg_service_errors",
+            services()
+                .map(|service| errors(service, namespace))
+                .collect(),
+        ),
+    ];
     if desired.spec.database.is_some() {
         groups.push(("mrg_database", database(namespace)));
         groups.push(("mrg_order_detail", order_detail(namespace)));
@@ -270,7 +317,11 @@ fn everything(desired: &Desired) -> Vec<(&'static str, Vec<Alert>)> {
 /// The rules, as Prometheus reads them.
 pub fn rules(desired: &Desired, alerting: &Alerting) -> Value {
     let rule = |alert: &Alert| {
-        let mut labels: Map<String, Value> = alerting.labels.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        let mut labels: Map<String, Value> = alerting
+            .labels
+            .iter()
+            .map(|(name, value)| (name.clone(), json!(value)))
+            .collect();
         labels.insert("severity".to_owned(), json!(alert.severity));
         labels.insert("team".to_owned(), json!("mrg"));
         json!({
@@ -287,16 +338,34 @@ pub fn rules(desired: &Desired, alerting: &Alerting) -> Value {
 
 /// The names of all alerts, for the runbooks' test.
 pub fn names(desired: &Desired) -> Vec<String> {
-    everything(desired).into_iter().flat_map(|(_, alerts)| alerts).map(|alert| alert.name).collect()
+    everything(desired)
+        .into_iter()
+        .flat_map(|(_, alerts)| alerts)
+        .map(|alert| alert.name)
+        .collect()
 }
 
 /// A dashboard: what the on-call looks at first, from top to bottom.
 pub fn dashboard(desired: &Desired) -> Value {
     let of = format!("namespace=\"{}\"", desired.namespace);
     let panels: [(&str, String, &str); 10] = [
-        ("Services without any pod", format!("count(max by (job) (up{{{of}}}) == 0) or vector(0)"), "short"),
-        ("Leader, by cluster", format!("patroni_primary{{{of}}} == 1"), "short"),
-        ("Open breakers", format!("sum by (workload, dependency, provider) (mrg_proxy_breaker_state{{state=\"open\",{of}}}) > 0"), "short"),
+        (
+            "Services without any pod",
+            format!("count(max by (job) (up{{{of}}}) == 0) or vector(0)"),
+            "short",
+        ),
+        (
+            "Leader, by cluster",
+            format!("patroni_primary{{{of}}} == 1"),
+            "short",
+        ),
+        (
+            "Open breakers",
+            format!(
+                "sum by (workload, dependency, provider) (mrg_proxy_breaker_state{{state=\"open\",{of}}}) > 0"
+            ),
+            "short",
+        ),
         (
             "Errors, of all answers",
             format!(
@@ -306,18 +375,38 @@ pub fn dashboard(desired: &Desired) -> Value {
         ),
         (
             "p95 of answers",
-            format!("histogram_quantile(0.95, sum by (workload, le) (rate(mrg_proxy_inbound_latency_seconds_bucket{{{of}}}[5m])))"),
+            format!(
+                "histogram_quantile(0.95, sum by (workload, le) (rate(mrg_proxy_inbound_latency_seconds_bucket{{{of}}}[5m])))"
+            ),
             "s",
         ),
-        ("Clients held", format!("max by (pool) (mrg_pooler_held_seconds{{{of}}})"), "s"),
+        (
+            "Clients held",
+            format!("max by (pool) (mrg_pooler_held_seconds{{{of}}})"),
+            "s",
+        ),
         (
             "Standbys behind",
-            format!("max by (scope) (patroni_xlog_location{{{of}}}) - on (scope) group_right() patroni_xlog_replayed_location{{{of}}}"),
+            format!(
+                "max by (scope) (patroni_xlog_location{{{of}}}) - on (scope) group_right() patroni_xlog_replayed_location{{{of}}}"
+            ),
             "bytes",
         ),
-        ("Requests that wait", format!("sum by (workload) (mrg_queue_depth{{{of}}})"), "short"),
-        ("Order detail: where answers come from", format!("sum by (type, source) (rate(order_detail_answers_total{{{of}}}[5m]))"), "reqps"),
-        ("Rollout", format!("max by (service) (mrg_rollout_weight{{{of}}})"), "percent"),
+        (
+            "Requests that wait",
+            format!("sum by (workload) (mrg_queue_depth{{{of}}})"),
+            "short",
+        ),
+        (
+            "Order detail: where answers come from",
+            format!("sum by (type, source) (rate(order_detail_answers_total{{{of}}}[5m]))"),
+            "reqps",
+        ),
+        (
+            "Rollout",
+            format!("max by (service) (mrg_rollout_weight{{{of}}})"),
+            "percent",
+        ),
     ];
     let panel = |(index, (title, expr, unit)): (usize, &(&str, String, &str))| {
         json!({

@@ -25,7 +25,8 @@ pub const SET_LABEL: &str = "mrg.bluebird.id/set";
 pub const SERVICE_LABEL: &str = "mrg.bluebird.id/service";
 /// What the pods were made from: a change of it, and nothing else, changes pods.
 pub const REVISION: &str = "mrg.bluebird.id/revision";
-/// The template as it was applied. Another version of this operator keeps it as long as the revision stays, so that its upgrade restarts nothing.
+/// The template as it was applied. Another version of this operator keeps it as long as the
+/// revision stays, so that its upgrade restarts nothing.
 pub const TEMPLATE: &str = "mrg.bluebird.id/template";
 /// The port at which every service is called.
 pub const SERVICE_PORT: u16 = 8080;
@@ -35,7 +36,8 @@ pub const SERVICE_PORT: u16 = 8080;
 pub struct Settings {
     /// The image with the sidecar.
     pub sidecar: Image,
-    /// What the priority classes of the tiers begin with, such as `mrg-` for `mrg-p0`; none are set without it.
+    /// What the priority classes of the tiers begin with, such as `mrg-` for `mrg-p0`; none are set
+    /// without it.
     pub priority_classes: Option<String>,
 }
 
@@ -82,34 +84,56 @@ pub fn canary_name(service: &str) -> String {
     format!("{service}-canary")
 }
 
-/// The version of a service that is tried out: the same in all but its name and the number of its pods, so that nothing reaches it but what the
-/// sidecars of the other send.
+/// The version of a service that is tried out: the same in all but its name and the number of its
+/// pods, so that nothing reaches it but what the sidecars of the other send.
 pub fn canary(service: &DesiredService) -> DesiredService {
     let mut canary = service.clone();
     canary.name = canary_name(service.catalog.name);
     canary.resilience.name.clone_from(&canary.name);
-    canary.resilience.spec.target_ref.name.clone_from(&canary.name);
+    canary
+        .resilience
+        .spec
+        .target_ref
+        .name
+        .clone_from(&canary.name);
     canary.resilience.spec.availability.min_replicas = Some(1);
     canary
 }
 
 /// The pods that are tried out, their Service and what guards their calls.
-pub fn trial(desired: &Desired, service: &DesiredService, state: &Trial, stable: i32, settings: &Settings) -> Option<Vec<Manifest>> {
+pub fn trial(
+    desired: &Desired,
+    service: &DesiredService,
+    state: &Trial,
+    stable: i32,
+    settings: &Settings,
+) -> Option<Vec<Manifest>> {
     let spec = desired.spec.rollout.canary.as_ref()?;
     let canary = canary(service);
     let template = template(desired, &canary, settings);
-    let deployment = deployment(desired, &canary, &template, &state.state.revision, Some(pods(spec, &state.state, stable)));
+    let deployment = deployment(
+        desired,
+        &canary,
+        &template,
+        &state.state.revision,
+        Some(pods(spec, &state.state, stable)),
+    );
     let mut resilience = resilience(desired, &canary);
     resilience["metadata"]["annotations"] = json!({ WORKLOAD: service.catalog.name });
-    Some(vec![Manifest(resilience), Manifest(kubernetes_service(desired, &canary)), deployment])
+    Some(vec![
+        Manifest(resilience),
+        Manifest(kubernetes_service(desired, &canary)),
+        deployment,
+    ])
 }
 
 /// Rules and dashboard, and for Prometheus' operator what it reads.
 pub fn alerting(desired: &Desired) -> Vec<Manifest> {
-    let Some(alerting) = &desired.spec.alerting else { return Vec::new() };
+    let Some(alerting) = &desired.spec.alerting else {
+        return Vec::new();
+    };
     let metadata = |name: &str, more: &[(&str, &str)]| {
-        let mut labels =
-            json!({ "app.kubernetes.io/part-of": desired.name, "app.kubernetes.io/managed-by": "mrg-operator", SET_LABEL: desired.name });
+        let mut labels = json!({ "app.kubernetes.io/part-of": desired.name, "app.kubernetes.io/managed-by": "mrg-operator", SET_LABEL: desired.name });
         for (label, value) in more {
             labels[*label] = json!(value);
         }
@@ -143,18 +167,37 @@ pub fn alerting(desired: &Desired) -> Vec<Manifest> {
 }
 
 /// Everything beside the Deployments. They come and change at once.
-pub fn around(desired: &Desired, trials: &BTreeMap<&'static str, Trial>, split: Option<&CanaryStatus>) -> Vec<Manifest> {
+pub fn around(
+    desired: &Desired,
+    trials: &BTreeMap<&'static str, Trial>,
+    split: Option<&CanaryStatus>,
+) -> Vec<Manifest> {
     let mut all = Vec::new();
     for service in &desired.services {
         let mut resilience = resilience(desired, service);
-        if let Some(state) = trials.get(service.catalog.name).filter(|trial| trial.runs && trial.state.weight > 0).map(|trial| &trial.state)
+        if let Some(state) = trials
+            .get(service.catalog.name)
+            .filter(|trial| trial.runs && trial.state.weight > 0)
+            .map(|trial| &trial.state)
         {
-            let url = Url { tls: false, host: canary_name(service.catalog.name), port: SERVICE_PORT, base: String::new() };
+            let url = Url {
+                tls: false,
+                host: canary_name(service.catalog.name),
+                port: SERVICE_PORT,
+                base: String::new(),
+            };
             let share = u8::try_from(state.weight).unwrap_or(100);
-            resilience["spec"]["inbound"]["canary"] = json!(Canary { url, share, trial: trial_name(state) });
+            resilience["spec"]["inbound"]["canary"] = json!(Canary {
+                url,
+                share,
+                trial: trial_name(state)
+            });
         }
-        if let Some(split) = split.filter(|split| split.weight > 0 && service.catalog.name == "orderorchestrator") {
-            resilience["spec"]["inbound"]["routes"] = json!(orders::routes(split.weight, &trial_name(split)));
+        if let Some(split) =
+            split.filter(|split| split.weight > 0 && service.catalog.name == "orderorchestrator")
+        {
+            resilience["spec"]["inbound"]["routes"] =
+                json!(orders::routes(split.weight, &trial_name(split)));
         }
         all.push(resilience);
         all.push(service_account(desired, service));
@@ -181,11 +224,22 @@ pub fn queue_secret(desired: &Desired, wiring: &Wiring, password: &str) -> Manif
 /// What means something else in an address, as `%XX`.
 fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 fn dsn(address: &Address, user: &str, password: &str) -> String {
-    format!("postgres://{user}:{password}@{}:{}/{}", address.host, address.port, address.database)
+    format!(
+        "postgres://{user}:{password}@{}:{}/{}",
+        address.host, address.port, address.database
+    )
 }
 
 fn resilience(desired: &Desired, service: &DesiredService) -> Value {
@@ -211,7 +265,9 @@ fn kubernetes_service(desired: &Desired, service: &DesiredService) -> Value {
 
 fn autoscaler(desired: &Desired, service: &DesiredService) -> Option<Value> {
     let wanted = service.spec.autoscaling?;
-    let fewest = wanted.min_replicas.unwrap_or(service.catalog.tier.value.min_replicas().value);
+    let fewest = wanted
+        .min_replicas
+        .unwrap_or(service.catalog.tier.value.min_replicas().value);
     Some(json!({
         "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": desired.metadata(service),
         "spec": {
@@ -223,15 +279,25 @@ fn autoscaler(desired: &Desired, service: &DesiredService) -> Option<Value> {
     }))
 }
 
-/// Services that customers do not call are reached by those that call them, and their sidecars by everybody who looks after them.
+/// Services that customers do not call are reached by those that call them, and their sidecars by
+/// everybody who looks after them.
 fn network_policy(desired: &Desired, service: &DesiredService) -> Option<Value> {
-    if desired.spec.network_policy == mrg_api::order_service_set::NetworkPolicyMode::Off || service.catalog.entry {
+    if desired.spec.network_policy == mrg_api::order_service_set::NetworkPolicyMode::Off
+        || service.catalog.entry
+    {
         return None;
     }
     let name = service.catalog.name;
     let calls = |other: &&DesiredService| {
-        let providers = other.resilience.spec.dependencies.iter().flat_map(|dependency| &dependency.providers);
-        providers.into_iter().any(|provider| provider.url.host.split('.').next() == Some(name))
+        let providers = other
+            .resilience
+            .spec
+            .dependencies
+            .iter()
+            .flat_map(|dependency| &dependency.providers);
+        providers
+            .into_iter()
+            .any(|provider| provider.url.host.split('.').next() == Some(name))
     };
     let callers: Vec<Value> = desired
         .services
@@ -241,7 +307,10 @@ fn network_policy(desired: &Desired, service: &DesiredService) -> Option<Value> 
         // What is tried out of it is called by it.
         .chain([json!({ "podSelector": desired.both(name) })])
         .collect();
-    let ingress = [json!({ "ports": [{ "port": ADMIN_PORT }] }), json!({ "from": callers })];
+    let ingress = [
+        json!({ "ports": [{ "port": ADMIN_PORT }] }),
+        json!({ "from": callers }),
+    ];
     Some(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": desired.metadata(service),
         "spec": { "podSelector": desired.both(name), "policyTypes": ["Ingress"], "ingress": ingress },
@@ -253,7 +322,10 @@ fn security() -> Value {
 }
 
 fn filled(words: &[String], name: &str) -> Vec<String> {
-    words.iter().map(|word| word.replace("{service}", name)).collect()
+    words
+        .iter()
+        .map(|word| word.replace("{service}", name))
+        .collect()
 }
 
 /// The environment: the wiring, the template's, the service's own; the last one of a name counts.
@@ -265,16 +337,28 @@ fn environment(desired: &Desired, service: &DesiredService) -> Vec<Value> {
         all.push(json!({ "name": "DATABASE_USER", "value": wiring.user }));
         all.push(json!({ "name": "DATABASE_PASSWORD", "valueFrom": secret }));
         // The kubelet puts the password in.
-        for (name, address) in [("DATABASE_URL", &wiring.write), ("DATABASE_READ_URL", &wiring.read)] {
+        for (name, address) in [
+            ("DATABASE_URL", &wiring.write),
+            ("DATABASE_READ_URL", &wiring.read),
+        ] {
             all.push(json!({ "name": name, "value": dsn(address, "$(DATABASE_USER)", "$(DATABASE_PASSWORD)") }));
         }
     }
-    for (part, name, store) in [("redis", "REDIS_URL", &desired.spec.cache), ("rabbitmq", "AMQP_URL", &desired.spec.broker)] {
+    for (part, name, store) in [
+        ("redis", "REDIS_URL", &desired.spec.cache),
+        ("rabbitmq", "AMQP_URL", &desired.spec.broker),
+    ] {
         if let Some(store) = store.as_ref().filter(|_| uses(part)) {
             all.push(json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": store.secret_name, "key": store.key } } }));
         }
     }
-    let given: Vec<&EnvVar> = desired.spec.template.env.iter().chain(&service.spec.env).collect();
+    let given: Vec<&EnvVar> = desired
+        .spec
+        .template
+        .env
+        .iter()
+        .chain(&service.spec.env)
+        .collect();
     for variable in given {
         all.retain(|other| other["name"] != *variable.name);
         all.push(json!(variable));
@@ -285,19 +369,40 @@ fn environment(desired: &Desired, service: &DesiredService) -> Vec<Value> {
 /// The pods of a service, sidecar and probes included.
 pub fn template(desired: &Desired, service: &DesiredService, settings: &Settings) -> Value {
     let (name, shared) = (service.catalog.name, &desired.spec.template);
-    let own = |own: &[String], shared: &[String]| filled(if own.is_empty() { shared } else { own }, name);
+    let own =
+        |own: &[String], shared: &[String]| filled(if own.is_empty() { shared } else { own }, name);
     let mut container = json!({
         "name": name, "image": service.image, "env": environment(desired, service), "securityContext": security(),
         "ports": [{ "name": "http", "containerPort": service.spec.port }],
         "volumeMounts": [{ "name": "tmp", "mountPath": "/tmp" }],
     });
-    let (command, arguments) = (own(&service.spec.command, &shared.command), own(&service.spec.args, &shared.args));
+    let (command, arguments) = (
+        own(&service.spec.command, &shared.command),
+        own(&service.spec.args, &shared.args),
+    );
     let optional = [
         ("command", (!command.is_empty()).then(|| json!(command))),
         ("args", (!arguments.is_empty()).then(|| json!(arguments))),
-        ("imagePullPolicy", shared.image_pull_policy.as_ref().map(|policy| json!(policy))),
-        ("envFrom", (!shared.env_from.is_empty()).then(|| json!(shared.env_from))),
-        ("resources", service.spec.resources.as_ref().or(shared.resources.as_ref()).map(|resources| json!(resources))),
+        (
+            "imagePullPolicy",
+            shared
+                .image_pull_policy
+                .as_ref()
+                .map(|policy| json!(policy)),
+        ),
+        (
+            "envFrom",
+            (!shared.env_from.is_empty()).then(|| json!(shared.env_from)),
+        ),
+        (
+            "resources",
+            service
+                .spec
+                .resources
+                .as_ref()
+                .or(shared.resources.as_ref())
+                .map(|resources| json!(resources)),
+        ),
     ];
     for (field, value) in optional {
         if let Some(value) = value {
@@ -315,10 +420,25 @@ pub fn template(desired: &Desired, service: &DesiredService, settings: &Settings
         },
     });
     let optional = [
-        ("imagePullSecrets", (!shared.image_pull_secrets.is_empty()).then(|| json!(shared.image_pull_secrets))),
-        ("nodeSelector", (!shared.node_selector.is_empty()).then(|| json!(shared.node_selector))),
-        ("tolerations", (!shared.tolerations.is_empty()).then(|| json!(shared.tolerations))),
-        ("priorityClassName", settings.priority_classes.as_ref().map(|prefix| json!(priority_class(prefix, service.catalog.tier.value)))),
+        (
+            "imagePullSecrets",
+            (!shared.image_pull_secrets.is_empty()).then(|| json!(shared.image_pull_secrets)),
+        ),
+        (
+            "nodeSelector",
+            (!shared.node_selector.is_empty()).then(|| json!(shared.node_selector)),
+        ),
+        (
+            "tolerations",
+            (!shared.tolerations.is_empty()).then(|| json!(shared.tolerations)),
+        ),
+        (
+            "priorityClassName",
+            settings
+                .priority_classes
+                .as_ref()
+                .map(|prefix| json!(priority_class(prefix, service.catalog.tier.value))),
+        ),
     ];
     for (field, value) in optional {
         if let Some(value) = value {
@@ -333,15 +453,33 @@ fn priority_class(prefix: &str, tier: Tier) -> String {
     format!("{prefix}{}", tier.name().to_ascii_lowercase())
 }
 
-/// What pods depend on. The operator's own image is left out: its upgrade restarts nothing. So is what sidecars are told while they run.
+/// What pods depend on. The operator's own image is left out: its upgrade restarts nothing. So is
+/// what sidecars are told while they run.
 pub fn revision(desired: &Desired, service: &DesiredService, settings: &Settings) -> String {
-    let neutral = Settings { sidecar: Image { name: String::new(), pull_policy: String::new() }, ..settings.clone() };
+    let neutral = Settings {
+        sidecar: Image {
+            name: String::new(),
+            pull_policy: String::new(),
+        },
+        ..settings.clone()
+    };
     let text = template(desired, service, &neutral).to_string();
-    Sha256::digest(text.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(text.as_bytes())
+        .iter()
+        .take(5)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
-/// A Deployment with this template and so many pods; without a number that is left to whoever scales.
-pub fn deployment(desired: &Desired, service: &DesiredService, template: &Value, revision: &str, replicas: Option<i32>) -> Manifest {
+/// A Deployment with this template and so many pods; without a number that is left to whoever
+/// scales.
+pub fn deployment(
+    desired: &Desired,
+    service: &DesiredService,
+    template: &Value,
+    revision: &str,
+    replicas: Option<i32>,
+) -> Manifest {
     let mut metadata = desired.metadata(service);
     metadata["annotations"] = json!({ REVISION: revision, TEMPLATE: template.to_string() });
     let deadline = desired.spec.rollout.progress_deadline.as_seconds();
@@ -356,5 +494,7 @@ pub fn deployment(desired: &Desired, service: &DesiredService, template: &Value,
     if let Some(replicas) = replicas {
         spec["replicas"] = json!(replicas);
     }
-    Manifest(json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec }))
+    Manifest(
+        json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec }),
+    )
 }

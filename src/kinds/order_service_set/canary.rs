@@ -1,8 +1,9 @@
-//! Trying a change out: how much of a service's traffic its new version gets, for how long, and what it is judged by. Pure: a function of what is
-//! remembered, what was counted, and the time.
+//! Trying a change out: how much of a service's traffic its new version gets, for how long, and
+//! what it is judged by. Pure: a function of what is remembered, what was counted, and the time.
 //!
-//! The weights are kept by the sidecars of the pods that serve (their inbound side), so that they hold for every caller, customers included, and
-//! not by numbers of pods. Both versions are counted at the same place, by the same clock, in the same seconds.
+//! The weights are kept by the sidecars of the pods that serve (their inbound side), so that they
+//! hold for every caller, customers included, and not by numbers of pods. Both versions are counted
+//! at the same place, by the same clock, in the same seconds.
 
 use mrg_api::order_service_set::{Canary, CanaryPhase, CanaryStatus, Command};
 use mrg_telemetry::quantile;
@@ -23,14 +24,19 @@ impl Lane {
     pub fn add(&mut self, other: &mrg_policy::LaneReport) {
         self.requests += other.requests;
         self.failed += other.failed;
-        self.latencies.resize(self.latencies.len().max(other.latencies.len()), 0);
+        self.latencies
+            .resize(self.latencies.len().max(other.latencies.len()), 0);
         for (sum, more) in self.latencies.iter_mut().zip(&other.latencies) {
             *sum += more;
         }
     }
 
     fn errors(&self) -> f64 {
-        if self.requests == 0 { 0.0 } else { self.failed as f64 / self.requests as f64 }
+        if self.requests == 0 {
+            0.0
+        } else {
+            self.failed as f64 / self.requests as f64
+        }
     }
 
     fn p99(&self) -> f64 {
@@ -76,8 +82,15 @@ pub enum Step {
     Abort(CanaryStatus),
 }
 
-/// What comes next for a revision. `before` is what is remembered of the last trial, of whatever revision; `now` is in seconds.
-pub fn step(spec: &Canary, revision: &str, before: Option<&CanaryStatus>, seen: &Seen, now: i64) -> Step {
+/// What comes next for a revision. `before` is what is remembered of the last trial, of whatever
+/// revision; `now` is in seconds.
+pub fn step(
+    spec: &Canary,
+    revision: &str,
+    before: Option<&CanaryStatus>,
+    seen: &Seen,
+    now: i64,
+) -> Step {
     let fresh = || CanaryStatus {
         revision: revision.to_owned(),
         phase: CanaryPhase::Starting,
@@ -88,18 +101,33 @@ pub fn step(spec: &Canary, revision: &str, before: Option<&CanaryStatus>, seen: 
         message: "its first pods are starting".to_owned(),
     };
     let state = match before {
-        Some(before) if before.revision == revision && seen.command != Some(Command::Retry) => before.clone(),
+        Some(before) if before.revision == revision && seen.command != Some(Command::Retry) => {
+            before.clone()
+        }
         // Another change, or another try: from the beginning. What serves was not touched.
         _ => return Step::Try(fresh()),
     };
-    let aborted =
-        |why: String| Step::Abort(CanaryStatus { phase: CanaryPhase::Aborted, weight: 0, since: now, message: why, ..state.clone() });
+    let aborted = |why: String| {
+        Step::Abort(CanaryStatus {
+            phase: CanaryPhase::Aborted,
+            weight: 0,
+            since: now,
+            message: why,
+            ..state.clone()
+        })
+    };
     match (state.phase, seen.command) {
         (CanaryPhase::Aborted, _) => return Step::Abort(state),
         (CanaryPhase::Promoting, _) => return Step::Promote(state),
         (_, Some(Command::Abort)) => return aborted("aborted by hand".to_owned()),
         (_, Some(Command::Promote)) => return promote(&state, now, "promoted by hand"),
-        (_, Some(Command::Pause)) => return Step::Try(paused(&state, now, "paused by hand; say resume, promote or abort".to_owned())),
+        (_, Some(Command::Pause)) => {
+            return Step::Try(paused(
+                &state,
+                now,
+                "paused by hand; say resume, promote or abort".to_owned(),
+            ));
+        }
         (CanaryPhase::Paused, Some(Command::Resume)) => return Step::Try(bake(&state, now)),
         _ => {}
     }
@@ -122,11 +150,18 @@ fn promote(state: &CanaryStatus, now: i64, why: &str) -> Step {
 }
 
 fn promoting(state: &CanaryStatus, now: i64, why: &str) -> CanaryStatus {
-    CanaryStatus { phase: CanaryPhase::Promoting, step: state.steps, since: now, message: why.to_owned(), ..state.clone() }
+    CanaryStatus {
+        phase: CanaryPhase::Promoting,
+        step: state.steps,
+        since: now,
+        message: why.to_owned(),
+        ..state.clone()
+    }
 }
 
-/// What is remembered of a revision that the service itself has by now: its trial's pods stay until all others are like them. That it passed may not be
-/// in the status, if the operator ended between the one and the other.
+/// What is remembered of a revision that the service itself has by now: its trial's pods stay until
+/// all others are like them. That it passed may not be in the status, if the operator ended between
+/// the one and the other.
 pub fn passed(before: &CanaryStatus, now: i64) -> Option<CanaryStatus> {
     match before.phase {
         CanaryPhase::Aborted => None,
@@ -139,36 +174,66 @@ fn paused(state: &CanaryStatus, now: i64, message: String) -> CanaryStatus {
     if state.phase == CanaryPhase::Paused {
         state.clone()
     } else {
-        CanaryStatus { phase: CanaryPhase::Paused, since: now, message, ..state.clone() }
+        CanaryStatus {
+            phase: CanaryPhase::Paused,
+            since: now,
+            message,
+            ..state.clone()
+        }
     }
 }
 
 fn bake(state: &CanaryStatus, now: i64) -> CanaryStatus {
-    CanaryStatus { phase: CanaryPhase::Baking, since: now, message: "its answers are counted".to_owned(), ..state.clone() }
+    CanaryStatus {
+        phase: CanaryPhase::Baking,
+        since: now,
+        message: "its answers are counted".to_owned(),
+        ..state.clone()
+    }
 }
 
 /// The weight rises when the pods that are to bear it are there.
 fn start(spec: &Canary, state: CanaryStatus, seen: &Seen, now: i64) -> Step {
     if let Some(why) = &seen.frozen {
-        return Step::Try(CanaryStatus { message: format!("frozen: {why}"), ..state });
+        return Step::Try(CanaryStatus {
+            message: format!("frozen: {why}"),
+            ..state
+        });
     }
     if seen.wanted == 0 || seen.ready < seen.wanted {
-        return Step::Try(CanaryStatus { message: format!("{} of its {} pods are ready", seen.ready, seen.wanted), ..state });
+        return Step::Try(CanaryStatus {
+            message: format!("{} of its {} pods are ready", seen.ready, seen.wanted),
+            ..state
+        });
     }
     let weight = weight(spec, state.step);
     if state.weight != weight {
-        return Step::Try(CanaryStatus { weight, message: "sidecars are told its weight".to_owned(), ..state });
+        return Step::Try(CanaryStatus {
+            weight,
+            message: "sidecars are told its weight".to_owned(),
+            ..state
+        });
     }
     // The clock of a step runs from the moment at which its weight is the truth in every pod.
-    if seen.weight_kept { Step::Try(bake(&state, now)) } else { Step::Try(state) }
+    if seen.weight_kept {
+        Step::Try(bake(&state, now))
+    } else {
+        Step::Try(state)
+    }
 }
 
 fn judge(spec: &Canary, state: CanaryStatus, seen: &Seen, now: i64) -> Step {
     if let Some(why) = &seen.frozen {
-        return Step::Try(CanaryStatus { message: format!("frozen: {why}"), ..state });
+        return Step::Try(CanaryStatus {
+            message: format!("frozen: {why}"),
+            ..state
+        });
     }
     let baked = now - state.since;
-    let (bake, enough) = (i64::try_from(spec.bake.as_seconds()).unwrap_or(i64::MAX), seen.canary.requests >= spec.minimum_samples);
+    let (bake, enough) = (
+        i64::try_from(spec.bake.as_seconds()).unwrap_or(i64::MAX),
+        seen.canary.requests >= spec.minimum_samples,
+    );
     let told = format!(
         "{} requests, {:.1}% failed ({:.1}% beside it)",
         seen.canary.requests,
@@ -181,7 +246,10 @@ fn judge(spec: &Canary, state: CanaryStatus, seen: &Seen, now: i64) -> Step {
     if !enough {
         if baked < 3 * bake {
             return Step::Try(CanaryStatus {
-                message: format!("waits for traffic: {} of {} requests", seen.canary.requests, spec.minimum_samples),
+                message: format!(
+                    "waits for traffic: {} of {} requests",
+                    seen.canary.requests, spec.minimum_samples
+                ),
                 ..state
             });
         }
@@ -196,47 +264,71 @@ fn judge(spec: &Canary, state: CanaryStatus, seen: &Seen, now: i64) -> Step {
         return promote(&state, now, &told);
     }
     // Its pods first, then its weight.
-    Step::Try(CanaryStatus { phase: CanaryPhase::Starting, step: next, since: now, message: told, ..state })
+    Step::Try(CanaryStatus {
+        phase: CanaryPhase::Starting,
+        step: next,
+        since: now,
+        message: told,
+        ..state
+    })
 }
 
 /// Percent of the traffic in a step.
 fn weight(spec: &Canary, step: i32) -> i32 {
-    usize::try_from(step).ok().and_then(|step| spec.steps.get(step)).copied().unwrap_or(0)
+    usize::try_from(step)
+        .ok()
+        .and_then(|step| spec.steps.get(step))
+        .copied()
+        .unwrap_or(0)
 }
 
-/// Pods of the new version: enough for its share of the traffic at every step, counted from the version beside it.
+/// Pods of the new version: enough for its share of the traffic at every step, counted from the
+/// version beside it.
 pub fn pods(spec: &Canary, state: &CanaryStatus, stable: i32) -> i32 {
     let share = weight(spec, state.step.min(state.steps - 2)).max(state.weight);
     // Rounded up: a canary of one pod in three carries up to a third.
     ((stable * share + 99) / 100).max(1)
 }
 
-/// What speaks against the new version at once. Failed answers do as soon as there are enough of them.
+/// What speaks against the new version at once. Failed answers do as soon as there are enough of
+/// them.
 fn fails(spec: &Canary, seen: &Seen) -> Option<String> {
     if seen.stuck {
         return Some("its pods did not become ready in time".to_owned());
     }
     if seen.restarts > 0 {
-        return Some(format!("its containers were restarted {} times", seen.restarts));
+        return Some(format!(
+            "its containers were restarted {} times",
+            seen.restarts
+        ));
     }
     if seen.opened > 0 {
-        return Some(format!("breakers opened: {} of {} requests failed", seen.canary.failed, seen.canary.requests));
+        return Some(format!(
+            "breakers opened: {} of {} requests failed",
+            seen.canary.failed, seen.canary.requests
+        ));
     }
     if let Some(open) = seen.breakers_open.first() {
-        return Some(format!("its breaker {open} opened, and that of the version beside it did not"));
+        return Some(format!(
+            "its breaker {open} opened, and that of the version beside it did not"
+        ));
     }
     if seen.canary.requests < spec.minimum_samples {
         return None;
     }
     let (bad, usual) = (100.0 * seen.canary.errors(), 100.0 * seen.stable.errors());
     if bad > usual + f64::from(spec.maximum_error_increase) {
-        return Some(format!("{bad:.1}% of its {} requests failed, and {usual:.1}% beside it", seen.canary.requests));
+        return Some(format!(
+            "{bad:.1}% of its {} requests failed, and {usual:.1}% beside it",
+            seen.canary.requests
+        ));
     }
     None
 }
 
-/// Whether the slowest hundredth of the new version's answers is too slow: judged when a step is over, since whatever has just started is slow at
-/// first, and among a hundred answers or more, since there is no such hundredth of fewer.
+/// Whether the slowest hundredth of the new version's answers is too slow: judged when a step is
+/// over, since whatever has just started is slow at first, and among a hundred answers or more,
+/// since there is no such hundredth of fewer.
 fn slow(spec: &Canary, seen: &Seen) -> Option<String> {
     let enough = spec.minimum_samples.max(100);
     if seen.canary.requests < enough {
@@ -244,8 +336,12 @@ fn slow(spec: &Canary, seen: &Seen) -> Option<String> {
     }
     let (slow, usual) = (seen.canary.p99(), seen.stable.p99());
     // Where answers take a few milliseconds, twice as long is no harm.
-    let too_slow = seen.stable.requests >= enough && slow > usual * f64::from(spec.maximum_latency_percent) / 100.0 && slow > usual + 50.0;
-    too_slow.then(|| format!("99% of its answers come within {slow:.0} ms, and within {usual:.0} ms beside it"))
+    let too_slow = seen.stable.requests >= enough
+        && slow > usual * f64::from(spec.maximum_latency_percent) / 100.0
+        && slow > usual + 50.0;
+    too_slow.then(|| {
+        format!("99% of its answers come within {slow:.0} ms, and within {usual:.0} ms beside it")
+    })
 }
 
 #[cfg(test)]
@@ -254,26 +350,50 @@ mod tests {
     use mrg_api::Duration;
 
     fn spec() -> Canary {
-        Canary { bake: Duration::seconds(60), ..Canary::default() }
+        Canary {
+            bake: Duration::seconds(60),
+            ..Canary::default()
+        }
     }
 
     fn lane(requests: u64, failed: u64, ms: usize) -> Lane {
         let mut latencies = vec![0; 16];
         latencies[ms] = requests;
-        Lane { requests, failed, latencies }
+        Lane {
+            requests,
+            failed,
+            latencies,
+        }
     }
 
     fn well() -> Seen {
-        Seen { ready: 1, wanted: 1, weight_kept: true, canary: lane(200, 0, 3), stable: lane(1800, 2, 3), ..Seen::default() }
+        Seen {
+            ready: 1,
+            wanted: 1,
+            weight_kept: true,
+            canary: lane(200, 0, 3),
+            stable: lane(1800, 2, 3),
+            ..Seen::default()
+        }
     }
 
-    fn run(spec: &Canary, seen: impl Fn(i64, &CanaryStatus) -> Seen, until: i64) -> (Vec<(i64, i32)>, Step) {
+    fn run(
+        spec: &Canary,
+        seen: impl Fn(i64, &CanaryStatus) -> Seen,
+        until: i64,
+    ) -> (Vec<(i64, i32)>, Step) {
         let (mut state, mut weights, mut last) = (None::<CanaryStatus>, Vec::new(), None);
         for now in 0..until {
-            let current = state.clone().unwrap_or_else(|| CanaryStatus { revision: "new".into(), ..CanaryStatus::default() });
+            let current = state.clone().unwrap_or_else(|| CanaryStatus {
+                revision: "new".into(),
+                ..CanaryStatus::default()
+            });
             let next = step(spec, "new", state.as_ref(), &seen(now, &current), now);
             let (Step::Try(new) | Step::Promote(new) | Step::Abort(new)) = &next;
-            if weights.last().is_none_or(|(_, weight)| *weight != new.weight) {
+            if weights
+                .last()
+                .is_none_or(|(_, weight)| *weight != new.weight)
+            {
                 weights.push((now, new.weight));
             }
             state = Some(new.clone());
@@ -283,15 +403,27 @@ mod tests {
                 break;
             }
         }
-        (weights, last.unwrap_or_else(|| unreachable!("at least one step")))
+        (
+            weights,
+            last.unwrap_or_else(|| unreachable!("at least one step")),
+        )
     }
 
     #[test]
     fn a_good_change_gets_ten_twenty_five_and_fifty_percent_each_for_its_time_and_then_all() {
         let (weights, end) = run(&spec(), |_, _| well(), 600);
-        assert_eq!(weights.iter().map(|(_, weight)| *weight).collect::<Vec<_>>(), [0, 10, 25, 50]);
+        assert_eq!(
+            weights
+                .iter()
+                .map(|(_, weight)| *weight)
+                .collect::<Vec<_>>(),
+            [0, 10, 25, 50]
+        );
         let times: Vec<i64> = weights.iter().skip(1).map(|(at, _)| *at).collect();
-        assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 60), "{times:?}");
+        assert!(
+            times.windows(2).all(|pair| pair[1] - pair[0] >= 60),
+            "{times:?}"
+        );
         assert!(matches!(end, Step::Promote(state) if state.step == 4 && state.steps == 4));
     }
 
@@ -302,7 +434,9 @@ mod tests {
             ("restarted", |seen| seen.restarts = 1),
             ("did not become ready", |seen| seen.stuck = true),
             ("breakers opened", |seen| seen.opened = 1),
-            ("tpg-bbd", |seen| seen.breakers_open = vec!["tpg-bbd/bbd".into()]),
+            ("tpg-bbd", |seen| {
+                seen.breakers_open = vec!["tpg-bbd/bbd".into()]
+            }),
             ("requests failed", |seen| seen.canary = lane(200, 5, 3)),
             ("answers come within", |seen| seen.canary = lane(200, 0, 9)),
         ];
@@ -318,42 +452,95 @@ mod tests {
                 },
                 600,
             );
-            assert!(weights.iter().all(|(_, weight)| *weight <= 10), "{expected}: {weights:?}");
-            let Step::Abort(state) = end else { panic!("{expected}: {end:?}") };
-            assert!(state.message.contains(expected) && state.weight == 0, "{state:?}");
-            assert_eq!(step(&spec(), "new", Some(&state), &well(), 900), Step::Abort(state.clone()), "an abort stays");
+            assert!(
+                weights.iter().all(|(_, weight)| *weight <= 10),
+                "{expected}: {weights:?}"
+            );
+            let Step::Abort(state) = end else {
+                panic!("{expected}: {end:?}")
+            };
+            assert!(
+                state.message.contains(expected) && state.weight == 0,
+                "{state:?}"
+            );
+            assert_eq!(
+                step(&spec(), "new", Some(&state), &well(), 900),
+                Step::Abort(state.clone()),
+                "an abort stays"
+            );
             assert!(
                 matches!(step(&spec(), "newer", Some(&state), &well(), 900), Step::Try(fresh) if fresh.weight == 0 && fresh.revision == "newer")
             );
-            let retry = Seen { command: Some(Command::Retry), ..well() };
-            assert!(matches!(step(&spec(), "new", Some(&state), &retry, 900), Step::Try(fresh) if fresh.phase == CanaryPhase::Starting));
+            let retry = Seen {
+                command: Some(Command::Retry),
+                ..well()
+            };
+            assert!(
+                matches!(step(&spec(), "new", Some(&state), &retry, 900), Step::Try(fresh) if fresh.phase == CanaryPhase::Starting)
+            );
         }
     }
 
     #[test]
     fn as_bad_as_what_is_there_already_is_no_reason() {
-        let both_bad = |_: i64, _: &CanaryStatus| Seen { canary: lane(200, 20, 9), stable: lane(1800, 180, 9), ..well() };
+        let both_bad = |_: i64, _: &CanaryStatus| Seen {
+            canary: lane(200, 20, 9),
+            stable: lane(1800, 180, 9),
+            ..well()
+        };
         assert!(matches!(run(&spec(), both_bad, 600).1, Step::Promote(_)));
     }
 
     #[test]
     fn without_traffic_nothing_is_judged_and_people_are_asked() {
-        let (weights, end) = run(&spec(), |_, _| Seen { canary: lane(7, 7, 3), ..well() }, 900);
+        let (weights, end) = run(
+            &spec(),
+            |_, _| Seen {
+                canary: lane(7, 7, 3),
+                ..well()
+            },
+            900,
+        );
         assert_eq!(weights.last().map(|(_, weight)| *weight), Some(10));
-        let Step::Try(state) = end else { panic!("{end:?}") };
-        assert!(state.phase == CanaryPhase::Paused && state.message.contains("7 requests"), "{state:?}");
-        let said = |command| step(&spec(), "new", Some(&state), &Seen { command: Some(command), canary: lane(7, 0, 3), ..well() }, 1000);
+        let Step::Try(state) = end else {
+            panic!("{end:?}")
+        };
+        assert!(
+            state.phase == CanaryPhase::Paused && state.message.contains("7 requests"),
+            "{state:?}"
+        );
+        let said = |command| {
+            step(
+                &spec(),
+                "new",
+                Some(&state),
+                &Seen {
+                    command: Some(command),
+                    canary: lane(7, 0, 3),
+                    ..well()
+                },
+                1000,
+            )
+        };
         assert!(matches!(said(Command::Promote), Step::Promote(_)));
         assert!(matches!(said(Command::Abort), Step::Abort(_)));
-        assert!(matches!(said(Command::Resume), Step::Try(state) if state.phase == CanaryPhase::Baking && state.since == 1000));
+        assert!(
+            matches!(said(Command::Resume), Step::Try(state) if state.phase == CanaryPhase::Baking && state.since == 1000)
+        );
     }
 
     #[test]
     fn a_step_s_clock_starts_when_every_pod_keeps_its_weight_and_stands_still_while_frozen() {
-        let slow = |now: i64, _: &CanaryStatus| Seen { weight_kept: now > 100, ..well() };
+        let slow = |now: i64, _: &CanaryStatus| Seen {
+            weight_kept: now > 100,
+            ..well()
+        };
         let (weights, _) = run(&spec(), slow, 600);
         assert!(weights[2].0 > 160, "{weights:?}");
-        let frozen = |now: i64, _: &CanaryStatus| Seen { frozen: (now > 10).then(|| "a breaker is open".to_owned()), ..well() };
+        let frozen = |now: i64, _: &CanaryStatus| Seen {
+            frozen: (now > 10).then(|| "a breaker is open".to_owned()),
+            ..well()
+        };
         let (weights, end) = run(&spec(), frozen, 600);
         assert_eq!(weights.last().map(|(_, weight)| *weight), Some(10));
         assert!(matches!(end, Step::Try(state) if state.message.contains("a breaker is open")));
@@ -361,19 +548,51 @@ mod tests {
 
     #[test]
     fn there_are_pods_for_the_share_before_the_share_is_given() {
-        let state = |step, weight| CanaryStatus { step, weight, steps: 4, ..CanaryStatus::default() };
+        let state = |step, weight| CanaryStatus {
+            step,
+            weight,
+            steps: 4,
+            ..CanaryStatus::default()
+        };
         let pods = |step, weight| super::pods(&spec(), &state(step, weight), 10);
-        assert_eq!([pods(0, 0), pods(1, 10), pods(2, 25), pods(2, 50), pods(4, 50)], [1, 3, 5, 5, 5]);
+        assert_eq!(
+            [
+                pods(0, 0),
+                pods(1, 10),
+                pods(2, 25),
+                pods(2, 50),
+                pods(4, 50)
+            ],
+            [1, 3, 5, 5, 5]
+        );
         assert_eq!(super::pods(&spec(), &state(0, 0), 2), 1);
     }
 
     #[test]
     fn a_revision_that_serves_has_passed_though_the_status_does_not_say_so_yet() {
-        let baking =
-            CanaryStatus { phase: CanaryPhase::Baking, weight: 50, step: 2, steps: 4, message: "told".into(), ..CanaryStatus::default() };
+        let baking = CanaryStatus {
+            phase: CanaryPhase::Baking,
+            weight: 50,
+            step: 2,
+            steps: 4,
+            message: "told".into(),
+            ..CanaryStatus::default()
+        };
         let promoting = passed(&baking, 9).unwrap();
-        assert_eq!((promoting.phase, promoting.step, promoting.since), (CanaryPhase::Promoting, 4, 9));
+        assert_eq!(
+            (promoting.phase, promoting.step, promoting.since),
+            (CanaryPhase::Promoting, 4, 9)
+        );
         assert_eq!(passed(&promoting, 20), Some(promoting));
-        assert_eq!(passed(&CanaryStatus { phase: CanaryPhase::Aborted, ..baking }, 9), None);
+        assert_eq!(
+            passed(
+                &CanaryStatus {
+                    phase: CanaryPhase::Aborted,
+                    ..baking
+                },
+                9
+            ),
+            None
+        );
     }
 }

@@ -94,20 +94,36 @@ const BACKSTOP: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
-pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(
+    shared: Arc<Shared>,
+    settings: Settings,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
     let recorder = recorder(&shared.client);
     let (stores, news) = Stores::new();
     let http = reqwest::Client::new();
     let (reported, pruned) = (Reported::default(), Mutex::default());
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
     let controller = controller(&shared.sets);
-    let of_pools = concerned(shared.pools.changes(), controller.store(), |set: &Object, pool| {
-        let database = set.0.as_ref().ok().and_then(|set| set.spec.database.as_ref());
-        let named = |database: &mrg_api::order_service_set::Database| {
-            database.write.name == pool.name_any() || database.read.as_ref().is_some_and(|read| read.name == pool.name_any())
-        };
-        set.namespace() == pool.namespace() && database.is_some_and(named)
-    });
+    let of_pools = concerned(
+        shared.pools.changes(),
+        controller.store(),
+        |set: &Object, pool| {
+            let database = set
+                .0
+                .as_ref()
+                .ok()
+                .and_then(|set| set.spec.database.as_ref());
+            let named = |database: &mrg_api::order_service_set::Database| {
+                database.write.name == pool.name_any()
+                    || database
+                        .read
+                        .as_ref()
+                        .is_some_and(|read| read.name == pool.name_any())
+            };
+            set.namespace() == pool.namespace() && database.is_some_and(named)
+        },
+    );
     let controller = controller
         .reconcile_on(owners::<OrderServiceSet, _>(shared.deployments.changes()))
         .reconcile_on(owners::<OrderServiceSet, _>(shared.resilience.changes()))
@@ -116,42 +132,83 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Outp
         .owns_stream(touched::<NetworkPolicy>(&shared.client, ours()))
         .reconcile_on(of_pools)
         .reconcile_on(news);
-    reconciler::run(controller, Context { shared, settings, recorder, http, stores, reported, pruned }, stop).await;
+    reconciler::run(
+        controller,
+        Context {
+            shared,
+            settings,
+            recorder,
+            http,
+            stores,
+            reported,
+            pruned,
+        },
+        stop,
+    )
+    .await;
 }
 
 /// What becomes of objects of which nothing but the owner is read.
-fn touched<K>(client: &Client, config: watcher::Config) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static
+fn touched<K>(
+    client: &Client,
+    config: watcher::Config,
+) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static
 where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
-    watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), config).default_backoff().touched_objects()
+    watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), config)
+        .default_backoff()
+        .touched_objects()
 }
 
 impl Reconciler for Context {
     type Kind = OrderServiceSet;
     type Error = Error;
 
-    async fn reconcile(&self, set: &OrderServiceSet, reference: ObjectRef<Object>) -> Result<Action, Error> {
+    async fn reconcile(
+        &self,
+        set: &OrderServiceSet,
+        reference: ObjectRef<Object>,
+    ) -> Result<Action, Error> {
         if self.reported.is_ahead(&set.metadata) {
             // The news that are waited for bring it here; this is for when they do not come.
             return Ok(Action::requeue(SOON));
         }
         if let Err(unread) = self.shared.whole().await {
-            self.report(set, status::stalled(set, "Unread", &unread.to_string(), Timestamp::now())).await?;
+            self.report(
+                set,
+                status::stalled(set, "Unread", &unread.to_string(), Timestamp::now()),
+            )
+            .await?;
             return Ok(Action::requeue(SOON));
         }
         let now = Timestamp::now();
         let observe_failed = |error| Error::Observe(Box::new(error));
         let secrets = self.shared.secrets.reader();
-        let database = observe::database(&self.shared, &secrets, set).await.map_err(observe_failed)?;
+        let database = observe::database(&self.shared, &secrets, set)
+            .await
+            .map_err(observe_failed)?;
         let desired = match validate::validate(set, database.wiring.as_ref(), now) {
             Ok(desired) => desired,
             Err(problems) => {
-                self.report(set, status::stalled(set, "InvalidSpec", &problems.to_string(), now)).await?;
+                self.report(
+                    set,
+                    status::stalled(set, "InvalidSpec", &problems.to_string(), now),
+                )
+                .await?;
                 return Ok(Action::await_change());
             }
         };
-        let Some(observed) = observe::observe(&self.shared, &secrets, set).await.map_err(observe_failed)? else {
+        let Some(observed) = observe::observe(&self.shared, &secrets, set)
+            .await
+            .map_err(observe_failed)?
+        else {
             // The news that are waited for bring it here; this is for when they do not come.
             return Ok(Action::requeue(SOON));
         };
@@ -160,72 +217,155 @@ impl Reconciler for Context {
         let circumstances = circumstances(set, &desired, &observed, &database, now);
         let mut turns = turns(&candidates, &circumstances);
         let asked = trial::asked(set, &desired, &observed);
-        let pods = trial::pods(&self.shared.client, &self.http, &desired, &asked).await.map_err(observe_failed)?;
+        let pods = trial::pods(&self.shared.client, &self.http, &desired, &asked)
+            .await
+            .map_err(observe_failed)?;
         let split = trial::split(set, &desired, &observed, &database, &pods, now);
-        let trials = trial::decide(set, &desired, &observed, &candidates, &pods, &mut turns, now);
-        let plan = Plan { turns: &turns, trials: &trials, split: split.as_ref() };
-        let objects = self.objects(&desired, &observed, &database, &plan).await.map_err(observe_failed)?;
+        let trials = trial::decide(
+            set,
+            &desired,
+            &observed,
+            &candidates,
+            &pods,
+            &mut turns,
+            now,
+        );
+        let plan = Plan {
+            turns: &turns,
+            trials: &trials,
+            split: split.as_ref(),
+        };
+        let objects = self
+            .objects(&desired, &observed, &database, &plan)
+            .await
+            .map_err(observe_failed)?;
         let (applied, corrected) = self.shared.applied.enforce_all(&objects).await;
         let pruned = self.prune(set, &desired, &objects).await;
-        let failure = applied.as_ref().err().map(|error| mrg_telemetry::chain(error));
-        let failure = failure.or_else(|| pruned.as_ref().err().map(|error| mrg_telemetry::chain(error)));
+        let failure = applied
+            .as_ref()
+            .err()
+            .map(|error| mrg_telemetry::chain(error));
+        let failure = failure.or_else(|| {
+            pruned
+                .as_ref()
+                .err()
+                .map(|error| mrg_telemetry::chain(error))
+        });
         let retired = trial::retire(&self.shared.client, &desired, &observed, &trials, &pods).await;
-        let found = Found { observed: &observed, database: &database, turns: &turns, trials: &trials, split, stores: &stores, failure };
+        let found = Found {
+            observed: &observed,
+            database: &database,
+            turns: &turns,
+            trials: &trials,
+            split,
+            stores: &stores,
+            failure,
+        };
         let new = status::status(set, &desired, &found, now);
-        let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
-        publish(&self.recorder, &set.object_ref(&()), corrected.into_iter().map(news::corrected).collect()).await;
+        let settled = new
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
+        publish(
+            &self.recorder,
+            &set.object_ref(&()),
+            corrected.into_iter().map(news::corrected).collect(),
+        )
+        .await;
         self.report(set, new).await?;
         // What is forgotten before it is in the status would be said in vain.
-        trial::heard(&self.shared.client, set).await.map_err(|error| Error::Status(Box::new(error)))?;
+        trial::heard(&self.shared.client, set)
+            .await
+            .map_err(|error| Error::Status(Box::new(error)))?;
         applied?;
         pruned?;
         let lingers = retired.map_err(|error| Error::Prune(Box::new(error)))?;
         // Trials, jobs, Secrets and patience are told by no watch.
-        let untold = !trials.is_empty() || desired.spec.read_split.is_some() || !observed.missing_secrets.is_empty();
-        let waits = lingers || (!settled && (untold || circumstances.database.is_some() || !circumstances.patience_over));
+        let untold = !trials.is_empty()
+            || desired.spec.read_split.is_some()
+            || !observed.missing_secrets.is_empty();
+        let waits = lingers
+            || (!settled
+                && (untold || circumstances.database.is_some() || !circumstances.patience_over));
         let next = if waits { SOON } else { backstop(set, BACKSTOP) };
-        Ok(Action::requeue(secrets.look_again().map_or(next, |soon| next.min(soon))))
+        Ok(Action::requeue(
+            secrets.look_again().map_or(next, |soon| next.min(soon)),
+        ))
     }
 
     fn forget(&self, namespace: &str, name: &str) {
         self.stores.forget(namespace, name);
         self.reported.forget(namespace, name);
-        self.pruned.lock().unwrap_or_else(PoisonError::into_inner).remove(&(namespace.to_owned(), name.to_owned()));
+        self.pruned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&(namespace.to_owned(), name.to_owned()));
     }
 }
 
-fn candidates(set: &OrderServiceSet, desired: &Desired, observed: &Observed, settings: &Settings) -> Vec<Candidate> {
+fn candidates(
+    set: &OrderServiceSet,
+    desired: &Desired,
+    observed: &Observed,
+    settings: &Settings,
+) -> Vec<Candidate> {
     let aborted = |name: &str| {
-        let known = set.status.as_ref().and_then(|status| status.services.iter().find(|service| service.name == name));
-        known.and_then(|service| service.canary.as_ref()).is_some_and(|state| state.phase == CanaryPhase::Aborted)
+        let known = set
+            .status
+            .as_ref()
+            .and_then(|status| status.services.iter().find(|service| service.name == name));
+        known
+            .and_then(|service| service.canary.as_ref())
+            .is_some_and(|state| state.phase == CanaryPhase::Aborted)
     };
     let one = |service: &DesiredService| Candidate {
         name: service.catalog.name,
         tier: service.catalog.tier.value,
         revision: build::revision(desired, service, settings),
-        live: observed.deployments.get(service.catalog.name).map(|there| there.live.clone()),
+        live: observed
+            .deployments
+            .get(service.catalog.name)
+            .map(|there| there.live.clone()),
         aborted: aborted(service.catalog.name),
     };
     desired.services.iter().map(one).collect()
 }
 
-fn circumstances(set: &OrderServiceSet, desired: &Desired, observed: &Observed, database: &DatabaseState, now: Timestamp) -> Circumstances {
-    let age = set.creation_timestamp().map_or(Duration::ZERO, |at| Duration::try_from(now.duration_since(at.0)).unwrap_or_default());
-    let open = desired.services.iter().filter(|service| service.catalog.tier.value == mrg_platform_catalog::Tier::P0).find_map(|service| {
-        let status = observed.resilience.get(service.catalog.name)?.as_ref()?;
-        let open = status.breakers.iter().find(|breaker| breaker.open > 0)?;
-        Some(format!("{}'s breaker {}/{} is open", service.catalog.name, open.dependency, open.provider))
+fn circumstances(
+    set: &OrderServiceSet,
+    desired: &Desired,
+    observed: &Observed,
+    database: &DatabaseState,
+    now: Timestamp,
+) -> Circumstances {
+    let age = set.creation_timestamp().map_or(Duration::ZERO, |at| {
+        Duration::try_from(now.duration_since(at.0)).unwrap_or_default()
     });
+    let open = desired
+        .services
+        .iter()
+        .filter(|service| service.catalog.tier.value == mrg_platform_catalog::Tier::P0)
+        .find_map(|service| {
+            let status = observed.resilience.get(service.catalog.name)?.as_ref()?;
+            let open = status.breakers.iter().find(|breaker| breaker.open > 0)?;
+            Some(format!(
+                "{}'s breaker {}/{} is open",
+                service.catalog.name, open.dependency, open.provider
+            ))
+        });
     Circumstances {
         ordered: desired.spec.rollout.ordered,
         frozen: open.or_else(|| database.trouble.clone()),
-        database: database.missing.clone().or_else(|| database.trouble.clone()),
+        database: database
+            .missing
+            .clone()
+            .or_else(|| database.trouble.clone()),
         patience_over: age > desired.spec.start.patience.0.duration(),
     }
 }
 
-/// How many pods a Deployment is told to have. An autoscaler decides that; until it has, the number stays as it is, since a field that nobody owns is
-/// reset to one.
+/// How many pods a Deployment is told to have. An autoscaler decides that; until it has, the number
+/// stays as it is, since a field that nobody owns is reset to one.
 fn replicas(service: &DesiredService, there: Option<&observe::LiveDeployment>) -> Option<i32> {
     let scaled = service.spec.autoscaling.is_some() || there.is_some_and(|there| there.scaled);
     match there {
@@ -243,8 +383,13 @@ fn canary(
     trials: &BTreeMap<&'static str, trial::Trial>,
     settings: &Settings,
 ) -> Option<Vec<Manifest>> {
-    let state = trials.get(service.catalog.name).filter(|trial| trial.runs)?;
-    let stable = observed.deployments.get(service.catalog.name).map_or(1, |there| there.replicas);
+    let state = trials
+        .get(service.catalog.name)
+        .filter(|trial| trial.runs)?;
+    let stable = observed
+        .deployments
+        .get(service.catalog.name)
+        .map_or(1, |there| there.replicas);
     build::trial(desired, service, state, stable, settings)
 }
 
@@ -258,19 +403,28 @@ fn deployment(
 ) -> Option<Manifest> {
     let there = observed.deployments.get(service.catalog.name);
     let replicas = replicas(service, there);
-    let whole = |template: &Value, revision: &str| build::deployment(desired, service, template, revision, replicas);
+    let whole = |template: &Value, revision: &str| {
+        build::deployment(desired, service, template, revision, replicas)
+    };
     match turns.get(service.catalog.name)? {
         Turn::Wait(_) => None,
         Turn::Apply => {
             let template = build::template(desired, service, settings);
-            Some(whole(&template, &build::revision(desired, service, settings)))
+            Some(whole(
+                &template,
+                &build::revision(desired, service, settings),
+            ))
         }
         Turn::Keep(_) => {
             let there = there?;
             match &there.template {
                 Some(template) => Some(whole(template, &there.live.revision)),
-                // Somebody took the annotation away; what it was made from is known by its revision alone.
-                None => Some(whole(&build::template(desired, service, settings), &build::revision(desired, service, settings))),
+                // Somebody took the annotation away; what it was made from is known by its revision
+                // alone.
+                None => Some(whole(
+                    &build::template(desired, service, settings),
+                    &build::revision(desired, service, settings),
+                )),
             }
         }
     }
@@ -294,30 +448,61 @@ impl Context {
         objects.extend(self.orders(desired, observed, database).await?);
         // What is named and not there would be missing in every pod.
         if database.missing.is_none() {
-            objects
-                .extend(desired.services.iter().filter_map(|service| deployment(desired, service, observed, plan.turns, &self.settings)));
+            objects.extend(desired.services.iter().filter_map(|service| {
+                deployment(desired, service, observed, plan.turns, &self.settings)
+            }));
             objects.extend(
-                desired.services.iter().filter_map(|service| canary(desired, service, observed, plan.trials, &self.settings)).flatten(),
+                desired
+                    .services
+                    .iter()
+                    .filter_map(|service| {
+                        canary(desired, service, observed, plan.trials, &self.settings)
+                    })
+                    .flatten(),
             );
         }
         Ok(objects)
     }
 
-    /// What answers order reads. Nothing before the pools let it in: pods that cannot log in help nobody.
-    async fn orders(&self, desired: &Desired, observed: &Observed, database: &DatabaseState) -> Result<Vec<Manifest>, kube::Error> {
-        let (Some(_), Some(wiring)) = (&desired.spec.read_split, &desired.wiring) else { return Ok(Vec::new()) };
+    /// What answers order reads. Nothing before the pools let it in: pods that cannot log in help
+    /// nobody.
+    async fn orders(
+        &self,
+        desired: &Desired,
+        observed: &Observed,
+        database: &DatabaseState,
+    ) -> Result<Vec<Manifest>, kube::Error> {
+        let (Some(_), Some(wiring)) = (&desired.spec.read_split, &desired.wiring) else {
+            return Ok(Vec::new());
+        };
         if database.lacks_user.is_some() || database.missing.is_some() {
             return Ok(Vec::new());
         }
         if !database.lacks_passwords.is_empty() {
-            let fresh: BTreeMap<&String, String> = database.lacks_passwords.iter().map(|key| (key, observe::new_password())).collect();
-            let secrets: Api<Secret> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
+            let fresh: BTreeMap<&String, String> = database
+                .lacks_passwords
+                .iter()
+                .map(|key| (key, observe::new_password()))
+                .collect();
+            let secrets: Api<Secret> =
+                Api::namespaced(self.shared.client.clone(), &desired.namespace);
             let patch = json!({ "stringData": fresh });
-            secrets.patch(&wiring.secret, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-            self.shared.secrets.forget(&desired.namespace, &wiring.secret);
+            secrets
+                .patch(
+                    &wiring.secret,
+                    &PatchParams::default(),
+                    &Patch::Merge(&patch),
+                )
+                .await?;
+            self.shared
+                .secrets
+                .forget(&desired.namespace, &wiring.secret);
         }
         let jobs: Api<Job> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
-        let prepared = jobs.get_metadata_opt(&orders::schema_name(wiring)).await?.is_some();
+        let prepared = jobs
+            .get_metadata_opt(&orders::schema_name(wiring))
+            .await?
+            .is_some();
         let applied = |name: &str| {
             let there = observed.deployments.get(name)?;
             Some((there.live.revision.clone(), there.template.clone()?))
@@ -326,9 +511,17 @@ impl Context {
     }
 
     /// Deletes what this set made and does not want any more; once for each generation of the spec.
-    async fn prune(&self, set: &OrderServiceSet, desired: &Desired, objects: &[Manifest]) -> Result<(), Error> {
+    async fn prune(
+        &self,
+        set: &OrderServiceSet,
+        desired: &Desired,
+        objects: &[Manifest],
+    ) -> Result<(), Error> {
         let lock = || self.pruned.lock().unwrap_or_else(PoisonError::into_inner);
-        let (key, whose) = ((desired.namespace.clone(), desired.name.clone()), (set.uid(), set.metadata.generation));
+        let (key, whose) = (
+            (desired.namespace.clone(), desired.name.clone()),
+            (set.uid(), set.metadata.generation),
+        );
         if lock().get(&key) == Some(&whose) {
             return Ok(());
         }
@@ -336,19 +529,34 @@ impl Context {
             // Deployments that wait for their turn are wanted, too.
             objects.iter().any(|object| object.kind() == kind && object.name() == name)
                 || (kind == "Deployment" && desired.services.iter().any(|service| service.catalog.name == name))
-                // What answers order reads goes with the split, not with a pool that is away for a moment.
+                // What answers order reads goes with the split, not with a pool that is away for a
+                // moment.
                 || (desired.spec.read_split.is_some() && name.starts_with("orders-"))
                 // Canaries go when nobody sends them anything any more.
                 || desired.services.iter().any(|service| build::canary_name(service.catalog.name) == name)
         };
         let failed = |error| Error::Prune(Box::new(error));
-        prune_kind::<Deployment>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<Service>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<ServiceAccount>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<NetworkPolicy>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<HorizontalPodAutoscaler>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<CronJob>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
-        prune_kind::<ServiceResilience>(&self.shared.client, desired, &wanted).await.map_err(failed)?;
+        prune_kind::<Deployment>(&self.shared.client, desired, &wanted)
+            .await
+            .map_err(failed)?;
+        prune_kind::<Service>(&self.shared.client, desired, &wanted)
+            .await
+            .map_err(failed)?;
+        prune_kind::<ServiceAccount>(&self.shared.client, desired, &wanted)
+            .await
+            .map_err(failed)?;
+        prune_kind::<NetworkPolicy>(&self.shared.client, desired, &wanted)
+            .await
+            .map_err(failed)?;
+        prune_kind::<HorizontalPodAutoscaler>(&self.shared.client, desired, &wanted)
+            .await
+            .map_err(failed)?;
+        prune_kind::<CronJob>(&self.shared.client, desired, &wanted)
+            .await
+            .map_err(failed)?;
+        prune_kind::<ServiceResilience>(&self.shared.client, desired, &wanted)
+            .await
+            .map_err(failed)?;
         lock().insert(key, whose);
         Ok(())
     }
@@ -359,29 +567,53 @@ impl Context {
             return Ok(());
         }
         let alerting = set.spec.alerting.clone().unwrap_or_default();
-        let news = set.status.as_ref().map(|old| news::between(old, &new, &alerting)).unwrap_or_default();
+        let news = set
+            .status
+            .as_ref()
+            .map(|old| news::between(old, &new, &alerting))
+            .unwrap_or_default();
         publish(&self.recorder, &set.object_ref(&()), news).await;
-        let written = write_status(&self.shared.client, set, &new).await.map_err(|error| Error::Status(Box::new(error)))?;
-        written.iter().for_each(|written| self.reported.written(&written.metadata));
+        let written = write_status(&self.shared.client, set, &new)
+            .await
+            .map_err(|error| Error::Status(Box::new(error)))?;
+        written
+            .iter()
+            .for_each(|written| self.reported.written(&written.metadata));
         Ok(())
     }
 }
 
-async fn prune_kind<K>(client: &Client, desired: &Desired, wanted: &impl Fn(&str, &str) -> bool) -> Result<(), kube::Error>
+async fn prune_kind<K>(
+    client: &Client,
+    desired: &Desired,
+    wanted: &impl Fn(&str, &str) -> bool,
+) -> Result<(), kube::Error>
 where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
     let ours = ListParams::default().labels(&format!("{}={}", build::SET_LABEL, desired.name));
     for object in api.list_metadata(&ours).await? {
         let name = object.name_any();
-        let owned = object.owner_references().iter().any(|owner| owner.uid == desired.uid);
+        let owned = object
+            .owner_references()
+            .iter()
+            .any(|owner| owner.uid == desired.uid);
         if !owned || wanted(&K::kind(&()), &name) {
             continue;
         }
         tracing::info!(kind = %K::kind(&()), name, "deleted: it is not wanted any more");
-        let preconditions = kube::api::Preconditions { uid: object.uid(), resource_version: None };
-        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let preconditions = kube::api::Preconditions {
+            uid: object.uid(),
+            resource_version: None,
+        };
+        let parameters = DeleteParams {
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
         match api.delete(&name, &parameters).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
@@ -408,9 +640,22 @@ mod tests {
             ] },
         }));
         let desired = validate::validate(&set.unwrap(), None, Timestamp::UNIX_EPOCH).unwrap();
-        let of = |name: &str| desired.services.iter().find(|service| service.catalog.name == name).unwrap();
+        let of = |name: &str| {
+            desired
+                .services
+                .iter()
+                .find(|service| service.catalog.name == name)
+                .unwrap()
+        };
         let live = |replicas, owns_replicas, scaled| observe::LiveDeployment {
-            live: order::Live { revision: String::new(), wanted: replicas, ready: 0, updated: 0, settled: false, stuck: false },
+            live: order::Live {
+                revision: String::new(),
+                wanted: replicas,
+                ready: 0,
+                updated: 0,
+                settled: false,
+                stuck: false,
+            },
             template: None,
             replicas,
             owns_replicas,
@@ -418,11 +663,27 @@ mod tests {
             told: true,
         };
         let configservice = of("configservice");
-        assert_eq!(replicas(configservice, None), Some(4), "it begins with the fewest");
-        assert_eq!(replicas(configservice, Some(&live(4, true, false))), Some(4), "letting go of the field would reset it");
-        assert_eq!(replicas(configservice, Some(&live(7, false, false))), None, "the autoscaler has it now");
+        assert_eq!(
+            replicas(configservice, None),
+            Some(4),
+            "it begins with the fewest"
+        );
+        assert_eq!(
+            replicas(configservice, Some(&live(4, true, false))),
+            Some(4),
+            "letting go of the field would reset it"
+        );
+        assert_eq!(
+            replicas(configservice, Some(&live(7, false, false))),
+            None,
+            "the autoscaler has it now"
+        );
         let orchestrator = of("orderorchestrator");
         assert_eq!(replicas(orchestrator, Some(&live(1, true, false))), Some(3));
-        assert_eq!(replicas(orchestrator, Some(&live(8, false, true))), None, "somebody else's autoscaler counts, too");
+        assert_eq!(
+            replicas(orchestrator, Some(&live(8, false, true))),
+            None,
+            "somebody else's autoscaler counts, too"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What there is: the platform's objects, the pools that it writes and reads through, and their cluster.
+//! What there is: the platform's objects, the pools that it writes and reads through, and their
+//! cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ pub struct DatabaseState {
     pub missing: Option<String>,
     /// Why it does not serve now.
     pub trouble: Option<String>,
-    /// The longest that clients were held at the last change of leader, in milliseconds, and when that ended.
+    /// The longest that clients were held at the last change of leader, in milliseconds, and when
+    /// that ended.
     pub last_hold: Option<(i64, String)>,
     /// The user's password.
     pub password: Option<String>,
@@ -73,12 +75,20 @@ pub struct Observed {
 }
 
 fn pool_ready(pool: &PgBouncerPool) -> bool {
-    ready(pool.status.as_ref().map(|status| status.conditions.as_slice())).is_ok()
+    ready(
+        pool.status
+            .as_ref()
+            .map(|status| status.conditions.as_slice()),
+    )
+    .is_ok()
 }
 
 /// Whether the `Ready` condition holds; what it says if not.
 fn ready(conditions: Option<&[Condition]>) -> Result<(), String> {
-    let condition = conditions.unwrap_or_default().iter().find(|condition| condition.type_ == "Ready");
+    let condition = conditions
+        .unwrap_or_default()
+        .iter()
+        .find(|condition| condition.type_ == "Ready");
     match condition {
         Some(condition) if condition.status == "True" => Ok(()),
         Some(condition) => Err(format!("{}: {}", condition.reason, condition.message)),
@@ -90,21 +100,39 @@ fn ready(conditions: Option<&[Condition]>) -> Result<(), String> {
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn database(shared: &Shared, secrets: &Reader<'_>, object: &OrderServiceSet) -> Result<DatabaseState, kube::Error> {
-    let Some(database) = &object.spec.database else { return Ok(DatabaseState::default()) };
+pub async fn database(
+    shared: &Shared,
+    secrets: &Reader<'_>,
+    object: &OrderServiceSet,
+) -> Result<DatabaseState, kube::Error> {
+    let Some(database) = &object.spec.database else {
+        return Ok(DatabaseState::default());
+    };
     let namespace = object.namespace().unwrap_or_default();
     // One that cannot be read is as good as none.
     let pool = |name: &str| shared.pools.get(&namespace, name).and_then(readable);
     let not_there = |field: &str, what: &str, name: &str| DatabaseState {
-        missing: Some(format!("spec.database.{field}: there is no {what} `{name}` in this namespace; create it, or correct the name")),
+        missing: Some(format!(
+            "spec.database.{field}: there is no {what} `{name}` in this namespace; create it, or correct the name"
+        )),
         ..DatabaseState::default()
     };
     let Some(write) = pool(&database.write.name) else {
-        return Ok(not_there("write.name", "PgBouncerPool", &database.write.name));
+        return Ok(not_there(
+            "write.name",
+            "PgBouncerPool",
+            &database.write.name,
+        ));
     };
     if write.spec.mode != Mode::Write {
-        let missing = format!("spec.database.write.name: `{}` is a pool of mode Read; name one of mode Write", database.write.name);
-        return Ok(DatabaseState { missing: Some(missing), ..DatabaseState::default() });
+        let missing = format!(
+            "spec.database.write.name: `{}` is a pool of mode Read; name one of mode Write",
+            database.write.name
+        );
+        return Ok(DatabaseState {
+            missing: Some(missing),
+            ..DatabaseState::default()
+        });
     }
     let read = match &database.read {
         Some(read) => match pool(&read.name) {
@@ -113,24 +141,66 @@ pub async fn database(shared: &Shared, secrets: &Reader<'_>, object: &OrderServi
         },
         None => write.clone(),
     };
-    let Some(cluster) = shared.clusters.get(&namespace, &write.spec.cluster_ref.name).and_then(readable) else {
-        return Ok(not_there("write.name", "PostgresCluster", &write.spec.cluster_ref.name));
+    let Some(cluster) = shared
+        .clusters
+        .get(&namespace, &write.spec.cluster_ref.name)
+        .and_then(readable)
+    else {
+        return Ok(not_there(
+            "write.name",
+            "PostgresCluster",
+            &write.spec.cluster_ref.name,
+        ));
     };
-    let first = write.spec.databases.first().map(|alias| alias.database.clone()).unwrap_or_default();
-    let owner = cluster.spec.bootstrap.databases.iter().find(|database| database.name == first).map(|database| database.owner.clone());
-    let user = database.user.clone().or(owner).unwrap_or_else(|| "postgres".to_owned());
+    let first = write
+        .spec
+        .databases
+        .first()
+        .map(|alias| alias.database.clone())
+        .unwrap_or_default();
+    let owner = cluster
+        .spec
+        .bootstrap
+        .databases
+        .iter()
+        .find(|database| database.name == first)
+        .map(|database| database.owner.clone());
+    let user = database
+        .user
+        .clone()
+        .or(owner)
+        .unwrap_or_else(|| "postgres".to_owned());
     let (secret, key) = (secret_name(&cluster.name_any()), format!("{user}-password"));
     let data = secrets.get(&namespace, &secret).await?.unwrap_or_default();
     let wanted = USERS.map(|user| format!("{user}-password"));
-    let lacks_passwords = wanted.into_iter().filter(|key| object.spec.read_split.is_some() && !data.contains_key(key)).collect();
+    let lacks_passwords = wanted
+        .into_iter()
+        .filter(|key| object.spec.read_split.is_some() && !data.contains_key(key))
+        .collect();
     let password = data.get(&key).cloned();
-    let password = password.and_then(|value| String::from_utf8(value).ok()).filter(|text| !text.is_empty());
-    let trouble = ready(cluster.status.as_ref().map(|status| status.conditions.as_slice()))
-        .err()
-        .map(|why| format!("PostgresCluster {}: {why}", cluster.name_any()))
-        .or_else(|| (!pool_ready(&write)).then(|| format!("PgBouncerPool {} is not ready", write.name_any())))
-        .or_else(|| password.is_none().then(|| format!("Secret {secret} has no `{key}` yet")));
-    let rewire = write.status.as_ref().and_then(|status| status.last_rewire.clone());
+    let password = password
+        .and_then(|value| String::from_utf8(value).ok())
+        .filter(|text| !text.is_empty());
+    let trouble = ready(
+        cluster
+            .status
+            .as_ref()
+            .map(|status| status.conditions.as_slice()),
+    )
+    .err()
+    .map(|why| format!("PostgresCluster {}: {why}", cluster.name_any()))
+    .or_else(|| {
+        (!pool_ready(&write)).then(|| format!("PgBouncerPool {} is not ready", write.name_any()))
+    })
+    .or_else(|| {
+        password
+            .is_none()
+            .then(|| format!("Secret {secret} has no `{key}` yet"))
+    });
+    let rewire = write
+        .status
+        .as_ref()
+        .and_then(|status| status.last_rewire.clone());
     Ok(DatabaseState {
         wiring: Some(Wiring {
             write: address(&write),
@@ -160,7 +230,12 @@ fn readable<K: Clone>(object: Arc<DeserializeGuard<K>>) -> Option<K> {
 fn lacks_user(write: &PgBouncerPool, read: &PgBouncerPool) -> Option<String> {
     let lacks = |pool: &PgBouncerPool, user: &str| {
         let known = pool.spec.users.iter().any(|known| known == user);
-        (!known).then(|| format!("PgBouncerPool {} does not know the user {user}: add it to its spec.users", pool.name_any()))
+        (!known).then(|| {
+            format!(
+                "PgBouncerPool {} does not know the user {user}: add it to its spec.users",
+                pool.name_any()
+            )
+        })
     };
     [write, read]
         .into_iter()
@@ -169,17 +244,38 @@ fn lacks_user(write: &PgBouncerPool, read: &PgBouncerPool) -> Option<String> {
 }
 
 fn address(pool: &PgBouncerPool) -> Address {
-    let usual = if pool.spec.mode == Mode::Write { 6432 } else { 6433 };
+    let usual = if pool.spec.mode == Mode::Write {
+        6432
+    } else {
+        6433
+    };
     Address {
         host: pool.name_any(),
         port: pool.spec.port.unwrap_or(usual),
-        database: pool.spec.databases.first().map(|alias| alias.name.clone()).unwrap_or_default(),
+        database: pool
+            .spec
+            .databases
+            .first()
+            .map(|alias| alias.name.clone())
+            .unwrap_or_default(),
     }
 }
 
-fn deployment(object: &Deployment, autoscalers: &[Arc<HorizontalPodAutoscaler>], set: &str) -> LiveDeployment {
+fn deployment(
+    object: &Deployment,
+    autoscalers: &[Arc<HorizontalPodAutoscaler>],
+    set: &str,
+) -> LiveDeployment {
     let annotation = |name: &str| object.annotations().get(name);
-    let Workload { wanted, counted, ready, updated, told, stuck, .. } = *object.workload;
+    let Workload {
+        wanted,
+        counted,
+        ready,
+        updated,
+        told,
+        stuck,
+        ..
+    } = *object.workload;
     let name = object.name_any();
     let of_others = |scaler: &HorizontalPodAutoscaler| {
         let target = scaler.spec.as_ref().map(|spec| &spec.scale_target_ref);
@@ -206,28 +302,48 @@ fn deployment(object: &Deployment, autoscalers: &[Arc<HorizontalPodAutoscaler>],
 fn owns_replicas(object: &Deployment) -> bool {
     object.workload.managers.iter().any(|entry| {
         entry.manager.as_deref() == Some(mrg_kube_support::FIELD_MANAGER)
-            && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+            && entry
+                .fields_v1
+                .as_ref()
+                .is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
     })
 }
 
-/// Observes. `None` while the watches do not show yet what was written here: who acted on that would take it back.
+/// Observes. `None` while the watches do not show yet what was written here: who acted on that
+/// would take it back.
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn observe(shared: &Shared, secrets: &Reader<'_>, object: &OrderServiceSet) -> Result<Option<Observed>, kube::Error> {
+pub async fn observe(
+    shared: &Shared,
+    secrets: &Reader<'_>,
+    object: &OrderServiceSet,
+) -> Result<Option<Observed>, kube::Error> {
     let (namespace, set) = (object.namespace().unwrap_or_default(), object.name_any());
     let written = ApiResource::erase::<Deployment>(&());
-    if shared.applied.is_ahead(&written, &namespace, |name| shared.deployments.version(&namespace, name)) {
+    if shared.applied.is_ahead(&written, &namespace, |name| {
+        shared.deployments.version(&namespace, name)
+    }) {
         return Ok(None);
     }
     let autoscalers = shared.autoscalers.within(&namespace, |_| true);
-    let deployments = shared.deployments.within(&namespace, |object| is_of(object.labels(), &set));
-    let resilience = shared.resilience.within(&namespace, |object| is_of(object.labels(), &set));
+    let deployments = shared
+        .deployments
+        .within(&namespace, |object| is_of(object.labels(), &set));
+    let resilience = shared
+        .resilience
+        .within(&namespace, |object| is_of(object.labels(), &set));
     let mut missing_secrets = Vec::new();
     let mut stores = BTreeMap::new();
-    for (field, name, store) in [("cache", "redis", &object.spec.cache), ("broker", "rabbitmq", &object.spec.broker)] {
+    for (field, name, store) in [
+        ("cache", "redis", &object.spec.cache),
+        ("broker", "rabbitmq", &object.spec.broker),
+    ] {
         let Some(store) = store else { continue };
-        match secrets.text(&namespace, &store.secret_name, &store.key).await? {
+        match secrets
+            .text(&namespace, &store.secret_name, &store.key)
+            .await?
+        {
             Some(url) => drop(stores.insert(name, from_here(url.trim(), &namespace))),
             None => missing_secrets.push(format!(
                 "spec.{field}: the Secret `{}` with a key `{}` is not there; pods wait for it",
@@ -236,10 +352,20 @@ pub async fn observe(shared: &Shared, secrets: &Reader<'_>, object: &OrderServic
         }
     }
     let status = |object: Arc<DeserializeGuard<mrg_api::ServiceResilience>>| {
-        (object.name_any(), object.0.as_ref().ok().and_then(|object| object.status.clone()))
+        (
+            object.name_any(),
+            object
+                .0
+                .as_ref()
+                .ok()
+                .and_then(|object| object.status.clone()),
+        )
     };
     Ok(Some(Observed {
-        deployments: deployments.iter().map(|object| (object.name_any(), deployment(object, &autoscalers, &set))).collect(),
+        deployments: deployments
+            .iter()
+            .map(|object| (object.name_any(), deployment(object, &autoscalers, &set)))
+            .collect(),
         resilience: resilience.into_iter().map(status).collect(),
         stores,
         missing_secrets,
@@ -252,5 +378,9 @@ fn is_of(labels: &BTreeMap<String, String>, set: &str) -> bool {
 
 /// A password that nobody guesses.
 pub fn new_password() -> String {
-    rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect()
+    rand::rng()
+        .sample_iter(Alphanumeric)
+        .take(32)
+        .map(char::from)
+        .collect()
 }

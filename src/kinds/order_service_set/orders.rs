@@ -1,4 +1,5 @@
-//! The two deployments of `mrg-orders`, what prepares the database for them, and what archives. Pure.
+//! The two deployments of `mrg-orders`, what prepares the database for them, and what archives.
+//! Pure.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -15,7 +16,11 @@ pub const ACTIVE: &str = "orders-active";
 /// The one for those that have ended.
 pub const HISTORY: &str = "orders-history";
 /// The user of each, and of the job that archives.
-pub const USERS: [&str; 3] = ["mrg_orders_active", "mrg_orders_history", "mrg_orders_archiver"];
+pub const USERS: [&str; 3] = [
+    "mrg_orders_active",
+    "mrg_orders_history",
+    "mrg_orders_archiver",
+];
 
 const PORT: u16 = 8080;
 
@@ -49,12 +54,20 @@ fn millis(duration: Duration) -> String {
     format!("{}ms", duration.0.0)
 }
 
-fn pod(desired: &Desired, split: &ReadSplit, settings: &Settings, name: &str, mut container: Value) -> Value {
-    let image = split.image.clone().unwrap_or_else(|| settings.sidecar.name.clone());
+fn pod(
+    desired: &Desired,
+    split: &ReadSplit,
+    settings: &Settings,
+    name: &str,
+    mut container: Value,
+) -> Value {
+    let image = split
+        .image
+        .clone()
+        .unwrap_or_else(|| settings.sidecar.name.clone());
     container["image"] = json!(image);
     container["imagePullPolicy"] = json!(settings.sidecar.pull_policy);
-    container["securityContext"] =
-        json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true });
+    container["securityContext"] = json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true });
     let mut spec = json!({
         "automountServiceAccountToken": false,
         "securityContext": { "runAsNonRoot": true, "runAsUser": 65532, "fsGroup": 65532, "seccompProfile": { "type": "RuntimeDefault" } },
@@ -66,15 +79,27 @@ fn pod(desired: &Desired, split: &ReadSplit, settings: &Settings, name: &str, mu
         }
         if let Some(claim) = &archive.claim_name {
             let path = archive.url.strip_prefix("file://").unwrap_or("/archive");
-            spec["containers"][0]["volumeMounts"] = json!([{ "name": "archive", "mountPath": path }]);
-            spec["volumes"] = json!([{ "name": "archive", "persistentVolumeClaim": { "claimName": claim } }]);
+            spec["containers"][0]["volumeMounts"] =
+                json!([{ "name": "archive", "mountPath": path }]);
+            spec["volumes"] =
+                json!([{ "name": "archive", "persistentVolumeClaim": { "claimName": claim } }]);
         }
     }
     json!({ "metadata": { "labels": metadata(desired, name)["labels"] }, "spec": spec })
 }
 
-fn template(desired: &Desired, split: &ReadSplit, wiring: &Wiring, settings: &Settings, name: &str) -> Value {
-    let (role, user) = if name == ACTIVE { ("active", USERS[0]) } else { ("history", USERS[1]) };
+fn template(
+    desired: &Desired,
+    split: &ReadSplit,
+    wiring: &Wiring,
+    settings: &Settings,
+    name: &str,
+) -> Value {
+    let (role, user) = if name == ACTIVE {
+        ("active", USERS[0])
+    } else {
+        ("history", USERS[1])
+    };
     let mut environment = vec![
         password(wiring, user),
         json!({ "name": "ORDERS_ROLE", "value": role }),
@@ -92,7 +117,8 @@ fn template(desired: &Desired, split: &ReadSplit, wiring: &Wiring, settings: &Se
     }
     if let Some(archive) = &split.archive {
         environment.push(json!({ "name": "ORDERS_ARCHIVE_URL", "value": archive.url }));
-        environment.push(json!({ "name": "ORDERS_ARCHIVED_AFTER", "value": millis(archive.after) }));
+        environment
+            .push(json!({ "name": "ORDERS_ARCHIVED_AFTER", "value": millis(archive.after) }));
     }
     let probe = |path: &str, period: u32, timeout: u32, failures: u32| json!({ "httpGet": { "path": path, "port": PORT }, "periodSeconds": period, "timeoutSeconds": timeout, "failureThreshold": failures });
     let container = json!({
@@ -111,7 +137,11 @@ fn template(desired: &Desired, split: &ReadSplit, wiring: &Wiring, settings: &Se
 }
 
 fn digest(value: &Value) -> String {
-    Sha256::digest(value.to_string().as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(value.to_string().as_bytes())
+        .iter()
+        .take(5)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn neutral(settings: &Settings) -> Settings {
@@ -120,14 +150,25 @@ fn neutral(settings: &Settings) -> Settings {
     neutral
 }
 
-/// Everything for the split. What is applied already stays as it is while nothing but the operator's own image is another.
-pub fn objects(desired: &Desired, settings: &Settings, prepared: bool, applied: impl Fn(&str) -> Option<Applied>) -> Vec<Manifest> {
-    let (Some(split), Some(wiring)) = (&desired.spec.read_split, &desired.wiring) else { return Vec::new() };
+/// Everything for the split. What is applied already stays as it is while nothing but the
+/// operator's own image is another.
+pub fn objects(
+    desired: &Desired,
+    settings: &Settings,
+    prepared: bool,
+    applied: impl Fn(&str) -> Option<Applied>,
+) -> Vec<Manifest> {
+    let (Some(split), Some(wiring)) = (&desired.spec.read_split, &desired.wiring) else {
+        return Vec::new();
+    };
     let mut all = Vec::new();
     if !prepared {
         all.push(schema(desired, split, wiring, settings));
     }
-    for (name, replicas) in [(ACTIVE, split.active_replicas), (HISTORY, split.history_replicas)] {
+    for (name, replicas) in [
+        (ACTIVE, split.active_replicas),
+        (HISTORY, split.history_replicas),
+    ] {
         let revision = digest(&template(desired, split, wiring, &neutral(settings), name));
         let template = match applied(name) {
             Some((there, kept)) if there == revision => kept,
@@ -160,12 +201,22 @@ fn schema(desired: &Desired, split: &ReadSplit, wiring: &Wiring, settings: &Sett
         json!({ "name": "ORDERS_OWNER_DSN", "value": at("postgres", &format!("{}-rw", wiring.cluster), 5432, &wiring.database) }),
     ];
     for (user, name) in USERS.iter().zip(["ACTIVE", "HISTORY", "ARCHIVER"]) {
-        let secret = json!({ "secretKeyRef": { "name": wiring.secret, "key": format!("{user}-password") } });
+        let secret =
+            json!({ "secretKeyRef": { "name": wiring.secret, "key": format!("{user}-password") } });
         environment.push(json!({ "name": format!("ORDERS_{name}_PASSWORD"), "valueFrom": secret }));
     }
     let container = json!({ "name": "schema", "command": ["/usr/local/bin/mrg-orders", "schema", "--apply"], "env": environment });
-    let without_archive = ReadSplit { archive: None, ..split.clone() };
-    let mut template = pod(desired, &without_archive, settings, "orders-schema", container);
+    let without_archive = ReadSplit {
+        archive: None,
+        ..split.clone()
+    };
+    let mut template = pod(
+        desired,
+        &without_archive,
+        settings,
+        "orders-schema",
+        container,
+    );
     template["spec"]["restartPolicy"] = json!("OnFailure");
     json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(desired, &schema_name(wiring)),
@@ -173,15 +224,25 @@ fn schema(desired: &Desired, split: &ReadSplit, wiring: &Wiring, settings: &Sett
     })
 }
 
-/// The job that prepares the database. What it does is in its name: a job is made once and never changed.
+/// The job that prepares the database. What it does is in its name: a job is made once and never
+/// changed.
 pub fn schema_name(wiring: &Wiring) -> String {
     format!(
         "orders-schema-{}",
-        digest(&json!([include_str!("../../../crates/order-reads/src/schema.sql"), wiring.cluster, wiring.database]))
+        digest(&json!([
+            include_str!("../../../crates/order-reads/src/schema.sql"),
+            wiring.cluster,
+            wiring.database
+        ]))
     )
 }
 
-fn archive(desired: &Desired, split: &ReadSplit, wiring: &Wiring, settings: &Settings) -> Option<Value> {
+fn archive(
+    desired: &Desired,
+    split: &ReadSplit,
+    wiring: &Wiring,
+    settings: &Settings,
+) -> Option<Value> {
     let archive = split.archive.as_ref()?;
     let user = USERS[2];
     let container = json!({
@@ -208,13 +269,24 @@ fn archive(desired: &Desired, split: &ReadSplit, wiring: &Wiring, settings: &Set
 /// What the orchestrator's sidecar is told: these reads, this share.
 pub fn routes(weight: i32, trial: &str) -> Vec<Route> {
     let to = |host: &str| Canary {
-        url: Url { tls: false, host: host.to_owned(), port: SERVICE_PORT, base: String::new() },
+        url: Url {
+            tls: false,
+            host: host.to_owned(),
+            port: SERVICE_PORT,
+            base: String::new(),
+        },
         share: u8::try_from(weight.clamp(0, 100)).unwrap_or(0),
         trial: trial.to_owned(),
     };
-    let route = |paths: &[&str], host: &str| Route { paths: paths.iter().map(|path| (*path).to_owned()).collect(), to: to(host) };
+    let route = |paths: &[&str], host: &str| Route {
+        paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+        to: to(host),
+    };
     vec![
         route(&["/orders/history", "/orders/{id}/history"], HISTORY),
-        route(&["/orders/active", "/orders/{id}/active", "/orders/{id}"], ACTIVE),
+        route(
+            &["/orders/active", "/orders/{id}/active", "/orders/{id}"],
+            ACTIVE,
+        ),
     ]
 }

@@ -12,7 +12,8 @@ use super::validate::{Desired, DesiredService};
 use crate::conditions::{Verdict, conditions, verdict};
 use mrg_api::OrderServiceSet;
 use mrg_api::order_service_set::{
-    BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus, StoreStatus,
+    BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus,
+    StoreStatus,
 };
 use mrg_api::service_resilience::Priority;
 use mrg_base::Millis;
@@ -38,7 +39,12 @@ pub struct Found<'a> {
 }
 
 /// The status of a spec that cannot be done.
-pub fn stalled(object: &OrderServiceSet, reason: &'static str, message: &str, now: Timestamp) -> OrderServiceSetStatus {
+pub fn stalled(
+    object: &OrderServiceSet,
+    reason: &'static str,
+    message: &str,
+    now: Timestamp,
+) -> OrderServiceSetStatus {
     let old = object.status.clone().unwrap_or_default();
     let verdicts = vec![
         verdict("Ready", false, reason, message),
@@ -53,12 +59,28 @@ pub fn stalled(object: &OrderServiceSet, reason: &'static str, message: &str, no
 }
 
 /// The status.
-pub fn status(object: &OrderServiceSet, desired: &Desired, found: &Found<'_>, now: Timestamp) -> OrderServiceSetStatus {
+pub fn status(
+    object: &OrderServiceSet,
+    desired: &Desired,
+    found: &Found<'_>,
+    now: Timestamp,
+) -> OrderServiceSetStatus {
     let old = object.status.clone().unwrap_or_default();
-    let services: Vec<ServiceStatus> = desired.services.iter().map(|service| service_status(service, &old, found, now)).collect();
+    let services: Vec<ServiceStatus> = desired
+        .services
+        .iter()
+        .map(|service| service_status(service, &old, found, now))
+        .collect();
     let of_tier = |tier: Option<Priority>| {
-        let all: Vec<&ServiceStatus> = services.iter().filter(|service| tier.is_none_or(|tier| service.tier == tier)).collect();
-        Some(format!("{}/{}", all.iter().filter(|service| serves(service)).count(), all.len()))
+        let all: Vec<&ServiceStatus> = services
+            .iter()
+            .filter(|service| tier.is_none_or(|tier| service.tier == tier))
+            .collect();
+        Some(format!(
+            "{}/{}",
+            all.iter().filter(|service| serves(service)).count(),
+            all.len()
+        ))
     };
     let blast: Vec<Impact> = table(&desired.graph);
     let stores = stores(found);
@@ -103,22 +125,50 @@ fn row(impact: &Impact) -> BlastRow {
         remaining: impact.remaining,
         contained_by: impact.contained_by.clone(),
         fails: impact.fails.clone(),
-        flows: impact.flows.iter().map(|flow| format!("{} {}%", flow.flow, flow.loss)).collect(),
+        flows: impact
+            .flows
+            .iter()
+            .map(|flow| format!("{} {}%", flow.flow, flow.loss))
+            .collect(),
     }
 }
 
-fn service_status(service: &DesiredService, old: &OrderServiceSetStatus, found: &Found<'_>, now: Timestamp) -> ServiceStatus {
+fn service_status(
+    service: &DesiredService,
+    old: &OrderServiceSetStatus,
+    found: &Found<'_>,
+    now: Timestamp,
+) -> ServiceStatus {
     let name = service.catalog.name;
     let before = old.services.iter().find(|before| before.name == name);
-    let mut status = ServiceStatus { name: name.to_owned(), tier: service.tier(), ready: "0/0".to_owned(), ..ServiceStatus::default() };
+    let mut status = ServiceStatus {
+        name: name.to_owned(),
+        tier: service.tier(),
+        ready: "0/0".to_owned(),
+        ..ServiceStatus::default()
+    };
     if let Some(resilience) = found.observed.resilience.get(name).and_then(Option::as_ref) {
-        let open = resilience.breakers.iter().filter(|breaker| breaker.open > 0);
-        status.breakers_open = open.map(|breaker| format!("{}/{}", breaker.dependency, breaker.provider)).collect();
-        status.queued = resilience.queue.as_ref().map_or(0, |queue| queue.depth + queue.inquiry);
+        let open = resilience
+            .breakers
+            .iter()
+            .filter(|breaker| breaker.open > 0);
+        status.breakers_open = open
+            .map(|breaker| format!("{}/{}", breaker.dependency, breaker.provider))
+            .collect();
+        status.queued = resilience
+            .queue
+            .as_ref()
+            .map_or(0, |queue| queue.depth + queue.inquiry);
     }
     status.canary = found.trials.get(name).map(|trial| trial.state.clone());
     let was_up = before.is_some_and(|before| serves(before) || before.down_since.is_some());
-    let since = || Some(before.and_then(|before| before.down_since.clone()).unwrap_or_else(|| now.to_string()));
+    let since = || {
+        Some(
+            before
+                .and_then(|before| before.down_since.clone())
+                .unwrap_or_else(|| now.to_string()),
+        )
+    };
     let turn = found.turns.get(name);
     let Some(there) = found.observed.deployments.get(name) else {
         status.message = match turn {
@@ -135,23 +185,36 @@ fn service_status(service: &DesiredService, old: &OrderServiceSetStatus, found: 
     status.revision = Some(live.revision.clone());
     let changes = live.updated < live.wanted || matches!(turn, Some(Turn::Apply));
     (status.phase, status.message) = match turn {
-        _ if live.ready == 0 && !was_up => (Phase::Waiting, Some("its first pods are starting".to_owned())),
+        _ if live.ready == 0 && !was_up => (
+            Phase::Waiting,
+            Some("its first pods are starting".to_owned()),
+        ),
         _ if live.ready == 0 => (Phase::Down, Some("no pod is ready".to_owned())),
         _ if live.stuck => (
             Phase::Stuck,
-            Some(format!("new pods of revision {} did not become ready; {} old ones serve; correct the spec", live.revision, live.ready)),
+            Some(format!(
+                "new pods of revision {} did not become ready; {} old ones serve; correct the spec",
+                live.revision, live.ready
+            )),
         ),
         Some(Turn::Keep(Some(why))) => match status.canary.as_ref().map(|canary| canary.phase) {
             Some(CanaryPhase::Aborted) => (Phase::Aborted, Some(why.clone())),
             Some(_) => (Phase::Progressing, Some(why.clone())),
             None => (Phase::Pending, Some(why.clone())),
         },
-        _ if changes => (Phase::Progressing, Some(format!("{} of {} pods are new", live.updated, live.wanted))),
-        _ if live.ready < live.wanted => (Phase::Degraded, Some(format!("{} of {} pods are ready", live.ready, live.wanted))),
+        _ if changes => (
+            Phase::Progressing,
+            Some(format!("{} of {} pods are new", live.updated, live.wanted)),
+        ),
+        _ if live.ready < live.wanted => (
+            Phase::Degraded,
+            Some(format!("{} of {} pods are ready", live.ready, live.wanted)),
+        ),
         _ => (Phase::Ready, None),
     };
     if let Some(before) = before.filter(|_| !there.told && status.phase != Phase::Down) {
-        // Numbers from before a change say nothing about it: a rollout would look finished as it begins.
+        // Numbers from before a change say nothing about it: a rollout would look finished as it
+        // begins.
         (status.phase, status.message) = (before.phase, before.message.clone());
     }
     if status.phase == Phase::Down {
@@ -165,30 +228,62 @@ fn rollout(services: &[ServiceStatus], found: &Found<'_>) -> Option<String> {
         if let Some(canary) = &service.canary {
             let (name, step) = (&service.name, (canary.step + 1).min(canary.steps));
             return Some(match canary.phase {
-                CanaryPhase::Starting | CanaryPhase::Baking => format!("{name} {}% ({step}/{})", canary.weight, canary.steps),
+                CanaryPhase::Starting | CanaryPhase::Baking => {
+                    format!("{name} {}% ({step}/{})", canary.weight, canary.steps)
+                }
                 CanaryPhase::Promoting => format!("{name} 100% ({step}/{})", canary.steps),
-                CanaryPhase::Paused => format!("{name} {}% ({step}/{}) paused", canary.weight, canary.steps),
+                CanaryPhase::Paused => {
+                    format!("{name} {}% ({step}/{}) paused", canary.weight, canary.steps)
+                }
                 CanaryPhase::Aborted => format!("{name} aborted"),
             });
         }
-        let live = found.observed.deployments.get(&service.name).map(|there| &there.live)?;
+        let live = found
+            .observed
+            .deployments
+            .get(&service.name)
+            .map(|there| &there.live)?;
         match service.phase {
-            Phase::Progressing => Some(format!("{} {}/{}", service.name, live.updated.min(live.wanted), live.wanted)),
+            Phase::Progressing => Some(format!(
+                "{} {}/{}",
+                service.name,
+                live.updated.min(live.wanted),
+                live.wanted
+            )),
             Phase::Stuck => Some(format!("{} stuck", service.name)),
             _ => None,
         }
     };
     let mut moving: Vec<String> = services.iter().filter_map(one).collect();
-    let split = found.split.as_ref().filter(|split| split.phase != CanaryPhase::Promoting);
+    let split = found
+        .split
+        .as_ref()
+        .filter(|split| split.phase != CanaryPhase::Promoting);
     moving.extend(split.map(|split| match split.phase {
         CanaryPhase::Aborted => "orders aborted".to_owned(),
-        CanaryPhase::Paused => format!("orders {}% ({}/{}) paused", split.weight, split.step + 1, split.steps),
-        _ => format!("orders {}% ({}/{})", split.weight, split.step + 1, split.steps),
+        CanaryPhase::Paused => format!(
+            "orders {}% ({}/{}) paused",
+            split.weight,
+            split.step + 1,
+            split.steps
+        ),
+        _ => format!(
+            "orders {}% ({}/{})",
+            split.weight,
+            split.step + 1,
+            split.steps
+        ),
     }));
-    let pending = services.iter().filter(|service| service.phase == Phase::Pending).count();
+    let pending = services
+        .iter()
+        .filter(|service| service.phase == Phase::Pending)
+        .count();
     match (moving.is_empty(), pending) {
         (true, 0) => None,
-        (true, _) => services.iter().find(|service| service.phase == Phase::Pending).and_then(|service| service.message.clone()),
+        (true, _) => services
+            .iter()
+            .find(|service| service.phase == Phase::Pending)
+            .and_then(|service| service.message.clone()),
         (false, 0) => Some(moving.join(", ")),
         (false, _) => Some(format!("{} (+{pending})", moving.join(", "))),
     }
@@ -196,23 +291,49 @@ fn rollout(services: &[ServiceStatus], found: &Found<'_>) -> Option<String> {
 
 /// What fails now and would be missed most.
 fn risk(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus]) -> String {
-    let mut failing: Vec<&str> =
-        services.iter().filter(|service| service.phase == Phase::Down).map(|service| service.name.as_str()).collect();
+    let mut failing: Vec<&str> = services
+        .iter()
+        .filter(|service| service.phase == Phase::Down)
+        .map(|service| service.name.as_str())
+        .collect();
     if found.database.trouble.is_some() && found.database.wiring.is_some() {
         failing.push("postgresql");
     }
-    failing.extend(found.stores.iter().filter(|(_, known)| known.trouble.is_some()).map(|(name, _)| *name));
+    failing.extend(
+        found
+            .stores
+            .iter()
+            .filter(|(_, known)| known.trouble.is_some())
+            .map(|(name, _)| *name),
+    );
     let provider = |text: &String| text.split('/').next_back().map(str::to_owned);
-    let open: Vec<String> = services.iter().flat_map(|service| &service.breakers_open).filter_map(provider).collect();
+    let open: Vec<String> = services
+        .iter()
+        .flat_map(|service| &service.breakers_open)
+        .filter_map(provider)
+        .collect();
     failing.extend(open.iter().map(String::as_str));
     failing.retain(|name| desired.graph.part(name).is_some());
-    let worst = failing.into_iter().map(|name| impact(&desired.graph, name)).max_by_key(|impact| (impact.remaining, impact.radius));
-    worst.map_or_else(|| "-".to_owned(), |impact| format!("{}% ({})", impact.remaining, impact.part))
+    let worst = failing
+        .into_iter()
+        .map(|name| impact(&desired.graph, name))
+        .max_by_key(|impact| (impact.remaining, impact.radius));
+    worst.map_or_else(
+        || "-".to_owned(),
+        |impact| format!("{}% ({})", impact.remaining, impact.part),
+    )
 }
 
 fn wanted(desired: &Desired, part: &str, of_catalog: Objective) -> Objective {
-    let own = desired.spec.objectives.iter().find(|objective| objective.part == part);
-    own.map_or(of_catalog, |own| Objective { rto: own.rto.0, rpo: own.rpo.map(|rpo| rpo.0).or(of_catalog.rpo) })
+    let own = desired
+        .spec
+        .objectives
+        .iter()
+        .find(|objective| objective.part == part);
+    own.map_or(of_catalog, |own| Objective {
+        rto: own.rto.0,
+        rpo: own.rpo.map(|rpo| rpo.0).or(of_catalog.rpo),
+    })
 }
 
 /// What is to be achieved, and how long parts were away, as it was seen from here.
@@ -223,12 +344,21 @@ fn objectives(
     database: &DatabaseState,
     now: Timestamp,
 ) -> Vec<ObjectiveRow> {
-    let of_services = SERVICES.iter().map(|service| (service.name, service.objective.value));
-    let of_infrastructure = INFRASTRUCTURE.iter().map(|part| (part.name, part.objective.value));
+    let of_services = SERVICES
+        .iter()
+        .map(|service| (service.name, service.objective.value));
+    let of_infrastructure = INFRASTRUCTURE
+        .iter()
+        .map(|part| (part.name, part.objective.value));
     let written = |millis: Millis| mrg_api::Duration(millis).to_string();
     let one = |(part, objective): (&str, Objective)| {
         let objective = wanted(desired, part, objective);
-        let before = old.objectives.iter().find(|row| row.part == part).cloned().unwrap_or_default();
+        let before = old
+            .objectives
+            .iter()
+            .find(|row| row.part == part)
+            .cloned()
+            .unwrap_or_default();
         let mut row = ObjectiveRow {
             part: part.to_owned(),
             rto: written(objective.rto),
@@ -238,14 +368,22 @@ fn objectives(
             at: before.at,
             met: None,
         };
-        if let Some((away, at)) = ended(part, old, there, database, now).filter(|(_, at)| row.at.as_ref() != Some(at)) {
-            let worst =
-                row.worst.as_ref().and_then(|text| mrg_api::Duration::try_from(text.clone()).ok()).map_or(Millis(0), |worst| worst.0);
+        if let Some((away, at)) =
+            ended(part, old, there, database, now).filter(|(_, at)| row.at.as_ref() != Some(at))
+        {
+            let worst = row
+                .worst
+                .as_ref()
+                .and_then(|text| mrg_api::Duration::try_from(text.clone()).ok())
+                .map_or(Millis(0), |worst| worst.0);
             row.last = Some(written(away));
             row.worst = Some(written(away.max(worst)));
             row.at = Some(at);
         }
-        let worst = row.worst.as_ref().and_then(|text| mrg_api::Duration::try_from(text.clone()).ok());
+        let worst = row
+            .worst
+            .as_ref()
+            .and_then(|text| mrg_api::Duration::try_from(text.clone()).ok());
         row.met = worst.map(|worst| worst.0 <= objective.rto);
         row
     };
@@ -265,60 +403,144 @@ fn ended(
         return Some((Millis(u64::try_from(held).ok()?), at));
     }
     if let Some(before) = old.stores.iter().find(|store| store.name == part) {
-        let back = stores.iter().find(|store| store.name == part && store.answers && !before.answers)?;
-        let (from, to) = (before.since.parse::<Timestamp>().ok()?, back.since.parse::<Timestamp>().ok()?);
-        return Some((Millis(u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)), back.since.clone()));
+        let back = stores
+            .iter()
+            .find(|store| store.name == part && store.answers && !before.answers)?;
+        let (from, to) = (
+            before.since.parse::<Timestamp>().ok()?,
+            back.since.parse::<Timestamp>().ok()?,
+        );
+        return Some((
+            Millis(u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)),
+            back.since.clone(),
+        ));
     }
-    let since = old.services.iter().find(|service| service.name == part)?.down_since.as_ref()?;
-    let back = services.iter().any(|service| service.name == part && service.down_since.is_none() && serves(service));
+    let since = old
+        .services
+        .iter()
+        .find(|service| service.name == part)?
+        .down_since
+        .as_ref()?;
+    let back = services
+        .iter()
+        .any(|service| service.name == part && service.down_since.is_none() && serves(service));
     let away: SignedDuration = now.duration_since(since.parse::<Timestamp>().ok()?);
-    back.then(|| (Millis(u64::try_from(away.as_millis()).unwrap_or(0)), now.to_string()))
+    back.then(|| {
+        (
+            Millis(u64::try_from(away.as_millis()).unwrap_or(0)),
+            now.to_string(),
+        )
+    })
 }
 
-fn judge(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus], objectives: &[ObjectiveRow]) -> Vec<Verdict> {
+fn judge(
+    desired: &Desired,
+    found: &Found<'_>,
+    services: &[ServiceStatus],
+    objectives: &[ObjectiveRow],
+) -> Vec<Verdict> {
     let those = |wanted: fn(&ServiceStatus) -> bool| {
-        services.iter().filter(|service| wanted(service)).map(|service| service.name.as_str()).collect::<Vec<_>>().join(", ")
+        services
+            .iter()
+            .filter(|service| wanted(service))
+            .map(|service| service.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
     };
-    let (down, waiting) = (those(|service| service.phase == Phase::Down), those(|service| service.phase == Phase::Waiting));
+    let (down, waiting) = (
+        those(|service| service.phase == Phase::Down),
+        those(|service| service.phase == Phase::Waiting),
+    );
     let stuck = those(|service| service.phase == Phase::Stuck);
-    let moving = those(|service| matches!(service.phase, Phase::Progressing | Phase::Pending | Phase::Waiting));
+    let moving = those(|service| {
+        matches!(
+            service.phase,
+            Phase::Progressing | Phase::Pending | Phase::Waiting
+        )
+    });
     let ready = if let Some(missing) = &found.database.missing {
         verdict("Ready", false, "DatabaseNotFound", missing.clone())
     } else if let Some(missing) = found.observed.missing_secrets.first() {
         verdict("Ready", false, "SecretNotFound", missing.clone())
     } else if !down.is_empty() {
-        verdict("Ready", false, "ServicesDown", format!("no pod is ready of {down}"))
+        verdict(
+            "Ready",
+            false,
+            "ServicesDown",
+            format!("no pod is ready of {down}"),
+        )
     } else if !waiting.is_empty() {
-        verdict("Ready", false, "Starting", format!("not there yet: {waiting}"))
+        verdict(
+            "Ready",
+            false,
+            "Starting",
+            format!("not there yet: {waiting}"),
+        )
     } else {
         verdict(
             "Ready",
             true,
-            if stuck.is_empty() { "Healthy" } else { "RolloutStuck" },
+            if stuck.is_empty() {
+                "Healthy"
+            } else {
+                "RolloutStuck"
+            },
             format!("{} services serve", desired.services.len()),
         )
     };
     let mut bad: Vec<String> = services
         .iter()
-        .filter(|service| matches!(service.phase, Phase::Down | Phase::Degraded | Phase::Stuck | Phase::Aborted))
+        .filter(|service| {
+            matches!(
+                service.phase,
+                Phase::Down | Phase::Degraded | Phase::Stuck | Phase::Aborted
+            )
+        })
         .map(told)
         .collect();
     bad.extend(
         services
             .iter()
             .filter(|service| !service.breakers_open.is_empty())
-            .map(|service| format!("{} has open breakers: {}", service.name, service.breakers_open.join(", "))),
+            .map(|service| {
+                format!(
+                    "{} has open breakers: {}",
+                    service.name,
+                    service.breakers_open.join(", ")
+                )
+            }),
     );
     bad.extend(found.database.trouble.clone());
-    bad.extend(found.stores.iter().filter_map(|(name, known)| Some(format!("{name} does not answer: {}", known.trouble.as_ref()?))));
-    let degraded =
-        if bad.is_empty() { verdict("Degraded", false, "Healthy", "") } else { verdict("Degraded", true, "PartsFail", bad.join("; ")) };
+    bad.extend(found.stores.iter().filter_map(|(name, known)| {
+        Some(format!(
+            "{name} does not answer: {}",
+            known.trouble.as_ref()?
+        ))
+    }));
+    let degraded = if bad.is_empty() {
+        verdict("Degraded", false, "Healthy", "")
+    } else {
+        verdict("Degraded", true, "PartsFail", bad.join("; "))
+    };
     let reconciling = match &found.failure {
-        Some(what) => verdict("Reconciling", true, "ApplyFailed", format!("{what}; it is tried again")),
+        Some(what) => verdict(
+            "Reconciling",
+            true,
+            "ApplyFailed",
+            format!("{what}; it is tried again"),
+        ),
         None if !moving.is_empty() => verdict("Reconciling", true, "Progressing", moving),
         None if splits(found) => {
-            let why = found.split.as_ref().map_or("", |split| split.message.as_str());
-            verdict("Reconciling", true, "SplittingReads", format!("reads of orders: {why}"))
+            let why = found
+                .split
+                .as_ref()
+                .map_or("", |split| split.message.as_str());
+            verdict(
+                "Reconciling",
+                true,
+                "SplittingReads",
+                format!("reads of orders: {why}"),
+            )
         }
         None => verdict("Reconciling", false, "Settled", ""),
     };
@@ -327,35 +549,62 @@ fn judge(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus], objec
         verdict("Stalled", false, "Progressing", "")
     } else {
         let way_out = "the old pods serve; correct the spec, or say retry: kubectl mrg rollout";
-        verdict("Stalled", true, "RolloutAborted", format!("the change of {aborted} was taken back; {way_out}"))
+        verdict(
+            "Stalled",
+            true,
+            "RolloutAborted",
+            format!("the change of {aborted} was taken back; {way_out}"),
+        )
     };
     vec![ready, reconciling, stalled, degraded, met(objectives)]
 }
 
 /// Whether the split of order reads is under way.
 fn splits(found: &Found<'_>) -> bool {
-    found.split.as_ref().is_some_and(|split| !matches!(split.phase, CanaryPhase::Promoting | CanaryPhase::Aborted))
+    found
+        .split
+        .as_ref()
+        .is_some_and(|split| !matches!(split.phase, CanaryPhase::Promoting | CanaryPhase::Aborted))
 }
 
 fn told(service: &ServiceStatus) -> String {
-    format!("{}: {}", service.name, service.message.as_deref().unwrap_or("-"))
+    format!(
+        "{}: {}",
+        service.name,
+        service.message.as_deref().unwrap_or("-")
+    )
 }
 
 fn met(objectives: &[ObjectiveRow]) -> Verdict {
     let missed: Vec<String> = objectives
         .iter()
         .filter(|row| row.met == Some(false))
-        .map(|row| format!("{} was away for {}, and {} is its objective", row.part, row.worst.as_deref().unwrap_or("-"), row.rto))
+        .map(|row| {
+            format!(
+                "{} was away for {}, and {} is its objective",
+                row.part,
+                row.worst.as_deref().unwrap_or("-"),
+                row.rto
+            )
+        })
         .collect();
     let measured = objectives.iter().filter(|row| row.met.is_some()).count();
     match (missed.is_empty(), measured) {
         (false, _) => verdict("ObjectivesMet", false, "Missed", missed.join("; ")),
-        (true, 0) => verdict("ObjectivesMet", false, "NotMeasured", "nothing has failed yet"),
+        (true, 0) => verdict(
+            "ObjectivesMet",
+            false,
+            "NotMeasured",
+            "nothing has failed yet",
+        ),
         (true, _) => verdict(
             "ObjectivesMet",
             true,
             "Measured",
-            format!("{measured} of {} parts were away, none for longer than its objective", objectives.len()),
+            format!(
+                "{measured} of {} parts were away, none for longer than its objective",
+                objectives.len()
+            ),
         ),
     }
 }

@@ -1,4 +1,5 @@
-//! What the API server cannot check by itself, and everything that follows from a spec that can be done. Pure.
+//! What the API server cannot check by itself, and everything that follows from a spec that can be
+//! done. Pure.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -82,14 +83,22 @@ pub struct Desired {
 
 /// What the spec says of a service.
 pub fn service_spec(spec: &OrderServiceSetSpec, name: &str) -> ServiceSpec {
-    spec.services.iter().find(|service| service.name == name).cloned().unwrap_or_else(|| ServiceSpec::named(name))
+    spec.services
+        .iter()
+        .find(|service| service.name == name)
+        .cloned()
+        .unwrap_or_else(|| ServiceSpec::named(name))
 }
 
 /// Checks a spec.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn validate(object: &OrderServiceSet, wiring: Option<&Wiring>, now: Timestamp) -> Result<Desired, Problems> {
+pub fn validate(
+    object: &OrderServiceSet,
+    wiring: Option<&Wiring>,
+    now: Timestamp,
+) -> Result<Desired, Problems> {
     let (spec, namespace) = (&object.spec, object.namespace().unwrap_or_default());
     let mut problems = Vec::new();
     let mut services = Vec::new();
@@ -101,7 +110,10 @@ pub fn validate(object: &OrderServiceSet, wiring: Option<&Wiring>, now: Timestam
         problems.extend(replicas(catalog, &own));
         let Some(image) = own.image.clone().or_else(|| spec.template.image.clone()) else {
             let field = format!("services[{}].image", catalog.name);
-            problems.push(Problem { field, message: "is missing, and spec.template.image, too: give one of them".to_owned() });
+            problems.push(Problem {
+                field,
+                message: "is missing, and spec.template.image, too: give one of them".to_owned(),
+            });
             continue;
         };
         let (resilience, found) = resilience(catalog, &own, spec, wiring);
@@ -111,7 +123,12 @@ pub fn validate(object: &OrderServiceSet, wiring: Option<&Wiring>, now: Timestam
             "metadata": { "name": catalog.name, "namespace": namespace, "uid": "" }, "spec": resilience,
         });
         let checked = serde_json::from_value::<ServiceResilience>(whole)
-            .map_err(|error| Problems(vec![Problem { field: "spec".to_owned(), message: error.to_string() }]))
+            .map_err(|error| {
+                Problems(vec![Problem {
+                    field: "spec".to_owned(),
+                    message: error.to_string(),
+                }])
+            })
             .and_then(|resilience| sidecar::validate(&resilience, now));
         match checked {
             Ok(resilience) => {
@@ -123,7 +140,11 @@ pub fn validate(object: &OrderServiceSet, wiring: Option<&Wiring>, now: Timestam
                     resilience,
                 });
             }
-            Err(Problems(found)) => problems.extend(found.into_iter().map(|problem| of_service(catalog.name, problem))),
+            Err(Problems(found)) => problems.extend(
+                found
+                    .into_iter()
+                    .map(|problem| of_service(catalog.name, problem)),
+            ),
         }
     }
     let graph = platform(spec, &services, wiring);
@@ -154,17 +175,45 @@ pub fn validate(object: &OrderServiceSet, wiring: Option<&Wiring>, now: Timestam
     })
 }
 
-/// What is wrong with a spec that somebody applies just now: in addition, overrides that are over before they begin.
-pub fn refuse(new: &OrderServiceSet, old: Option<&OrderServiceSet>, now: Timestamp) -> Vec<Problem> {
-    let mut problems = validate(new, None, now).err().map(|problems| problems.0).unwrap_or_default();
-    problems.extend(new.annotations().iter().filter_map(|(key, value)| said(key, value)));
+/// What is wrong with a spec that somebody applies just now: in addition, overrides that are over
+/// before they begin.
+pub fn refuse(
+    new: &OrderServiceSet,
+    old: Option<&OrderServiceSet>,
+    now: Timestamp,
+) -> Vec<Problem> {
+    let mut problems = validate(new, None, now)
+        .err()
+        .map(|problems| problems.0)
+        .unwrap_or_default();
+    problems.extend(
+        new.annotations()
+            .iter()
+            .filter_map(|(key, value)| said(key, value)),
+    );
     for service in &new.spec.services {
-        let before = old.map(|old| service_spec(&old.spec, &service.name).overrides).unwrap_or_default();
-        for (index, forced) in service.overrides.iter().enumerate().filter(|(_, forced)| !before.contains(forced)) {
-            if forced.until.parse::<Timestamp>().is_ok_and(|until| until <= now) {
-                let message =
-                    format!("{} is in the past: nothing would be forced; give a later moment, or take the override out", forced.until);
-                problems.push(Problem { field: format!("spec.services[{}].overrides[{index}].until", service.name), message });
+        let before = old
+            .map(|old| service_spec(&old.spec, &service.name).overrides)
+            .unwrap_or_default();
+        for (index, forced) in service
+            .overrides
+            .iter()
+            .enumerate()
+            .filter(|(_, forced)| !before.contains(forced))
+        {
+            if forced
+                .until
+                .parse::<Timestamp>()
+                .is_ok_and(|until| until <= now)
+            {
+                let message = format!(
+                    "{} is in the past: nothing would be forced; give a later moment, or take the override out",
+                    forced.until
+                );
+                problems.push(Problem {
+                    field: format!("spec.services[{}].overrides[{index}].until", service.name),
+                    message,
+                });
             }
         }
     }
@@ -176,20 +225,35 @@ fn said(key: &str, value: &str) -> Option<Problem> {
     let service = key.strip_prefix(super::trial::COMMAND)?;
     let field = format!("metadata.annotations[{key}]");
     if service != super::trial::SPLIT && SERVICES.iter().all(|known| known.name != service) {
-        return Some(Problem { field, message: format!("there is no service `{service}`") });
+        return Some(Problem {
+            field,
+            message: format!("there is no service `{service}`"),
+        });
     }
     let known = serde_json::from_value::<mrg_api::order_service_set::Command>(json!(value)).is_ok();
-    (!known).then(|| Problem { field, message: format!("`{value}` is none of promote, pause, resume, abort, retry") })
+    (!known).then(|| Problem {
+        field,
+        message: format!("`{value}` is none of promote, pause, resume, abort, retry"),
+    })
 }
 
 fn of_service(name: &str, problem: Problem) -> Problem {
-    let field = problem.field.strip_prefix("spec.").unwrap_or(&problem.field);
-    Problem { field: format!("services[{name}].{field}"), message: problem.message }
+    let field = problem
+        .field
+        .strip_prefix("spec.")
+        .unwrap_or(&problem.field);
+    Problem {
+        field: format!("services[{name}].{field}"),
+        message: problem.message,
+    }
 }
 
 fn replicas(catalog: &Service, own: &ServiceSpec) -> Option<Problem> {
     let (tier, fewest) = (catalog.tier.value, catalog.tier.value.min_replicas().value);
-    let (field, given) = match (own.replicas, own.autoscaling.and_then(|scaling| scaling.min_replicas)) {
+    let (field, given) = match (
+        own.replicas,
+        own.autoscaling.and_then(|scaling| scaling.min_replicas),
+    ) {
         (Some(replicas), _) => ("replicas", replicas),
         (None, Some(replicas)) => ("autoscaling.minReplicas", replicas),
         (None, None) => return None,
@@ -203,8 +267,13 @@ fn replicas(catalog: &Service, own: &ServiceSpec) -> Option<Problem> {
     })
 }
 
-/// The catalog's graph with what this spec changes of it: calls that are not made, calls without a breaker or a fallback.
-fn platform(spec: &OrderServiceSetSpec, services: &[DesiredService], wiring: Option<&Wiring>) -> Graph {
+/// The catalog's graph with what this spec changes of it: calls that are not made, calls without a
+/// breaker or a fallback.
+fn platform(
+    spec: &OrderServiceSetSpec,
+    services: &[DesiredService],
+    wiring: Option<&Wiring>,
+) -> Graph {
     let declared = Declared {
         database_fails_over: wiring.is_some_and(|wiring| wiring.fails_over),
         cache_fails_over: spec.cache.as_ref().is_some_and(|cache| cache.fails_over),
@@ -216,32 +285,57 @@ fn platform(spec: &OrderServiceSetSpec, services: &[DesiredService], wiring: Opt
         for dependency in &service.resilience.spec.dependencies {
             for to in called(dependency) {
                 let contained = graph.link(from, to).and_then(|link| link.contained.clone());
-                let degrades = dependency.fallback != mrg_policy::Fallback::default() || dependency.providers.len() > 1;
-                graph.links.retain(|link| link.from != from || link.to != *to);
+                let degrades = dependency.fallback != mrg_policy::Fallback::default()
+                    || dependency.providers.len() > 1;
+                graph
+                    .links
+                    .retain(|link| link.from != from || link.to != *to);
                 let coupling = match dependency.breaker.mode {
                     // Without one its callers wait with it until they can do nothing else.
                     mrg_breaker::Mode::Off if dependency.providers.len() == 1 => Coupling::Hard,
                     _ => Coupling::Loose,
                 };
-                graph.links.push(Link { from: from.to_owned(), to: (*to).to_owned(), coupling, contained: contained.filter(|_| degrades) });
+                graph.links.push(Link {
+                    from: from.to_owned(),
+                    to: (*to).to_owned(),
+                    coupling,
+                    contained: contained.filter(|_| degrades),
+                });
             }
         }
-        graph.links.retain(|link| link.from != from || !service.spec.without.contains(&link.to));
+        graph
+            .links
+            .retain(|link| link.from != from || !service.spec.without.contains(&link.to));
     }
     graph
 }
 
 /// The services of the ten that a dependency reaches.
 fn called(dependency: &Dependency) -> Vec<&'static str> {
-    let known = |host: &str| SERVICES.iter().map(|service| service.name).find(|name| host.split('.').next() == Some(name));
-    dependency.providers.iter().filter_map(|provider| known(&provider.url.host)).collect()
+    let known = |host: &str| {
+        SERVICES
+            .iter()
+            .map(|service| service.name)
+            .find(|name| host.split('.').next() == Some(name))
+    };
+    dependency
+        .providers
+        .iter()
+        .filter_map(|provider| known(&provider.url.host))
+        .collect()
 }
 
 impl DesiredService {
     /// Pods, as long as no autoscaler decides.
     pub fn replicas(&self) -> i32 {
-        let fewest = self.spec.autoscaling.and_then(|scaling| scaling.min_replicas);
-        self.spec.replicas.or(fewest).unwrap_or(self.catalog.tier.value.min_replicas().value)
+        let fewest = self
+            .spec
+            .autoscaling
+            .and_then(|scaling| scaling.min_replicas);
+        self.spec
+            .replicas
+            .or(fewest)
+            .unwrap_or(self.catalog.tier.value.min_replicas().value)
     }
 
     /// The tier, in the API's words.

@@ -15,7 +15,15 @@ pub const HTTP_PORT: u16 = 8009;
 
 /// All objects, in the order in which they are applied.
 pub fn build(desired: &Desired) -> Vec<Manifest> {
-    [service_account(desired), config_map(desired), service(desired), disruption_budget(desired), deployment(desired)].map(Manifest).into()
+    [
+        service_account(desired),
+        config_map(desired),
+        service(desired),
+        disruption_budget(desired),
+        deployment(desired),
+    ]
+    .map(Manifest)
+    .into()
 }
 
 impl Desired {
@@ -50,15 +58,23 @@ impl Desired {
     /// The pooler's file.
     fn pooler_file(&self) -> String {
         let spec = &self.spec;
-        let databases: Vec<Value> =
-            spec.databases.iter().map(|database| json!({ "alias": database.name, "name": database.database })).collect();
-        let mut settings: Map<String, Value> = spec.settings.iter().map(|(name, value)| (name.clone(), json!(value.0))).collect();
+        let databases: Vec<Value> = spec
+            .databases
+            .iter()
+            .map(|database| json!({ "alias": database.name, "name": database.database }))
+            .collect();
+        let mut settings: Map<String, Value> = spec
+            .settings
+            .iter()
+            .map(|(name, value)| (name.clone(), json!(value.0)))
+            .collect();
         if spec.tls.is_some() {
             for (name, value) in [
                 ("client_tls_sslmode", "require"),
                 ("client_tls_cert_file", "/etc/mrg-tls/tls.crt"),
                 ("client_tls_key_file", "/etc/mrg-tls/tls.key"),
-                // It wants one even if no client certificate is asked for, and finds none by itself in an image without ca-certificates.
+                // It wants one even if no client certificate is asked for, and finds none by itself
+                // in an image without ca-certificates.
                 ("client_tls_ca_file", "/etc/mrg-tls/tls.crt"),
             ] {
                 settings.insert(name.to_owned(), json!(value));
@@ -87,7 +103,8 @@ impl Desired {
                 MaxLag::Bytes(bytes) => file["max_lag_bytes"] = json!(bytes),
                 MaxLag::Time(age) => file["max_lag_ms"] = json!(age),
             }
-            file["falls_back"] = json!(spec.read.clone().unwrap_or_default().fallback == Fallback::Primary);
+            file["falls_back"] =
+                json!(spec.read.clone().unwrap_or_default().fallback == Fallback::Primary);
         }
         compact(&file)
     }
@@ -145,9 +162,17 @@ fn deployment(desired: &Desired) -> Value {
     if let Some(resources) = &spec.resources {
         container["resources"] = json!(resources);
     }
-    let unsatisfiable = if spec.scheduling.spread == Spread::Required { "DoNotSchedule" } else { "ScheduleAnyway" };
-    let passwords: Vec<Value> =
-        desired.users.iter().map(|user| format!("{user}-password")).map(|key| json!({ "key": key, "path": key })).collect();
+    let unsatisfiable = if spec.scheduling.spread == Spread::Required {
+        "DoNotSchedule"
+    } else {
+        "ScheduleAnyway"
+    };
+    let passwords: Vec<Value> = desired
+        .users
+        .iter()
+        .map(|user| format!("{user}-password"))
+        .map(|key| json!({ "key": key, "path": key }))
+        .collect();
     let mut pod = json!({
         "serviceAccountName": desired.file_name(),
         "automountServiceAccountToken": false, "enableServiceLinks": false,
@@ -178,7 +203,13 @@ fn deployment(desired: &Desired) -> Value {
     if let Some(tls) = &spec.tls {
         let (volumes, mounts) = ("/volumes", "/containers/0/volumeMounts");
         let volume = json!({ "name": "tls", "secret": { "secretName": tls.secret_name, "defaultMode": 0o440 } });
-        for (place, item) in [(volumes, volume), (mounts, json!({ "name": "tls", "mountPath": "/etc/mrg-tls" }))] {
+        for (place, item) in [
+            (volumes, volume),
+            (
+                mounts,
+                json!({ "name": "tls", "mountPath": "/etc/mrg-tls" }),
+            ),
+        ] {
             if let Some(items) = pod.pointer_mut(place).and_then(Value::as_array_mut) {
                 items.push(item);
             }
@@ -187,7 +218,12 @@ fn deployment(desired: &Desired) -> Value {
     if !spec.scheduling.node_selector.is_empty() {
         pod["nodeSelector"] = json!(spec.scheduling.node_selector);
     }
-    if let Some(class) = spec.scheduling.priority_class_name.as_ref().or(desired.priority_class.as_ref()) {
+    if let Some(class) = spec
+        .scheduling
+        .priority_class_name
+        .as_ref()
+        .or(desired.priority_class.as_ref())
+    {
         pod["priorityClassName"] = json!(class);
     }
     json!({

@@ -51,64 +51,122 @@ struct Context {
     followers: Followers<Object>,
 }
 
-/// A settled pool is looked at again so often; it is then that the numbers of clients are brought up to date.
+/// A settled pool is looked at again so often; it is then that the numbers of clients are brought
+/// up to date.
 const BACKSTOP: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(3);
 const DCS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to end.
-pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(
+    shared: Arc<Shared>,
+    settings: Settings,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
     let (followers, from_etcd) = Followers::new();
     let controller = controller(&shared.pools);
-    let of_clusters = concerned(shared.clusters.changes(), controller.store(), |pool: &Object, cluster| {
-        let spec = pool.0.as_ref().ok().map(|pool| &pool.spec);
-        pool.namespace() == cluster.namespace() && spec.is_some_and(|spec| spec.cluster_ref.name == cluster.name_any())
-    });
-    let controller =
-        controller.reconcile_on(owners::<PgBouncerPool, _>(shared.deployments.changes())).reconcile_on(of_clusters).reconcile_on(from_etcd);
-    reconciler::run(controller, Context { settings, shared, followers }, stop).await;
+    let of_clusters = concerned(
+        shared.clusters.changes(),
+        controller.store(),
+        |pool: &Object, cluster| {
+            let spec = pool.0.as_ref().ok().map(|pool| &pool.spec);
+            pool.namespace() == cluster.namespace()
+                && spec.is_some_and(|spec| spec.cluster_ref.name == cluster.name_any())
+        },
+    );
+    let controller = controller
+        .reconcile_on(owners::<PgBouncerPool, _>(shared.deployments.changes()))
+        .reconcile_on(of_clusters)
+        .reconcile_on(from_etcd);
+    reconciler::run(
+        controller,
+        Context {
+            settings,
+            shared,
+            followers,
+        },
+        stop,
+    )
+    .await;
 }
 
 impl Reconciler for Context {
     type Kind = PgBouncerPool;
     type Error = Error;
 
-    async fn reconcile(&self, pool: &PgBouncerPool, reference: ObjectRef<Object>) -> Result<Action, Error> {
+    async fn reconcile(
+        &self,
+        pool: &PgBouncerPool,
+        reference: ObjectRef<Object>,
+    ) -> Result<Action, Error> {
         let now = Timestamp::now();
         let observe_failed = |error| Error::Observe(Box::new(error));
         let namespace = pool.namespace().unwrap_or_default();
-        let clusters: Api<PostgresCluster> = Api::namespaced(self.shared.client.clone(), &namespace);
-        let cluster = clusters.get_opt(&pool.spec.cluster_ref.name).await.map_err(observe_failed)?;
+        let clusters: Api<PostgresCluster> =
+            Api::namespaced(self.shared.client.clone(), &namespace);
+        let cluster = clusters
+            .get_opt(&pool.spec.cluster_ref.name)
+            .await
+            .map_err(observe_failed)?;
         let desired = match validate::validate(&self.settings, pool, cluster.as_ref()) {
             Ok(desired) => desired,
             Err(invalid) => {
-                self.report(pool, status::stalled(pool, &invalid, now)).await?;
+                self.report(pool, status::stalled(pool, &invalid, now))
+                    .await?;
                 return Ok(Action::await_change());
             }
         };
-        if let Some(invalid) = missing(&self.shared.client, &desired).await.map_err(observe_failed)? {
-            self.report(pool, status::stalled(pool, &invalid, now)).await?;
+        if let Some(invalid) = missing(&self.shared.client, &desired)
+            .await
+            .map_err(observe_failed)?
+        {
+            self.report(pool, status::stalled(pool, &invalid, now))
+                .await?;
             return Ok(Action::requeue(SOON));
         }
         let applied = self.shared.applied.apply_all(&build::build(&desired)).await;
         let prefix = Keys::new("service", &desired.scope).poolers();
-        let etcd = self.followers.follow(reference, desired.etcd.clone(), prefix.clone(), shape);
+        let etcd = self
+            .followers
+            .follow(reference, desired.etcd.clone(), prefix.clone(), shape);
         let deployments: Api<Deployment> = Api::namespaced(self.shared.client.clone(), &namespace);
-        let deployment = deployments.get_opt(&desired.name).await.map_err(observe_failed)?.and_then(|deployment| deployment.status);
+        let deployment = deployments
+            .get_opt(&desired.name)
+            .await
+            .map_err(observe_failed)?
+            .and_then(|deployment| deployment.status);
         let pods = deployment.map_or((0, 0, 0), |status| {
-            (status.replicas.unwrap_or(0), status.ready_replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0))
+            (
+                status.replicas.unwrap_or(0),
+                status.ready_replicas.unwrap_or(0),
+                status.updated_replicas.unwrap_or(0),
+            )
         });
         let siblings: Api<PgBouncerPool> = Api::namespaced(self.shared.client.clone(), &namespace);
-        let siblings = siblings.list(&ListParams::default()).await.map_err(observe_failed)?;
-        let of_cluster: Vec<&PgBouncerPool> = siblings.iter().filter(|sibling| sibling.spec.cluster_ref == pool.spec.cluster_ref).collect();
+        let siblings = siblings
+            .list(&ListParams::default())
+            .await
+            .map_err(observe_failed)?;
+        let of_cluster: Vec<&PgBouncerPool> = siblings
+            .iter()
+            .filter(|sibling| sibling.spec.cluster_ref == pool.spec.cluster_ref)
+            .collect();
         let observed = Observed {
             records: records(&etcd, &prefix, &desired.name).await,
             pods,
-            failure: applied.as_ref().err().map(|error| mrg_telemetry::chain(error)),
-            overcommitment: cluster.as_ref().and_then(|cluster| validate::overcommitment(cluster, desired.users.len(), &of_cluster)),
+            failure: applied
+                .as_ref()
+                .err()
+                .map(|error| mrg_telemetry::chain(error)),
+            overcommitment: cluster.as_ref().and_then(|cluster| {
+                validate::overcommitment(cluster, desired.users.len(), &of_cluster)
+            }),
         };
         let new = status::status(pool, &desired, &observed, now);
-        let settled = new.conditions.iter().any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
+        let settled = new
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
         self.report(pool, new).await?;
         applied?;
         Ok(Action::requeue(if settled { BACKSTOP } else { SOON }))
@@ -119,18 +177,27 @@ impl Reconciler for Context {
     }
 }
 
-/// What is missing of the Secrets. Secrets are not watched: the operator may read those that it is told of, and list none.
-async fn missing(client: &Client, desired: &validate::Desired) -> Result<Option<validate::Invalid>, kube::Error> {
+/// What is missing of the Secrets. Secrets are not watched: the operator may read those that it is
+/// told of, and list none.
+async fn missing(
+    client: &Client,
+    desired: &validate::Desired,
+) -> Result<Option<validate::Invalid>, kube::Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);
     let mut known: BTreeMap<String, Option<Secret>> = BTreeMap::new();
     for (name, key) in validate::needed(desired) {
         if !known.contains_key(name) {
             known.insert(name.to_owned(), api.get_opt(name).await?);
         }
-        let Some(Some(secret)) = known.get(name) else { return Ok(Some(validate::Invalid::NoSecret(name.to_owned()))) };
+        let Some(Some(secret)) = known.get(name) else {
+            return Ok(Some(validate::Invalid::NoSecret(name.to_owned())));
+        };
         let value = secret.data.as_ref().and_then(|data| data.get(&key));
         if value.is_none_or(|value| value.0.is_empty()) {
-            return Ok(Some(validate::Invalid::Malformed { secret: name.to_owned(), key }));
+            return Ok(Some(validate::Invalid::Malformed {
+                secret: name.to_owned(),
+                key,
+            }));
         }
     }
     Ok(None)
@@ -138,14 +205,20 @@ async fn missing(client: &Client, desired: &validate::Desired) -> Result<Option<
 
 async fn records(etcd: &Etcd, prefix: &str, pool: &str) -> Option<BTreeMap<String, PoolerRecord>> {
     let (_, entries) = etcd.read(prefix, DCS_WITHIN).await.ok()?;
-    let parsed = entries.iter().filter_map(|(pod, entry)| Some((pod.clone(), record(entry)?)));
+    let parsed = entries
+        .iter()
+        .filter_map(|(pod, entry)| Some((pod.clone(), record(entry)?)));
     Some(parsed.filter(|(_, record)| record.pool == pool).collect())
 }
 
-/// What the status shows of a record. How many clients there are changes all the time and is no news; that some wait is.
+/// What the status shows of a record. How many clients there are changes all the time and is no
+/// news; that some wait is.
 fn shape(_: &str, value: &str) -> Option<String> {
     let waits = serde_json::from_str::<PoolerRecord>(value).is_ok_and(|record| record.waiting > 0);
-    Some(format!("{waits} {}", without(value, &["clients", "waiting", "pause", "drained"])))
+    Some(format!(
+        "{waits} {}",
+        without(value, &["clients", "waiting", "pause", "drained"])
+    ))
 }
 
 impl Context {
@@ -154,7 +227,9 @@ impl Context {
         if pool.status.as_ref() == Some(&new) {
             return Ok(());
         }
-        write_status(&self.shared.client, pool, &new).await.map_err(|error| Error::Status(Box::new(error)))?;
+        write_status(&self.shared.client, pool, &new)
+            .await
+            .map_err(|error| Error::Status(Box::new(error)))?;
         Ok(())
     }
 }

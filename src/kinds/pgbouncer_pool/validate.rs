@@ -55,7 +55,9 @@ pub enum MaxLag {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// There is no such cluster.
-    #[error("spec.clusterRef.name: there is no PostgresCluster `{0}` in this namespace; it is picked up when it appears")]
+    #[error(
+        "spec.clusterRef.name: there is no PostgresCluster `{0}` in this namespace; it is picked up when it appears"
+    )]
     NoCluster(String),
     /// A Secret is not there.
     #[error("the Secret `{0}` is not there; it is picked up when it appears")]
@@ -77,7 +79,9 @@ pub enum Invalid {
     )]
     NoUser(String),
     /// A name would collide.
-    #[error("metadata.name: `{0}` is a Service of the PostgresCluster itself; choose another name, such as `{0}-pool`")]
+    #[error(
+        "metadata.name: `{0}` is a Service of the PostgresCluster itself; choose another name, such as `{0}-pool`"
+    )]
     Name(String),
     /// A setting of PgBouncer that cannot be made.
     #[error("spec.settings.{name}: {why}")]
@@ -110,7 +114,11 @@ impl Invalid {
 }
 
 /// Checks a spec.
-pub fn validate(settings: &Settings, pool: &PgBouncerPool, cluster: Option<&PostgresCluster>) -> Result<Desired, Invalid> {
+pub fn validate(
+    settings: &Settings,
+    pool: &PgBouncerPool,
+    cluster: Option<&PostgresCluster>,
+) -> Result<Desired, Invalid> {
     let spec = pool.spec.clone();
     let cluster = cluster.ok_or_else(|| Invalid::NoCluster(spec.cluster_ref.name.clone()))?;
     let of = postgres_cluster::connection(cluster)?;
@@ -121,7 +129,12 @@ pub fn validate(settings: &Settings, pool: &PgBouncerPool, cluster: Option<&Post
         }
     }
     for name in spec.settings.keys() {
-        let refuse = |why| Err(Invalid::Setting { name: name.clone(), why });
+        let refuse = |why| {
+            Err(Invalid::Setting {
+                name: name.clone(),
+                why,
+            })
+        };
         if RESERVED_SETTINGS.contains(&name.as_str()) {
             return refuse("the pooler makes this setting itself; remove it");
         }
@@ -144,8 +157,14 @@ pub fn validate(settings: &Settings, pool: &PgBouncerPool, cluster: Option<&Post
         scope: of.scope,
         etcd: of.etcd,
         secret: of.secret,
-        users: of.users.into_iter().chain(spec.users.iter().cloned()).collect(),
-        port: spec.port.unwrap_or(if spec.mode == Mode::Write { 6432 } else { 6433 }),
+        users: of
+            .users
+            .into_iter()
+            .chain(spec.users.iter().cloned())
+            .collect(),
+        port: spec
+            .port
+            .unwrap_or(if spec.mode == Mode::Write { 6432 } else { 6433 }),
         max_lag,
         pooler_image: settings.agent_image.clone(),
         pooler_pull_policy: settings.agent_pull_policy.clone(),
@@ -157,28 +176,50 @@ pub fn validate(settings: &Settings, pool: &PgBouncerPool, cluster: Option<&Post
 
 /// What is needed of Secrets: their names and keys.
 pub fn needed(desired: &Desired) -> Vec<(&str, String)> {
-    let passwords = desired.users.iter().map(|user| (desired.secret.as_str(), format!("{user}-password")));
-    let tls = desired.spec.tls.iter().flat_map(|tls| ["tls.crt", "tls.key"].map(|key| (tls.secret_name.as_str(), key.to_owned())));
+    let passwords = desired
+        .users
+        .iter()
+        .map(|user| (desired.secret.as_str(), format!("{user}-password")));
+    let tls = desired.spec.tls.iter().flat_map(|tls| {
+        ["tls.crt", "tls.key"].map(|key| (tls.secret_name.as_str(), key.to_owned()))
+    });
     passwords.chain(tls).collect()
 }
 
-/// Connections that the server keeps for the superuser, and those of the agent and the poolers' own.
+/// Connections that the server keeps for the superuser, and those of the agent and the poolers'
+/// own.
 const SET_ASIDE: u64 = 10;
 /// PostgreSQL's default.
 const MAX_CONNECTIONS: u64 = 100;
 
 /// What the pools of a cluster could open at one server together, if that is more than it takes.
-pub fn overcommitment(cluster: &PostgresCluster, users: usize, pools: &[&PgBouncerPool]) -> Option<String> {
+pub fn overcommitment(
+    cluster: &PostgresCluster,
+    users: usize,
+    pools: &[&PgBouncerPool],
+) -> Option<String> {
     let parameters = &cluster.spec.postgresql.parameters;
-    let most = parameters.get("max_connections").and_then(|value| value.0.parse().ok()).unwrap_or(MAX_CONNECTIONS);
+    let most = parameters
+        .get("max_connections")
+        .and_then(|value| value.0.parse().ok())
+        .unwrap_or(MAX_CONNECTIONS);
     let could_open = |pool: &&PgBouncerPool| {
-        let each = u64::from(pool.spec.default_pool_size) * (pool.spec.databases.len() * users) as u64;
-        (pool.name_any(), each * u64::try_from(pool.spec.replicas).unwrap_or(0), pool.spec.replicas, each)
+        let each =
+            u64::from(pool.spec.default_pool_size) * (pool.spec.databases.len() * users) as u64;
+        (
+            pool.name_any(),
+            each * u64::try_from(pool.spec.replicas).unwrap_or(0),
+            pool.spec.replicas,
+            each,
+        )
     };
     let mut pools: Vec<_> = pools.iter().map(could_open).collect();
     pools.sort();
     let sum: u64 = pools.iter().map(|(_, all, ..)| all).sum();
-    let terms: Vec<String> = pools.iter().map(|(name, all, pods, each)| format!("{name}: {pods} pods x {each} = {all}")).collect();
+    let terms: Vec<String> = pools
+        .iter()
+        .map(|(name, all, pods, each)| format!("{name}: {pods} pods x {each} = {all}"))
+        .collect();
     (sum + SET_ASIDE > most).then(|| {
         format!(
             "the pools of {} could open {sum} connections at one server ({}), and max_connections {most} leaves {}; lower spec.defaultPoolSize or raise max_connections",

@@ -1,4 +1,5 @@
-//! Brings the API server and etcd in line with what is wanted. Settled means silent: what is as wanted is not written.
+//! Brings the API server and etcd in line with what is wanted. Settled means silent: what is as
+//! wanted is not written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -43,31 +44,70 @@ pub enum Error {
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(kube::Error) -> Error {
-    move |source| Error::Request { operation, source: Box::new(source) }
+    move |source| Error::Request {
+        operation,
+        source: Box::new(source),
+    }
 }
 
 /// Makes the Secret with the passwords, or adds those that are missing; never changes one.
 pub async fn keep_secret(client: &Client, desired: &Desired) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);
-    let mut wanted = vec!["superuser-password".to_owned(), "replication-password".to_owned(), "rest-password".to_owned()];
-    wanted.extend(desired.owners().into_iter().map(|owner| format!("{owner}-password")));
+    let mut wanted = vec![
+        "superuser-password".to_owned(),
+        "replication-password".to_owned(),
+        "rest-password".to_owned(),
+    ];
+    wanted.extend(
+        desired
+            .owners()
+            .into_iter()
+            .map(|owner| format!("{owner}-password")),
+    );
     let password = || ByteString(rand::rng().sample_iter(Alphanumeric).take(32).collect());
-    let existing = api.get_opt(&desired.secret_name()).await.map_err(failed("read the credentials"))?;
+    let existing = api
+        .get_opt(&desired.secret_name())
+        .await
+        .map_err(failed("read the credentials"))?;
     let Some(existing) = existing else {
-        let mut secret = Secret { data: Some(wanted.into_iter().map(|key| (key, password())).collect()), ..Secret::default() };
+        let mut secret = Secret {
+            data: Some(wanted.into_iter().map(|key| (key, password())).collect()),
+            ..Secret::default()
+        };
         secret.metadata.name = Some(desired.secret_name());
-        // Not owned: the passwords outlive the object, as the volumes do, or the data could not be opened again.
+        // Not owned: the passwords outlive the object, as the volumes do, or the data could not be
+        // opened again.
         let labels = desired.labels("credentials");
-        secret.metadata.labels =
-            Some(labels.into_iter().map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned())).collect());
-        return api.create(&PostParams::default(), &secret).await.map(|_| ()).map_err(failed("create the credentials"));
+        secret.metadata.labels = Some(
+            labels
+                .into_iter()
+                .map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned()))
+                .collect(),
+        );
+        return api
+            .create(&PostParams::default(), &secret)
+            .await
+            .map(|_| ())
+            .map_err(failed("create the credentials"));
     };
-    let rotated = existing.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ROTATE_ANNOTATION));
+    let rotated = existing
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(ROTATE_ANNOTATION));
     let rotates = desired.rotation.is_some() && rotated != desired.rotation.as_ref();
-    let rotating: BTreeSet<String> = desired.owners().into_iter().filter(|_| rotates).map(|owner| format!("{owner}-password")).collect();
+    let rotating: BTreeSet<String> = desired
+        .owners()
+        .into_iter()
+        .filter(|_| rotates)
+        .map(|owner| format!("{owner}-password"))
+        .collect();
     let have = existing.data.unwrap_or_default();
-    let fresh: BTreeMap<String, ByteString> =
-        wanted.into_iter().filter(|key| rotating.contains(key) || !have.contains_key(key)).map(|key| (key, password())).collect();
+    let fresh: BTreeMap<String, ByteString> = wanted
+        .into_iter()
+        .filter(|key| rotating.contains(key) || !have.contains_key(key))
+        .map(|key| (key, password()))
+        .collect();
     if fresh.is_empty() && !rotates {
         return Ok(());
     }
@@ -77,21 +117,43 @@ pub async fn keep_secret(client: &Client, desired: &Desired) -> Result<(), Error
         patch["metadata"] = json!({ "annotations": { ROTATE_ANNOTATION: desired.rotation } });
     }
     let patch = Patch::Merge(patch);
-    api.patch(&desired.secret_name(), &PatchParams::default(), &patch).await.map(|_| ()).map_err(failed("add credentials"))
+    api.patch(&desired.secret_name(), &PatchParams::default(), &patch)
+        .await
+        .map(|_| ())
+        .map_err(failed("add credentials"))
 }
 
-/// Labels the pods by role, for the `-rw` and `-ro` Services. The poolers and the election do not depend on it.
-pub async fn label_pods(client: &Client, desired: &Desired, observed: &Observed) -> Result<(), Error> {
-    let Some(dcs) = &observed.dcs else { return Ok(()) };
+/// Labels the pods by role, for the `-rw` and `-ro` Services. The poolers and the election do not
+/// depend on it.
+pub async fn label_pods(
+    client: &Client,
+    desired: &Desired,
+    observed: &Observed,
+) -> Result<(), Error> {
+    let Some(dcs) = &observed.dcs else {
+        return Ok(());
+    };
     let api: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
-    let leader = dcs.cluster.leader.as_ref().map(|key| key.member.to_string());
+    let leader = dcs
+        .cluster
+        .leader
+        .as_ref()
+        .map(|key| key.member.to_string());
     // The old leader loses the label before the new one gets it.
     let mut changes: Vec<(&String, Option<&str>)> = Vec::new();
     for (name, pod) in &observed.pods {
-        let member = dcs.members.iter().find(|(member, _)| member.as_str() == name).map(|(_, data)| data);
+        let member = dcs
+            .members
+            .iter()
+            .find(|(member, _)| member.as_str() == name)
+            .map(|(_, data)| data);
         let role = match member {
-            Some(data) if leader.as_ref() == Some(name) && data.role == "primary" => Some("primary"),
-            Some(data) if leader.as_ref() != Some(name) && data.state == "running" => Some("replica"),
+            Some(data) if leader.as_ref() == Some(name) && data.role == "primary" => {
+                Some("primary")
+            }
+            Some(data) if leader.as_ref() != Some(name) && data.state == "running" => {
+                Some("replica")
+            }
             _ => None,
         };
         if pod.labels().get(ROLE_LABEL).map(String::as_str) != role {
@@ -110,19 +172,41 @@ pub async fn label_pods(client: &Client, desired: &Desired, observed: &Observed)
     Ok(())
 }
 
-/// A StatefulSet's claim template cannot change: where the volumes grow, the set is deleted without its pods and made anew around them.
-pub async fn make_way_for_growth(client: &Client, desired: &Desired, old: Option<&StatefulSet>) -> Result<(), Error> {
+/// A StatefulSet's claim template cannot change: where the volumes grow, the set is deleted without
+/// its pods and made anew around them.
+pub async fn make_way_for_growth(
+    client: &Client,
+    desired: &Desired,
+    old: Option<&StatefulSet>,
+) -> Result<(), Error> {
     let Some(old) = old else { return Ok(()) };
-    let templates = old.spec.as_ref().and_then(|spec| spec.volume_claim_templates.as_ref());
-    let claim =
-        templates.into_iter().flatten().find_map(|template| template.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage"));
+    let templates = old
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volume_claim_templates.as_ref());
+    let claim = templates.into_iter().flatten().find_map(|template| {
+        template
+            .spec
+            .as_ref()?
+            .resources
+            .as_ref()?
+            .requests
+            .as_ref()?
+            .get("storage")
+    });
     let wanted = bytes(&desired.spec.storage.size);
     if claim.is_none_or(|claim| bytes(&claim.0) >= wanted) {
         return Ok(());
     }
     let api: Api<StatefulSet> = Api::namespaced(client.clone(), &desired.namespace);
-    let preconditions = Some(Preconditions { uid: old.uid(), resource_version: None });
-    let parameters = DeleteParams { preconditions, ..DeleteParams::orphan() };
+    let preconditions = Some(Preconditions {
+        uid: old.uid(),
+        resource_version: None,
+    });
+    let parameters = DeleteParams {
+        preconditions,
+        ..DeleteParams::orphan()
+    };
     match api.delete(&desired.name, &parameters).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
@@ -146,24 +230,47 @@ pub async fn make_way_for_growth(client: &Client, desired: &Desired, old: Option
 /// Grows volumes whose claim is smaller than the spec says.
 pub async fn grow_volumes(client: &Client, desired: &Desired) -> Result<(), Error> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &desired.namespace);
-    let selector = format!("app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster={}", desired.name);
-    let claims = api.list(&ListParams::default().labels(&selector)).await.map_err(failed("list volumes"))?;
+    let selector = format!(
+        "app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster={}",
+        desired.name
+    );
+    let claims = api
+        .list(&ListParams::default().labels(&selector))
+        .await
+        .map_err(failed("list volumes"))?;
     let wanted = bytes(&desired.spec.storage.size);
     for claim in claims {
-        let requested = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
+        let requested = claim
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
         let requested = requested.and_then(|quantity| bytes(&quantity.0));
         if requested < wanted {
-            let patch = Patch::Merge(json!({ "spec": { "resources": { "requests": { "storage": desired.spec.storage.size } } } }));
-            api.patch(&claim.name_any(), &PatchParams::default(), &patch).await.map_err(failed("grow a volume"))?;
+            let patch = Patch::Merge(
+                json!({ "spec": { "resources": { "requests": { "storage": desired.spec.storage.size } } } }),
+            );
+            api.patch(&claim.name_any(), &PatchParams::default(), &patch)
+                .await
+                .map_err(failed("grow a volume"))?;
         }
     }
     Ok(())
 }
 
-/// Keeps the dynamic configuration in etcd as the spec says. Keys that the spec does not speak of are left alone.
-pub async fn write_intent(etcd: &Etcd, desired: &Desired, observed: &Observed) -> Result<(), mrg_dcs_etcd::Error> {
-    let Some((revision, current)) = observed.dcs.as_ref().and_then(|dcs| dcs.config.as_ref()) else { return Ok(()) };
-    let Value::Object(mut wanted) = current.clone() else { return Ok(()) };
+/// Keeps the dynamic configuration in etcd as the spec says. Keys that the spec does not speak of
+/// are left alone.
+pub async fn write_intent(
+    etcd: &Etcd,
+    desired: &Desired,
+    observed: &Observed,
+) -> Result<(), mrg_dcs_etcd::Error> {
+    let Some((revision, current)) = observed.dcs.as_ref().and_then(|dcs| dcs.config.as_ref())
+    else {
+        return Ok(());
+    };
+    let Value::Object(mut wanted) = current.clone() else {
+        return Ok(());
+    };
     for (key, value) in dynamic_config(desired) {
         wanted.insert(key, value);
     }
@@ -174,5 +281,7 @@ pub async fn write_intent(etcd: &Etcd, desired: &Desired, observed: &Observed) -
     let key = Keys::new("service", &desired.scope).config();
     let unchanged = Compare::mod_revision(key.clone(), CompareOp::Equal, *revision);
     let put = TxnOp::put(key, compact(&wanted), None);
-    etcd.transact(vec![unchanged], vec![put], Duration::from_secs(3)).await.map(|_| ())
+    etcd.transact(vec![unchanged], vec![put], Duration::from_secs(3))
+        .await
+        .map(|_| ())
 }

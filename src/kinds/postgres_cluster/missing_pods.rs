@@ -1,5 +1,6 @@
-//! Pods that a StatefulSet lacks. Its controller cannot make one while the volume claim of its ordinal goes away, tries again after ever longer waits, many
-//! minutes in the end, and is not told when the claim is gone. Any change of the set makes it try at once.
+//! Pods that a StatefulSet lacks. Its controller cannot make one while the volume claim of its
+//! ordinal goes away, tries again after ever longer waits, many minutes in the end, and is not told
+//! when the claim is gone. Any change of the set makes it try at once.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -31,9 +32,18 @@ pub async fn ask_again(
     if !has_waited(before, now) {
         return Ok(());
     }
-    let etcd =
-        desired.spec.etcd.managed.as_ref().map(|managed| (format!("{}-etcd", desired.name), managed.replicas, observed.etcd_pods.len()));
-    let postgres = (desired.name.clone(), desired.spec.replicas, observed.pods.len());
+    let etcd = desired.spec.etcd.managed.as_ref().map(|managed| {
+        (
+            format!("{}-etcd", desired.name),
+            managed.replicas,
+            observed.etcd_pods.len(),
+        )
+    });
+    let postgres = (
+        desired.name.clone(),
+        desired.spec.replicas,
+        observed.pods.len(),
+    );
     for (name, wanted, found) in etcd.into_iter().chain([postgres]) {
         if found < usize::try_from(wanted).unwrap_or(0) {
             ask_set_again(client, &desired.namespace, &name, now).await?;
@@ -45,23 +55,48 @@ pub async fn ask_again(
 /// Whether something has been missing for a while.
 fn has_waited(before: &[Condition], now: Timestamp) -> bool {
     let ready = before.iter().find(|condition| condition.type_ == "Ready");
-    ready.is_some_and(|ready| ready.status != "True" && now.duration_since(ready.last_transition_time.0) > PATIENCE)
+    ready.is_some_and(|ready| {
+        ready.status != "True" && now.duration_since(ready.last_transition_time.0) > PATIENCE
+    })
 }
 
-async fn ask_set_again(client: &Client, namespace: &str, name: &str, now: Timestamp) -> Result<(), kube::Error> {
+async fn ask_set_again(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    now: Timestamp,
+) -> Result<(), kube::Error> {
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
-    let Some(set) = sets.get_opt(name).await? else { return Ok(()) };
+    let Some(set) = sets.get_opt(name).await? else {
+        return Ok(());
+    };
     if !lacks_pods(&set) {
         return Ok(());
     }
-    let selector: Selector = set.spec.and_then(|spec| spec.selector.match_labels).into_iter().flatten().collect();
+    let selector: Selector = set
+        .spec
+        .and_then(|spec| spec.selector.match_labels)
+        .into_iter()
+        .flatten()
+        .collect();
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let in_the_way = claims.list(&ListParams::default().labels_from(&selector)).await?;
-    if in_the_way.items.iter().any(|claim| claim.metadata.deletion_timestamp.is_some()) {
+    let in_the_way = claims
+        .list(&ListParams::default().labels_from(&selector))
+        .await?;
+    if in_the_way
+        .items
+        .iter()
+        .any(|claim| claim.metadata.deletion_timestamp.is_some())
+    {
         return Ok(());
     }
-    tracing::info!(set = name, namespace, "the StatefulSet lacks pods and nothing is in their way; its controller is asked to try again");
-    let patch = Patch::Merge(json!({ "metadata": { "annotations": { (ANNOTATION): now.to_string() } } }));
+    tracing::info!(
+        set = name,
+        namespace,
+        "the StatefulSet lacks pods and nothing is in their way; its controller is asked to try again"
+    );
+    let patch =
+        Patch::Merge(json!({ "metadata": { "annotations": { (ANNOTATION): now.to_string() } } }));
     match sets.patch(name, &PatchParams::default(), &patch).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -71,8 +106,11 @@ async fn ask_set_again(client: &Client, namespace: &str, name: &str, now: Timest
 
 /// Whether its controller knows of more pods than it has made.
 fn lacks_pods(set: &StatefulSet) -> bool {
-    let (Some(spec), Some(status)) = (&set.spec, &set.status) else { return false };
-    status.observed_generation == set.metadata.generation && status.replicas < spec.replicas.unwrap_or(1)
+    let (Some(spec), Some(status)) = (&set.spec, &set.status) else {
+        return false;
+    };
+    status.observed_generation == set.metadata.generation
+        && status.replicas < spec.replicas.unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -90,7 +128,10 @@ mod tests {
         assert!(has_waited(&ready("False"), at("2026-01-01T00:00:06Z")));
         assert!(!has_waited(&ready("False"), at("2026-01-01T00:00:04Z")));
         assert!(!has_waited(&ready("True"), at("2026-01-01T01:00:00Z")));
-        assert!(!has_waited(&[], at("2026-01-01T01:00:00Z")), "a new cluster");
+        assert!(
+            !has_waited(&[], at("2026-01-01T01:00:00Z")),
+            "a new cluster"
+        );
     }
 
     #[test]
@@ -103,6 +144,10 @@ mod tests {
             .unwrap()
         };
         assert!(lacks_pods(&set(2, 2)));
-        assert!(!lacks_pods(&set(2, 3)) && !lacks_pods(&set(1, 2)) && !lacks_pods(&StatefulSet::default()));
+        assert!(
+            !lacks_pods(&set(2, 3))
+                && !lacks_pods(&set(1, 2))
+                && !lacks_pods(&StatefulSet::default())
+        );
     }
 }

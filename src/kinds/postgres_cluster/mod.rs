@@ -99,10 +99,15 @@ struct Context {
 const BACKSTOP: Duration = Duration::from_secs(300);
 
 /// Runs the controller until it is told to end.
-pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub async fn run(
+    shared: Arc<Shared>,
+    settings: Settings,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
     let (followers, from_etcd) = Followers::new();
     let (client, recorder) = (shared.client.clone(), recorder(&shared.client));
-    let pods_of_ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=mrg-operator,app.kubernetes.io/name=postgres");
+    let pods_of_ours = watcher::Config::default()
+        .labels("app.kubernetes.io/managed-by=mrg-operator,app.kubernetes.io/name=postgres");
     let controller = controller(&shared.clusters)
         .reconcile_on(owners::<PostgresCluster, _>(shared.stateful_sets.changes()))
         .watches(Api::<Pod>::all(client), pods_of_ours, |pod| {
@@ -110,40 +115,76 @@ pub async fn run(shared: Arc<Shared>, settings: Settings, stop: impl Future<Outp
             Some(ObjectRef::new(cluster).within(&pod.namespace()?))
         })
         .reconcile_on(from_etcd);
-    reconciler::run(controller, Context { settings, recorder, http: reqwest::Client::new(), shared, followers }, stop).await;
+    reconciler::run(
+        controller,
+        Context {
+            settings,
+            recorder,
+            http: reqwest::Client::new(),
+            shared,
+            followers,
+        },
+        stop,
+    )
+    .await;
 }
 
 impl Reconciler for Context {
     type Kind = PostgresCluster;
     type Error = Error;
 
-    async fn reconcile(&self, cluster: &PostgresCluster, reference: ObjectRef<Object>) -> Result<Action, Error> {
+    async fn reconcile(
+        &self,
+        cluster: &PostgresCluster,
+        reference: ObjectRef<Object>,
+    ) -> Result<Action, Error> {
         let now = Timestamp::now();
         let desired = match validate::validate(&self.settings, cluster) {
             Ok(desired) => desired,
             Err(invalid) => {
-                self.report(cluster, status::stalled(cluster, &invalid.to_string(), now)).await?;
+                self.report(cluster, status::stalled(cluster, &invalid.to_string(), now))
+                    .await?;
                 return Ok(Action::await_change());
             }
         };
         let observe_failed = |error| Error::Observe(Box::new(error));
-        let sets: Api<StatefulSet> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
+        let sets: Api<StatefulSet> =
+            Api::namespaced(self.shared.client.clone(), &desired.namespace);
         let old = sets.get_opt(&desired.name).await.map_err(observe_failed)?;
-        let major = cluster.status.as_ref().and_then(|status| status.postgresql_major);
-        if let Err(invalid) = validate::same_major(&desired, major, old.as_ref().and_then(observe::postgres_image)) {
-            self.report(cluster, status::stalled(cluster, &invalid.to_string(), now)).await?;
+        let major = cluster
+            .status
+            .as_ref()
+            .and_then(|status| status.postgresql_major);
+        if let Err(invalid) = validate::same_major(
+            &desired,
+            major,
+            old.as_ref().and_then(observe::postgres_image),
+        ) {
+            self.report(cluster, status::stalled(cluster, &invalid.to_string(), now))
+                .await?;
             return Ok(Action::await_change());
         }
         // What cannot be applied is told, and does not keep the rest from being seen.
         let applied = self.apply(&desired, old.as_ref()).await;
         let prefix = Keys::new("service", &desired.scope).prefix().to_owned();
-        let etcd = self.followers.follow(reference, desired.etcd_endpoints(), prefix, shape);
-        let observed = observe::observe(&self.shared.client, &etcd, &desired).await.map_err(observe_failed)?;
+        let etcd = self
+            .followers
+            .follow(reference, desired.etcd_endpoints(), prefix, shape);
+        let observed = observe::observe(&self.shared.client, &etcd, &desired)
+            .await
+            .map_err(observe_failed)?;
         apply::label_pods(&self.shared.client, &desired, &observed).await?;
-        let before = cluster.status.as_ref().map_or(&[][..], |status| &status.conditions);
-        missing_pods::ask_again(&self.shared.client, &desired, &observed, before, now).await.map_err(observe_failed)?;
+        let before = cluster
+            .status
+            .as_ref()
+            .map_or(&[][..], |status| &status.conditions);
+        missing_pods::ask_again(&self.shared.client, &desired, &observed, before, now)
+            .await
+            .map_err(observe_failed)?;
         let roll_failed = |error| Error::Roll(Box::new(error));
-        roll::revoke_proven_dead(&self.shared.client, &etcd, &desired, &observed).await.map_err(roll_failed)?;
+        roll::revoke_proven_dead(&self.shared.client, &etcd, &desired, &observed)
+            .await
+            .map_err(roll_failed)?;
         if let Err(error) = apply::write_intent(&etcd, &desired, &observed).await {
             tracing::warn!(
                 error = mrg_telemetry::chain(&error),
@@ -151,19 +192,42 @@ impl Reconciler for Context {
                 "the configuration could not be written to etcd; it is tried again"
             );
         }
-        let revision = roll::revision(sets.get_opt(&desired.name).await.map_err(observe_failed)?.as_ref());
+        let revision = roll::revision(
+            sets.get_opt(&desired.name)
+                .await
+                .map_err(observe_failed)?
+                .as_ref(),
+        );
         let step = roll::next(&desired, &observed, revision.as_deref());
         let acted = !matches!(step, roll::Step::Settled);
-        let rolling = roll::perform(&self.shared.client, &self.http, &desired, &observed, step).await.map_err(roll_failed)?;
-        let failure = applied.as_ref().err().map(|error| mrg_telemetry::chain(error));
-        let new = status::status(cluster, &desired, &observed, &status::Progress { rolling, failure }, now);
-        let settled = new.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let rolling = roll::perform(&self.shared.client, &self.http, &desired, &observed, step)
+            .await
+            .map_err(roll_failed)?;
+        let failure = applied
+            .as_ref()
+            .err()
+            .map(|error| mrg_telemetry::chain(error));
+        let new = status::status(
+            cluster,
+            &desired,
+            &observed,
+            &status::Progress { rolling, failure },
+            now,
+        );
+        let settled = new
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
         self.report(cluster, new).await?;
         applied?;
         if settled && !acted {
             etcd_leader::keep_apart(&etcd, &observed).await;
         }
-        Ok(Action::requeue(if acted || !settled { Duration::from_secs(3) } else { BACKSTOP }))
+        Ok(Action::requeue(if acted || !settled {
+            Duration::from_secs(3)
+        } else {
+            BACKSTOP
+        }))
     }
 
     fn forget(&self, namespace: &str, name: &str) {
@@ -173,26 +237,53 @@ impl Reconciler for Context {
 
 impl Context {
     /// Brings the API server in line with what is wanted.
-    async fn apply(&self, desired: &validate::Desired, old: Option<&StatefulSet>) -> Result<(), apply::Error> {
+    async fn apply(
+        &self,
+        desired: &validate::Desired,
+        old: Option<&StatefulSet>,
+    ) -> Result<(), apply::Error> {
         apply::keep_secret(&self.shared.client, desired).await?;
         apply::make_way_for_growth(&self.shared.client, desired, old).await?;
-        self.shared.applied.apply_all(&build::build(desired)).await?;
+        self.shared
+            .applied
+            .apply_all(&build::build(desired))
+            .await?;
         apply::grow_volumes(&self.shared.client, desired).await
     }
 
     /// Writes the status if it is another, and an event if there is news.
-    async fn report(&self, cluster: &PostgresCluster, new: PostgresClusterStatus) -> Result<(), Error> {
+    async fn report(
+        &self,
+        cluster: &PostgresCluster,
+        new: PostgresClusterStatus,
+    ) -> Result<(), Error> {
         if cluster.status.as_ref() == Some(&new) {
             return Ok(());
         }
         if let Some((reason, note)) = status::news(cluster, &new) {
-            let type_ = if reason == "LeaderLost" { EventType::Warning } else { EventType::Normal };
-            let event = Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };
-            if let Err(error) = self.recorder.publish(&event, &cluster.object_ref(&())).await {
+            let type_ = if reason == "LeaderLost" {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            };
+            let event = Event {
+                type_,
+                reason: reason.to_owned(),
+                note: Some(note),
+                action: "Reconcile".to_owned(),
+                secondary: None,
+            };
+            if let Err(error) = self
+                .recorder
+                .publish(&event, &cluster.object_ref(&()))
+                .await
+            {
                 tracing::debug!(%error, "the event could not be written");
             }
         }
-        write_status(&self.shared.client, cluster, &new).await.map_err(|error| Error::Status(Box::new(error)))?;
+        write_status(&self.shared.client, cluster, &new)
+            .await
+            .map_err(|error| Error::Status(Box::new(error)))?;
         Ok(())
     }
 }

@@ -42,16 +42,28 @@ pub struct Dcs {
 /// The image that the members' template has.
 pub fn postgres_image(set: &StatefulSet) -> Option<&str> {
     let containers = &set.spec.as_ref()?.template.spec.as_ref()?.containers;
-    containers.iter().find(|container| container.name == "postgres")?.image.as_deref()
+    containers
+        .iter()
+        .find(|container| container.name == "postgres")?
+        .image
+        .as_deref()
 }
 
 /// Reads everything.
-pub async fn observe(client: &Client, etcd: &Arc<Etcd>, desired: &Desired) -> Result<Observed, kube::Error> {
+pub async fn observe(
+    client: &Client,
+    etcd: &Arc<Etcd>,
+    desired: &Desired,
+) -> Result<Observed, kube::Error> {
     let selector = format!("mrg.bluebird.id/cluster={}", desired.name);
     let api: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
     let (mut pods, mut etcd_pods) = (BTreeMap::new(), BTreeMap::new());
     for pod in api.list(&ListParams::default().labels(&selector)).await? {
-        match pod.labels().get("app.kubernetes.io/name").map(String::as_str) {
+        match pod
+            .labels()
+            .get("app.kubernetes.io/name")
+            .map(String::as_str)
+        {
             Some("postgres") => pods.insert(pod.name_any(), pod),
             Some("etcd") => etcd_pods.insert(pod.name_any(), pod),
             _ => None,
@@ -60,15 +72,29 @@ pub async fn observe(client: &Client, etcd: &Arc<Etcd>, desired: &Desired) -> Re
     let keys = Keys::new("service", &desired.scope);
     let dcs = match etcd.read(keys.prefix(), DCS_WITHIN).await {
         Ok((revision, entries)) => {
-            let member =
-                |(key, entry): (&String, &wire::Entry)| Some((MemberName::new(key.strip_prefix("members/")?).ok()?, wire::member(entry)?));
-            let config = entries.get("config").and_then(|entry| Some((entry.modified, serde_json::from_slice(&entry.value).ok()?)));
-            Some(Dcs { cluster: wire::cluster(revision, &entries), members: entries.iter().filter_map(member).collect(), config })
+            let member = |(key, entry): (&String, &wire::Entry)| {
+                Some((
+                    MemberName::new(key.strip_prefix("members/")?).ok()?,
+                    wire::member(entry)?,
+                ))
+            };
+            let config = entries.get("config").and_then(|entry| {
+                Some((entry.modified, serde_json::from_slice(&entry.value).ok()?))
+            });
+            Some(Dcs {
+                cluster: wire::cluster(revision, &entries),
+                members: entries.iter().filter_map(member).collect(),
+                config,
+            })
         }
         Err(error) => {
             tracing::debug!(%error, cluster = desired.name, "etcd does not answer");
             None
         }
     };
-    Ok(Observed { pods, etcd_pods, dcs })
+    Ok(Observed {
+        pods,
+        etcd_pods,
+        dcs,
+    })
 }

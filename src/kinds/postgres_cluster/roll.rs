@@ -1,5 +1,5 @@
-//! Changes that need a restart reach the members one at a time: replicas first, then the leader after a switchover. The operator asks, the
-//! agents decide.
+//! Changes that need a restart reach the members one at a time: replicas first, then the leader
+//! after a switchover. The operator asks, the agents decide.
 
 use std::time::Duration;
 
@@ -32,71 +32,129 @@ pub enum Step {
 
 /// Decides the next step. Pure.
 pub fn next(desired: &Desired, observed: &Observed, revision: Option<&str>) -> Step {
-    let Some(dcs) = &observed.dcs else { return Step::Settled };
-    let leader = dcs.cluster.leader.as_ref().map(|key| key.member.to_string());
+    let Some(dcs) = &observed.dcs else {
+        return Step::Settled;
+    };
+    let leader = dcs
+        .cluster
+        .leader
+        .as_ref()
+        .map(|key| key.member.to_string());
     let outdated = |pod: &Pod| {
-        let label = pod.labels().get("controller-revision-hash").map(String::as_str);
+        let label = pod
+            .labels()
+            .get("controller-revision-hash")
+            .map(String::as_str);
         revision.is_some() && label != revision
     };
-    let pending = |name: &str| dcs.members.iter().any(|(member, data)| member.as_str() == name && data.pending_restart);
-    let todo: Vec<(&String, &Pod)> = observed.pods.iter().filter(|(name, pod)| outdated(pod) || pending(name)).collect();
+    let pending = |name: &str| {
+        dcs.members
+            .iter()
+            .any(|(member, data)| member.as_str() == name && data.pending_restart)
+    };
+    let todo: Vec<(&String, &Pod)> = observed
+        .pods
+        .iter()
+        .filter(|(name, pod)| outdated(pod) || pending(name))
+        .collect();
     if todo.is_empty() {
         return Step::Settled;
     }
-    let what = format!("{} of {} members wait for a restart", todo.len(), observed.pods.len());
-    // A pod that never became ready holds nobody's data back: it may be replaced at once, or a bad template could not be repaired.
-    let broken = todo.iter().find(|(name, pod)| outdated(pod) && Some(*name) != leader.as_ref() && !is_ready(pod));
+    let what = format!(
+        "{} of {} members wait for a restart",
+        todo.len(),
+        observed.pods.len()
+    );
+    // A pod that never became ready holds nobody's data back: it may be replaced at once, or a bad
+    // template could not be repaired.
+    let broken = todo
+        .iter()
+        .find(|(name, pod)| outdated(pod) && Some(*name) != leader.as_ref() && !is_ready(pod));
     if let Some((name, _)) = broken {
         return Step::Recreate((*name).clone());
     }
     let healthy = observed.pods.len() >= usize::try_from(desired.spec.replicas).unwrap_or(0)
         && leader.is_some()
         && dcs.members.len() >= observed.pods.len()
-        && observed.pods.values().all(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
+        && observed
+            .pods
+            .values()
+            .all(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
     if !healthy {
-        return Step::Wait(format!("{what}; waiting until all members are healthy before the next one"));
+        return Step::Wait(format!(
+            "{what}; waiting until all members are healthy before the next one"
+        ));
     }
-    // A member that has not read the newest configuration yet does not know whether it waits for a restart; it must not be handed the lead.
+    // A member that has not read the newest configuration yet does not know whether it waits for a
+    // restart; it must not be handed the lead.
     let newest = dcs.config.as_ref().map(|(revision, _)| *revision);
     let behind = |data: &MemberData| data.configured.is_some() && data.configured < newest;
     if dcs.members.values().any(behind) {
-        return Step::Wait(format!("{what}; waiting until all members have read the newest configuration"));
+        return Step::Wait(format!(
+            "{what}; waiting until all members have read the newest configuration"
+        ));
     }
-    // Standbys cannot have less than their primary: a lowered value reaches the leader first, in place, and then the others.
-    let lowered = dcs.members.iter().find(|(name, data)| Some(name.as_str()) == leader.as_deref() && data.lowers_floor());
+    // Standbys cannot have less than their primary: a lowered value reaches the leader first, in
+    // place, and then the others.
+    let lowered = dcs
+        .members
+        .iter()
+        .find(|(name, data)| Some(name.as_str()) == leader.as_deref() && data.lowers_floor());
     if let Some((name, _)) = lowered {
         return Step::Restart(name.to_string());
     }
-    let replica = todo.iter().rev().find(|(name, _)| Some(*name) != leader.as_ref());
+    let replica = todo
+        .iter()
+        .rev()
+        .find(|(name, _)| Some(*name) != leader.as_ref());
     match (replica, &leader) {
         (Some((name, pod)), _) if outdated(pod) => Step::Recreate((*name).clone()),
         (Some((name, _)), _) => Step::Restart((*name).clone()),
         (None, Some(leader)) if observed.pods.len() > 1 => {
-            let synchronous = desired.spec.replication.mode != mrg_api::postgres_cluster::Mode::Async;
-            let successor = dcs.cluster.sync.as_ref().is_some_and(|(_, stored)| !stored.voters.is_empty());
+            let synchronous =
+                desired.spec.replication.mode != mrg_api::postgres_cluster::Mode::Async;
+            let successor = dcs
+                .cluster
+                .sync
+                .as_ref()
+                .is_some_and(|(_, stored)| !stored.voters.is_empty());
             if synchronous && !successor {
-                return Step::Wait(format!("{what}; waiting for a synchronous standby to hand over to"));
+                return Step::Wait(format!(
+                    "{what}; waiting for a synchronous standby to hand over to"
+                ));
             }
             Step::Switchover(leader.clone())
         }
-        (None, Some(leader)) => todo
-            .first()
-            .map_or(Step::Settled, |(_, pod)| if outdated(pod) { Step::Recreate(leader.clone()) } else { Step::Restart(leader.clone()) }),
+        (None, Some(leader)) => todo.first().map_or(Step::Settled, |(_, pod)| {
+            if outdated(pod) {
+                Step::Recreate(leader.clone())
+            } else {
+                Step::Restart(leader.clone())
+            }
+        }),
         (None, None) => Step::Wait(what),
     }
 }
 
 /// Whether the kubelet says so.
 pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// The revision of the newest template.
 pub fn revision(set: Option<&StatefulSet>) -> Option<String> {
     let (set, status) = (set?, set?.status.as_ref()?);
     // An older generation's revision is not the newest template's.
-    (status.observed_generation == set.metadata.generation).then(|| status.update_revision.clone()).flatten()
+    (status.observed_generation == set.metadata.generation)
+        .then(|| status.update_revision.clone())
+        .flatten()
 }
 
 /// Performs a step; gives what is going on, for the status.
@@ -113,8 +171,20 @@ pub async fn perform(
         Step::Recreate(name) => {
             let api: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
             let uid = observed.pods.get(&name).and_then(ResourceExt::uid);
-            let preconditions = Some(Preconditions { uid, resource_version: None });
-            match api.delete(&name, &DeleteParams { preconditions, ..DeleteParams::default() }).await {
+            let preconditions = Some(Preconditions {
+                uid,
+                resource_version: None,
+            });
+            match api
+                .delete(
+                    &name,
+                    &DeleteParams {
+                        preconditions,
+                        ..DeleteParams::default()
+                    },
+                )
+                .await
+            {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
                 Err(error) => return Err(error),
@@ -126,8 +196,19 @@ pub async fn perform(
             Ok(Some(format!("postgres in {name} is restarted: {said}")))
         }
         Step::Switchover(name) => {
-            let said = ask(client, http, desired, observed, &name, "switchover", json!({ "leader": name })).await?;
-            Ok(Some(format!("the lead moves away from {name}, which is restarted last: {said}")))
+            let said = ask(
+                client,
+                http,
+                desired,
+                observed,
+                &name,
+                "switchover",
+                json!({ "leader": name }),
+            )
+            .await?;
+            Ok(Some(format!(
+                "the lead moves away from {name}, which is restarted last: {said}"
+            )))
         }
     }
 }
@@ -144,29 +225,63 @@ async fn ask(
 ) -> Result<String, kube::Error> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);
     let secret = secrets.get(&desired.secret_name()).await?;
-    let password = secret.data.unwrap_or_default().remove("rest-password").unwrap_or_default();
-    let address = observed.pods.get(member).and_then(|pod| pod.status.as_ref()?.pod_ip.clone()).unwrap_or_default();
-    let url = format!("http://{address}:{}/{path}", crate::kinds::postgres_cluster::build::REST_PORT);
-    let request = http.post(url).basic_auth("mrg", Some(String::from_utf8_lossy(&password.0))).json(&body).timeout(Duration::from_secs(70));
+    let password = secret
+        .data
+        .unwrap_or_default()
+        .remove("rest-password")
+        .unwrap_or_default();
+    let address = observed
+        .pods
+        .get(member)
+        .and_then(|pod| pod.status.as_ref()?.pod_ip.clone())
+        .unwrap_or_default();
+    let url = format!(
+        "http://{address}:{}/{path}",
+        crate::kinds::postgres_cluster::build::REST_PORT
+    );
+    let request = http
+        .post(url)
+        .basic_auth("mrg", Some(String::from_utf8_lossy(&password.0)))
+        .json(&body)
+        .timeout(Duration::from_secs(70));
     Ok(match request.send().await {
         Ok(answer) => answer.text().await.unwrap_or_default(),
         Err(error) => format!("no answer: {error}"),
     })
 }
 
-/// Revokes the lease of a postgres container that the kubelet reports as terminated: exactly the lease in the container's own last words,
-/// of the same pod, read live. Never for a container whose state is unknown, nor for a pod that is merely deleted or evicted.
-pub async fn revoke_proven_dead(client: &Client, etcd: &Etcd, desired: &Desired, observed: &Observed) -> Result<(), kube::Error> {
+/// Revokes the lease of a postgres container that the kubelet reports as terminated: exactly the
+/// lease in the container's own last words, of the same pod, read live. Never for a container whose
+/// state is unknown, nor for a pod that is merely deleted or evicted.
+pub async fn revoke_proven_dead(
+    client: &Client,
+    etcd: &Etcd,
+    desired: &Desired,
+    observed: &Observed,
+) -> Result<(), kube::Error> {
     for (name, pod) in &observed.pods {
-        let Some(seen) = last_words(pod) else { continue };
-        let held = observed.dcs.as_ref().and_then(|dcs| dcs.cluster.leader.as_ref()).is_some_and(|key| key.lease == seen);
+        let Some(seen) = last_words(pod) else {
+            continue;
+        };
+        let held = observed
+            .dcs
+            .as_ref()
+            .and_then(|dcs| dcs.cluster.leader.as_ref())
+            .is_some_and(|key| key.lease == seen);
         if !held {
             continue;
         }
         let api: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
-        let live = api.get_opt(name).await?.filter(|live| live.uid() == pod.uid());
+        let live = api
+            .get_opt(name)
+            .await?
+            .filter(|live| live.uid() == pod.uid());
         if live.and_then(|live| last_words(&live)) == Some(seen) {
-            tracing::info!(pod = name, lease = seen.0, "the kubelet reports the container as terminated; its lease is revoked");
+            tracing::info!(
+                pod = name,
+                lease = seen.0,
+                "the kubelet reports the container as terminated; its lease is revoked"
+            );
             if let Err(error) = etcd.revoke(seen, Duration::from_secs(2)).await {
                 tracing::warn!(%error, "the lease could not be revoked; it ends by itself");
             }
@@ -177,7 +292,11 @@ pub async fn revoke_proven_dead(client: &Client, etcd: &Etcd, desired: &Desired,
 
 fn last_words(pod: &Pod) -> Option<LeaseId> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    let state = statuses.iter().find(|status| status.name == "postgres")?.state.as_ref()?;
+    let state = statuses
+        .iter()
+        .find(|status| status.name == "postgres")?
+        .state
+        .as_ref()?;
     let terminated = state.terminated.as_ref()?;
     if terminated.reason.as_deref() == Some("ContainerStatusUnknown") {
         return None;

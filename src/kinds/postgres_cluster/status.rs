@@ -17,10 +17,19 @@ pub fn stalled(cluster: &PostgresCluster, why: &str, now: Timestamp) -> Postgres
     let verdicts = vec![
         verdict("Ready", false, "InvalidSpec", why),
         verdict("Reconciling", false, "InvalidSpec", why),
-        verdict("Stalled", true, "InvalidSpec", format!("{why}; the last good state keeps running")),
+        verdict(
+            "Stalled",
+            true,
+            "InvalidSpec",
+            format!("{why}; the last good state keeps running"),
+        ),
     ];
     let conditions = conditions(&old.conditions, verdicts, cluster.metadata.generation, now);
-    PostgresClusterStatus { observed_generation: cluster.metadata.generation, conditions, ..old }
+    PostgresClusterStatus {
+        observed_generation: cluster.metadata.generation,
+        conditions,
+        ..old
+    }
 }
 
 fn position(data: &MemberData) -> Option<u64> {
@@ -69,21 +78,41 @@ pub fn status(
             verdict("Degraded", old.etcd_initialized, "EtcdUnreachable", message),
         ];
         let conditions = conditions(&old.conditions, verdicts, generation, now);
-        return PostgresClusterStatus { observed_generation: generation, replicas, conditions, ..old };
+        return PostgresClusterStatus {
+            observed_generation: generation,
+            replicas,
+            conditions,
+            ..old
+        };
     };
     let leader = dcs.cluster.leader.as_ref().map(|key| key.member.clone());
-    let leads = leader.as_ref().and_then(|name| dcs.members.get(name)).is_some_and(|data| data.role == "primary");
+    let leads = leader
+        .as_ref()
+        .and_then(|name| dcs.members.get(name))
+        .is_some_and(|data| data.role == "primary");
     let members = members(dcs);
-    let good = members.iter().filter(|member| is_good(member, leads)).count();
+    let good = members
+        .iter()
+        .filter(|member| is_good(member, leads))
+        .count();
     let wanted = usize::try_from(desired.spec.replicas).unwrap_or(0);
-    let head = leader.as_ref().and_then(|name| dcs.members.get(name)).and_then(position);
+    let head = leader
+        .as_ref()
+        .and_then(|name| dcs.members.get(name))
+        .and_then(position);
     let lag = dcs
         .members
         .iter()
         .filter(|(name, _)| Some(*name) != leader.as_ref())
         .filter_map(|(_, data)| Some(head?.saturating_sub(position(data)?)))
         .max();
-    let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| stored.voters.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| {
+        stored
+            .voters
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    });
     let synchronous = desired.spec.replication.mode != Mode::Async;
     let mut verdicts = judge(
         desired,
@@ -97,14 +126,28 @@ pub fn status(
         verdicts.retain(|verdict| verdict.kind != "Stalled");
         verdicts.push(verdict("Stalled", true, reason, message));
     }
-    let timeline = leader.as_ref().and_then(|name| dcs.members.get(name)).and_then(|data| data.timeline);
-    let major = dcs.members.values().filter_map(|data| data.server_version).map(|version| version / 10_000).min();
+    let timeline = leader
+        .as_ref()
+        .and_then(|name| dcs.members.get(name))
+        .and_then(|data| data.timeline);
+    let major = dcs
+        .members
+        .values()
+        .filter_map(|data| data.server_version)
+        .map(|version| version / 10_000)
+        .min();
     PostgresClusterStatus {
         observed_generation: generation,
         replicas,
         ready: Some(format!("{good}/{wanted}")),
         leader: leader.map(|name| name.to_string()),
-        sync: voters.filter(|_| synchronous).map(|voters| if voters.is_empty() { "none".to_owned() } else { voters.join(",") }),
+        sync: voters.filter(|_| synchronous).map(|voters| {
+            if voters.is_empty() {
+                "none".to_owned()
+            } else {
+                voters.join(",")
+            }
+        }),
         timeline: timeline.or(old.timeline),
         lag: lag.map(human),
         postgresql_major: major.or(old.postgresql_major),
@@ -120,7 +163,11 @@ pub fn status(
 
 /// What a human must mend, by the members' own words.
 fn stalling(dcs: &Dcs) -> Option<(&'static str, String)> {
-    let told = |of: fn(&MemberData) -> Option<&String>| dcs.members.iter().find_map(|(name, data)| Some(format!("{name}: {}", of(data)?)));
+    let told = |of: fn(&MemberData) -> Option<&String>| {
+        dcs.members
+            .iter()
+            .find_map(|(name, data)| Some(format!("{name}: {}", of(data)?)))
+    };
     let unusable = told(|data| data.unusable_data.as_ref()).map(|what| ("UnusableData", what));
     unusable.or_else(|| {
         let refused = told(|data| data.refused_parameters.as_ref())?;
@@ -140,7 +187,11 @@ fn members(dcs: &Dcs) -> Vec<MemberStatus> {
                 () if voters.is_some_and(|voters| voters.contains(name)) => "sync".to_owned(),
                 () => "replica".to_owned(),
             },
-            state: data.replication_state.clone().filter(|state| state == "streaming").unwrap_or_else(|| data.state.clone()),
+            state: data
+                .replication_state
+                .clone()
+                .filter(|state| state == "streaming")
+                .unwrap_or_else(|| data.state.clone()),
             timeline: data.timeline,
             pending_restart: data.pending_restart,
         })
@@ -155,42 +206,99 @@ fn judge(
     successor: bool,
     progress: &Progress,
 ) -> Vec<Verdict> {
-    let told = |what: String| if absent.is_empty() { what } else { format!("{what}; {}", absent.join("; ")) };
+    let told = |what: String| {
+        if absent.is_empty() {
+            what
+        } else {
+            format!("{what}; {}", absent.join("; "))
+        }
+    };
     let complete = leads && good >= wanted;
     let alone = desired.spec.replication.mode != Mode::Async && wanted > 1 && !successor;
     let ready = match () {
-        () if !leads => verdict("Ready", false, "NoLeader", told("no member accepts writes".to_owned())),
-        () if good < wanted => verdict("Ready", false, "MembersMissing", told(format!("{good} of {wanted} members lead or stream"))),
-        () if alone => verdict("Ready", false, "NoSynchronousStandby", "no standby could take over without loss"),
-        () => verdict("Ready", true, "Healthy", format!("{good} of {wanted} members lead or stream")),
+        () if !leads => verdict(
+            "Ready",
+            false,
+            "NoLeader",
+            told("no member accepts writes".to_owned()),
+        ),
+        () if good < wanted => verdict(
+            "Ready",
+            false,
+            "MembersMissing",
+            told(format!("{good} of {wanted} members lead or stream")),
+        ),
+        () if alone => verdict(
+            "Ready",
+            false,
+            "NoSynchronousStandby",
+            "no standby could take over without loss",
+        ),
+        () => verdict(
+            "Ready",
+            true,
+            "Healthy",
+            format!("{good} of {wanted} members lead or stream"),
+        ),
     };
     let degraded = match () {
-        () if !leads => verdict("Degraded", true, "NoLeader", told("no member accepts writes".to_owned())),
+        () if !leads => verdict(
+            "Degraded",
+            true,
+            "NoLeader",
+            told("no member accepts writes".to_owned()),
+        ),
         () if alone => verdict(
             "Degraded",
             true,
             "NoSynchronousStandby",
             "losing the leader's volume now would lose acknowledged commits; nobody takes over by itself",
         ),
-        () if good < wanted => verdict("Degraded", true, "MembersMissing", told(format!("{good} of {wanted} members lead or stream"))),
+        () if good < wanted => verdict(
+            "Degraded",
+            true,
+            "MembersMissing",
+            told(format!("{good} of {wanted} members lead or stream")),
+        ),
         () => verdict("Degraded", false, "Healthy", ""),
     };
     let reconciling = match (&progress.failure, &progress.rolling) {
-        (Some(what), _) => verdict("Reconciling", true, "ApplyFailed", format!("{what}; it is tried again")),
+        (Some(what), _) => verdict(
+            "Reconciling",
+            true,
+            "ApplyFailed",
+            format!("{what}; it is tried again"),
+        ),
         (None, Some(what)) => verdict("Reconciling", true, "Rolling", what),
-        (None, None) => verdict("Reconciling", !complete, if complete { "Settled" } else { "Progressing" }, ""),
+        (None, None) => verdict(
+            "Reconciling",
+            !complete,
+            if complete { "Settled" } else { "Progressing" },
+            "",
+        ),
     };
-    vec![ready, reconciling, verdict("Stalled", false, "Progressing", ""), degraded]
+    vec![
+        ready,
+        reconciling,
+        verdict("Stalled", false, "Progressing", ""),
+        degraded,
+    ]
 }
 
 /// A short sentence for an event, if something worth telling changed.
-pub fn news(cluster: &PostgresCluster, new: &PostgresClusterStatus) -> Option<(&'static str, String)> {
+pub fn news(
+    cluster: &PostgresCluster,
+    new: &PostgresClusterStatus,
+) -> Option<(&'static str, String)> {
     let old = cluster.status.clone().unwrap_or_default();
     if old.leader != new.leader {
         return Some(match (&old.leader, &new.leader) {
             (Some(from), Some(to)) => ("LeaderChanged", format!("{to} leads, after {from}")),
             (None, Some(to)) => ("LeaderElected", format!("{to} leads")),
-            (Some(from), None) => ("LeaderLost", format!("{from} does not lead any more, and nobody else does yet")),
+            (Some(from), None) => (
+                "LeaderLost",
+                format!("{from} does not lead any more, and nobody else does yet"),
+            ),
             (None, None) => return None,
         });
     }
@@ -199,13 +307,20 @@ pub fn news(cluster: &PostgresCluster, new: &PostgresClusterStatus) -> Option<(&
             .conditions
             .iter()
             .find(|condition| condition.type_ == "Ready")
-            .map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+            .map(|condition| {
+                (
+                    condition.status.clone(),
+                    condition.reason.clone(),
+                    condition.message.clone(),
+                )
+            })
     };
     match (ready(&old), ready(new)) {
         (Some((_, old, _)), Some((_, new, _))) if old == new => None,
-        (_, Some((status, reason, message))) if status == "True" && reason == "Healthy" => {
-            Some(("Healthy", format!("{} is healthy: {message}", cluster.name_any())))
-        }
+        (_, Some((status, reason, message))) if status == "True" && reason == "Healthy" => Some((
+            "Healthy",
+            format!("{} is healthy: {message}", cluster.name_any()),
+        )),
         _ => None,
     }
 }

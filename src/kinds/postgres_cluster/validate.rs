@@ -1,4 +1,5 @@
-//! What the API server cannot check by itself. Everything that can fail about a spec fails here, and becomes a condition.
+//! What the API server cannot check by itself. Everything that can fail about a spec fails here,
+//! and becomes a condition.
 
 use std::collections::BTreeSet;
 
@@ -76,7 +77,9 @@ impl Desired {
 
     /// The members, by name: their pods.
     pub fn members(&self) -> Vec<String> {
-        (0..self.spec.replicas).map(|ordinal| format!("{}-{ordinal}", self.name)).collect()
+        (0..self.spec.replicas)
+            .map(|ordinal| format!("{}-{ordinal}", self.name))
+            .collect()
     }
 
     /// Owners of databases, each once, besides the superuser.
@@ -92,22 +95,43 @@ pub fn secret_name(cluster: &str) -> String {
 
 /// Owners of databases, each once, besides the superuser.
 pub fn owners(spec: &PostgresClusterSpec) -> BTreeSet<String> {
-    spec.bootstrap.databases.iter().map(|database| database.owner.clone()).filter(|owner| owner != "postgres").collect()
+    spec.bootstrap
+        .databases
+        .iter()
+        .map(|database| database.owner.clone())
+        .filter(|owner| owner != "postgres")
+        .collect()
 }
 
 /// The major version that an image's tag begins with: 17 for `postgres:17.6-bookworm`.
 fn tagged_major(image: &str) -> Option<u32> {
-    let (_, tag) = image.split('@').next()?.rsplit('/').next()?.split_once(':')?;
+    let (_, tag) = image
+        .split('@')
+        .next()?
+        .rsplit('/')
+        .next()?
+        .split_once(':')?;
     let digits = tag.find(|c: char| !c.is_ascii_digit()).unwrap_or(tag.len());
     tag[..digits].parse().ok()
 }
 
-/// Refuses an image whose tag names another major version than the members run. Tags are trusted only if the image that runs now has one
-/// that tells the truth; whatever slips through is refused by the first member that gets it.
-pub fn same_major(desired: &Desired, runs: Option<u32>, running_image: Option<&str>) -> Result<(), Invalid> {
-    let (Some(from), Some(to)) = (runs, tagged_major(&desired.spec.image)) else { return Ok(()) };
+/// Refuses an image whose tag names another major version than the members run. Tags are trusted
+/// only if the image that runs now has one that tells the truth; whatever slips through is refused
+/// by the first member that gets it.
+pub fn same_major(
+    desired: &Desired,
+    runs: Option<u32>,
+    running_image: Option<&str>,
+) -> Result<(), Invalid> {
+    let (Some(from), Some(to)) = (runs, tagged_major(&desired.spec.image)) else {
+        return Ok(());
+    };
     if from != to && running_image.and_then(tagged_major) == Some(from) {
-        return Err(Invalid::MajorVersion { image: desired.spec.image.clone(), from, to });
+        return Err(Invalid::MajorVersion {
+            image: desired.spec.image.clone(),
+            from,
+            to,
+        });
     }
     Ok(())
 }
@@ -117,13 +141,19 @@ pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desire
     let spec = cluster.spec.clone();
     let name = cluster.name_any();
     let lag = &spec.failover.maximum_lag_on_failover;
-    let quantity = || Invalid::Quantity { field: "spec.failover.maximumLagOnFailover", value: lag.clone() };
+    let quantity = || Invalid::Quantity {
+        field: "spec.failover.maximumLagOnFailover",
+        value: lag.clone(),
+    };
     Ok(Desired {
         scope: Scope::new(spec.scope.as_deref().unwrap_or(&name))?,
         namespace: cluster.namespace().unwrap_or_default(),
         uid: cluster.uid().unwrap_or_default(),
         maximum_lag_bytes: bytes(lag).ok_or_else(quantity)?,
-        etcd_initialized: cluster.status.as_ref().is_some_and(|status| status.etcd_initialized),
+        etcd_initialized: cluster
+            .status
+            .as_ref()
+            .is_some_and(|status| status.etcd_initialized),
         rotation: cluster.annotations().get(ROTATE_ANNOTATION).cloned(),
         agent_image: settings.agent_image.clone(),
         agent_pull_policy: settings.agent_pull_policy.clone(),
@@ -139,8 +169,14 @@ mod tests {
 
     #[test]
     fn the_major_version_is_read_from_the_tag_alone() {
-        assert_eq!(tagged_major("localhost:5000/postgres:17.6-bookworm"), Some(17));
-        assert_eq!(tagged_major("registry.example/pg/postgres:16@sha256:0123"), Some(16));
+        assert_eq!(
+            tagged_major("localhost:5000/postgres:17.6-bookworm"),
+            Some(17)
+        );
+        assert_eq!(
+            tagged_major("registry.example/pg/postgres:16@sha256:0123"),
+            Some(16)
+        );
         assert_eq!(tagged_major("localhost:5000/postgres"), None);
         assert_eq!(tagged_major("postgres:latest"), None);
     }

@@ -7,7 +7,11 @@ use crate::seen::Workload;
 use mrg_kube_support::Manifest;
 
 /// All objects, in the order in which they are applied.
-pub fn build(desired: &Desired, workload: Option<&Workload>, foreign_budget: bool) -> Vec<Manifest> {
+pub fn build(
+    desired: &Desired,
+    workload: Option<&Workload>,
+    foreign_budget: bool,
+) -> Vec<Manifest> {
     let mut objects = vec![config_map(desired)];
     // Beside another budget for the same pods nothing could be evicted; with one pod, nothing ever.
     let wanted = desired.spec.availability.max_unavailable > 0 && !foreign_budget;

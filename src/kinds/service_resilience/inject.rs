@@ -1,4 +1,5 @@
-//! What a pod of an enrolled workload is changed to when it is created. Pure: pod in, pod out; nothing that Git owns is touched.
+//! What a pod of an enrolled workload is changed to when it is created. Pure: pod in, pod out;
+//! nothing that Git owns is touched.
 
 use serde_json::{Value, json};
 
@@ -54,7 +55,9 @@ fn list<'a>(parent: &'a mut Value, name: &str) -> Option<&'a mut Vec<Value>> {
 fn main_container<'a>(pod: &'a mut Value, desired: &Desired) -> Option<&'a mut Value> {
     let containers = pod.pointer_mut("/spec/containers")?.as_array_mut()?;
     let at = match &desired.spec.probes.container {
-        Some(name) => containers.iter().position(|container| container["name"] == **name)?,
+        Some(name) => containers
+            .iter()
+            .position(|container| container["name"] == **name)?,
         None => 0,
     };
     containers.get_mut(at)
@@ -80,17 +83,35 @@ fn probes(pod: &mut Value, desired: &Desired) {
     }
 }
 
-/// Callers reach the sidecar by the name of the port: Services need not change. What asked for the port by name inside of the container
-/// gets its number, since names are looked up there.
+/// Callers reach the sidecar by the name of the port: Services need not change. What asked for the
+/// port by name inside of the container gets its number, since names are looked up there.
 fn take_over_port(pod: &mut Value, desired: &Desired) {
-    let Some(inbound) = &desired.spec.inbound else { return };
-    let Some(containers) = pod.pointer_mut("/spec/containers").and_then(Value::as_array_mut) else { return };
+    let Some(inbound) = &desired.spec.inbound else {
+        return;
+    };
+    let Some(containers) = pod
+        .pointer_mut("/spec/containers")
+        .and_then(Value::as_array_mut)
+    else {
+        return;
+    };
     for container in containers {
-        let Some(ports) = container["ports"].as_array_mut() else { continue };
-        let Some(port) = ports.iter_mut().find(|port| port["containerPort"] == inbound.target_port) else { continue };
-        let Some(name) = port["name"].as_str().map(str::to_owned) else { continue };
+        let Some(ports) = container["ports"].as_array_mut() else {
+            continue;
+        };
+        let Some(port) = ports
+            .iter_mut()
+            .find(|port| port["containerPort"] == inbound.target_port)
+        else {
+            continue;
+        };
+        let Some(name) = port["name"].as_str().map(str::to_owned) else {
+            continue;
+        };
         // Names are fifteen characters long at most.
-        port["name"] = json!(format!("app-{}", name.chars().take(11).collect::<String>()).trim_end_matches('-'));
+        port["name"] = json!(
+            format!("app-{}", name.chars().take(11).collect::<String>()).trim_end_matches('-')
+        );
         for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
             for how in ["httpGet", "tcpSocket"] {
                 if container[kind][how]["port"] == *name {
@@ -106,7 +127,12 @@ fn take_over_port(pod: &mut Value, desired: &Desired) {
 fn containers(pod: &mut Value, desired: &Desired) {
     let drain = desired.spec.availability.drain_seconds;
     let variables: Vec<(String, String)> = desired.spec.dependencies.iter().map(variable).collect();
-    let Some(containers) = pod.pointer_mut("/spec/containers").and_then(Value::as_array_mut) else { return };
+    let Some(containers) = pod
+        .pointer_mut("/spec/containers")
+        .and_then(Value::as_array_mut)
+    else {
+        return;
+    };
     for container in containers {
         // Whoever still believes the pod to be there is served meanwhile.
         if drain > 0 && container["lifecycle"]["preStop"].is_null() {
@@ -114,7 +140,10 @@ fn containers(pod: &mut Value, desired: &Desired) {
         }
         if let Some(environment) = list(container, "env") {
             for (name, value) in &variables {
-                if !environment.iter().any(|variable| variable["name"] == **name) {
+                if !environment
+                    .iter()
+                    .any(|variable| variable["name"] == **name)
+                {
                     environment.push(json!({ "name": name, "value": value }));
                 }
             }
@@ -125,7 +154,10 @@ fn containers(pod: &mut Value, desired: &Desired) {
 /// `BBD_URL=http://127.0.0.1:19001`.
 fn variable(dependency: &mrg_policy::Dependency) -> (String, String) {
     let name = dependency.name.to_ascii_uppercase().replace('-', "_");
-    (format!("{name}_URL"), format!("http://127.0.0.1:{}", dependency.port))
+    (
+        format!("{name}_URL"),
+        format!("http://127.0.0.1:{}", dependency.port),
+    )
 }
 
 fn spread(pod: &mut Value, desired: &Desired) {
@@ -136,7 +168,9 @@ fn spread(pod: &mut Value, desired: &Desired) {
     };
     let labels = json!({ LABEL: desired.name });
     if let Some(constraints) = list(&mut pod["spec"], "topologySpreadConstraints")
-        && !constraints.iter().any(|constraint| constraint["topologyKey"] == "kubernetes.io/hostname")
+        && !constraints
+            .iter()
+            .any(|constraint| constraint["topologyKey"] == "kubernetes.io/hostname")
     {
         constraints.push(json!({
             "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": unsatisfiable,
@@ -146,18 +180,29 @@ fn spread(pod: &mut Value, desired: &Desired) {
 }
 
 fn secrets(desired: &Desired) -> Vec<String> {
-    let providers = desired.spec.dependencies.iter().flat_map(|dependency| &dependency.providers);
-    let mut names: Vec<String> = providers.filter_map(|provider| Some(provider.credentials.as_ref()?.secret_name.clone())).collect();
+    let providers = desired
+        .spec
+        .dependencies
+        .iter()
+        .flat_map(|dependency| &dependency.providers);
+    let mut names: Vec<String> = providers
+        .filter_map(|provider| Some(provider.credentials.as_ref()?.secret_name.clone()))
+        .collect();
     names.sort();
     names.dedup();
     names
 }
 
 fn sidecar(pod: &mut Value, desired: &Desired, image: &Image) {
-    let mut command: Vec<Value> =
-        ["/usr/local/bin/mrg-proxy", "run", "/etc/mrg-proxy/config/proxy.json", "--token-file", "/etc/mrg-proxy/token/token"]
-            .map(Value::from)
-            .into();
+    let mut command: Vec<Value> = [
+        "/usr/local/bin/mrg-proxy",
+        "run",
+        "/etc/mrg-proxy/config/proxy.json",
+        "--token-file",
+        "/etc/mrg-proxy/token/token",
+    ]
+    .map(Value::from)
+    .into();
     let mut mounts = vec![
         json!({ "name": "mrg-proxy-config", "mountPath": "/etc/mrg-proxy/config", "readOnly": true }),
         json!({ "name": "mrg-proxy-token", "mountPath": "/etc/mrg-proxy/token", "readOnly": true }),
@@ -201,12 +246,21 @@ fn sidecar(pod: &mut Value, desired: &Desired, image: &Image) {
         },
         "volumeMounts": mounts,
     });
-    let taken = pod.pointer("/metadata/annotations/mrg.bluebird.id~1port-name").cloned();
-    if let (Some(inbound), Some(ports)) = (&desired.spec.inbound, container["ports"].as_array_mut()) {
+    let taken = pod
+        .pointer("/metadata/annotations/mrg.bluebird.id~1port-name")
+        .cloned();
+    if let (Some(inbound), Some(ports)) = (&desired.spec.inbound, container["ports"].as_array_mut())
+    {
         let name = taken.unwrap_or_else(|| json!("inbound"));
         ports.push(json!({ "name": name, "containerPort": inbound.port }));
-        // Callers keep their connections: they are told to leave while the workload still serves them. Hooks of all containers run at once.
-        let drain = ["/usr/local/bin/mrg-proxy", "drain", "--token-file", "/etc/mrg-proxy/token/token"];
+        // Callers keep their connections: they are told to leave while the workload still serves
+        // them. Hooks of all containers run at once.
+        let drain = [
+            "/usr/local/bin/mrg-proxy",
+            "drain",
+            "--token-file",
+            "/etc/mrg-proxy/token/token",
+        ];
         container["lifecycle"] = json!({ "preStop": { "exec": { "command": drain } } });
     }
     let spec = &mut pod["spec"];
@@ -241,7 +295,10 @@ mod tests {
     }
 
     fn image() -> Image {
-        Image { name: "mrg".to_owned(), pull_policy: "Never".to_owned() }
+        Image {
+            name: "mrg".to_owned(),
+            pull_policy: "Never".to_owned(),
+        }
     }
 
     fn pod() -> Value {
@@ -260,14 +317,33 @@ mod tests {
         let mut pod = pod();
         inject(&mut pod, &desired(&json!({})), &image());
         let container = &pod["spec"]["containers"][0];
-        assert_eq!(container["livenessProbe"]["httpGet"], json!({ "path": "/health", "port": 8080 }));
+        assert_eq!(
+            container["livenessProbe"]["httpGet"],
+            json!({ "path": "/health", "port": 8080 })
+        );
         assert_eq!(container["readinessProbe"]["periodSeconds"], 5);
         assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
-        assert_eq!(container["env"].as_array().unwrap().len(), 1, "what the workload says itself stays");
+        assert_eq!(
+            container["env"].as_array().unwrap().len(),
+            1,
+            "what the workload says itself stays"
+        );
         let sidecar = &pod["spec"]["initContainers"][0];
-        assert_eq!((sidecar["name"].as_str(), sidecar["restartPolicy"].as_str()), (Some("mrg-proxy"), Some("Always")));
-        assert!(sidecar["volumeMounts"].as_array().unwrap().iter().any(|mount| mount["mountPath"] == "/etc/mrg-proxy/secrets/bbd"));
-        assert_eq!(pod["spec"]["topologySpreadConstraints"][0]["whenUnsatisfiable"], "ScheduleAnyway");
+        assert_eq!(
+            (sidecar["name"].as_str(), sidecar["restartPolicy"].as_str()),
+            (Some("mrg-proxy"), Some("Always"))
+        );
+        assert!(
+            sidecar["volumeMounts"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|mount| mount["mountPath"] == "/etc/mrg-proxy/secrets/bbd")
+        );
+        assert_eq!(
+            pod["spec"]["topologySpreadConstraints"][0]["whenUnsatisfiable"],
+            "ScheduleAnyway"
+        );
         let once = pod.clone();
         inject(&mut pod, &desired(&json!({})), &image());
         assert_eq!(pod, once, "a second time changes nothing");
@@ -276,18 +352,31 @@ mod tests {
     #[test]
     fn the_sidecar_takes_the_name_of_the_port_and_probes_get_its_number() {
         let mut pod = pod();
-        inject(&mut pod, &desired(&json!({ "inbound": { "port": 15080 } })), &image());
+        inject(
+            &mut pod,
+            &desired(&json!({ "inbound": { "port": 15080 } })),
+            &image(),
+        );
         let container = &pod["spec"]["containers"][0];
         assert_eq!(container["ports"][0]["name"], "app-http");
         assert_eq!(container["startupProbe"]["httpGet"]["port"], 8080);
-        let ports = pod["spec"]["initContainers"][0]["ports"].as_array().unwrap();
-        assert!(ports.contains(&json!({ "name": "http", "containerPort": 15080 })), "{ports:?}");
+        let ports = pod["spec"]["initContainers"][0]["ports"]
+            .as_array()
+            .unwrap();
+        assert!(
+            ports.contains(&json!({ "name": "http", "containerPort": 15080 })),
+            "{ports:?}"
+        );
     }
 
     #[test]
     fn in_audit_mode_a_pod_stays_as_it_is() {
         let (mut changed, before) = (pod(), pod());
-        inject(&mut changed, &desired(&json!({ "mode": "Audit" })), &image());
+        inject(
+            &mut changed,
+            &desired(&json!({ "mode": "Audit" })),
+            &image(),
+        );
         assert_eq!(changed, before);
     }
 }

@@ -28,8 +28,14 @@ pub struct Observed {
 
 fn find(shared: &Shared, namespace: &str, kind: TargetKind, name: &str) -> Option<Arc<Workload>> {
     match kind {
-        TargetKind::Deployment => shared.deployments.get(namespace, name).map(|object| object.workload.clone()),
-        TargetKind::StatefulSet => shared.stateful_sets.get(namespace, name).map(|object| object.workload.clone()),
+        TargetKind::Deployment => shared
+            .deployments
+            .get(namespace, name)
+            .map(|object| object.workload.clone()),
+        TargetKind::StatefulSet => shared
+            .stateful_sets
+            .get(namespace, name)
+            .map(|object| object.workload.clone()),
     }
 }
 
@@ -41,35 +47,68 @@ pub async fn observe(shared: &Shared, desired: &Desired) -> Result<Observed, kub
     let target = &desired.spec.target_ref;
     let namespace = &desired.namespace;
     let Some(workload) = find(shared, namespace, target.kind, &target.name) else {
-        return Ok(Observed { workload: None, pods: Vec::new(), autoscaler: None, foreign_budget: None });
+        return Ok(Observed {
+            workload: None,
+            pods: Vec::new(),
+            autoscaler: None,
+            foreign_budget: None,
+        });
     };
     let scales = |scaler: &HorizontalPodAutoscaler| {
-        scaler
-            .spec
-            .as_ref()
-            .is_some_and(|spec| spec.scale_target_ref.kind == target.kind.name() && spec.scale_target_ref.name == target.name)
+        scaler.spec.as_ref().is_some_and(|spec| {
+            spec.scale_target_ref.kind == target.kind.name()
+                && spec.scale_target_ref.name == target.name
+        })
     };
-    let autoscaler = shared.autoscalers.within(namespace, scales).into_iter().next();
+    let autoscaler = shared
+        .autoscalers
+        .within(namespace, scales)
+        .into_iter()
+        .next();
     let ours = desired.file_name();
     let covers = |budget: &PodDisruptionBudget| {
-        let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()?.match_labels.as_ref());
+        let selector = budget
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.selector.as_ref()?.match_labels.as_ref());
         let template = &workload.selector;
         budget.name_any() != ours
-            && selector.is_some_and(|labels| !labels.is_empty() && labels.iter().all(|(name, value)| template.get(name) == Some(value)))
+            && selector.is_some_and(|labels| {
+                !labels.is_empty()
+                    && labels
+                        .iter()
+                        .all(|(name, value)| template.get(name) == Some(value))
+            })
     };
-    let foreign_budget = shared.budgets.within(namespace, covers).first().map(|budget| budget.name_any());
+    let foreign_budget = shared
+        .budgets
+        .within(namespace, covers)
+        .first()
+        .map(|budget| budget.name_any());
     let pods = pods(shared, desired, &workload).await?;
-    Ok(Observed { workload: Some(workload), pods, autoscaler, foreign_budget })
+    Ok(Observed {
+        workload: Some(workload),
+        pods,
+        autoscaler,
+        foreign_budget,
+    })
 }
 
 /// Those with a sidecar are watched. Only while there are more does anybody ask for them.
-async fn pods(shared: &Shared, desired: &Desired, workload: &Workload) -> Result<Vec<Arc<Pod>>, kube::Error> {
+async fn pods(
+    shared: &Shared,
+    desired: &Desired,
+    workload: &Workload,
+) -> Result<Vec<Arc<Pod>>, kube::Error> {
     let lives = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && !pod.over;
     let ours = |pod: &Pod| {
         let labels = pod.labels();
         labels.get(LABEL) == Some(&desired.name)
             && lives(pod)
-            && workload.selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+            && workload
+                .selector
+                .iter()
+                .all(|(name, value)| labels.get(name) == Some(value))
     };
     let known = shared.pods.within(&desired.namespace, ours);
     if known.len() >= usize::try_from(workload.counted).unwrap_or(0) {
@@ -77,7 +116,10 @@ async fn pods(shared: &Shared, desired: &Desired, workload: &Workload) -> Result
     }
     let selector: Selector = workload.selector.clone().into_iter().collect();
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), &desired.namespace);
-    let mut pods = api.list(&ListParams::default().labels_from(&selector)).await?.items;
+    let mut pods = api
+        .list(&ListParams::default().labels_from(&selector))
+        .await?
+        .items;
     pods.retain(lives);
     Ok(pods.into_iter().map(Arc::new).collect())
 }

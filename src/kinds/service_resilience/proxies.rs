@@ -1,5 +1,6 @@
-//! What proxies say of themselves. Each is asked for its news and answers when it has some, so that a breaker's change is in the status within
-//! moments; and each is given the newest configuration. Nothing depends on either.
+//! What proxies say of themselves. Each is asked for its news and answers when it has some, so that
+//! a breaker's change is in the status within moments; and each is given the newest configuration.
+//! Nothing depends on either.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +17,13 @@ const NEWS_WITHIN: Duration = Duration::from_secs(40);
 const PUSH_WITHIN: Duration = Duration::from_secs(3);
 /// One that is there is connected to at once.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// The pause before a proxy that does not answer is asked again: it doubles each time, up to the most. A pod that becomes ready is asked at once.
+/// The pause before a proxy that does not answer is asked again: it doubles each time, up to the
+/// most. A pod that becomes ready is asked at once.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 
-/// So many that have not answered yet are asked at a time: thousands at once, as after a restart of the operator, would take more memory than all it knows.
+/// So many that have not answered yet are asked at a time: thousands at once, as after a restart of
+/// the operator, would take more memory than all it knows.
 const AT_A_TIME: usize = 256;
 
 type Reference = ObjectRef<super::Object>;
@@ -69,56 +72,112 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Proxies {
     /// Nobody is asked yet; the stream says which object has news.
-    pub fn new() -> (Self, impl futures::Stream<Item = Reference> + Send + 'static) {
+    pub fn new() -> (
+        Self,
+        impl futures::Stream<Item = Reference> + Send + 'static,
+    ) {
         let (triggers, mut queue) = mpsc::unbounded_channel();
         let stream = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).build().unwrap_or_default();
-        (Self { of: Mutex::default(), triggers, http, turns: Arc::new(Semaphore::new(AT_A_TIME)) }, stream)
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_WITHIN)
+            .build()
+            .unwrap_or_default();
+        (
+            Self {
+                of: Mutex::default(),
+                triggers,
+                http,
+                turns: Arc::new(Semaphore::new(AT_A_TIME)),
+            },
+            stream,
+        )
     }
 
     /// Asks exactly these pods from now on, by name, and says what is known of each.
-    pub fn ask(&self, object: &Reference, pods: &BTreeMap<String, Place>) -> BTreeMap<String, Known> {
+    pub fn ask(
+        &self,
+        object: &Reference,
+        pods: &BTreeMap<String, Place>,
+    ) -> BTreeMap<String, Known> {
         let mut all = lock(&self.of);
         let watched = all.entry(object.clone()).or_default();
-        watched.retain(|name, watched| pods.get(name).is_some_and(|place| place.address == watched.place.address));
+        watched.retain(|name, watched| {
+            pods.get(name)
+                .is_some_and(|place| place.address == watched.place.address)
+        });
         for (name, place) in pods {
-            let watched = watched.entry(name.clone()).or_insert_with(|| self.watch(object, place));
+            let watched = watched
+                .entry(name.clone())
+                .or_insert_with(|| self.watch(object, place));
             if place.ready && !watched.place.ready {
                 watched.ask.notify_one();
             }
             watched.place.ready = place.ready;
         }
-        watched.iter().map(|(name, watched)| (name.clone(), lock(&watched.known).clone())).collect()
+        watched
+            .iter()
+            .map(|(name, watched)| (name.clone(), lock(&watched.known).clone()))
+            .collect()
     }
 
     fn watch(&self, object: &Reference, place: &Place) -> Watched {
-        let (known, ask) = (Arc::new(Mutex::new(Known::default())), Arc::new(Notify::new()));
+        let (known, ask) = (
+            Arc::new(Mutex::new(Known::default())),
+            Arc::new(Notify::new()),
+        );
         let url = format!("http://{}:{ADMIN_PORT}/state", bracketed(&place.address));
-        let asking = Asking { http: self.http.clone(), turns: self.turns.clone(), url, known: known.clone(), ask: ask.clone() };
+        let asking = Asking {
+            http: self.http.clone(),
+            turns: self.turns.clone(),
+            url,
+            known: known.clone(),
+            ask: ask.clone(),
+        };
         let asked = keep_asking(asking, self.triggers.clone(), object.clone());
-        Watched { place: place.clone(), known, ask, task: tokio::spawn(asked) }
+        Watched {
+            place: place.clone(),
+            known,
+            ask,
+            task: tokio::spawn(asked),
+        }
     }
 
     /// The object is gone.
     pub fn forget(&self, namespace: &str, name: &str) {
-        lock(&self.of).retain(|object, _| object.name != name || object.namespace.as_deref() != Some(namespace));
+        lock(&self.of).retain(|object, _| {
+            object.name != name || object.namespace.as_deref() != Some(namespace)
+        });
     }
 
     /// Gives a proxy a configuration. Its answer comes as news, too.
     pub async fn push(&self, address: &str, token: &str, file: &str) -> Result<(), String> {
         let url = format!("http://{}:{ADMIN_PORT}/config", bracketed(address));
-        let sent = self.http.put(url).bearer_auth(token).body(file.to_owned()).timeout(PUSH_WITHIN).send().await;
+        let sent = self
+            .http
+            .put(url)
+            .bearer_auth(token)
+            .body(file.to_owned())
+            .timeout(PUSH_WITHIN)
+            .send()
+            .await;
         let answer = sent.map_err(|error| mrg_telemetry::chain(&error))?;
         if answer.status().is_success() {
             return Ok(());
         }
         let status = answer.status();
-        Err(format!("{status}: {}", answer.text().await.unwrap_or_default().trim()))
+        Err(format!(
+            "{status}: {}",
+            answer.text().await.unwrap_or_default().trim()
+        ))
     }
 }
 
 fn bracketed(address: &str) -> String {
-    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+    if address.contains(':') {
+        format!("[{address}]")
+    } else {
+        address.to_owned()
+    }
 }
 
 /// One proxy that is asked.
@@ -137,13 +196,26 @@ impl Asking {
             Some(version) => (self.http.get(format!("{}?after={version}", self.url)), None),
             None => (self.http.get(&self.url), self.turns.acquire().await.ok()),
         };
-        let answer = async { asked.timeout(NEWS_WITHIN).send().await?.error_for_status()?.json::<Report>().await }.await;
+        let answer = async {
+            asked
+                .timeout(NEWS_WITHIN)
+                .send()
+                .await?
+                .error_for_status()?
+                .json::<Report>()
+                .await
+        }
+        .await;
         drop(turn);
         answer.ok()
     }
 }
 
-async fn keep_asking(asking: Asking, triggers: mpsc::UnboundedSender<Reference>, object: Reference) {
+async fn keep_asking(
+    asking: Asking,
+    triggers: mpsc::UnboundedSender<Reference>,
+    object: Reference,
+) {
     let mut after = None;
     let mut pause = ASK_AGAIN;
     loop {

@@ -15,8 +15,8 @@ use crate::conditions::{Verdict, conditions, verdict};
 use crate::seen::Pod;
 use mrg_api::ServiceResilience;
 use mrg_api::service_resilience::{
-    Audit, AuditRow, AuditState, BreakerStatus, Check, DRIFT_KEPT, Drift, Mode, PodsStatus, QueueStatus, ServiceResilienceSpec,
-    ServiceResilienceStatus,
+    Audit, AuditRow, AuditState, BreakerStatus, Check, DRIFT_KEPT, Drift, Mode, PodsStatus,
+    QueueStatus, ServiceResilienceSpec, ServiceResilienceStatus,
 };
 use mrg_breaker::State;
 use mrg_policy::{Dependency, Forced, ProviderReport};
@@ -24,19 +24,34 @@ use mrg_policy::{Dependency, Forced, ProviderReport};
 /// As many drifts are kept.
 const DRIFTS: usize = 10;
 
-/// Requests that wait longer than this are more than a short outage; the analysis has them sent again after five minutes.
+/// Requests that wait longer than this are more than a short outage; the analysis has them sent
+/// again after five minutes.
 const OVERDUE: Duration = Duration::from_secs(330);
 
 /// A status for a spec that cannot be done: everything stays, and the reason is told.
-pub fn stalled(object: &ServiceResilience, reason: &'static str, message: &str, now: Timestamp) -> ServiceResilienceStatus {
+pub fn stalled(
+    object: &ServiceResilience,
+    reason: &'static str,
+    message: &str,
+    now: Timestamp,
+) -> ServiceResilienceStatus {
     let old = object.status.clone().unwrap_or_default();
     let verdicts = vec![
         verdict("Ready", false, reason, message),
         verdict("Reconciling", false, reason, message),
-        verdict("Stalled", true, reason, format!("{message}; proxies keep the last good configuration")),
+        verdict(
+            "Stalled",
+            true,
+            reason,
+            format!("{message}; proxies keep the last good configuration"),
+        ),
     ];
     let generation = object.metadata.generation;
-    ServiceResilienceStatus { observed_generation: generation, conditions: conditions(&old.conditions, verdicts, generation, now), ..old }
+    ServiceResilienceStatus {
+        observed_generation: generation,
+        conditions: conditions(&old.conditions, verdicts, generation, now),
+        ..old
+    }
 }
 
 /// What was found and done in one reconciliation.
@@ -56,16 +71,26 @@ pub struct Found<'a> {
 }
 
 /// The status, from what was found.
-pub fn status(object: &ServiceResilience, desired: &Desired, found: &Found<'_>, now: Timestamp) -> ServiceResilienceStatus {
+pub fn status(
+    object: &ServiceResilience,
+    desired: &Desired,
+    found: &Found<'_>,
+    now: Timestamp,
+) -> ServiceResilienceStatus {
     let old = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation;
     let pods = pods(desired, found);
     let breakers = breakers(desired, found.proxies);
-    let enforced = desired.spec.mode == Mode::Enforce && pods.all > 0 && pods.acknowledged == pods.all;
+    let enforced =
+        desired.spec.mode == Mode::Enforce && pods.all > 0 && pods.acknowledged == pods.all;
     let queue = queue(desired, found.proxies);
     let mut verdicts = judge(desired, found, &pods, &breakers);
     verdicts.extend(queue.as_ref().map(|queue| overdue(queue, now)));
-    let mut drift: Vec<Drift> = old.drift.into_iter().filter(|drift| is_recent(drift, now)).collect();
+    let mut drift: Vec<Drift> = old
+        .drift
+        .into_iter()
+        .filter(|drift| is_recent(drift, now))
+        .collect();
     drift.extend(found.drifts.iter().cloned());
     drift.drain(..drift.len().saturating_sub(DRIFTS));
     ServiceResilienceStatus {
@@ -73,7 +98,11 @@ pub fn status(object: &ServiceResilience, desired: &Desired, found: &Found<'_>, 
         config_hash: Some(desired.hash.clone()),
         breakers_summary: (!breakers.is_empty()).then(|| summary(&breakers)),
         provider_summary: providers(desired, found.proxies),
-        template_probes: found.observed.workload.as_ref().map(|workload| template_probes(desired, workload)),
+        template_probes: found
+            .observed
+            .workload
+            .as_ref()
+            .map(|workload| template_probes(desired, workload)),
         audit: Some(audit(&desired.spec, enforced)),
         conditions: conditions(&old.conditions, verdicts, generation, now),
         queue,
@@ -84,17 +113,27 @@ pub fn status(object: &ServiceResilience, desired: &Desired, found: &Found<'_>, 
 }
 
 fn is_recent(drift: &Drift, now: Timestamp) -> bool {
-    drift.at.parse::<Timestamp>().is_ok_and(|at| at + DRIFT_KEPT.0.duration() > now)
+    drift
+        .at
+        .parse::<Timestamp>()
+        .is_ok_and(|at| at + DRIFT_KEPT.0.duration() > now)
 }
 
 fn pods(desired: &Desired, found: &Found<'_>) -> PodsStatus {
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let acknowledged = |pod: &&Arc<Pod>| {
-        let report = found.proxies.get(&pod.name_any()).and_then(|known| known.report.as_ref());
+        let report = found
+            .proxies
+            .get(&pod.name_any())
+            .and_then(|known| known.report.as_ref());
         report.is_some_and(|report| report.config_hash == desired.hash)
     };
     let all = &found.observed.pods;
-    let bypassing: Vec<String> = all.iter().filter(|pod| !pod.injected).map(|pod| pod.name_any()).collect();
+    let bypassing: Vec<String> = all
+        .iter()
+        .filter(|pod| !pod.injected)
+        .map(|pod| pod.name_any())
+        .collect();
     let acknowledged = all.iter().filter(acknowledged).count();
     PodsStatus {
         summary: format!("{acknowledged}/{}", all.len()),
@@ -106,8 +145,15 @@ fn pods(desired: &Desired, found: &Found<'_>) -> PodsStatus {
 }
 
 /// What each pod says of one breaker.
-fn reports<'a>(proxies: &'a BTreeMap<String, Known>, dependency: &'a str, provider: &'a str) -> impl Iterator<Item = &'a ProviderReport> {
-    let reports = proxies.values().filter_map(|known| known.report.as_ref()).flat_map(|report| &report.dependencies);
+fn reports<'a>(
+    proxies: &'a BTreeMap<String, Known>,
+    dependency: &'a str,
+    provider: &'a str,
+) -> impl Iterator<Item = &'a ProviderReport> {
+    let reports = proxies
+        .values()
+        .filter_map(|known| known.report.as_ref())
+        .flat_map(|report| &report.dependencies);
     reports
         .filter(move |report| report.name == dependency)
         .flat_map(|report| &report.providers)
@@ -117,10 +163,17 @@ fn reports<'a>(proxies: &'a BTreeMap<String, Known>, dependency: &'a str, provid
 fn breakers(desired: &Desired, proxies: &BTreeMap<String, Known>) -> Vec<BreakerStatus> {
     let one = |dependency: &Dependency, provider: &str| {
         let all: Vec<&ProviderReport> = reports(proxies, &dependency.name, provider).collect();
-        let count = |state: State| i32::try_from(all.iter().filter(|report| report.state == state).count()).unwrap_or(i32::MAX);
+        let count = |state: State| {
+            i32::try_from(all.iter().filter(|report| report.state == state).count())
+                .unwrap_or(i32::MAX)
+        };
         let worst = all.iter().map(|report| report.state).max();
         let forced = all.iter().find_map(|report| report.forced);
-        let leading = worst.and_then(|worst| all.iter().filter(|report| report.state == worst).min_by(|a, b| a.since.cmp(&b.since)));
+        let leading = worst.and_then(|worst| {
+            all.iter()
+                .filter(|report| report.state == worst)
+                .min_by(|a, b| a.since.cmp(&b.since))
+        });
         let state = match (forced, worst) {
             (Some(Forced::Open), _) => "ForcedOpen",
             (Some(Forced::Closed), _) => "ForcedClosed",
@@ -129,14 +182,15 @@ fn breakers(desired: &Desired, proxies: &BTreeMap<String, Known>) -> Vec<Breaker
             (None, Some(State::Closed)) => "Closed",
             (None, None) => "Unknown",
         };
-        let spec = desired
-            .spec
-            .overrides
-            .iter()
-            .find(|spec| spec.dependency == dependency.name && spec.provider.as_deref().is_none_or(|name| name == provider));
+        let spec = desired.spec.overrides.iter().find(|spec| {
+            spec.dependency == dependency.name
+                && spec.provider.as_deref().is_none_or(|name| name == provider)
+        });
         let reason = match (forced, spec) {
             (Some(_), Some(spec)) => Some(format!("{}, until {}", spec.reason, spec.until)),
-            _ => leading.filter(|report| report.state != State::Closed).map(|report| report.why.clone()),
+            _ => leading
+                .filter(|report| report.state != State::Closed)
+                .map(|report| report.why.clone()),
         };
         BreakerStatus {
             dependency: dependency.name.clone(),
@@ -145,13 +199,30 @@ fn breakers(desired: &Desired, proxies: &BTreeMap<String, Known>) -> Vec<Breaker
             open: count(State::Open),
             half_open: count(State::HalfOpen),
             closed: count(State::Closed),
-            since: leading.filter(|report| report.state != State::Closed).map(|report| seconds(&report.since)),
+            since: leading
+                .filter(|report| report.state != State::Closed)
+                .map(|report| seconds(&report.since)),
             reason,
-            next_probe: all.iter().filter_map(|report| report.next_probe.as_deref()).min().map(seconds),
+            next_probe: all
+                .iter()
+                .filter_map(|report| report.next_probe.as_deref())
+                .min()
+                .map(seconds),
         }
     };
-    let counted = desired.spec.dependencies.iter().filter(|dependency| dependency.breaker.mode != mrg_breaker::Mode::Off);
-    counted.flat_map(|dependency| dependency.providers.iter().map(move |provider| one(dependency, &provider.name))).collect()
+    let counted = desired
+        .spec
+        .dependencies
+        .iter()
+        .filter(|dependency| dependency.breaker.mode != mrg_breaker::Mode::Off);
+    counted
+        .flat_map(|dependency| {
+            dependency
+                .providers
+                .iter()
+                .map(move |provider| one(dependency, &provider.name))
+        })
+        .collect()
 }
 
 /// A moment without its fraction.
@@ -164,7 +235,12 @@ fn seconds(text: &str) -> String {
 
 fn summary(breakers: &[BreakerStatus]) -> String {
     let all = breakers.len();
-    let count = |states: &[&str]| breakers.iter().filter(|breaker| states.contains(&breaker.state.as_str())).count();
+    let count = |states: &[&str]| {
+        breakers
+            .iter()
+            .filter(|breaker| states.contains(&breaker.state.as_str()))
+            .count()
+    };
     match (count(&["Open", "ForcedOpen"]), count(&["HalfOpen"])) {
         (0, 0) => format!("{all} closed"),
         (0, half_open) => format!("{half_open} half-open/{all}"),
@@ -175,11 +251,24 @@ fn summary(breakers: &[BreakerStatus]) -> String {
 /// Where another than the first provider serves; `-` where nobody does.
 fn providers(desired: &Desired, proxies: &BTreeMap<String, Known>) -> Option<String> {
     let mut parts = Vec::new();
-    for dependency in desired.spec.dependencies.iter().filter(|dependency| dependency.providers.len() > 1) {
-        let first = dependency.providers.first().map(|provider| provider.name.as_str());
-        let reports = proxies.values().filter_map(|known| known.report.as_ref()).flat_map(|report| &report.dependencies);
-        let mut active: Vec<&str> =
-            reports.filter(|report| report.name == dependency.name).map(|report| report.active.as_deref().unwrap_or("-")).collect();
+    for dependency in desired
+        .spec
+        .dependencies
+        .iter()
+        .filter(|dependency| dependency.providers.len() > 1)
+    {
+        let first = dependency
+            .providers
+            .first()
+            .map(|provider| provider.name.as_str());
+        let reports = proxies
+            .values()
+            .filter_map(|known| known.report.as_ref())
+            .flat_map(|report| &report.dependencies);
+        let mut active: Vec<&str> = reports
+            .filter(|report| report.name == dependency.name)
+            .map(|report| report.active.as_deref().unwrap_or("-"))
+            .collect();
         active.sort_unstable();
         active.dedup();
         if active.iter().any(|name| Some(*name) != first) {
@@ -191,34 +280,60 @@ fn providers(desired: &Desired, proxies: &BTreeMap<String, Known>) -> Option<Str
 
 fn queue(desired: &Desired, proxies: &BTreeMap<String, Known>) -> Option<QueueStatus> {
     desired.spec.queue.as_ref()?;
-    let of_database = desired.spec.queue.as_ref().is_some_and(|queue| queue.database.is_some());
+    let of_database = desired
+        .spec
+        .queue
+        .as_ref()
+        .is_some_and(|queue| queue.database.is_some());
     let mut status = QueueStatus::default();
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     for dependency in &desired.spec.dependencies {
-        let reports = proxies.values().filter_map(|known| known.report.as_ref()).flat_map(|report| &report.dependencies);
-        let queues: Vec<_> = reports.filter(|report| report.name == dependency.name).filter_map(|report| report.queue.as_ref()).collect();
+        let reports = proxies
+            .values()
+            .filter_map(|known| known.report.as_ref())
+            .flat_map(|report| &report.dependencies);
+        let queues: Vec<_> = reports
+            .filter(|report| report.name == dependency.name)
+            .filter_map(|report| report.queue.as_ref())
+            .collect();
         let on_volumes: u64 = queues.iter().map(|queue| queue.on_disk).sum();
         // Every pod counts the same table, and its own volume.
         let of = |count: fn(&mrg_policy::QueueReport) -> u64| {
-            if of_database { queues.iter().map(|queue| count(queue)).max() } else { Some(queues.iter().map(|queue| count(queue)).sum()) }
-                .unwrap_or(0)
+            if of_database {
+                queues.iter().map(|queue| count(queue)).max()
+            } else {
+                Some(queues.iter().map(|queue| count(queue)).sum())
+            }
+            .unwrap_or(0)
         };
         status.depth += signed(of(|queue| queue.waiting));
         status.inquiry += signed(of(|queue| queue.inquiry));
         status.on_volumes += signed(on_volumes);
-        let oldest = queues.iter().filter_map(|queue| queue.oldest.as_deref()).min().map(seconds);
+        let oldest = queues
+            .iter()
+            .filter_map(|queue| queue.oldest.as_deref())
+            .min()
+            .map(seconds);
         status.oldest = [status.oldest, oldest].into_iter().flatten().min();
-        status.trouble = status.trouble.or_else(|| queues.iter().find_map(|queue| queue.trouble.clone()));
+        status.trouble = status
+            .trouble
+            .or_else(|| queues.iter().find_map(|queue| queue.trouble.clone()));
     }
     Some(status)
 }
 
 fn overdue(queue: &QueueStatus, now: Timestamp) -> Verdict {
-    let oldest = queue.oldest.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
+    let oldest = queue
+        .oldest
+        .as_ref()
+        .and_then(|text| text.parse::<Timestamp>().ok());
     let waited = oldest.and_then(|oldest| Duration::try_from(now.duration_since(oldest)).ok());
     match (waited.filter(|waited| *waited > OVERDUE), &queue.oldest) {
         (Some(_), Some(since)) => {
-            let message = format!("{} requests wait, the oldest since {since}; docs/runbooks/resilience.md says what to do", queue.depth);
+            let message = format!(
+                "{} requests wait, the oldest since {since}; docs/runbooks/resilience.md says what to do",
+                queue.depth
+            );
             verdict("QueueOverdue", true, "OldRequests", message)
         }
         _ => verdict("QueueOverdue", false, "None", ""),
@@ -228,8 +343,12 @@ fn overdue(queue: &QueueStatus, now: Timestamp) -> Verdict {
 /// The checklist of the analysis, from the spec and from whether every pod runs it.
 pub fn audit(spec: &ServiceResilienceSpec, enforced: bool) -> Audit {
     let lacking = |has: fn(&Dependency) -> bool| {
-        let names: Vec<&str> =
-            spec.dependencies.iter().filter(|dependency| !has(dependency)).map(|dependency| dependency.name.as_str()).collect();
+        let names: Vec<&str> = spec
+            .dependencies
+            .iter()
+            .filter(|dependency| !has(dependency))
+            .map(|dependency| dependency.name.as_str())
+            .collect();
         (!names.is_empty()).then(|| names.join(", "))
     };
     let degrades = |dependency: &Dependency| {
@@ -238,26 +357,65 @@ pub fn audit(spec: &ServiceResilienceSpec, enforced: bool) -> Audit {
     };
     let found = |check| match check {
         Check::Timeout => None,
-        Check::CircuitBreaker => lacking(|dependency| dependency.breaker.mode == mrg_breaker::Mode::Enforce),
-        Check::Retry => lacking(|dependency| dependency.retry.attempts > 1 && !dependency.retry.on.is_empty()),
-        Check::Fallback => lacking(|dependency| dependency.providers.len() > 1 || dependency.fallback != mrg_policy::Fallback::default()),
+        Check::CircuitBreaker => {
+            lacking(|dependency| dependency.breaker.mode == mrg_breaker::Mode::Enforce)
+        }
+        Check::Retry => {
+            lacking(|dependency| dependency.retry.attempts > 1 && !dependency.retry.on.is_empty())
+        }
+        Check::Fallback => lacking(|dependency| {
+            dependency.providers.len() > 1 || dependency.fallback != mrg_policy::Fallback::default()
+        }),
         Check::GracefulDegradation => lacking(degrades),
     };
     let row = |check| {
-        if let Some(exemption) = spec.exemptions.iter().find(|exemption| exemption.check == check) {
-            return AuditRow { check, state: AuditState::Exempt, note: Some(exemption.reason.clone()) };
+        if let Some(exemption) = spec
+            .exemptions
+            .iter()
+            .find(|exemption| exemption.check == check)
+        {
+            return AuditRow {
+                check,
+                state: AuditState::Exempt,
+                note: Some(exemption.reason.clone()),
+            };
         }
         match found(check) {
-            _ if spec.dependencies.is_empty() => {
-                AuditRow { check, state: AuditState::Missing, note: Some("no dependencies are named".to_owned()) }
-            }
-            Some(names) => AuditRow { check, state: AuditState::Missing, note: Some(names) },
-            None => AuditRow { check, state: if enforced { AuditState::Enforced } else { AuditState::Configured }, note: None },
+            _ if spec.dependencies.is_empty() => AuditRow {
+                check,
+                state: AuditState::Missing,
+                note: Some("no dependencies are named".to_owned()),
+            },
+            Some(names) => AuditRow {
+                check,
+                state: AuditState::Missing,
+                note: Some(names),
+            },
+            None => AuditRow {
+                check,
+                state: if enforced {
+                    AuditState::Enforced
+                } else {
+                    AuditState::Configured
+                },
+                note: None,
+            },
         }
     };
-    let rows: Vec<AuditRow> =
-        [Check::Timeout, Check::CircuitBreaker, Check::Fallback, Check::Retry, Check::GracefulDegradation].into_iter().map(row).collect();
-    let counted = rows.iter().filter(|row| row.state != AuditState::Exempt).count();
+    let rows: Vec<AuditRow> = [
+        Check::Timeout,
+        Check::CircuitBreaker,
+        Check::Fallback,
+        Check::Retry,
+        Check::GracefulDegradation,
+    ]
+    .into_iter()
+    .map(row)
+    .collect();
+    let counted = rows
+        .iter()
+        .filter(|row| row.state != AuditState::Exempt)
+        .count();
     let points: usize = rows
         .iter()
         .map(|row| match row.state {
@@ -267,10 +425,18 @@ pub fn audit(spec: &ServiceResilienceSpec, enforced: bool) -> Audit {
         })
         .sum();
     let score = (points * 50).checked_div(counted).unwrap_or(100);
-    Audit { score: i32::try_from(score).unwrap_or(0), rows }
+    Audit {
+        score: i32::try_from(score).unwrap_or(0),
+        rows,
+    }
 }
 
-fn judge(desired: &Desired, found: &Found<'_>, pods: &PodsStatus, breakers: &[BreakerStatus]) -> Vec<Verdict> {
+fn judge(
+    desired: &Desired,
+    found: &Found<'_>,
+    pods: &PodsStatus,
+    breakers: &[BreakerStatus],
+) -> Vec<Verdict> {
     let stalled = verdict("Stalled", false, "Progressing", "");
     let target = &desired.spec.target_ref;
     if found.observed.workload.is_none() {
@@ -286,7 +452,10 @@ fn judge(desired: &Desired, found: &Found<'_>, pods: &PodsStatus, breakers: &[Br
             verdict("Enforced", false, "TargetNotFound", message),
         ];
     }
-    let refused = found.proxies.iter().find_map(|(pod, known)| Some((pod, known.report.as_ref()?.refused.as_ref()?)));
+    let refused = found
+        .proxies
+        .iter()
+        .find_map(|(pod, known)| Some((pod, known.report.as_ref()?.refused.as_ref()?)));
     let enforced = enforced(desired, found, pods, refused);
     let open: Vec<String> = breakers
         .iter()
@@ -303,48 +472,106 @@ fn judge(desired: &Desired, found: &Found<'_>, pods: &PodsStatus, breakers: &[Br
         })
         .collect();
     let ready_pods = found.observed.pods.iter().filter(|pod| pod.ready).count();
-    let degraded =
-        if open.is_empty() { verdict("Degraded", false, "Healthy", "") } else { verdict("Degraded", true, "BreakerOpen", open.join("; ")) };
+    let degraded = if open.is_empty() {
+        verdict("Degraded", false, "Healthy", "")
+    } else {
+        verdict("Degraded", true, "BreakerOpen", open.join("; "))
+    };
     let conflict = match found.floor {
         Floor::Conflict(why) => verdict("FieldConflict", true, "OwnedByOthers", why.clone()),
         Floor::Kept | Floor::Raise { .. } => verdict("FieldConflict", false, "None", ""),
     };
     let reconciling = match &found.failure {
-        Some(what) => verdict("Reconciling", true, "ApplyFailed", format!("{what}; it is tried again")),
-        None if desired.spec.mode == Mode::Enforce && pods.acknowledged < pods.all => {
-            verdict("Reconciling", true, "Converging", format!("{} pods run the newest configuration", pods.summary))
-        }
+        Some(what) => verdict(
+            "Reconciling",
+            true,
+            "ApplyFailed",
+            format!("{what}; it is tried again"),
+        ),
+        None if desired.spec.mode == Mode::Enforce && pods.acknowledged < pods.all => verdict(
+            "Reconciling",
+            true,
+            "Converging",
+            format!("{} pods run the newest configuration", pods.summary),
+        ),
         None => verdict("Reconciling", false, "Settled", ""),
     };
     let ready = if ready_pods == 0 {
-        verdict("Ready", false, "NoReadyPods", format!("no pod of {} {} is ready", target.kind.name(), target.name))
+        verdict(
+            "Ready",
+            false,
+            "NoReadyPods",
+            format!("no pod of {} {} is ready", target.kind.name(), target.name),
+        )
     } else if desired.spec.mode == Mode::Audit {
-        verdict("Ready", true, "AuditOnly", "nothing is enforced: spec.mode is Audit")
+        verdict(
+            "Ready",
+            true,
+            "AuditOnly",
+            "nothing is enforced: spec.mode is Audit",
+        )
     } else if !enforced.holds {
         verdict("Ready", false, enforced.reason, enforced.message.clone())
     } else {
-        verdict("Ready", true, if open.is_empty() { "Enforced" } else { "BreakerOpen" }, format!("{} pods enforce it", pods.summary))
+        verdict(
+            "Ready",
+            true,
+            if open.is_empty() {
+                "Enforced"
+            } else {
+                "BreakerOpen"
+            },
+            format!("{} pods enforce it", pods.summary),
+        )
     };
     vec![ready, reconciling, stalled, enforced, degraded, conflict]
 }
 
-fn enforced(desired: &Desired, found: &Found<'_>, pods: &PodsStatus, refused: Option<(&String, &String)>) -> Verdict {
+fn enforced(
+    desired: &Desired,
+    found: &Found<'_>,
+    pods: &PodsStatus,
+    refused: Option<(&String, &String)>,
+) -> Verdict {
     if desired.spec.mode == Mode::Audit {
-        return verdict("Enforced", false, "AuditOnly", "spec.mode is Audit: set Enforce to have it done");
+        return verdict(
+            "Enforced",
+            false,
+            "AuditOnly",
+            "spec.mode is Audit: set Enforce to have it done",
+        );
     }
     if let Some(missing) = &found.missing {
         return verdict("Enforced", false, "SecretNotFound", missing.clone());
     }
     if let Some((pod, why)) = refused {
-        return verdict("Enforced", false, "ConfigurationRefused", format!("{pod} keeps its last good configuration: {why}"));
+        return verdict(
+            "Enforced",
+            false,
+            "ConfigurationRefused",
+            format!("{pod} keeps its last good configuration: {why}"),
+        );
     }
     if !pods.bypassing.is_empty() {
-        let message =
-            format!("{} without the sidecar: {}; they get it when they are replaced", pods.bypassing.len(), pods.bypassing.join(", "));
+        let message = format!(
+            "{} without the sidecar: {}; they get it when they are replaced",
+            pods.bypassing.len(),
+            pods.bypassing.join(", ")
+        );
         return verdict("Enforced", false, "PodsBypass", message);
     }
     if pods.all == 0 || pods.acknowledged < pods.all {
-        return verdict("Enforced", false, "NotAcknowledged", format!("{} pods run the newest configuration", pods.summary));
+        return verdict(
+            "Enforced",
+            false,
+            "NotAcknowledged",
+            format!("{} pods run the newest configuration", pods.summary),
+        );
     }
-    verdict("Enforced", true, "Enforced", format!("{} pods run configuration {}", pods.summary, desired.hash))
+    verdict(
+        "Enforced",
+        true,
+        "Enforced",
+        format!("{} pods run configuration {}", pods.summary, desired.hash),
+    )
 }

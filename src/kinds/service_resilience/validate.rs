@@ -1,4 +1,5 @@
-//! What the API server cannot check by itself: values that contradict each other, and the file that follows from the rest.
+//! What the API server cannot check by itself: values that contradict each other, and the file that
+//! follows from the rest.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -8,7 +9,8 @@ use mrg_api::ServiceResilience;
 use mrg_api::service_resilience::ServiceResilienceSpec;
 use mrg_policy::{Checked, Config, Problem, Problems};
 
-/// The name under which a workload's requests are queued, in place of its own: the version of a service that is tried out queues for the service.
+/// The name under which a workload's requests are queued, in place of its own: the version of a
+/// service that is tried out queues for the service.
 pub const WORKLOAD: &str = "mrg.bluebird.id/workload";
 
 /// A spec that can be done.
@@ -42,7 +44,12 @@ fn config(name: &str, spec: &ServiceResilienceSpec, now: Timestamp) -> Config {
     Config {
         workload: name.to_owned(),
         dependencies: spec.dependencies.clone(),
-        overrides: spec.overrides.iter().filter(|forced| lasts(&forced.until)).cloned().collect(),
+        overrides: spec
+            .overrides
+            .iter()
+            .filter(|forced| lasts(&forced.until))
+            .cloned()
+            .collect(),
         inbound: spec.inbound.clone(),
     }
 }
@@ -53,12 +60,26 @@ fn config(name: &str, spec: &ServiceResilienceSpec, now: Timestamp) -> Config {
 /// Everything that is wrong with it.
 pub fn validate(object: &ServiceResilience, now: Timestamp) -> Result<Desired, Problems> {
     let name = object.name_any();
-    let workload = object.annotations().get(WORKLOAD).unwrap_or(&object.spec.target_ref.name);
+    let workload = object
+        .annotations()
+        .get(WORKLOAD)
+        .unwrap_or(&object.spec.target_ref.name);
     let config = config(workload, &object.spec, now);
-    let file = serde_json::to_string_pretty(&config)
-        .map_err(|error| Problems(vec![Problem { field: "spec".to_owned(), message: format!("has no words: {error}") }]))?;
-    let unparsed = object.spec.overrides.iter().enumerate().filter(|(_, forced)| forced.until.parse::<Timestamp>().is_err());
-    let mut problems: Vec<Problem> = unparsed.map(|(index, forced)| not_a_moment(index, &forced.until)).collect();
+    let file = serde_json::to_string_pretty(&config).map_err(|error| {
+        Problems(vec![Problem {
+            field: "spec".to_owned(),
+            message: format!("has no words: {error}"),
+        }])
+    })?;
+    let unparsed = object
+        .spec
+        .overrides
+        .iter()
+        .enumerate()
+        .filter(|(_, forced)| forced.until.parse::<Timestamp>().is_err());
+    let mut problems: Vec<Problem> = unparsed
+        .map(|(index, forced)| not_a_moment(index, &forced.until))
+        .collect();
     if let Err(more) = Checked::try_from(config) {
         problems.extend(more.0);
     }
@@ -68,7 +89,11 @@ pub fn validate(object: &ServiceResilience, now: Timestamp) -> Result<Desired, P
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
-    let hash = Sha256::digest(file.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = Sha256::digest(file.as_bytes())
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Ok(Desired {
         namespace: object.namespace().unwrap_or_default(),
         uid: object.uid().unwrap_or_default(),
@@ -80,18 +105,39 @@ pub fn validate(object: &ServiceResilience, now: Timestamp) -> Result<Desired, P
 }
 
 fn not_a_moment(index: usize, text: &str) -> Problem {
-    Problem { field: format!("overrides[{index}].until"), message: format!("`{text}` is no moment: write it as 2026-11-22T18:00:00Z") }
+    Problem {
+        field: format!("overrides[{index}].until"),
+        message: format!("`{text}` is no moment: write it as 2026-11-22T18:00:00Z"),
+    }
 }
 
-/// What is wrong with a spec that somebody applies just now: in addition, overrides that are over before they begin.
-pub fn refuse(new: &ServiceResilience, old: Option<&ServiceResilience>, now: Timestamp) -> Vec<Problem> {
-    let mut problems = validate(new, now).err().map(|problems| problems.0).unwrap_or_default();
+/// What is wrong with a spec that somebody applies just now: in addition, overrides that are over
+/// before they begin.
+pub fn refuse(
+    new: &ServiceResilience,
+    old: Option<&ServiceResilience>,
+    now: Timestamp,
+) -> Vec<Problem> {
+    let mut problems = validate(new, now)
+        .err()
+        .map(|problems| problems.0)
+        .unwrap_or_default();
     for (index, forced) in new.spec.overrides.iter().enumerate() {
         let known = old.is_some_and(|old| old.spec.overrides.contains(forced));
-        if !known && forced.until.parse::<Timestamp>().is_ok_and(|until| until <= now) {
-            let message =
-                format!("{} is in the past: nothing would be forced; give a later moment, or take the override out", forced.until);
-            problems.push(Problem { field: format!("spec.overrides[{index}].until"), message });
+        if !known
+            && forced
+                .until
+                .parse::<Timestamp>()
+                .is_ok_and(|until| until <= now)
+        {
+            let message = format!(
+                "{} is in the past: nothing would be forced; give a later moment, or take the override out",
+                forced.until
+            );
+            problems.push(Problem {
+                field: format!("spec.overrides[{index}].until"),
+                message,
+            });
         }
     }
     problems
@@ -104,10 +150,18 @@ mod tests {
     #[test]
     fn the_examples_are_right() {
         let text = include_str!("../../../examples/resilience.yaml");
-        let objects: Vec<ServiceResilience> = text.split("\n---\n").map(|part| serde_saphyr::from_str(part).unwrap()).collect();
+        let objects: Vec<ServiceResilience> = text
+            .split("\n---\n")
+            .map(|part| serde_saphyr::from_str(part).unwrap())
+            .collect();
         assert_eq!(objects.len(), 3);
         for object in objects {
-            assert_eq!(validate(&object, Timestamp::UNIX_EPOCH).map(|_| ()), Ok(()), "{}", object.name_any());
+            assert_eq!(
+                validate(&object, Timestamp::UNIX_EPOCH).map(|_| ()),
+                Ok(()),
+                "{}",
+                object.name_any()
+            );
         }
     }
 }

@@ -118,11 +118,17 @@ impl Fence {
         let waiting = Arc::new(Mutex::new(Waiting::default()));
         tokio::spawn(write_commands(stdin, queue));
         tokio::spawn(read_events(stdout, child, waiting.clone(), gone));
-        Ok(Self { commands, waiting, pid })
+        Ok(Self {
+            commands,
+            waiting,
+            pid,
+        })
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.waiting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn next(&self) -> Result<u64, Error> {
@@ -139,7 +145,10 @@ impl Fence {
     }
 
     /// Runs a program; gives its name, its process id, and a receiver for its end.
-    pub async fn spawn(&self, process: Process) -> Result<(u64, i32, oneshot::Receiver<Exit>), Error> {
+    pub async fn spawn(
+        &self,
+        process: Process,
+    ) -> Result<(u64, i32, oneshot::Receiver<Exit>), Error> {
         let id = self.next()?;
         let (spawned, answer) = oneshot::channel();
         let (exited, exit) = oneshot::channel();
@@ -148,9 +157,22 @@ impl Fence {
             waiting.spawns.insert(id, spawned);
             waiting.exits.insert(id, exited);
         }
-        let Process { argv, env, log, writer, whole } = process;
+        let Process {
+            argv,
+            env,
+            log,
+            writer,
+            whole,
+        } = process;
         let program = argv.first().cloned().unwrap_or_default();
-        self.send(Command::Spawn { id, argv, env, log, writer, whole })?;
+        self.send(Command::Spawn {
+            id,
+            argv,
+            env,
+            log,
+            writer,
+            whole,
+        })?;
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(Ok(pid))) => Ok((id, pid, exit)),
             Ok(Ok(Err(error))) => Err(Error::Spawn { program, error }),
@@ -161,7 +183,10 @@ impl Fence {
 
     /// Sends a signal to a program.
     pub fn signal(&self, id: u64, signal: Signal) -> Result<(), Error> {
-        self.send(Command::Signal { id, signal: signal as i32 })
+        self.send(Command::Signal {
+            id,
+            signal: signal as i32,
+        })
     }
 
     async fn answered(&self, command: impl FnOnce(u64) -> Command) -> Result<(), Error> {
@@ -185,7 +210,9 @@ impl Fence {
 
     /// Whether a deadline is set that lies ahead by more than the killing takes.
     pub fn is_armed(&self) -> bool {
-        self.waiting().deadline.is_some_and(|by| mrg_clock::now() < by)
+        self.waiting()
+            .deadline
+            .is_some_and(|by| mrg_clock::now() < by)
     }
 
     /// Kills everything, and returns once nothing runs.
@@ -204,29 +231,54 @@ async fn write_commands(mut stdin: ChildStdin, mut queue: mpsc::UnboundedReceive
     }
 }
 
-async fn read_events(stdout: ChildStdout, mut child: Child, waiting: Arc<Mutex<Waiting>>, gone: oneshot::Sender<()>) {
-    let lock = || waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+async fn read_events(
+    stdout: ChildStdout,
+    mut child: Child,
+    waiting: Arc<Mutex<Waiting>>,
+    gone: oneshot::Sender<()>,
+) {
+    let lock = || {
+        waiting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    };
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let Ok(event) = serde_json::from_str(&line) else { continue };
+        let Ok(event) = serde_json::from_str(&line) else {
+            continue;
+        };
         let mut waiting = lock();
         match event {
             Event::Spawned { id, pid } => {
-                waiting.spawns.remove(&id).map(|spawned| spawned.send(Ok(pid)));
+                waiting
+                    .spawns
+                    .remove(&id)
+                    .map(|spawned| spawned.send(Ok(pid)));
             }
             Event::SpawnFailed { id, error } => {
                 waiting.exits.remove(&id);
-                waiting.spawns.remove(&id).map(|spawned| spawned.send(Err(error)));
+                waiting
+                    .spawns
+                    .remove(&id)
+                    .map(|spawned| spawned.send(Err(error)));
             }
             Event::Exited { id, code, signal } => {
-                waiting.exits.remove(&id).map(|exited| exited.send(Exit { code, signal }));
+                waiting
+                    .exits
+                    .remove(&id)
+                    .map(|exited| exited.send(Exit { code, signal }));
             }
             Event::Armed { id } | Event::Killed { id } => {
-                waiting.answers.remove(&id).map(|answered| answered.send(()));
+                waiting
+                    .answers
+                    .remove(&id)
+                    .map(|answered| answered.send(()));
             }
             Event::Fenced => {
                 waiting.deadline = None;
-                tracing::warn!("the lease could not be proved in time: postgres was killed by the fence");
+                tracing::warn!(
+                    "the lease could not be proved in time: postgres was killed by the fence"
+                );
             }
         }
     }
@@ -234,7 +286,11 @@ async fn read_events(stdout: ChildStdout, mut child: Child, waiting: Arc<Mutex<W
     {
         let mut waiting = lock();
         let next = waiting.next;
-        *waiting = Waiting { gone: true, next, ..Waiting::default() };
+        *waiting = Waiting {
+            gone: true,
+            next,
+            ..Waiting::default()
+        };
     }
     let _ = gone.send(());
 }

@@ -1,4 +1,5 @@
-//! Killing everything that descends from this process. Backends call `setsid()`, so a process group is not enough.
+//! Killing everything that descends from this process. Backends call `setsid()`, so a process group
+//! is not enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +12,16 @@ use nix::unistd::{Pid, getpid};
 fn descendants(root: Pid) -> BTreeSet<i32> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
         if let Some((state, parent)) = state_and_parent(&stat)
             && state != 'Z'
         {
@@ -31,14 +40,16 @@ fn descendants(root: Pid) -> BTreeSet<i32> {
     found
 }
 
-/// State and parent from a line of `/proc/PID/stat`; the command in it may hold blanks and brackets.
+/// State and parent from a line of `/proc/PID/stat`; the command in it may hold blanks and
+/// brackets.
 fn state_and_parent(stat: &str) -> Option<(char, i32)> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Kills every descendant but those in `spare` (and theirs), and waits until they are gone. `reaped` is told of every child that ended.
-/// Orphans become our children only if this process is a subreaper or PID 1.
+/// Kills every descendant but those in `spare` (and theirs), and waits until they are gone.
+/// `reaped` is told of every child that ended. Orphans become our children only if this process is
+/// a subreaper or PID 1.
 pub fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(WaitStatus)) {
     loop {
         let mut doomed = descendants(getpid());
@@ -52,7 +63,8 @@ pub fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(WaitStatus
             // Gone already is as good as killed.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
-        // A grandchild becomes our child when its parent is gone, so every round ends with the end of a child.
+        // A grandchild becomes our child when its parent is gone, so every round ends with the end
+        // of a child.
         for pid in &doomed {
             if let Ok(status) = waitpid(Pid::from_raw(*pid), None) {
                 reaped(status);
@@ -78,7 +90,10 @@ mod tests {
 
     #[test]
     fn a_command_with_brackets_does_not_hide_its_parent() {
-        assert_eq!(state_and_parent("42 (postgres: a) (b) S 7 42 42 0"), Some(('S', 7)));
+        assert_eq!(
+            state_and_parent("42 (postgres: a) (b) S 7 42 42 0"),
+            Some(('S', 7))
+        );
         assert_eq!(state_and_parent("42 nonsense"), None);
     }
 }

@@ -35,13 +35,19 @@ struct Program {
 /// Runs until the pipe from the agent closes; then kills everything and returns.
 ///
 /// # Errors
-/// If the process cannot be set up as a subreaper with a signal file descriptor. Nothing was started then.
+/// If the process cannot be set up as a subreaper with a signal file descriptor. Nothing was
+/// started then.
 pub fn run() -> std::io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     // The terminal's and the container's signals are for the agent, which says what to do.
-    for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+    for ignored in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
         mask.add(ignored);
     }
     mask.thread_block()?;
@@ -77,10 +83,18 @@ pub fn run() -> std::io::Result<()> {
 }
 
 /// Waits for a command, a signal or the deadline.
-fn wait(commands: BorrowedFd<'_>, signals: BorrowedFd<'_>, deadline: Option<Moment>) -> std::io::Result<(bool, bool)> {
-    let mut descriptors = [PollFd::new(commands, PollFlags::POLLIN), PollFd::new(signals, PollFlags::POLLIN)];
+fn wait(
+    commands: BorrowedFd<'_>,
+    signals: BorrowedFd<'_>,
+    deadline: Option<Moment>,
+) -> std::io::Result<(bool, bool)> {
+    let mut descriptors = [
+        PollFd::new(commands, PollFlags::POLLIN),
+        PollFd::new(signals, PollFlags::POLLIN),
+    ];
     let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
-        // poll counts on a clock that stops in suspension; waking at least every 100 ms near the end bounds what that can cost.
+        // poll counts on a clock that stops in suspension; waking at least every 100 ms near the
+        // end bounds what that can cost.
         let left = (deadline - KILL_TAKES).since(mrg_clock::now()).0.min(500);
         PollTimeout::from(u16::try_from(left).unwrap_or(500))
     });
@@ -102,7 +116,10 @@ fn say(event: &Event) {
 
 impl State {
     fn enforce(&mut self) {
-        if self.deadline.is_some_and(|deadline| mrg_clock::now() >= deadline - KILL_TAKES) {
+        if self
+            .deadline
+            .is_some_and(|deadline| mrg_clock::now() >= deadline - KILL_TAKES)
+        {
             self.deadline = None;
             self.fenced = true;
             self.kill_all();
@@ -112,7 +129,14 @@ impl State {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Spawn { id, argv, env, log, writer, whole } => {
+            Command::Spawn {
+                id,
+                argv,
+                env,
+                log,
+                writer,
+                whole,
+            } => {
                 let refused = writer && (self.fenced || self.deadline.is_none());
                 let started = if refused {
                     Err("a writer needs an armed fence".to_owned())
@@ -128,7 +152,11 @@ impl State {
                 }
             }
             Command::Signal { id, signal } => {
-                let pid = self.programs.iter().find(|(_, program)| program.id == id).map(|(pid, _)| *pid);
+                let pid = self
+                    .programs
+                    .iter()
+                    .find(|(_, program)| program.id == id)
+                    .map(|(pid, _)| *pid);
                 if let (Some(pid), Ok(signal)) = (pid, Signal::try_from(signal)) {
                     let _ = kill(Pid::from_raw(pid), signal);
                 }
@@ -161,7 +189,9 @@ impl State {
             WaitStatus::Signaled(pid, signal, _) => (pid, None, Some(signal as i32)),
             _ => return,
         };
-        let Some(program) = self.programs.remove(&pid.as_raw()) else { return };
+        let Some(program) = self.programs.remove(&pid.as_raw()) else {
+            return;
+        };
         if program.whole && with_orphans {
             let spare: BTreeSet<i32> = self.programs.keys().copied().collect();
             let mut others = Vec::new();
@@ -170,7 +200,11 @@ impl State {
                 self.ended(other, false);
             }
         }
-        say(&Event::Exited { id: program.id, code, signal });
+        say(&Event::Exited {
+            id: program.id,
+            code,
+            signal,
+        });
     }
 
     fn kill_all(&mut self) {
@@ -182,16 +216,35 @@ impl State {
     }
 }
 
-fn spawn(argv: &[String], env: Vec<(String, String)>, log: Option<&std::path::Path>) -> std::io::Result<i32> {
+fn spawn(
+    argv: &[String],
+    env: Vec<(String, String)>,
+    log: Option<&std::path::Path>,
+) -> std::io::Result<i32> {
     let Some((program, arguments)) = argv.split_first() else {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "no program given"));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "no program given",
+        ));
     };
     let output = || match log {
-        Some(path) => OpenOptions::new().create(true).append(true).open(path).map(Stdio::from),
-        None => std::io::stderr().as_fd().try_clone_to_owned().map(Stdio::from),
+        Some(path) => OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map(Stdio::from),
+        None => std::io::stderr()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(Stdio::from),
     };
-    let child =
-        std::process::Command::new(program).args(arguments).envs(env).stdin(Stdio::null()).stdout(output()?).stderr(output()?).spawn()?;
+    let child = std::process::Command::new(program)
+        .args(arguments)
+        .envs(env)
+        .stdin(Stdio::null())
+        .stdout(output()?)
+        .stderr(output()?)
+        .spawn()?;
     // The child is waited for by number, together with the orphans.
     i32::try_from(child.id()).map_err(std::io::Error::other)
 }

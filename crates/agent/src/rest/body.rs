@@ -12,9 +12,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = (StatusCode, String);
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let refuse =
-            |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("the body is not the JSON that is expected here: {error}"));
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| refuse(&error))?;
-        serde_json::from_slice(&bytes).map(Body).map_err(|error| refuse(&error))
+        let refuse = |error: &dyn std::fmt::Display| {
+            (
+                StatusCode::BAD_REQUEST,
+                format!("the body is not the JSON that is expected here: {error}"),
+            )
+        };
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|error| refuse(&error))?;
+        serde_json::from_slice(&bytes)
+            .map(Body)
+            .map_err(|error| refuse(&error))
     }
 }

@@ -31,7 +31,14 @@ fn say(status: StatusCode, text: impl Into<String>) -> Response {
 
 /// `GET /config`
 pub async fn get_config(State(api): State<Api>) -> Response {
-    match api.context.status().snapshot.entries.get("config").map(|entry| DynamicConfig::parse(&entry.value)) {
+    match api
+        .context
+        .status()
+        .snapshot
+        .entries
+        .get("config")
+        .map(|entry| DynamicConfig::parse(&entry.value))
+    {
         Some(Ok(config)) => Json(Value::Object(config.0)).into_response(),
         Some(Err(error)) => say(StatusCode::BAD_GATEWAY, error.to_string()),
         None => say(StatusCode::BAD_GATEWAY, "there is no configuration yet"),
@@ -39,11 +46,19 @@ pub async fn get_config(State(api): State<Api>) -> Response {
 }
 
 /// `PATCH /config`: merges; `null` deletes.
-pub async fn patch_config(State(api): State<Api>, Body(patch): Body<Map<String, Value>>) -> Response {
+pub async fn patch_config(
+    State(api): State<Api>,
+    Body(patch): Body<Map<String, Value>>,
+) -> Response {
     let entry = api.context.status().snapshot.entries.get("config").cloned();
-    let mut config = match entry.as_ref().map(|entry| DynamicConfig::parse(&entry.value)) {
+    let mut config = match entry
+        .as_ref()
+        .map(|entry| DynamicConfig::parse(&entry.value))
+    {
         Some(Ok(config)) => config,
-        Some(Err(error)) => return say(StatusCode::CONFLICT, format!("{error}; or PUT a whole one")),
+        Some(Err(error)) => {
+            return say(StatusCode::CONFLICT, format!("{error}; or PUT a whole one"));
+        }
         None => DynamicConfig::default(),
     };
     config.patch(&patch);
@@ -51,8 +66,17 @@ pub async fn patch_config(State(api): State<Api>, Body(patch): Body<Map<String, 
 }
 
 /// `PUT /config`: replaces.
-pub async fn put_config(State(api): State<Api>, Body(config): Body<Map<String, Value>>) -> Response {
-    let expected = api.context.status().snapshot.entries.get("config").map(|entry| entry.modified);
+pub async fn put_config(
+    State(api): State<Api>,
+    Body(config): Body<Map<String, Value>>,
+) -> Response {
+    let expected = api
+        .context
+        .status()
+        .snapshot
+        .entries
+        .get("config")
+        .map(|entry| entry.modified);
     store_config(&api, DynamicConfig(config), expected).await
 }
 
@@ -66,9 +90,17 @@ async fn store_config(api: &Api, config: DynamicConfig, expected: Option<i64>) -
         None => Compare::create_revision(key.clone(), CompareOp::Equal, 0),
     };
     let put = TxnOp::put(key, wire::compact(&config.0), None);
-    match api.context.etcd.transact(vec![unchanged], vec![put], api.context.dcs_within()).await {
+    match api
+        .context
+        .etcd
+        .transact(vec![unchanged], vec![put], api.context.dcs_within())
+        .await
+    {
         Ok(Some(_)) => Json(Value::Object(config.0)).into_response(),
-        Ok(None) => say(StatusCode::CONFLICT, "the configuration was changed by another meanwhile; try again"),
+        Ok(None) => say(
+            StatusCode::CONFLICT,
+            "the configuration was changed by another meanwhile; try again",
+        ),
         Err(error) => say(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
     }
 }
@@ -85,7 +117,10 @@ pub struct Request {
 /// `POST /switchover`
 pub async fn switchover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
     if request.leader.is_none() {
-        return say(StatusCode::BAD_REQUEST, "Switchover could be performed only from a specific leader");
+        return say(
+            StatusCode::BAD_REQUEST,
+            "Switchover could be performed only from a specific leader",
+        );
     }
     hand_over(&api, request, "Switchover").await
 }
@@ -93,25 +128,46 @@ pub async fn switchover(State(api): State<Api>, Body(request): Body<Request>) ->
 /// `POST /failover`
 pub async fn failover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
     if request.candidate.is_none() && request.member.is_none() {
-        return say(StatusCode::BAD_REQUEST, "Failover could be performed only to a specific candidate");
+        return say(
+            StatusCode::BAD_REQUEST,
+            "Failover could be performed only to a specific candidate",
+        );
     }
-    hand_over(&api, Request { leader: None, ..request }, "Failover").await
+    hand_over(
+        &api,
+        Request {
+            leader: None,
+            ..request
+        },
+        "Failover",
+    )
+    .await
 }
 
 /// `DELETE /switchover`
 pub async fn cancel(State(api): State<Api>) -> Response {
     let key = api.context.keys.failover();
-    match api.context.etcd.put(&key, "{}", None, api.context.dcs_within()).await {
+    match api
+        .context
+        .etcd
+        .put(&key, "{}", None, api.context.dcs_within())
+        .await
+    {
         Ok(()) => say(StatusCode::OK, "scheduled switchover deleted"),
         Err(error) => say(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
     }
 }
 
 /// Why a hand-over cannot be asked for, in Patroni's words.
-fn objection(api: &Api, request: &Request, candidate: Option<&str>) -> Option<(StatusCode, String)> {
+fn objection(
+    api: &Api,
+    request: &Request,
+    candidate: Option<&str>,
+) -> Option<(StatusCode, String)> {
     let no = |text: &str| Some((StatusCode::PRECONDITION_FAILED, text.to_owned()));
     if request.scheduled_at.is_some() {
-        let text = "scheduled switchovers are not supported by mrg-agent; ask again when it is time";
+        let text =
+            "scheduled switchovers are not supported by mrg-agent; ask again when it is time";
         return Some((StatusCode::UNPROCESSABLE_ENTITY, text.to_owned()));
     }
     let status = api.context.status();
@@ -126,20 +182,35 @@ fn objection(api: &Api, request: &Request, candidate: Option<&str>) -> Option<(S
     let voters = cluster.sync.as_ref().map(|(_, stored)| &stored.voters);
     let eligible = |name: &MemberName| {
         let member = cluster.members.get(name);
-        let by_sync = !status.settings.is_synchronous() || voters.is_some_and(|voters| voters.contains(name));
+        let by_sync =
+            !status.settings.is_synchronous() || voters.is_some_and(|voters| voters.contains(name));
         member.is_some_and(|member| member.running && member.may_lead) && by_sync
     };
     match candidate {
         Some(name) if Some(name) == leader.as_deref() => no("leader and candidate are the same"),
-        Some(name) => match MemberName::new(name).ok().filter(|name| cluster.members.contains_key(name)) {
+        Some(name) => match MemberName::new(name)
+            .ok()
+            .filter(|name| cluster.members.contains_key(name))
+        {
             None => no("candidate does not exist"),
-            Some(name) if !eligible(&name) && status.settings.is_synchronous() => no("candidate name does not match with sync_standby"),
-            Some(name) if !eligible(&name) => no("candidate is not healthy, or its tags forbid it to lead"),
+            Some(name) if !eligible(&name) && status.settings.is_synchronous() => {
+                no("candidate name does not match with sync_standby")
+            }
+            Some(name) if !eligible(&name) => {
+                no("candidate is not healthy, or its tags forbid it to lead")
+            }
             Some(_) => None,
         },
         None => {
-            let any = cluster.members.keys().any(|name| Some(name.as_str()) != leader.as_deref() && eligible(name));
-            if any { None } else { no("no good candidates have been found") }
+            let any = cluster
+                .members
+                .keys()
+                .any(|name| Some(name.as_str()) != leader.as_deref() && eligible(name));
+            if any {
+                None
+            } else {
+                no("no good candidates have been found")
+            }
         }
     }
 }
@@ -149,10 +220,25 @@ async fn hand_over(api: &Api, request: Request, action: &str) -> Response {
     if let Some((status, text)) = objection(api, &request, candidate.as_deref()) {
         return say(status, text);
     }
-    let before = api.context.status().snapshot.entries.get("leader").map(|entry| entry.created);
-    let data = FailoverData { leader: request.leader, member: candidate, scheduled_at: None };
+    let before = api
+        .context
+        .status()
+        .snapshot
+        .entries
+        .get("leader")
+        .map(|entry| entry.created);
+    let data = FailoverData {
+        leader: request.leader,
+        member: candidate,
+        scheduled_at: None,
+    };
     let key = api.context.keys.failover();
-    if let Err(error) = api.context.etcd.put(&key, &wire::compact(&data), None, api.context.dcs_within()).await {
+    if let Err(error) = api
+        .context
+        .etcd
+        .put(&key, &wire::compact(&data), None, api.context.dcs_within())
+        .await
+    {
         return say(StatusCode::SERVICE_UNAVAILABLE, chain(&error));
     }
     follow_hand_over(api, before, action).await
@@ -163,22 +249,37 @@ async fn follow_hand_over(api: &Api, before: Option<i64>, action: &str) -> Respo
     let mut seen = false;
     let end = api.context.wait_for(SWITCHOVER_WITHIN, |status| {
         let entries = &status.snapshot.entries;
-        let pending = entries.get("failover").is_some_and(|entry| entry.value.len() > 2);
+        let pending = entries
+            .get("failover")
+            .is_some_and(|entry| entry.value.len() > 2);
         seen |= pending;
-        let Some(entry) = entries.get("leader").filter(|entry| Some(entry.created) != before) else {
+        let Some(entry) = entries
+            .get("leader")
+            .filter(|entry| Some(entry.created) != before)
+        else {
             return (seen && !pending && entries.contains_key("leader")).then_some(None);
         };
         let name = String::from_utf8_lossy(&entry.value).into_owned();
-        let data = entries.get(&format!("members/{name}")).and_then(wire::member);
-        data.is_some_and(|data| data.role == "primary").then_some(Some(name))
+        let data = entries
+            .get(&format!("members/{name}"))
+            .and_then(wire::member);
+        data.is_some_and(|data| data.role == "primary")
+            .then_some(Some(name))
     });
     match end.await {
         Some(Some(name)) => {
-            let verb = if action == "Switchover" { "switched over" } else { "failed over" };
+            let verb = if action == "Switchover" {
+                "switched over"
+            } else {
+                "failed over"
+            };
             say(StatusCode::OK, format!("Successfully {verb} to \"{name}\""))
         }
         Some(None) => say(StatusCode::SERVICE_UNAVAILABLE, format!("{action} failed")),
-        None => say(StatusCode::SERVICE_UNAVAILABLE, format!("{action} status unknown")),
+        None => say(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{action} status unknown"),
+        ),
     }
 }
 
@@ -190,9 +291,18 @@ pub async fn restart(State(api): State<Api>) -> Response {
         return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
     }
     // Every look at postgres, of which the facts come, ends in a change of the status.
-    match api.context.wait_for(SWITCHOVER_WITHIN, |_| started().filter(|now| Some(now) != before.as_ref())).await {
+    match api
+        .context
+        .wait_for(SWITCHOVER_WITHIN, |_| {
+            started().filter(|now| Some(now) != before.as_ref())
+        })
+        .await
+    {
         Some(_) => say(StatusCode::OK, "postgres restarted"),
-        None => say(StatusCode::SERVICE_UNAVAILABLE, "restart failed, or takes longer than a minute"),
+        None => say(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "restart failed, or takes longer than a minute",
+        ),
     }
 }
 
@@ -202,14 +312,24 @@ pub async fn failsafe_members(State(api): State<Api>) -> Response {
     if !status.settings.failover.failsafe {
         return say(StatusCode::BAD_GATEWAY, "failsafe_mode is off");
     }
-    let map: BTreeMap<String, String> = api.context.members().into_iter().map(|(name, data)| (name.to_string(), data.api_url)).collect();
+    let map: BTreeMap<String, String> = api
+        .context
+        .members()
+        .into_iter()
+        .map(|(name, data)| (name.to_string(), data.api_url))
+        .collect();
     Json(map).into_response()
 }
 
 /// `POST /failsafe`
 pub async fn failsafe(State(api): State<Api>, Body(request): Body<FailsafeRequest>) -> Response {
     let (answered, answer) = oneshot::channel();
-    if api.asks.send(Ask::Promise(request, answered)).await.is_err() {
+    if api
+        .asks
+        .send(Ask::Promise(request, answered))
+        .await
+        .is_err()
+    {
         return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
     }
     match tokio::time::timeout(ANSWER_WITHIN, answer).await {
@@ -251,7 +371,9 @@ pub async fn received(State(api): State<Api>, Query(query): Query<Received>) -> 
     let deadline = Instant::now() + Duration::from_millis(query.within_ms.min(10_000));
     loop {
         let replica = api.context.server.replica().await;
-        if replica.is_some_and(|replica| replica.flushed.is_some_and(|flushed| flushed.0 > query.lsn)) {
+        if replica
+            .is_some_and(|replica| replica.flushed.is_some_and(|flushed| flushed.0 > query.lsn))
+        {
             return say(StatusCode::OK, "received");
         }
         if Instant::now() >= deadline {

@@ -1,4 +1,5 @@
-//! Health checks: the status code is the answer (Patroni, `do_GET`). They are matched leniently, as load balancers expect.
+//! Health checks: the status code is the answer (Patroni, `do_GET`). They are matched leniently, as
+//! load balancers expect.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,12 @@ use mrg_base::Moment;
 use mrg_election::{Mode, Postgres, WalReceiver};
 
 /// Everything that has no route of its own.
-pub async fn check(State(api): State<Api>, method: Method, uri: Uri, Query(query): Query<BTreeMap<String, String>>) -> Response {
+pub async fn check(
+    State(api): State<Api>,
+    method: Method,
+    uri: Uri,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
     if !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return (StatusCode::NOT_IMPLEMENTED, "unsupported method").into_response();
     }
@@ -23,8 +29,16 @@ pub async fn check(State(api): State<Api>, method: Method, uri: Uri, Query(query
         "readiness" => is_ready(&status, &query),
         path => is_role(&api, &status, path, &query),
     };
-    let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    if method == Method::GET { (code, axum::Json(member_report(&api))).into_response() } else { code.into_response() }
+    let code = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    if method == Method::GET {
+        (code, axum::Json(member_report(&api))).into_response()
+    } else {
+        code.into_response()
+    }
 }
 
 /// The agent's loop ran within a ttl; on a replica within two.
@@ -44,8 +58,12 @@ fn is_streaming(status: &Status) -> bool {
 
 /// Whether the lag is within `?lag=`: bytes, or with kB, MB, GB.
 fn lag_fits(status: &Status, query: &BTreeMap<String, String>) -> bool {
-    let Some(limit) = query.get("lag").and_then(|text| bytes(text)) else { return true };
-    let Postgres::Standby(standby) = &status.postgres else { return true };
+    let Some(limit) = query.get("lag").and_then(|text| bytes(text)) else {
+        return true;
+    };
+    let Postgres::Standby(standby) = &status.postgres else {
+        return true;
+    };
     match (status.cluster.optime, standby.position) {
         (Some(head), Some(position)) => head.bytes_since(position.flushed) <= limit,
         _ => false,
@@ -67,8 +85,12 @@ fn bytes(text: &str) -> Option<u64> {
 fn is_role(api: &Api, status: &Status, path: &str, query: &BTreeMap<String, String>) -> bool {
     let config = &api.context.config;
     let tag = |name: &str| matches!(config.tags.get(name), Some(serde_json::Value::Bool(true)));
-    let standby = matches!(status.postgres, Postgres::Standby(_)) && !tag("noloadbalance") && lag_fits(status, query);
-    let wanted_state = query.get("replication_state").is_none_or(|state| state == "streaming" && is_streaming(status));
+    let standby = matches!(status.postgres, Postgres::Standby(_))
+        && !tag("noloadbalance")
+        && lag_fits(status, query);
+    let wanted_state = query
+        .get("replication_state")
+        .is_none_or(|state| state == "streaming" && is_streaming(status));
     let standby = standby && wanted_state;
     let sync = is_sync(&status.cluster, &config.name);
     let quorum_mode = status.settings.replication.mode == Mode::Quorum;
@@ -77,7 +99,9 @@ fn is_role(api: &Api, status: &Status, path: &str, query: &BTreeMap<String, Stri
         "replica" => standby,
         "read-only" => leads(status) || standby,
         "sync" | "synchronous" => standby && sync && !quorum_mode,
-        "read-only-sync" | "read-only-synchronous" => leads(status) || standby && sync && !quorum_mode,
+        "read-only-sync" | "read-only-synchronous" => {
+            leads(status) || standby && sync && !quorum_mode
+        }
         "quorum" => standby && sync && quorum_mode,
         "read-only-quorum" => leads(status) || standby && sync && quorum_mode,
         "async" | "asynchronous" => standby && !sync,

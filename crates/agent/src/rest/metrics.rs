@@ -17,7 +17,11 @@ struct Page {
 
 impl Page {
     fn metric(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
-        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{}}} {value}\n", self.labels);
+        let _ = write!(
+            self.text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{}}} {value}\n",
+            self.labels
+        );
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
@@ -34,39 +38,107 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     let status = api.context.status();
     let facts = api.context.server.facts();
     let config = &api.context.config;
-    let mut page = Page { labels: format!("scope=\"{}\",name=\"{}\"", config.scope, config.name), text: String::new() };
-    let version: u32 = PATRONI_VERSION.split('.').filter_map(|part| part.parse::<u32>().ok()).fold(0, |all, part| all * 100 + part);
+    let mut page = Page {
+        labels: format!("scope=\"{}\",name=\"{}\"", config.scope, config.name),
+        text: String::new(),
+    };
+    let version: u32 = PATRONI_VERSION
+        .split('.')
+        .filter_map(|part| part.parse::<u32>().ok())
+        .fold(0, |all, part| all * 100 + part);
     let running = matches!(status.postgres, Postgres::Primary(_) | Postgres::Standby(_));
-    let standby = if let Postgres::Standby(standby) = &status.postgres { Some(standby) } else { None };
-    let primary = if let Postgres::Primary(primary) = &status.postgres { Some(primary) } else { None };
-    let position = standby.and_then(|standby| standby.position).map_or(0, |position| position.flushed.0);
-    let replayed = facts.as_ref().and_then(|facts| facts.replayed).filter(|_| standby.is_some()).map_or(0, |lsn| lsn.0);
-    let timeline = primary.map(|primary| primary.position).or(standby.and_then(|standby| standby.position));
+    let standby = if let Postgres::Standby(standby) = &status.postgres {
+        Some(standby)
+    } else {
+        None
+    };
+    let primary = if let Postgres::Primary(primary) = &status.postgres {
+        Some(primary)
+    } else {
+        None
+    };
+    let position = standby
+        .and_then(|standby| standby.position)
+        .map_or(0, |position| position.flushed.0);
+    let replayed = facts
+        .as_ref()
+        .and_then(|facts| facts.replayed)
+        .filter(|_| standby.is_some())
+        .map_or(0, |lsn| lsn.0);
+    let timeline = primary
+        .map(|primary| primary.position)
+        .or(standby.and_then(|standby| standby.position));
     let sync = is_sync(&status.cluster, &config.name) && standby.is_some();
     let quorum_mode = status.settings.replication.mode == Mode::Quorum;
-    page.gauge("patroni_version", "Patroni version without periods.", version);
-    page.flag("patroni_postgres_running", "Value is 1 if Postgres is running, 0 otherwise.", running);
-    page.flag("patroni_primary", "Value is 1 if this node is the leader, 0 otherwise.", leads(&status));
+    page.gauge(
+        "patroni_version",
+        "Patroni version without periods.",
+        version,
+    );
+    page.flag(
+        "patroni_postgres_running",
+        "Value is 1 if Postgres is running, 0 otherwise.",
+        running,
+    );
+    page.flag(
+        "patroni_primary",
+        "Value is 1 if this node is the leader, 0 otherwise.",
+        leads(&status),
+    );
     page.metric(
         "patroni_xlog_location",
         "counter",
         "Current location of the Postgres transaction log, 0 if this node is not the leader.",
         primary.map_or(0, |primary| primary.position.flushed.0),
     );
-    page.flag("patroni_standby_leader", "Value is 1 if this node is the standby_leader, 0 otherwise.", false);
-    page.flag("patroni_replica", "Value is 1 if this node is a replica, 0 otherwise.", standby.is_some());
-    page.flag("patroni_sync_standby", "Value is 1 if this node is a sync standby, 0 otherwise.", sync && !quorum_mode);
-    page.flag("patroni_quorum_standby", "Value is 1 if this node is a quorum standby, 0 otherwise.", sync && quorum_mode);
-    page.metric("patroni_xlog_received_location", "counter", "Current location of the received transaction log.", position);
-    page.metric("patroni_xlog_replayed_location", "counter", "Current location of the replayed transaction log.", replayed);
+    page.flag(
+        "patroni_standby_leader",
+        "Value is 1 if this node is the standby_leader, 0 otherwise.",
+        false,
+    );
+    page.flag(
+        "patroni_replica",
+        "Value is 1 if this node is a replica, 0 otherwise.",
+        standby.is_some(),
+    );
+    page.flag(
+        "patroni_sync_standby",
+        "Value is 1 if this node is a sync standby, 0 otherwise.",
+        sync && !quorum_mode,
+    );
+    page.flag(
+        "patroni_quorum_standby",
+        "Value is 1 if this node is a quorum standby, 0 otherwise.",
+        sync && quorum_mode,
+    );
+    page.metric(
+        "patroni_xlog_received_location",
+        "counter",
+        "Current location of the received transaction log.",
+        position,
+    );
+    page.metric(
+        "patroni_xlog_replayed_location",
+        "counter",
+        "Current location of the replayed transaction log.",
+        replayed,
+    );
     let streaming = standby.is_some_and(|standby| standby.receiver == WalReceiver::Streaming);
-    page.flag("patroni_postgres_streaming", "Value is 1 if Postgres is streaming, 0 otherwise.", streaming);
+    page.flag(
+        "patroni_postgres_streaming",
+        "Value is 1 if Postgres is streaming, 0 otherwise.",
+        streaming,
+    );
     page.gauge(
         "patroni_postgres_server_version",
         "Version of Postgres (if running), 0 otherwise.",
         facts.as_ref().map_or(0, |facts| facts.version),
     );
-    page.flag("patroni_cluster_unlocked", "Value is 1 if the cluster is unlocked, 0 if locked.", status.cluster.leader.is_none());
+    page.flag(
+        "patroni_cluster_unlocked",
+        "Value is 1 if the cluster is unlocked, 0 if locked.",
+        status.cluster.leader.is_none(),
+    );
     page.flag(
         "patroni_failsafe_mode_is_active",
         "Value is 1 if failsafe mode is active, 0 otherwise.",
@@ -77,25 +149,56 @@ pub async fn metrics(State(api): State<Api>) -> Response {
         "Postgres timeline of this node (if running), 0 otherwise.",
         timeline.map_or(0, |position| position.timeline.0),
     );
-    page.gauge("patroni_dcs_last_seen", "Epoch timestamp when the DCS was last contacted.", status.dcs_last_seen / 1000);
+    page.gauge(
+        "patroni_dcs_last_seen",
+        "Epoch timestamp when the DCS was last contacted.",
+        status.dcs_last_seen / 1000,
+    );
     page.flag(
         "patroni_pending_restart",
         "Value is 1 if the node needs a restart, 0 otherwise.",
         facts.is_some_and(|facts| !facts.pending_restart.is_empty()),
     );
-    page.flag("patroni_is_paused", "Value is 1 if auto failover is disabled, 0 otherwise.", status.settings.paused);
-    page.gauge("patroni_failover_priority", "Failover priority of this node.", config.priority().unwrap_or(0));
-    let remaining = status.leads_until.map_or(0, |until| until.since(mrg_clock::now()).0);
+    page.flag(
+        "patroni_is_paused",
+        "Value is 1 if auto failover is disabled, 0 otherwise.",
+        status.settings.paused,
+    );
+    page.gauge(
+        "patroni_failover_priority",
+        "Failover priority of this node.",
+        config.priority().unwrap_or(0),
+    );
+    let remaining = status
+        .leads_until
+        .map_or(0, |until| until.since(mrg_clock::now()).0);
     page.gauge(
         "mrg_lease_remaining_milliseconds",
         "Time until the fence kills postgres unless the lease is kept; 0 without a lease.",
         remaining,
     );
-    let degraded = status.settings.is_synchronous() && status.cluster.sync.as_ref().is_none_or(|(_, stored)| stored.voters.is_empty());
+    let degraded = status.settings.is_synchronous()
+        && status
+            .cluster
+            .sync
+            .as_ref()
+            .is_none_or(|(_, stored)| stored.voters.is_empty());
     page.flag("mrg_sync_degraded", "Value is 1 if synchronous replication is asked for and nobody could take over without loss.", degraded);
-    let _ = writeln!(page.text, "# HELP mrg_decision_total How often each reason was given.\n# TYPE mrg_decision_total counter");
+    let _ = writeln!(
+        page.text,
+        "# HELP mrg_decision_total How often each reason was given.\n# TYPE mrg_decision_total counter"
+    );
     for (why, count) in &status.reasons {
-        let _ = writeln!(page.text, "mrg_decision_total{{{},why=\"{}\"}} {count}", page.labels, why.label());
+        let _ = writeln!(
+            page.text,
+            "mrg_decision_total{{{},why=\"{}\"}} {count}",
+            page.labels,
+            why.label()
+        );
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page.text).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        page.text,
+    )
+        .into_response()
 }

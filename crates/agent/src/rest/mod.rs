@@ -1,5 +1,6 @@
-//! The REST API on port 8008, with Patroni's routes, status codes and texts (Patroni 4.1, `patroni/api.py`), so that its tools, health
-//! checks and dashboards work. Unsafe methods ask for credentials if any are configured.
+//! The REST API on port 8008, with Patroni's routes, status codes and texts (Patroni 4.1,
+//! `patroni/api.py`), so that its tools, health checks and dashboards work. Unsafe methods ask for
+//! credentials if any are configured.
 
 mod body;
 mod control;
@@ -55,11 +56,22 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
         .route("/cluster", get(reports::cluster))
         .route("/history", get(reports::history))
         .route("/metrics", get(metrics::metrics))
-        .route("/config", get(control::get_config).patch(control::patch_config).put(control::put_config))
-        .route("/switchover", post(control::switchover).delete(control::cancel))
+        .route(
+            "/config",
+            get(control::get_config)
+                .patch(control::patch_config)
+                .put(control::put_config),
+        )
+        .route(
+            "/switchover",
+            post(control::switchover).delete(control::cancel),
+        )
         .route("/failover", post(control::failover))
         .route("/restart", post(control::restart))
-        .route("/failsafe", get(control::failsafe_members).post(control::failsafe))
+        .route(
+            "/failsafe",
+            get(control::failsafe_members).post(control::failsafe),
+        )
         .route("/mrg/vote", post(control::vote))
         .route("/mrg/withdraw", post(control::withdraw))
         .route("/mrg/received", get(control::received))
@@ -77,19 +89,36 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
 
 /// Whether the request carries the credentials.
 fn is_authorized(headers: &HeaderMap, expected: &Credentials) -> bool {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Basic "));
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Basic "));
     let expected = BASE64.encode(format!("{}:{}", expected.username, expected.password));
     // Every byte is looked at, so that the time says nothing about how many agree.
-    given
-        .is_some_and(|given| given.len() == expected.len() && given.bytes().zip(expected.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0)
+    given.is_some_and(|given| {
+        given.len() == expected.len()
+            && given
+                .bytes()
+                .zip(expected.bytes())
+                .fold(0, |all, (a, b)| all | (a ^ b))
+                == 0
+    })
 }
 
 async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let safe = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    );
     match &api.context.config.rest_credentials {
         Some(expected) if !safe && !is_authorized(request.headers(), expected) => {
             let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"mrg-agent\"")];
-            (StatusCode::UNAUTHORIZED, challenge, "no auth header received, or the wrong one").into_response()
+            (
+                StatusCode::UNAUTHORIZED,
+                challenge,
+                "no auth header received, or the wrong one",
+            )
+                .into_response()
         }
         _ => next.run(request).await,
     }

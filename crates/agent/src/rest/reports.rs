@@ -10,7 +10,8 @@ use mrg_base::MemberName;
 use mrg_dcs::wire::{self, MemberData};
 use mrg_election::{Cluster, Mode, Postgres, WalReceiver};
 
-/// The version that the REST API and the member key show, so that Patroni's tools know what to expect.
+/// The version that the REST API and the member key show, so that Patroni's tools know what to
+/// expect.
 pub const PATRONI_VERSION: &str = "4.1.5";
 
 /// Patroni's word for the state of the server.
@@ -34,7 +35,10 @@ pub fn role(status: &Status) -> &'static str {
 
 /// Whether this member leads, as of now.
 pub fn leads(status: &Status) -> bool {
-    matches!(status.postgres, Postgres::Primary(_)) && status.leads_until.is_some_and(|until| mrg_clock::now() < until)
+    matches!(status.postgres, Postgres::Primary(_))
+        && status
+            .leads_until
+            .is_some_and(|until| mrg_clock::now() < until)
 }
 
 /// `GET /patroni`
@@ -58,21 +62,44 @@ pub fn member_report(api: &Api) -> Value {
     }
     match &status.postgres {
         Postgres::Primary(primary) => {
-            report.insert("xlog".into(), json!({ "location": primary.position.flushed.0 }));
+            report.insert(
+                "xlog".into(),
+                json!({ "location": primary.position.flushed.0 }),
+            );
             report.insert("timeline".into(), primary.position.timeline.0.into());
-            report.insert("database_system_identifier".into(), primary.system_id.to_string().into());
+            report.insert(
+                "database_system_identifier".into(),
+                primary.system_id.to_string().into(),
+            );
             if let Some(facts) = &facts {
                 report.insert("replication".into(), json!(facts.replication));
             }
         }
         Postgres::Standby(standby) => {
             let received = standby.position.map(|position| position.flushed.0);
-            let replayed = facts.as_ref().and_then(|facts| facts.replayed).map(|lsn| lsn.0);
+            let replayed = facts
+                .as_ref()
+                .and_then(|facts| facts.replayed)
+                .map(|lsn| lsn.0);
             report.insert("xlog".into(), json!({ "received_location": received, "replayed_location": replayed, "paused": false }));
-            report.insert("timeline".into(), standby.position.map(|position| position.timeline.0).into());
-            report.insert("database_system_identifier".into(), standby.system_id.to_string().into());
+            report.insert(
+                "timeline".into(),
+                standby.position.map(|position| position.timeline.0).into(),
+            );
+            report.insert(
+                "database_system_identifier".into(),
+                standby.system_id.to_string().into(),
+            );
             let streaming = standby.receiver == WalReceiver::Streaming;
-            report.insert("replication_state".into(), if streaming { "streaming" } else { "in archive recovery" }.into());
+            report.insert(
+                "replication_state".into(),
+                if streaming {
+                    "streaming"
+                } else {
+                    "in archive recovery"
+                }
+                .into(),
+            );
         }
         _ => {}
     }
@@ -84,17 +111,27 @@ pub fn member_report(api: &Api) -> Value {
         report.insert("pause".into(), true.into());
     }
     if is_sync(cluster, &api.context.config.name) {
-        let word = if status.settings.replication.mode == Mode::Quorum { "quorum_standby" } else { "sync_standby" };
+        let word = if status.settings.replication.mode == Mode::Quorum {
+            "quorum_standby"
+        } else {
+            "sync_standby"
+        };
         report.insert(word.into(), true.into());
     }
     if let Some(why) = status.why {
-        report.insert("reason".into(), json!({ "label": why.label(), "message": why.sentence() }));
+        report.insert(
+            "reason".into(),
+            json!({ "label": why.label(), "message": why.sentence() }),
+        );
     }
     if let Some(error) = &status.config_error {
         report.insert("config_error".into(), error.clone().into());
     }
     report.insert("dcs_last_seen".into(), (status.dcs_last_seen / 1000).into());
-    report.insert("tags".into(), Value::Object(api.context.config.tags.clone()));
+    report.insert(
+        "tags".into(),
+        Value::Object(api.context.config.tags.clone()),
+    );
     let config = &api.context.config;
     let about = json!({ "version": PATRONI_VERSION, "scope": config.scope.as_str(), "name": config.name.as_str() });
     report.insert("patroni".into(), about);
@@ -103,7 +140,10 @@ pub fn member_report(api: &Api) -> Value {
 
 /// Whether a member is in `/sync`.
 pub fn is_sync(cluster: &Cluster, member: &MemberName) -> bool {
-    cluster.sync.as_ref().is_some_and(|(_, stored)| stored.voters.contains(member))
+    cluster
+        .sync
+        .as_ref()
+        .is_some_and(|(_, stored)| stored.voters.contains(member))
 }
 
 /// `GET /cluster`
@@ -113,13 +153,21 @@ pub async fn cluster(State(api): State<Api>) -> Response {
     let all = members(&status.snapshot);
     let leader = cluster.leader.as_ref().map(|key| key.member.clone());
     let position = |data: &MemberData| data.receive_lsn.or(data.xlog_location);
-    let head = leader.as_ref().and_then(|name| all.get(name)).and_then(position).or(cluster.optime.map(|lsn| lsn.0));
+    let head = leader
+        .as_ref()
+        .and_then(|name| all.get(name))
+        .and_then(position)
+        .or(cluster.optime.map(|lsn| lsn.0));
     let rows: Vec<Value> = all
         .iter()
         .map(|(name, data)| {
             let role = match () {
                 () if leader.as_ref() == Some(name) => "leader",
-                () if is_sync(cluster, name) && status.settings.replication.mode == Mode::Quorum => "quorum_standby",
+                () if is_sync(cluster, name)
+                    && status.settings.replication.mode == Mode::Quorum =>
+                {
+                    "quorum_standby"
+                }
                 () if is_sync(cluster, name) => "sync_standby",
                 () => "replica",
             };
@@ -135,7 +183,11 @@ pub async fn cluster(State(api): State<Api>) -> Response {
 
 fn member_row(name: &MemberName, data: &MemberData, role: &str, head: Option<u64>) -> Value {
     let (host, port) = data.postgres_address().unwrap_or_default();
-    let state = data.replication_state.clone().filter(|_| data.state == "running").unwrap_or_else(|| data.state.clone());
+    let state = data
+        .replication_state
+        .clone()
+        .filter(|_| data.state == "running")
+        .unwrap_or_else(|| data.state.clone());
     let mut row = json!({ "name": name.as_str(), "role": role, "state": state, "api_url": data.api_url, "host": host, "port": port });
     if let Some(timeline) = data.timeline {
         row["timeline"] = timeline.into();
@@ -147,7 +199,11 @@ fn member_row(name: &MemberName, data: &MemberData, role: &str, head: Option<u64
         row["tags"] = Value::Object(data.tags.clone());
     }
     if role != "leader" {
-        let lag = |at: Option<u64>| head.zip(at).map_or(Value::from("unknown"), |(head, at)| head.saturating_sub(at).into());
+        let lag = |at: Option<u64>| {
+            head.zip(at).map_or(Value::from("unknown"), |(head, at)| {
+                head.saturating_sub(at).into()
+            })
+        };
         row["lag"] = lag(data.replay_lsn.or(data.xlog_location));
         row["receive_lag"] = lag(data.receive_lsn);
         row["replay_lag"] = lag(data.replay_lsn);

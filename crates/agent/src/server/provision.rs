@@ -1,4 +1,5 @@
-//! Where a data directory comes from: made anew, copied from another member, or rewound to its history.
+//! Where a data directory comes from: made anew, copied from another member, or rewound to its
+//! history.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,18 +25,33 @@ impl Server {
         let fresh = self.fresh_directory()?;
         let password_file = self.config.beside_data(".pw");
         let superuser = self.config.authentication.superuser.clone();
-        let failed = |source| Error::File { what: "the password file".to_owned(), source };
-        let mut arguments = vec![format!("--pgdata={}", fresh.display()), format!("--username={}", superuser.username)];
+        let failed = |source| Error::File {
+            what: "the password file".to_owned(),
+            source,
+        };
+        let mut arguments = vec![
+            format!("--pgdata={}", fresh.display()),
+            format!("--username={}", superuser.username),
+        ];
         arguments.extend(self.config.initdb.clone());
         for (option, value) in [("--encoding", "UTF8"), ("--locale", "C.UTF-8")] {
-            if !arguments.iter().any(|argument| argument.starts_with(option)) {
+            if !arguments
+                .iter()
+                .any(|argument| argument.starts_with(option))
+            {
                 arguments.push(format!("{option}={value}"));
             }
         }
-        if !arguments.iter().any(|argument| argument == "--data-checksums") {
+        if !arguments
+            .iter()
+            .any(|argument| argument == "--data-checksums")
+        {
             arguments.push("--data-checksums".to_owned());
         }
-        arguments.extend(["--auth-local=trust".to_owned(), "--auth-host=scram-sha-256".to_owned()]);
+        arguments.extend([
+            "--auth-local=trust".to_owned(),
+            "--auth-host=scram-sha-256".to_owned(),
+        ]);
         if !superuser.password.is_empty() {
             std::fs::write(&password_file, &superuser.password).map_err(failed)?;
             arguments.push(format!("--pwfile={}", password_file.display()));
@@ -45,7 +61,10 @@ impl Server {
         made?;
         // Until the cluster has taken its system identifier this is nobody's data.
         let mark = self.unfinished_mark();
-        write_durably(&mark, b"").map_err(|source| Error::File { what: mark.display().to_string(), source })?;
+        write_durably(&mark, b"").map_err(|source| Error::File {
+            what: mark.display().to_string(),
+            source,
+        })?;
         self.install(&fresh)
     }
 
@@ -58,25 +77,36 @@ impl Server {
         self.unfinished_mark().exists()
     }
 
-    /// The cluster has this system identifier: if our data is of it, it is finished, and that is written down.
+    /// The cluster has this system identifier: if our data is of it, it is finished, and that is
+    /// written down.
     pub fn note_system(&self, system_id: u64) {
         let recorded = self.inner().recorded == Some(system_id);
         if recorded && !self.is_unfinished() || !self.is_of(system_id) {
             return;
         }
-        let record = SystemRecord { scope: self.config.scope.to_string(), system_id };
-        let written = write_durably(&self.config.system_file(), mrg_dcs::wire::compact(&record).as_bytes());
+        let record = SystemRecord {
+            scope: self.config.scope.to_string(),
+            system_id,
+        };
+        let written = write_durably(
+            &self.config.system_file(),
+            mrg_dcs::wire::compact(&record).as_bytes(),
+        );
         match written.and_then(|()| remove_if_there(&self.unfinished_mark())) {
             Ok(()) => self.inner().recorded = Some(system_id),
-            Err(error) => tracing::warn!(%error, "it cannot be written down which cluster the data is of"),
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be written down which cluster the data is of")
+            }
         }
     }
 
-    /// The system identifier of the data, if it is written down that it is of the cluster of this name.
+    /// The system identifier of the data, if it is written down that it is of the cluster of this
+    /// name.
     pub fn recorded_system(&self) -> Option<u64> {
         let bytes = std::fs::read(self.config.system_file()).ok()?;
         let record: SystemRecord = serde_json::from_slice(&bytes).ok()?;
-        (record.scope == self.config.scope.to_string() && self.is_of(record.system_id)).then_some(record.system_id)
+        (record.scope == self.config.scope.to_string() && self.is_of(record.system_id))
+            .then_some(record.system_id)
     }
 
     fn is_of(&self, system_id: u64) -> bool {
@@ -95,10 +125,20 @@ impl Server {
             "--no-password".to_owned(),
             format!(
                 "--dbname={}",
-                conninfo(&address, &Credentials { password: String::new(), ..user.clone() }, &[("connect_timeout", "5")])
+                conninfo(
+                    &address,
+                    &Credentials {
+                        password: String::new(),
+                        ..user.clone()
+                    },
+                    &[("connect_timeout", "5")]
+                )
             ),
         ];
-        if let Err(error) = self.run_program("pg_basebackup", arguments, Some(user)).await {
+        if let Err(error) = self
+            .run_program("pg_basebackup", arguments, Some(user))
+            .await
+        {
             // Half a copy is of no use and takes room.
             let _ = std::fs::remove_dir_all(&fresh);
             return Err(error);
@@ -108,18 +148,36 @@ impl Server {
 
     /// Asks a member's server whether it leads and is of our system.
     pub async fn confirm_leader(&self, member: &MemberName) -> Result<(), Error> {
-        let client = connect_to(&self.address(member)?, &self.config.authentication.superuser).await?;
+        let client = connect_to(
+            &self.address(member)?,
+            &self.config.authentication.superuser,
+        )
+        .await?;
         let question = "SELECT NOT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())";
-        let failed = |source| Error::Session(mrg_postgres::Error::Statement { operation: "ask the leader's server what it is", source });
+        let failed = |source| {
+            Error::Session(mrg_postgres::Error::Statement {
+                operation: "ask the leader's server what it is",
+                source,
+            })
+        };
         let answer = tokio::time::timeout(STATEMENT_WITHIN, client.query_one(question, &[])).await;
-        let row = answer.map_err(|_| Error::Timeout("the answer of the leader's server"))?.map_err(failed)?;
-        let (leads, theirs) = (row.try_get::<_, bool>(0).map_err(failed)?, row.try_get::<_, String>(1).map_err(failed)?);
+        let row = answer
+            .map_err(|_| Error::Timeout("the answer of the leader's server"))?
+            .map_err(failed)?;
+        let (leads, theirs) = (
+            row.try_get::<_, bool>(0).map_err(failed)?,
+            row.try_get::<_, String>(1).map_err(failed)?,
+        );
         if !leads {
-            return Err(Error::State(format!("the server of {member} is in recovery")));
+            return Err(Error::State(format!(
+                "the server of {member} is in recovery"
+            )));
         }
         match look_at(self.data()) {
             DataState::Present(control) if control.data.system_id.to_string() != theirs => {
-                Err(Error::State(format!("the server of {member} is of another system, {theirs}")))
+                Err(Error::State(format!(
+                    "the server of {member} is of another system, {theirs}"
+                )))
             }
             _ => Ok(()),
         }
@@ -133,34 +191,56 @@ impl Server {
         // The crash recovery that pg_rewind may have to run first refuses a standby's directory.
         remove_if_there(&self.data().join("standby.signal"))
             .and_then(|()| remove_if_there(&self.data().join("postmaster.pid")))
-            .map_err(|source| Error::File { what: "standby.signal".to_owned(), source })?;
+            .map_err(|source| Error::File {
+                what: "standby.signal".to_owned(),
+                source,
+            })?;
         let source = conninfo(
             &address,
-            &Credentials { password: String::new(), ..user.clone() },
+            &Credentials {
+                password: String::new(),
+                ..user.clone()
+            },
             &[("dbname", "postgres"), ("connect_timeout", "5")],
         );
-        let arguments = vec![format!("--target-pgdata={}", self.data().display()), format!("--source-server={source}")];
-        // An interrupted rewind leaves what no server may be started on (PostgreSQL's manual, pg_rewind, "Warnings").
+        let arguments = vec![
+            format!("--target-pgdata={}", self.data().display()),
+            format!("--source-server={source}"),
+        ];
+        // An interrupted rewind leaves what no server may be started on (PostgreSQL's manual,
+        // pg_rewind, "Warnings").
         let mark = self.config.beside_data(".rewinding");
-        let marked = |source| Error::File { what: mark.display().to_string(), source };
+        let marked = |source| Error::File {
+            what: mark.display().to_string(),
+            source,
+        };
         write_durably(&mark, b"").map_err(marked)?;
-        self.run_program("pg_rewind", arguments, Some(&user)).await?;
+        self.run_program("pg_rewind", arguments, Some(&user))
+            .await?;
         remove_if_there(&mark).map_err(marked)
     }
 
-    /// Whether a rewind was begun and not finished: what is left is no data directory, and is replaced by a copy.
+    /// Whether a rewind was begun and not finished: what is left is no data directory, and is
+    /// replaced by a copy.
     pub fn is_half_rewound(&self) -> bool {
         self.config.beside_data(".rewinding").exists()
     }
 
     fn address(&self, member: &MemberName) -> Result<ConnectTo, Error> {
-        self.inner().addresses.get(member).cloned().ok_or_else(|| Error::State(format!("the address of {member} is not known")))
+        self.inner()
+            .addresses
+            .get(member)
+            .cloned()
+            .ok_or_else(|| Error::State(format!("the address of {member} is not known")))
     }
 
     /// An empty directory beside the data directory, on the same volume.
     fn fresh_directory(&self) -> Result<PathBuf, Error> {
         let fresh = self.config.beside_data(".new");
-        let failed = |source| Error::File { what: fresh.display().to_string(), source };
+        let failed = |source| Error::File {
+            what: fresh.display().to_string(),
+            source,
+        };
         if fresh.exists() {
             std::fs::remove_dir_all(&fresh).map_err(failed)?;
         }
@@ -169,9 +249,18 @@ impl Server {
 
     /// Puts a complete directory in the place of the data directory: there is one at every moment.
     fn install(&self, fresh: &Path) -> Result<(), Error> {
-        let failed = |source| Error::File { what: self.data().display().to_string(), source };
+        let failed = |source| Error::File {
+            what: self.data().display().to_string(),
+            source,
+        };
         if self.data().exists() {
-            let swapped = renameat2(AT_FDCWD, fresh, AT_FDCWD, self.data(), RenameFlags::RENAME_EXCHANGE);
+            let swapped = renameat2(
+                AT_FDCWD,
+                fresh,
+                AT_FDCWD,
+                self.data(),
+                RenameFlags::RENAME_EXCHANGE,
+            );
             swapped.map_err(|errno| failed(errno.into()))?;
             std::fs::remove_dir_all(fresh).map_err(failed)?;
         } else {
@@ -184,36 +273,60 @@ impl Server {
     fn install_copy(&self, fresh: &Path) -> Result<(), Error> {
         self.install(fresh)?;
         let mark = self.unfinished_mark();
-        remove_if_there(&mark).map_err(|source| Error::File { what: mark.display().to_string(), source })
+        remove_if_there(&mark).map_err(|source| Error::File {
+            what: mark.display().to_string(),
+            source,
+        })
     }
 
     /// Removes the data directory.
     pub fn remove_data(&self) -> Result<(), Error> {
         match std::fs::remove_dir_all(self.data()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::File { what: self.data().display().to_string(), source: error })
-            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::File {
+                what: self.data().display().to_string(),
+                source: error,
+            }),
             _ => Ok(()),
         }
     }
 }
 
-async fn connect_to(address: &ConnectTo, user: &Credentials) -> Result<tokio_postgres::Client, Error> {
+async fn connect_to(
+    address: &ConnectTo,
+    user: &Credentials,
+) -> Result<tokio_postgres::Client, Error> {
     let mut config = tokio_postgres::Config::new();
-    config.host(&address.host).port(address.port).user(&user.username).password(&user.password).dbname("postgres");
+    config
+        .host(&address.host)
+        .port(address.port)
+        .user(&user.username)
+        .password(&user.password)
+        .dbname("postgres");
     config.connect_timeout(STATEMENT_WITHIN);
     let failed = |source| Error::Session(mrg_postgres::Error::Connect(source));
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(failed)?;
+    let (client, connection) = config
+        .connect(tokio_postgres::NoTls)
+        .await
+        .map_err(failed)?;
     tokio::spawn(async move {
         let _ = connection.await;
     });
     Ok(client)
 }
 
-/// Writes a checkpoint on another member, so that its control file shows its timeline to `pg_rewind`.
+/// Writes a checkpoint on another member, so that its control file shows its timeline to
+/// `pg_rewind`.
 async fn checkpoint_at(address: &ConnectTo, user: &Credentials) -> Result<(), Error> {
     let client = connect_to(address, user).await?;
-    let checkpoint = tokio::time::timeout(Duration::from_secs(60), client.batch_execute("CHECKPOINT"));
-    let done = checkpoint.await.map_err(|_| Error::Timeout("the leader's checkpoint"))?;
-    done.map_err(|source| Error::Session(mrg_postgres::Error::Statement { operation: "write a checkpoint at the leader", source }))
+    let checkpoint =
+        tokio::time::timeout(Duration::from_secs(60), client.batch_execute("CHECKPOINT"));
+    let done = checkpoint
+        .await
+        .map_err(|_| Error::Timeout("the leader's checkpoint"))?;
+    done.map_err(|source| {
+        Error::Session(mrg_postgres::Error::Statement {
+            operation: "write a checkpoint at the leader",
+            source,
+        })
+    })
 }

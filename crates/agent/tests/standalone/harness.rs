@@ -28,34 +28,70 @@ pub struct Summary {
 
 pub fn cache() -> PathBuf {
     let home = std::env::var("HOME").unwrap_or_default();
-    std::env::var_os("MRG_CACHE").map_or_else(|| Path::new(&home).join(".cache/mrg-operator"), PathBuf::from)
+    std::env::var_os("MRG_CACHE").map_or_else(
+        || Path::new(&home).join(".cache/mrg-operator"),
+        PathBuf::from,
+    )
 }
 
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come true within {PATIENCE:?}");
+        assert!(
+            Instant::now() < deadline,
+            "{what} did not come true within {PATIENCE:?}"
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 pub fn as_postgres(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]).arg(program);
+    command
+        .args([
+            "--reuid",
+            "postgres",
+            "--regid",
+            "postgres",
+            "--clear-groups",
+        ])
+        .arg(program);
     command
 }
 
 impl Cluster {
-    /// Three members, streaming. `mode` is Patroni's synchronous_mode; the lease is as short as is sensible here.
+    /// Three members, streaming. `mode` is Patroni's synchronous_mode; the lease is as short as is
+    /// sensible here.
     pub fn start(base_port: u16, mode: &str) -> Self {
-        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let directory = tempfile::Builder::new().prefix("mrg-standalone").tempdir().unwrap();
-        Command::new("chmod").args(["755"]).arg(directory.path()).status().unwrap();
+        let turn = TURN
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let directory = tempfile::Builder::new()
+            .prefix("mrg-standalone")
+            .tempdir()
+            .unwrap();
+        Command::new("chmod")
+            .args(["755"])
+            .arg(directory.path())
+            .status()
+            .unwrap();
         // The agent must be readable for the user it runs as, wherever the build folder is.
-        std::fs::copy(env!("CARGO_BIN_EXE_mrg-agent"), directory.path().join("mrg-agent")).unwrap();
-        // In quorum mode every healthy standby votes; with `on`, Patroni's default of one synchronous standby holds.
+        std::fs::copy(
+            env!("CARGO_BIN_EXE_mrg-agent"),
+            directory.path().join("mrg-agent"),
+        )
+        .unwrap();
+        // In quorum mode every healthy standby votes; with `on`, Patroni's default of one
+        // synchronous standby holds.
         let voters = if mode == "quorum" { 2 } else { 1 };
-        let mut cluster = Self { directory, base_port, voters, etcd: None, agents: vec![], _turn: turn };
+        let mut cluster = Self {
+            directory,
+            base_port,
+            voters,
+            etcd: None,
+            agents: vec![],
+            _turn: turn,
+        };
         cluster.start_etcd();
         for member in 1..=3 {
             cluster.configure(member, mode);
@@ -83,24 +119,48 @@ impl Cluster {
     }
 
     pub fn start_etcd(&mut self) {
-        let (client, peer) = (format!("http://127.0.0.1:{}", self.etcd_port()), format!("http://127.0.0.1:{}", self.etcd_port() + 1));
+        let (client, peer) = (
+            format!("http://127.0.0.1:{}", self.etcd_port()),
+            format!("http://127.0.0.1:{}", self.etcd_port() + 1),
+        );
         let etcd = cache().join("lab/bin/etcd");
         let log = std::fs::File::create(self.path("etcd.log")).unwrap();
         let child = Command::new(&etcd)
             .args(["--data-dir".as_ref(), self.path("etcd").as_os_str()])
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")])
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+                "--initial-cluster",
+                &format!("default={peer}"),
+            ])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("{} does not start ({error}); run `e2e/lab/dependencies etcd`", etcd.display()));
+            .unwrap_or_else(|error| {
+                panic!(
+                    "{} does not start ({error}); run `e2e/lab/dependencies etcd`",
+                    etcd.display()
+                )
+            });
         self.etcd = Some(child);
     }
 
     pub fn configure(&self, member: usize, mode: &str) {
         let home = self.path(&format!("n{member}"));
         std::fs::create_dir(&home).unwrap();
-        Command::new("chown").arg("postgres").arg(&home).status().unwrap();
+        Command::new("chown")
+            .arg("postgres")
+            .arg(&home)
+            .status()
+            .unwrap();
         let yaml = format!(
             "scope: test
 name: n{member}
@@ -130,7 +190,11 @@ postgresql:
     }
 
     pub fn start_agent(&self, member: usize) -> Child {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("n{member}.log"))).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path(&format!("n{member}.log")))
+            .unwrap();
         as_postgres(&self.path("mrg-agent"))
             .arg(self.path(&format!("n{member}.yml")))
             .env("MRG_LOG_TEXT", "1")
@@ -146,13 +210,20 @@ postgresql:
 
     pub fn get(&self, member: usize, path: &str) -> Option<serde_json::Value> {
         let url = format!("http://127.0.0.1:{}{path}", self.rest_port(member));
-        let output = Command::new("curl").args(["-s", "-m", "2", &url]).output().ok()?;
+        let output = Command::new("curl")
+            .args(["-s", "-m", "2", &url])
+            .output()
+            .ok()?;
         serde_json::from_slice(&output.stdout).ok()
     }
 
     pub fn etcdctl_text(&self, arguments: &[&str]) -> String {
         let endpoint = format!("http://127.0.0.1:{}", self.etcd_port());
-        let output = Command::new(cache().join("lab/bin/etcdctl")).args(["--endpoints", &endpoint]).args(arguments).output().unwrap();
+        let output = Command::new(cache().join("lab/bin/etcdctl"))
+            .args(["--endpoints", &endpoint])
+            .args(arguments)
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -164,7 +235,10 @@ postgresql:
     pub fn post(&self, member: usize, path: &str, body: &str) -> String {
         let url = format!("http://127.0.0.1:{}{path}", self.rest_port(member));
         let json = "content-type: application/json";
-        let output = Command::new("curl").args(["-s", "-m", "70", "-XPOST", "-H", json, "-d", body, &url]).output().unwrap();
+        let output = Command::new("curl")
+            .args(["-s", "-m", "70", "-XPOST", "-H", json, "-d", body, &url])
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -172,7 +246,18 @@ postgresql:
     pub fn leader(&self) -> Option<usize> {
         let leads = |member: &usize| {
             let url = format!("http://127.0.0.1:{}/primary", self.rest_port(*member));
-            let output = Command::new("curl").args(["-s", "-m", "2", "-o", "/dev/null", "-w", "%{http_code}", &url]).output();
+            let output = Command::new("curl")
+                .args([
+                    "-s",
+                    "-m",
+                    "2",
+                    "-o",
+                    "/dev/null",
+                    "-w",
+                    "%{http_code}",
+                    &url,
+                ])
+                .output();
             output.is_ok_and(|output| output.stdout == b"200")
         };
         let leaders: Vec<usize> = (1..=3).filter(leads).collect();
@@ -190,33 +275,69 @@ postgresql:
     }
 
     pub fn is_healthy(&self) -> bool {
-        let Some(leader) = self.leader() else { return false };
-        let Some(report) = self.get(leader, "/cluster") else { return false };
+        let Some(leader) = self.leader() else {
+            return false;
+        };
+        let Some(report) = self.get(leader, "/cluster") else {
+            return false;
+        };
         let members = report["members"].as_array().cloned().unwrap_or_default();
-        let good = |member: &serde_json::Value| member["state"] == "streaming" || member["role"] == "leader";
-        let voters = members.iter().filter(|member| member["role"] != "leader" && member["role"] != "replica").count();
+        let good = |member: &serde_json::Value| {
+            member["state"] == "streaming" || member["role"] == "leader"
+        };
+        let voters = members
+            .iter()
+            .filter(|member| member["role"] != "leader" && member["role"] != "replica")
+            .count();
         members.len() == 3 && members.iter().all(good) && voters == self.voters
     }
 
     pub fn wait_healthy(&self) {
-        wait_until("three members that lead or stream, with every synchronous standby there can be", || self.is_healthy());
+        wait_until(
+            "three members that lead or stream, with every synchronous standby there can be",
+            || self.is_healthy(),
+        );
     }
 
     /// Writes while `fault` happens and for a while after, then until all is well again.
     pub fn under_load(&self, seconds: u64, fault: impl FnOnce(&Self)) -> Summary {
-        let hosts = (1..=3).map(|member| format!("127.0.0.1:{}", self.postgres_port(member))).collect::<Vec<_>>().join(",");
-        let writer = Path::new(env!("CARGO_BIN_EXE_mrg-agent")).with_file_name("examples").join("writer");
+        let hosts = (1..=3)
+            .map(|member| format!("127.0.0.1:{}", self.postgres_port(member)))
+            .collect::<Vec<_>>()
+            .join(",");
+        let writer = Path::new(env!("CARGO_BIN_EXE_mrg-agent"))
+            .with_file_name("examples")
+            .join("writer");
         let mut command = Command::new(&writer);
-        command.args(["--hosts", &hosts, "--password", "it's secret", "--seconds", &seconds.to_string()]);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        command.args([
+            "--hosts",
+            &hosts,
+            "--password",
+            "it's secret",
+            "--seconds",
+            &seconds.to_string(),
+        ]);
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_secs(2));
         fault(self);
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        let summary: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("the writer said: {text}"));
+        let summary: serde_json::Value =
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("the writer said: {text}"));
         let number = |field: &str| summary[field].as_u64().unwrap();
-        let summary = Summary { longest_gap_ms: number("longest_gap_ms"), acknowledged: number("acknowledged"), lost: number("lost") };
-        println!("gap {} ms, {} rows acknowledged, {} lost", summary.longest_gap_ms, summary.acknowledged, summary.lost);
+        let summary = Summary {
+            longest_gap_ms: number("longest_gap_ms"),
+            acknowledged: number("acknowledged"),
+            lost: number("lost"),
+        };
+        println!(
+            "gap {} ms, {} rows acknowledged, {} lost",
+            summary.longest_gap_ms, summary.acknowledged, summary.lost
+        );
         assert_eq!(summary.lost, 0, "acknowledged rows were lost");
         assert!(summary.acknowledged > 50, "hardly anything was written");
         summary
@@ -224,11 +345,21 @@ postgresql:
 
     pub fn postmaster(&self, member: usize) -> i32 {
         let file = self.path(&format!("n{member}/data/postmaster.pid"));
-        std::fs::read_to_string(file).unwrap().lines().next().unwrap().trim().parse().unwrap()
+        std::fs::read_to_string(file)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
     }
 
     pub fn signal(pid: i32, signal: &str) {
-        Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
+        Command::new("kill")
+            .args([&format!("-{signal}"), &pid.to_string()])
+            .status()
+            .unwrap();
     }
 }
 
@@ -236,9 +367,18 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for member in 1..=3 {
-                let log = std::fs::read_to_string(self.path(&format!("n{member}.log"))).unwrap_or_default();
-                let tail: Vec<&str> = log.lines().filter(|line| !line.contains("waiting for WAL")).rev().take(40).collect();
-                eprintln!("--- n{member}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+                let log = std::fs::read_to_string(self.path(&format!("n{member}.log")))
+                    .unwrap_or_default();
+                let tail: Vec<&str> = log
+                    .lines()
+                    .filter(|line| !line.contains("waiting for WAL"))
+                    .rev()
+                    .take(40)
+                    .collect();
+                eprintln!(
+                    "--- n{member}\n{}",
+                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+                );
             }
         }
         for agent in self.agents.iter_mut().flatten() {

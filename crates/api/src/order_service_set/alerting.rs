@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alerting {
-    /// Rules and targets as objects of the Prometheus operator (PrometheusRule, PodMonitor), too. The rules are in a ConfigMap in any case.
+    /// Rules and targets as objects of the Prometheus operator (PrometheusRule, PodMonitor), too.
+    /// The rules are in a ConfigMap in any case.
     #[serde(default)]
     pub prometheus_operator: bool,
     /// Where the runbook of an alert is; `{alert}` stands for its name in small letters.
@@ -34,7 +35,13 @@ fn runbook() -> String {
 
 impl Default for Alerting {
     fn default() -> Self {
-        Self { prometheus_operator: false, runbook_url: runbook(), language: Language::default(), on_call: None, labels: BTreeMap::new() }
+        Self {
+            prometheus_operator: false,
+            runbook_url: runbook(),
+            language: Language::default(),
+            on_call: None,
+            labels: BTreeMap::new(),
+        }
     }
 }
 

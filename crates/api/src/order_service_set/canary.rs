@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Duration;
 
-/// A change gets a growing share of the traffic beside the old version, and all of it if its answers are as good.
+/// A change gets a growing share of the traffic beside the old version, and all of it if its
+/// answers are as good.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -28,8 +29,8 @@ pub struct Canary {
     /// How long each step lasts at least.
     #[serde(default = "bake")]
     pub bake: Duration,
-    /// So many requests must have reached the new version in a step before it is judged. If they do not come within three times `bake`, people are
-    /// asked.
+    /// So many requests must have reached the new version in a step before it is judged. If they do
+    /// not come within three times `bake`, people are asked.
     #[serde(default = "samples")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub minimum_samples: u64,
@@ -37,7 +38,8 @@ pub struct Canary {
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 50))]
     pub maximum_error_increase: u32,
-    /// How long the slowest hundredth of the answers may take, in percent of the old version's; differences below 50 ms count as none.
+    /// How long the slowest hundredth of the answers may take, in percent of the old version's;
+    /// differences below 50 ms count as none.
     #[serde(default = "half_as_much_more")]
     #[schemars(range(min = 100, max = 1000))]
     pub maximum_latency_percent: u32,

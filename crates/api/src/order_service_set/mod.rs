@@ -7,7 +7,9 @@ mod status;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, LocalObjectReference, ResourceRequirements, Toleration};
+use k8s_openapi::api::core::v1::{
+    EnvFromSource, EnvVar, LocalObjectReference, ResourceRequirements, Toleration,
+};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,10 @@ use mrg_policy::{Accepts, Credentials, Dependency, HealthCheck, OverrideSpec, Ur
 pub use alerting::{Alerting, Language};
 pub use canary::{Canary, Command};
 pub use read_split::{OrderArchive, ReadSplit};
-pub use status::{BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus, StoreStatus};
+pub use status::{
+    BlastRow, CanaryPhase, CanaryStatus, ObjectiveRow, OrderServiceSetStatus, Phase, ServiceStatus,
+    StoreStatus,
+};
 
 /// The ten services of MRG.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -68,7 +73,8 @@ pub struct OrderServiceSetSpec {
     /// What all services have, unless they say otherwise.
     pub template: ServiceTemplate,
 
-    /// What single services have in place of the catalog's values. Services that are not named are deployed as the catalog says.
+    /// What single services have in place of the catalog's values. Services that are not named are
+    /// deployed as the catalog says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub services: Vec<ServiceSpec>,
@@ -107,7 +113,8 @@ pub struct OrderServiceSetSpec {
     #[schemars(length(max = 30))]
     pub objectives: Vec<ObjectiveSpec>,
 
-    /// Reads of orders, split into those under way and those that have ended; left out: the Order Orchestrator answers all of them.
+    /// Reads of orders, split into those under way and those that have ended; left out: the Order
+    /// Orchestrator answers all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_split: Option<ReadSplit>,
 
@@ -210,7 +217,8 @@ pub struct ServiceSpec {
     /// Resources of its container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Pods; the tier's fewest if not given: 3 for P0, 2 for the others. Fewer than those are refused.
+    /// Pods; the tier's fewest if not given: 3 for P0, 2 for the others. Fewer than those are
+    /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub replicas: Option<i32>,
@@ -342,14 +350,16 @@ pub struct PoolRef {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Store {
-    /// A Secret in the same namespace with its address, such as `redis://:password@redis:6379/0` or `amqp://user:password@rabbitmq:5672/`.
+    /// A Secret in the same namespace with its address, such as `redis://:password@redis:6379/0` or
+    /// `amqp://user:password@rabbitmq:5672/`.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
     /// The key.
     #[serde(default = "url")]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
-    /// Whether it fails over by itself: Sentinel, a cluster, quorum queues. The blast radius is counted accordingly.
+    /// Whether it fails over by itself: Sentinel, a cluster, quorum queues. The blast radius is
+    /// counted accordingly.
     #[serde(default)]
     pub fails_over: bool,
 }
@@ -361,7 +371,8 @@ fn url() -> String {
 /// Who may reach the services.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum NetworkPolicyMode {
-    /// Services that customers do not call are reached by those that the catalog or the spec lets call them, and by the operator.
+    /// Services that customers do not call are reached by those that the catalog or the spec lets
+    /// call them, and by the operator.
     #[default]
     Declared,
     /// Everybody.
@@ -375,7 +386,8 @@ pub enum NetworkPolicyMode {
     "spec.start.patience is longer than 30m: so long nobody could order because of a service that they may not even need"
 ))]
 pub struct Start {
-    /// How long a service that was never there waits for those that it calls, and for the database, before it starts all the same.
+    /// How long a service that was never there waits for those that it calls, and for the database,
+    /// before it starts all the same.
     #[serde(default = "patience")]
     pub patience: Duration,
 }
@@ -386,7 +398,9 @@ fn patience() -> Duration {
 
 impl Default for Start {
     fn default() -> Self {
-        Self { patience: patience() }
+        Self {
+            patience: patience(),
+        }
     }
 }
 
@@ -397,14 +411,16 @@ impl Default for Start {
     Message::Expression("'spec.rollout.progressDeadline ' + self.progressDeadline + ' is not between 30s and 1h; it should be longer than a pod takes to become ready'".into())
 ))]
 pub struct Rollout {
-    /// P2 before P1 before P0, one P0 at a time, and none while a P0 breaker is open; `false`: all at once, as Deployments do by themselves.
+    /// P2 before P1 before P0, one P0 at a time, and none while a P0 breaker is open; `false`: all
+    /// at once, as Deployments do by themselves.
     #[serde(default = "yes")]
     pub ordered: bool,
-    /// A changed service is tried out beside the old one with a growing share of the traffic, and judged by its answers; left out: its pods are
-    /// replaced one by one.
+    /// A changed service is tried out beside the old one with a growing share of the traffic, and
+    /// judged by its answers; left out: its pods are replaced one by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
-    /// A service that is not ready with its new pods after this holds the others up and is told; its old pods go on.
+    /// A service that is not ready with its new pods after this holds the others up and is told;
+    /// its old pods go on.
     #[serde(default = "ten_minutes")]
     pub progress_deadline: Duration,
 }
@@ -415,7 +431,11 @@ fn ten_minutes() -> Duration {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { ordered: true, canary: None, progress_deadline: ten_minutes() }
+        Self {
+            ordered: true,
+            canary: None,
+            progress_deadline: ten_minutes(),
+        }
     }
 }
 

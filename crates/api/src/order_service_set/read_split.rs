@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Duration;
 
-/// Orders under way are read from the leader, those that have ended from copies, standbys and the archive: by two deployments of `mrg-orders` with
-/// credentials of their own. The bounds are the analysis'.
+/// Orders under way are read from the leader, those that have ended from copies, standbys and the
+/// archive: by two deployments of `mrg-orders` with credentials of their own. The bounds are the
+/// analysis'.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -21,8 +22,9 @@ use crate::Duration;
     ),
 )]
 pub struct ReadSplit {
-    /// Percent of the reads of orders that the two deployments answer; the Order Orchestrator answers the rest, as it always did. Left out: 10, 25, 50
-    /// and then 100, judged like any change by `rollout.canary`. 0 is the way back.
+    /// Percent of the reads of orders that the two deployments answer; the Order Orchestrator
+    /// answers the rest, as it always did. Left out: 10, 25, 50 and then 100, judged like any
+    /// change by `rollout.canary`. 0 is the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub weight: Option<i32>,
@@ -77,7 +79,8 @@ pub struct OrderArchive {
     #[serde(default = "at_three")]
     #[schemars(length(min = 9, max = 100))]
     pub schedule: String,
-    /// A Secret with `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and where needed `AWS_REGION`, `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`.
+    /// A Secret with `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and where needed `AWS_REGION`,
+    /// `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,

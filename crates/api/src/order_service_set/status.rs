@@ -28,7 +28,8 @@ pub struct OrderServiceSetStatus {
     /// What is being changed: `userservice 1/2`, or what it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<String>,
-    /// What fails now, and how much of the platform goes with it: `60% (taxipartnergateway)`; `-` if nothing does.
+    /// What fails now, and how much of the platform goes with it: `60% (taxipartnergateway)`; `-`
+    /// if nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub risk: Option<String>,
     /// Where the split of order reads stands; its weight is what the two deployments answer.

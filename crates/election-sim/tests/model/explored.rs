@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use mrg_base::{MemberName, Millis, Moment};
 use mrg_election::sync::{Names, Stored};
-use mrg_election::{Action as Step, Event, Failsafe, LeaderKey, LeaseId, Mode, Node, Outcome, Past, Revision, SwitchoverRequest};
+use mrg_election::{
+    Action as Step, Event, Failsafe, LeaderKey, LeaseId, Mode, Node, Outcome, Past, Revision,
+    SwitchoverRequest,
+};
 use stateright::{Model, Property};
 
 use crate::world::*;
@@ -38,10 +41,22 @@ impl Members {
     fn settled(&self) -> State {
         let standbys: BTreeSet<MemberName> = (1..self.count).map(name).collect();
         let server = |host: usize| Server {
-            runs: if host == 0 { Runs::Primary } else { Runs::Standby },
+            runs: if host == 0 {
+                Runs::Primary
+            } else {
+                Runs::Standby
+            },
             wal: vec![(0, 1)],
             names: if host == 0 {
-                Names::of(self.mode, 1, if self.mode == Mode::Sync { [name(1)].into() } else { standbys.clone() })
+                Names::of(
+                    self.mode,
+                    1,
+                    if self.mode == Mode::Sync {
+                        [name(1)].into()
+                    } else {
+                        standbys.clone()
+                    },
+                )
             } else {
                 Names::Nobody
             },
@@ -51,7 +66,13 @@ impl Members {
         };
         let now = Moment(BEGIN);
         let host = |host: usize| Host {
-            node: Some(Node::new(name(host), State::settings(self.mode), Some(1), Past::Remembered(None), now)),
+            node: Some(Node::new(
+                name(host),
+                State::settings(self.mode),
+                Some(1),
+                Past::Remembered(None),
+                now,
+            )),
             server: server(host),
             step: None,
             ballot: None,
@@ -64,18 +85,38 @@ impl Members {
             promise: None,
             lease: Some(LeaseId(1 + host as i64)),
         };
-        let voters = if self.mode == Mode::Sync { [name(1)].into() } else { standbys.clone() };
+        let voters = if self.mode == Mode::Sync {
+            [name(1)].into()
+        } else {
+            standbys.clone()
+        };
         let quorum = voters.len() - 1;
         let mut state = State {
             now,
             etcd: Etcd {
                 revision: 10,
-                leader: Some(LeaderKey { member: name(0), lease: LeaseId(1), created: Revision(5) }),
-                sync: Some((Revision(7), Stored { leader: name(0), voters, quorum })),
-                leases: (0..self.count).map(|host| (LeaseId(1 + host as i64), (host, now + TTL))).collect(),
+                leader: Some(LeaderKey {
+                    member: name(0),
+                    lease: LeaseId(1),
+                    created: Revision(5),
+                }),
+                sync: Some((
+                    Revision(7),
+                    Stored {
+                        leader: name(0),
+                        voters,
+                        quorum,
+                    },
+                )),
+                leases: (0..self.count)
+                    .map(|host| (LeaseId(1 + host as i64), (host, now + TTL)))
+                    .collect(),
                 granted: self.count as i64,
                 request: None,
-                failsafe: Some(Failsafe { members: (0..self.count).map(name).collect(), ..Failsafe::default() }),
+                failsafe: Some(Failsafe {
+                    members: (0..self.count).map(name).collect(),
+                    ..Failsafe::default()
+                }),
             },
             hosts: (0..self.count).map(host).collect(),
             waiting: Vec::new(),
@@ -87,13 +128,38 @@ impl Members {
         for host in 0..self.count {
             let id = LeaseId(1 + host as i64);
             let mut node = state.hosts[host].node.take().unwrap();
-            node.on(now, Event::Dcs { cluster: state.cluster(), linearizable: true });
-            node.on(now, Event::LeaseGranted { id, granted: TTL, sent: now });
+            node.on(
+                now,
+                Event::Dcs {
+                    cluster: state.cluster(),
+                    linearizable: true,
+                },
+            );
+            node.on(
+                now,
+                Event::LeaseGranted {
+                    id,
+                    granted: TTL,
+                    sent: now,
+                },
+            );
             state.hosts[host].node = Some(node);
             let postgres = state.look(host);
-            state.feed(host, Event::Postgres { probe: u64::MAX, postgres });
+            state.feed(
+                host,
+                Event::Postgres {
+                    probe: u64::MAX,
+                    postgres,
+                },
+            );
             let cluster = state.cluster();
-            state.feed(host, Event::Dcs { cluster, linearizable: true });
+            state.feed(
+                host,
+                Event::Dcs {
+                    cluster,
+                    linearizable: true,
+                },
+            );
         }
         state
     }
@@ -116,8 +182,13 @@ impl Model for Members {
                 continue;
             }
             if let Some((_, action)) = &host.step {
-                let asks_etcd =
-                    matches!(action, Step::AcquireLeader | Step::ReleaseLeader | Step::WriteSync { .. } | Step::ClearSwitchover { .. });
+                let asks_etcd = matches!(
+                    action,
+                    Step::AcquireLeader
+                        | Step::ReleaseLeader
+                        | Step::WriteSync { .. }
+                        | Step::ClearSwitchover { .. }
+                );
                 if !(host.cut && asks_etcd) {
                     actions.push(Happens::StepIsDone(index));
                 }
@@ -131,8 +202,13 @@ impl Model for Members {
             if !host.cut && host.seen.0 < state.etcd.revision {
                 actions.push(Happens::NewsArrives(index));
             }
-            let upstream = host.server.upstream.filter(|_| host.server.runs == Runs::Standby);
-            if let Some(upstream) = upstream.map(|upstream| &state.hosts[upstream].server).filter(|upstream| upstream.runs == Runs::Primary)
+            let upstream = host
+                .server
+                .upstream
+                .filter(|_| host.server.runs == Runs::Standby);
+            if let Some(upstream) = upstream
+                .map(|upstream| &state.hosts[upstream].server)
+                .filter(|upstream| upstream.runs == Runs::Primary)
             {
                 let follows = upstream.wal.starts_with(&host.server.wal);
                 if follows && (!host.server.streams || host.server.wal.len() < upstream.wal.len()) {
@@ -174,16 +250,34 @@ impl Model for Members {
                     state.budget.lost -= 1;
                     state.perform(host, &action);
                 }
-                state.feed(host, Event::Finished { step, outcome: Outcome::Unknown("no answer".to_owned()) });
+                state.feed(
+                    host,
+                    Event::Finished {
+                        step,
+                        outcome: Outcome::Unknown("no answer".to_owned()),
+                    },
+                );
             }
             Happens::NewsArrives(host) => {
                 state.hosts[host].seen = Revision(state.etcd.revision);
                 let cluster = state.cluster();
-                state.feed(host, Event::Dcs { cluster, linearizable: false });
+                state.feed(
+                    host,
+                    Event::Dcs {
+                        cluster,
+                        linearizable: false,
+                    },
+                );
             }
             Happens::BallotEnds(host) => {
                 let ballot = state.hosts[host].ballot.take()?;
-                state.feed(host, Event::Finished { step: ballot.step, outcome: Outcome::Votes(ballot.votes) });
+                state.feed(
+                    host,
+                    Event::Finished {
+                        step: ballot.step,
+                        outcome: Outcome::Votes(ballot.votes),
+                    },
+                );
             }
             Happens::WalArrives(host) => {
                 let upstream = state.hosts[host].server.upstream?;
@@ -191,12 +285,22 @@ impl Model for Members {
                 state.hosts[host].server.streams = true;
                 state.acknowledge();
                 let postgres = state.look(upstream);
-                state.feed(upstream, Event::Postgres { probe: u64::MAX, postgres });
+                state.feed(
+                    upstream,
+                    Event::Postgres {
+                        probe: u64::MAX,
+                        postgres,
+                    },
+                );
             }
             Happens::Write(host) => {
                 state.budget.writes -= 1;
                 state.written += 1;
-                let timeline = state.hosts[host].server.wal.last().map_or(1, |record| record.1);
+                let timeline = state.hosts[host]
+                    .server
+                    .wal
+                    .last()
+                    .map_or(1, |record| record.1);
                 state.hosts[host].server.wal.push((state.written, timeline));
                 state.waiting.push(state.written);
                 state.acknowledge();
@@ -225,7 +329,11 @@ impl Model for Members {
                 state.switched = true;
                 let leader = state.etcd.leader.clone()?;
                 let revision = state.change();
-                state.etcd.request = Some(SwitchoverRequest { leader: Some(leader.member), candidate: None, revision });
+                state.etcd.request = Some(SwitchoverRequest {
+                    leader: Some(leader.member),
+                    candidate: None,
+                    revision,
+                });
             }
         }
         Some(state)
@@ -234,28 +342,58 @@ impl Model for Members {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("one writer at most", |_, state: &State| {
-                state.hosts.iter().filter(|host| host.server.runs == Runs::Primary).count() <= 1
+                state
+                    .hosts
+                    .iter()
+                    .filter(|host| host.server.runs == Runs::Primary)
+                    .count()
+                    <= 1
             }),
-            Property::always("a writer has every acknowledged commit", |_, state: &State| {
-                let has = |host: &Host, id: u8| host.server.wal.iter().any(|record| record.0 == id);
-                let writers = state.hosts.iter().filter(|host| host.server.runs == Runs::Primary);
-                writers.clone().all(|host| state.acknowledged.iter().all(|id| has(host, *id)))
-            }),
+            Property::always(
+                "a writer has every acknowledged commit",
+                |_, state: &State| {
+                    let has =
+                        |host: &Host, id: u8| host.server.wal.iter().any(|record| record.0 == id);
+                    let writers = state
+                        .hosts
+                        .iter()
+                        .filter(|host| host.server.runs == Runs::Primary);
+                    writers
+                        .clone()
+                        .all(|host| state.acknowledged.iter().all(|id| has(host, *id)))
+                },
+            ),
             Property::sometimes("another takes over", |_, state: &State| {
-                !state.switched && state.hosts[1..].iter().any(|host| host.server.runs == Runs::Primary)
+                !state.switched
+                    && state.hosts[1..]
+                        .iter()
+                        .any(|host| host.server.runs == Runs::Primary)
             }),
-            Property::sometimes("a switchover comes to its end", |model: &Self, state: &State| {
-                model.budget.switches == 0
-                    || state.switched
-                        && state.budget.kills == model.budget.kills
-                        && state.hosts[1..].iter().any(|host| host.server.runs == Runs::Primary)
-            }),
-            Property::sometimes("a commit of the new leader is acknowledged", |model: &Self, state: &State| {
-                let of_new = |host: &Host| {
-                    host.server.wal.iter().any(|record| record.1 > 1 && state.acknowledged.contains(&record.0) && record.0 > 0)
-                };
-                model.budget.writes == 0 || state.hosts[1..].iter().any(|host| host.server.runs == Runs::Primary && of_new(host))
-            }),
+            Property::sometimes(
+                "a switchover comes to its end",
+                |model: &Self, state: &State| {
+                    model.budget.switches == 0
+                        || state.switched
+                            && state.budget.kills == model.budget.kills
+                            && state.hosts[1..]
+                                .iter()
+                                .any(|host| host.server.runs == Runs::Primary)
+                },
+            ),
+            Property::sometimes(
+                "a commit of the new leader is acknowledged",
+                |model: &Self, state: &State| {
+                    let of_new = |host: &Host| {
+                        host.server.wal.iter().any(|record| {
+                            record.1 > 1 && state.acknowledged.contains(&record.0) && record.0 > 0
+                        })
+                    };
+                    model.budget.writes == 0
+                        || state.hosts[1..]
+                            .iter()
+                            .any(|host| host.server.runs == Runs::Primary && of_new(host))
+                },
+            ),
         ]
     }
 

@@ -1,8 +1,9 @@
 //! Who may race: what a leader writes into `failsafe`.
 //!
-//! A leader without the DCS leads by the promises of everybody who may race, and whoever is not in the key does not (docs/ha.md, "Without etcd").
-//! So nobody is listed while promises count or are asked for, and whomever a write may have listed is asked, too, as long as nobody knows
-//! what became of it.
+//! A leader without the DCS leads by the promises of everybody who may race, and whoever is not in
+//! the key does not (docs/ha.md, "Without etcd"). So nobody is listed while promises count or are
+//! asked for, and whomever a write may have listed is asked, too, as long as nobody knows what
+//! became of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,8 @@ use crate::mutant::bug;
 use crate::view::{Cluster, DcsView, Initialize, Revision, Unsettled};
 use mrg_base::{MemberName, Millis, Moment};
 
-/// How long a member that is away stays listed, so that a restart costs nobody his candidacy; whoever does not belong to the cluster any more goes at once.
+/// How long a member that is away stays listed, so that a restart costs nobody his candidacy;
+/// whoever does not belong to the cluster any more goes at once.
 const OUTLIVES_MEMBER: Millis = Millis::seconds(60);
 /// The pause after a write that failed.
 const RETRY: Millis = Millis(250);
@@ -31,7 +33,10 @@ pub(super) struct Listing {
 impl Listing {
     /// When the list may have to change although nothing happens.
     pub(super) fn wake_at(&self) -> impl Iterator<Item = Moment> {
-        self.away.values().map(|since| *since + OUTLIVES_MEMBER).chain([self.due])
+        self.away
+            .values()
+            .map(|since| *since + OUTLIVES_MEMBER)
+            .chain([self.due])
     }
 }
 
@@ -40,39 +45,75 @@ impl Node {
     pub(super) fn keep_listing(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let view = self.view(now);
         let leads = view.holds_key() && self.postgres_is_primary() && !self.exited;
-        let DcsView::Read(cluster) = &self.dcs else { return };
-        // A cluster that is still being made may be given up, and must leave nothing that looks like one.
+        let DcsView::Read(cluster) = &self.dcs else {
+            return;
+        };
+        // A cluster that is still being made may be given up, and must leave nothing that looks
+        // like one.
         let made = matches!(cluster.initialize, Some(Initialize::Done(_)));
         if !leads || !made {
             self.listing.away.clear();
             return;
         }
-        let promised = self.memory.held_promises.is_some_and(|until| now < until) || self.tenure.is_asking();
-        let waits = self.listing.writing || now < self.listing.due || self.memory.read < self.listing.written;
+        let promised =
+            self.memory.held_promises.is_some_and(|until| now < until) || self.tenure.is_asking();
+        let waits = self.listing.writing
+            || now < self.listing.due
+            || self.memory.read < self.listing.written;
         if waits || promised && !bug!(ListsWhilePromised) {
             return;
         }
         let (failsafe, peers) = (cluster.failsafe.clone(), view.peers());
-        let listed = failsafe.as_ref().map(|stored| stored.members.clone()).unwrap_or_default();
-        let may_return = listed.iter().filter(|name| cluster.expects(name)).cloned().collect();
-        let wanted = self.settings.failover.failsafe.then(|| self.wanted(now, &may_return, peers));
+        let listed = failsafe
+            .as_ref()
+            .map(|stored| stored.members.clone())
+            .unwrap_or_default();
+        let may_return = listed
+            .iter()
+            .filter(|name| cluster.expects(name))
+            .cloned()
+            .collect();
+        let wanted = self
+            .settings
+            .failover
+            .failsafe
+            .then(|| self.wanted(now, &may_return, peers));
         let outdated = failsafe.as_ref().is_some_and(|stored| stored.outdated);
         if wanted == failsafe.as_ref().map(|stored| stored.members.clone()) && !outdated {
             return;
         }
         let over = failsafe.map(|stored| stored.revision);
-        let unsettled = self.memory.unsettled.take().filter(|unsettled| unsettled.over == over);
-        let mut unsettled = unsettled.unwrap_or(Unsettled { over, members: BTreeSet::new(), removed: false });
+        let unsettled = self
+            .memory
+            .unsettled
+            .take()
+            .filter(|unsettled| unsettled.over == over);
+        let mut unsettled = unsettled.unwrap_or(Unsettled {
+            over,
+            members: BTreeSet::new(),
+            removed: false,
+        });
         unsettled.members.extend(wanted.iter().flatten().cloned());
         unsettled.removed |= wanted.is_none();
         self.memory.unsettled = Some(unsettled);
         self.listing.writing = true;
-        effects.push(Effect::WriteFailsafe { over, members: wanted });
+        effects.push(Effect::WriteFailsafe {
+            over,
+            members: wanted,
+        });
     }
 
     /// Everybody who is there, and those who have not been away for long and may return.
-    fn wanted(&mut self, now: Moment, may_return: &BTreeSet<MemberName>, mut peers: BTreeSet<MemberName>) -> BTreeSet<MemberName> {
-        let away: BTreeSet<&MemberName> = may_return.iter().filter(|name| **name != self.me && !peers.contains(*name)).collect();
+    fn wanted(
+        &mut self,
+        now: Moment,
+        may_return: &BTreeSet<MemberName>,
+        mut peers: BTreeSet<MemberName>,
+    ) -> BTreeSet<MemberName> {
+        let away: BTreeSet<&MemberName> = may_return
+            .iter()
+            .filter(|name| **name != self.me && !peers.contains(*name))
+            .collect();
         self.listing.away.retain(|name, _| away.contains(name));
         let mut stay = Vec::new();
         for name in away {
@@ -99,6 +140,8 @@ impl Node {
     pub(super) fn settle_listing(&mut self, cluster: &Cluster) {
         self.memory.read = cluster.revision;
         let now_is = cluster.failsafe.as_ref().map(|stored| stored.revision);
-        self.memory.unsettled.take_if(|unsettled| unsettled.over != now_is);
+        self.memory
+            .unsettled
+            .take_if(|unsettled| unsettled.over != now_is);
     }
 }

@@ -1,4 +1,5 @@
-//! The election, driven through the same `Node` that the agent runs: each rule that must hold to the letter, and each bug that was ever found.
+//! The election, driven through the same `Node` that the agent runs: each rule that must hold to
+//! the letter, and each bug that was ever found.
 
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 

@@ -5,47 +5,87 @@ use std::collections::BTreeSet;
 use mrg_base::{Lsn, Millis, Moment, Position, Timeline};
 use mrg_election::sync::{Names, Stored};
 use mrg_election::{
-    Action, Cluster, DataDirectory, Effect, Event, Fork, LeaderKey, LeaseId, Mode, Outcome, Past, Postgres, Promise, PromiseRequest,
-    Revision, Standby, StopMode, Vote, WalReceiver, Why,
+    Action, Cluster, DataDirectory, Effect, Event, Fork, LeaderKey, LeaseId, Mode, Outcome, Past,
+    Postgres, Promise, PromiseRequest, Revision, Standby, StopMode, Vote, WalReceiver, Why,
 };
 
 use crate::story::*;
 
 #[test]
 fn a_candidate_stops_its_wal_receiver_before_it_asks_anybody() {
-    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, Some("b")));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(None, Some(("b", &["a", "c"], 1))),
+        standby(100, Some("b")),
+    );
     assert_eq!(story.why(), Why::Race);
     assert_eq!(story.step().unwrap().1, Action::StopReceiver);
 }
 
 #[test]
 fn a_voter_stops_its_wal_receiver_before_it_answers() {
-    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["c"], 0))), standby(100, Some("b")));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(None, Some(("b", &["c"], 0))),
+        standby(100, Some("b")),
+    );
     assert_eq!(story.why(), Why::NotInSync);
     story.on(Event::VoteAsked { reply: 1 });
     assert_eq!(story.perform(Outcome::At(at(90))), Action::StopReceiver);
-    let answer = story.effects.iter().find(|effect| matches!(effect, Effect::AnswerVote(..)));
+    let answer = story
+        .effects
+        .iter()
+        .find(|effect| matches!(effect, Effect::AnswerVote(..)));
     assert_eq!(answer, Some(&Effect::AnswerVote(1, Ok((at(90), None)))));
 }
 
 #[test]
 fn the_winner_takes_the_key_then_sync_then_the_names_and_only_then_promotes() {
-    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, Some("b")));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(None, Some(("b", &["a", "c"], 1))),
+        standby(100, Some("b")),
+    );
     story.race(100, vec![vote("c", 100)]);
     assert_eq!(story.why(), Why::Win);
-    let armed = story.effects.iter().position(|effect| matches!(effect, Effect::Fence(Some(_))));
-    let acquired = story.effects.iter().position(|effect| matches!(effect, Effect::Perform(_, Action::AcquireLeader)));
-    assert!(armed.unwrap() < acquired.unwrap(), "the fence is armed before the leader transaction");
-    assert_eq!(story.perform(Outcome::Written(Revision(11))), Action::AcquireLeader);
+    let armed = story
+        .effects
+        .iter()
+        .position(|effect| matches!(effect, Effect::Fence(Some(_))));
+    let acquired = story
+        .effects
+        .iter()
+        .position(|effect| matches!(effect, Effect::Perform(_, Action::AcquireLeader)));
+    assert!(
+        armed.unwrap() < acquired.unwrap(),
+        "the fence is armed before the leader transaction"
+    );
+    assert_eq!(
+        story.perform(Outcome::Written(Revision(11))),
+        Action::AcquireLeader
+    );
     let alone = Stored::only(name(ME));
-    assert_eq!(story.perform(Outcome::Written(Revision(12))), Action::WriteSync { expected: Some(Revision(7)), stored: alone });
-    assert_eq!(story.perform(Outcome::At(at(100))), Action::SetSyncNames(any_of(&["b", "c"])));
+    assert_eq!(
+        story.perform(Outcome::Written(Revision(12))),
+        Action::WriteSync {
+            expected: Some(Revision(7)),
+            stored: alone
+        }
+    );
+    assert_eq!(
+        story.perform(Outcome::At(at(100))),
+        Action::SetSyncNames(any_of(&["b", "c"]))
+    );
     assert_eq!(story.step().unwrap().1, Action::Promote);
 }
 
 #[test]
 fn a_stale_compare_and_set_of_sync_ends_the_promotion_and_the_truth_is_read() {
-    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, Some("b")));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(None, Some(("b", &["a", "c"], 1))),
+        standby(100, Some("b")),
+    );
     story.race(100, vec![vote("c", 100)]);
     story.perform(Outcome::Written(Revision(11)));
     story.perform(Outcome::Refused("changed".to_owned()));
@@ -53,13 +93,20 @@ fn a_stale_compare_and_set_of_sync_ends_the_promotion_and_the_truth_is_read() {
     story.later(60_000);
     story.effects.clear();
     story.on(Event::Tick);
-    let promoted = story.effects.iter().any(|effect| matches!(effect, Effect::Perform(_, Action::Promote)));
+    let promoted = story
+        .effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Perform(_, Action::Promote)));
     assert!(!promoted, "nothing is decided before the read");
 }
 
 #[test]
 fn a_lease_that_ends_on_the_way_stops_the_promotion() {
-    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, Some("b")));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(None, Some(("b", &["a", "c"], 1))),
+        standby(100, Some("b")),
+    );
     story.race(100, vec![vote("c", 100)]);
     story.perform(Outcome::Written(Revision(11)));
     story.perform(Outcome::Written(Revision(12)));
@@ -72,7 +119,11 @@ fn a_lease_that_ends_on_the_way_stops_the_promotion() {
 
 #[test]
 fn in_quorum_mode_too_few_votes_promote_nobody() {
-    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, Some("b")));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(None, Some(("b", &["a", "c"], 1))),
+        standby(100, Some("b")),
+    );
     story.race(100, vec![]);
     assert_eq!(story.why(), Why::TooFewVotes);
     story.expect_no_step();
@@ -80,25 +131,49 @@ fn in_quorum_mode_too_few_votes_promote_nobody() {
 
 #[test]
 fn a_voter_that_is_ahead_is_never_passed_over_even_if_it_would_not_lead() {
-    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, Some("b")));
-    story.race(100, vec![Vote { candidate: None, ..vote("c", 101) }]);
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(None, Some(("b", &["a", "c"], 1))),
+        standby(100, Some("b")),
+    );
+    story.race(
+        100,
+        vec![Vote {
+            candidate: None,
+            ..vote("c", 101)
+        }],
+    );
     assert_eq!(story.why(), Why::Outrun);
 }
 
 #[test]
 fn an_equal_that_would_not_lead_does_not_hold_up_the_election() {
-    // The leader that handed over ranks first by name and waits for the others: it must not block them (seen in the lab).
+    // The leader that handed over ranks first by name and waits for the others: it must not block
+    // them (seen in the lab).
     let mut request = cluster(None, Some(("b", &["a", "c"], 1)));
     request.members.insert(name("0"), member(LeaseId(9), false));
     let mut story = Story::new(Mode::Quorum, request, standby(100, Some("b")));
-    story.race(100, vec![vote("c", 100), Vote { candidate: None, ..vote("0", 100) }]);
+    story.race(
+        100,
+        vec![
+            vote("c", 100),
+            Vote {
+                candidate: None,
+                ..vote("0", 100)
+            },
+        ],
+    );
     assert_eq!(story.why(), Why::Win);
 }
 
 #[test]
 fn a_member_outside_sync_does_not_stand() {
     for mode in [Mode::Sync, Mode::Quorum] {
-        let mut story = Story::new(mode, cluster(None, Some(("b", &["c"], 0))), standby(100, Some("b")));
+        let mut story = Story::new(
+            mode,
+            cluster(None, Some(("b", &["c"], 0))),
+            standby(100, Some("b")),
+        );
         assert_eq!(story.why(), Why::NotInSync);
         story.expect_no_step();
     }
@@ -114,11 +189,21 @@ fn without_a_sync_key_nobody_promotes_in_a_synchronous_mode() {
 #[test]
 fn a_primary_that_loses_its_key_is_killed_at_once() {
     let sync = Some(("a", &["b", "c"][..], 1));
-    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(Some((ME, LEASE)), sync),
+        primary(any_of(&["b", "c"])),
+    );
     assert_eq!(story.why(), Why::Leading);
     story.step();
-    let taken = Cluster { revision: Revision(20), ..cluster(Some(("b", OTHER)), sync) };
-    story.on(Event::Dcs { cluster: taken, linearizable: false });
+    let taken = Cluster {
+        revision: Revision(20),
+        ..cluster(Some(("b", OTHER)), sync)
+    };
+    story.on(Event::Dcs {
+        cluster: taken,
+        linearizable: false,
+    });
     assert_eq!(story.step().unwrap().1, Action::Stop(StopMode::Kill));
     assert_eq!(story.why(), Why::WriterWithoutLease);
 }
@@ -126,7 +211,11 @@ fn a_primary_that_loses_its_key_is_killed_at_once() {
 #[test]
 fn the_leader_keys_owner_is_its_lease_and_not_its_name() {
     let sync = Some(("a", &["b", "c"][..], 1));
-    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, OTHER)), sync), primary(any_of(&["b", "c"])));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(Some((ME, OTHER)), sync),
+        primary(any_of(&["b", "c"])),
+    );
     assert_eq!(story.why(), Why::WriterWithoutLease);
     assert_eq!(story.step().unwrap().1, Action::Stop(StopMode::Kill));
 }
@@ -134,19 +223,30 @@ fn the_leader_keys_owner_is_its_lease_and_not_its_name() {
 #[test]
 fn a_late_keepalive_answer_does_not_move_the_deadline() {
     let sync = Some(("a", &["b", "c"][..], 1));
-    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(Some((ME, LEASE)), sync),
+        primary(any_of(&["b", "c"])),
+    );
     let began = story.now;
     let before = story.node.lease().unwrap().valid_until;
     assert_eq!(before, began + Millis(9_000));
     story.later(5_000);
-    story.on(Event::LeaseKept { id: LEASE, sent: began });
+    story.on(Event::LeaseKept {
+        id: LEASE,
+        sent: began,
+    });
     assert_eq!(story.node.lease().unwrap().valid_until, before);
 }
 
 #[test]
 fn a_longer_loop_does_not_outlast_a_lease_of_an_earlier_shorter_ttl() {
     let sync = Some(("a", &["b", "c"][..], 1));
-    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(Some((ME, LEASE)), sync),
+        primary(any_of(&["b", "c"])),
+    );
     let mut longer = settings(Mode::Quorum);
     longer.failover.ttl = Millis::seconds(60);
     longer.failover.loop_wait = Millis::seconds(20);
@@ -154,52 +254,122 @@ fn a_longer_loop_does_not_outlast_a_lease_of_an_earlier_shorter_ttl() {
     story.effects.clear();
     story.later(3_400);
     story.on(Event::Tick);
-    assert!(story.effects.contains(&Effect::KeepAlive(LEASE)), "the lease of 10 s is renewed every 3.3 s");
+    assert!(
+        story.effects.contains(&Effect::KeepAlive(LEASE)),
+        "the lease of 10 s is renewed every 3.3 s"
+    );
 }
 
 #[test]
 fn a_member_that_promised_neither_races_nor_votes_nor_promises_another() {
     let led = cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1)));
     let mut story = Story::new(Mode::Quorum, led, standby(100, Some("b")));
-    let request = |reply, lease| PromiseRequest { reply, leader: name("b"), lease: Some(lease), ttl: Millis::seconds(10), round: 1 };
+    let request = |reply, lease| PromiseRequest {
+        reply,
+        leader: name("b"),
+        lease: Some(lease),
+        ttl: Millis::seconds(10),
+        round: 1,
+    };
     story.on(Event::PromiseAsked(request(1, OTHER)));
-    assert!(story.effects.iter().any(|effect| matches!(effect, Effect::AnswerPromise(1, Ok(_)))));
-    let gone = Cluster { revision: Revision(20), ..cluster(None, Some(("b", &["a", "c"], 1))) };
+    assert!(
+        story
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::AnswerPromise(1, Ok(_))))
+    );
+    let gone = Cluster {
+        revision: Revision(20),
+        ..cluster(None, Some(("b", &["a", "c"], 1)))
+    };
     story.effects.clear();
-    story.on(Event::Dcs { cluster: gone, linearizable: true });
+    story.on(Event::Dcs {
+        cluster: gone,
+        linearizable: true,
+    });
     assert_eq!(story.why(), Why::Promised);
     story.on(Event::VoteAsked { reply: 2 });
-    assert!(story.effects.iter().any(|effect| matches!(effect, Effect::AnswerVote(2, Err(_)))));
+    assert!(
+        story
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::AnswerVote(2, Err(_))))
+    );
     story.on(Event::PromiseAsked(request(3, LeaseId(999))));
-    assert!(story.effects.iter().any(|effect| matches!(effect, Effect::AnswerPromise(3, Err(_)))));
+    assert!(
+        story
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::AnswerPromise(3, Err(_))))
+    );
     story.expect_no_step();
 }
 
 #[test]
 fn whoever_may_have_taken_the_key_promises_nobody() {
-    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["a", "c"], 1))), standby(100, Some("b")));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(None, Some(("b", &["a", "c"], 1))),
+        standby(100, Some("b")),
+    );
     story.race(100, vec![vote("c", 100)]);
     assert!(matches!(story.step(), Some((_, Action::AcquireLeader))));
-    // Another was faster, and asks; our own transaction is still under way, and may be done when that one's key has gone.
+    // Another was faster, and asks; our own transaction is still under way, and may be done when
+    // that one's key has gone.
     story.on(Event::Dcs {
-        cluster: Cluster { revision: Revision(20), ..cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1))) },
+        cluster: Cluster {
+            revision: Revision(20),
+            ..cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1)))
+        },
         linearizable: false,
     });
-    story.on(Event::PromiseAsked(PromiseRequest { reply: 1, leader: name("b"), lease: Some(OTHER), ttl: Millis::seconds(10), round: 1 }));
-    assert!(story.effects.iter().any(|effect| matches!(effect, Effect::AnswerPromise(1, Err(_)))), "{:?}", story.effects);
+    story.on(Event::PromiseAsked(PromiseRequest {
+        reply: 1,
+        leader: name("b"),
+        lease: Some(OTHER),
+        ttl: Millis::seconds(10),
+        round: 1,
+    }));
+    assert!(
+        story
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::AnswerPromise(1, Err(_)))),
+        "{:?}",
+        story.effects
+    );
 }
 
 #[test]
 fn a_member_that_sees_the_key_gone_refuses_a_promise() {
-    let mut story = Story::new(Mode::Quorum, cluster(None, Some(("b", &["c"], 0))), standby(100, Some("b")));
-    story.on(Event::PromiseAsked(PromiseRequest { reply: 1, leader: name("b"), lease: Some(OTHER), ttl: Millis::seconds(10), round: 1 }));
-    assert!(story.effects.iter().any(|effect| matches!(effect, Effect::AnswerPromise(1, Err(_)))));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(None, Some(("b", &["c"], 0))),
+        standby(100, Some("b")),
+    );
+    story.on(Event::PromiseAsked(PromiseRequest {
+        reply: 1,
+        leader: name("b"),
+        lease: Some(OTHER),
+        ttl: Millis::seconds(10),
+        round: 1,
+    }));
+    assert!(
+        story
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::AnswerPromise(1, Err(_))))
+    );
 }
 
 #[test]
 fn a_promise_survives_a_restart() {
     let gone = cluster(None, Some(("b", &["a", "c"], 1)));
-    let promised = Past::Remembered(Some(Promise { lease: OTHER, until: Moment(1_005_000), round: 1 }));
+    let promised = Past::Remembered(Some(Promise {
+        lease: OTHER,
+        until: Moment(1_005_000),
+        round: 1,
+    }));
     let mut story = Story::with_past(Mode::Quorum, gone.clone(), standby(100, None), promised);
     assert_eq!(story.why(), Why::Promised);
     story.later(5_001);
@@ -212,23 +382,41 @@ fn a_promise_survives_a_restart() {
 #[test]
 fn a_leader_without_etcd_asks_at_the_first_unanswered_keepalive_within_half_of_what_remains() {
     let sync = Some(("a", &["b", "c"][..], 1));
-    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(Some((ME, LEASE)), sync),
+        primary(any_of(&["b", "c"])),
+    );
     story.later(2_000);
     story.on(Event::Tick);
     story.later(3_000);
     story.on(Event::LeaseUnanswered);
     let asked = story.effects.iter().find_map(|effect| match effect {
-        Effect::AskPromises { round: 1, members, within } => Some((members.clone(), *within)),
+        Effect::AskPromises {
+            round: 1,
+            members,
+            within,
+        } => Some((members.clone(), *within)),
         _ => None,
     });
     assert_eq!(asked, Some((vec![name("b"), name("c")], Millis(2_000))));
     story.on(Event::DcsLost);
     let asked_at = story.now;
-    story.on(Event::Promises { round: 1, asked: asked_at, all: true });
+    story.on(Event::Promises {
+        round: 1,
+        asked: asked_at,
+        all: true,
+    });
     story.later(6_000);
     story.effects.clear();
     story.on(Event::Tick);
-    assert!(!story.effects.iter().any(|effect| matches!(effect, Effect::Perform(_, Action::Stop(_)))), "the promises hold");
+    assert!(
+        !story
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Perform(_, Action::Stop(_)))),
+        "the promises hold"
+    );
     story.later(3_000);
     story.on(Event::Tick);
     assert_eq!(story.step().unwrap().1, Action::Stop(StopMode::Kill));
@@ -237,10 +425,19 @@ fn a_leader_without_etcd_asks_at_the_first_unanswered_keepalive_within_half_of_w
 #[test]
 fn promises_are_asked_for_again_before_they_end_and_withdrawn_when_the_lease_holds_again() {
     let sync = Some(("a", &["b", "c"][..], 1));
-    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(Some((ME, LEASE)), sync),
+        primary(any_of(&["b", "c"])),
+    );
     let asked = |story: &mut Story| {
-        let found =
-            story.effects.iter().find_map(|effect| if let Effect::AskPromises { round, .. } = effect { Some(*round) } else { None });
+        let found = story.effects.iter().find_map(|effect| {
+            if let Effect::AskPromises { round, .. } = effect {
+                Some(*round)
+            } else {
+                None
+            }
+        });
         story.effects.clear();
         found
     };
@@ -250,15 +447,37 @@ fn promises_are_asked_for_again_before_they_end_and_withdrawn_when_the_lease_hol
     story.later(300);
     story.on(Event::LeaseUnanswered);
     assert_eq!(asked(&mut story), None, "the round is still open");
-    story.on(Event::Promises { round: 1, asked: story.now, all: true });
+    story.on(Event::Promises {
+        round: 1,
+        asked: story.now,
+        all: true,
+    });
     assert_eq!(asked(&mut story), None);
     story.later(2_000);
     story.on(Event::LeaseUnanswered);
-    assert_eq!(asked(&mut story), Some(2), "as often as a lease would be renewed");
-    story.on(Event::LeaseKept { id: LEASE, sent: story.now });
-    assert!(story.effects.contains(&Effect::WithdrawPromises { members: vec![name("b"), name("c")], round: 2 }));
-    story.on(Event::Promises { round: 2, asked: story.now, all: true });
-    assert_eq!(story.node.view(story.now).memory.held_promises, None, "answers to a withdrawn round do not count");
+    assert_eq!(
+        asked(&mut story),
+        Some(2),
+        "as often as a lease would be renewed"
+    );
+    story.on(Event::LeaseKept {
+        id: LEASE,
+        sent: story.now,
+    });
+    assert!(story.effects.contains(&Effect::WithdrawPromises {
+        members: vec![name("b"), name("c")],
+        round: 2
+    }));
+    story.on(Event::Promises {
+        round: 2,
+        asked: story.now,
+        all: true,
+    });
+    assert_eq!(
+        story.node.view(story.now).memory.held_promises,
+        None,
+        "answers to a withdrawn round do not count"
+    );
 }
 
 #[test]
@@ -270,7 +489,13 @@ fn a_leader_without_etcd_needs_the_promise_of_everybody_who_may_race_also_of_one
         let mut story = Story::new(Mode::Quorum, led, primary(any_of(&["b", "c"])));
         story.later(2_000);
         story.on(Event::LeaseUnanswered);
-        story.effects.iter().find_map(|effect| if let Effect::AskPromises { members, .. } = effect { Some(members.clone()) } else { None })
+        story.effects.iter().find_map(|effect| {
+            if let Effect::AskPromises { members, .. } = effect {
+                Some(members.clone())
+            } else {
+                None
+            }
+        })
     };
     assert_eq!(ask(led.clone()), Some(vec![name("b"), name("c")]));
     // Without the key nobody knows who may race.
@@ -286,7 +511,10 @@ fn a_member_that_no_leader_would_have_asked_does_not_race() {
     assert_eq!(story.why(), Why::NotInFailsafe);
     story.expect_no_step();
     gone.failsafe = None;
-    assert_eq!(Story::new(Mode::Quorum, gone, standby(100, Some("b"))).why(), Why::Race);
+    assert_eq!(
+        Story::new(Mode::Quorum, gone, standby(100, Some("b"))).why(),
+        Why::Race
+    );
 }
 
 #[test]
@@ -294,24 +522,57 @@ fn in_sync_mode_the_first_names_are_of_members_that_answered_the_race() {
     let gone = cluster(None, Some(("b", &["a"], 0)));
     let mut story = Story::new(Mode::Sync, gone, standby(100, Some("b")));
     story.race(100, vec![vote("c", 100)]);
-    assert_eq!(story.perform(Outcome::Written(Revision(20))), Action::AcquireLeader);
-    assert!(matches!(story.perform(Outcome::Written(Revision(21))), Action::WriteSync { .. }));
+    assert_eq!(
+        story.perform(Outcome::Written(Revision(20))),
+        Action::AcquireLeader
+    );
+    assert!(matches!(
+        story.perform(Outcome::Written(Revision(21))),
+        Action::WriteSync { .. }
+    ));
     // b, the former leader, has its key still.
-    assert_eq!(story.step().unwrap().1, Action::SetSyncNames(Names::First { count: 1, members: [name("c")].into() }));
+    assert_eq!(
+        story.step().unwrap().1,
+        Action::SetSyncNames(Names::First {
+            count: 1,
+            members: [name("c")].into()
+        })
+    );
 }
 
 #[test]
 fn a_withdrawal_frees_of_its_round_and_not_of_a_later_one() {
     let led = cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1)));
     let mut story = Story::new(Mode::Quorum, led, standby(100, Some("b")));
-    let request = |round| PromiseRequest { reply: round, leader: name("b"), lease: Some(OTHER), ttl: Millis::seconds(10), round };
+    let request = |round| PromiseRequest {
+        reply: round,
+        leader: name("b"),
+        lease: Some(OTHER),
+        ttl: Millis::seconds(10),
+        round,
+    };
     story.on(Event::PromiseAsked(request(2)));
-    story.on(Event::PromiseWithdrawn { lease: OTHER, round: 1 });
-    story.on(Event::PromiseWithdrawn { lease: LeaseId(999), round: 9 });
-    let gone = Cluster { revision: Revision(20), ..cluster(None, Some(("b", &["a", "c"], 1))) };
-    story.on(Event::Dcs { cluster: gone, linearizable: true });
+    story.on(Event::PromiseWithdrawn {
+        lease: OTHER,
+        round: 1,
+    });
+    story.on(Event::PromiseWithdrawn {
+        lease: LeaseId(999),
+        round: 9,
+    });
+    let gone = Cluster {
+        revision: Revision(20),
+        ..cluster(None, Some(("b", &["a", "c"], 1)))
+    };
+    story.on(Event::Dcs {
+        cluster: gone,
+        linearizable: true,
+    });
     assert_eq!(story.why(), Why::Promised);
-    story.on(Event::PromiseWithdrawn { lease: OTHER, round: 2 });
+    story.on(Event::PromiseWithdrawn {
+        lease: OTHER,
+        round: 2,
+    });
     assert_eq!(story.why(), Why::Race);
 }
 
@@ -327,21 +588,45 @@ fn a_lapsed_lease_is_renewed_only_when_etcd_is_known_to_answer() {
         story.effects.clear();
         story.on(Event::Tick);
     }
-    assert!(story.effects.iter().all(|effect| !matches!(effect, Effect::KeepAlive(_) | Effect::GrantLease(_))), "{:?}", story.effects);
+    assert!(
+        story
+            .effects
+            .iter()
+            .all(|effect| !matches!(effect, Effect::KeepAlive(_) | Effect::GrantLease(_))),
+        "{:?}",
+        story.effects
+    );
     story.effects.clear();
     story.on(Event::DcsLost);
     story.later(300);
     story.on(Event::Tick);
-    assert!(story.effects.contains(&Effect::ReadDcs), "it keeps trying to read");
+    assert!(
+        story.effects.contains(&Effect::ReadDcs),
+        "it keeps trying to read"
+    );
     story.effects.clear();
-    story.on(Event::Dcs { cluster: led, linearizable: true });
-    assert!(story.effects.contains(&Effect::KeepAlive(LEASE)), "{:?}", story.effects);
+    story.on(Event::Dcs {
+        cluster: led,
+        linearizable: true,
+    });
+    assert!(
+        story.effects.contains(&Effect::KeepAlive(LEASE)),
+        "{:?}",
+        story.effects
+    );
     // Answers that take longer than the lease lasts keep a key alive whose owner can never write.
     story.effects.clear();
     story.later(9_500);
-    story.on(Event::LeaseKept { id: LEASE, sent: story.now - Millis(9_500) });
+    story.on(Event::LeaseKept {
+        id: LEASE,
+        sent: story.now - Millis(9_500),
+    });
     assert_eq!(story.node.lease(), None);
-    assert!(story.effects.contains(&Effect::GrantLease(Millis::seconds(10))));
+    assert!(
+        story
+            .effects
+            .contains(&Effect::GrantLease(Millis::seconds(10)))
+    );
 }
 
 #[test]
@@ -355,29 +640,68 @@ fn a_changed_ttl_moves_the_leader_key_to_a_new_lease_without_a_gap() {
     shorter.failover.retry_timeout = Millis::seconds(2);
     story.effects.clear();
     story.on(Event::Settings(shorter));
-    assert!(story.effects.contains(&Effect::GrantLease(Millis::seconds(5))), "{:?}", story.effects);
+    assert!(
+        story
+            .effects
+            .contains(&Effect::GrantLease(Millis::seconds(5))),
+        "{:?}",
+        story.effects
+    );
     let next = LeaseId(101);
-    story.on(Event::LeaseGranted { id: next, granted: Millis::seconds(5), sent: story.now });
+    story.on(Event::LeaseGranted {
+        id: next,
+        granted: Millis::seconds(5),
+        sent: story.now,
+    });
     let armed = |effect: &Effect| matches!(effect, Effect::Fence(Some(by)) if *by == story.now + Millis(4_500));
     assert!(story.effects.iter().any(armed), "before the key moves");
     let (step, action) = story.step().unwrap();
     assert_eq!(action, Action::MoveLeader(next));
-    assert_eq!(story.node.lease().unwrap().id, LEASE, "until then the old lease counts");
+    assert_eq!(
+        story.node.lease().unwrap().id,
+        LEASE,
+        "until then the old lease counts"
+    );
     // The watch is faster than the answer.
-    let moved = Cluster { revision: Revision(30), leader: Some(LeaderKey { lease: next, ..led.leader.clone().unwrap() }), ..led };
-    story.on(Event::Dcs { cluster: moved, linearizable: false });
-    assert_eq!((story.node.lease().unwrap().id, story.node.former_lease()), (next, Some(LEASE)));
+    let moved = Cluster {
+        revision: Revision(30),
+        leader: Some(LeaderKey {
+            lease: next,
+            ..led.leader.clone().unwrap()
+        }),
+        ..led
+    };
+    story.on(Event::Dcs {
+        cluster: moved,
+        linearizable: false,
+    });
+    assert_eq!(
+        (story.node.lease().unwrap().id, story.node.former_lease()),
+        (next, Some(LEASE))
+    );
     story.done(step, Outcome::Written(Revision(30)));
     assert_eq!(story.why(), Why::Leading);
-    assert!(!story.effects.iter().any(|effect| matches!(effect, Effect::Perform(_, Action::Stop(_)))), "it leads all the while");
+    assert!(
+        !story
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Perform(_, Action::Stop(_)))),
+        "it leads all the while"
+    );
 }
 
 #[test]
 fn a_crash_releases_the_key_when_a_synchronous_standby_streamed_and_three_times_at_most() {
     let sync = Some(("a", &["b", "c"][..], 1));
     let led = cluster(Some((ME, LEASE)), sync);
-    let data =
-        DataDirectory { system_id: 42, timeline: Timeline(1), checkpoint: Lsn(90), was_primary: true, clean: false, unfinished: false };
+    let data = DataDirectory {
+        system_id: 42,
+        timeline: Timeline(1),
+        checkpoint: Lsn(90),
+        was_primary: true,
+        clean: false,
+        unfinished: false,
+    };
     let mut story = Story::new(Mode::Quorum, led.clone(), primary(any_of(&["b", "c"])));
     let mut revision = 20;
     for crash in 1..=4 {
@@ -386,7 +710,10 @@ fn a_crash_releases_the_key_when_a_synchronous_standby_streamed_and_three_times_
         story.look(Postgres::Stopped(data));
         let (step, action) = story.step().unwrap();
         if crash == 4 {
-            assert!(matches!(action, Action::Start(_)), "after three releases in ten minutes it recovers in place");
+            assert!(
+                matches!(action, Action::Start(_)),
+                "after three releases in ten minutes it recovers in place"
+            );
             return;
         }
         assert_eq!(action, Action::ReleaseLeader, "crash {crash}");
@@ -395,10 +722,19 @@ fn a_crash_releases_the_key_when_a_synchronous_standby_streamed_and_three_times_
         revision += 5;
         let (step, _) = story.step().unwrap();
         story.done(step, Outcome::Done);
-        story.on(Event::Dcs { cluster: Cluster { revision: Revision(revision), ..led.clone() }, linearizable: true });
+        story.on(Event::Dcs {
+            cluster: Cluster {
+                revision: Revision(revision),
+                ..led.clone()
+            },
+            linearizable: true,
+        });
         story.look(primary(any_of(&["b", "c"])));
         story.later(1_000);
-        story.on(Event::LeaseKept { id: LEASE, sent: story.now });
+        story.on(Event::LeaseKept {
+            id: LEASE,
+            sent: story.now,
+        });
     }
 }
 
@@ -413,33 +749,68 @@ fn a_name_that_another_process_holds_keeps_the_data_untouched() {
 
 #[test]
 fn data_of_another_cluster_is_left_alone() {
-    let data =
-        DataDirectory { system_id: 7, timeline: Timeline(1), checkpoint: Lsn(90), was_primary: false, clean: true, unfinished: false };
-    let mut story = Story::new(Mode::Async, cluster(Some(("b", OTHER)), None), Postgres::Stopped(data));
+    let data = DataDirectory {
+        system_id: 7,
+        timeline: Timeline(1),
+        checkpoint: Lsn(90),
+        was_primary: false,
+        clean: true,
+        unfinished: false,
+    };
+    let mut story = Story::new(
+        Mode::Async,
+        cluster(Some(("b", OTHER)), None),
+        Postgres::Stopped(data),
+    );
     assert_eq!(story.why(), Why::WrongSystem);
     story.expect_no_step();
 }
 
 fn broken(flushed: u64, since: Moment) -> Postgres {
     let receiver = WalReceiver::Broken(since);
-    Postgres::Standby(Standby { system_id: 42, position: Some(at(flushed)), upstream: Some(name("b")), receiver, fork: None })
+    Postgres::Standby(Standby {
+        system_id: 42,
+        position: Some(at(flushed)),
+        upstream: Some(name("b")),
+        receiver,
+        fork: None,
+    })
 }
 
 #[test]
 fn a_standby_beyond_the_end_of_its_timeline_is_rewound_at_once_whatever_its_receiver_says() {
-    // The receiver streams up to the end of the old timeline, ends, and begins anew, ten times a second: it looks alive.
+    // The receiver streams up to the end of the old timeline, ends, and begins anew, ten times a
+    // second: it looks alive.
     let mut led = cluster(Some(("b", OTHER)), Some(("b", &["c"], 0)));
     if let Some(member) = led.members.get_mut(&name("b")) {
-        member.position = Some(Position { timeline: Timeline(2), flushed: Lsn(1_000) });
+        member.position = Some(Position {
+            timeline: Timeline(2),
+            flushed: Lsn(1_000),
+        });
     }
     let beyond = |flushed: u64| {
-        let fork = Some(Fork { by: Timeline(2), at: Lsn(890) });
-        let position = Some(Position { timeline: Timeline(1), flushed: Lsn(flushed) });
-        Postgres::Standby(Standby { system_id: 42, position, upstream: Some(name("b")), receiver: WalReceiver::Streaming, fork })
+        let fork = Some(Fork {
+            by: Timeline(2),
+            at: Lsn(890),
+        });
+        let position = Some(Position {
+            timeline: Timeline(1),
+            flushed: Lsn(flushed),
+        });
+        Postgres::Standby(Standby {
+            system_id: 42,
+            position,
+            upstream: Some(name("b")),
+            receiver: WalReceiver::Streaming,
+            fork,
+        })
     };
     let mut story = Story::new(Mode::Quorum, led.clone(), beyond(900));
     assert_eq!(story.why(), Why::Diverged);
-    assert_eq!(story.perform(Outcome::Done), Action::ConfirmLeader(name("b")));
+    assert_eq!(
+        story.perform(Outcome::Done),
+        Action::ConfirmLeader(name("b"))
+    );
     let mut story = Story::new(Mode::Quorum, led, beyond(890));
     assert_eq!(story.why(), Why::Following);
     story.expect_no_step();
@@ -447,41 +818,85 @@ fn a_standby_beyond_the_end_of_its_timeline_is_rewound_at_once_whatever_its_rece
 
 #[test]
 fn a_standby_keeps_everything_for_a_leader_that_only_its_key_speaks_for() {
-    // The leader is dead, its key lives on for the rest of a long ttl, and what it last said of its position is older than what we have.
-    let mut story = Story::new(Mode::Quorum, cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1))), standby(900, Some("b")));
+    // The leader is dead, its key lives on for the rest of a long ttl, and what it last said of its
+    // position is older than what we have.
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1))),
+        standby(900, Some("b")),
+    );
     let since = story.now;
     story.later(8_500);
-    story.on(Event::LeaseKept { id: LEASE, sent: story.now });
+    story.on(Event::LeaseKept {
+        id: LEASE,
+        sent: story.now,
+    });
     story.look(broken(900, since));
-    assert_eq!(story.perform(Outcome::Failed("connection refused".into())), Action::ConfirmLeader(name("b")));
-    // Nothing was stopped, rewound or removed, and nothing keeps it from the race once the key is gone.
-    story.on(Event::Dcs { cluster: Cluster { revision: Revision(20), ..cluster(None, Some(("b", &["a", "c"], 1))) }, linearizable: true });
-    assert_eq!(story.step().map(|(_, action)| action), Some(Action::StopReceiver));
+    assert_eq!(
+        story.perform(Outcome::Failed("connection refused".into())),
+        Action::ConfirmLeader(name("b"))
+    );
+    // Nothing was stopped, rewound or removed, and nothing keeps it from the race once the key is
+    // gone.
+    story.on(Event::Dcs {
+        cluster: Cluster {
+            revision: Revision(20),
+            ..cluster(None, Some(("b", &["a", "c"], 1)))
+        },
+        linearizable: true,
+    });
+    assert_eq!(
+        story.step().map(|(_, action)| action),
+        Some(Action::StopReceiver)
+    );
 }
 
 #[test]
 fn a_standby_of_another_history_than_a_living_leaders_is_rewound() {
-    let mut story = Story::new(Mode::Quorum, cluster(Some(("b", OTHER)), Some(("b", &["c"], 0))), standby(900, Some("b")));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(Some(("b", OTHER)), Some(("b", &["c"], 0))),
+        standby(900, Some("b")),
+    );
     let since = story.now;
     story.later(8_500);
-    story.on(Event::LeaseKept { id: LEASE, sent: story.now });
+    story.on(Event::LeaseKept {
+        id: LEASE,
+        sent: story.now,
+    });
     story.look(broken(900, since));
-    assert_eq!(story.perform(Outcome::Done), Action::ConfirmLeader(name("b")));
+    assert_eq!(
+        story.perform(Outcome::Done),
+        Action::ConfirmLeader(name("b"))
+    );
     assert_eq!(story.perform(Outcome::Done), Action::Stop(StopMode::Fast));
-    assert_eq!(story.step().map(|(_, action)| action), Some(Action::Rewind(name("b"))));
+    assert_eq!(
+        story.step().map(|(_, action)| action),
+        Some(Action::Rewind(name("b")))
+    );
 }
 
 #[test]
 fn a_voters_data_is_not_removed_to_make_room_for_a_copy() {
     for (voters, removes) in [(&["a", "c"][..], false), (&["c"][..], true)] {
-        let mut story = Story::new(Mode::Quorum, cluster(Some(("b", OTHER)), Some(("b", voters, 1))), Postgres::NoData);
-        assert_eq!(story.perform(Outcome::NoSpace("full".into())), Action::BaseBackup(name("b")));
+        let mut story = Story::new(
+            Mode::Quorum,
+            cluster(Some(("b", OTHER)), Some(("b", voters, 1))),
+            Postgres::NoData,
+        );
+        assert_eq!(
+            story.perform(Outcome::NoSpace("full".into())),
+            Action::BaseBackup(name("b"))
+        );
         story.later(1_000);
         story.look(Postgres::NoData);
         let mut steps = vec![story.perform(Outcome::Done), story.perform(Outcome::Done)];
         if removes {
             steps.push(story.perform(Outcome::Done));
-            assert_eq!(steps[..2], [Action::ConfirmLeader(name("b")), Action::RemoveData]);
+            assert_eq!(
+                steps[..2],
+                [Action::ConfirmLeader(name("b")), Action::RemoveData]
+            );
         }
         assert!(steps.contains(&Action::BaseBackup(name("b"))), "{steps:?}");
     }
@@ -490,17 +905,30 @@ fn a_voters_data_is_not_removed_to_make_room_for_a_copy() {
 #[test]
 fn an_old_snapshot_of_the_dcs_is_ignored() {
     let sync = Some(("a", &["b", "c"][..], 1));
-    let mut story = Story::new(Mode::Quorum, cluster(Some((ME, LEASE)), sync), primary(any_of(&["b", "c"])));
+    let mut story = Story::new(
+        Mode::Quorum,
+        cluster(Some((ME, LEASE)), sync),
+        primary(any_of(&["b", "c"])),
+    );
     story.step();
-    let old = Cluster { revision: Revision(9), ..cluster(Some(("b", OTHER)), sync) };
-    story.on(Event::Dcs { cluster: old, linearizable: false });
+    let old = Cluster {
+        revision: Revision(9),
+        ..cluster(Some(("b", OTHER)), sync)
+    };
+    story.on(Event::Dcs {
+        cluster: old,
+        linearizable: false,
+    });
     story.expect_no_step();
     assert_eq!(story.why(), Why::Leading);
 }
 
 #[test]
 fn every_rule_has_a_reason_of_its_own_sentence() {
-    let sentences: BTreeSet<&str> = mrg_election::RULES.iter().map(|rule| rule.why.sentence()).collect();
+    let sentences: BTreeSet<&str> = mrg_election::RULES
+        .iter()
+        .map(|rule| rule.why.sentence())
+        .collect();
     let reasons: BTreeSet<Why> = mrg_election::RULES.iter().map(|rule| rule.why).collect();
     assert_eq!(sentences.len(), reasons.len());
 }

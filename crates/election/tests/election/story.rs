@@ -1,12 +1,14 @@
-//! A member and what the test says of the world around it: effects are performed instantly, and the story is told in order.
+//! A member and what the test says of the world around it: effects are performed instantly, and the
+//! story is told in order.
 
 use std::collections::BTreeMap;
 
 use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_election::sync::{Names, Stored};
 use mrg_election::{
-    Action, Cluster, Effect, Event, Failsafe, Initialize, LeaderKey, LeaseId, Member, Mode, Node, Outcome, Past, Postgres, Primary,
-    Replication, Revision, Settings, Standby, StepId, Vote, WalReceiver, WalSender, Why,
+    Action, Cluster, Effect, Event, Failsafe, Initialize, LeaderKey, LeaseId, Member, Mode, Node,
+    Outcome, Past, Postgres, Primary, Replication, Revision, Settings, Standby, StepId, Vote,
+    WalReceiver, WalSender, Why,
 };
 
 pub const ME: &str = "a";
@@ -18,31 +20,68 @@ pub fn name(text: &str) -> MemberName {
 }
 
 pub fn at(flushed: u64) -> Position {
-    Position { timeline: Timeline(1), flushed: Lsn(flushed) }
+    Position {
+        timeline: Timeline(1),
+        flushed: Lsn(flushed),
+    }
 }
 
 pub fn settings(mode: Mode) -> Settings {
-    Settings { replication: Replication { mode, count: 1, strict: false }, ..Settings::default() }
+    Settings {
+        replication: Replication {
+            mode,
+            count: 1,
+            strict: false,
+        },
+        ..Settings::default()
+    }
 }
 
 pub fn member(lease: LeaseId, primary: bool) -> Member {
-    Member { lease, running: true, primary, position: Some(at(100)), may_lead: true, may_sync: true }
+    Member {
+        lease,
+        running: true,
+        primary,
+        position: Some(at(100)),
+        may_lead: true,
+        may_sync: true,
+    }
 }
 
 /// Three members; `leader` holds the key.
 pub fn cluster(leader: Option<(&str, LeaseId)>, sync: Option<(&str, &[&str], usize)>) -> Cluster {
-    let lease = |member: &str| if member == ME { LEASE } else { LeaseId(OTHER.0 + i64::from(member.as_bytes()[0])) };
+    let lease = |member: &str| {
+        if member == ME {
+            LEASE
+        } else {
+            LeaseId(OTHER.0 + i64::from(member.as_bytes()[0]))
+        }
+    };
     let leads = |member: &str| leader.is_some_and(|(name, _)| name == member);
     let stored = sync.map(|(leader, voters, quorum)| {
         let voters = voters.iter().map(|voter| name(voter)).collect();
-        (Revision(7), Stored { leader: name(leader), voters, quorum })
+        (
+            Revision(7),
+            Stored {
+                leader: name(leader),
+                voters,
+                quorum,
+            },
+        )
     });
     Cluster {
         revision: Revision(10),
         initialize: Some(Initialize::Done(42)),
-        leader: leader.map(|(member, lease)| LeaderKey { member: name(member), lease, created: Revision(5) }),
+        leader: leader.map(|(member, lease)| LeaderKey {
+            member: name(member),
+            lease,
+            created: Revision(5),
+        }),
         sync: stored,
-        members: ["a", "b", "c"].iter().map(|m| (name(m), member(lease(m), leads(m)))).collect(),
+        members: ["a", "b", "c"]
+            .iter()
+            .map(|m| (name(m), member(lease(m), leads(m))))
+            .collect(),
         switchover: None,
         optime: Some(Lsn(100)),
         timeline: None,
@@ -53,22 +92,47 @@ pub fn cluster(leader: Option<(&str, LeaseId)>, sync: Option<(&str, &[&str], usi
 }
 
 pub fn listed(members: &[&str]) -> Failsafe {
-    Failsafe { revision: Revision(8), members: members.iter().map(|member| name(member)).collect(), outdated: false }
+    Failsafe {
+        revision: Revision(8),
+        members: members.iter().map(|member| name(member)).collect(),
+        outdated: false,
+    }
 }
 
 pub fn standby(flushed: u64, upstream: Option<&str>) -> Postgres {
-    let receiver = if upstream.is_some() { WalReceiver::Streaming } else { WalReceiver::Stopped };
-    Postgres::Standby(Standby { system_id: 42, position: Some(at(flushed)), upstream: upstream.map(name), receiver, fork: None })
+    let receiver = if upstream.is_some() {
+        WalReceiver::Streaming
+    } else {
+        WalReceiver::Stopped
+    };
+    Postgres::Standby(Standby {
+        system_id: 42,
+        position: Some(at(flushed)),
+        upstream: upstream.map(name),
+        receiver,
+        fork: None,
+    })
 }
 
 pub fn primary(names: Names) -> Postgres {
-    let sender = WalSender { streaming: true, flushed: Lsn(100) };
+    let sender = WalSender {
+        streaming: true,
+        flushed: Lsn(100),
+    };
     let senders = BTreeMap::from([(name("b"), sender), (name("c"), sender)]);
-    Postgres::Primary(Primary { system_id: 42, position: at(100), names: Some(names), senders })
+    Postgres::Primary(Primary {
+        system_id: 42,
+        position: at(100),
+        names: Some(names),
+        senders,
+    })
 }
 
 pub fn any_of(members: &[&str]) -> Names {
-    Names::Any { count: 1, members: members.iter().map(|m| name(m)).collect() }
+    Names::Any {
+        count: 1,
+        members: members.iter().map(|m| name(m)).collect(),
+    }
 }
 
 pub struct Story {
@@ -86,12 +150,26 @@ impl Story {
     pub fn with_past(mode: Mode, cluster: Cluster, postgres: Postgres, past: Past) -> Self {
         let now = Moment(1_000_000);
         let node = Node::new(name(ME), settings(mode), Some(1), past, now);
-        let mut story = Self { node, now, effects: Vec::new() };
-        story.on(Event::Dcs { cluster: cluster.clone(), linearizable: true });
+        let mut story = Self {
+            node,
+            now,
+            effects: Vec::new(),
+        };
+        story.on(Event::Dcs {
+            cluster: cluster.clone(),
+            linearizable: true,
+        });
         let ttl = Millis::seconds(10);
-        story.on(Event::LeaseGranted { id: LEASE, granted: ttl, sent: story.now });
+        story.on(Event::LeaseGranted {
+            id: LEASE,
+            granted: ttl,
+            sent: story.now,
+        });
         story.on(Event::Postgres { probe: 0, postgres });
-        story.on(Event::Dcs { cluster, linearizable: true });
+        story.on(Event::Dcs {
+            cluster,
+            linearizable: true,
+        });
         story
     }
 
@@ -129,7 +207,10 @@ impl Story {
     }
 
     pub fn look(&mut self, postgres: Postgres) {
-        self.on(Event::Postgres { probe: u64::MAX, postgres });
+        self.on(Event::Postgres {
+            probe: u64::MAX,
+            postgres,
+        });
     }
 
     pub fn why(&self) -> Why {
@@ -140,11 +221,18 @@ impl Story {
     pub fn race(&mut self, flushed: u64, votes: Vec<Vote>) {
         assert_eq!(self.perform(Outcome::At(at(flushed))), Action::StopReceiver);
         self.look(standby(flushed, None));
-        assert!(matches!(self.perform(Outcome::Votes(votes)), Action::AskPeers(_)));
+        assert!(matches!(
+            self.perform(Outcome::Votes(votes)),
+            Action::AskPeers(_)
+        ));
         self.look(standby(flushed, None));
     }
 }
 
 pub fn vote(member: &str, flushed: u64) -> Vote {
-    Vote { member: name(member), position: at(flushed), candidate: Some(1) }
+    Vote {
+        member: name(member),
+        position: at(flushed),
+        candidate: Some(1),
+    }
 }

@@ -21,7 +21,13 @@ pub struct Running(pub Child);
 
 impl Running {
     pub fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &self.0.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
 
@@ -35,7 +41,10 @@ impl Drop for Running {
 
 impl Running {
     fn signal_quietly(&self, name: &str) {
-        let _ = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).stderr(Stdio::null()).status();
+        let _ = Command::new("kill")
+            .args([&format!("-{name}"), &self.0.id().to_string()])
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
@@ -51,7 +60,15 @@ pub struct World {
 
 fn as_postgres(program: &str) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]).arg(format!("{BIN}/{program}"));
+    command
+        .args([
+            "--reuid",
+            "postgres",
+            "--regid",
+            "postgres",
+            "--clear-groups",
+        ])
+        .arg(format!("{BIN}/{program}"));
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -59,28 +76,59 @@ fn as_postgres(program: &str) -> Command {
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
-        assert!(Instant::now() < deadline, "{what} did not come true within {PATIENCE:?}");
+        assert!(
+            Instant::now() < deadline,
+            "{what} did not come true within {PATIENCE:?}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 impl World {
     pub async fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("mrg-orders").tempdir().unwrap();
-        Command::new("chmod").arg("755").arg(folder.path()).status().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("mrg-orders")
+            .tempdir()
+            .unwrap();
+        Command::new("chmod")
+            .arg("755")
+            .arg(folder.path())
+            .status()
+            .unwrap();
         let (primary_port, standby_port, redis_port) = (port(), port(), port());
         let home = folder.path().join("postgres");
         std::fs::create_dir(&home).unwrap();
-        Command::new("chown").arg("postgres").arg(&home).status().unwrap();
+        Command::new("chown")
+            .arg("postgres")
+            .arg(&home)
+            .status()
+            .unwrap();
         let data = home.join("primary");
-        assert!(as_postgres("initdb").args(["-A", "trust", "-U", "postgres", "--no-sync", "-D"]).arg(&data).status().unwrap().success());
+        assert!(
+            as_postgres("initdb")
+                .args(["-A", "trust", "-U", "postgres", "--no-sync", "-D"])
+                .arg(&data)
+                .status()
+                .unwrap()
+                .success()
+        );
         let primary = postgres(&data, primary_port);
         connect("postgres", primary_port).await;
         let standby_data = home.join("standby");
         let from = format!("host=127.0.0.1 port={primary_port} user=postgres");
         assert!(
             as_postgres("pg_basebackup")
-                .args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", &from, "-D"])
+                .args([
+                    "-R",
+                    "-X",
+                    "stream",
+                    "-c",
+                    "fast",
+                    "--no-sync",
+                    "-d",
+                    &from,
+                    "-D"
+                ])
                 .arg(&standby_data)
                 .status()
                 .unwrap()
@@ -88,12 +136,30 @@ impl World {
         );
         let standby = postgres(&standby_data, standby_port);
         connect("postgres", standby_port).await;
-        let mut world = Self { folder, primary_port, standby_port, redis_port, primary, standby, redis: None };
+        let mut world = Self {
+            folder,
+            primary_port,
+            standby_port,
+            redis_port,
+            primary,
+            standby,
+            redis: None,
+        };
         world.start_redis(&[]).await;
         let mut schema = Command::new(env!("CARGO_BIN_EXE_mrg-orders"));
-        schema.args(["schema", "--apply", "--active-password", "it's", "--dsn", &world.dsn("postgres", world.primary_port)]);
+        schema.args([
+            "schema",
+            "--apply",
+            "--active-password",
+            "it's",
+            "--dsn",
+            &world.dsn("postgres", world.primary_port),
+        ]);
         for _ in 0..2 {
-            assert!(schema.status().unwrap().success(), "the schema can be applied again and again");
+            assert!(
+                schema.status().unwrap().success(),
+                "the schema can be applied again and again"
+            );
         }
         world
     }
@@ -101,10 +167,30 @@ impl World {
     pub async fn start_redis(&mut self, arguments: &[&str]) {
         self.redis = None;
         let mut command = Command::new("redis-server");
-        command.args(["--port", &self.redis_port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-        self.redis = Some(Running(command.args(arguments).stdout(Stdio::null()).spawn().unwrap()));
+        command.args([
+            "--port",
+            &self.redis_port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
+        self.redis = Some(Running(
+            command
+                .args(arguments)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap(),
+        ));
         let port = self.redis_port;
-        eventually("Redis listens", || async move { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() }).await;
+        eventually("Redis listens", || async move {
+            tokio::net::TcpStream::connect(("127.0.0.1", port))
+                .await
+                .is_ok()
+        })
+        .await;
     }
 
     pub fn redis(&self) -> &Running {
@@ -112,7 +198,11 @@ impl World {
     }
 
     pub fn redis_cli(&self, arguments: &[&str]) -> String {
-        let output = Command::new("redis-cli").args(["-p", &self.redis_port.to_string()]).args(arguments).output().unwrap();
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.redis_port.to_string()])
+            .args(arguments)
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
@@ -128,7 +218,11 @@ impl World {
 
     /// As the superuser at the leader.
     pub async fn sql(&self, statement: &str) {
-        connect("postgres", self.primary_port).await.batch_execute(statement).await.unwrap();
+        connect("postgres", self.primary_port)
+            .await
+            .batch_execute(statement)
+            .await
+            .unwrap();
     }
 
     /// An order, made so long ago.
@@ -136,20 +230,37 @@ impl World {
         let made = std::time::SystemTime::now() - age;
         let since = made.duration_since(std::time::UNIX_EPOCH).unwrap();
         let random: [u8; 10] = rand::random();
-        let id = uuid::Builder::from_unix_timestamp_millis(since.as_millis().try_into().unwrap(), &random).into_uuid();
+        let id = uuid::Builder::from_unix_timestamp_millis(
+            since.as_millis().try_into().unwrap(),
+            &random,
+        )
+        .into_uuid();
         let client = connect("postgres", self.primary_port).await;
-        let sql =
-            "INSERT INTO orders (id, customer, state, created_at, updated_at, detail) VALUES ($1, $2, $3, $4, $4, '{\"fare\": 45000}')";
-        client.execute(sql, &[&id, &customer, &state, &made]).await.unwrap();
+        let sql = "INSERT INTO orders (id, customer, state, created_at, updated_at, detail) VALUES ($1, $2, $3, $4, $4, '{\"fare\": 45000}')";
+        client
+            .execute(sql, &[&id, &customer, &state, &made])
+            .await
+            .unwrap();
         id
     }
 
     pub async fn caught_up(&self) {
-        let (primary, standby) = (connect("postgres", self.primary_port).await, connect("postgres", self.standby_port).await);
-        let at: String = primary.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
+        let (primary, standby) = (
+            connect("postgres", self.primary_port).await,
+            connect("postgres", self.standby_port).await,
+        );
+        let at: String = primary
+            .query_one("SELECT pg_current_wal_lsn()::text", &[])
+            .await
+            .unwrap()
+            .get(0);
         let (standby, at) = (&standby, &at);
         eventually("the standby has caught up", || async move {
-            standby.query_one("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", &[at]).await.unwrap().get(0)
+            standby
+                .query_one("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", &[at])
+                .await
+                .unwrap()
+                .get(0)
         })
         .await;
     }
@@ -157,27 +268,48 @@ impl World {
     /// The service; it is ready and hears changes when this returns.
     pub async fn serve(&self, role: &str, more: &[&str]) -> Service {
         let listen = format!("127.0.0.1:{}", port());
-        let user = if role == "history" { "mrg_orders_history" } else { "mrg_orders_active" };
+        let user = if role == "history" {
+            "mrg_orders_history"
+        } else {
+            "mrg_orders_active"
+        };
         let mut command = Command::new(env!("CARGO_BIN_EXE_mrg-orders"));
         command.args(["serve", "--role", role, "--listen", &listen]);
-        command.args(["--primary-dsn", &self.dsn(user, self.primary_port), "--replica-dsn", &self.dsn(user, self.standby_port)]);
+        command.args([
+            "--primary-dsn",
+            &self.dsn(user, self.primary_port),
+            "--replica-dsn",
+            &self.dsn(user, self.standby_port),
+        ]);
         command.args([
             "--changes-dsn",
             &self.dsn(user, self.primary_port),
             "--cache-url",
             &format!("redis://127.0.0.1:{}", self.redis_port),
         ]);
-        command.args(["--archive-url", &format!("file://{}", self.archive().display())]);
+        command.args([
+            "--archive-url",
+            &format!("file://{}", self.archive().display()),
+        ]);
         let service = Service {
             base: format!("http://{listen}"),
             client: reqwest::Client::new(),
             _process: Running(command.args(more).spawn().unwrap()),
         };
         let at = &service;
-        eventually("the service hears changes and knows the lag", || async move {
-            let Ok(answer) = at.client.get(format!("{}/ready", at.base)).send().await else { return false };
-            answer.text().await.unwrap().contains("\"changes\":\"healthy\"")
-        })
+        eventually(
+            "the service hears changes and knows the lag",
+            || async move {
+                let Ok(answer) = at.client.get(format!("{}/ready", at.base)).send().await else {
+                    return false;
+                };
+                answer
+                    .text()
+                    .await
+                    .unwrap()
+                    .contains("\"changes\":\"healthy\"")
+            },
+        )
         .await;
         // The first sample of the leader's position.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -187,20 +319,44 @@ impl World {
 
 fn postgres(data: &Path, port: u16) -> Running {
     let mut command = as_postgres("postgres");
-    command.arg("-D").arg(data).args(["-p", &port.to_string(), "-k", "", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
-    command.args(["-c", "wal_receiver_status_interval=1", "-c", "hot_standby=on", "-c", "shared_buffers=16MB"]);
+    command.arg("-D").arg(data).args([
+        "-p",
+        &port.to_string(),
+        "-k",
+        "",
+        "-c",
+        "listen_addresses=127.0.0.1",
+        "-c",
+        "fsync=off",
+    ]);
+    command.args([
+        "-c",
+        "wal_receiver_status_interval=1",
+        "-c",
+        "hot_standby=on",
+        "-c",
+        "shared_buffers=16MB",
+    ]);
     Running(command.spawn().unwrap())
 }
 
 pub async fn connect(user: &str, port: u16) -> Client {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match tokio_postgres::connect(&format!("host=127.0.0.1 port={port} user={user} dbname=postgres connect_timeout=2"), NoTls).await {
+        match tokio_postgres::connect(
+            &format!("host=127.0.0.1 port={port} user={user} dbname=postgres connect_timeout=2"),
+            NoTls,
+        )
+        .await
+        {
             Ok((client, connection)) => {
                 tokio::spawn(connection);
                 return client;
             }
-            Err(error) => assert!(Instant::now() < deadline, "PostgreSQL at {port} does not answer: {error}"),
+            Err(error) => assert!(
+                Instant::now() < deadline,
+                "PostgreSQL at {port} does not answer: {error}"
+            ),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -223,21 +379,58 @@ pub struct Answer {
 
 impl Service {
     pub async fn get(&self, path: &str) -> Answer {
-        let answer = self.client.get(format!("{}{path}", self.base)).timeout(Duration::from_secs(10)).send().await.unwrap();
-        let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
-        let (status, source, staleness) = (answer.status().as_u16(), header("order-source"), header("order-staleness"));
-        Answer { status, source, staleness, body: answer.json().await.unwrap_or_default() }
+        let answer = self
+            .client
+            .get(format!("{}{path}", self.base))
+            .timeout(Duration::from_secs(10))
+            .send()
+            .await
+            .unwrap();
+        let header = |name: &str| {
+            answer
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+                .unwrap_or_default()
+        };
+        let (status, source, staleness) = (
+            answer.status().as_u16(),
+            header("order-source"),
+            header("order-staleness"),
+        );
+        Answer {
+            status,
+            source,
+            staleness,
+            body: answer.json().await.unwrap_or_default(),
+        }
     }
 
     /// Status, source and state in one line.
     pub async fn line(&self, path: &str) -> String {
         let answer = self.get(path).await;
-        format!("{} {} {}", answer.status, answer.source, answer.body["state"].as_str().unwrap_or_default())
+        format!(
+            "{} {} {}",
+            answer.status,
+            answer.source,
+            answer.body["state"].as_str().unwrap_or_default()
+        )
     }
 
     pub async fn metric(&self, name: &str) -> f64 {
-        let page = self.client.get(format!("{}/metrics", self.base)).send().await.unwrap().text().await.unwrap();
-        let line = page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} is not in {page}"));
+        let page = self
+            .client
+            .get(format!("{}/metrics", self.base))
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        let line = page
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("{name} is not in {page}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 }

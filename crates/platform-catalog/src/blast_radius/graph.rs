@@ -96,14 +96,20 @@ impl Graph {
 
     /// The link between two parts.
     pub fn link(&self, from: &str, to: &str) -> Option<&Link> {
-        self.links.iter().find(|link| link.from == from && link.to == to)
+        self.links
+            .iter()
+            .find(|link| link.from == from && link.to == to)
     }
 
-    /// Services that fail in a circle: each takes the next with it, and none can start before the others. Empty if there is no such circle.
+    /// Services that fail in a circle: each takes the next with it, and none can start before the
+    /// others. Empty if there is no such circle.
     pub fn circle(&self) -> Vec<String> {
         let hard = |from: &str| {
             let from = from.to_owned();
-            self.links.iter().filter(move |link| link.from == from && link.coupling == Coupling::Hard).map(|link| link.to.clone())
+            self.links
+                .iter()
+                .filter(move |link| link.from == from && link.coupling == Coupling::Hard)
+                .map(|link| link.to.clone())
         };
         for part in &self.parts {
             let mut paths: Vec<Vec<String>> = vec![vec![part.name.clone()]];

@@ -5,15 +5,28 @@ const HOLD: Millis = Millis::seconds(30);
 
 fn leader(key: i64, name: &str) -> Leader {
     let host = format!("10.0.0.{}", name.trim_start_matches('n'));
-    Leader { key: Revision(key), member: MemberName::new(name).unwrap(), address: Address { host, port: 5432 } }
+    Leader {
+        key: Revision(key),
+        member: MemberName::new(name).unwrap(),
+        address: Address { host, port: 5432 },
+    }
 }
 
 fn seen(revision: i64, leader: Option<Leader>) -> Seen {
-    Seen { revision, system_id: Some(7), leader, ..Seen::default() }
+    Seen {
+        revision,
+        system_id: Some(7),
+        leader,
+        ..Seen::default()
+    }
 }
 
 fn primary(timeline: u32) -> Finding {
-    Finding::Primary { system_id: 7, timeline: Timeline(timeline), written: mrg_base::Lsn(9) }
+    Finding::Primary {
+        system_id: 7,
+        timeline: Timeline(timeline),
+        written: mrg_base::Lsn(9),
+    }
 }
 
 /// A pool under test: the clock, and what it last asked for.
@@ -24,16 +37,28 @@ struct Script {
 
 impl Script {
     fn new() -> Self {
-        Self { pool: Writes::new(HOLD, Moment(1_000)), now: Moment(1_000) }
+        Self {
+            pool: Writes::new(HOLD, Moment(1_000)),
+            now: Moment(1_000),
+        }
     }
 
     /// A pool whose clients work on n1.
     fn flowing() -> Self {
         let mut script = Self::new();
-        let effects = script.on(Event::Dcs { seen: seen(10, Some(leader(5, "n1"))), read: 0 });
+        let effects = script.on(Event::Dcs {
+            seen: seen(10, Some(leader(5, "n1"))),
+            read: 0,
+        });
         let probe = probe_in(&effects).unwrap();
-        let effects = script.on(Event::Probed { probe, finding: primary(1) });
-        assert_eq!(gate_in(&effects), Some((Gate::Flow, "10.0.0.1:5432".to_owned())));
+        let effects = script.on(Event::Probed {
+            probe,
+            finding: primary(1),
+        });
+        assert_eq!(
+            gate_in(&effects),
+            Some((Gate::Flow, "10.0.0.1:5432".to_owned()))
+        );
         script
     }
 
@@ -47,20 +72,41 @@ impl Script {
     }
 
     fn watched(&mut self, revision: i64, leader: Option<Leader>) -> Vec<Effect> {
-        self.on(Event::Dcs { seen: seen(revision, leader), read: 0 })
+        self.on(Event::Dcs {
+            seen: seen(revision, leader),
+            read: 0,
+        })
     }
 }
 
 fn probe_in(effects: &[Effect]) -> Option<u64> {
-    effects.iter().find_map(|effect| if let Effect::Probe { probe, .. } = effect { Some(*probe) } else { None })
+    effects.iter().find_map(|effect| {
+        if let Effect::Probe { probe, .. } = effect {
+            Some(*probe)
+        } else {
+            None
+        }
+    })
 }
 
 fn read_in(effects: &[Effect]) -> Option<u64> {
-    effects.iter().find_map(|effect| if let Effect::ReadDcs(read) = effect { Some(*read) } else { None })
+    effects.iter().find_map(|effect| {
+        if let Effect::ReadDcs(read) = effect {
+            Some(*read)
+        } else {
+            None
+        }
+    })
 }
 
 fn gate_in(effects: &[Effect]) -> Option<(Gate, String)> {
-    let text = |addresses: &[Address]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let text = |addresses: &[Address]| {
+        addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     effects.iter().rev().find_map(|effect| match effect {
         Effect::Set(setting) => Some((setting.gate, text(&setting.addresses))),
         _ => None,
@@ -71,13 +117,27 @@ fn gate_in(effects: &[Effect]) -> Option<(Gate, String)> {
 fn nobody_is_let_in_before_the_server_itself_says_that_it_is_the_primary() {
     let mut script = Script::new();
     let effects = script.watched(10, Some(leader(5, "n1")));
-    assert_eq!(gate_in(&effects), Some((Gate::Hold, "10.0.0.1:5432".to_owned())));
+    assert_eq!(
+        gate_in(&effects),
+        Some((Gate::Hold, "10.0.0.1:5432".to_owned()))
+    );
     let probe = probe_in(&effects).unwrap();
-    let effects = script.on(Event::Probed { probe, finding: Finding::Unreachable });
+    let effects = script.on(Event::Probed {
+        probe,
+        finding: Finding::Unreachable,
+    });
     assert_eq!(gate_in(&effects), None);
     let effects = script.after(20).on(Event::Tick);
     let probe = probe_in(&effects).unwrap();
-    assert_eq!(gate_in(&script.on(Event::Probed { probe, finding: primary(1) })).unwrap().0, Gate::Flow);
+    assert_eq!(
+        gate_in(&script.on(Event::Probed {
+            probe,
+            finding: primary(1)
+        }))
+        .unwrap()
+        .0,
+        Gate::Flow
+    );
 }
 
 #[test]
@@ -87,7 +147,13 @@ fn a_silent_dcs_or_one_closed_connection_stops_nobody() {
     let effects = script.on(Event::Disconnected { key: Revision(5) });
     assert_eq!(gate_in(&effects), None);
     let probe = probe_in(&effects).unwrap();
-    assert_eq!(script.on(Event::Probed { probe, finding: primary(1) }), vec![]);
+    assert_eq!(
+        script.on(Event::Probed {
+            probe,
+            finding: primary(1)
+        }),
+        vec![]
+    );
     assert_eq!(script.pool.why(), Why::Confirmed);
 }
 
@@ -95,7 +161,10 @@ fn a_silent_dcs_or_one_closed_connection_stops_nobody() {
 fn a_closed_connection_and_a_probe_that_fails_hold_the_clients() {
     let mut script = Script::flowing();
     let probe = probe_in(&script.on(Event::Disconnected { key: Revision(5) })).unwrap();
-    let effects = script.on(Event::Probed { probe, finding: Finding::Unreachable });
+    let effects = script.on(Event::Probed {
+        probe,
+        finding: Finding::Unreachable,
+    });
     assert_eq!(gate_in(&effects).unwrap().0, Gate::Hold);
     assert!(read_in(&effects).is_some());
     assert_eq!(script.pool.why(), Why::ServerLost);
@@ -107,29 +176,73 @@ fn a_hold_ends_only_with_a_read_that_began_after_it_and_a_probe_after_it() {
     let effects = script.watched(11, None);
     assert_eq!(gate_in(&effects).unwrap().0, Gate::Hold);
     let read = read_in(&effects).unwrap();
-    // A change that was watched turns PgBouncer to the new leader, and is not enough to let anybody through.
+    // A change that was watched turns PgBouncer to the new leader, and is not enough to let anybody
+    // through.
     let effects = script.watched(12, Some(leader(12, "n2")));
-    assert_eq!(gate_in(&effects), Some((Gate::Hold, "10.0.0.2:5432".to_owned())));
+    assert_eq!(
+        gate_in(&effects),
+        Some((Gate::Hold, "10.0.0.2:5432".to_owned()))
+    );
     let probe = probe_in(&effects).unwrap();
-    assert_eq!(gate_in(&script.on(Event::Probed { probe, finding: primary(2) })), None);
-    let effects = script.after(40).on(Event::Dcs { seen: seen(12, Some(leader(12, "n2"))), read });
-    assert_eq!(gate_in(&effects), Some((Gate::Flow, "10.0.0.2:5432".to_owned())));
-    let rewired = effects.iter().find_map(|effect| if let Effect::Rewired(rewired) = effect { Some(rewired.clone()) } else { None });
-    assert_eq!(rewired.unwrap(), Rewired { cause: Why::LeaderGone, held: Millis(40), leader: leader(12, "n2") });
+    assert_eq!(
+        gate_in(&script.on(Event::Probed {
+            probe,
+            finding: primary(2)
+        })),
+        None
+    );
+    let effects = script.after(40).on(Event::Dcs {
+        seen: seen(12, Some(leader(12, "n2"))),
+        read,
+    });
+    assert_eq!(
+        gate_in(&effects),
+        Some((Gate::Flow, "10.0.0.2:5432".to_owned()))
+    );
+    let rewired = effects.iter().find_map(|effect| {
+        if let Effect::Rewired(rewired) = effect {
+            Some(rewired.clone())
+        } else {
+            None
+        }
+    });
+    assert_eq!(
+        rewired.unwrap(),
+        Rewired {
+            cause: Why::LeaderGone,
+            held: Millis(40),
+            leader: leader(12, "n2")
+        }
+    );
 }
 
 #[test]
 fn a_standby_an_older_timeline_and_another_system_are_no_target() {
     for finding in [
-        Finding::Standby { system_id: 7, replayed: mrg_base::Lsn(9), behind: Millis(0) },
+        Finding::Standby {
+            system_id: 7,
+            replayed: mrg_base::Lsn(9),
+            behind: Millis(0),
+        },
         primary(0),
-        Finding::Primary { system_id: 8, timeline: Timeline(3), written: mrg_base::Lsn(9) },
+        Finding::Primary {
+            system_id: 8,
+            timeline: Timeline(3),
+            written: mrg_base::Lsn(9),
+        },
     ] {
         let mut script = Script::flowing();
         let read = read_in(&script.watched(11, None)).unwrap();
-        let effects = script.on(Event::Dcs { seen: seen(12, Some(leader(12, "n2"))), read });
+        let effects = script.on(Event::Dcs {
+            seen: seen(12, Some(leader(12, "n2"))),
+            read,
+        });
         let probe = probe_in(&effects).unwrap();
-        assert_eq!(gate_in(&script.on(Event::Probed { probe, finding })), None, "{finding:?}");
+        assert_eq!(
+            gate_in(&script.on(Event::Probed { probe, finding })),
+            None,
+            "{finding:?}"
+        );
         assert_ne!(script.pool.why(), Why::Confirmed);
     }
 }
@@ -139,60 +252,133 @@ fn a_probe_from_before_the_hold_confirms_nothing() {
     let mut script = Script::flowing();
     let early = probe_in(&script.on(Event::Disconnected { key: Revision(5) })).unwrap();
     let read = read_in(&script.watched(11, None)).unwrap();
-    script.on(Event::Dcs { seen: seen(12, Some(leader(5, "n1"))), read });
-    assert_eq!(gate_in(&script.on(Event::Probed { probe: early, finding: primary(1) })), None);
+    script.on(Event::Dcs {
+        seen: seen(12, Some(leader(5, "n1"))),
+        read,
+    });
+    assert_eq!(
+        gate_in(&script.on(Event::Probed {
+            probe: early,
+            finding: primary(1)
+        })),
+        None
+    );
 }
 
 #[test]
 fn a_request_to_pause_is_heeded_at_once_and_acknowledged_when_drained_or_when_that_takes_long() {
     let mut script = Script::flowing();
-    let pause = PauseRequest { id: Revision(20), leader: Revision(5) };
+    let pause = PauseRequest {
+        id: Revision(20),
+        leader: Revision(5),
+    };
     let effects = script.on(Event::Pause(Some(pause)));
     // The address stays: transactions end on the server where they began.
-    assert_eq!(gate_in(&effects), Some((Gate::Hold, "10.0.0.1:5432".to_owned())));
+    assert_eq!(
+        gate_in(&effects),
+        Some((Gate::Hold, "10.0.0.1:5432".to_owned()))
+    );
     assert_eq!(probe_in(&effects), None);
     assert_eq!(script.pool.wake_at(), Some(script.now + SAY_SO_AFTER));
-    assert_eq!(script.after(100).on(Event::Tick), vec![Effect::Acknowledge { pause: Revision(20), drained: false }]);
+    assert_eq!(
+        script.after(100).on(Event::Tick),
+        vec![Effect::Acknowledge {
+            pause: Revision(20),
+            drained: false
+        }]
+    );
     let number = script.pool.setting.number;
     let effects = script.on(Event::Drained { number });
-    assert_eq!(effects, vec![Effect::Acknowledge { pause: Revision(20), drained: true }]);
+    assert_eq!(
+        effects,
+        vec![Effect::Acknowledge {
+            pause: Revision(20),
+            drained: true
+        }]
+    );
     assert_eq!(script.on(Event::Drained { number }), vec![]);
 }
 
 #[test]
 fn a_request_ends_with_the_leadership_that_it_is_about() {
     let mut script = Script::flowing();
-    let read = read_in(&script.on(Event::Pause(Some(PauseRequest { id: Revision(20), leader: Revision(5) })))).unwrap();
-    let effects = script.on(Event::Dcs { seen: seen(30, Some(leader(30, "n2"))), read });
+    let read = read_in(&script.on(Event::Pause(Some(PauseRequest {
+        id: Revision(20),
+        leader: Revision(5),
+    }))))
+    .unwrap();
+    let effects = script.on(Event::Dcs {
+        seen: seen(30, Some(leader(30, "n2"))),
+        read,
+    });
     let probe = probe_in(&effects).unwrap();
-    let effects = script.on(Event::Probed { probe, finding: primary(2) });
-    assert_eq!(gate_in(&effects), Some((Gate::Flow, "10.0.0.2:5432".to_owned())));
+    let effects = script.on(Event::Probed {
+        probe,
+        finding: primary(2),
+    });
+    assert_eq!(
+        gate_in(&effects),
+        Some((Gate::Flow, "10.0.0.2:5432".to_owned()))
+    );
     assert_eq!(script.pool.why(), Why::Confirmed);
 }
 
 #[test]
 fn a_request_that_is_taken_back_lets_clients_go_on_where_they_were() {
     let mut script = Script::flowing();
-    let read = read_in(&script.on(Event::Pause(Some(PauseRequest { id: Revision(20), leader: Revision(5) })))).unwrap();
-    script.on(Event::Dcs { seen: seen(20, Some(leader(5, "n1"))), read });
+    let read = read_in(&script.on(Event::Pause(Some(PauseRequest {
+        id: Revision(20),
+        leader: Revision(5),
+    }))))
+    .unwrap();
+    script.on(Event::Dcs {
+        seen: seen(20, Some(leader(5, "n1"))),
+        read,
+    });
     let probe = probe_in(&script.on(Event::Pause(None))).unwrap();
-    assert_eq!(gate_in(&script.on(Event::Probed { probe, finding: primary(1) })).unwrap().0, Gate::Flow);
+    assert_eq!(
+        gate_in(&script.on(Event::Probed {
+            probe,
+            finding: primary(1)
+        }))
+        .unwrap()
+        .0,
+        Gate::Flow
+    );
 }
 
 #[test]
 fn a_request_that_nobody_takes_back_is_heeded_for_the_longest_hold_and_no_longer() {
     let mut script = Script::flowing();
-    let pause = PauseRequest { id: Revision(20), leader: Revision(5) };
+    let pause = PauseRequest {
+        id: Revision(20),
+        leader: Revision(5),
+    };
     let read = read_in(&script.on(Event::Pause(Some(pause)))).unwrap();
-    script.on(Event::Dcs { seen: seen(20, Some(leader(5, "n1"))), read });
+    script.on(Event::Dcs {
+        seen: seen(20, Some(leader(5, "n1"))),
+        read,
+    });
     assert_eq!(probe_in(&script.after(29_999).on(Event::Tick)), None);
     let effects = script.after(1).on(Event::Tick);
     assert_eq!(gate_in(&effects).unwrap().0, Gate::Refuse);
     let probe = probe_in(&effects).unwrap();
-    assert_eq!(gate_in(&script.on(Event::Probed { probe, finding: primary(1) })).unwrap().0, Gate::Flow, "it serves all the same");
+    assert_eq!(
+        gate_in(&script.on(Event::Probed {
+            probe,
+            finding: primary(1)
+        }))
+        .unwrap()
+        .0,
+        Gate::Flow,
+        "it serves all the same"
+    );
     script.on(Event::Pause(Some(pause)));
     assert_eq!(script.pool.why(), Why::Confirmed, "that request is over");
-    script.on(Event::Pause(Some(PauseRequest { id: Revision(40), ..pause })));
+    script.on(Event::Pause(Some(PauseRequest {
+        id: Revision(40),
+        ..pause
+    })));
     assert_eq!(script.pool.why(), Why::PauseAsked);
 }
 
@@ -200,12 +386,37 @@ fn a_request_that_nobody_takes_back_is_heeded_for_the_longest_hold_and_no_longer
 fn without_the_dcs_the_leaders_agent_must_vouch() {
     let mut script = Script::flowing();
     let probe = probe_in(&script.on(Event::Disconnected { key: Revision(5) })).unwrap();
-    let probe = probe_in(&script.on(Event::Probed { probe, finding: Finding::Unreachable })).unwrap();
-    assert!(script.on(Event::DcsLost).contains(&Effect::AskAgent(leader(5, "n1"))));
-    assert_eq!(gate_in(&script.on(Event::Probed { probe, finding: primary(1) })), None);
-    script.on(Event::Vouched { key: Revision(5), leads: false });
-    assert!(script.after(200).on(Event::Tick).contains(&Effect::AskAgent(leader(5, "n1"))));
-    let effects = script.on(Event::Vouched { key: Revision(5), leads: true });
+    let probe = probe_in(&script.on(Event::Probed {
+        probe,
+        finding: Finding::Unreachable,
+    }))
+    .unwrap();
+    assert!(
+        script
+            .on(Event::DcsLost)
+            .contains(&Effect::AskAgent(leader(5, "n1")))
+    );
+    assert_eq!(
+        gate_in(&script.on(Event::Probed {
+            probe,
+            finding: primary(1)
+        })),
+        None
+    );
+    script.on(Event::Vouched {
+        key: Revision(5),
+        leads: false,
+    });
+    assert!(
+        script
+            .after(200)
+            .on(Event::Tick)
+            .contains(&Effect::AskAgent(leader(5, "n1")))
+    );
+    let effects = script.on(Event::Vouched {
+        key: Revision(5),
+        leads: true,
+    });
     assert_eq!(gate_in(&effects).unwrap().0, Gate::Flow);
 }
 
@@ -215,11 +426,25 @@ fn what_is_not_confirmed_in_time_is_refused_and_let_through_once_it_is() {
     let read = read_in(&script.watched(11, None)).unwrap();
     assert_eq!(script.pool.wake_at(), Some(script.now + HOLD));
     assert_eq!(gate_in(&script.after(HOLD.0 - 1).on(Event::Tick)), None);
-    assert_eq!(gate_in(&script.after(1).on(Event::Tick)).unwrap().0, Gate::Refuse);
+    assert_eq!(
+        gate_in(&script.after(1).on(Event::Tick)).unwrap().0,
+        Gate::Refuse
+    );
     assert_eq!(script.pool.why(), Why::HeldTooLong);
-    let effects = script.on(Event::Dcs { seen: seen(12, Some(leader(12, "n2"))), read });
+    let effects = script.on(Event::Dcs {
+        seen: seen(12, Some(leader(12, "n2"))),
+        read,
+    });
     let probe = probe_in(&effects).unwrap();
-    assert_eq!(gate_in(&script.on(Event::Probed { probe, finding: primary(2) })).unwrap().0, Gate::Flow);
+    assert_eq!(
+        gate_in(&script.on(Event::Probed {
+            probe,
+            finding: primary(2)
+        }))
+        .unwrap()
+        .0,
+        Gate::Flow
+    );
 }
 
 #[test]

@@ -44,9 +44,16 @@ impl Standing {
 
     /// From there.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Waiting, Self::Sending, Self::Inquiry, Self::Done, Self::Expired, Self::Discarded]
-            .into_iter()
-            .find(|each| each.name() == name)
+        [
+            Self::Waiting,
+            Self::Sending,
+            Self::Inquiry,
+            Self::Done,
+            Self::Expired,
+            Self::Discarded,
+        ]
+        .into_iter()
+        .find(|each| each.name() == name)
     }
 }
 
@@ -54,7 +61,8 @@ impl Standing {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
-    /// Its name here: by workload, dependency and key, so that the same request has the same one wherever it is kept.
+    /// Its name here: by workload, dependency and key, so that the same request has the same one
+    /// wherever it is kept.
     pub ticket: String,
     /// Whose it is.
     pub workload: String,
@@ -85,7 +93,14 @@ pub struct Item {
 
 impl Item {
     /// A request as it came.
-    pub(crate) fn new(workload: &str, dependency: &str, key: &str, head: &Head, body: Bytes, standing: Standing) -> Self {
+    pub(crate) fn new(
+        workload: &str,
+        dependency: &str,
+        key: &str,
+        head: &Head,
+        body: Bytes,
+        standing: Standing,
+    ) -> Self {
         let now = Timestamp::now();
         Self {
             ticket: ticket(workload, dependency, key),
@@ -106,24 +121,37 @@ impl Item {
 
     /// Whether it has waited for so long. One from the future, by a clock that was wrong, has not.
     pub fn is_older_than(&self, age: std::time::Duration, now: Timestamp) -> bool {
-        std::time::Duration::try_from(now.duration_since(self.created)).is_ok_and(|waited| waited > age)
+        std::time::Duration::try_from(now.duration_since(self.created))
+            .is_ok_and(|waited| waited > age)
     }
 
     /// As it is sent.
     pub(crate) fn head(&self) -> Option<Head> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
-            headers.append(name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?);
+            headers.append(
+                name.parse::<HeaderName>().ok()?,
+                value.parse::<HeaderValue>().ok()?,
+            );
         }
         let path: PathAndQuery = self.path.parse().ok()?;
         let method: Method = self.method.parse().ok()?;
-        Some(Head { method, path, grpc: is_grpc(&headers), headers })
+        Some(Head {
+            method,
+            path,
+            grpc: is_grpc(&headers),
+            headers,
+        })
     }
 }
 
 fn ticket(workload: &str, dependency: &str, key: &str) -> String {
     let digest = Sha256::digest([workload, dependency, key].join("\0"));
-    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A line of the log.
@@ -160,6 +188,9 @@ mod as_base64 {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map(Bytes::from).map_err(D::Error::custom)
+        STANDARD
+            .decode(text)
+            .map(Bytes::from)
+            .map_err(D::Error::custom)
     }
 }

@@ -1,4 +1,5 @@
-//! The log on this pod's volume: a line for everything that happens, on the disk before anybody hears of it.
+//! The log on this pod's volume: a line for everything that happens, on the disk before anybody
+//! hears of it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,16 +41,30 @@ pub struct Replayed {
 
 /// Reads a log. A torn last line was never acknowledged.
 pub fn replay(text: &[u8]) -> Replayed {
-    let Replayed { mut items, mut lines, mut whole } = Replayed::default();
+    let Replayed {
+        mut items,
+        mut lines,
+        mut whole,
+    } = Replayed::default();
     for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let Some(record) = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice::<Line>(line).ok()) else { break };
+        let Some(record) = line
+            .strip_suffix(b"\n")
+            .and_then(|line| serde_json::from_slice::<Line>(line).ok())
+        else {
+            break;
+        };
         whole += line.len();
         lines += 1;
         match record {
             Line::Put(item) => {
                 items.insert(item.ticket.clone(), *item);
             }
-            Line::Stands { ticket, standing, retry_at, note } => {
+            Line::Stands {
+                ticket,
+                standing,
+                retry_at,
+                note,
+            } => {
                 if let Some(item) = items.get_mut(&ticket) {
                     stand(item, standing, retry_at, &note);
                 }
@@ -59,7 +74,11 @@ pub fn replay(text: &[u8]) -> Replayed {
             }
         }
     }
-    Replayed { items, lines, whole }
+    Replayed {
+        items,
+        lines,
+        whole,
+    }
 }
 
 fn stand(item: &mut Item, standing: Standing, retry_at: Timestamp, note: &str) {
@@ -72,47 +91,91 @@ fn stand(item: &mut Item, standing: Standing, retry_at: Timestamp, note: &str) {
 }
 
 impl Log {
-    /// Reads it, or begins it. Requests that were being sent when its proxy ended are left to people.
+    /// Reads it, or begins it. Requests that were being sent when its proxy ended are left to
+    /// people.
     ///
     /// # Errors
     /// If it cannot be read or written.
     pub async fn open(directory: &Path) -> Result<Self, Error> {
-        tokio::fs::create_dir_all(directory).await.map_err(failed("could not get its directory"))?;
+        tokio::fs::create_dir_all(directory)
+            .await
+            .map_err(failed("could not get its directory"))?;
         let path = directory.join("queue.log");
         let text = match tokio::fs::read(&path).await {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed("could not be read")(error)),
         };
-        let Replayed { items, lines, whole } = replay(&text);
+        let Replayed {
+            items,
+            lines,
+            whole,
+        } = replay(&text);
         if whole < text.len() && text[whole..].contains(&b'\n') {
             // Not a torn end: something else wrote here. What follows is kept aside for people.
-            tokio::fs::write(directory.join("queue.log.unreadable"), &text[whole..]).await.map_err(failed("could not be set right"))?;
+            tokio::fs::write(directory.join("queue.log.unreadable"), &text[whole..])
+                .await
+                .map_err(failed("could not be set right"))?;
             tracing::error!(path = %path.display(), "lines of the queue's log cannot be read; they are in queue.log.unreadable");
         }
-        let file = OpenOptions::new().create(true).append(true).open(&path).await.map_err(failed("could not be opened"))?;
-        file.set_len(whole as u64).await.map_err(failed("could not be set right"))?;
-        file.sync_all().await.map_err(failed("could not be synced"))?;
-        let mut log = Self { path, file, lines, items };
-        let sending: Vec<String> =
-            log.items.values().filter(|item| item.standing == Standing::Sending).map(|item| item.ticket.clone()).collect();
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .await
+            .map_err(failed("could not be opened"))?;
+        file.set_len(whole as u64)
+            .await
+            .map_err(failed("could not be set right"))?;
+        file.sync_all()
+            .await
+            .map_err(failed("could not be synced"))?;
+        let mut log = Self {
+            path,
+            file,
+            lines,
+            items,
+        };
+        let sending: Vec<String> = log
+            .items
+            .values()
+            .filter(|item| item.standing == Standing::Sending)
+            .map(|item| item.ticket.clone())
+            .collect();
         for ticket in sending {
-            log.settle(&ticket, Standing::Inquiry, None, "the proxy ended while it was being sent").await?;
+            log.settle(
+                &ticket,
+                Standing::Inquiry,
+                None,
+                "the proxy ended while it was being sent",
+            )
+            .await?;
         }
         Ok(log)
     }
 
     async fn append(&mut self, line: &Line) -> Result<(), Error> {
-        let mut text = serde_json::to_vec(line).map_err(|error| failed("has no words for a request")(error.into()))?;
+        let mut text = serde_json::to_vec(line)
+            .map_err(|error| failed("has no words for a request")(error.into()))?;
         text.push(b'\n');
-        self.file.write_all(&text).await.map_err(failed("could not be written"))?;
-        self.file.flush().await.map_err(failed("could not be written"))?;
-        self.file.sync_data().await.map_err(failed("could not be synced"))?;
+        self.file
+            .write_all(&text)
+            .await
+            .map_err(failed("could not be written"))?;
+        self.file
+            .flush()
+            .await
+            .map_err(failed("could not be written"))?;
+        self.file
+            .sync_data()
+            .await
+            .map_err(failed("could not be synced"))?;
         self.lines += 1;
         Ok(())
     }
 
-    /// Writes the log anew if most of it is over. Only once memory has what the last line says, since memory is what is written.
+    /// Writes the log anew if most of it is over. Only once memory has what the last line says,
+    /// since memory is what is written.
     async fn tidy(&mut self) -> Result<(), Error> {
         if self.lines <= self.items.len() + SLACK {
             return Ok(());
@@ -126,15 +189,32 @@ impl Log {
             text.push(b'\n');
         }
         let next = self.path.with_extension("new");
-        let mut file = File::create(&next).await.map_err(failed("could not be written anew"))?;
-        file.write_all(&text).await.map_err(failed("could not be written anew"))?;
-        file.sync_all().await.map_err(failed("could not be synced"))?;
-        tokio::fs::rename(&next, &self.path).await.map_err(failed("could not be written anew"))?;
+        let mut file = File::create(&next)
+            .await
+            .map_err(failed("could not be written anew"))?;
+        file.write_all(&text)
+            .await
+            .map_err(failed("could not be written anew"))?;
+        file.sync_all()
+            .await
+            .map_err(failed("could not be synced"))?;
+        tokio::fs::rename(&next, &self.path)
+            .await
+            .map_err(failed("could not be written anew"))?;
         if let Some(directory) = self.path.parent() {
-            let directory = File::open(directory).await.map_err(failed("could not be synced"))?;
-            directory.sync_all().await.map_err(failed("could not be synced"))?;
+            let directory = File::open(directory)
+                .await
+                .map_err(failed("could not be synced"))?;
+            directory
+                .sync_all()
+                .await
+                .map_err(failed("could not be synced"))?;
         }
-        self.file = OpenOptions::new().append(true).open(&self.path).await.map_err(failed("could not be opened"))?;
+        self.file = OpenOptions::new()
+            .append(true)
+            .open(&self.path)
+            .await
+            .map_err(failed("could not be opened"))?;
         self.lines = self.items.len();
         Ok(())
     }
@@ -157,17 +237,26 @@ impl Log {
         Ok(Kept::Ticket(item.ticket.clone(), item.standing))
     }
 
-    /// Whoever waits for another try has it now. Not written down: after a restart the pause is what it was.
+    /// Whoever waits for another try has it now. Not written down: after a restart the pause is
+    /// what it was.
     pub fn hurry(&mut self, dependency: &str) {
         let now = Timestamp::now();
-        for item in self.items.values_mut().filter(|item| item.dependency == dependency && item.standing == Standing::Waiting) {
+        for item in self
+            .items
+            .values_mut()
+            .filter(|item| item.dependency == dependency && item.standing == Standing::Waiting)
+        {
             item.retry_at = item.retry_at.min(now);
         }
     }
 
     /// The oldest that is not being sent just now.
     pub fn first_to_move(&self) -> Option<Item> {
-        self.items.values().filter(|item| item.standing != Standing::Sending).min_by_key(|item| item.created).cloned()
+        self.items
+            .values()
+            .filter(|item| item.standing != Standing::Sending)
+            .min_by_key(|item| item.created)
+            .cloned()
     }
 
     /// It is kept elsewhere now.
@@ -175,7 +264,10 @@ impl Log {
     /// # Errors
     /// If that is not on the disk.
     pub async fn forget(&mut self, ticket: &str) -> Result<(), Error> {
-        self.append(&Line::Forget { ticket: ticket.to_owned() }).await?;
+        self.append(&Line::Forget {
+            ticket: ticket.to_owned(),
+        })
+        .await?;
         self.items.remove(ticket);
         self.tidy().await
     }
@@ -184,16 +276,34 @@ impl Log {
     ///
     /// # Errors
     /// If the mark is not on the disk.
-    pub async fn claim(&mut self, dependency: &str, limits: &Limits) -> Result<Option<Item>, Error> {
+    pub async fn claim(
+        &mut self,
+        dependency: &str,
+        limits: &Limits,
+    ) -> Result<Option<Item>, Error> {
         let now = Timestamp::now();
         let of = |item: &&Item| item.dependency == dependency && item.standing == Standing::Waiting;
         let old = |item: &&Item| item.is_older_than(limits.max_age.0.duration(), now);
-        let expired: Vec<String> = self.items.values().filter(of).filter(old).map(|item| item.ticket.clone()).collect();
+        let expired: Vec<String> = self
+            .items
+            .values()
+            .filter(of)
+            .filter(old)
+            .map(|item| item.ticket.clone())
+            .collect();
         for ticket in expired {
-            self.settle(&ticket, Standing::Expired, None, "it waited too long").await?;
+            self.settle(&ticket, Standing::Expired, None, "it waited too long")
+                .await?;
         }
-        let next = self.items.values().filter(of).filter(|item| item.retry_at <= now).min_by_key(|item| item.created);
-        let Some(ticket) = next.map(|item| item.ticket.clone()) else { return Ok(None) };
+        let next = self
+            .items
+            .values()
+            .filter(of)
+            .filter(|item| item.retry_at <= now)
+            .min_by_key(|item| item.created);
+        let Some(ticket) = next.map(|item| item.ticket.clone()) else {
+            return Ok(None);
+        };
         self.settle(&ticket, Standing::Sending, None, "").await?;
         Ok(self.items.get(&ticket).cloned())
     }
@@ -202,9 +312,21 @@ impl Log {
     ///
     /// # Errors
     /// If that is not on the disk.
-    pub async fn settle(&mut self, ticket: &str, standing: Standing, retry_at: Option<Timestamp>, note: &str) -> Result<(), Error> {
+    pub async fn settle(
+        &mut self,
+        ticket: &str,
+        standing: Standing,
+        retry_at: Option<Timestamp>,
+        note: &str,
+    ) -> Result<(), Error> {
         let retry_at = retry_at.unwrap_or_else(Timestamp::now);
-        self.append(&Line::Stands { ticket: ticket.to_owned(), standing, retry_at, note: note.to_owned() }).await?;
+        self.append(&Line::Stands {
+            ticket: ticket.to_owned(),
+            standing,
+            retry_at,
+            note: note.to_owned(),
+        })
+        .await?;
         if let Some(item) = self.items.get_mut(ticket) {
             stand(item, standing, retry_at, note);
         }
@@ -215,21 +337,47 @@ impl Log {
     ///
     /// # Errors
     /// If that is not on the disk.
-    pub async fn decide(&mut self, ticket: &str, standing: Standing, note: &str) -> Result<bool, Error> {
-        if self.items.get(ticket).is_none_or(|item| matches!(item.standing, Standing::Sending | Standing::Done)) {
+    pub async fn decide(
+        &mut self,
+        ticket: &str,
+        standing: Standing,
+        note: &str,
+    ) -> Result<bool, Error> {
+        if self
+            .items
+            .get(ticket)
+            .is_none_or(|item| matches!(item.standing, Standing::Sending | Standing::Done))
+        {
             return Ok(false);
         }
-        self.settle(ticket, standing, None, note).await.map(|()| true)
+        self.settle(ticket, standing, None, note)
+            .await
+            .map(|()| true)
     }
 
     /// How many wait, how many people must ask about, and since when the oldest does.
     pub fn count(&self, dependency: &str) -> (u64, u64, Option<Timestamp>) {
         let of = |standing: &[Standing]| {
-            self.items.values().filter(|item| item.dependency == dependency && standing.contains(&item.standing)).count() as u64
+            self.items
+                .values()
+                .filter(|item| item.dependency == dependency && standing.contains(&item.standing))
+                .count() as u64
         };
-        let open = |item: &&Item| item.dependency == dependency && !matches!(item.standing, Standing::Done | Standing::Discarded);
-        let oldest = self.items.values().filter(open).map(|item| item.created).min();
-        (of(&[Standing::Waiting, Standing::Sending]), of(&[Standing::Inquiry, Standing::Expired]), oldest)
+        let open = |item: &&Item| {
+            item.dependency == dependency
+                && !matches!(item.standing, Standing::Done | Standing::Discarded)
+        };
+        let oldest = self
+            .items
+            .values()
+            .filter(open)
+            .map(|item| item.created)
+            .min();
+        (
+            of(&[Standing::Waiting, Standing::Sending]),
+            of(&[Standing::Inquiry, Standing::Expired]),
+            oldest,
+        )
     }
 
     /// Everything.
@@ -247,8 +395,20 @@ mod tests {
     use http::{HeaderMap, Method};
 
     fn item(key: &str) -> Item {
-        let head = Head { method: Method::POST, path: PathAndQuery::from_static("/orders"), headers: HeaderMap::new(), grpc: false };
-        Item::new("tpg", "bbd", key, &head, Bytes::from_static(b"{}"), Standing::Waiting)
+        let head = Head {
+            method: Method::POST,
+            path: PathAndQuery::from_static("/orders"),
+            headers: HeaderMap::new(),
+            grpc: false,
+        };
+        Item::new(
+            "tpg",
+            "bbd",
+            key,
+            &head,
+            Bytes::from_static(b"{}"),
+            Standing::Waiting,
+        )
     }
 
     fn limits() -> Limits {
@@ -262,7 +422,9 @@ mod tests {
         for key in ["a", "b", "c"] {
             log.put(&item(key), 10).await.unwrap();
         }
-        log.settle(&item("a").ticket, Standing::Done, None, "200").await.unwrap();
+        log.settle(&item("a").ticket, Standing::Done, None, "200")
+            .await
+            .unwrap();
         let claimed = log.claim("bbd", &limits()).await.unwrap().unwrap();
         assert_eq!(claimed.key, "b");
         drop(log);
@@ -271,9 +433,16 @@ mod tests {
         text.extend(br#"{"Put": {"ticket": "torn"#);
         std::fs::write(&path, text).unwrap();
         let log = Log::open(directory.path()).await.unwrap();
-        let standings: Vec<(String, Standing)> = log.list().into_iter().map(|item| (item.key, item.standing)).collect();
+        let standings: Vec<(String, Standing)> = log
+            .list()
+            .into_iter()
+            .map(|item| (item.key, item.standing))
+            .collect();
         assert!(standings.contains(&("a".to_owned(), Standing::Done)));
-        assert!(standings.contains(&("b".to_owned(), Standing::Inquiry)), "it was being sent: {standings:?}");
+        assert!(
+            standings.contains(&("b".to_owned(), Standing::Inquiry)),
+            "it was being sent: {standings:?}"
+        );
         assert!(standings.contains(&("c".to_owned(), Standing::Waiting)));
         assert_eq!(standings.len(), 3);
     }
@@ -290,10 +459,17 @@ mod tests {
     #[tokio::test]
     async fn lines_that_cannot_be_read_are_kept_aside() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("queue.log"), "what is this\nand this\n").unwrap();
+        std::fs::write(
+            directory.path().join("queue.log"),
+            "what is this\nand this\n",
+        )
+        .unwrap();
         let log = Log::open(directory.path()).await.unwrap();
         assert!(log.list().is_empty());
-        assert_eq!(std::fs::read_to_string(directory.path().join("queue.log.unreadable")).unwrap(), "what is this\nand this\n");
+        assert_eq!(
+            std::fs::read_to_string(directory.path().join("queue.log.unreadable")).unwrap(),
+            "what is this\nand this\n"
+        );
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
-//! Requests that wait for a dependency to come back. Kept in PostgreSQL, where every pod sees them; in a log on this pod's volume while
-//! PostgreSQL cannot be reached. A request is sent once: before it is sent it is marked, durably, and one whose end nobody knows is left to
-//! people, unless its dependency is known to tell a second time by its key.
+//! Requests that wait for a dependency to come back. Kept in PostgreSQL, where every pod sees them;
+//! in a log on this pod's volume while PostgreSQL cannot be reached. A request is sent once: before
+//! it is sent it is marked, durably, and one whose end nobody knows is left to people, unless its
+//! dependency is known to tell a second time by its key.
 
 mod item;
 mod log;
@@ -29,7 +30,8 @@ use mrg_policy::{Queue as Limits, QueueReport};
 use mrg_telemetry::chain;
 use postgres::Postgres;
 
-/// How long PostgreSQL may take before the log is used. It answers in a few milliseconds when it is well; the caller waits.
+/// How long PostgreSQL may take before the log is used. It answers in a few milliseconds when it is
+/// well; the caller waits.
 const POSTGRES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why something cannot be kept, found or changed.
@@ -58,7 +60,9 @@ pub enum Error {
     #[error("the queue's database address is wrong")]
     Address(#[source] tokio_postgres::Error),
     /// Neither a database nor a directory.
-    #[error("the queue has neither a database nor a directory: start the proxy with --queue-dsn-file, --queue-directory, or both")]
+    #[error(
+        "the queue has neither a database nor a directory: start the proxy with --queue-dsn-file, --queue-directory, or both"
+    )]
     NoPlace,
 }
 
@@ -104,7 +108,15 @@ impl Queue {
         };
         let postgres = dsn.map(Postgres::new).transpose()?;
         let (workload, pod) = (workload.to_owned(), pod.to_owned());
-        Ok(Arc::new(Self { workload, pod, postgres, log, news: Notify::new(), changes, trouble: std::sync::Mutex::default() }))
+        Ok(Arc::new(Self {
+            workload,
+            pod,
+            postgres,
+            log,
+            news: Notify::new(),
+            changes,
+            trouble: std::sync::Mutex::default(),
+        }))
     }
 
     /// Keeps a request. When this returns a ticket, it is on a disk.
@@ -132,37 +144,59 @@ impl Queue {
     async fn put(&self, item: &Item, capacity: u32) -> Result<Kept, Error> {
         let mut failed = None;
         if let Some(postgres) = &self.postgres {
-            match tokio::time::timeout(POSTGRES_WITHIN, postgres.put(item, capacity)).await.unwrap_or(Err(Error::Slow)) {
+            match tokio::time::timeout(POSTGRES_WITHIN, postgres.put(item, capacity))
+                .await
+                .unwrap_or(Err(Error::Slow))
+            {
                 Ok(kept) => {
                     *lock(&self.trouble) = None;
                     return Ok(kept);
                 }
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "the queue's database did not take a request");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "the queue's database did not take a request"
+                    );
                     *lock(&self.trouble) = Some(chain(&error));
                     failed = Some(error);
                 }
             }
         }
-        // By its ticket it will be the same one in the database, should that have taken it after all.
+        // By its ticket it will be the same one in the database, should that have taken it after
+        // all.
         match &self.log {
             Some(log) => log.lock().await.put(item, capacity).await,
             None => Err(failed.unwrap_or(Error::NoPlace)),
         }
     }
 
-    /// Moves what waits on disk into the database, if that takes it: whether or not somebody would take the requests.
+    /// Moves what waits on disk into the database, if that takes it: whether or not somebody would
+    /// take the requests.
     async fn move_to_postgres(&self) {
-        let (Some(postgres), Some(log)) = (&self.postgres, &self.log) else { return };
+        let (Some(postgres), Some(log)) = (&self.postgres, &self.log) else {
+            return;
+        };
         loop {
-            let Some(item) = log.lock().await.first_to_move() else { return };
+            let Some(item) = log.lock().await.first_to_move() else {
+                return;
+            };
             // Its place is paid for already.
-            match tokio::time::timeout(POSTGRES_WITHIN, postgres.put(&item, u32::MAX)).await.unwrap_or(Err(Error::Slow)) {
+            match tokio::time::timeout(POSTGRES_WITHIN, postgres.put(&item, u32::MAX))
+                .await
+                .unwrap_or(Err(Error::Slow))
+            {
                 Ok(_) => {
                     *lock(&self.trouble) = None;
-                    tracing::info!(ticket = item.ticket, dependency = item.dependency, "moved from disk into the database");
+                    tracing::info!(
+                        ticket = item.ticket,
+                        dependency = item.dependency,
+                        "moved from disk into the database"
+                    );
                     if let Err(error) = log.lock().await.forget(&item.ticket).await {
-                        tracing::warn!(error = chain(&error), "what was moved could not be taken from the disk; it will be moved again");
+                        tracing::warn!(
+                            error = chain(&error),
+                            "what was moved could not be taken from the disk; it will be moved again"
+                        );
                         return;
                     }
                     self.changes.send_modify(|count| *count += 1);
@@ -176,20 +210,37 @@ impl Queue {
     }
 
     /// The next request that may be sent; it is marked as being sent.
-    async fn claim(&self, dependency: &str, limits: &Limits, repeatable: bool) -> Option<(Item, Where)> {
+    async fn claim(
+        &self,
+        dependency: &str,
+        limits: &Limits,
+        repeatable: bool,
+    ) -> Option<(Item, Where)> {
         if let Some(postgres) = &self.postgres {
             let claim = postgres.claim(&self.workload, dependency, &self.pod, limits, repeatable);
-            match tokio::time::timeout(POSTGRES_WITHIN, claim).await.unwrap_or(Err(Error::Slow)) {
+            match tokio::time::timeout(POSTGRES_WITHIN, claim)
+                .await
+                .unwrap_or(Err(Error::Slow))
+            {
                 Ok(Some(item)) => return Some((item, Where::Postgres)),
                 Ok(None) => *lock(&self.trouble) = None,
                 Err(error) => *lock(&self.trouble) = Some(chain(&error)),
             }
         }
-        let claimed = self.log.as_ref()?.lock().await.claim(dependency, limits).await;
+        let claimed = self
+            .log
+            .as_ref()?
+            .lock()
+            .await
+            .claim(dependency, limits)
+            .await;
         match claimed {
             Ok(item) => item.map(|item| (item, Where::Log)),
             Err(error) => {
-                tracing::warn!(error = chain(&error), "a request could not be marked as being sent; it waits");
+                tracing::warn!(
+                    error = chain(&error),
+                    "a request could not be marked as being sent; it waits"
+                );
                 None
             }
         }
@@ -199,8 +250,14 @@ impl Queue {
     async fn hurry(&self, dependency: &str) {
         if let Some(postgres) = &self.postgres {
             let hurry = postgres.hurry(&self.workload, dependency);
-            if let Err(error) = tokio::time::timeout(POSTGRES_WITHIN, hurry).await.unwrap_or(Err(Error::Slow)) {
-                tracing::warn!(error = chain(&error), "what waits is sent later than it could be");
+            if let Err(error) = tokio::time::timeout(POSTGRES_WITHIN, hurry)
+                .await
+                .unwrap_or(Err(Error::Slow))
+            {
+                tracing::warn!(
+                    error = chain(&error),
+                    "what waits is sent later than it could be"
+                );
             }
         }
         if let Some(log) = &self.log {
@@ -208,15 +265,30 @@ impl Queue {
         }
     }
 
-    /// How a request that was sent has ended. Said until it is taken: who does not hear it leaves the request to people.
-    async fn settle(&self, item: &Item, place: Where, standing: Standing, retry_at: Option<Timestamp>, note: &str) {
+    /// How a request that was sent has ended. Said until it is taken: who does not hear it leaves
+    /// the request to people.
+    async fn settle(
+        &self,
+        item: &Item,
+        place: Where,
+        standing: Standing,
+        retry_at: Option<Timestamp>,
+        note: &str,
+    ) {
         for _ in 0..30 {
             let settled = match (place, &self.postgres, &self.log) {
                 (Where::Postgres, Some(postgres), _) => {
                     let settle = postgres.settle(&item.ticket, standing, retry_at, note);
-                    tokio::time::timeout(POSTGRES_WITHIN, settle).await.unwrap_or(Err(Error::Slow))
+                    tokio::time::timeout(POSTGRES_WITHIN, settle)
+                        .await
+                        .unwrap_or(Err(Error::Slow))
                 }
-                (Where::Log, _, Some(log)) => log.lock().await.settle(&item.ticket, standing, retry_at, note).await,
+                (Where::Log, _, Some(log)) => {
+                    log.lock()
+                        .await
+                        .settle(&item.ticket, standing, retry_at, note)
+                        .await
+                }
                 _ => return,
             };
             match settled {
@@ -225,7 +297,12 @@ impl Queue {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(ticket = item.ticket, ?standing, error = chain(&error), "the end of a request could not be written")
+                    tracing::warn!(
+                        ticket = item.ticket,
+                        ?standing,
+                        error = chain(&error),
+                        "the end of a request could not be written"
+                    )
                 }
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -234,9 +311,15 @@ impl Queue {
 
     /// What waits for a dependency.
     pub async fn report(&self, dependency: &str) -> QueueReport {
-        let mut report = QueueReport { trouble: lock(&self.trouble).clone(), ..QueueReport::default() };
+        let mut report = QueueReport {
+            trouble: lock(&self.trouble).clone(),
+            ..QueueReport::default()
+        };
         if let Some(postgres) = &self.postgres {
-            match tokio::time::timeout(POSTGRES_WITHIN, postgres.count(&self.workload, dependency)).await.unwrap_or(Err(Error::Slow)) {
+            match tokio::time::timeout(POSTGRES_WITHIN, postgres.count(&self.workload, dependency))
+                .await
+                .unwrap_or(Err(Error::Slow))
+            {
                 Ok((waiting, inquiry, oldest)) => {
                     report.waiting = waiting;
                     report.inquiry = inquiry;
@@ -250,7 +333,10 @@ impl Queue {
             report.on_disk = waiting + inquiry;
             report.waiting += waiting;
             report.inquiry += inquiry;
-            report.oldest = [report.oldest, oldest.map(|at| at.to_string())].into_iter().flatten().min();
+            report.oldest = [report.oldest, oldest.map(|at| at.to_string())]
+                .into_iter()
+                .flatten()
+                .min();
         }
         report
     }
@@ -261,7 +347,11 @@ impl Queue {
     /// If the database does not answer.
     pub async fn list(&self) -> Result<Vec<Item>, Error> {
         let mut items = match &self.postgres {
-            Some(postgres) => tokio::time::timeout(POSTGRES_WITHIN * 5, postgres.list(&self.workload)).await.unwrap_or(Err(Error::Slow))?,
+            Some(postgres) => {
+                tokio::time::timeout(POSTGRES_WITHIN * 5, postgres.list(&self.workload))
+                    .await
+                    .unwrap_or(Err(Error::Slow))?
+            }
             None => Vec::new(),
         };
         if let Some(log) = &self.log {
@@ -282,8 +372,13 @@ impl Queue {
             self.news.notify_waiters();
             return Ok(true);
         }
-        let Some(postgres) = &self.postgres else { return Ok(false) };
-        let decided = tokio::time::timeout(POSTGRES_WITHIN, postgres.decide(ticket, standing, note)).await.unwrap_or(Err(Error::Slow))?;
+        let Some(postgres) = &self.postgres else {
+            return Ok(false);
+        };
+        let decided =
+            tokio::time::timeout(POSTGRES_WITHIN, postgres.decide(ticket, standing, note))
+                .await
+                .unwrap_or(Err(Error::Slow))?;
         self.news.notify_waiters();
         Ok(decided)
     }
@@ -296,8 +391,15 @@ enum Where {
     Log,
 }
 
-/// Headers that are kept: not those of the connection, which the caller's head has lost already, and no body's length.
+/// Headers that are kept: not those of the connection, which the caller's head has lost already,
+/// and no body's length.
 fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
-    let text = |(name, value): (&http::HeaderName, &http::HeaderValue)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()));
-    headers.iter().filter(|(name, _)| *name != http::header::CONTENT_LENGTH).filter_map(text).collect()
+    let text = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| *name != http::header::CONTENT_LENGTH)
+        .filter_map(text)
+        .collect()
 }

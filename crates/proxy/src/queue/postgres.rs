@@ -1,4 +1,5 @@
-//! The table in PostgreSQL, reached through the write pool. Every pod of the workload sees it; `SKIP LOCKED` shares the work.
+//! The table in PostgreSQL, reached through the write pool. Every pod of the workload sees it;
+//! `SKIP LOCKED` shares the work.
 
 use std::time::Duration;
 
@@ -32,8 +33,7 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS mrg_queue (
 );
 CREATE INDEX IF NOT EXISTS mrg_queue_open ON mrg_queue (workload, dependency, created_ms) WHERE standing NOT IN ('Done', 'Discarded')";
 
-const COLUMNS: &str =
-    "ticket, workload, dependency, idempotency_key, method, path, headers, body, created_ms, standing, retry_at_ms, attempts, note";
+const COLUMNS: &str = "ticket, workload, dependency, idempotency_key, method, path, headers, body, created_ms, standing, retry_at_ms, attempts, note";
 
 /// A proxy that has not said within this how a request ended will not say it any more.
 const CLAIMED_FOR: Duration = Duration::from_secs(120);
@@ -63,21 +63,38 @@ impl Postgres {
     /// If it is none.
     pub fn new(dsn: &str) -> Result<Self, Error> {
         let mut config: Config = dsn.parse().map_err(Error::Address)?;
-        config.connect_timeout(Duration::from_secs(1)).application_name("mrg-proxy");
-        Ok(Self { config, connection: Mutex::new(None) })
+        config
+            .connect_timeout(Duration::from_secs(1))
+            .application_name("mrg-proxy");
+        Ok(Self {
+            config,
+            connection: Mutex::new(None),
+        })
     }
 
     /// Does something over the connection. A connection that fails is not used again.
-    async fn with<T>(&self, action: &'static str, act: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>) -> Result<T, Error> {
+    async fn with<T>(
+        &self,
+        action: &'static str,
+        act: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
         let mut connection = self.connection.lock().await;
-        // Taken out, so that giving up in the middle leaves no connection with half an answer in it.
+        // Taken out, so that giving up in the middle leaves no connection with half an answer in
+        // it.
         let client = match connection.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => {
-                let (client, driver) = self.config.connect(NoTls).await.map_err(failed("cannot be reached"))?;
+                let (client, driver) = self
+                    .config
+                    .connect(NoTls)
+                    .await
+                    .map_err(failed("cannot be reached"))?;
                 // Its end shows where the client is used.
                 tokio::spawn(driver);
-                client.batch_execute(TABLE).await.map_err(failed("could not make its table"))?;
+                client
+                    .batch_execute(TABLE)
+                    .await
+                    .map_err(failed("could not make its table"))?;
                 client
             }
         };
@@ -133,7 +150,8 @@ impl Postgres {
         .await
     }
 
-    /// The oldest that may be sent, marked as being sent. What others marked and never settled is left to people first.
+    /// The oldest that may be sent, marked as being sent. What others marked and never settled is
+    /// left to people first.
     ///
     /// # Errors
     /// If the database does not do it.
@@ -147,8 +165,16 @@ impl Postgres {
     ) -> Result<Option<Item>, Error> {
         let now = millis(Timestamp::now());
         let length = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        let (too_old, until) = (now.saturating_sub(length(limits.max_age.0.duration())), now + length(CLAIMED_FOR));
-        let lost = if repeatable { Standing::Waiting } else { Standing::Inquiry }.name();
+        let (too_old, until) = (
+            now.saturating_sub(length(limits.max_age.0.duration())),
+            now + length(CLAIMED_FOR),
+        );
+        let lost = if repeatable {
+            Standing::Waiting
+        } else {
+            Standing::Inquiry
+        }
+        .name();
         let statement = format!(
             "UPDATE mrg_queue SET standing = 'Sending', attempts = attempts + 1, claimed_by = $3, claimed_until_ms = $4
              WHERE ticket = (SELECT ticket FROM mrg_queue WHERE workload = $1 AND dependency = $2 AND standing = 'Waiting' AND retry_at_ms <= $5
@@ -190,7 +216,13 @@ impl Postgres {
     ///
     /// # Errors
     /// If the database does not write it.
-    pub async fn settle(&self, ticket: &str, standing: Standing, retry_at: Option<Timestamp>, note: &str) -> Result<(), Error> {
+    pub async fn settle(
+        &self,
+        ticket: &str,
+        standing: Standing,
+        retry_at: Option<Timestamp>,
+        note: &str,
+    ) -> Result<(), Error> {
         let retry_at = millis(retry_at.unwrap_or_else(Timestamp::now));
         let standing = standing.name();
         self.with("did not write how a request ended", async |client| {
@@ -205,12 +237,19 @@ impl Postgres {
     ///
     /// # Errors
     /// If the database does not write it.
-    pub async fn decide(&self, ticket: &str, standing: Standing, note: &str) -> Result<bool, Error> {
+    pub async fn decide(
+        &self,
+        ticket: &str,
+        standing: Standing,
+        note: &str,
+    ) -> Result<bool, Error> {
         let (standing, now) = (standing.name(), millis(Timestamp::now()));
         let decided = self.with("did not write what was decided", async |client| {
             let statement = "UPDATE mrg_queue SET standing = $2, retry_at_ms = $3, note = $4
                              WHERE ticket = $1 AND standing NOT IN ('Sending', 'Done')";
-            client.execute(statement, &[&ticket, &standing, &now, &note]).await
+            client
+                .execute(statement, &[&ticket, &standing, &now, &note])
+                .await
         });
         Ok(decided.await? > 0)
     }
@@ -219,7 +258,11 @@ impl Postgres {
     ///
     /// # Errors
     /// If the database does not count.
-    pub async fn count(&self, workload: &str, dependency: &str) -> Result<(u64, u64, Option<Timestamp>), Error> {
+    pub async fn count(
+        &self,
+        workload: &str,
+        dependency: &str,
+    ) -> Result<(u64, u64, Option<Timestamp>), Error> {
         self.with("did not count", async |client| {
             let row = client
                 .query_one(
@@ -240,8 +283,18 @@ impl Postgres {
     /// # Errors
     /// If the database does not answer.
     pub async fn list(&self, workload: &str) -> Result<Vec<Item>, Error> {
-        let statement = format!("SELECT {COLUMNS} FROM mrg_queue WHERE workload = $1 ORDER BY created_ms DESC LIMIT 1000");
-        self.with("did not list", async |client| Ok(client.query(&statement, &[&workload]).await?.iter().map(item).collect())).await
+        let statement = format!(
+            "SELECT {COLUMNS} FROM mrg_queue WHERE workload = $1 ORDER BY created_ms DESC LIMIT 1000"
+        );
+        self.with("did not list", async |client| {
+            Ok(client
+                .query(&statement, &[&workload])
+                .await?
+                .iter()
+                .map(item)
+                .collect())
+        })
+        .await
     }
 }
 

@@ -1,4 +1,5 @@
-//! The queue for people: list, show, replay, discard. Everything here needs the token: these are customers' requests.
+//! The queue for people: list, show, replay, discard. Everything here needs the token: these are
+//! customers' requests.
 
 use std::sync::Arc;
 
@@ -30,7 +31,11 @@ fn of(queue: Option<Arc<Queue>>) -> Result<Arc<Queue>, Response> {
 }
 
 fn failed(error: &super::Error) -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", chain(error))).into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("{}\n", chain(error)),
+    )
+        .into_response()
 }
 
 /// Without the payloads.
@@ -49,11 +54,17 @@ async fn list(State(queue): Shared) -> Result<Response, Response> {
 async fn show(State(queue): Shared, Path(ticket): Path<String>) -> Result<Response, Response> {
     let items = of(queue)?.list().await.map_err(|error| failed(&error))?;
     let found = items.into_iter().find(|item| item.ticket == ticket);
-    found.map(|item| axum::Json(item).into_response()).ok_or_else(|| unknown(&ticket))
+    found
+        .map(|item| axum::Json(item).into_response())
+        .ok_or_else(|| unknown(&ticket))
 }
 
 fn unknown(ticket: &str) -> Response {
-    (StatusCode::NOT_FOUND, format!("no request with ticket {ticket} waits here; `GET /queue` lists them\n")).into_response()
+    (
+        StatusCode::NOT_FOUND,
+        format!("no request with ticket {ticket} waits here; `GET /queue` lists them\n"),
+    )
+        .into_response()
 }
 
 async fn replay(queue: Shared, ticket: Path<String>) -> Result<Response, Response> {
@@ -64,11 +75,22 @@ async fn discard(queue: Shared, ticket: Path<String>) -> Result<Response, Respon
     decide(queue, ticket, Standing::Discarded).await
 }
 
-async fn decide(State(queue): Shared, Path(ticket): Path<String>, standing: Standing) -> Result<Response, Response> {
-    let decided = of(queue)?.decide(&ticket, standing).await.map_err(|error| failed(&error))?;
+async fn decide(
+    State(queue): Shared,
+    Path(ticket): Path<String>,
+    standing: Standing,
+) -> Result<Response, Response> {
+    let decided = of(queue)?
+        .decide(&ticket, standing)
+        .await
+        .map_err(|error| failed(&error))?;
     if decided {
         tracing::info!(ticket, ?standing, "decided by a person");
         return Ok(axum::Json(json!({ "ticket": ticket, "standing": standing })).into_response());
     }
-    Err((StatusCode::CONFLICT, format!("{ticket} is unknown, answered, or being sent just now\n")).into_response())
+    Err((
+        StatusCode::CONFLICT,
+        format!("{ticket} is unknown, answered, or being sent just now\n"),
+    )
+        .into_response())
 }

@@ -1,4 +1,5 @@
-//! Sends what waits, once the dependency is back: paced, and through the same breakers as everything else.
+//! Sends what waits, once the dependency is back: paced, and through the same breakers as
+//! everything else.
 
 use std::time::Duration;
 
@@ -17,7 +18,11 @@ use mrg_policy::{Queue as Limits, Reason};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Works until `phase` says to stop; a request that is being sent then is sent to its end.
-pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut phase: watch::Receiver<Phase>) {
+pub async fn work(
+    place: Place,
+    mut changes: watch::Receiver<u64>,
+    mut phase: watch::Receiver<Phase>,
+) {
     let mut shut = false;
     loop {
         if *phase.borrow() == Phase::Stopping {
@@ -33,9 +38,13 @@ pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut phase: wa
         };
         queue.move_to_postgres().await;
         // Whoever waits while all breakers are open would only be refused.
-        let opens = route.targets.iter().any(|target| target.provider.standing().0 != State::Open);
+        let opens = route
+            .targets
+            .iter()
+            .any(|target| target.provider.standing().0 != State::Open);
         if opens {
-            // Those that failed before it shut are the probes that it needs now; their pause was for a dependency of which nothing was known.
+            // Those that failed before it shut are the probes that it needs now; their pause was
+            // for a dependency of which nothing was known.
             if std::mem::take(&mut shut) {
                 queue.hurry(&route.spec.name).await;
             }
@@ -58,27 +67,68 @@ pub async fn work(place: Place, mut changes: watch::Receiver<u64>, mut phase: wa
 
 /// Whether the dependency knows a request by the key under which it is queued.
 fn may_be_sent_twice(route: &Route, limits: &Limits) -> bool {
-    route.spec.retry.idempotency_header.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(&limits.idempotency_header))
+    route
+        .spec
+        .retry
+        .idempotency_header
+        .as_ref()
+        .is_some_and(|name| name.eq_ignore_ascii_case(&limits.idempotency_header))
 }
 
-async fn send(route: &std::sync::Arc<Route>, limits: &Limits, item: Item, at: Where, repeatable: bool) {
+async fn send(
+    route: &std::sync::Arc<Route>,
+    limits: &Limits,
+    item: Item,
+    at: Where,
+    repeatable: bool,
+) {
     let Some(queue) = &route.queue else { return };
     let Some(head) = item.head() else {
-        queue.settle(&item, at, Standing::Inquiry, None, "what is written down is no request").await;
+        queue
+            .settle(
+                &item,
+                at,
+                Standing::Inquiry,
+                None,
+                "what is written down is no request",
+            )
+            .await;
         return;
     };
     let later = Timestamp::now() + limits.retry_after.0.duration();
-    let (standing, retry_at, note) = match outbound::send_again(route, head, item.body.clone()).await {
-        Resent::Answered(status) if status < 500 => (Standing::Done, None, format!("answered {status}")),
-        Resent::Answered(status) if repeatable => (Standing::Waiting, Some(later), format!("answered {status}")),
-        Resent::Answered(status) => (Standing::Inquiry, None, format!("answered {status}; it may have been processed")),
-        // Not sent at all: it is its turn again as soon as somebody is let through.
-        Resent::Unserved(Reason::BreakerOpen, Some(left)) => (Standing::Waiting, Some(Timestamp::now() + left.duration()), String::new()),
-        Resent::Unserved(reason @ (Reason::Ambiguous | Reason::TimedOut), _) if !repeatable => {
-            (Standing::Inquiry, None, reason.sentence().to_owned())
-        }
-        Resent::Unserved(reason, _) => (Standing::Waiting, Some(later), reason.sentence().to_owned()),
-    };
-    tracing::info!(ticket = item.ticket, dependency = item.dependency, attempts = item.attempts, ?standing, note, "sent from the queue");
+    let (standing, retry_at, note) =
+        match outbound::send_again(route, head, item.body.clone()).await {
+            Resent::Answered(status) if status < 500 => {
+                (Standing::Done, None, format!("answered {status}"))
+            }
+            Resent::Answered(status) if repeatable => {
+                (Standing::Waiting, Some(later), format!("answered {status}"))
+            }
+            Resent::Answered(status) => (
+                Standing::Inquiry,
+                None,
+                format!("answered {status}; it may have been processed"),
+            ),
+            // Not sent at all: it is its turn again as soon as somebody is let through.
+            Resent::Unserved(Reason::BreakerOpen, Some(left)) => (
+                Standing::Waiting,
+                Some(Timestamp::now() + left.duration()),
+                String::new(),
+            ),
+            Resent::Unserved(reason @ (Reason::Ambiguous | Reason::TimedOut), _) if !repeatable => {
+                (Standing::Inquiry, None, reason.sentence().to_owned())
+            }
+            Resent::Unserved(reason, _) => {
+                (Standing::Waiting, Some(later), reason.sentence().to_owned())
+            }
+        };
+    tracing::info!(
+        ticket = item.ticket,
+        dependency = item.dependency,
+        attempts = item.attempts,
+        ?standing,
+        note,
+        "sent from the queue"
+    );
     queue.settle(&item, at, standing, retry_at, &note).await;
 }

@@ -17,7 +17,11 @@ pub fn any() -> SocketAddr {
 
 pub fn free_port() -> u16 {
     // Ports that were just free: the kernel does not give them out again at once.
-    std::net::TcpListener::bind(any()).unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind(any())
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 pub fn upstream(name: &str) -> StandIn {
@@ -70,7 +74,11 @@ pub fn merge(into: &mut Value, more: &Value) {
 impl Proxy {
     pub async fn start(providers: &[&StandIn], more: Value) -> Self {
         let port = free_port();
-        Self::with(&json!({ "workload": "tpg", "dependencies": [dependency(port, providers, &more)] }), port).await
+        Self::with(
+            &json!({ "workload": "tpg", "dependencies": [dependency(port, providers, &more)] }),
+            port,
+        )
+        .await
     }
 
     pub async fn with(config: &Value, port: u16) -> Self {
@@ -80,21 +88,45 @@ impl Proxy {
         std::fs::create_dir_all(directory.path().join("secrets/midtrans")).unwrap();
         std::fs::write(directory.path().join("secrets/midtrans/key"), "s3cr3t\n").unwrap();
         let admin = free_port();
-        let mut proxy = Self { child: spawn(&directory, admin), directory, admin, port, client: Client::new() };
+        let mut proxy = Self {
+            child: spawn(&directory, admin),
+            directory,
+            admin,
+            port,
+            client: Client::new(),
+        };
         proxy.ready().await;
         proxy
     }
 
     pub async fn ready(&mut self) {
         let end = Instant::now() + Duration::from_secs(10);
-        while self.client.get(format!("http://127.0.0.1:{}/readyz", self.admin)).send().await.is_err() {
-            assert!(self.child.try_wait().unwrap().is_none() && Instant::now() < end, "the proxy did not start");
+        while self
+            .client
+            .get(format!("http://127.0.0.1:{}/readyz", self.admin))
+            .send()
+            .await
+            .is_err()
+        {
+            assert!(
+                self.child.try_wait().unwrap().is_none() && Instant::now() < end,
+                "the proxy did not start"
+            );
             sleep(Duration::from_millis(10)).await;
         }
     }
 
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
-        let mut request = self.client.request(method, format!("http://127.0.0.1:{}{path}", self.port)).body(body.to_owned());
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Response {
+        let mut request = self
+            .client
+            .request(method, format!("http://127.0.0.1:{}{path}", self.port))
+            .body(body.to_owned());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -106,20 +138,37 @@ impl Proxy {
     }
 
     pub async fn post(&self, key: &str) -> Response {
-        self.send(Method::POST, "/orders", &[("idempotency-key", key)], "{}").await
+        self.send(Method::POST, "/orders", &[("idempotency-key", key)], "{}")
+            .await
     }
 
     pub async fn state(&self) -> Value {
-        self.client.get(format!("http://127.0.0.1:{}/state", self.admin)).send().await.unwrap().json().await.unwrap()
+        self.client
+            .get(format!("http://127.0.0.1:{}/state", self.admin))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
     }
 
     pub async fn breaker(&self, provider: usize) -> String {
-        self.state().await["dependencies"][0]["providers"][provider]["state"].as_str().unwrap().to_owned()
+        self.state().await["dependencies"][0]["providers"][provider]["state"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     pub async fn push(&self, config: &Value) -> Response {
         let url = format!("http://127.0.0.1:{}/config", self.admin);
-        self.client.put(url).header("authorization", "Bearer secret").body(config.to_string()).send().await.unwrap()
+        self.client
+            .put(url)
+            .header("authorization", "Bearer secret")
+            .body(config.to_string())
+            .send()
+            .await
+            .unwrap()
     }
 
     pub async fn queue(&self) -> Value {
@@ -140,7 +189,11 @@ pub fn spawn(directory: &TempDir, admin: u16) -> Child {
         .arg("--queue-directory")
         .arg(directory.path().join("queue"))
         .env("MRG_LOG_TEXT", "1")
-        .stderr(if std::env::var_os("MRG_SHOW").is_some() { Stdio::inherit() } else { Stdio::null() })
+        .stderr(if std::env::var_os("MRG_SHOW").is_some() {
+            Stdio::inherit()
+        } else {
+            Stdio::null()
+        })
         .spawn()
         .unwrap()
 }
@@ -154,5 +207,8 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut()
 }
 
 pub fn status(code: u16) -> Faults {
-    Faults { status: Some(code), ..Faults::default() }
+    Faults {
+        status: Some(code),
+        ..Faults::default()
+    }
 }

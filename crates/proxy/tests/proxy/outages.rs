@@ -1,4 +1,5 @@
-//! A bad day, made by chance: the upstream fails in every way, and the proxy is killed. `MRG_OUTAGES` makes it longer, `MRG_SEED` another.
+//! A bad day, made by chance: the upstream fails in every way, and the proxy is killed.
+//! `MRG_OUTAGES` makes it longer, `MRG_SEED` another.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,29 +15,63 @@ use crate::harness::{Proxy, spawn, until, upstream};
 use crate::server::Faults;
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }
 
 fn misfortune(chance: &mut SmallRng) -> Faults {
-    let faults = Faults { percent: if chance.random() { 50 } else { 0 }, ..Faults::default() };
+    let faults = Faults {
+        percent: if chance.random() { 50 } else { 0 },
+        ..Faults::default()
+    };
     match chance.random_range(0..5) {
-        0 => Faults { refuse: true, ..Faults::default() },
-        1 => Faults { hang: true, ..faults },
-        2 => Faults { reset: true, ..faults },
-        3 => Faults { status: Some(503), ..faults },
-        _ => Faults { slow: chance.random_range(50..600), ..faults },
+        0 => Faults {
+            refuse: true,
+            ..Faults::default()
+        },
+        1 => Faults {
+            hang: true,
+            ..faults
+        },
+        2 => Faults {
+            reset: true,
+            ..faults
+        },
+        3 => Faults {
+            status: Some(503),
+            ..faults
+        },
+        _ => Faults {
+            slow: chance.random_range(50..600),
+            ..faults
+        },
     }
 }
 
 /// Orders, one after another, and what was answered.
-async fn orders(port: u16, who: usize, stop: &AtomicBool) -> BTreeMap<String, Option<(u16, Value)>> {
-    let (client, mut answers) = (Client::builder().timeout(Duration::from_secs(5)).build().unwrap(), BTreeMap::new());
+async fn orders(
+    port: u16,
+    who: usize,
+    stop: &AtomicBool,
+) -> BTreeMap<String, Option<(u16, Value)>> {
+    let (client, mut answers) = (
+        Client::builder()
+            .timeout(Duration::from_secs(5))
+            .build()
+            .unwrap(),
+        BTreeMap::new(),
+    );
     for count in 0.. {
         if stop.load(Ordering::Relaxed) {
             break;
         }
         let key = format!("order-{who}-{count}");
-        let request = client.post(format!("http://127.0.0.1:{port}/orders")).header("idempotency-key", &key).body("{}");
+        let request = client
+            .post(format!("http://127.0.0.1:{port}/orders"))
+            .header("idempotency-key", &key)
+            .body("{}");
         let answer = async {
             let answer = request.send().await.ok()?;
             let status = answer.status().as_u16();
@@ -80,26 +115,58 @@ async fn whatever_happens_an_order_that_was_taken_is_sent_once_or_people_are_tol
     let callers = futures::future::join_all((0..4).map(|who| orders(port, who, &stop)));
     let (all, ()) = tokio::join!(callers, bad_day(&mut proxy, &bbd, &stop));
     let state = &proxy;
-    until("everything is sent", || async { state.queue().await["waiting"] == 0 }).await;
+    until("everything is sent", || async {
+        state.queue().await["waiting"] == 0
+    })
+    .await;
     // What is being sent just now is not waiting.
     sleep(Duration::from_secs(1)).await;
     let url = format!("http://127.0.0.1:{}/queue", proxy.admin);
-    let list: Vec<Value> = proxy.client.get(url).bearer_auth("secret").send().await.unwrap().json().await.unwrap();
-    let standing: BTreeMap<&str, &str> =
-        list.iter().map(|item| (item["key"].as_str().unwrap(), item["standing"].as_str().unwrap())).collect();
+    let list: Vec<Value> = proxy
+        .client
+        .get(url)
+        .bearer_auth("secret")
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let standing: BTreeMap<&str, &str> = list
+        .iter()
+        .map(|item| {
+            (
+                item["key"].as_str().unwrap(),
+                item["standing"].as_str().unwrap(),
+            )
+        })
+        .collect();
     let reached = bbd.by_key();
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     for (key, answer) in all.iter().flatten() {
-        let (times, stands) = (reached.get(key).copied().unwrap_or(0), standing.get(key.as_str()).copied());
-        assert!(times <= 1, "{key} reached the dispatch {times} times; {answer:?}, {stands:?}");
+        let (times, stands) = (
+            reached.get(key).copied().unwrap_or(0),
+            standing.get(key.as_str()).copied(),
+        );
+        assert!(
+            times <= 1,
+            "{key} reached the dispatch {times} times; {answer:?}, {stands:?}"
+        );
         let what = match answer {
             Some((200, _)) => {
                 assert_eq!(times, 1, "{key} was answered, and never arrived");
                 "answered"
             }
             Some((202, body)) => {
-                assert!(times == 1 || stands == Some("Inquiry"), "{key} was taken ({body}), did not arrive, and stands as {stands:?}");
-                if stands == Some("Inquiry") { "taken, left to people" } else { "taken, sent later" }
+                assert!(
+                    times == 1 || stands == Some("Inquiry"),
+                    "{key} was taken ({body}), did not arrive, and stands as {stands:?}"
+                );
+                if stands == Some("Inquiry") {
+                    "taken, left to people"
+                } else {
+                    "taken, sent later"
+                }
             }
             Some(_) => "refused",
             None => "no answer: the proxy was killed",
@@ -108,6 +175,9 @@ async fn whatever_happens_an_order_that_was_taken_is_sent_once_or_people_are_tol
     }
     println!("{seen:?}");
     for what in ["answered", "taken, sent later"] {
-        assert!(seen.get(what).is_some_and(|count| *count > 10), "the day was not bad enough: {seen:?}");
+        assert!(
+            seen.get(what).is_some_and(|count| *count > 10),
+            "the day was not bad enough: {seen:?}"
+        );
     }
 }

@@ -18,7 +18,12 @@ pub fn dynamic_config(desired: &Desired) -> Map<String, Value> {
         OnCrash::Failover => "Failover",
         OnCrash::Restart => "Restart",
     };
-    let parameters: Map<String, Value> = spec.postgresql.parameters.iter().map(|(name, value)| (name.clone(), json!(value.0))).collect();
+    let parameters: Map<String, Value> = spec
+        .postgresql
+        .parameters
+        .iter()
+        .map(|(name, value)| (name.clone(), json!(value.0)))
+        .collect();
     let mut postgresql = json!({
         "use_pg_rewind": spec.postgresql.use_pg_rewind,
         "use_slots": true,

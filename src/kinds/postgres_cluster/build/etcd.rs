@@ -1,4 +1,5 @@
-//! The etcd of a cluster's own: a StatefulSet whose members join by themselves when their volume was lost.
+//! The etcd of a cluster's own: a StatefulSet whose members join by themselves when their volume
+//! was lost.
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,11 @@ const COMPONENT: &str = "etcd";
 
 /// The objects.
 pub fn objects(desired: &Desired) -> Vec<Value> {
-    vec![service(desired), disruption_budget(desired), stateful_set(desired)]
+    vec![
+        service(desired),
+        disruption_budget(desired),
+        stateful_set(desired),
+    ]
 }
 
 fn name(desired: &Desired) -> String {
@@ -36,7 +41,9 @@ fn disruption_budget(desired: &Desired) -> Value {
 }
 
 fn stateful_set(desired: &Desired) -> Value {
-    let Some(managed) = &desired.spec.etcd.managed else { return Value::Null };
+    let Some(managed) = &desired.spec.etcd.managed else {
+        return Value::Null;
+    };
     let name = name(desired);
     let mut pod = desired.pod(COMPONENT);
     let environment = json!([
@@ -71,13 +78,17 @@ fn stateful_set(desired: &Desired) -> Value {
     }
     pod.insert("containers".into(), json!([container]));
     pod.insert("terminationGracePeriodSeconds".into(), json!(20));
-    pod.insert("volumes".into(), json!([{ "name": "config", "emptyDir": {} }]));
+    pod.insert(
+        "volumes".into(),
+        json!([{ "name": "config", "emptyDir": {} }]),
+    );
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
         "metadata": desired.metadata(&name, COMPONENT),
         "spec": {
             "serviceName": name, "replicas": managed.replicas, "podManagementPolicy": "Parallel",
-            // A changed template reaches a member when it restarts; nothing restarts a quorum for it.
+            // A changed template reaches a member when it restarts; nothing restarts a quorum for
+            // it.
             "updateStrategy": { "type": "OnDelete" },
             "persistentVolumeClaimRetentionPolicy": desired.claim_retention(),
             "selector": { "matchLabels": desired.selector(COMPONENT) },

@@ -1,4 +1,5 @@
-//! The objects of a cluster, from its validated spec alone. Pure: no client, no clock, nothing that can fail.
+//! The objects of a cluster, from its validated spec alone. Pure: no client, no clock, nothing that
+//! can fail.
 
 mod config;
 mod etcd;
@@ -19,7 +20,8 @@ pub const REST_PORT: u16 = 8008;
 /// The label that says which member leads.
 pub const ROLE_LABEL: &str = "mrg.bluebird.id/role";
 
-/// All objects, in the order in which they are applied: what is mounted comes before what mounts it.
+/// All objects, in the order in which they are applied: what is mounted comes before what mounts
+/// it.
 pub fn build(desired: &Desired) -> Vec<Manifest> {
     let mut objects = Vec::new();
     if desired.spec.etcd.managed.is_some() {
@@ -32,10 +34,14 @@ pub fn build(desired: &Desired) -> Vec<Manifest> {
 /// Where a cluster's etcd is.
 pub fn etcd_endpoints(etcd: &Etcd, name: &str, namespace: &str) -> Vec<String> {
     match (&etcd.managed, &etcd.external) {
-        (_, Some(external)) => external.endpoints.iter().map(|endpoint| endpoint.0.clone()).collect(),
-        (Some(managed), None) => {
-            (0..managed.replicas).map(|i| format!("http://{name}-etcd-{i}.{name}-etcd.{namespace}.svc:2379")).collect()
-        }
+        (_, Some(external)) => external
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.0.clone())
+            .collect(),
+        (Some(managed), None) => (0..managed.replicas)
+            .map(|i| format!("http://{name}-etcd-{i}.{name}-etcd.{namespace}.svc:2379"))
+            .collect(),
         (None, None) => vec![],
     }
 }
@@ -75,11 +81,16 @@ impl Desired {
         etcd_endpoints(&self.spec.etcd, &self.name, &self.namespace)
     }
 
-    /// What every pod of this operator's looks like from outside: the `restricted` Pod Security Standard, placement, priority.
+    /// What every pod of this operator's looks like from outside: the `restricted` Pod Security
+    /// Standard, placement, priority.
     fn pod(&self, component: &str) -> Map<String, Value> {
         let scheduling = &self.spec.scheduling;
         let required = scheduling.spread == mrg_api::postgres_cluster::Spread::Required;
-        let unsatisfiable = if required { "DoNotSchedule" } else { "ScheduleAnyway" };
+        let unsatisfiable = if required {
+            "DoNotSchedule"
+        } else {
+            "ScheduleAnyway"
+        };
         let mut pod = json!({
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
@@ -97,9 +108,14 @@ impl Desired {
         if !scheduling.node_selector.is_empty() {
             pod["nodeSelector"] = json!(scheduling.node_selector);
         }
-        // A lost node is found out by the election, not by eviction; a pod that comes back finds its volume.
+        // A lost node is found out by the election, not by eviction; a pod that comes back finds
+        // its volume.
         pod["tolerations"] = json!(scheduling.tolerations);
-        if let Some(class) = scheduling.priority_class_name.as_ref().or(self.priority_class.as_ref()) {
+        if let Some(class) = scheduling
+            .priority_class_name
+            .as_ref()
+            .or(self.priority_class.as_ref())
+        {
             pod["priorityClassName"] = json!(class);
         }
         pod.as_object().cloned().unwrap_or_default()
@@ -118,7 +134,12 @@ impl Desired {
     }
 
     /// The claim of a volume.
-    fn claim(&self, name: &str, component: &str, storage: &mrg_api::postgres_cluster::Storage) -> Value {
+    fn claim(
+        &self,
+        name: &str,
+        component: &str,
+        storage: &mrg_api::postgres_cluster::Storage,
+    ) -> Value {
         let mut spec = json!({
             "accessModes": ["ReadWriteOnce"],
             "resources": { "requests": { "storage": storage.size } },
@@ -134,7 +155,12 @@ impl Desired {
 
     /// What becomes of the volumes.
     fn claim_retention(&self) -> Value {
-        let deleted = if self.spec.deletion_policy == mrg_api::postgres_cluster::DeletionPolicy::Delete { "Delete" } else { "Retain" };
+        let deleted =
+            if self.spec.deletion_policy == mrg_api::postgres_cluster::DeletionPolicy::Delete {
+                "Delete"
+            } else {
+                "Retain"
+            };
         json!({ "whenDeleted": deleted, "whenScaled": "Retain" })
     }
 }

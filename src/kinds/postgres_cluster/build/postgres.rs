@@ -2,12 +2,15 @@
 
 use serde_json::{Value, json};
 
-use crate::kinds::postgres_cluster::build::{POSTGRES_PORT, REST_PORT, ROLE_LABEL, config, container_security};
+use crate::kinds::postgres_cluster::build::{
+    POSTGRES_PORT, REST_PORT, ROLE_LABEL, config, container_security,
+};
 use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_dcs::wire::compact;
 
 const COMPONENT: &str = "postgres";
-/// Where the owners' passwords are mounted; unlike the environment it changes when they are rotated.
+/// Where the owners' passwords are mounted; unlike the environment it changes when they are
+/// rotated.
 const SECRET_DIRECTORY: &str = "/etc/mrg-secret";
 
 /// The objects.
@@ -71,7 +74,10 @@ fn config_map(desired: &Desired) -> Value {
 }
 
 fn password_variable(owner: &str) -> String {
-    format!("MRG_PASSWORD_{}", owner.to_ascii_uppercase().replace('-', "_"))
+    format!(
+        "MRG_PASSWORD_{}",
+        owner.to_ascii_uppercase().replace('-', "_")
+    )
 }
 
 fn service(desired: &Desired, name: &str, role: Option<&str>) -> Value {
@@ -100,7 +106,8 @@ fn disruption_budget(desired: &Desired) -> Value {
 
 fn environment(desired: &Desired) -> Value {
     let field = |path: &str| json!({ "fieldRef": { "fieldPath": path } });
-    let secret = |key: &str| json!({ "secretKeyRef": { "name": desired.secret_name(), "key": key } });
+    let secret =
+        |key: &str| json!({ "secretKeyRef": { "name": desired.secret_name(), "key": key } });
     let mut variables = vec![
         json!({ "name": "PATRONI_NAME", "valueFrom": field("metadata.name") }),
         json!({ "name": "POD_IP", "valueFrom": field("status.podIP") }),
@@ -125,8 +132,12 @@ fn environment(desired: &Desired) -> Value {
 
 /// The owners' passwords and no others; without an owner, nothing.
 fn passwords(desired: &Desired) -> Value {
-    let keys: Vec<Value> =
-        desired.owners().iter().map(|owner| format!("{owner}-password")).map(|key| json!({ "key": key, "path": key })).collect();
+    let keys: Vec<Value> = desired
+        .owners()
+        .iter()
+        .map(|owner| format!("{owner}-password"))
+        .map(|key| json!({ "key": key, "path": key }))
+        .collect();
     if keys.is_empty() {
         return json!({ "name": "secret", "emptyDir": {} });
     }
@@ -147,7 +158,8 @@ fn stateful_set(desired: &Desired) -> Value {
             { "name": "config", "mountPath": "/etc/mrg" }, { "name": "run", "mountPath": "/run/mrg" },
             { "name": "secret", "mountPath": SECRET_DIRECTORY }, { "name": "tmp", "mountPath": "/tmp" }, { "name": "shm", "mountPath": "/dev/shm" },
         ],
-        // The kubelet restarts only an agent whose loop stands still; everything else is the agent's to decide.
+        // The kubelet restarts only an agent whose loop stands still; everything else is the
+        // agent's to decide.
         "livenessProbe": { "httpGet": { "path": "/liveness", "port": REST_PORT }, "initialDelaySeconds": 30, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6 },
         "readinessProbe": { "httpGet": { "path": "/readiness", "port": REST_PORT }, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2 },
     });
@@ -155,7 +167,10 @@ fn stateful_set(desired: &Desired) -> Value {
         container["resources"] = json!(resources);
     }
     pod.insert("serviceAccountName".into(), json!(desired.name));
-    pod.insert("initContainers".into(), json!([desired.install_container()]));
+    pod.insert(
+        "initContainers".into(),
+        json!([desired.install_container()]),
+    );
     pod.insert("containers".into(), json!([container]));
     // Checkpoint, fast stop, receipt, release: the shutdown deadline of the agent, and a little.
     pod.insert("terminationGracePeriodSeconds".into(), json!(60));
@@ -173,7 +188,8 @@ fn stateful_set(desired: &Desired) -> Value {
         "metadata": desired.metadata(&desired.name, COMPONENT),
         "spec": {
             "serviceName": format!("{}-members", desired.name), "replicas": desired.spec.replicas, "podManagementPolicy": "Parallel",
-            // Replicas first, the leader last, after a switchover: the operator rolls, not the StatefulSet.
+            // Replicas first, the leader last, after a switchover: the operator rolls, not the
+            // StatefulSet.
             "updateStrategy": { "type": "OnDelete" },
             "persistentVolumeClaimRetentionPolicy": desired.claim_retention(),
             "selector": { "matchLabels": desired.selector(COMPONENT) },
