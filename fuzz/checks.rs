@@ -16,10 +16,10 @@ use mrg_postgres::ControlFile;
 use mrg_proxy::{Line, parse, replay};
 
 /// A check, and the bytes that it begins with.
-pub type Check = (&'static str, fn(&[u8]));
+pub(crate) type Check = (&'static str, fn(&[u8]));
 
 /// All of them, by the names of their folders in `fuzz/seeds`.
-pub const ALL: [Check; 7] = [
+pub(crate) const ALL: [Check; 7] = [
     ("proxy_config", proxy_config),
     ("queue_log", queue_log),
     ("dynamic_config", dynamic_config),
@@ -30,7 +30,7 @@ pub const ALL: [Check; 7] = [
 ];
 
 /// A configuration that the proxy takes is written down so that it takes it again, unchanged.
-pub fn proxy_config(bytes: &[u8]) {
+pub(crate) fn proxy_config(bytes: &[u8]) {
     let Ok(taken) = parse(bytes) else { return };
     let text = serde_json::to_vec(&*taken).expect("a configuration has words");
     let again = parse(&text).expect("what was taken is taken again");
@@ -48,7 +48,7 @@ pub fn proxy_config(bytes: &[u8]) {
 
 /// Reading a log again after its unreadable end was cut off, or after it was written anew, gives
 /// the same requests.
-pub fn queue_log(bytes: &[u8]) {
+pub(crate) fn queue_log(bytes: &[u8]) {
     let read = replay(bytes);
     assert!(read.whole <= bytes.len());
     assert_eq!(replay(&bytes[..read.whole]), read);
@@ -66,7 +66,7 @@ pub fn queue_log(bytes: &[u8]) {
 }
 
 /// Whatever stands in the `config` key, the settings are some, or the reason is told.
-pub fn dynamic_config(bytes: &[u8]) {
+pub(crate) fn dynamic_config(bytes: &[u8]) {
     if let Ok(config) = DynamicConfig::parse(bytes) {
         let _ = (
             settings(&config).map_err(|error| error.to_string()),
@@ -85,7 +85,7 @@ pub fn dynamic_config(bytes: &[u8]) {
 }
 
 /// A control file that cannot be understood is told so.
-pub fn control_file(bytes: &[u8]) {
+pub(crate) fn control_file(bytes: &[u8]) {
     let _ = ControlFile::parse(bytes).map_err(|error| error.to_string());
 }
 
@@ -165,7 +165,7 @@ fn entry(value: &[u8], lease: LeaseId) -> Entry {
 
 /// Lines of `key value`. Whatever stands in them, a leader that has its key goes on serving,
 /// poolers find out what there is, and a decision is made.
-pub fn dcs_keys(bytes: &[u8]) {
+pub(crate) fn dcs_keys(bytes: &[u8]) {
     let line = |line: &[u8]| {
         let space = line.iter().position(|byte| *byte == b' ')?;
         Some((
@@ -220,7 +220,7 @@ pub fn dcs_keys(bytes: &[u8]) {
 
 /// Whatever a peer or a person sends, it is understood or refused, and nobody is silenced for good
 /// by it.
-pub fn rest_body(bytes: &[u8]) {
+pub(crate) fn rest_body(bytes: &[u8]) {
     let _ = serde_json::from_slice::<SwitchoverBody>(bytes).map_err(|error| error.to_string());
     let _ = serde_json::from_slice::<VoteAnswer>(bytes).map_err(|error| error.to_string());
     let (mut node, now) = leader(&Entries::new());
@@ -259,7 +259,7 @@ pub fn rest_body(bytes: &[u8]) {
 }
 
 /// A `patroni.yml` is understood, or the reason is told.
-pub fn patroni_yml(bytes: &[u8]) {
+pub(crate) fn patroni_yml(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match AgentConfig::parse(&text, std::path::Path::new("patroni.yml"), &BTreeMap::new()) {
         Ok(config) => {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// A condition before it is compared with what stands there.
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Its type.
     pub kind: &'static str,
     /// Whether it holds.
@@ -16,7 +16,7 @@ pub struct Verdict {
 }
 
 /// A verdict.
-pub fn verdict(
+pub(crate) fn verdict(
     kind: &'static str,
     holds: bool,
     reason: &'static str,
@@ -31,7 +31,7 @@ pub fn verdict(
 }
 
 /// Merges verdicts into the conditions that stand there; the time moves only when the truth does.
-pub fn conditions(
+pub(crate) fn conditions(
     old: &[Condition],
     verdicts: Vec<Verdict>,
     generation: Option<i64>,

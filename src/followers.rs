@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use mrg_dcs_etcd::{Connection, Etcd, WatchEvent, watch};
 
 /// What the status shows of a key and its value; `None` if nothing.
-pub type Shape = fn(&str, &str) -> Option<String>;
+pub(crate) type Shape = fn(&str, &str) -> Option<String>;
 
 /// The pause before an etcd that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ struct Follower {
 }
 
 /// One watch for each object.
-pub struct Followers<K: Resource>
+pub(crate) struct Followers<K: Resource>
 where
     K::DynamicType: Hash + Eq,
 {
@@ -40,7 +40,7 @@ where
     K::DynamicType: Hash + Eq + Clone + Send + Sync,
 {
     /// Nobody is followed yet; the stream says which object has news.
-    pub fn new() -> (
+    pub(crate) fn new() -> (
         Self,
         impl futures::Stream<Item = ObjectRef<K>> + Send + 'static,
     ) {
@@ -56,7 +56,7 @@ where
     }
 
     /// Follows a prefix for an object, and gives the etcd that it is in.
-    pub fn follow(
+    pub(crate) fn follow(
         &self,
         object: ObjectRef<K>,
         endpoints: Vec<String>,
@@ -101,7 +101,7 @@ where
 
     /// The object is gone. Its etcd goes, too, and who still asked it would look up its name for
     /// ever.
-    pub fn forget(&self, namespace: &str, name: &str) {
+    pub(crate) fn forget(&self, namespace: &str, name: &str) {
         let mut followers = self
             .followers
             .lock()
@@ -180,7 +180,7 @@ async fn listen<K>(
 }
 
 /// A JSON object without these fields; anything else as it is.
-pub fn without(value: &str, fields: &[&str]) -> String {
+pub(crate) fn without(value: &str, fields: &[&str]) -> String {
     match serde_json::from_str(value) {
         Ok(serde_json::Value::Object(mut map)) => {
             for field in fields {

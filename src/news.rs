@@ -5,7 +5,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 
 /// Something that people should hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
+pub(crate) struct News {
     /// Whether somebody should look.
     pub warning: bool,
     /// In one word.
@@ -18,7 +18,7 @@ pub struct News {
 }
 
 /// News.
-pub fn news(
+pub(crate) fn news(
     warning: bool,
     reason: &'static str,
     about: impl Into<String>,
@@ -33,7 +33,7 @@ pub fn news(
 }
 
 /// Writes events about an object. One that cannot be written is logged: nothing depends on it.
-pub async fn publish(recorder: &Recorder, object: &ObjectReference, all: Vec<News>) {
+pub(crate) async fn publish(recorder: &Recorder, object: &ObjectReference, all: Vec<News>) {
     for news in all {
         let type_ = if news.warning {
             EventType::Warning

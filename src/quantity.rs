@@ -1,7 +1,7 @@
 //! Kubernetes quantities.
 
 /// Bytes of a Kubernetes quantity.
-pub fn bytes(text: &str) -> Option<u64> {
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

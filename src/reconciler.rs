@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 
 /// What is done with the objects of a kind.
-pub trait Reconciler: Send + Sync + 'static {
+pub(crate) trait Reconciler: Send + Sync + 'static {
     /// The kind.
     type Kind: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static;
     /// Why a turn can fail.
@@ -51,7 +51,7 @@ struct Turns<R> {
 }
 
 /// Writes events in this operator's name.
-pub fn recorder(client: &Client) -> Recorder {
+pub(crate) fn recorder(client: &Client) -> Recorder {
     Recorder::new(
         client.clone(),
         Reporter {
@@ -62,7 +62,7 @@ pub fn recorder(client: &Client) -> Recorder {
 }
 
 /// Runs a controller until it is told to end.
-pub async fn run<R: Reconciler>(
+pub(crate) async fn run<R: Reconciler>(
     controller: Controller<DeserializeGuard<R::Kind>>,
     reconciler: R,
     stop: impl Future<Output = ()> + Send + Sync + 'static,

@@ -138,7 +138,7 @@ where
 }
 
 /// A controller of the objects of a cache.
-pub fn controller<K>(objects: &Cache<DeserializeGuard<K>>) -> Controller<DeserializeGuard<K>>
+pub(crate) fn controller<K>(objects: &Cache<DeserializeGuard<K>>) -> Controller<DeserializeGuard<K>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -149,7 +149,7 @@ where
 }
 
 /// Whose objects changed, from a stream of what changed.
-pub fn owners<K, T>(
+pub(crate) fn owners<K, T>(
     changes: impl Stream<Item = Arc<T>> + Send + 'static,
 ) -> impl Stream<Item = ObjectRef<DeserializeGuard<K>>> + Send + 'static
 where
@@ -172,7 +172,7 @@ where
 }
 
 /// The objects of a store that speak of what changed.
-pub fn concerned<K, T>(
+pub(crate) fn concerned<K, T>(
     changes: impl Stream<Item = Arc<T>> + Send + 'static,
     store: Store<K>,
     speaks: impl Fn(&K, &T) -> bool + Send + 'static,
@@ -194,7 +194,7 @@ where
 /// How long an object is left alone of which nothing is told: between once and twice as long as
 /// given, another time for each. All that were made, or read, at once would come back at once, and
 /// hold up whoever changes something.
-pub fn backstop(object: &impl Resource, least: Duration) -> Duration {
+pub(crate) fn backstop(object: &impl Resource, least: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
     object.meta().uid.hash(&mut hasher);
     least + least.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)

@@ -100,7 +100,7 @@ impl Seen {
             Ok(()) => {}
             Err(Failure::Idle(error)) => *self.idle.entry(kind(&error)).or_default() += 1,
             Err(Failure::InFlight(error)) if waited(&kind(&error)) => {
-                *self.idle.entry(kind(&error)).or_default() += 1
+                *self.idle.entry(kind(&error)).or_default() += 1;
             }
             Err(Failure::InFlight(error)) => *self.in_flight.entry(kind(&error)).or_default() += 1,
         }

@@ -18,7 +18,7 @@ type Review = AdmissionReview<DynamicObject>;
 type Request = AdmissionRequest<DynamicObject>;
 
 /// A pod that is created.
-pub fn mutate(webhook: &Webhook, review: Review) -> Review {
+pub(super) fn mutate(webhook: &Webhook, review: Review) -> Review {
     let request: Request = match review.try_into() {
         Ok(request) => request,
         Err(error) => return AdmissionResponse::invalid(error.to_string()).into_review(),
@@ -56,7 +56,7 @@ fn patch(webhook: &Webhook, request: &Request) -> Option<json_patch::Patch> {
 
 /// Whose pod it is. A ReplicaSet is named after its Deployment and the template's hash, which its
 /// pods carry as a label.
-pub fn owner(pod: &Value) -> Option<(TargetKind, String)> {
+pub(super) fn owner(pod: &Value) -> Option<(TargetKind, String)> {
     let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
     let owner = owners.iter().find(|owner| owner["controller"] == true)?;
     let name = owner["name"].as_str()?;
@@ -74,7 +74,7 @@ pub fn owner(pod: &Value) -> Option<(TargetKind, String)> {
 }
 
 /// A ServiceResilience or an OrderServiceSet that is created or changed.
-pub fn validate(review: Review) -> Review {
+pub(super) fn validate(review: Review) -> Review {
     let request: Request = match review.try_into() {
         Ok(request) => request,
         Err(error) => return AdmissionResponse::invalid(error.to_string()).into_review(),

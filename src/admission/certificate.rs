@@ -21,7 +21,7 @@ const NAME: &str = "mrg-operator-webhook";
 const MANAGER: &str = "mrg-operator-webhook";
 
 /// A certificate with its key; PEM.
-pub struct Identity {
+pub(super) struct Identity {
     certificate: Vec<u8>,
     key: Vec<u8>,
 }
@@ -34,7 +34,7 @@ fn failed(action: &'static str) -> impl FnOnce(kube::Error) -> Error {
 }
 
 /// The one in the Secret, or a new one.
-pub async fn identity(client: &Client, namespace: &str) -> Result<Identity, Error> {
+pub(super) async fn identity(client: &Client, namespace: &str) -> Result<Identity, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let known = api
         .get_opt(NAME)
@@ -91,7 +91,7 @@ fn read(secret: &Secret) -> Option<Identity> {
 
 impl Identity {
     /// For the server.
-    pub fn server(&self) -> Result<rustls::ServerConfig, Error> {
+    pub(super) fn server(&self) -> Result<rustls::ServerConfig, Error> {
         let wrong = |error: String| Error::Certificate(error);
         let chain = CertificateDer::pem_slice_iter(&self.certificate)
             .collect::<Result<Vec<_>, _>>()
@@ -108,7 +108,7 @@ impl Identity {
 }
 
 /// Tells the API server whom to trust. Not there: the chart was installed without webhooks.
-pub async fn publish(client: &Client, identity: &Identity) -> Result<(), Error> {
+pub(super) async fn publish(client: &Client, identity: &Identity) -> Result<(), Error> {
     tell::<MutatingWebhookConfiguration>(client, identity, "pods.mrg.bluebird.id").await?;
     tell::<ValidatingWebhookConfiguration>(client, identity, "serviceresiliences.mrg.bluebird.id")
         .await

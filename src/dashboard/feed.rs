@@ -22,30 +22,30 @@ use mrg_api::{OrderServiceSet, PgBouncerPool, PostgresCluster, ServiceResilience
 const TOGETHER: Duration = Duration::from_millis(100);
 
 /// The page's content as JSON; `None` until everything was read once.
-pub type Content = Option<Arc<str>>;
+pub(super) type Content = Option<Arc<str>>;
 
 /// Watches for as long as somebody looks.
-pub struct Feed {
+pub(super) struct Feed {
     client: Client,
     watching: Mutex<Weak<Watching>>,
 }
 
 /// Somebody looks. The watches end when the last of these is dropped.
-pub struct Watching {
+pub(super) struct Watching {
     content: watch::Receiver<Content>,
     _tasks: JoinSet<()>,
 }
 
 impl Watching {
     /// What is shown, and what will be.
-    pub fn content(&self) -> watch::Receiver<Content> {
+    pub(super) fn content(&self) -> watch::Receiver<Content> {
         self.content.clone()
     }
 }
 
 impl Feed {
     /// Nobody looks yet.
-    pub fn new(client: Client) -> Self {
+    pub(super) fn new(client: Client) -> Self {
         Self {
             client,
             watching: Mutex::new(Weak::new()),
@@ -53,7 +53,7 @@ impl Feed {
     }
 
     /// Somebody looks: joins those who do, or is the first.
-    pub fn look(&self) -> Arc<Watching> {
+    pub(super) fn look(&self) -> Arc<Watching> {
         let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
         watching.upgrade().unwrap_or_else(|| {
             let new = Arc::new(start(&self.client));

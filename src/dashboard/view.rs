@@ -14,7 +14,7 @@ use mrg_platform_catalog::blast_radius::{Coupling, Graph, Kind};
 
 /// Everything that is on the page.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct View {
+pub(super) struct View {
     /// Why what stands here may be old; `None` while the Kubernetes API tells of every change.
     pub trouble: Option<String>,
     /// The platforms.
@@ -29,7 +29,7 @@ pub struct View {
 
 /// Something of an object.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Shown<T> {
+pub(super) struct Shown<T> {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -41,7 +41,7 @@ pub struct Shown<T> {
 
 /// A platform.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Platform {
+pub(super) struct Platform {
     /// What its object says.
     pub status: OrderServiceSetStatus,
     /// Everything that can fail.
@@ -52,7 +52,7 @@ pub struct Platform {
 
 /// Something that can fail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub(super) struct Part {
     /// Its name.
     pub name: String,
     /// `service`, `infrastructure` or `external`.
@@ -61,7 +61,7 @@ pub struct Part {
 
 /// A service uses a part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Link {
+pub(super) struct Link {
     /// The service.
     pub from: String,
     /// The part.
@@ -74,7 +74,7 @@ pub struct Link {
 
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Pool {
+pub(super) struct Pool {
     /// What it is for.
     pub mode: Mode,
     /// What its object says.
@@ -84,7 +84,7 @@ pub struct Pool {
 
 /// What is not as usual with the calls of a workload.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Calls {
+pub(super) struct Calls {
     /// Breakers there are.
     pub breakers: usize,
     /// Those that are not closed.
@@ -102,7 +102,7 @@ fn shown<T>(object: &impl ResourceExt, of: T) -> Shown<T> {
 }
 
 /// Of a platform.
-pub fn platform(set: &OrderServiceSet, now: Timestamp) -> Shown<Platform> {
+pub(super) fn platform(set: &OrderServiceSet, now: Timestamp) -> Shown<Platform> {
     // A spec that is refused still has the catalog's graph.
     let graph = validate(set, None, now).map_or_else(
         |_| mrg_platform_catalog::graph(&mrg_platform_catalog::PLATFORM),
@@ -150,12 +150,12 @@ fn links(graph: &Graph) -> Vec<Link> {
 }
 
 /// Of a database.
-pub fn database(cluster: &PostgresCluster) -> Shown<PostgresClusterStatus> {
+pub(super) fn database(cluster: &PostgresCluster) -> Shown<PostgresClusterStatus> {
     shown(cluster, cluster.status.clone().unwrap_or_default())
 }
 
 /// Of a pool.
-pub fn pool(pool: &PgBouncerPool) -> Shown<Pool> {
+pub(super) fn pool(pool: &PgBouncerPool) -> Shown<Pool> {
     shown(
         pool,
         Pool {
@@ -166,7 +166,7 @@ pub fn pool(pool: &PgBouncerPool) -> Shown<Pool> {
 }
 
 /// Of a workload's calls.
-pub fn calls(resilience: &ServiceResilience) -> Shown<Calls> {
+pub(super) fn calls(resilience: &ServiceResilience) -> Shown<Calls> {
     let status = resilience.status.clone().unwrap_or_default();
     let queue = status.queue.filter(|queue| queue.depth + queue.inquiry > 0);
     let breakers = status.breakers.len();

@@ -216,7 +216,7 @@ pub struct AgentConfig {
 }
 
 /// A parameter's value as `postgresql.conf` has it.
-pub fn parameter_text(value: &Value) -> String {
+pub(crate) fn parameter_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Bool(flag) => if *flag { "on" } else { "off" }.to_owned(),

@@ -17,7 +17,7 @@ use mrg_postgres::ConnectTo;
 
 /// What the REST API and the housekeeping show of this member.
 #[derive(Clone, Debug)]
-pub struct Status {
+pub(crate) struct Status {
     /// The keys as last seen.
     pub snapshot: Arc<Snapshot>,
     /// What they say.
@@ -51,7 +51,7 @@ pub struct Status {
 }
 
 /// Shared by all tasks of an agent.
-pub struct Context {
+pub(crate) struct Context {
     /// The configuration.
     pub config: Arc<AgentConfig>,
     /// etcd.
@@ -67,7 +67,7 @@ pub struct Context {
 
 impl Context {
     /// Puts the parts together.
-    pub fn new(
+    pub(crate) fn new(
         config: Arc<AgentConfig>,
         etcd: Arc<Etcd>,
         keys: Keys,
@@ -106,17 +106,17 @@ impl Context {
     }
 
     /// The member's status.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.status.borrow().clone()
     }
 
     /// Changes the status.
-    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
         self.status.send_modify(change);
     }
 
     /// Waits until the status says what is looked for, and gives it; `None` if it does not in time.
-    pub async fn wait_for<T>(
+    pub(crate) async fn wait_for<T>(
         &self,
         within: Duration,
         mut look_for: impl FnMut(&Status) -> Option<T>,
@@ -132,18 +132,18 @@ impl Context {
     }
 
     /// How long a request to etcd may take.
-    pub fn dcs_within(&self) -> Duration {
+    pub(crate) fn dcs_within(&self) -> Duration {
         self.status().settings.failover.retry_timeout.duration()
     }
 
     /// The members' keys, as last seen.
-    pub fn members(&self) -> BTreeMap<MemberName, wire::MemberData> {
+    pub(crate) fn members(&self) -> BTreeMap<MemberName, wire::MemberData> {
         members(&self.status().snapshot)
     }
 
     /// How long an orderly stop of postgres may take: a lease long at most, or what the
     /// configuration says.
-    pub fn stop_within(&self) -> Duration {
+    pub(crate) fn stop_within(&self) -> Duration {
         self.config
             .own
             .stop_timeout
@@ -152,7 +152,7 @@ impl Context {
 }
 
 /// The member keys of a snapshot.
-pub fn members(snapshot: &Snapshot) -> BTreeMap<MemberName, wire::MemberData> {
+pub(crate) fn members(snapshot: &Snapshot) -> BTreeMap<MemberName, wire::MemberData> {
     let member = |(key, entry): (&String, &wire::Entry)| {
         let name = MemberName::new(key.strip_prefix("members/")?).ok()?;
         Some((name, wire::member(entry)?))
@@ -161,7 +161,7 @@ pub fn members(snapshot: &Snapshot) -> BTreeMap<MemberName, wire::MemberData> {
 }
 
 /// Where the members' servers are.
-pub fn addresses(snapshot: &Snapshot) -> BTreeMap<MemberName, ConnectTo> {
+pub(crate) fn addresses(snapshot: &Snapshot) -> BTreeMap<MemberName, ConnectTo> {
     let address = |(name, data): (MemberName, wire::MemberData)| {
         let (host, port) = data.postgres_address()?;
         Some((name, ConnectTo { host, port }))

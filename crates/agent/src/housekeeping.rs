@@ -27,7 +27,7 @@ use mrg_telemetry::chain;
 type Configured = (Option<i64>, DynamicConfig, BTreeMap<MemberName, ConnectTo>);
 
 /// The task's handle.
-pub struct Housekeeping {
+pub(crate) struct Housekeeping {
     wake: Arc<Notify>,
     wanted: Arc<Mutex<Option<Configured>>>,
 }
@@ -37,7 +37,7 @@ const SLOT_OUTLIVES_MEMBER: Duration = Duration::from_secs(30 * 60);
 
 impl Housekeeping {
     /// Starts the task.
-    pub fn new(context: Arc<Context>) -> Self {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
         let wake = Arc::new(Notify::new());
         let wanted = Arc::new(Mutex::new(None));
         let task = Task {
@@ -59,12 +59,12 @@ impl Housekeeping {
     }
 
     /// Something may have changed.
-    pub fn tend(&self) {
+    pub(crate) fn tend(&self) {
         self.wake.notify_one();
     }
 
     /// The server's files should follow this.
-    pub fn configure(
+    pub(crate) fn configure(
         &self,
         revision: Option<i64>,
         dynamic: DynamicConfig,
@@ -117,7 +117,7 @@ impl Task {
                     }
                     Ok(()) => {}
                     Err(error) => {
-                        tracing::warn!(error = chain(&error), "failed to write the configuration")
+                        tracing::warn!(error = chain(&error), "failed to write the configuration");
                     }
                 }
                 self.in_force = Some((dynamic, revision.is_some()));

@@ -10,7 +10,7 @@ use mrg_election::LeaseId;
 
 /// Who held which lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Incarnation {
+pub(crate) struct Incarnation {
     /// The lease.
     pub lease: LeaseId,
     /// `/proc/sys/kernel/random/boot_id` at the time.
@@ -21,14 +21,14 @@ pub struct Incarnation {
 }
 
 /// The boot that this is.
-pub fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|text| text.trim().to_owned())
         .unwrap_or_default()
 }
 
 /// When a process started; `None` if there is no such process.
-pub fn start_time(pid: u32) -> Option<u64> {
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?
         .1
@@ -39,7 +39,7 @@ pub fn start_time(pid: u32) -> Option<u64> {
 }
 
 /// Writes a file so that it is there, whole, after a crash of the machine.
-pub fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let mut file = std::fs::File::create(&temporary)?;
@@ -53,7 +53,7 @@ pub fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
 
 impl Incarnation {
     /// This agent and its fence, with a lease.
-    pub fn of(lease: LeaseId, pids: &[u32]) -> Self {
+    pub(crate) fn of(lease: LeaseId, pids: &[u32]) -> Self {
         let processes = pids
             .iter()
             .filter_map(|pid| Some((*pid, start_time(*pid)?)))
@@ -66,18 +66,18 @@ impl Incarnation {
     }
 
     /// Writes the record so that it survives a crash of the machine.
-    pub fn store(&self, path: &Path) -> std::io::Result<()> {
+    pub(crate) fn store(&self, path: &Path) -> std::io::Result<()> {
         write_durably(path, &serde_json::to_vec(self)?)
     }
 
     /// The record of the incarnation before this one, if there is one.
-    pub fn load(path: &Path) -> Option<Self> {
+    pub(crate) fn load(path: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
     /// Whether nothing of it can act any more: an earlier container of the same pod is dead, and so
     /// is everything of an earlier boot; on a host the processes must be gone.
-    pub fn is_dead(&self, in_container: bool) -> bool {
+    pub(crate) fn is_dead(&self, in_container: bool) -> bool {
         in_container
             || self.boot != boot_id()
             || self

@@ -34,14 +34,14 @@ struct Known {
 
 /// The owners' passwords, as they stand in the Secret.
 #[derive(Default)]
-pub struct Passwords {
+pub(crate) struct Passwords {
     known: BTreeMap<String, Known>,
     looked: Option<Instant>,
 }
 
 impl Passwords {
     /// Reads them, and brings the server in line if this member leads.
-    pub async fn keep(&mut self, context: &Context, leads: bool) {
+    pub(crate) async fn keep(&mut self, context: &Context, leads: bool) {
         if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) || !self.read(context) {
             return;
         }

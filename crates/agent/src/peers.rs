@@ -52,7 +52,7 @@ pub struct Withdrawal {
 
 /// A request that was not answered with success.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The member's address is not known.
     #[error("the address of {0} is not known")]
     NoAddress(MemberName),
@@ -77,7 +77,7 @@ pub enum Error {
 }
 
 /// The other members, by the last known address.
-pub struct Peers {
+pub(crate) struct Peers {
     client: reqwest::Client,
     addresses: RwLock<BTreeMap<MemberName, String>>,
     credentials: Option<Credentials>,
@@ -85,7 +85,7 @@ pub struct Peers {
 
 impl Peers {
     /// Nobody is known yet.
-    pub fn new(credentials: Option<Credentials>) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(credentials: Option<Credentials>) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(800))
             .tcp_nodelay(true)
@@ -99,7 +99,7 @@ impl Peers {
 
     /// Learns addresses. Members that are gone keep their last one: they may be asked for a vote or
     /// a promise all the same.
-    pub fn learn(&self, addresses: BTreeMap<MemberName, String>) {
+    pub(crate) fn learn(&self, addresses: BTreeMap<MemberName, String>) {
         self.addresses
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -146,7 +146,7 @@ impl Peers {
     }
 
     /// Asks a member for its position, which stops its WAL receiver.
-    pub async fn vote(&self, member: &MemberName, within: Duration) -> Result<Vote, Error> {
+    pub(crate) async fn vote(&self, member: &MemberName, within: Duration) -> Result<Vote, Error> {
         let url = format!("{}/mrg/vote", self.address(member)?);
         let body = self.send(member, self.client.post(url), within).await?;
         let refused = |error: serde_json::Error| Error::Refused {
@@ -163,7 +163,7 @@ impl Peers {
     }
 
     /// Returns once a member has received the WAL past this position.
-    pub async fn received(
+    pub(crate) async fn received(
         &self,
         member: &MemberName,
         lsn: Lsn,
@@ -185,7 +185,7 @@ impl Peers {
     }
 
     /// Asks a member not to race.
-    pub async fn failsafe(
+    pub(crate) async fn failsafe(
         &self,
         member: &MemberName,
         request: &FailsafeRequest,
@@ -198,7 +198,7 @@ impl Peers {
     }
 
     /// Frees a member of its promise. Best effort: a promise ends by itself, too.
-    pub async fn withdraw(
+    pub(crate) async fn withdraw(
         &self,
         member: &MemberName,
         withdrawal: &Withdrawal,

@@ -45,7 +45,11 @@ pub(super) fn written(
 }
 
 /// Performs an action. `lease` is the one we hold.
-pub async fn perform(context: Arc<Context>, action: Action, lease: Option<LeaseId>) -> Outcome {
+pub(crate) async fn perform(
+    context: Arc<Context>,
+    action: Action,
+    lease: Option<LeaseId>,
+) -> Outcome {
     let local = &context.server;
     match action {
         Action::ClaimInitialize => {

@@ -49,7 +49,7 @@ fn writers(snapshot: &Snapshot) -> Vec<Pooler> {
 
 /// Asks, and waits until every pooler's transactions are done. One that says nothing is not waited
 /// for.
-pub async fn pause(context: &Context, lease: LeaseId, may_abandon: bool) -> Outcome {
+pub(crate) async fn pause(context: &Context, lease: LeaseId, may_abandon: bool) -> Outcome {
     let (_commands, queue) = mpsc::channel(1);
     let (seen, mut events) = mpsc::channel(16);
     let watching = tokio::spawn(watch(
@@ -156,7 +156,7 @@ async fn give_up(
 }
 
 /// Takes the request back.
-pub async fn resume(context: &Context, lease: LeaseId) -> Outcome {
+pub(crate) async fn resume(context: &Context, lease: LeaseId) -> Outcome {
     let delete = TxnOp::delete(context.keys.pause(), Some(DeleteOptions::new()));
     let done = context
         .etcd

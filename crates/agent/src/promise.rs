@@ -16,7 +16,7 @@ struct Record {
 }
 
 /// Writes the last promise down; returns when it would survive a crash of the machine.
-pub fn record(path: &Path, promise: Option<Promise>) -> std::io::Result<()> {
+pub(crate) fn record(path: &Path, promise: Option<Promise>) -> std::io::Result<()> {
     write_durably(
         path,
         &serde_json::to_vec(&Record {
@@ -28,7 +28,7 @@ pub fn record(path: &Path, promise: Option<Promise>) -> std::io::Result<()> {
 
 /// What the record says. A promise whose end was measured by the clock of another boot cannot be
 /// compared, and counts as forgotten.
-pub fn recall(path: &Path) -> Past {
+pub(crate) fn recall(path: &Path) -> Past {
     let record = std::fs::read(path)
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());

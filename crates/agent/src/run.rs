@@ -300,7 +300,7 @@ impl Agent {
             Input::FenceGone => {
                 // Its children are ours now. Without a fence nothing may run.
                 tokio::task::spawn_blocking(|| {
-                    kill_descendants(&std::collections::BTreeSet::new(), |_| {})
+                    kill_descendants(&std::collections::BTreeSet::new(), |_| {});
                 })
                 .await?;
                 anyhow::bail!("the fence is gone; every process of postgres was killed");
@@ -438,7 +438,7 @@ impl Agent {
                 Ok(settings)
                     if !self.has_settings || settings != self.context.status().settings =>
                 {
-                    self.take_settings(settings).await
+                    self.take_settings(settings).await;
                 }
                 Ok(_) => {}
                 Err(error) => refused = Some(error),
@@ -494,7 +494,7 @@ impl Agent {
                 }
             }
             Ask::Withdraw(Withdrawal { lease, round }) => {
-                self.event(Event::PromiseWithdrawn { lease, round }).await
+                self.event(Event::PromiseWithdrawn { lease, round }).await;
             }
             Ask::Promise(request, answer) => {
                 let FailsafeRequest {

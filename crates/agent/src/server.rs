@@ -23,7 +23,7 @@ use mrg_postgres::{
 
 /// What went wrong with the local server.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The fence did not do it.
     #[error(transparent)]
     Fence(#[from] fence::Error),
@@ -96,7 +96,7 @@ struct Vetting {
 }
 
 /// The local server.
-pub struct Server {
+pub(crate) struct Server {
     config: Arc<AgentConfig>,
     major: Option<String>,
     fence: Fence,
@@ -115,7 +115,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl Server {
     /// A server that does not run yet. `exits` is told when the postmaster ends.
-    pub fn new(config: Arc<AgentConfig>, fence: Fence, exits: mpsc::UnboundedSender<()>) -> Self {
+    pub(crate) fn new(
+        config: Arc<AgentConfig>,
+        fence: Fence,
+        exits: mpsc::UnboundedSender<()>,
+    ) -> Self {
         let major = major_of(&config.program("postgres"));
         Self {
             config,
@@ -134,7 +138,7 @@ impl Server {
     }
 
     /// The data directory.
-    pub fn data(&self) -> &Path {
+    pub(crate) fn data(&self) -> &Path {
         &self.config.data_directory
     }
 
@@ -147,12 +151,12 @@ impl Server {
     }
 
     /// What was last learned of the server besides its role.
-    pub fn facts(&self) -> Option<ServerFacts> {
+    pub(crate) fn facts(&self) -> Option<ServerFacts> {
         self.inner().facts.clone()
     }
 
     /// Whether a postmaster of ours runs.
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.inner()
             .running
             .as_ref()
@@ -161,7 +165,7 @@ impl Server {
 
     /// Takes over the dynamic configuration and the members' addresses; reloads the server if that
     /// changes its files.
-    pub async fn configure(
+    pub(crate) async fn configure(
         &self,
         dynamic: &DynamicConfig,
         addresses: BTreeMap<MemberName, ConnectTo>,
@@ -179,7 +183,7 @@ impl Server {
     }
 
     /// What PostgreSQL refuses of the user's parameters; the last good ones are in force then.
-    pub fn refused_parameters(&self) -> Option<String> {
+    pub(crate) fn refused_parameters(&self) -> Option<String> {
         self.inner().vetting.refused.clone()
     }
 
@@ -319,7 +323,7 @@ impl Server {
     }
 
     /// The session, opened if need be.
-    pub async fn session(&self) -> Result<Arc<Session>, Error> {
+    pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
         if let Some(session) = self
             .inner()
             .session
@@ -357,7 +361,7 @@ impl Server {
     }
 
     /// Looks at the server and at its data directory.
-    pub async fn look(&self) -> Postgres {
+    pub(crate) async fn look(&self) -> Postgres {
         if !self.is_running() {
             self.inner().facts = None;
             if self.is_half_rewound() {
@@ -434,12 +438,12 @@ impl Server {
     }
 
     /// Why the data directory cannot be used, if so.
-    pub fn unusable_data(&self) -> Option<String> {
+    pub(crate) fn unusable_data(&self) -> Option<String> {
         self.inner().unusable.clone()
     }
 
     /// How far the server has replayed and received, while in recovery.
-    pub async fn replica(&self) -> Option<mrg_postgres::Replica> {
+    pub(crate) async fn replica(&self) -> Option<mrg_postgres::Replica> {
         match self.try_look().await {
             Ok(Look::Replica(replica, _)) => Some(replica),
             _ => None,
@@ -448,7 +452,7 @@ impl Server {
 
     /// Starts postgres. Returns when it accepts connections, when it ended, or when it is still
     /// busy after a while.
-    pub async fn start(&self, as_: &StartAs) -> Result<(), Error> {
+    pub(crate) async fn start(&self, as_: &StartAs) -> Result<(), Error> {
         if self.is_running() {
             return Err(Error::State("postgres runs already".to_owned()));
         }
@@ -524,7 +528,7 @@ impl Server {
         match as_ {
             StartAs::Primary => remove_if_there(&signal).map_err(file("standby.signal"))?,
             StartAs::Standby { .. } => {
-                std::fs::write(&signal, "").map_err(file("standby.signal"))?
+                std::fs::write(&signal, "").map_err(file("standby.signal"))?;
             }
         }
         // Left by a postmaster that was killed; the fence has shown that it is gone.
@@ -541,9 +545,10 @@ impl Server {
         let exits = self.exits.clone();
         let exited = self.exited.clone();
         tokio::spawn(async move {
-            match exit.await {
-                Ok(exit) => tracing::warn!(%exit, "the postmaster ended, and every process of it"),
-                Err(_) => tracing::warn!("the fence ended, and postgres with it"),
+            if let Ok(exit) = exit.await {
+                tracing::warn!(%exit, "the postmaster ended, and every process of it")
+            } else {
+                tracing::warn!("the fence ended, and postgres with it")
             }
             exited.send_replace(program);
             let _ = exits.send(());
@@ -551,7 +556,7 @@ impl Server {
     }
 
     /// Must be called when `exits` was told something, before the next look.
-    pub fn note_exit(&self) {
+    pub(crate) fn note_exit(&self) {
         let ended = *self.exited.borrow();
         let mut inner = self.inner();
         if let Some(running) = inner
@@ -566,7 +571,7 @@ impl Server {
 
     /// Shuts postgres down in order, within a time; a kill ends it otherwise. Gives the end of its
     /// WAL.
-    pub async fn stop(&self, within: Duration) -> Result<Option<Position>, Error> {
+    pub(crate) async fn stop(&self, within: Duration) -> Result<Option<Position>, Error> {
         let program = self
             .inner()
             .running
@@ -595,7 +600,7 @@ impl Server {
     }
 
     /// Kills everything, and returns when nothing runs.
-    pub async fn kill(&self) -> Result<(), Error> {
+    pub(crate) async fn kill(&self) -> Result<(), Error> {
         let program = self
             .inner()
             .running
@@ -618,7 +623,7 @@ impl Server {
     }
 
     /// Streams from this member from now on.
-    pub async fn follow(&self, leader: &MemberName) -> Result<(), Error> {
+    pub(crate) async fn follow(&self, leader: &MemberName) -> Result<(), Error> {
         {
             let mut inner = self.inner();
             if !inner.addresses.contains_key(leader) {
@@ -633,7 +638,7 @@ impl Server {
     }
 
     /// Ends the WAL receiver; returns when it has ended, with the end of durable WAL.
-    pub async fn stop_receiver(&self, within: Duration) -> Result<Position, Error> {
+    pub(crate) async fn stop_receiver(&self, within: Duration) -> Result<Position, Error> {
         self.inner().upstream = None;
         self.rewrite().await?;
         let deadline = tokio::time::Instant::now() + within;
@@ -658,7 +663,11 @@ impl Server {
 
     /// Sets `synchronous_standby_names`, and returns when every WAL sender acts on it, with where
     /// the server was then.
-    pub async fn set_names(&self, names: &Names, within: Duration) -> Result<Position, Error> {
+    pub(crate) async fn set_names(
+        &self,
+        names: &Names,
+        within: Duration,
+    ) -> Result<Position, Error> {
         self.inner().names = names.clone();
         self.rewrite().await?;
         let deadline = tokio::time::Instant::now() + within;
@@ -691,7 +700,7 @@ impl Server {
     }
 
     /// Leaves recovery; returns when writes are accepted.
-    pub async fn promote(&self) -> Result<Position, Error> {
+    pub(crate) async fn promote(&self) -> Result<Position, Error> {
         if !self.fence.is_armed() {
             return Err(Error::State("the lease's deadline has passed".to_owned()));
         }
@@ -718,7 +727,7 @@ impl Server {
     }
 
     /// Writes a checkpoint.
-    pub async fn checkpoint(&self, within: Duration) -> Result<(), Error> {
+    pub(crate) async fn checkpoint(&self, within: Duration) -> Result<(), Error> {
         Ok(self
             .session()
             .await?

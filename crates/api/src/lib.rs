@@ -2,6 +2,11 @@
 //! defaults and rules only; the rules are CEL inside the schema, so that the API server refuses a
 //! wrong spec by itself.
 
+#![allow(
+    unreachable_pub,
+    reason = "the derive of schemas makes modules of its own around the types"
+)]
+
 pub mod order_service_set;
 pub mod pgbouncer_pool;
 pub mod postgres_cluster;

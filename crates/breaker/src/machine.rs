@@ -232,7 +232,7 @@ impl Breaker {
         match self.state {
             State::Closed if expired => self.begin_generation(now),
             State::Closed if self.window.is_rolling() => {
-                self.window.grow(now.since(self.start).0 / self.bucket.0)
+                self.window.grow(now.since(self.start).0 / self.bucket.0);
             }
             State::Open if expired => self.enter(State::HalfOpen, now),
             State::Closed | State::Open | State::HalfOpen => {}

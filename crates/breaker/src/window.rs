@@ -13,7 +13,7 @@ pub(super) struct Window {
 
 impl Window {
     /// A ring of so many buckets, at least one.
-    pub fn new(buckets: u64) -> Self {
+    pub(crate) fn new(buckets: u64) -> Self {
         let buckets = usize::try_from(buckets.max(1)).unwrap_or(usize::MAX);
         Self {
             total: Counts::default(),
@@ -22,17 +22,17 @@ impl Window {
         }
     }
 
-    pub fn total(&self) -> Counts {
+    pub(crate) fn total(&self) -> Counts {
         self.total
     }
 
     /// The newest bucket's number since the window began. A request's outcome is booked where its
     /// admission was.
-    pub fn age(&self) -> u64 {
+    pub(crate) fn age(&self) -> u64 {
         self.age
     }
 
-    pub fn is_rolling(&self) -> bool {
+    pub(crate) fn is_rolling(&self) -> bool {
         self.buckets.len() >= 2
     }
 
@@ -40,14 +40,14 @@ impl Window {
         usize::try_from(age % self.buckets.len() as u64).unwrap_or_default()
     }
 
-    pub fn admit(&mut self) {
+    pub(crate) fn admit(&mut self) {
         self.total.admit();
         let current = self.index(self.age);
         self.buckets[current].admit();
     }
 
     /// Books an outcome of a request that was admitted at `age`, unless that bucket is forgotten.
-    pub fn book(&mut self, age: u64, outcome: fn(&mut Counts)) {
+    pub(crate) fn book(&mut self, age: u64, outcome: fn(&mut Counts)) {
         if age <= self.age && self.age - age < self.buckets.len() as u64 {
             outcome(&mut self.total);
             let bucket = self.index(age);
@@ -55,14 +55,14 @@ impl Window {
         }
     }
 
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.total = Counts::default();
         self.age = 0;
         self.buckets.fill(Counts::default());
     }
 
     /// Forgets what is older than the window, if `age` is newer than the newest bucket.
-    pub fn grow(&mut self, age: u64) {
+    pub(crate) fn grow(&mut self, age: u64) {
         if age <= self.age {
             return;
         }

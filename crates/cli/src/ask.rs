@@ -8,7 +8,7 @@ use super::Error;
 ///
 /// # Errors
 /// If the answer is no, or nobody is there to be asked.
-pub fn confirm(what: &str, yes: bool) -> Result<(), Error> {
+pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Error> {
     if yes {
         return Ok(());
     }

@@ -51,7 +51,7 @@ pub enum Forced {
 }
 
 /// Does it.
-pub async fn run(place: &Place, command: Breakers) -> Result<String, Error> {
+pub(crate) async fn run(place: &Place, command: Breakers) -> Result<String, Error> {
     match command {
         Breakers::List => list(place).await,
         Breakers::Force {

@@ -19,7 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Kills a service in all its pods, or the database's leader, after asking; then waits until the
 /// status says how long it was away.
-pub async fn drill(place: &Place, part: &str, anyway: bool, yes: bool) -> Result<String, Error> {
+pub(crate) async fn drill(
+    place: &Place,
+    part: &str,
+    anyway: bool,
+    yes: bool,
+) -> Result<String, Error> {
     let sets: Api<OrderServiceSet> = Api::namespaced(place.client.clone(), &place.namespace);
     let all = sets
         .list(&ListParams::default())

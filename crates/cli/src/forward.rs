@@ -15,7 +15,7 @@ use super::{Error, Place};
 const WITHIN: Duration = Duration::from_secs(70);
 
 /// A request.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// To which pod.
     pub pod: &'a str,
     /// At which port.
@@ -34,7 +34,7 @@ pub struct Request<'a> {
 ///
 /// # Errors
 /// If the pod cannot be reached.
-pub async fn send(place: &Place, request: Request<'_>) -> Result<(u16, String), Error> {
+pub(crate) async fn send(place: &Place, request: Request<'_>) -> Result<(u16, String), Error> {
     let failed = |why: String| Error::Pod {
         pod: request.pod.to_owned(),
         why,
@@ -85,7 +85,7 @@ pub async fn send(place: &Place, request: Request<'_>) -> Result<(u16, String), 
 ///
 /// # Errors
 /// If it is not there, or this person may not read it.
-pub async fn secret(place: &Place, name: &str, key: &str) -> Result<String, Error> {
+pub(crate) async fn secret(place: &Place, name: &str, key: &str) -> Result<String, Error> {
     let secrets: Api<Secret> = Api::namespaced(place.client.clone(), &place.namespace);
     let secret = secrets
         .get(name)

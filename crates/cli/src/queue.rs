@@ -54,7 +54,7 @@ pub enum QueueCommand {
 }
 
 /// Does it.
-pub async fn run(place: &Place, command: QueueCommand) -> Result<String, Error> {
+pub(crate) async fn run(place: &Place, command: QueueCommand) -> Result<String, Error> {
     match command {
         QueueCommand::List { service } => list(place, &service).await,
         QueueCommand::Show { service, ticket } => {

@@ -11,7 +11,7 @@ use mrg_api::OrderServiceSet;
 
 /// What is said to a trial.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Say {
+pub(crate) enum Say {
     /// Skip what is left: all pods become the new version
     Promote,
     /// Stay as it is
@@ -25,7 +25,7 @@ pub enum Say {
 }
 
 /// Shows changes, or says something to one.
-pub async fn rollout(place: &Place, said: Option<(String, Say)>) -> Result<String, Error> {
+pub(crate) async fn rollout(place: &Place, said: Option<(String, Say)>) -> Result<String, Error> {
     let api: Api<OrderServiceSet> = Api::namespaced(place.client.clone(), &place.namespace);
     let all = api
         .list(&ListParams::default())

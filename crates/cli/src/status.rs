@@ -43,7 +43,7 @@ async fn see(place: &Place) -> Result<Seen, Error> {
 }
 
 /// The screen.
-pub async fn status(place: &Place) -> Result<String, Error> {
+pub(crate) async fn status(place: &Place) -> Result<String, Error> {
     let seen = see(place).await?;
     if seen.sets.is_empty()
         && seen.clusters.is_empty()
@@ -207,7 +207,7 @@ fn clusters(text: &mut String, all: &[PostgresCluster]) {
             cluster
                 .status
                 .iter()
-                .for_each(|status| unready(text, &cluster.name_any(), &status.conditions))
+                .for_each(|status| unready(text, &cluster.name_any(), &status.conditions));
         });
         text.push('\n');
     }
@@ -259,7 +259,7 @@ fn pools(text: &mut String, all: &[PgBouncerPool]) {
         all.iter().for_each(|pool| {
             pool.status
                 .iter()
-                .for_each(|status| unready(text, &pool.name_any(), &status.conditions))
+                .for_each(|status| unready(text, &pool.name_any(), &status.conditions));
         });
         text.push('\n');
     }
@@ -309,7 +309,7 @@ fn resilience(text: &mut String, seen: &Seen) {
 }
 
 /// What goes with each part.
-pub async fn blast(place: &Place, part: Option<&str>) -> Result<String, Error> {
+pub(crate) async fn blast(place: &Place, part: Option<&str>) -> Result<String, Error> {
     let api: Api<OrderServiceSet> = Api::namespaced(place.client.clone(), &place.namespace);
     let sets = api
         .list(&ListParams::default())

@@ -12,7 +12,7 @@ use mrg_api::PostgresCluster;
 const REST_PORT: u16 = 8008;
 
 /// Moves the lead.
-pub async fn switchover(
+pub(crate) async fn switchover(
     place: &Place,
     name: &str,
     to: Option<&str>,

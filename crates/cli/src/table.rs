@@ -1,7 +1,7 @@
 //! Columns of text, as kubectl prints them.
 
 /// Rows under a heading, each column as wide as its widest cell. The last column is not filled up.
-pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let all: Vec<Vec<String>> =
         std::iter::once(heading.iter().map(|cell| (*cell).to_owned()).collect())
             .chain(rows.iter().cloned())
@@ -28,7 +28,7 @@ pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// A cell that is never empty: a column that seems to be missing would be read as another.
-pub fn cell(text: Option<&str>) -> String {
+pub(crate) fn cell(text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty())
         .unwrap_or("-")
         .to_owned()

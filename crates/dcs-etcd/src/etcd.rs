@@ -270,7 +270,9 @@ impl Etcd {
                 .await
         };
         let mut answer = self.repeat("read", within, request).await?;
-        let revision = answer.header().map_or(0, |header| header.revision());
+        let revision = answer
+            .header()
+            .map_or(0, etcd_client::ResponseHeader::revision);
         let entries = answer.take_kvs().into_iter().filter_map(|kv| {
             let key = String::from_utf8_lossy(kv.key())
                 .strip_prefix(prefix)?
@@ -356,7 +358,9 @@ impl Etcd {
                 client.txn(txn).await
             })
             .await?;
-        let revision = answer.header().map_or(0, |header| header.revision());
+        let revision = answer
+            .header()
+            .map_or(0, etcd_client::ResponseHeader::revision);
         Ok(answer.succeeded().then_some(Revision(revision)))
     }
 

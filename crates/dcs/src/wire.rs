@@ -238,18 +238,17 @@ pub fn member(entry: &Entry) -> Option<MemberData> {
 }
 
 fn parse_switchover(entry: &Entry) -> Option<SwitchoverRequest> {
-    let data: FailoverData = match serde_json::from_slice(&entry.value) {
-        Ok(data) => data,
-        Err(_) => {
-            // Old Patroni: `leader:member`.
-            let text = std::str::from_utf8(&entry.value).ok()?;
-            let (leader, member) = text.split_once(':')?;
-            let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
-            FailoverData {
-                leader: named(leader),
-                member: named(member),
-                scheduled_at: None,
-            }
+    let data: FailoverData = if let Ok(data) = serde_json::from_slice(&entry.value) {
+        data
+    } else {
+        // Old Patroni: `leader:member`.
+        let text = std::str::from_utf8(&entry.value).ok()?;
+        let (leader, member) = text.split_once(':')?;
+        let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+        FailoverData {
+            leader: named(leader),
+            member: named(member),
+            scheduled_at: None,
         }
     };
     if (data.leader.is_none() && data.member.is_none()) || data.scheduled_at.is_some() {

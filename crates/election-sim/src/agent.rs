@@ -101,7 +101,7 @@ pub(super) struct Agent {
 }
 
 impl World {
-    pub fn start_agent(&mut self, member: usize, boot: u32) {
+    pub(crate) fn start_agent(&mut self, member: usize, boot: u32) {
         let host = &self.hosts[member];
         if !host.up || host.boot != boot || host.agent.is_some() {
             return;
@@ -200,7 +200,7 @@ impl World {
         self.feed(member, Event::Tick);
     }
 
-    pub fn agent(&mut self, member: usize) -> &mut Agent {
+    pub(crate) fn agent(&mut self, member: usize) -> &mut Agent {
         self.hosts[member]
             .agent
             .as_mut()
@@ -208,14 +208,14 @@ impl World {
     }
 
     /// The agent, if this one still runs.
-    pub fn live(&mut self, member: usize, number: u32) -> Option<&mut Agent> {
+    pub(crate) fn live(&mut self, member: usize, number: u32) -> Option<&mut Agent> {
         self.hosts[member]
             .agent
             .as_mut()
             .filter(|agent| agent.number == number)
     }
 
-    pub fn wake(&mut self, member: usize, number: u32) {
+    pub(crate) fn wake(&mut self, member: usize, number: u32) {
         let now = self.now;
         if self
             .live(member, number)
@@ -225,14 +225,14 @@ impl World {
         }
     }
 
-    pub fn input(&mut self, member: usize, number: u32, event: Event) {
+    pub(crate) fn input(&mut self, member: usize, number: u32, event: Event) {
         if self.live(member, number).is_some_and(|agent| agent.ready) {
             self.feed(member, event);
         }
     }
 
     /// Gives an event to the node and performs what it says.
-    pub fn feed(&mut self, member: usize, event: Event) {
+    pub(crate) fn feed(&mut self, member: usize, event: Event) {
         let now = self.clock(member);
         if let Event::Postgres { postgres, .. } = &event {
             self.agent(member).postgres = postgres.clone();
@@ -358,7 +358,7 @@ impl World {
         self.later(wait.max(1), Happening::StartAgent(member, boot));
     }
 
-    pub fn ask_to_stop(&mut self, member: usize, restart_after: u64) {
+    pub(crate) fn ask_to_stop(&mut self, member: usize, restart_after: u64) {
         if let Some(agent) = self.hosts[member]
             .agent
             .as_mut()
@@ -389,7 +389,7 @@ impl World {
     }
 
     /// Reads again now and then, whatever the watch tells.
-    pub fn backstop(&mut self, end: usize, number: u32, reads: u64) {
+    pub(crate) fn backstop(&mut self, end: usize, number: u32, reads: u64) {
         if end >= self.hosts.len() {
             self.pooler_backstop(end - self.hosts.len() - 1, number, reads);
         } else if self
@@ -400,7 +400,7 @@ impl World {
         }
     }
 
-    pub fn news(&mut self, to: usize, number: u32, keys: Rc<Keys>) {
+    pub(crate) fn news(&mut self, to: usize, number: u32, keys: Rc<Keys>) {
         if to >= self.hosts.len() {
             self.pooler_news(to - self.hosts.len() - 1, number, keys, 0);
         } else if self.live(to, number).is_some_and(|agent| agent.ready) {
@@ -409,7 +409,7 @@ impl World {
     }
 
     /// etcd answered, or did not.
-    pub fn answered(&mut self, to: usize, number: u32, call: u64, answer: Option<Answer>) {
+    pub(crate) fn answered(&mut self, to: usize, number: u32, call: u64, answer: Option<Answer>) {
         if to >= self.hosts.len() {
             self.pooler_answered(to - self.hosts.len() - 1, number, call, answer);
             return;
@@ -427,7 +427,7 @@ impl World {
                 self.feed(to, Event::LeaseGranted { id, granted, sent });
             }
             (Call::Keep(id, sent), Some(Answer::Kept(true))) => {
-                self.feed(to, Event::LeaseKept { id, sent })
+                self.feed(to, Event::LeaseKept { id, sent });
             }
             (Call::Keep(id, _), Some(Answer::Kept(false))) => self.feed(to, Event::LeaseGone(id)),
             (Call::Grant(_) | Call::Keep(..), _) => self.feed(to, Event::LeaseUnanswered),
@@ -540,7 +540,7 @@ impl World {
         }
     }
 
-    pub fn vote_asked(&mut self, member: usize, asker: Asker) {
+    pub(crate) fn vote_asked(&mut self, member: usize, asker: Asker) {
         let Some(agent) = self.hosts[member]
             .agent
             .as_mut()
@@ -632,7 +632,7 @@ impl World {
         self.later(within.0, Happening::Agent(member, number, Box::new(late)));
     }
 
-    pub fn promise_asked(
+    pub(crate) fn promise_asked(
         &mut self,
         member: usize,
         from: usize,
@@ -709,7 +709,7 @@ impl World {
         );
     }
 
-    pub fn promised_by(
+    pub(crate) fn promised_by(
         &mut self,
         member: usize,
         number: u32,
@@ -744,7 +744,7 @@ impl World {
         }
     }
 
-    pub fn withdrawn(&mut self, member: usize, lease: LeaseId, round: u64) {
+    pub(crate) fn withdrawn(&mut self, member: usize, lease: LeaseId, round: u64) {
         if self.hosts[member]
             .agent
             .as_ref()
@@ -914,7 +914,7 @@ impl World {
     }
 
     /// The agent looks at its postgres, as asked or as it does now and then.
-    pub fn look_again(&mut self, member: usize, number: u32) {
+    pub(crate) fn look_again(&mut self, member: usize, number: u32) {
         let Some(agent) = self.live(member, number).filter(|agent| agent.ready) else {
             return;
         };
@@ -939,7 +939,7 @@ impl World {
         }
     }
 
-    pub fn outcome(&mut self, member: usize, step: StepId, outcome: Outcome) {
+    pub(crate) fn outcome(&mut self, member: usize, step: StepId, outcome: Outcome) {
         let agent = self.agent(member);
         if agent
             .step

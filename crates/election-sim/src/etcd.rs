@@ -16,7 +16,7 @@ use mrg_pool_core::PauseRequest;
 
 /// What a pooler writes of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PoolerKey {
+pub(crate) struct PoolerKey {
     /// The request that it heeds.
     pub pause: Option<Revision>,
     /// Whether its last transaction is done.
@@ -25,7 +25,7 @@ pub struct PoolerKey {
 
 /// All keys, as of one revision.
 #[derive(Clone, Debug, Default)]
-pub struct Keys {
+pub(crate) struct Keys {
     /// What the election looks at.
     pub cluster: Cluster,
     /// `config`, unless somebody deleted it.
@@ -38,7 +38,7 @@ pub struct Keys {
 
 /// Who owns a lease and when it ends.
 #[derive(Clone, Copy, Debug)]
-pub struct Granted {
+pub(crate) struct Granted {
     /// The ttl, in the milliseconds of etcd's clock.
     pub ttl: u64,
     /// When it ends.
@@ -47,7 +47,7 @@ pub struct Granted {
 
 /// A transaction. Those that speak of a lease are done only if it is alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transaction {
+pub(crate) enum Transaction {
     /// Create `initialize`, if absent.
     ClaimInitialize,
     /// Delete it, if it is ours.
@@ -84,7 +84,7 @@ pub enum Transaction {
 
 /// The state of etcd.
 #[derive(Debug, Default)]
-pub struct Etcd {
+pub(crate) struct Etcd {
     keys: Rc<Keys>,
     /// Which lease a key hangs off: `initialize`, the request to the poolers, a pooler's key.
     claim: Option<LeaseId>,
@@ -95,7 +95,7 @@ pub struct Etcd {
 
 impl Etcd {
     /// Empty, but for the configuration.
-    pub fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self {
             keys: Rc::new(Keys {
                 settings: Some(settings),
@@ -106,17 +106,17 @@ impl Etcd {
     }
 
     /// Everything, now.
-    pub fn keys(&self) -> &Rc<Keys> {
+    pub(crate) fn keys(&self) -> &Rc<Keys> {
         &self.keys
     }
 
     /// A lease, if it is there.
-    pub fn lease(&self, id: LeaseId) -> Option<Granted> {
+    pub(crate) fn lease(&self, id: LeaseId) -> Option<Granted> {
         self.leases.get(&id).copied()
     }
 
     /// Changes keys: the next revision.
-    pub fn change<T>(&mut self, change: impl FnOnce(&mut Keys, Revision) -> T) -> T {
+    pub(crate) fn change<T>(&mut self, change: impl FnOnce(&mut Keys, Revision) -> T) -> T {
         let keys = Rc::make_mut(&mut self.keys);
         let next = Revision(keys.cluster.revision.0 + 1);
         keys.cluster.revision = next;
@@ -124,7 +124,7 @@ impl Etcd {
     }
 
     /// Grants a lease.
-    pub fn grant(&mut self, now: u64, ttl: u64) -> LeaseId {
+    pub(crate) fn grant(&mut self, now: u64, ttl: u64) -> LeaseId {
         self.granted += 1;
         let id = LeaseId(self.granted);
         self.leases.insert(
@@ -138,7 +138,7 @@ impl Etcd {
     }
 
     /// Keeps a lease; whether it was there.
-    pub fn keep(&mut self, now: u64, id: LeaseId) -> bool {
+    pub(crate) fn keep(&mut self, now: u64, id: LeaseId) -> bool {
         let Some(lease) = self.leases.get_mut(&id) else {
             return false;
         };
@@ -147,7 +147,7 @@ impl Etcd {
     }
 
     /// A new leader of etcd gives every lease its whole ttl again.
-    pub fn promote(&mut self, now: u64) -> Vec<(LeaseId, u64)> {
+    pub(crate) fn promote(&mut self, now: u64) -> Vec<(LeaseId, u64)> {
         for lease in self.leases.values_mut() {
             lease.ends = now + lease.ttl;
         }
@@ -158,7 +158,7 @@ impl Etcd {
     }
 
     /// Ends a lease and everything that hangs off it; whether there was one.
-    pub fn revoke(&mut self, id: LeaseId) -> bool {
+    pub(crate) fn revoke(&mut self, id: LeaseId) -> bool {
         if self.leases.remove(&id).is_none() {
             return false;
         }
@@ -186,7 +186,7 @@ impl Etcd {
     }
 
     /// Does a transaction; the revision if its conditions held.
-    pub fn transact(
+    pub(crate) fn transact(
         &mut self,
         who: &MemberName,
         lease: LeaseId,
@@ -269,7 +269,7 @@ fn apply(
                 member: who.clone(),
                 lease,
                 created: revision,
-            })
+            });
         }
         Transaction::Move(to) => {
             if let Some(leader) = &mut cluster.leader {
@@ -301,7 +301,7 @@ fn apply(
             keys.pause = Some(PauseRequest {
                 id: revision,
                 leader,
-            })
+            });
         }
         Transaction::DeletePause => keys.pause = None,
         Transaction::RestoreConfig(settings) => keys.settings = Some(settings),
@@ -310,7 +310,7 @@ fn apply(
 }
 
 /// A person's request to hand over.
-pub fn request(
+pub(crate) fn request(
     keys: &mut Keys,
     revision: Revision,
     leader: Option<MemberName>,

@@ -21,7 +21,7 @@ pub(super) const FOREIGN: u64 = 1_000_000;
 
 impl World {
     /// The next fault, or the end of them, is to come after its time.
-    pub fn expect_fault(&mut self, index: usize) {
+    pub(crate) fn expect_fault(&mut self, index: usize) {
         let wait = self
             .schedule
             .faults
@@ -37,7 +37,7 @@ impl World {
         self.at(at, Happening::Fault(index, self.plan));
     }
 
-    pub fn fault_due(&mut self, index: usize, plan: u32) {
+    pub(crate) fn fault_due(&mut self, index: usize, plan: u32) {
         if plan != self.plan {
             return;
         }
@@ -61,7 +61,7 @@ impl World {
     }
 
     /// The cluster is whole: there is nothing to wait for.
-    pub fn hasten_fault(&mut self) {
+    pub(crate) fn hasten_fault(&mut self) {
         let soon = self.now + self.random.between(0, WHOLE_FOR);
         if self.fault_at > soon {
             self.plan_fault(self.faults_done, soon);
@@ -73,11 +73,11 @@ impl World {
         match fault {
             Fault::KillPostmaster(member) => self.kill_server(member),
             Fault::KillAgent(member, wait) | Fault::KillContainer(member, wait) => {
-                self.kill_agent(member, wait)
+                self.kill_agent(member, wait);
             }
             Fault::KillHost(member, wait) => self.kill_host(member, wait),
             Fault::PauseAgent(member, wait) => {
-                self.hosts[member].agent_paused_until = self.now + wait
+                self.hosts[member].agent_paused_until = self.now + wait;
             }
             Fault::PauseHost(member, wait) => {
                 self.hosts[member].frozen_until =
@@ -135,7 +135,7 @@ impl World {
                     .map(|leader| leader.member.clone());
                 if let Some(leader) = leader.filter(|leader| Some(leader) != candidate.as_ref()) {
                     self.etcd.change(|keys, revision| {
-                        etcd::request(keys, revision, Some(leader), candidate)
+                        etcd::request(keys, revision, Some(leader), candidate);
                     });
                     self.etcd_changed();
                 }
@@ -163,7 +163,7 @@ impl World {
             Fault::DeleteFailsafe => self.delete_key(|keys| keys.cluster.failsafe = None),
             Fault::DeleteSync => self.delete_key(|keys| keys.cluster.sync = None),
             Fault::DeleteConfig => {
-                self.delete_key(|keys| (keys.settings, keys.cluster.expected) = (None, None))
+                self.delete_key(|keys| (keys.settings, keys.cluster.expected) = (None, None));
             }
             Fault::DeleteEverything => self.delete_everything(),
             Fault::KillPooler(pooler, wait) => {
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    pub fn undo(&mut self, fault: Fault) {
+    pub(crate) fn undo(&mut self, fault: Fault) {
         if self.healed {
             return;
         }
@@ -246,7 +246,7 @@ impl World {
         self.later(wait, Happening::Boot(member, self.hosts[member].boot));
     }
 
-    pub fn boot(&mut self, member: usize, boot: u32) {
+    pub(crate) fn boot(&mut self, member: usize, boot: u32) {
         let host = &mut self.hosts[member];
         if host.up || host.boot != boot {
             return;
@@ -322,7 +322,7 @@ impl World {
             self.etcd.change(|keys, _| {
                 keys.settings
                     .iter_mut()
-                    .for_each(|settings| settings.paused = paused)
+                    .for_each(|settings| settings.paused = paused);
             });
             self.etcd_changed();
         }
@@ -361,7 +361,7 @@ impl World {
     }
 
     /// Whether the keys say nothing of a cluster that there is.
-    pub fn is_forgotten(&self) -> bool {
+    pub(crate) fn is_forgotten(&self) -> bool {
         let cluster = &self.etcd.keys().cluster;
         self.judge.system.is_some()
             && cluster.initialize.is_none()
@@ -399,7 +399,7 @@ impl World {
 
     /// The person on call does what docs/ha.md says, and nothing else: ends a pause, moves away the
     /// data of another cluster, and chooses a leader where `/sync` was deleted and nobody leads.
-    pub fn help(&mut self) {
+    pub(crate) fn help(&mut self) {
         self.later(HELP_EVERY, Happening::Help);
         self.set_paused(false);
         for host in self.hosts.iter_mut().filter(|host| !host.postgres.runs()) {
@@ -420,7 +420,7 @@ impl World {
         if let Some(system_id) = self.hosts.iter().find_map(ours).filter(|_| nameless) {
             self.tell(|_| format!("*** somebody writes /initialize: {system_id}"));
             self.etcd.change(|keys, _| {
-                keys.cluster.initialize = Some(mrg_election::Initialize::Done(system_id))
+                keys.cluster.initialize = Some(mrg_election::Initialize::Done(system_id));
             });
             self.etcd_changed();
         }
@@ -464,7 +464,7 @@ impl World {
     }
 
     /// A connection over a way that has been cut for long.
-    pub fn connection_times_out(&mut self, from: usize, to: usize) {
+    pub(crate) fn connection_times_out(&mut self, from: usize, to: usize) {
         if self.cut[from][to] == 0 {
             return;
         }

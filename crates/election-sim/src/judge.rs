@@ -51,7 +51,7 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    pub fn new(schedule: &Schedule) -> Self {
+    pub(crate) fn new(schedule: &Schedule) -> Self {
         let by_hand =
             |fault: &(u64, Fault)| matches!(fault.1, Fault::DeleteLeader | Fault::DeleteEverything);
         Self {
@@ -77,16 +77,16 @@ impl Judge {
     }
 
     /// Something that must never be.
-    pub fn blame(&mut self, what: String) {
+    pub(crate) fn blame(&mut self, what: String) {
         self.violation.get_or_insert(what);
     }
 
-    pub fn violation(&self) -> Option<&str> {
+    pub(crate) fn violation(&self) -> Option<&str> {
         self.violation.as_deref()
     }
 
     /// Whether every acknowledged commit is on two disks besides this one.
-    pub fn survives_without(&self, member: usize, hosts: &[Host]) -> bool {
+    pub(crate) fn survives_without(&self, member: usize, hosts: &[Host]) -> bool {
         let holds = |host: &Host, commit: &Commit| {
             host.postgres.data.as_ref().is_some_and(|data| {
                 commit.index < data.flushed && data.wal[commit.index].id == commit.id
@@ -117,7 +117,7 @@ impl Judge {
 
 impl World {
     /// A commit returns to its session.
-    pub fn judge_commit(&mut self, member: usize, index: usize, id: u32) {
+    pub(crate) fn judge_commit(&mut self, member: usize, index: usize, id: u32) {
         if !self.judge.durable {
             return;
         }
@@ -148,7 +148,7 @@ impl World {
     }
 
     /// Somebody accepts writes.
-    pub fn judge_writers(&mut self, member: usize) {
+    pub(crate) fn judge_writers(&mut self, member: usize) {
         let writes =
             |host: &Host| host.postgres.server == Server::Primary && self.now >= host.frozen_until;
         let writers: Vec<String> = self
@@ -168,7 +168,7 @@ impl World {
     }
 
     /// A new primary must have everything that was acknowledged.
-    pub fn judge_promotion(&mut self, member: usize) {
+    pub(crate) fn judge_promotion(&mut self, member: usize) {
         if !self.judge.durable {
             return;
         }
@@ -197,7 +197,7 @@ impl World {
 
     /// A pool lets its clients through to a server: one that accepts writes, of a leadership that
     /// was there after the hold began.
-    pub fn judge_rewired(&mut self, pooler: usize, server: usize, held: u64) {
+    pub(crate) fn judge_rewired(&mut self, pooler: usize, server: usize, held: u64) {
         // One that stood still may act on what was true before.
         if self.now < self.poolers[pooler].catches_up_at + 2_000 {
             return;
@@ -231,14 +231,14 @@ impl World {
     }
 
     /// A server goes.
-    pub fn judge_gone(&mut self, member: usize) {
+    pub(crate) fn judge_gone(&mut self, member: usize) {
         if self.hosts[member].postgres.server == Server::Primary {
             self.judge.wrote_at[member] = self.now;
         }
     }
 
     /// `/sync` and the names in force must never permit an election that could miss a commit.
-    pub fn judge_keys(&mut self) {
+    pub(crate) fn judge_keys(&mut self) {
         let created = self
             .etcd
             .keys()
@@ -292,7 +292,12 @@ impl World {
     }
 
     /// The leader key goes only when nothing of that server runs.
-    pub fn judge_transaction(&mut self, member: usize, lease: LeaseId, transaction: &Transaction) {
+    pub(crate) fn judge_transaction(
+        &mut self,
+        member: usize,
+        lease: LeaseId,
+        transaction: &Transaction,
+    ) {
         let leads = self
             .etcd
             .keys()
@@ -315,7 +320,7 @@ impl World {
     }
 
     /// Whoever votes has stopped its receiver, and has what it says.
-    pub fn judge_vote(&mut self, member: usize, position: Position) {
+    pub(crate) fn judge_vote(&mut self, member: usize, position: Position) {
         let postgres = &self.hosts[member].postgres;
         let name = self.name(member);
         if postgres.receiver.is_some() {
@@ -334,7 +339,7 @@ impl World {
 
     /// Whether everything is as it should be in the end: one primary, everybody streams, clients
     /// write.
-    pub fn is_whole(&self) -> Result<(), String> {
+    pub(crate) fn is_whole(&self) -> Result<(), String> {
         let Some(leader) = &self.etcd.keys().cluster.leader else {
             return Err("there is no leader".to_owned());
         };
@@ -398,7 +403,7 @@ impl World {
 
     /// Whether the day is over: something is wrong, or everything is whole again, or the time for
     /// that has passed.
-    pub fn is_over(&mut self) -> bool {
+    pub(crate) fn is_over(&mut self) -> bool {
         if self.judge.violation.is_some() {
             return true;
         }

@@ -56,7 +56,7 @@ pub(super) struct Pooler {
 }
 
 impl Pooler {
-    pub fn new(name: usize) -> Self {
+    pub(crate) fn new(name: usize) -> Self {
         let nowhere = Setting {
             number: 0,
             gate: Gate::Hold,
@@ -84,12 +84,12 @@ impl Pooler {
     }
 
     /// Whether its clients reach a server.
-    pub fn flows(&self) -> bool {
+    pub(crate) fn flows(&self) -> bool {
         self.up && self.applied.gate == Gate::Flow
     }
 
     /// Why its clients wait.
-    pub fn why(&self) -> &'static str {
+    pub(crate) fn why(&self) -> &'static str {
         self.core.why().name()
     }
 }
@@ -106,7 +106,7 @@ fn member_at(address: &Address) -> Option<usize> {
 }
 
 impl World {
-    pub fn start_pooler(&mut self, pooler: usize) {
+    pub(crate) fn start_pooler(&mut self, pooler: usize) {
         if self.poolers[pooler].up {
             return;
         }
@@ -126,7 +126,7 @@ impl World {
         self.pooler_feed(pooler, Event::Tick);
     }
 
-    pub fn stop_pooler(&mut self, pooler: usize) {
+    pub(crate) fn stop_pooler(&mut self, pooler: usize) {
         let ended: Vec<u64> = {
             let pooler = &mut self.poolers[pooler];
             pooler.up = false;
@@ -160,7 +160,7 @@ impl World {
         self.poolers[pooler].calls.insert(call, Some(asked));
     }
 
-    pub fn pooler_backstop(&mut self, pooler: usize, number: u32, reads: u64) {
+    pub(crate) fn pooler_backstop(&mut self, pooler: usize, number: u32, reads: u64) {
         let state = &self.poolers[pooler];
         if state.up
             && state.number == number
@@ -172,7 +172,7 @@ impl World {
         }
     }
 
-    pub fn pooler_answered(
+    pub(crate) fn pooler_answered(
         &mut self,
         pooler: usize,
         number: u32,
@@ -190,26 +190,23 @@ impl World {
         state.watch.reads += 1;
         let reads = state.watch.reads;
         let end = self.pooler_end(pooler);
-        match answer {
-            Some(Answer::Keys(keys)) => {
-                self.poolers[pooler].watch.open = true;
-                self.later(10_000, Happening::Backstop(end, number, reads));
-                self.pooler_news(pooler, number, keys, asked);
-                let state = &self.poolers[pooler];
-                if state.watch.asked > asked && state.watch.reading.is_none() {
-                    let asked = state.watch.asked;
-                    self.pooler_reads(pooler, asked);
-                }
+        if let Some(Answer::Keys(keys)) = answer {
+            self.poolers[pooler].watch.open = true;
+            self.later(10_000, Happening::Backstop(end, number, reads));
+            self.pooler_news(pooler, number, keys, asked);
+            let state = &self.poolers[pooler];
+            if state.watch.asked > asked && state.watch.reading.is_none() {
+                let asked = state.watch.asked;
+                self.pooler_reads(pooler, asked);
             }
-            _ => {
-                self.poolers[pooler].watch.open = false;
-                self.later(100, Happening::Backstop(end, number, reads));
-                self.pooler_feed(pooler, Event::DcsLost);
-            }
+        } else {
+            self.poolers[pooler].watch.open = false;
+            self.later(100, Happening::Backstop(end, number, reads));
+            self.pooler_feed(pooler, Event::DcsLost);
         }
     }
 
-    pub fn pooler_news(&mut self, pooler: usize, number: u32, keys: Rc<Keys>, read: u64) {
+    pub(crate) fn pooler_news(&mut self, pooler: usize, number: u32, keys: Rc<Keys>, read: u64) {
         let state = &mut self.poolers[pooler];
         if !state.up || state.number != number {
             return;
@@ -252,7 +249,12 @@ impl World {
         self.pooler_feed(pooler, Event::Dcs { seen, read });
     }
 
-    pub fn pooler_paused(&mut self, pooler: usize, number: u32, pause: Option<PauseRequest>) {
+    pub(crate) fn pooler_paused(
+        &mut self,
+        pooler: usize,
+        number: u32,
+        pause: Option<PauseRequest>,
+    ) {
         let state = &mut self.poolers[pooler];
         if state.up && state.number == number {
             state.pause = pause;
@@ -260,14 +262,14 @@ impl World {
         }
     }
 
-    pub fn pooler_tick(&mut self, pooler: usize, number: u32) {
+    pub(crate) fn pooler_tick(&mut self, pooler: usize, number: u32) {
         let state = &self.poolers[pooler];
         if state.up && state.number == number && state.wake <= self.now {
             self.pooler_feed(pooler, Event::Tick);
         }
     }
 
-    pub fn pooler_feed(&mut self, pooler: usize, event: Event) {
+    pub(crate) fn pooler_feed(&mut self, pooler: usize, event: Event) {
         let now = Moment(self.now);
         let mut effects = self.poolers[pooler].core.on(now, event);
         let state = &mut self.poolers[pooler];
@@ -376,7 +378,7 @@ impl World {
     }
 
     /// PgBouncer is where it was to be brought.
-    pub fn pooler_set(&mut self, pooler: usize, number: u32, setting: u64) {
+    pub(crate) fn pooler_set(&mut self, pooler: usize, number: u32, setting: u64) {
         let state = &mut self.poolers[pooler];
         if !state.up
             || state.number != number
@@ -403,7 +405,7 @@ impl World {
 
     // ---- clients ----
 
-    pub fn think(&mut self, client: usize) {
+    pub(crate) fn think(&mut self, client: usize) {
         self.transactions += 1;
         let transaction = self.transactions;
         let poolers = self.poolers.len();
@@ -467,7 +469,7 @@ impl World {
     }
 
     /// A transaction ended, well or not: its client thinks, and writes again.
-    pub fn transaction_ends(&mut self, transaction: u64, done: bool) {
+    pub(crate) fn transaction_ends(&mut self, transaction: u64, done: bool) {
         let Some(Transaction { client, pooler, .. }) = self.open.remove(&transaction) else {
             return;
         };
@@ -492,7 +494,7 @@ impl World {
     }
 
     /// A server is gone: its clients' connections close.
-    pub fn connections_close(&mut self, server: (usize, u32)) {
+    pub(crate) fn connections_close(&mut self, server: (usize, u32)) {
         for pooler in 0..self.poolers.len() {
             let end = self.pooler_end(pooler);
             if !self.poolers[pooler].up || self.cut[server.0][end] > 0 {
@@ -627,7 +629,7 @@ impl World {
         self.pooler_feed(pooler, Event::Probed { probe, finding });
     }
 
-    pub fn arrives(&mut self, from: usize, to: usize, message: Message) {
+    pub(crate) fn arrives(&mut self, from: usize, to: usize, message: Message) {
         let here = to < self.hosts.len();
         if here && !self.hosts[to].up {
             return;
@@ -637,7 +639,7 @@ impl World {
         };
         match message {
             Message::Vote { from, agent, step } => {
-                self.vote_asked(to, crate::agent::Asker::Vote { from, agent, step })
+                self.vote_asked(to, crate::agent::Asker::Vote { from, agent, step });
             }
             Message::Voted { agent, step, vote } => self.voted(to, from, agent, step, vote),
             Message::Receipt { .. } => self.receipt_asked(to, message),

@@ -12,7 +12,7 @@ const RECORD: u64 = 100;
 
 /// One WAL record. No two writes anywhere have the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
+pub(crate) struct Record {
     /// Who it is.
     pub id: u32,
     /// The timeline that it was written on.
@@ -21,7 +21,7 @@ pub struct Record {
 
 /// A data directory.
 #[derive(Clone, Debug)]
-pub struct Data {
+pub(crate) struct Data {
     /// The system identifier.
     pub system: u64,
     /// All WAL since the beginning.
@@ -41,13 +41,13 @@ pub struct Data {
 }
 
 /// The end of so many records.
-pub fn lsn(records: usize) -> Lsn {
+pub(crate) fn lsn(records: usize) -> Lsn {
     Lsn(records as u64 * RECORD)
 }
 
 impl Data {
     /// A fresh one.
-    pub fn new(system: u64) -> Self {
+    pub(crate) fn new(system: u64) -> Self {
         Self {
             system,
             wal: Vec::new(),
@@ -61,19 +61,19 @@ impl Data {
     }
 
     /// The timeline of the last durable record.
-    pub fn timeline(&self) -> u32 {
+    pub(crate) fn timeline(&self) -> u32 {
         self.flushed
             .checked_sub(1)
             .map_or(1, |last| self.wal[last].timeline)
     }
 
     /// The timeline of the last record, flushed or not.
-    pub fn newest_timeline(&self) -> u32 {
+    pub(crate) fn newest_timeline(&self) -> u32 {
         self.wal.last().map_or(1, |record| record.timeline)
     }
 
     /// How far it reaches, durably.
-    pub fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         Position {
             timeline: Timeline(self.timeline()),
             flushed: lsn(self.flushed),
@@ -81,23 +81,23 @@ impl Data {
     }
 
     /// How many records both have, from the beginning.
-    pub fn common(&self, other: &Data) -> usize {
+    pub(crate) fn common(&self, other: &Data) -> usize {
         // Ids are unique, so where a record is the same everything before it is.
         let mut least = 0;
         let mut most = self.wal.len().min(other.wal.len());
         while least < most {
             let middle = least + (most - least).div_ceil(2);
             if self.wal[middle - 1].id == other.wal[middle - 1].id {
-                least = middle
+                least = middle;
             } else {
-                most = middle - 1
+                most = middle - 1;
             }
         }
         least
     }
 
     /// Where this history leaves a timeline; `None` if it is still on it.
-    pub fn end_of(&self, timeline: u32) -> Option<usize> {
+    pub(crate) fn end_of(&self, timeline: u32) -> Option<usize> {
         let at = self
             .wal
             .partition_point(|record| record.timeline <= timeline);
@@ -105,7 +105,7 @@ impl Data {
     }
 
     /// As `pg_control` tells it.
-    pub fn control(&self) -> DataDirectory {
+    pub(crate) fn control(&self) -> DataDirectory {
         DataDirectory {
             system_id: self.system,
             timeline: Timeline(self.timeline()),
@@ -119,7 +119,7 @@ impl Data {
 
 /// What the server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
+pub(crate) enum Server {
     /// It does not run.
     Down,
     /// It does not answer yet.
@@ -137,7 +137,7 @@ pub enum Server {
 
 /// A standby's connection, as the primary sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Sender {
+pub(crate) struct Sender {
     /// Which connection.
     pub connection: u32,
     /// Whether the standby has caught up.
@@ -150,7 +150,7 @@ pub struct Sender {
 
 /// A standby's receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Receiver {
+pub(crate) struct Receiver {
     /// Which connection.
     pub connection: u32,
     /// To whom.
@@ -159,7 +159,7 @@ pub struct Receiver {
 
 /// A commit that waits.
 #[derive(Clone, Copy, Debug)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// Its record.
     pub index: usize,
     /// Which record.
@@ -170,7 +170,7 @@ pub struct Waiting {
 
 /// A server and everything that ends with it.
 #[derive(Clone, Debug)]
-pub struct Postgres {
+pub(crate) struct Postgres {
     /// The files, if there are any.
     pub data: Option<Data>,
     /// The process.
@@ -195,7 +195,7 @@ pub struct Postgres {
 
 impl Postgres {
     /// Nothing is there.
-    pub fn absent() -> Self {
+    pub(crate) fn absent() -> Self {
         Self {
             data: None,
             server: Server::Down,
@@ -211,13 +211,13 @@ impl Postgres {
     }
 
     /// Whether processes of it are there.
-    pub fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         self.server != Server::Down
     }
 
     /// Every process is gone at once. What was written stays, and is flushed before anything is
     /// read of it.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.server = Server::Down;
         self.incarnation += 1;
         self.receiver = None;
@@ -229,7 +229,7 @@ impl Postgres {
     }
 
     /// The machine is gone: what was not flushed is lost.
-    pub fn lose_power(&mut self) {
+    pub(crate) fn lose_power(&mut self) {
         if let Some(data) = &mut self.data {
             data.wal.truncate(data.flushed);
         }
@@ -237,7 +237,7 @@ impl Postgres {
     }
 
     /// Whether a commit at this index is confirmed by those who must, as PostgreSQL counts them.
-    pub fn is_confirmed(
+    pub(crate) fn is_confirmed(
         &self,
         index: usize,
         name_of: impl Fn(usize) -> mrg_base::MemberName,

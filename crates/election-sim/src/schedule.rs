@@ -6,7 +6,7 @@ use mrg_base::Millis;
 use mrg_election::{Failover, Mode, OnCrash, Replication, Settings};
 
 /// In the place of a member: whoever leads when it happens.
-pub const LEADER: usize = usize::MAX;
+pub(crate) const LEADER: usize = usize::MAX;
 
 /// Something goes wrong, or somebody does something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +176,7 @@ impl Schedule {
 }
 
 /// Settings by chance; all of them legal.
-pub fn settings(random: &mut Random) -> Settings {
+pub(crate) fn settings(random: &mut Random) -> Settings {
     let (ttl, loop_wait, retry_timeout) =
         [(3, 1, 1), (5, 1, 2), (10, 2, 3), (10, 2, 3), (30, 10, 10)][random.index(5)];
     let mode = [

@@ -15,7 +15,7 @@ pub(super) const CONNECTION_TIMEOUT: u64 = 6_000;
 
 impl World {
     /// What a look at the local server shows.
-    pub fn look(&self, member: usize) -> Postgres {
+    pub(crate) fn look(&self, member: usize) -> Postgres {
         let postgres = &self.hosts[member].postgres;
         let Some(data) = &postgres.data else {
             return Postgres::NoData;
@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    pub fn start_server(&mut self, member: usize, as_: &StartAs) {
+    pub(crate) fn start_server(&mut self, member: usize, as_: &StartAs) {
         let primary = *as_ == StartAs::Primary;
         let upstream = match as_ {
             StartAs::Standby {
@@ -93,7 +93,7 @@ impl World {
         self.later(wait, Happening::ServerUp(member, incarnation, primary));
     }
 
-    pub fn server_up(&mut self, member: usize, incarnation: u32, primary: bool) {
+    pub(crate) fn server_up(&mut self, member: usize, incarnation: u32, primary: bool) {
         let postgres = &mut self.hosts[member].postgres;
         if postgres.incarnation != incarnation || postgres.server != Server::Starting {
             return;
@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    pub fn replayed(&mut self, member: usize, incarnation: u32) {
+    pub(crate) fn replayed(&mut self, member: usize, incarnation: u32) {
         let postgres = &mut self.hosts[member].postgres;
         if postgres.incarnation == incarnation && matches!(postgres.server, Server::Standby { .. })
         {
@@ -126,12 +126,12 @@ impl World {
     }
 
     /// Ends every process at once. Whoever is connected notices, if the network lets him.
-    pub fn kill_server(&mut self, member: usize) {
-        self.ends(member, |postgres| postgres.end());
+    pub(crate) fn kill_server(&mut self, member: usize) {
+        self.ends(member, super::postgres::Postgres::end);
     }
 
-    pub fn lose_power(&mut self, member: usize) {
-        self.ends(member, |postgres| postgres.lose_power());
+    pub(crate) fn lose_power(&mut self, member: usize) {
+        self.ends(member, super::postgres::Postgres::lose_power);
     }
 
     fn ends(&mut self, member: usize, end: impl FnOnce(&mut crate::postgres::Postgres)) {
@@ -178,12 +178,12 @@ impl World {
     }
 
     /// Both ends give a connection up.
-    pub fn break_connection(&mut self, primary: usize, standby: usize, connection: u32) {
+    pub(crate) fn break_connection(&mut self, primary: usize, standby: usize, connection: u32) {
         self.sender_ends(primary, standby, connection);
         self.receiver_breaks(standby, connection);
     }
 
-    pub fn sender_ends(&mut self, upstream: usize, standby: usize, connection: u32) {
+    pub(crate) fn sender_ends(&mut self, upstream: usize, standby: usize, connection: u32) {
         let postgres = &mut self.hosts[upstream].postgres;
         if postgres
             .senders
@@ -195,7 +195,7 @@ impl World {
         self.confirm(upstream);
     }
 
-    pub fn receiver_breaks(&mut self, standby: usize, connection: u32) {
+    pub(crate) fn receiver_breaks(&mut self, standby: usize, connection: u32) {
         let now = self.clock(standby);
         let postgres = &mut self.hosts[standby].postgres;
         if postgres
@@ -211,7 +211,7 @@ impl World {
     }
 
     /// Begins an orderly stop; how long it takes.
-    pub fn stop_server(&mut self, member: usize) -> u64 {
+    pub(crate) fn stop_server(&mut self, member: usize) -> u64 {
         self.judge_gone(member);
         let postgres = &mut self.hosts[member].postgres;
         match postgres.server {
@@ -238,7 +238,7 @@ impl World {
     }
 
     /// The shutdown checkpoint is written, and sent.
-    pub fn stopped(&mut self, member: usize, incarnation: u32) {
+    pub(crate) fn stopped(&mut self, member: usize, incarnation: u32) {
         let postgres = &mut self.hosts[member].postgres;
         if postgres.incarnation != incarnation {
             return;
@@ -268,7 +268,7 @@ impl World {
         }
     }
 
-    pub fn server_stopped(&mut self, member: usize) -> Outcome {
+    pub(crate) fn server_stopped(&mut self, member: usize) -> Outcome {
         self.kill_server(member);
         match &self.hosts[member].postgres.data {
             Some(data) if data.clean => Outcome::At(Position {
@@ -280,7 +280,7 @@ impl World {
     }
 
     /// Begins a promotion; how long it takes.
-    pub fn promote_server(&mut self, member: usize) -> u64 {
+    pub(crate) fn promote_server(&mut self, member: usize) -> u64 {
         if !self.is_armed(member) {
             return 1;
         }
@@ -290,7 +290,7 @@ impl World {
         wait + 2
     }
 
-    pub fn promoted(&mut self, member: usize, incarnation: u32) {
+    pub(crate) fn promoted(&mut self, member: usize, incarnation: u32) {
         let postgres = &mut self.hosts[member].postgres;
         if postgres.incarnation != incarnation || !matches!(postgres.server, Server::Standby { .. })
         {
@@ -326,7 +326,7 @@ impl World {
         self.judge_promotion(member);
     }
 
-    pub fn names_change(&mut self, member: usize, boot: u32, names: Names) {
+    pub(crate) fn names_change(&mut self, member: usize, boot: u32, names: Names) {
         if self.hosts[member].boot != boot {
             return;
         }
@@ -361,7 +361,7 @@ impl World {
     }
 
     /// A client's commit reaches the server.
-    pub fn write_arrives(&mut self, member: usize, from: usize, transaction: u64) {
+    pub(crate) fn write_arrives(&mut self, member: usize, from: usize, transaction: u64) {
         let postgres = &self.hosts[member].postgres;
         if postgres.server != Server::Primary || postgres.disk_full {
             // Refused at once: read-only, or nobody listens.
@@ -389,7 +389,7 @@ impl World {
     }
 
     /// WAL up to here is on the disk.
-    pub fn flush(&mut self, member: usize, incarnation: u32, upto: usize) {
+    pub(crate) fn flush(&mut self, member: usize, incarnation: u32, upto: usize) {
         let postgres = &mut self.hosts[member].postgres;
         if postgres.incarnation != incarnation || !postgres.runs() {
             return;
@@ -442,7 +442,7 @@ impl World {
     }
 
     /// A message of a connection whose way was cut tries again.
-    pub fn late(&mut self, from: usize, to: usize, message: Message) {
+    pub(crate) fn late(&mut self, from: usize, to: usize, message: Message) {
         let stands = match &message {
             Message::Wal { connection, .. } => self.hosts[from]
                 .postgres
@@ -461,7 +461,7 @@ impl World {
     }
 
     /// Sends what is flushed to every standby to which nothing is under way.
-    pub fn pump(&mut self, member: usize) {
+    pub(crate) fn pump(&mut self, member: usize) {
         let postgres = &mut self.hosts[member].postgres;
         let Some(data) = &postgres.data else { return };
         let upto = data.flushed;
@@ -489,7 +489,7 @@ impl World {
         }
     }
 
-    pub fn wal_arrives(
+    pub(crate) fn wal_arrives(
         &mut self,
         standby: usize,
         connection: u32,
@@ -513,7 +513,13 @@ impl World {
         self.later(wait, Happening::Flush(standby, incarnation, upto));
     }
 
-    pub fn standby_flushed(&mut self, member: usize, from: usize, connection: u32, upto: usize) {
+    pub(crate) fn standby_flushed(
+        &mut self,
+        member: usize,
+        from: usize,
+        connection: u32,
+        upto: usize,
+    ) {
         let postgres = &mut self.hosts[member].postgres;
         let flushed_here = postgres.data.as_ref().map_or(0, |data| data.flushed);
         let Some(sender) = postgres
@@ -531,7 +537,7 @@ impl World {
     }
 
     /// Lets commits return that are confirmed.
-    pub fn confirm(&mut self, member: usize) {
+    pub(crate) fn confirm(&mut self, member: usize) {
         let postgres = &self.hosts[member].postgres;
         if postgres.server != Server::Primary || postgres.waiting.is_empty() {
             return;
@@ -569,7 +575,7 @@ impl World {
 
     // ---- streaming ----
 
-    pub fn follow(&mut self, member: usize, upstream: usize) {
+    pub(crate) fn follow(&mut self, member: usize, upstream: usize) {
         let now = self.clock(member);
         let postgres = &mut self.hosts[member].postgres;
         let former = postgres
@@ -588,7 +594,7 @@ impl World {
         self.later(1, Happening::Knock(member, incarnation));
     }
 
-    pub fn receiver_stopped(&mut self, member: usize) -> Outcome {
+    pub(crate) fn receiver_stopped(&mut self, member: usize) -> Outcome {
         let postgres = &mut self.hosts[member].postgres;
         if !matches!(postgres.server, Server::Standby { .. }) {
             return failed("not a standby");
@@ -612,7 +618,7 @@ impl World {
     }
 
     /// A standby's receiver tries to connect.
-    pub fn knock(&mut self, member: usize, incarnation: u32) {
+    pub(crate) fn knock(&mut self, member: usize, incarnation: u32) {
         let postgres = &self.hosts[member].postgres;
         let wants =
             matches!(postgres.server, Server::Standby { .. }) && postgres.receiver.is_none();
@@ -639,7 +645,13 @@ impl World {
         );
     }
 
-    pub fn connect(&mut self, member: usize, from: usize, incarnation: u32, connection: u32) {
+    pub(crate) fn connect(
+        &mut self,
+        member: usize,
+        from: usize,
+        incarnation: u32,
+        connection: u32,
+    ) {
         let standby = &self.hosts[from].postgres;
         let waits = standby.incarnation == incarnation
             && standby.receiver.is_none()
@@ -696,7 +708,7 @@ impl World {
     // ---- copies ----
 
     /// The data of a member that leads and can be reached, or why not.
-    pub fn source(
+    pub(crate) fn source(
         &self,
         member: usize,
         leader: &mrg_base::MemberName,
@@ -713,7 +725,7 @@ impl World {
         }
     }
 
-    pub fn rewound(&mut self, member: usize, leader: &mrg_base::MemberName) -> Outcome {
+    pub(crate) fn rewound(&mut self, member: usize, leader: &mrg_base::MemberName) -> Outcome {
         let source = match self.source(member, leader) {
             Ok(data) => data.clone(),
             Err(why) => return failed(why),
@@ -736,7 +748,7 @@ impl World {
         Outcome::Done
     }
 
-    pub fn copied(&mut self, member: usize, leader: &mrg_base::MemberName) -> Outcome {
+    pub(crate) fn copied(&mut self, member: usize, leader: &mrg_base::MemberName) -> Outcome {
         if self.hosts[member].postgres.disk_full {
             return Outcome::NoSpace("the disk is full".to_owned());
         }

@@ -43,7 +43,7 @@ pub(super) fn failed(why: &str) -> Outcome {
 }
 
 impl World {
-    pub fn begin_step(&mut self, member: usize, step: StepId, action: Action) {
+    pub(crate) fn begin_step(&mut self, member: usize, step: StepId, action: Action) {
         self.tell(|world| format!("{}: {action:?}", world.hosts[member].name));
         let incarnation = self.hosts[member].postgres.incarnation;
         let running = Running {
@@ -117,7 +117,7 @@ impl World {
     }
 
     /// etcd answered a step's question, or did not.
-    pub fn step_answered(&mut self, member: usize, step: StepId, answer: Option<Answer>) {
+    pub(crate) fn step_answered(&mut self, member: usize, step: StepId, answer: Option<Answer>) {
         let Some(running) = self
             .agent(member)
             .step
@@ -155,7 +155,7 @@ impl World {
         let number = self.agent(member).number;
         match (pause, answer) {
             (Pause::Reading, Some(Answer::Keys(keys))) if keys.poolers.is_empty() => {
-                self.outcome(member, step, Outcome::Done)
+                self.outcome(member, step, Outcome::Done);
             }
             (Pause::Reading, Some(Answer::Keys(_))) => {
                 let leader = self
@@ -197,7 +197,7 @@ impl World {
     }
 
     /// Looks whether all poolers hold their clients.
-    pub fn poolers_have_said(&mut self, member: usize, number: u32) {
+    pub(crate) fn poolers_have_said(&mut self, member: usize, number: u32) {
         let now = self.now;
         let Some(agent) = self.live(member, number) else {
             return;
@@ -268,7 +268,7 @@ impl World {
         self.later(VOTE_WITHIN, Happening::StepLate(member, number, step));
     }
 
-    pub fn voted(
+    pub(crate) fn voted(
         &mut self,
         member: usize,
         from: usize,
@@ -323,7 +323,7 @@ impl World {
     }
 
     /// A candidate is asked whether it has WAL past a position; it answers once it has.
-    pub fn receipt_asked(&mut self, member: usize, message: Message) {
+    pub(crate) fn receipt_asked(&mut self, member: usize, message: Message) {
         let Message::Receipt {
             from,
             agent,
@@ -363,14 +363,14 @@ impl World {
         }
     }
 
-    pub fn received(&mut self, member: usize, number: u32, step: StepId) {
+    pub(crate) fn received(&mut self, member: usize, number: u32, step: StepId) {
         if self.live(member, number).is_some() {
             self.outcome(member, step, Outcome::Done);
         }
     }
 
     /// The time for answers is over.
-    pub fn step_late(&mut self, member: usize, number: u32, step: StepId) {
+    pub(crate) fn step_late(&mut self, member: usize, number: u32, step: StepId) {
         let Some(running) = self
             .live(member, number)
             .and_then(|agent| agent.step.as_mut())
@@ -384,7 +384,7 @@ impl World {
                 self.outcome(member, step, Outcome::Votes(votes));
             }
             Action::AwaitReceipt { .. } => {
-                self.outcome(member, step, failed("not received in time"))
+                self.outcome(member, step, failed("not received in time"));
             }
             Action::PausePoolers { .. } => self.poolers_have_said(member, number),
             _ => {}
@@ -435,12 +435,12 @@ impl World {
     }
 
     /// Whether a connection between two members stands.
-    pub fn reaches(&self, from: usize, to: usize) -> bool {
+    pub(crate) fn reaches(&self, from: usize, to: usize) -> bool {
         self.cut[from][to] == 0 && self.cut[to][from] == 0 && self.standing(to).is_none()
     }
 
     /// What was begun is done, or has failed.
-    pub fn step_done(&mut self, member: usize, number: u32, step: StepId) {
+    pub(crate) fn step_done(&mut self, member: usize, number: u32, step: StepId) {
         let Some(running) = self
             .live(member, number)
             .and_then(|agent| agent.step.as_ref())
@@ -515,7 +515,7 @@ impl World {
         }
     }
 
-    pub fn abort_step(&mut self, member: usize, step: StepId) {
+    pub(crate) fn abort_step(&mut self, member: usize, step: StepId) {
         let agent = self.agent(member);
         if agent
             .step
@@ -528,7 +528,7 @@ impl World {
 
     // ---- the fence ----
 
-    pub fn arm(&mut self, member: usize, by: Option<Moment>) {
+    pub(crate) fn arm(&mut self, member: usize, by: Option<Moment>) {
         let generation = self.hosts[member].fence.generation + 1;
         self.hosts[member].fence = Fence {
             deadline: by,
@@ -541,7 +541,7 @@ impl World {
         }
     }
 
-    pub fn enforce(&mut self, member: usize, generation: u32) {
+    pub(crate) fn enforce(&mut self, member: usize, generation: u32) {
         let fence = &mut self.hosts[member].fence;
         if fence.generation != generation || fence.deadline.is_none() {
             return;
@@ -556,7 +556,7 @@ impl World {
 
     /// A machine goes on: its fence finds its deadline passed before anything else runs. (What
     /// proof.md says of suspension.)
-    pub fn thaw(&mut self, member: usize) {
+    pub(crate) fn thaw(&mut self, member: usize) {
         let now = self.clock(member);
         let fence = self.hosts[member].fence;
         if fence
@@ -568,13 +568,13 @@ impl World {
     }
 
     /// Whether a writer may be started.
-    pub fn is_armed(&self, member: usize) -> bool {
+    pub(crate) fn is_armed(&self, member: usize) -> bool {
         let fence = self.hosts[member].fence;
         !fence.fired && fence.deadline.is_some()
     }
 
     /// The postmaster ended, and with it every process of it.
-    pub fn tell_agent_of_exit(&mut self, member: usize) {
+    pub(crate) fn tell_agent_of_exit(&mut self, member: usize) {
         if let Some(agent) = &self.hosts[member].agent {
             let number = agent.number;
             self.later(

@@ -267,7 +267,7 @@ pub(super) struct Host {
 
 impl Host {
     /// Whether there are no files here that tell of a cluster.
-    pub fn has_nothing(&self) -> bool {
+    pub(crate) fn has_nothing(&self) -> bool {
         self.postgres
             .data
             .as_ref()
@@ -275,7 +275,7 @@ impl Host {
     }
 
     /// Whether the files here are of another cluster, and only `initialize` says so.
-    pub fn may_pass_for_another(&self) -> bool {
+    pub(crate) fn may_pass_for_another(&self) -> bool {
         let knows = |agent: &Agent| agent.node.view(Moment(0)).memory.system_id.is_some();
         self.postgres
             .data
@@ -319,7 +319,7 @@ const EPOCH: u64 = 1_000_000;
 const RESENT: u64 = 400;
 
 impl World {
-    pub fn new(schedule: Schedule, tell: bool) -> Self {
+    pub(crate) fn new(schedule: Schedule, tell: bool) -> Self {
         let names: Vec<MemberName> = (1..=schedule.members)
             .map(|number| MemberName::new(&format!("m{number}")).expect("a legal name"))
             .collect();
@@ -389,16 +389,16 @@ impl World {
     }
 
     /// The number of etcd among the ends of the network.
-    pub fn etcd_end(&self) -> usize {
+    pub(crate) fn etcd_end(&self) -> usize {
         self.hosts.len()
     }
 
     /// The number of a pooler among the ends of the network.
-    pub fn pooler_end(&self, pooler: usize) -> usize {
+    pub(crate) fn pooler_end(&self, pooler: usize) -> usize {
         self.hosts.len() + 1 + pooler
     }
 
-    pub fn at(&mut self, at: u64, what: Happening) {
+    pub(crate) fn at(&mut self, at: u64, what: Happening) {
         self.order += 1;
         self.queue.push(Reverse(Entry {
             at: at.max(self.now),
@@ -407,18 +407,18 @@ impl World {
         }));
     }
 
-    pub fn later(&mut self, wait: u64, what: Happening) {
+    pub(crate) fn later(&mut self, wait: u64, what: Happening) {
         self.at(self.now + wait, what);
     }
 
     /// A number for a question.
-    pub fn call(&mut self) -> u64 {
+    pub(crate) fn call(&mut self) -> u64 {
         self.calls += 1;
         self.calls
     }
 
     /// The next thing happens; false if there is nothing more.
-    pub fn advance(&mut self) -> bool {
+    pub(crate) fn advance(&mut self) -> bool {
         let Some(Reverse(entry)) = self.queue.pop() else {
             return false;
         };
@@ -429,14 +429,14 @@ impl World {
     }
 
     /// A member's clock.
-    pub fn clock(&self, member: usize) -> Moment {
+    pub(crate) fn clock(&self, member: usize) -> Moment {
         let skewed = i128::from(self.now)
             + i128::from(self.now) * i128::from(self.hosts[member].skew) / 1_000_000;
         Moment(EPOCH + u64::try_from(skewed).unwrap_or(0))
     }
 
     /// When a member's clock will show this.
-    pub fn when(&self, member: usize, moment: Moment) -> u64 {
+    pub(crate) fn when(&self, member: usize, moment: Moment) -> u64 {
         let shown = i128::from(moment.0.saturating_sub(EPOCH));
         let skew = i128::from(self.hosts[member].skew);
         let at = (shown * 1_000_000 + (1_000_000 + skew) - 1) / (1_000_000 + skew);
@@ -444,14 +444,14 @@ impl World {
     }
 
     /// A length of etcd's time in the world's.
-    pub fn etcd_time(&self, length: u64) -> u64 {
+    pub(crate) fn etcd_time(&self, length: u64) -> u64 {
         let skew = self.schedule.skew[self.hosts.len()];
         u64::try_from(i128::from(length) * 1_000_000 / i128::from(1_000_000 + skew))
             .unwrap_or(length)
     }
 
     /// Whether a message gets from one end to the other, and after how long.
-    pub fn way(&mut self, from: usize, to: usize) -> Option<u64> {
+    pub(crate) fn way(&mut self, from: usize, to: usize) -> Option<u64> {
         if from == to {
             return Some(0);
         }
@@ -478,7 +478,7 @@ impl World {
     }
 
     /// The same over a connection that stands: nothing is lost, unless the way is cut.
-    pub fn steady_way(&mut self, from: usize, to: usize) -> Option<u64> {
+    pub(crate) fn steady_way(&mut self, from: usize, to: usize) -> Option<u64> {
         let lost = std::mem::take(&mut self.schedule.delays.lost);
         let way = self.way(from, to);
         self.schedule.delays.lost = lost;
@@ -486,7 +486,7 @@ impl World {
     }
 
     /// Sends a message, which may get lost.
-    pub fn send(&mut self, from: usize, to: usize, message: Message) {
+    pub(crate) fn send(&mut self, from: usize, to: usize, message: Message) {
         if let Some(wait) = self.way(from, to) {
             self.later(
                 wait,
@@ -500,13 +500,13 @@ impl World {
     }
 
     /// How long something takes.
-    pub fn takes(&mut self, (usual, most): (u64, u64)) -> u64 {
+    pub(crate) fn takes(&mut self, (usual, most): (u64, u64)) -> u64 {
         self.random
             .skewed(usual, if self.healed { usual } else { most })
     }
 
     /// Whether a member's machine runs and is not standing still; if it stands, until when.
-    pub fn standing(&self, member: usize) -> Option<u64> {
+    pub(crate) fn standing(&self, member: usize) -> Option<u64> {
         (self.now < self.hosts[member].frozen_until).then_some(self.hosts[member].frozen_until)
     }
 
@@ -517,16 +517,16 @@ impl World {
         (self.now < until).then_some(until)
     }
 
-    pub fn name(&self, member: usize) -> MemberName {
+    pub(crate) fn name(&self, member: usize) -> MemberName {
         self.hosts[member].name.clone()
     }
 
-    pub fn number_of(&self, name: &MemberName) -> Option<usize> {
+    pub(crate) fn number_of(&self, name: &MemberName) -> Option<usize> {
         self.hosts.iter().position(|host| host.name == *name)
     }
 
     /// Adds a line to the story, if one is told.
-    pub fn tell(&mut self, line: impl FnOnce(&Self) -> String) {
+    pub(crate) fn tell(&mut self, line: impl FnOnce(&Self) -> String) {
         if self.story.is_some() {
             let line = line(self);
             let now = self.now;
@@ -536,7 +536,7 @@ impl World {
         }
     }
 
-    pub fn take_story(&mut self) -> Vec<(u64, String)> {
+    pub(crate) fn take_story(&mut self) -> Vec<(u64, String)> {
         self.story.take().unwrap_or_default()
     }
 
@@ -641,7 +641,7 @@ impl World {
             Happening::Expire(lease) => self.expire(lease),
             Happening::Arrives { from, to, message } => self.arrives(from, to, *message),
             Happening::ServerUp(member, incarnation, primary) => {
-                self.server_up(member, incarnation, primary)
+                self.server_up(member, incarnation, primary);
             }
             Happening::Replayed(member, incarnation) => self.replayed(member, incarnation),
             Happening::Promoted(member, incarnation) => self.promoted(member, incarnation),
@@ -655,10 +655,10 @@ impl World {
             Happening::Backstop(end, number, read) => self.backstop(end, number, read),
             Happening::Pooler(pooler, number) => self.pooler_tick(pooler, number),
             Happening::PoolerSet(pooler, number, setting) => {
-                self.pooler_set(pooler, number, setting)
+                self.pooler_set(pooler, number, setting);
             }
             Happening::PoolerPause(pooler, number, pause) => {
-                self.pooler_paused(pooler, number, pause)
+                self.pooler_paused(pooler, number, pause);
             }
             Happening::StartPooler(pooler) => self.start_pooler(pooler),
             Happening::Help => self.help(),
@@ -666,17 +666,17 @@ impl World {
             Happening::Late { from, to, message } => self.late(from, to, *message),
             Happening::ConnectionTimeout(from, to) => self.connection_times_out(from, to),
             Happening::SenderGone(primary, standby, connection) => {
-                self.sender_ends(primary, standby, connection)
+                self.sender_ends(primary, standby, connection);
             }
             Happening::ReceiverGone(standby, connection) => {
-                self.receiver_breaks(standby, connection)
+                self.receiver_breaks(standby, connection);
             }
             Happening::Boot(member, boot) => self.boot(member, boot),
         }
     }
 
     /// Asks etcd; the answer, or that there is none in time, comes back under the same number.
-    pub fn ask_etcd(&mut self, from: usize, number: u32, within: u64, ask: Ask) -> u64 {
+    pub(crate) fn ask_etcd(&mut self, from: usize, number: u32, within: u64, ask: Ask) -> u64 {
         let call = self.call();
         let etcd = self.etcd_end();
         if let Some(wait) = self.way(from, etcd) {
@@ -779,7 +779,7 @@ impl World {
     }
 
     /// Everybody who watches hears of it, in order, each in his own time.
-    pub fn etcd_changed(&mut self) {
+    pub(crate) fn etcd_changed(&mut self) {
         self.judge_keys();
         let keys = self.etcd.keys().clone();
         let etcd = self.etcd_end();

@@ -313,10 +313,10 @@ fn apply(world: &mut World, action: &Action) -> bool {
     let me = world.me.clone();
     match action {
         Action::ClaimInitialize => {
-            world.cluster().unwrap().initialize = Some(Initialize::InProgress(MINE))
+            world.cluster().unwrap().initialize = Some(Initialize::InProgress(MINE));
         }
         Action::StoreSystemId(id) => {
-            world.cluster().unwrap().initialize = Some(Initialize::Done(*id))
+            world.cluster().unwrap().initialize = Some(Initialize::Done(*id));
         }
         Action::AcquireLeader => {
             let cluster = world.cluster().unwrap();
@@ -373,10 +373,10 @@ fn apply_locally(world: &mut World, action: &Action) {
         Action::RemoveData => world.postgres = Postgres::NoData,
         Action::BaseBackup(_) | Action::Rewind(_) => world.postgres = data(false, false),
         Action::Start(StartAs::Primary) | Action::Promote => {
-            world.postgres = primary(world.names.clone())
+            world.postgres = primary(world.names.clone());
         }
         Action::Start(StartAs::Standby { upstream }) => {
-            world.postgres = standby(Some(100), upstream.as_ref().map(MemberName::as_str))
+            world.postgres = standby(Some(100), upstream.as_ref().map(MemberName::as_str));
         }
         Action::Follow(leader) => world.postgres = standby(Some(100), Some(leader.as_str())),
         Action::StopReceiver => {
@@ -534,9 +534,9 @@ fn count() -> u64 {
     while least + 1 < most {
         let middle = least.midpoint(most);
         if world(middle).is_some() {
-            least = middle
+            least = middle;
         } else {
-            most = middle
+            most = middle;
         }
     }
     most

@@ -349,7 +349,7 @@ impl Node {
                 self.memory.handing_over = false;
             }
             Postgres::Standby(standby) if standby.receiver == WalReceiver::Streaming => {
-                self.memory.rewind_failures = 0
+                self.memory.rewind_failures = 0;
             }
             _ => {}
         }
@@ -746,7 +746,7 @@ impl Node {
                 }
             }
             (Action::SetSyncNames(_), Outcome::At(position)) => {
-                self.memory.names_set_at = Some(position.flushed)
+                self.memory.names_set_at = Some(position.flushed);
             }
             (Action::Promote, _) => {
                 self.memory.promoted = Some(now);

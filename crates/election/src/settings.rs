@@ -112,7 +112,7 @@ impl fmt::Display for InvalidSettings {
 impl std::error::Error for InvalidSettings {}
 
 impl Settings {
-    /// Checks the floors (ttl 3 s, loop_wait 1 s, retry_timeout 1 s) and that two failed keepalives
+    /// Checks the floors (ttl 3 s, `loop_wait` 1 s, `retry_timeout` 1 s) and that two failed keepalives
     /// fit into one lease.
     pub fn check(&self) -> Result<(), InvalidSettings> {
         let Failover {

@@ -126,7 +126,7 @@ pub async fn apply(client: &Client, manifest: &Manifest) -> Result<DynamicObject
 }
 
 /// Applies a manifest of an object that is this operator's alone, whoever changed it.
-pub async fn take(client: &Client, manifest: &Manifest) -> Result<DynamicObject, Error> {
+pub(crate) async fn take(client: &Client, manifest: &Manifest) -> Result<DynamicObject, Error> {
     take_as(client, manifest, FIELD_MANAGER).await
 }
 

@@ -274,7 +274,7 @@ mod tests {
                             .wait_for(|whole| *whole)
                             .await
                             .map(|_| ())
-                            .unwrap()
+                            .unwrap();
                     }
                 })
             })

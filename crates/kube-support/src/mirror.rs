@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 /// A resource version, as it grows. The API server compares them as integers, and so may clients:
 /// KEP-5504, in Kubernetes since 1.35. One that is no number counts as the oldest, so that whatever
 /// comes after it is taken.
-pub fn version(text: Option<&str>) -> u64 {
+pub(crate) fn version(text: Option<&str>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// An object as it was at a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held<T> {
+pub(crate) struct Held<T> {
     /// When.
     pub version: u64,
     /// What.
@@ -23,7 +23,7 @@ type Objects<T> = HashMap<String, BTreeMap<String, Held<T>>>;
 /// The objects of a kind, by namespace and name. What was written by ourselves is in it at once,
 /// and no news from before that replaces it.
 #[derive(Debug)]
-pub struct Mirror<T> {
+pub(crate) struct Mirror<T> {
     objects: Objects<T>,
     /// A list that is not complete yet.
     listing: Option<Objects<T>>,
@@ -53,17 +53,17 @@ fn put<T>(objects: &mut Objects<T>, namespace: &str, name: &str, held: Held<T>) 
 
 impl<T: Clone> Mirror<T> {
     /// A list begins: what it does not hold is gone when it ends.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.listing = Some(HashMap::new());
     }
 
     /// An object of the list.
-    pub fn listed(&mut self, namespace: &str, name: &str, held: Held<T>) {
+    pub(crate) fn listed(&mut self, namespace: &str, name: &str, held: Held<T>) {
         put(self.listing.get_or_insert_default(), namespace, name, held);
     }
 
     /// The list is complete. Gives what is gone.
-    pub fn complete(&mut self) -> Vec<(String, String, T)> {
+    pub(crate) fn complete(&mut self) -> Vec<(String, String, T)> {
         let Some(listed) = self.listing.take() else {
             return Vec::new();
         };
@@ -78,7 +78,7 @@ impl<T: Clone> Mirror<T> {
     }
 
     /// An object is there, or is another.
-    pub fn put(&mut self, namespace: &str, name: &str, held: Held<T>) {
+    pub(crate) fn put(&mut self, namespace: &str, name: &str, held: Held<T>) {
         if let Some(listing) = &mut self.listing {
             put(listing, namespace, name, held.clone());
         }
@@ -86,7 +86,7 @@ impl<T: Clone> Mirror<T> {
     }
 
     /// An object was deleted, at this version. One that was written later stays.
-    pub fn remove(&mut self, namespace: &str, name: &str, version: u64) {
+    pub(crate) fn remove(&mut self, namespace: &str, name: &str, version: u64) {
         let lists = [Some(&mut self.objects), self.listing.as_mut()];
         for objects in lists.into_iter().flatten() {
             let Some(names) = objects.get_mut(namespace) else {
@@ -105,7 +105,7 @@ impl<T: Clone> Mirror<T> {
     }
 
     /// The object, if it is there.
-    pub fn get(&self, namespace: &str, name: &str) -> Option<&Held<T>> {
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Held<T>> {
         self.objects.get(namespace)?.get(name)
     }
 }

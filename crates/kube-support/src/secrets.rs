@@ -13,7 +13,7 @@ use kube::{Client, ResourceExt};
 use super::lock;
 
 /// A Secret's content, by key.
-pub type Content = Arc<BTreeMap<String, Vec<u8>>>;
+pub(crate) type Content = Arc<BTreeMap<String, Vec<u8>>>;
 
 /// How old an answer may be: a burst of reconciliations reads a Secret once.
 const FRESH: Duration = Duration::from_secs(5);

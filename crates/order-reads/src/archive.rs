@@ -230,19 +230,16 @@ fn encode(orders: &[Order]) -> Result<Vec<u8>, parquet::errors::ParquetError> {
         let Some(mut writer) = group.next_column()? else {
             break;
         };
-        match column {
-            3..=5 => {
-                let values: Vec<i64> = orders.iter().map(numbers[column - 3]).collect();
-                writer
-                    .typed::<Int64Type>()
-                    .write_batch(&values, None, None)?;
-            }
-            _ => {
-                let values: Vec<ByteArray> = orders.iter().map(texts[column.min(3)]).collect();
-                writer
-                    .typed::<ByteArrayType>()
-                    .write_batch(&values, None, None)?;
-            }
+        if let 3..=5 = column {
+            let values: Vec<i64> = orders.iter().map(numbers[column - 3]).collect();
+            writer
+                .typed::<Int64Type>()
+                .write_batch(&values, None, None)?;
+        } else {
+            let values: Vec<ByteArray> = orders.iter().map(texts[column.min(3)]).collect();
+            writer
+                .typed::<ByteArrayType>()
+                .write_batch(&values, None, None)?;
         }
         writer.close()?;
     }

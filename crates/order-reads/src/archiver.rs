@@ -13,7 +13,7 @@ use super::order::{FINAL_STATES, Micros, Order};
 
 /// Why archiving ended.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The database.
     #[error("the database failed")]
     Database(#[from] tokio_postgres::Error),
@@ -42,7 +42,7 @@ pub struct Moved {
 ///
 /// # Errors
 /// If the database or the archive fails; what was moved until then stays moved.
-pub async fn run(
+pub(crate) async fn run(
     config: &Config,
     archive: &Archive,
     age: Duration,

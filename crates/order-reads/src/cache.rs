@@ -39,7 +39,7 @@ const REMEMBER_MS: u64 = 60_000;
 
 /// Why the cache could not say.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The address.
     #[error("the cache's address cannot be read: {0}")]
     Address(redis::RedisError),
@@ -56,7 +56,7 @@ pub enum Error {
 
 /// How long copies live.
 #[derive(Clone, Copy, Debug)]
-pub struct Lives {
+pub(crate) struct Lives {
     /// Of an active order: how long its copy counts as fresh.
     pub active: Duration,
     /// Of an active order: how long its copy is kept for when nothing else answers.
@@ -67,7 +67,7 @@ pub struct Lives {
 
 /// A copy, and when it was made.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Copy {
+pub(crate) struct Copy {
     /// When the database gave it.
     pub at: Micros,
     /// The order.
@@ -75,7 +75,7 @@ pub struct Copy {
 }
 
 /// The cache.
-pub struct Cache {
+pub(crate) struct Cache {
     client: redis::Client,
     connection: OnceCell<ConnectionManager>,
     breaker: Mutex<Breaker>,
@@ -102,7 +102,7 @@ impl Cache {
     ///
     /// # Errors
     /// If the address cannot be read.
-    pub fn new(url: &str, lives: Lives, budget: Duration) -> Result<Self, Error> {
+    pub(crate) fn new(url: &str, lives: Lives, budget: Duration) -> Result<Self, Error> {
         let half = Ratio::try_from(0.5).unwrap_or_else(|_| unreachable!("a half is a ratio"));
         let settings = Settings {
             interval: Millis(10_000),
@@ -166,7 +166,7 @@ impl Cache {
     ///
     /// # Errors
     /// If the cache does not answer.
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         id: OrderId,
         now: Micros,
@@ -192,7 +192,11 @@ impl Cache {
     ///
     /// # Errors
     /// If the cache does not answer.
-    pub async fn get_at_last(&self, id: OrderId, now: Micros) -> Result<Option<Copy>, Error> {
+    pub(crate) async fn get_at_last(
+        &self,
+        id: OrderId,
+        now: Micros,
+    ) -> Result<Option<Copy>, Error> {
         let budget = self.budget * 6;
         let asked = async {
             Ok(self
@@ -209,7 +213,7 @@ impl Cache {
 
     /// Keeps a copy, unless a newer version of the order is known. A cache that is full or gone is
     /// nobody's trouble.
-    pub async fn put(&self, order: &Order, at: Micros, metrics: &Metrics) {
+    pub(crate) async fn put(&self, order: &Order, at: Micros, metrics: &Metrics) {
         let life = if order.is_final() {
             self.lives.history
         } else {
@@ -242,7 +246,7 @@ impl Cache {
     ///
     /// # Errors
     /// If the cache does not do it.
-    pub async fn forget(&self, id: OrderId, version: i64) -> Result<(), Error> {
+    pub(crate) async fn forget(&self, id: OrderId, version: i64) -> Result<(), Error> {
         self.call(self.budget * 4, async {
             let mut connection = self.connection().await?;
             self.drop
@@ -260,7 +264,7 @@ impl Cache {
     ///
     /// # Errors
     /// If it does not.
-    pub async fn ping(&self, budget: Duration) -> Result<(), Error> {
+    pub(crate) async fn ping(&self, budget: Duration) -> Result<(), Error> {
         let ping = async {
             Ok(redis::cmd("PING")
                 .query_async::<String>(&mut self.connection().await?)
@@ -273,7 +277,7 @@ impl Cache {
     }
 
     /// How long copies live.
-    pub fn lives(&self) -> Lives {
+    pub(crate) fn lives(&self) -> Lives {
         self.lives
     }
 }

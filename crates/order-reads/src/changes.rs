@@ -34,7 +34,11 @@ enum Error {
 
 /// Hears for ever. The connection must reach the primary itself: poolers in transaction mode do not
 /// pass notifications on.
-pub async fn hear(config: Config, reader: &Reader, heard_since: &watch::Sender<Option<Micros>>) {
+pub(crate) async fn hear(
+    config: Config,
+    reader: &Reader,
+    heard_since: &watch::Sender<Option<Micros>>,
+) {
     let mut wait = Duration::from_millis(50);
     loop {
         let Err(error) = listen(&config, reader, heard_since).await;

@@ -16,7 +16,7 @@ use mrg_base::Lsn;
 
 /// Why a database gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The connection string.
     #[error("{setting} is not a connection string: {source}")]
     Dsn {
@@ -41,7 +41,7 @@ pub enum Error {
 
 /// Connections to one pool of servers.
 #[derive(Debug)]
-pub struct Database {
+pub(crate) struct Database {
     pool: Pool,
 }
 
@@ -50,7 +50,7 @@ const END_OF_TIME: i64 = 253_402_300_800_000_000;
 
 /// What a server said of itself beside its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// Whether it is a standby.
     pub standby: bool,
     /// Up to where it had written, or replayed.
@@ -59,7 +59,7 @@ pub struct Standing {
 
 /// Where an order is, as one server knows it.
 #[derive(Debug)]
-pub enum Place {
+pub(crate) enum Place {
     /// In the table.
     Here(Order),
     /// In the archive, in this part.
@@ -128,7 +128,7 @@ impl Database {
     ///
     /// # Errors
     /// If the connection string cannot be read.
-    pub fn new(setting: &'static str, dsn: &str, size: usize) -> Result<Self, Error> {
+    pub(crate) fn new(setting: &'static str, dsn: &str, size: usize) -> Result<Self, Error> {
         let mut config: tokio_postgres::Config = dsn
             .parse()
             .map_err(|source| Error::Dsn { setting, source })?;
@@ -184,7 +184,11 @@ impl Database {
     ///
     /// # Errors
     /// If the server does not say so in time.
-    pub async fn place(&self, id: OrderId, budget: Duration) -> Result<(Standing, Place), Error> {
+    pub(crate) async fn place(
+        &self,
+        id: OrderId,
+        budget: Duration,
+    ) -> Result<(Standing, Place), Error> {
         let lines = self.query(budget, ONE, &[(&id.0, Type::UUID)]).await?;
         let Some(line) = lines.first() else {
             return Ok((
@@ -221,7 +225,7 @@ impl Database {
     ///
     /// # Errors
     /// If the server does not answer in time.
-    pub async fn page(
+    pub(crate) async fn page(
         &self,
         customer: &str,
         finals: bool,
@@ -261,9 +265,9 @@ impl Database {
                 archived: line.try_get(5)?,
             };
             if (0..END_OF_TIME).contains(&row.created_at.0) {
-                rows.push(row)
+                rows.push(row);
             } else {
-                skipped += 1
+                skipped += 1;
             }
         }
         Ok((seen, rows, skipped))
@@ -273,7 +277,7 @@ impl Database {
     ///
     /// # Errors
     /// If it does not.
-    pub async fn ping(&self, budget: Duration) -> Result<Standing, Error> {
+    pub(crate) async fn ping(&self, budget: Duration) -> Result<Standing, Error> {
         let lines = self
             .query(budget, concat!("SELECT ", standing!()), &[])
             .await?;
@@ -287,7 +291,7 @@ impl Database {
     }
 
     /// Connections that are open.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.pool.status().size
     }
 }
@@ -301,7 +305,7 @@ fn standing(line: &Line) -> Result<Standing, Error> {
 }
 
 /// Asks the primary once a second how far it has written. Ends with the process.
-pub async fn sample(primary: &Database, written: &Mutex<Written>) {
+pub(crate) async fn sample(primary: &Database, written: &Mutex<Written>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

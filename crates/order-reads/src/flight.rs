@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, Shared};
 
 /// Questions under way.
 #[derive(Debug)]
-pub struct Flights<K, V: Clone>(Arc<Mutex<HashMap<K, Shared<BoxFuture<'static, V>>>>>);
+pub(crate) struct Flights<K, V: Clone>(Arc<Mutex<HashMap<K, Shared<BoxFuture<'static, V>>>>>);
 
 impl<K, V: Clone> Default for Flights<K, V> {
     fn default() -> Self {
@@ -24,34 +24,37 @@ impl<K: Hash + Eq + Copy + Send + 'static, V: Clone + Send + Sync + 'static> Fli
     ///
     /// # Panics
     /// If `ask` panics.
-    pub async fn join(&self, key: K, ask: impl FnOnce() -> BoxFuture<'static, V>) -> (V, bool) {
+    pub(crate) async fn join(
+        &self,
+        key: K,
+        ask: impl FnOnce() -> BoxFuture<'static, V>,
+    ) -> (V, bool) {
         let (flight, joined) = {
             let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match flights.get(&key) {
-                Some(flight) => (flight.clone(), true),
-                None => {
-                    let flights_of_task = self.0.clone();
-                    let asked = ask();
-                    let task = tokio::spawn(async move {
-                        let landed = Landed {
-                            flights: flights_of_task,
-                            key,
-                        };
-                        let answer = asked.await;
-                        drop(landed);
-                        answer
-                    });
-                    let flight = task
-                        .map(|answer| {
-                            answer.unwrap_or_else(|error| {
-                                panic!("a question ended without an answer: {error}")
-                            })
+            if let Some(flight) = flights.get(&key) {
+                (flight.clone(), true)
+            } else {
+                let flights_of_task = self.0.clone();
+                let asked = ask();
+                let task = tokio::spawn(async move {
+                    let landed = Landed {
+                        flights: flights_of_task,
+                        key,
+                    };
+                    let answer = asked.await;
+                    drop(landed);
+                    answer
+                });
+                let flight = task
+                    .map(|answer| {
+                        answer.unwrap_or_else(|error| {
+                            panic!("a question ended without an answer: {error}")
                         })
-                        .boxed()
-                        .shared();
-                    flights.insert(key, flight.clone());
-                    (flight, false)
-                }
+                    })
+                    .boxed()
+                    .shared();
+                flights.insert(key, flight.clone());
+                (flight, false)
             }
         };
         (flight.await, joined)

@@ -45,7 +45,7 @@ const MAXIMUM_LIMIT: i64 = 200;
 ///
 /// # Errors
 /// If the socket fails.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     reader: Arc<Reader>,
     role: Role,

@@ -15,7 +15,7 @@ use object_store::client::{
 
 /// Makes clients.
 #[derive(Debug)]
-pub struct Connector;
+pub(crate) struct Connector;
 
 #[derive(Debug)]
 struct Service(Client<HttpsConnector<Tcp>, HttpRequestBody>);

@@ -10,7 +10,7 @@ use mrg_base::Lsn;
 
 /// What the primary had written, and when: the last two minutes.
 #[derive(Clone, Debug, Default)]
-pub struct Written {
+pub(crate) struct Written {
     samples: VecDeque<(Micros, Lsn)>,
 }
 
@@ -19,7 +19,7 @@ const KEPT: usize = 120;
 impl Written {
     /// Asked at `at`, the primary said that it had written up to here. Take the time before asking:
     /// the answer is younger, never older.
-    pub fn sample(&mut self, at: Micros, lsn: Lsn) {
+    pub(crate) fn sample(&mut self, at: Micros, lsn: Lsn) {
         if self.samples.back().is_some_and(|(_, last)| lsn < *last) {
             // Another history: a primary restored from elsewhere.
             self.samples.clear();
@@ -32,7 +32,7 @@ impl Written {
 
     /// How old an answer may be at most that was given at `now` by a standby that had replayed up
     /// to `replayed`; microseconds. `None`: unknown.
-    pub fn staleness(&self, now: Micros, replayed: Lsn) -> Option<Micros> {
+    pub(crate) fn staleness(&self, now: Micros, replayed: Lsn) -> Option<Micros> {
         let (at, _) = self
             .samples
             .iter()

@@ -14,7 +14,7 @@ pub struct ServeOptions {
     /// Where to listen
     #[arg(long, env = "ORDERS_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
-    /// The write pool, for active orders: postgresql://user:password@host:6432/mrg
+    /// The write pool, for active orders: <postgresql://user:password@host:6432/mrg>
     #[arg(long, env = "ORDERS_PRIMARY_DSN", hide_env_values = true)]
     pub primary_dsn: String,
     /// The read pool, for history
@@ -23,10 +23,10 @@ pub struct ServeOptions {
     /// The leader itself, past any pooler: where changes of orders are heard
     #[arg(long, env = "ORDERS_CHANGES_DSN", hide_env_values = true)]
     pub changes_dsn: Option<String>,
-    /// Redis or Valkey: redis://host:6379
+    /// Redis or Valkey: <redis://host:6379>
     #[arg(long, env = "ORDERS_CACHE_URL", hide_env_values = true)]
     pub cache_url: Option<String>,
-    /// The archive: file:///PATH or s3://BUCKET/PREFIX
+    /// The archive: <file:///PATH> or <s3://BUCKET/PREFIX>
     #[arg(long, env = "ORDERS_ARCHIVE_URL")]
     pub archive_url: Option<String>,
     /// How long a copy of an active order counts as fresh; 10s to 30s
@@ -67,10 +67,10 @@ pub struct ServeOptions {
 /// Options of the job that archives.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ArchiveOptions {
-    /// The write pool or the leader, as mrg_orders_archiver
+    /// The write pool or the leader, as `mrg_orders_archiver`
     #[arg(long, env = "ORDERS_ARCHIVER_DSN", hide_env_values = true)]
     pub dsn: String,
-    /// The archive: file:///PATH or s3://BUCKET/PREFIX
+    /// The archive: <file:///PATH> or <s3://BUCKET/PREFIX>
     #[arg(long, env = "ORDERS_ARCHIVE_URL")]
     pub archive_url: String,
     /// Orders that ended longer ago are moved
@@ -84,13 +84,13 @@ pub struct ArchiveOptions {
 /// Passwords that the three roles get; those that are not given stay as they are.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Passwords {
-    /// Of mrg_orders_active
+    /// Of `mrg_orders_active`
     #[arg(long, env = "ORDERS_ACTIVE_PASSWORD", hide_env_values = true)]
     pub active_password: Option<String>,
-    /// Of mrg_orders_history
+    /// Of `mrg_orders_history`
     #[arg(long, env = "ORDERS_HISTORY_PASSWORD", hide_env_values = true)]
     pub history_password: Option<String>,
-    /// Of mrg_orders_archiver
+    /// Of `mrg_orders_archiver`
     #[arg(long, env = "ORDERS_ARCHIVER_PASSWORD", hide_env_values = true)]
     pub archiver_password: Option<String>,
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 /// The states in which nothing changes any more (the analysis' `IsFinalState`).
-pub const FINAL_STATES: [&str; 6] = [
+pub(crate) const FINAL_STATES: [&str; 6] = [
     "completed",
     "cancelled",
     "cancelled_by_user",
@@ -18,7 +18,7 @@ pub const FINAL_STATES: [&str; 6] = [
 ];
 
 /// Whether a state is final.
-pub fn is_final(state: &str) -> bool {
+pub(crate) fn is_final(state: &str) -> bool {
     FINAL_STATES.contains(&state)
 }
 
@@ -153,7 +153,7 @@ struct Shown<'a> {
 /// A line of a list.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Row {
+pub(crate) struct Row {
     /// Which order.
     pub id: Uuid,
     /// Its state.
@@ -172,7 +172,7 @@ fn as_text<S: serde::Serializer>(moment: &Micros, serializer: S) -> Result<S::Ok
 /// Where a list goes on: behind this row. Keyset pagination, so that pages neither repeat nor miss
 /// rows while orders come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     /// When the last row's order was made.
     pub created_at: Micros,
     /// The last row's order.
@@ -182,7 +182,7 @@ pub struct Cursor {
 /// Why a text is no cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not a cursor that a list has given; leave it out to begin at the newest order")]
-pub struct InvalidCursor;
+pub(crate) struct InvalidCursor;
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -73,7 +73,7 @@ impl Source {
 
 /// An order, where it came from, and how old this view of it may be; `None`: unknown.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// The order.
     pub order: Arc<Order>,
     /// From where.
@@ -84,7 +84,7 @@ pub struct Found {
 
 /// What a question ends with.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The order.
     Found(Found),
     /// It has ended: it is asked for as history.
@@ -99,7 +99,7 @@ pub enum Answer {
 
 /// What a page of a list ends with.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     /// The rows.
     pub rows: Vec<Row>,
     /// From where.
@@ -110,7 +110,7 @@ pub struct Page {
 
 /// How much may be spent.
 #[derive(Clone, Copy, Debug)]
-pub struct Budgets {
+pub(crate) struct Budgets {
     /// For the primary's answer about an active order (the analysis: 200 ms).
     pub active: Duration,
     /// For a standby's answer.
@@ -128,7 +128,7 @@ const PATIENCE_TO_KEEP: Duration = Duration::from_millis(5);
 
 /// All places.
 #[derive(Debug)]
-pub struct Reader {
+pub(crate) struct Reader {
     /// Copies; `None`: there is no cache.
     pub cache: Option<Arc<Cache>>,
     /// The leader.
@@ -180,7 +180,7 @@ enum Replica {
 
 impl Reader {
     /// Opens a few connections to each place.
-    pub async fn warm(&self) {
+    pub(crate) async fn warm(&self) {
         const FEW: usize = 4;
         let limit = Duration::from_secs(5);
         let primary = futures::future::join_all((0..FEW).map(|_| self.primary.ping(limit)));
@@ -194,7 +194,7 @@ impl Reader {
     }
 
     /// The answer to a question. Those who ask the same at the same time share it.
-    pub async fn detail(self: &Arc<Self>, kind: Kind, id: OrderId) -> Answer {
+    pub(crate) async fn detail(self: &Arc<Self>, kind: Kind, id: OrderId) -> Answer {
         let began = Instant::now();
         let (answer, joined) = self
             .flights
@@ -209,7 +209,7 @@ impl Reader {
         match &answer {
             Answer::Found(found) => {
                 self.metrics
-                    .answered(kind, Some(found.source), began.elapsed())
+                    .answered(kind, Some(found.source), began.elapsed());
             }
             Answer::Unavailable(_) => self.metrics.answered(kind, None, began.elapsed()),
             Answer::IsFinal | Answer::IsActive | Answer::Missing => {}
@@ -464,7 +464,7 @@ impl Reader {
     ///
     /// # Errors
     /// If nobody can say just now, with the reason.
-    pub async fn page(
+    pub(crate) async fn page(
         &self,
         kind: Kind,
         customer: &str,
@@ -530,7 +530,7 @@ impl Reader {
                         Source::Replica,
                         self.staleness(standing),
                         (rows, skipped),
-                    ))
+                    ));
                 }
                 Err(error) => why.push(format!("replica: {}", chain(&error))),
             }

@@ -193,7 +193,7 @@ pub fn status_outcome(status: u16, failure_statuses: &[u16]) -> Outcome {
     }
 }
 
-/// DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS are failures; what the caller caused says
+/// `DEADLINE_EXCEEDED`, INTERNAL, UNAVAILABLE and `DATA_LOSS` are failures; what the caller caused says
 /// nothing. The numbers are gRPC's (<https://grpc.io/docs/guides/status-codes/>).
 pub fn grpc_outcome(status: u32) -> Outcome {
     match status {

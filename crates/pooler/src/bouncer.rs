@@ -35,7 +35,7 @@ const SIGNAL_AGAIN: Duration = Duration::from_secs(3);
 
 /// What a process tells.
 #[derive(Clone, Debug)]
-pub enum Report {
+pub(crate) enum Report {
     /// It is where this setting says.
     Settled(u64),
     /// And no transaction is under way.
@@ -47,7 +47,7 @@ pub enum Report {
 }
 
 /// One PgBouncer process.
-pub struct Bouncer {
+pub(crate) struct Bouncer {
     config: Arc<PoolerConfig>,
     number: u16,
     anchor_server: Arc<AnchorServer>,
@@ -73,7 +73,7 @@ struct Running {
 
 impl Bouncer {
     /// The process of this number; it starts with the first setting that lets clients through.
-    pub fn new(
+    pub(crate) fn new(
         config: Arc<PoolerConfig>,
         number: u16,
         anchor_server: Arc<AnchorServer>,
@@ -94,12 +94,12 @@ impl Bouncer {
     }
 
     /// Keeps the process running until it is told to stop.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut pause = Duration::from_millis(100);
         loop {
             tokio::select! {
                 first = self.settings.wait_for(|setting| setting.gate == Gate::Flow) => if first.is_err() { return },
-                _ = wait_true(&mut self.stop) => return,
+                () = wait_true(&mut self.stop) => return,
             }
             let began = Instant::now();
             let Err(error) = self.serve().await else {
@@ -148,7 +148,7 @@ impl Bouncer {
                     }
                     // Until the clients are gone it goes on to follow its settings: a leader may
                     // hand over meanwhile.
-                    _ = wait_true(&mut self.stop), if ending.is_none() => ending = Some(Ending::new(self.config.drain_ms.duration())),
+                    () = wait_true(&mut self.stop), if ending.is_none() => ending = Some(Ending::new(self.config.drain_ms.duration())),
                     () = due(ending.as_ref()), if ending.is_some() => {
                         let Some(stage) = ending.as_mut() else { continue };
                         running.let_go(stage).await?;

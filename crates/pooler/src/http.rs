@@ -16,7 +16,7 @@ use mrg_pool_core::Why;
 
 /// What is shown.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// The pool.
     pub pool: String,
     /// Whether the first server was confirmed and PgBouncer listens.
@@ -41,7 +41,10 @@ pub struct Shown {
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: TcpListener, shown: watch::Receiver<Shown>) -> std::io::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shown: watch::Receiver<Shown>,
+) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))

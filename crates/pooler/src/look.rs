@@ -25,12 +25,12 @@ SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()),
             THEN greatest(0, extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)::int8 ELSE 0 END";
 
 /// An open session with a server.
-pub struct Canary {
+pub(crate) struct Canary {
     client: Client,
 }
 
 /// Connects. `ended` is called when the connection is.
-pub async fn connect(
+pub(crate) async fn connect(
     address: &Address,
     login: &Login,
     database: &str,
@@ -89,7 +89,7 @@ fn parse(columns: &[String]) -> Option<Finding> {
 
 impl Canary {
     /// What the server is now.
-    pub async fn look(&self) -> Finding {
+    pub(crate) async fn look(&self) -> Finding {
         let Ok(Ok(messages)) =
             tokio::time::timeout(CONNECT_WITHIN, self.client.simple_query(LOOK)).await
         else {
@@ -109,7 +109,7 @@ impl Canary {
     }
 
     /// What the server is, once it has left recovery or the patience is over.
-    pub async fn look_for_primary(&self, patience: Duration) -> Finding {
+    pub(crate) async fn look_for_primary(&self, patience: Duration) -> Finding {
         let deadline = Instant::now() + patience;
         loop {
             let finding = self.look().await;

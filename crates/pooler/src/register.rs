@@ -20,7 +20,11 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// Writes the record whenever it changes, until nobody can change it any more; then the record
 /// goes.
-pub async fn register(etcd: Arc<Etcd>, key: String, mut records: watch::Receiver<PoolerRecord>) {
+pub(crate) async fn register(
+    etcd: Arc<Etcd>,
+    key: String,
+    mut records: watch::Receiver<PoolerRecord>,
+) {
     let mut lease = None;
     while records.has_changed().is_ok() {
         let held = match lease {

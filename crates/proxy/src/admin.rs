@@ -25,7 +25,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What the port serves.
 #[derive(Clone)]
-pub struct Admin {
+pub(crate) struct Admin {
     /// What runs.
     pub running: Arc<Running>,
     /// Where the token stands.
@@ -33,7 +33,7 @@ pub struct Admin {
 }
 
 /// The routes.
-pub fn router(admin: Admin, queue: Option<Arc<Queue>>) -> Router {
+pub(crate) fn router(admin: Admin, queue: Option<Arc<Queue>>) -> Router {
     let queue =
         queue::router(queue).layer(middleware::from_fn_with_state(admin.clone(), with_token));
     Router::new()
@@ -86,7 +86,7 @@ async fn state(State(admin): State<Admin>, Query(query): Query<After>) -> Respon
 }
 
 /// What a proxy says of itself.
-pub fn report(running: &Running, version: u64) -> Report {
+pub(crate) fn report(running: &Running, version: u64) -> Report {
     let (plan, inbound) = running.now();
     let dependencies = plan.routes.iter().map(|route| {
         let order = lock(&route.shared.order).order(|_| true, None, mrg_clock::now());

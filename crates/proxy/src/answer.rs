@@ -11,14 +11,14 @@ use mrg_base::Millis;
 use mrg_policy::Reason;
 
 /// Whether a message is gRPC's.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Nobody could serve the request.
-pub fn refusal(
+pub(crate) fn refusal(
     reason: Reason,
     dependency: &str,
     retry_after: Option<Millis>,
@@ -68,7 +68,7 @@ fn grpc_refusal(reason: Reason, dependency: &str) -> Response<Answer> {
 }
 
 /// It is kept, and will be sent.
-pub fn queued(
+pub(crate) fn queued(
     dependency: &str,
     ticket: &str,
     standing: Standing,
@@ -90,7 +90,11 @@ pub fn queued(
 }
 
 /// An answer with a body.
-pub fn own(status: StatusCode, content_type: &'static str, body: String) -> Response<Answer> {
+pub(crate) fn own(
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+) -> Response<Answer> {
     let mut response = Response::new(Answer::own(body));
     *response.status_mut() = status;
     response

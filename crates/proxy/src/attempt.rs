@@ -14,7 +14,7 @@ use super::plan::{Route, Target};
 use mrg_policy::Ended;
 
 /// A request's head, without what belonged to the caller's connection.
-pub struct Head {
+pub(crate) struct Head {
     /// Its method.
     pub method: Method,
     /// Its path and query.
@@ -27,7 +27,7 @@ pub struct Head {
 
 impl Head {
     /// The request for a provider.
-    pub fn request(
+    pub(crate) fn request(
         &self,
         target: &Target,
         body: SentBody,
@@ -55,7 +55,7 @@ impl Head {
 }
 
 /// Sends the request, and waits so long for the head of an answer.
-pub async fn attempt(
+pub(crate) async fn attempt(
     route: &Route,
     target: &Target,
     head: &Head,
@@ -93,7 +93,7 @@ pub async fn attempt(
 
 /// What an error says about the request. Where it is not known that the request was not sent, it
 /// may have been.
-pub fn ended(error: &hyper_util::client::legacy::Error) -> Ended {
+pub(crate) fn ended(error: &hyper_util::client::legacy::Error) -> Ended {
     if error.is_connect() {
         return Ended::NotConnected;
     }

@@ -19,7 +19,7 @@ use mrg_policy::grpc_outcome;
 
 /// A request's body, to be sent once, or again if need be.
 #[derive(Clone)]
-pub enum Sent {
+pub(crate) enum Sent {
     /// There is none.
     Empty,
     /// It is kept.
@@ -35,7 +35,7 @@ pub enum Sent {
 
 impl Sent {
     /// A body that was not read.
-    pub fn streaming(body: Incoming) -> Self {
+    pub(crate) fn streaming(body: Incoming) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
@@ -47,7 +47,7 @@ impl Sent {
     }
 
     /// Whether all of it can be sent again.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         match self {
             Self::Empty | Self::Whole(_) => true,
             Self::Streaming { slot, .. } => lock(slot).is_some(),
@@ -55,7 +55,7 @@ impl Sent {
     }
 
     /// To be sent.
-    pub fn body(&self) -> SentBody {
+    pub(crate) fn body(&self) -> SentBody {
         match self {
             Self::Empty => SentBody::Whole(None),
             Self::Whole(bytes) => SentBody::Whole(Some(bytes.clone())),
@@ -69,7 +69,7 @@ impl Sent {
 }
 
 /// One sending of it.
-pub enum SentBody {
+pub(crate) enum SentBody {
     /// Kept.
     Whole(Option<Bytes>),
     /// Taken from its slot when it is first read.
@@ -85,7 +85,7 @@ pub enum SentBody {
 
 /// Why a request's body ended early.
 #[derive(Debug, thiserror::Error)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     /// The caller's connection broke.
     #[error("failed to read the caller's body")]
     Caller(#[source] hyper::Error),
@@ -141,7 +141,7 @@ impl Body for SentBody {
 /// What an answer's end still has to tell: the breaker its outcome, the cache what was read, the
 /// counters that it is over.
 #[derive(Default)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// To be given back when the body has ended.
     pub permit: Option<Permit>,
     /// Whether gRPC's status stands in the trailers.
@@ -160,7 +160,7 @@ pub struct Watch {
 }
 
 /// An answer's body.
-pub enum Answer {
+pub(crate) enum Answer {
     /// Made here.
     Own(Option<Bytes>),
     /// The upstream's.
@@ -169,14 +169,14 @@ pub enum Answer {
 
 impl Answer {
     /// Made here.
-    pub fn own(bytes: impl Into<Bytes>) -> Self {
+    pub(crate) fn own(bytes: impl Into<Bytes>) -> Self {
         Self::Own(Some(bytes.into()).filter(|bytes: &Bytes| !bytes.is_empty()))
     }
 }
 
 impl Watch {
     /// Holds this until the end.
-    pub fn over(hold: Option<InFlight>) -> Box<Self> {
+    pub(crate) fn over(hold: Option<InFlight>) -> Box<Self> {
         Box::new(Self {
             hold,
             ..Self::default()
@@ -227,7 +227,7 @@ impl Watch {
 }
 
 /// gRPC's status in an answer's headers or trailers.
-pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 

@@ -4,20 +4,20 @@ use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Why this answer is what it is; one of [`mrg_policy::Reason`].
-pub const REASON: HeaderName = HeaderName::from_static("x-mrg-reason");
+pub(crate) const REASON: HeaderName = HeaderName::from_static("x-mrg-reason");
 /// Which provider answered.
-pub const PROVIDER: HeaderName = HeaderName::from_static("x-mrg-provider");
+pub(crate) const PROVIDER: HeaderName = HeaderName::from_static("x-mrg-provider");
 /// How old a stale answer is; seconds.
-pub const STALE: HeaderName = HeaderName::from_static("x-mrg-stale");
+pub(crate) const STALE: HeaderName = HeaderName::from_static("x-mrg-stale");
 /// The sidecar before a workload says that the workload did not get the request. It is good for one
 /// hop: a workload that passes on what another's sidecar said to it would speak of another request.
-pub const NOT_PROCESSED: HeaderName = HeaderName::from_static("x-mrg-not-processed");
+pub(crate) const NOT_PROCESSED: HeaderName = HeaderName::from_static("x-mrg-not-processed");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// What the message wants its connection to become, such as `websocket`.
-pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     let asks = headers
         .get_all(CONNECTION)
         .iter()
@@ -29,7 +29,7 @@ pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Takes out what was meant for the connection that the message came by.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)

@@ -15,7 +15,7 @@ use super::state::lock;
 use mrg_policy::{Ended, HealthCheck};
 
 /// Asks the providers of a plan. Dropping what is returned ends the asking.
-pub fn check(plan: &Plan, changes: &watch::Sender<u64>) -> JoinSet<()> {
+pub(crate) fn check(plan: &Plan, changes: &watch::Sender<u64>) -> JoinSet<()> {
     let mut checks = JoinSet::new();
     for route in &plan.routes {
         for (index, provider) in route.spec.providers.iter().enumerate() {

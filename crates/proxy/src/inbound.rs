@@ -25,7 +25,7 @@ use mrg_policy::{Canary, CanaryReport, Ended, Inbound, LaneReport, Reason, Route
 use mrg_telemetry::Histogram;
 
 /// What stands between callers and the workload.
-pub struct Gate {
+pub(crate) struct Gate {
     limits: Inbound,
     authority: Authority,
     canary: Option<Beside>,
@@ -175,7 +175,7 @@ type Answered = Result<
 
 impl Gate {
     /// One whose workload listens on the loopback of the pod.
-    pub fn new(limits: Inbound, changes: &watch::Sender<u64>) -> Self {
+    pub(crate) fn new(limits: Inbound, changes: &watch::Sender<u64>) -> Self {
         let connector = || {
             let mut tcp = HttpConnector::new();
             tcp.set_nodelay(true);
@@ -212,7 +212,7 @@ impl Gate {
     }
 
     /// One in place of another: connections stay; what is counted of a trial begins anew.
-    pub fn after(before: &Self, limits: Inbound, changes: &watch::Sender<u64>) -> Self {
+    pub(crate) fn after(before: &Self, limits: Inbound, changes: &watch::Sender<u64>) -> Self {
         let mut gate = Self::new(limits, changes);
         if gate.limits.target_port == before.limits.target_port {
             (gate.one, gate.two) = (before.one.clone(), before.two.clone());
@@ -221,12 +221,12 @@ impl Gate {
     }
 
     /// How the canary fares, if there is one.
-    pub fn canary(&self) -> Option<CanaryReport> {
+    pub(crate) fn canary(&self) -> Option<CanaryReport> {
         self.canary.as_ref().map(Beside::report)
     }
 
     /// How the routes fare.
-    pub fn routes(&self) -> Vec<CanaryReport> {
+    pub(crate) fn routes(&self) -> Vec<CanaryReport> {
         self.routes
             .iter()
             .map(|(_, beside)| beside.report())
@@ -234,12 +234,12 @@ impl Gate {
     }
 
     /// What it was made with.
-    pub fn limits(&self) -> &Inbound {
+    pub(crate) fn limits(&self) -> &Inbound {
         &self.limits
     }
 
     /// Serves one request.
-    pub async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
+    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
         let began = Instant::now();
         let grpc = is_grpc(request.headers());
         let Some(in_flight) = self.concurrency.enter(self.limits.max_concurrent) else {

@@ -56,7 +56,7 @@ fn server() -> auto::Builder<TokioExecutor> {
 
 /// How far a listener is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// It serves.
     Serving,
     /// It serves, and asks whoever it answers to come by another connection next time: they find
@@ -67,7 +67,7 @@ pub enum Phase {
 }
 
 /// Serves connections until `phase` says to stop; then lets the requests end that are under way.
-pub async fn listen<S, F>(listener: TcpListener, serve: S, mut phase: watch::Receiver<Phase>)
+pub(crate) async fn listen<S, F>(listener: TcpListener, serve: S, mut phase: watch::Receiver<Phase>)
 where
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Answer>> + Send + 'static,

@@ -12,7 +12,7 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 /// Everything, in Prometheus' text format.
-pub fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
+pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
     let mut text = String::new();
     let workload = &plan.config.workload;
     for_routes(

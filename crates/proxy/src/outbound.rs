@@ -28,7 +28,7 @@ use mrg_breaker::{Outcome, Refusal};
 use mrg_policy::{Attempt, Ended, Next, OnAmbiguous, Reason, grpc_outcome};
 
 /// Serves one request.
-pub async fn serve(route: Arc<Route>, request: Request<Incoming>) -> Response<Answer> {
+pub(crate) async fn serve(route: Arc<Route>, request: Request<Incoming>) -> Response<Answer> {
     let began = Instant::now();
     let grpc = is_grpc(request.headers());
     let Some(in_flight) = route.shared.concurrency.enter(route.spec.max_concurrent) else {
@@ -432,7 +432,7 @@ impl<'a> Call<'a> {
 }
 
 /// How sending a request from the queue ended.
-pub enum Resent {
+pub(crate) enum Resent {
     /// With this status.
     Answered(u16),
     /// It did not.
@@ -440,7 +440,7 @@ pub enum Resent {
 }
 
 /// Sends a request from the queue, like any other.
-pub async fn send_again(route: &Arc<Route>, head: Head, body: Bytes) -> Resent {
+pub(crate) async fn send_again(route: &Arc<Route>, head: Head, body: Bytes) -> Resent {
     let deadline = Instant::now() + route.spec.timeout.total.0.duration();
     let keyed = route
         .idempotency

@@ -9,14 +9,14 @@ const CAPACITY: usize = 100_000;
 
 /// Things and the provider of each.
 #[derive(Debug, Default)]
-pub struct Pins {
+pub(crate) struct Pins {
     of: HashMap<String, (String, Moment)>,
     order: VecDeque<String>,
 }
 
 impl Pins {
     /// The provider's name.
-    pub fn get(&self, thing: &str, keep: Millis, now: Moment) -> Option<&str> {
+    pub(crate) fn get(&self, thing: &str, keep: Millis, now: Moment) -> Option<&str> {
         self.of
             .get(thing)
             .filter(|(_, used)| now.since(*used) <= keep)
@@ -24,7 +24,7 @@ impl Pins {
     }
 
     /// It was served by this provider.
-    pub fn set(&mut self, thing: &str, provider: &str, now: Moment) {
+    pub(crate) fn set(&mut self, thing: &str, provider: &str, now: Moment) {
         if self
             .of
             .insert(thing.to_owned(), (provider.to_owned(), now))

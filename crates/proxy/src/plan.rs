@@ -32,11 +32,11 @@ use mrg_telemetry::Histogram;
 const IDLE: Duration = Duration::from_secs(4);
 
 /// Speaks to upstreams.
-pub type Upstream = Client<HttpsConnector<HttpConnector>, SentBody>;
+pub(crate) type Upstream = Client<HttpsConnector<HttpConnector>, SentBody>;
 
 /// Why a configuration cannot run, although it is well-formed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Its values contradict each other.
     #[error("{0}")]
     Refused(#[from] mrg_policy::Problems),
@@ -82,7 +82,7 @@ pub enum Error {
 }
 
 /// What of a dependency survives changes.
-pub struct Shared {
+pub(crate) struct Shared {
     /// Requests under way.
     pub concurrency: Concurrency,
     /// Retries left.
@@ -151,7 +151,7 @@ fn order_settings(spec: &Dependency) -> (Vec<String>, Millis) {
 }
 
 /// One provider as requests need it.
-pub struct Target {
+pub(crate) struct Target {
     /// Its breaker and counters.
     pub provider: Arc<Provider>,
     /// Its name.
@@ -170,7 +170,7 @@ pub struct Target {
 
 impl Target {
     /// Its path for a request's.
-    pub fn path(&self, asked: &PathAndQuery) -> PathAndQuery {
+    pub(crate) fn path(&self, asked: &PathAndQuery) -> PathAndQuery {
         if self.base.is_empty() {
             return asked.clone();
         }
@@ -179,7 +179,7 @@ impl Target {
 }
 
 /// One dependency as requests need it.
-pub struct Route {
+pub(crate) struct Route {
     /// As configured.
     pub spec: Dependency,
     /// Speaks to its providers.
@@ -201,11 +201,11 @@ pub struct Route {
 }
 
 /// Where each listener finds its dependency; a push changes what stands there.
-pub type Place = Arc<RwLock<Arc<Route>>>;
+pub(crate) type Place = Arc<RwLock<Arc<Route>>>;
 
 /// Everything that serves.
 #[derive(Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// As configured.
     pub config: Arc<Config>,
     /// What was configured, in short.
@@ -215,7 +215,7 @@ pub struct Plan {
 }
 
 /// How plans are made.
-pub struct Maker {
+pub(crate) struct Maker {
     /// The directory with a directory for each Secret.
     pub secrets: std::path::PathBuf,
     /// Counts changes of breakers.
@@ -230,7 +230,7 @@ impl Maker {
     ///
     /// # Errors
     /// Why it cannot run; `before` goes on.
-    pub fn make(
+    pub(crate) fn make(
         &self,
         checked: Checked,
         hash: String,

@@ -12,7 +12,7 @@ use mrg_breaker::{Admission, Counts, Gate, Mode, Outcome, Override, Refusal, Set
 
 /// A breaker's state with its story.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// The state.
     pub state: State,
     /// Since when.
@@ -22,7 +22,7 @@ pub struct Standing {
 }
 
 /// What is kept of a provider across changes of configuration.
-pub struct Provider {
+pub(crate) struct Provider {
     /// `dependency/provider`, for logs.
     pub label: String,
     gate: Mutex<Gate>,
@@ -43,7 +43,12 @@ pub struct Provider {
 
 impl Provider {
     /// One whose breaker is closed.
-    pub fn new(label: String, mode: Mode, settings: Settings, changes: watch::Sender<u64>) -> Self {
+    pub(crate) fn new(
+        label: String,
+        mode: Mode,
+        settings: Settings,
+        changes: watch::Sender<u64>,
+    ) -> Self {
         let standing = Standing {
             state: State::Closed,
             since: Timestamp::now(),
@@ -112,7 +117,7 @@ impl Provider {
     ///
     /// # Errors
     /// Why not.
-    pub fn admit(self: &Arc<Self>) -> Result<Permit, Refusal> {
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<Permit, Refusal> {
         match self.with(Gate::admit) {
             Ok(admission) => Ok(Permit {
                 provider: self.clone(),
@@ -126,20 +131,20 @@ impl Provider {
     }
 
     /// Takes new settings; the state survives unless the breaker's own changed.
-    pub fn configure(&self, mode: Mode, settings: Settings, forced: Option<Override>) {
+    pub(crate) fn configure(&self, mode: Mode, settings: Settings, forced: Option<Override>) {
         self.with(|gate, now| gate.configure(mode, settings, forced, now));
         self.changes.send_modify(|count| *count += 1);
     }
 
     /// What clients feel, its story, and what is forced.
-    pub fn standing(&self) -> (State, Standing, Option<Override>, Counts) {
+    pub(crate) fn standing(&self) -> (State, Standing, Option<Override>, Counts) {
         let (felt, forced, counts) =
             self.with(|gate, now| (gate.state(now), gate.forced(now), gate.counts()));
         (felt, lock(&self.standing).clone(), forced, counts)
     }
 
     /// How long an open breaker stays so.
-    pub fn open_for(&self) -> Option<Millis> {
+    pub(crate) fn open_for(&self) -> Option<Millis> {
         self.with(
             |gate, now| match (gate.forced(now), gate.breaker().opens_until()) {
                 (Some(forced), _) if forced.open => Some(forced.until.since(now)),
@@ -150,21 +155,21 @@ impl Provider {
     }
 
     /// How often a shadowed breaker would have refused.
-    pub fn shadow_refusals(&self) -> u64 {
+    pub(crate) fn shadow_refusals(&self) -> u64 {
         lock(&self.gate).shadow_refusals()
     }
 }
 
 /// A request that was let through. It is given back with its outcome; one that is dropped says
 /// nothing about the provider, since its caller went away.
-pub struct Permit {
+pub(crate) struct Permit {
     provider: Arc<Provider>,
     admission: Option<Admission>,
 }
 
 impl Permit {
     /// Gives it back.
-    pub fn end(mut self, outcome: Outcome) {
+    pub(crate) fn end(mut self, outcome: Outcome) {
         self.give_back(outcome);
     }
 

@@ -83,7 +83,7 @@ struct Listeners {
 }
 
 /// What runs.
-pub struct Running {
+pub(crate) struct Running {
     maker: Maker,
     outbound: IpAddr,
     plan: RwLock<Arc<Plan>>,
@@ -128,7 +128,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 impl Running {
     /// What serves now.
-    pub fn now(&self) -> (Arc<Plan>, Option<Arc<Gate>>) {
+    pub(crate) fn now(&self) -> (Arc<Plan>, Option<Arc<Gate>>) {
         let inbound = lock(&self.listeners)
             .inbound
             .as_ref()
@@ -137,17 +137,17 @@ impl Running {
     }
 
     /// Counts changes.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.maker.changes.subscribe()
     }
 
     /// Why the newest configuration was refused.
-    pub fn refused(&self) -> Option<String> {
+    pub(crate) fn refused(&self) -> Option<String> {
         lock(&self.listeners).refused.clone()
     }
 
     /// Whether it is about to end.
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         lock(&self.listeners).draining
     }
 
@@ -155,7 +155,7 @@ impl Running {
     ///
     /// # Errors
     /// Why it was refused; the last one goes on.
-    pub async fn configure(&self, bytes: &[u8]) -> Result<String, String> {
+    pub(crate) async fn configure(&self, bytes: &[u8]) -> Result<String, String> {
         let _one = self.changing.lock().await;
         let hash = hash(bytes);
         if read(&self.plan).hash == hash {
@@ -277,7 +277,7 @@ impl Running {
 
     /// The pod is about to stop: callers are served, and sent elsewhere for their next request. The
     /// workload's own calls go on.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         let mut listeners = lock(&self.listeners);
         listeners.draining = true;
         if let Some(inbound) = &listeners.inbound {

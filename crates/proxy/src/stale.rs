@@ -22,16 +22,16 @@ struct Kept {
 
 /// The answers of one dependency, by path and query.
 #[derive(Debug, Default)]
-pub struct Answers {
+pub(crate) struct Answers {
     kept: HashMap<String, Kept>,
     order: VecDeque<String>,
 }
 
 /// Shared by those who answer.
-pub type Shared = Arc<Mutex<Answers>>;
+pub(crate) type Shared = Arc<Mutex<Answers>>;
 
 /// Collects one answer while it passes.
-pub struct Keeper {
+pub(crate) struct Keeper {
     answers: Shared,
     limits: Stale,
     key: String,
@@ -43,7 +43,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// For this answer.
-    pub fn new(answers: &Shared, limits: &Stale, key: String, head: &Response<()>) -> Self {
+    pub(crate) fn new(answers: &Shared, limits: &Stale, key: String, head: &Response<()>) -> Self {
         let (status, headers) = (head.status(), head.headers().clone());
         Self {
             answers: answers.clone(),
@@ -61,7 +61,7 @@ impl Keeper {
     }
 
     /// A part of it. The bytes are shared, not copied.
-    pub fn read(&mut self, part: &Bytes) {
+    pub(crate) fn read(&mut self, part: &Bytes) {
         self.length += part.len();
         if self.length <= self.limit() {
             self.parts.push(part.clone());
@@ -71,7 +71,7 @@ impl Keeper {
     }
 
     /// It is whole.
-    pub fn keep(self) {
+    pub(crate) fn keep(self) {
         if self.length > self.limit() {
             return;
         }
@@ -97,7 +97,7 @@ impl Keeper {
 }
 
 /// The last good answer, if it is not too old.
-pub fn answer(
+pub(crate) fn answer(
     answers: &Shared,
     limits: &Stale,
     key: &str,

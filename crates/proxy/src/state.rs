@@ -4,21 +4,21 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Nothing that is done under the locks of this proxy can be left half done.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many are under way, with a limit.
 #[derive(Clone, Debug, Default)]
-pub struct Concurrency(Arc<AtomicU32>);
+pub(crate) struct Concurrency(Arc<AtomicU32>);
 
 /// One that is under way, until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<AtomicU32>);
+pub(crate) struct InFlight(Arc<AtomicU32>);
 
 impl Concurrency {
     /// One more, if the limit allows.
-    pub fn enter(&self, limit: u32) -> Option<InFlight> {
+    pub(crate) fn enter(&self, limit: u32) -> Option<InFlight> {
         // Counting needs no order with other memory.
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         let entered = InFlight(self.0.clone());
@@ -26,7 +26,7 @@ impl Concurrency {
     }
 
     /// How many are.
-    pub fn now(&self) -> u32 {
+    pub(crate) fn now(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -39,16 +39,16 @@ impl Drop for InFlight {
 
 /// A number that only grows.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     /// One more.
-    pub fn add(&self) {
+    pub(crate) fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How much.
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -1,4 +1,4 @@
-//! Connections that become something else, such as WebSockets: the head is judged like any other,
+//! Connections that become something else, such as `WebSockets`: the head is judged like any other,
 //! then bytes are passed on.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use mrg_policy::Reason;
 const CHANGE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves it: one attempt at the first provider that may.
-pub async fn serve(
+pub(crate) async fn serve(
     route: &Arc<Route>,
     mut request: Request<Incoming>,
     protocol: HeaderValue,
@@ -77,7 +77,7 @@ pub async fn serve(
 }
 
 /// The upstream has agreed: from now on bytes are passed on.
-pub fn pass(
+pub(crate) fn pass(
     caller: Option<OnUpgrade>,
     mut response: Response<Incoming>,
     protocol: Option<HeaderValue>,

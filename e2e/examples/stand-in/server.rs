@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 /// What goes wrong; `PUT /faults` changes it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// Connections are refused, and those that stand are closed.
     pub refuse: bool,
     /// Answers never come.
@@ -54,7 +54,7 @@ pub struct Faults {
 
 /// What came, and what goes wrong.
 #[derive(Default)]
-pub struct Story {
+pub(crate) struct Story {
     faults: Faults,
     requests: u64,
     errors: u64,
@@ -107,14 +107,14 @@ impl Story {
 
 /// A stand-in that serves.
 #[derive(Clone)]
-pub struct StandIn {
+pub(crate) struct StandIn {
     name: String,
     story: Arc<Mutex<Story>>,
     address: SocketAddr,
 }
 
 /// A body that may break off.
-pub enum Reply {
+pub(crate) enum Reply {
     Whole(Option<Bytes>),
     Trailed(Option<Bytes>, Option<http::HeaderMap>),
     Half(Option<Bytes>),
@@ -168,7 +168,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 impl StandIn {
     /// Serves at this address; port 0 takes any.
-    pub fn start(name: &str, address: SocketAddr) -> std::io::Result<Self> {
+    pub(crate) fn start(name: &str, address: SocketAddr) -> std::io::Result<Self> {
         let listener = bind(address)?;
         let stand_in = Self {
             name: name.to_owned(),
@@ -179,7 +179,7 @@ impl StandIn {
         Ok(stand_in)
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -187,22 +187,22 @@ impl StandIn {
         self.story.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn fail(&self, faults: Faults) {
+    pub(crate) fn fail(&self, faults: Faults) {
         self.story().faults = faults;
     }
 
     /// How many requests came.
-    pub fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.story().requests
     }
 
     /// How often each idempotency key came.
-    pub fn by_key(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn by_key(&self) -> BTreeMap<String, u64> {
         self.story().by_key.clone()
     }
 
     /// What came last.
-    pub fn last(&self) -> serde_json::Value {
+    pub(crate) fn last(&self) -> serde_json::Value {
         self.story().last.clone()
     }
 

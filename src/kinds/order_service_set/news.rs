@@ -7,13 +7,13 @@ use mrg_api::order_service_set::{
 use mrg_api::service_resilience::Priority;
 
 /// Somebody changed what this operator made.
-pub fn corrected(what: String) -> News {
+pub(super) fn corrected(what: String) -> News {
     let about = what.split(": ").next().unwrap_or_default().to_owned();
     news(true, "Drift", about, what)
 }
 
 /// What happened between two statuses.
-pub fn between(
+pub(super) fn between(
     old: &OrderServiceSetStatus,
     new: &OrderServiceSetStatus,
     alerting: &Alerting,

@@ -39,7 +39,7 @@ const PHASES: [CanaryPhase; 5] = [
 ];
 
 /// The numbers of a platform.
-pub fn samples(object: &OrderServiceSet) -> Vec<Sample> {
+pub(crate) fn samples(object: &OrderServiceSet) -> Vec<Sample> {
     let Some(status) = &object.status else {
         return Vec::new();
     };

@@ -100,7 +100,7 @@ fn ready(conditions: Option<&[Condition]>) -> Result<(), String> {
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn database(
+pub(super) async fn database(
     shared: &Shared,
     secrets: &Reader<'_>,
     object: &OrderServiceSet,
@@ -314,7 +314,7 @@ fn owns_replicas(object: &Deployment) -> bool {
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn observe(
+pub(super) async fn observe(
     shared: &Shared,
     secrets: &Reader<'_>,
     object: &OrderServiceSet,
@@ -377,7 +377,7 @@ fn is_of(labels: &BTreeMap<String, String>, set: &str) -> bool {
 }
 
 /// A password that nobody guesses.
-pub fn new_password() -> String {
+pub(super) fn new_password() -> String {
     rand::rng()
         .sample_iter(Alphanumeric)
         .take(32)

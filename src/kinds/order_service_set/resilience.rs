@@ -17,7 +17,7 @@ use mrg_policy::{
 };
 
 /// Where sidecars take requests for their service.
-pub const INBOUND_PORT: u16 = 15_080;
+pub(super) const INBOUND_PORT: u16 = 15_080;
 /// The first port at which a service finds what it calls; each call of the catalog has the next.
 const FIRST_PORT: u16 = 19_001;
 /// The header by which a request is known again. Without it nothing is queued.
@@ -35,7 +35,7 @@ const CHECKS: [Check; 5] = [
 ];
 
 /// The tier in the API's words.
-pub fn priority(tier: Tier) -> Priority {
+pub(super) fn priority(tier: Tier) -> Priority {
     match tier {
         Tier::P0 => Priority::P0,
         Tier::P1 => Priority::P1,
@@ -44,7 +44,7 @@ pub fn priority(tier: Tier) -> Priority {
 }
 
 /// The ServiceResilience of a service, and what is wrong with what it is made from.
-pub fn resilience(
+pub(super) fn resilience(
     of: &Service,
     spec: &ServiceSpec,
     set: &OrderServiceSetSpec,

@@ -21,7 +21,7 @@ use mrg_platform_catalog::blast_radius::{Impact, impact, table};
 use mrg_platform_catalog::{INFRASTRUCTURE, Objective, SERVICES};
 
 /// What was found out in a reconciliation.
-pub struct Found<'a> {
+pub(super) struct Found<'a> {
     /// What there is.
     pub observed: &'a Observed,
     /// The database.
@@ -39,7 +39,7 @@ pub struct Found<'a> {
 }
 
 /// The status of a spec that cannot be done.
-pub fn stalled(
+pub(super) fn stalled(
     object: &OrderServiceSet,
     reason: &'static str,
     message: &str,
@@ -59,7 +59,7 @@ pub fn stalled(
 }
 
 /// The status.
-pub fn status(
+pub(super) fn status(
     object: &OrderServiceSet,
     desired: &Desired,
     found: &Found<'_>,

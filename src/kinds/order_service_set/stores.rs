@@ -20,7 +20,7 @@ type Reference = ObjectRef<super::Object>;
 
 /// What is known of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub(super) struct Known {
     /// Why it does not answer; `None`: it does.
     pub trouble: Option<String>,
     /// Since when that is so.
@@ -47,7 +47,7 @@ impl Drop for Asked {
 }
 
 /// The stores of every platform, by address: one that many share is asked once.
-pub struct Stores {
+pub(super) struct Stores {
     asked: Mutex<HashMap<String, Asked>>,
     triggers: mpsc::UnboundedSender<Reference>,
 }
@@ -58,7 +58,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Stores {
     /// Nobody is asked yet; the stream says which platform has news.
-    pub fn new() -> (
+    pub(super) fn new() -> (
         Self,
         impl futures::Stream<Item = Reference> + Send + 'static,
     ) {
@@ -74,7 +74,7 @@ impl Stores {
 
     /// Asks exactly these for this platform from now on, by name and address, and says what is
     /// known of each.
-    pub fn ask(
+    pub(super) fn ask(
         &self,
         set: &Reference,
         stores: &BTreeMap<&'static str, String>,
@@ -112,7 +112,7 @@ impl Stores {
     }
 
     /// The platform is gone.
-    pub fn forget(&self, namespace: &str, name: &str) {
+    pub(super) fn forget(&self, namespace: &str, name: &str) {
         leave(&mut lock(&self.asked), |_, set| {
             set.name == name && set.namespace.as_deref() == Some(namespace)
         });
@@ -219,7 +219,7 @@ fn broker_address(url: &str) -> Result<String, String> {
 }
 
 /// The address as this operator reaches it: names without a dot are of the platform's namespace.
-pub fn from_here(url: &str, namespace: &str) -> String {
+pub(super) fn from_here(url: &str, namespace: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
     };

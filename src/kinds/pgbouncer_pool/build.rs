@@ -11,10 +11,10 @@ use mrg_dcs::wire::compact;
 use mrg_kube_support::Manifest;
 
 /// The container port of metrics and health checks.
-pub const HTTP_PORT: u16 = 8009;
+pub(super) const HTTP_PORT: u16 = 8009;
 
 /// All objects, in the order in which they are applied.
-pub fn build(desired: &Desired) -> Vec<Manifest> {
+pub(super) fn build(desired: &Desired) -> Vec<Manifest> {
     [
         service_account(desired),
         config_map(desired),

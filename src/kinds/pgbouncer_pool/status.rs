@@ -12,7 +12,11 @@ use mrg_dcs::poolers::PoolerRecord;
 use mrg_pool_core::Why;
 
 /// A status for a spec that cannot be built: everything stays, and the reason is told.
-pub fn stalled(pool: &PgBouncerPool, invalid: &Invalid, now: Timestamp) -> PgBouncerPoolStatus {
+pub(super) fn stalled(
+    pool: &PgBouncerPool,
+    invalid: &Invalid,
+    now: Timestamp,
+) -> PgBouncerPoolStatus {
     let old = pool.status.clone().unwrap_or_default();
     let waits = invalid.is_waiting();
     let reason = invalid.reason();
@@ -35,7 +39,7 @@ pub fn stalled(pool: &PgBouncerPool, invalid: &Invalid, now: Timestamp) -> PgBou
 }
 
 /// What was seen of a pool.
-pub struct Observed {
+pub(super) struct Observed {
     /// The records of its pods; `None` if etcd does not answer.
     pub records: Option<BTreeMap<String, PoolerRecord>>,
     /// Pods that the Deployment has, that are ready, and that run the newest template.
@@ -47,7 +51,7 @@ pub struct Observed {
 }
 
 /// The status, from what was observed.
-pub fn status(
+pub(super) fn status(
     pool: &PgBouncerPool,
     desired: &Desired,
     observed: &Observed,

@@ -13,7 +13,7 @@ use mrg_pgbouncer::{RESERVED_SETTINGS, is_known_setting};
 
 /// A spec that can be built.
 #[derive(Clone, Debug)]
-pub struct Desired {
+pub(super) struct Desired {
     /// The object's name.
     pub name: String,
     /// Its namespace.
@@ -44,7 +44,7 @@ pub struct Desired {
 
 /// How far a standby may be behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaxLag {
+pub(super) enum MaxLag {
     /// In bytes.
     Bytes(u64),
     /// In time.
@@ -53,7 +53,7 @@ pub enum MaxLag {
 
 /// Why a spec cannot be built. The last good state keeps running.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub(super) enum Invalid {
     /// There is no such cluster.
     #[error(
         "spec.clusterRef.name: there is no PostgresCluster `{0}` in this namespace; it is picked up when it appears"
@@ -98,7 +98,7 @@ pub enum Invalid {
 
 impl Invalid {
     /// The reason in one word.
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Invalid::NoCluster(_) => "ClusterNotFound",
             Invalid::NoSecret(_) => "SecretNotFound",
@@ -108,13 +108,13 @@ impl Invalid {
     }
 
     /// Whether the spec is right and only something that it names is not there yet.
-    pub fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         matches!(self, Invalid::NoCluster(_) | Invalid::NoSecret(_))
     }
 }
 
 /// Checks a spec.
-pub fn validate(
+pub(super) fn validate(
     settings: &Settings,
     pool: &PgBouncerPool,
     cluster: Option<&PostgresCluster>,
@@ -175,7 +175,7 @@ pub fn validate(
 }
 
 /// What is needed of Secrets: their names and keys.
-pub fn needed(desired: &Desired) -> Vec<(&str, String)> {
+pub(super) fn needed(desired: &Desired) -> Vec<(&str, String)> {
     let passwords = desired
         .users
         .iter()
@@ -193,7 +193,7 @@ const SET_ASIDE: u64 = 10;
 const MAX_CONNECTIONS: u64 = 100;
 
 /// What the pools of a cluster could open at one server together, if that is more than it takes.
-pub fn overcommitment(
+pub(super) fn overcommitment(
     cluster: &PostgresCluster,
     users: usize,
     pools: &[&PgBouncerPool],

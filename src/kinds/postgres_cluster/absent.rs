@@ -12,12 +12,12 @@ const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 /// Whether a member does what it is there for. `leads` says whether whoever holds the key accepts
 /// writes.
-pub fn is_good(member: &MemberStatus, leads: bool) -> bool {
+pub(super) fn is_good(member: &MemberStatus, leads: bool) -> bool {
     member.state == "streaming" || member.role == "leader" && leads
 }
 
 /// `NAME: why`, for each that is absent.
-pub fn absent(
+pub(super) fn absent(
     desired: &Desired,
     observed: &Observed,
     members: &[MemberStatus],

@@ -51,7 +51,7 @@ fn failed(operation: &'static str) -> impl FnOnce(kube::Error) -> Error {
 }
 
 /// Makes the Secret with the passwords, or adds those that are missing; never changes one.
-pub async fn keep_secret(client: &Client, desired: &Desired) -> Result<(), Error> {
+pub(super) async fn keep_secret(client: &Client, desired: &Desired) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);
     let mut wanted = vec![
         "superuser-password".to_owned(),
@@ -125,7 +125,7 @@ pub async fn keep_secret(client: &Client, desired: &Desired) -> Result<(), Error
 
 /// Labels the pods by role, for the `-rw` and `-ro` Services. The poolers and the election do not
 /// depend on it.
-pub async fn label_pods(
+pub(super) async fn label_pods(
     client: &Client,
     desired: &Desired,
     observed: &Observed,
@@ -174,7 +174,7 @@ pub async fn label_pods(
 
 /// A StatefulSet's claim template cannot change: where the volumes grow, the set is deleted without
 /// its pods and made anew around them.
-pub async fn make_way_for_growth(
+pub(super) async fn make_way_for_growth(
     client: &Client,
     desired: &Desired,
     old: Option<&StatefulSet>,
@@ -228,7 +228,7 @@ pub async fn make_way_for_growth(
 }
 
 /// Grows volumes whose claim is smaller than the spec says.
-pub async fn grow_volumes(client: &Client, desired: &Desired) -> Result<(), Error> {
+pub(super) async fn grow_volumes(client: &Client, desired: &Desired) -> Result<(), Error> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &desired.namespace);
     let selector = format!(
         "app.kubernetes.io/name=postgres,mrg.bluebird.id/cluster={}",
@@ -259,7 +259,7 @@ pub async fn grow_volumes(client: &Client, desired: &Desired) -> Result<(), Erro
 
 /// Keeps the dynamic configuration in etcd as the spec says. Keys that the spec does not speak of
 /// are left alone.
-pub async fn write_intent(
+pub(super) async fn write_intent(
     etcd: &Etcd,
     desired: &Desired,
     observed: &Observed,

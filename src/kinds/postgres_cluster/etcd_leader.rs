@@ -40,7 +40,7 @@ fn better(observed: &Observed, etcd_leader: &str) -> Option<String> {
 }
 
 /// Moves etcd's leader if that makes a lost node cheaper.
-pub async fn keep_apart(etcd: &Etcd, observed: &Observed) {
+pub(super) async fn keep_apart(etcd: &Etcd, observed: &Observed) {
     if observed.etcd_pods.len() < 3 {
         return;
     }

@@ -22,7 +22,7 @@ const ANNOTATION: &str = "mrg.bluebird.id/pods-missing-at";
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn ask_again(
+pub(super) async fn ask_again(
     client: &Client,
     desired: &Desired,
     observed: &Observed,

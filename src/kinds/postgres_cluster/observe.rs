@@ -20,7 +20,7 @@ use mrg_election::Cluster;
 const DCS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What is there.
-pub struct Observed {
+pub(super) struct Observed {
     /// The members' pods, by name.
     pub pods: BTreeMap<String, Pod>,
     /// The pods of a managed etcd, by name.
@@ -30,7 +30,7 @@ pub struct Observed {
 }
 
 /// What etcd says.
-pub struct Dcs {
+pub(super) struct Dcs {
     /// What the election looks at.
     pub cluster: Cluster,
     /// The member keys.
@@ -40,7 +40,7 @@ pub struct Dcs {
 }
 
 /// The image that the members' template has.
-pub fn postgres_image(set: &StatefulSet) -> Option<&str> {
+pub(super) fn postgres_image(set: &StatefulSet) -> Option<&str> {
     let containers = &set.spec.as_ref()?.template.spec.as_ref()?.containers;
     containers
         .iter()
@@ -50,7 +50,7 @@ pub fn postgres_image(set: &StatefulSet) -> Option<&str> {
 }
 
 /// Reads everything.
-pub async fn observe(
+pub(super) async fn observe(
     client: &Client,
     etcd: &Arc<Etcd>,
     desired: &Desired,

@@ -17,7 +17,7 @@ use mrg_election::LeaseId;
 
 /// The next step of a roll.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Everything is as wanted.
     Settled,
     /// Something must come first.
@@ -31,7 +31,7 @@ pub enum Step {
 }
 
 /// Decides the next step. Pure.
-pub fn next(desired: &Desired, observed: &Observed, revision: Option<&str>) -> Step {
+pub(super) fn next(desired: &Desired, observed: &Observed, revision: Option<&str>) -> Step {
     let Some(dcs) = &observed.dcs else {
         return Step::Settled;
     };
@@ -137,7 +137,7 @@ pub fn next(desired: &Desired, observed: &Observed, revision: Option<&str>) -> S
 }
 
 /// Whether the kubelet says so.
-pub fn is_ready(pod: &Pod) -> bool {
+pub(super) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod
         .status
         .as_ref()
@@ -149,7 +149,7 @@ pub fn is_ready(pod: &Pod) -> bool {
 }
 
 /// The revision of the newest template.
-pub fn revision(set: Option<&StatefulSet>) -> Option<String> {
+pub(super) fn revision(set: Option<&StatefulSet>) -> Option<String> {
     let (set, status) = (set?, set?.status.as_ref()?);
     // An older generation's revision is not the newest template's.
     (status.observed_generation == set.metadata.generation)
@@ -158,7 +158,7 @@ pub fn revision(set: Option<&StatefulSet>) -> Option<String> {
 }
 
 /// Performs a step; gives what is going on, for the status.
-pub async fn perform(
+pub(super) async fn perform(
     client: &Client,
     http: &reqwest::Client,
     desired: &Desired,
@@ -253,7 +253,7 @@ async fn ask(
 /// Revokes the lease of a postgres container that the kubelet reports as terminated: exactly the
 /// lease in the container's own last words, of the same pod, read live. Never for a container whose
 /// state is unknown, nor for a pod that is merely deleted or evicted.
-pub async fn revoke_proven_dead(
+pub(super) async fn revoke_proven_dead(
     client: &Client,
     etcd: &Etcd,
     desired: &Desired,

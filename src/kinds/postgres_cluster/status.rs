@@ -12,7 +12,11 @@ use mrg_api::postgres_cluster::{MemberStatus, Mode, PostgresClusterStatus};
 use mrg_dcs::wire::MemberData;
 
 /// A status for a spec that cannot be built: everything stays, and the reason is told.
-pub fn stalled(cluster: &PostgresCluster, why: &str, now: Timestamp) -> PostgresClusterStatus {
+pub(super) fn stalled(
+    cluster: &PostgresCluster,
+    why: &str,
+    now: Timestamp,
+) -> PostgresClusterStatus {
     let old = cluster.status.clone().unwrap_or_default();
     let verdicts = vec![
         verdict("Ready", false, "InvalidSpec", why),
@@ -47,7 +51,7 @@ fn human(bytes: u64) -> String {
 
 /// What the operator is doing.
 #[derive(Clone, Debug, Default)]
-pub struct Progress {
+pub(super) struct Progress {
     /// What is being changed member by member.
     pub rolling: Option<String>,
     /// What could not be applied.
@@ -55,7 +59,7 @@ pub struct Progress {
 }
 
 /// The status, from what was observed.
-pub fn status(
+pub(super) fn status(
     cluster: &PostgresCluster,
     desired: &Desired,
     observed: &Observed,
@@ -286,7 +290,7 @@ fn judge(
 }
 
 /// A short sentence for an event, if something worth telling changed.
-pub fn news(
+pub(super) fn news(
     cluster: &PostgresCluster,
     new: &PostgresClusterStatus,
 ) -> Option<(&'static str, String)> {

@@ -7,7 +7,7 @@ use crate::seen::Workload;
 use mrg_kube_support::Manifest;
 
 /// All objects, in the order in which they are applied.
-pub fn build(
+pub(super) fn build(
     desired: &Desired,
     workload: Option<&Workload>,
     foreign_budget: bool,
@@ -52,7 +52,7 @@ fn disruption_budget(desired: &Desired, workload: &Workload) -> Value {
 }
 
 /// The token by which the operator is known to the proxies; made once.
-pub fn token_secret(desired: &Desired, token: &str) -> Value {
+pub(super) fn token_secret(desired: &Desired, token: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": metadata(desired, &desired.file_name()), "type": "Opaque",
         "stringData": { "token": token },

@@ -4,7 +4,7 @@ use crate::news::{News, news};
 use mrg_api::service_resilience::{BreakerStatus, ServiceResilienceStatus};
 
 /// What happened between two statuses.
-pub fn between(old: &ServiceResilienceStatus, new: &ServiceResilienceStatus) -> Vec<News> {
+pub(super) fn between(old: &ServiceResilienceStatus, new: &ServiceResilienceStatus) -> Vec<News> {
     let mut all: Vec<News> = new
         .breakers
         .iter()

@@ -20,7 +20,7 @@ const OLDEST: Series = Series {
 };
 
 /// The numbers of a service.
-pub fn samples(object: &ServiceResilience) -> Vec<Sample> {
+pub(crate) fn samples(object: &ServiceResilience) -> Vec<Sample> {
     let Some(queue) = object
         .status
         .as_ref()

@@ -15,7 +15,7 @@ use crate::shared::Shared;
 use mrg_api::service_resilience::TargetKind;
 
 /// Everything about a workload.
-pub struct Observed {
+pub(super) struct Observed {
     /// The Deployment or StatefulSet; `None` if there is none.
     pub workload: Option<Arc<Workload>>,
     /// Its pods, those that end left out.
@@ -43,7 +43,7 @@ fn find(shared: &Shared, namespace: &str, kind: TargetKind, name: &str) -> Optio
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn observe(shared: &Shared, desired: &Desired) -> Result<Observed, kube::Error> {
+pub(super) async fn observe(shared: &Shared, desired: &Desired) -> Result<Observed, kube::Error> {
     let target = &desired.spec.target_ref;
     let namespace = &desired.namespace;
     let Some(workload) = find(shared, namespace, target.kind, &target.name) else {

@@ -30,14 +30,14 @@ type Reference = ObjectRef<super::Object>;
 
 /// What is known of a proxy.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Known {
+pub(super) struct Known {
     /// What it said last; `None` if it does not answer.
     pub report: Option<Report>,
 }
 
 /// Where a proxy is, and whether its pod is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(super) struct Place {
     /// The pod's address.
     pub address: String,
     /// Whether the pod is ready.
@@ -59,7 +59,7 @@ impl Drop for Watched {
 }
 
 /// The proxies of every object.
-pub struct Proxies {
+pub(super) struct Proxies {
     of: Mutex<HashMap<Reference, BTreeMap<String, Watched>>>,
     triggers: mpsc::UnboundedSender<Reference>,
     http: reqwest::Client,
@@ -72,7 +72,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Proxies {
     /// Nobody is asked yet; the stream says which object has news.
-    pub fn new() -> (
+    pub(super) fn new() -> (
         Self,
         impl futures::Stream<Item = Reference> + Send + 'static,
     ) {
@@ -94,7 +94,7 @@ impl Proxies {
     }
 
     /// Asks exactly these pods from now on, by name, and says what is known of each.
-    pub fn ask(
+    pub(super) fn ask(
         &self,
         object: &Reference,
         pods: &BTreeMap<String, Place>,
@@ -143,14 +143,14 @@ impl Proxies {
     }
 
     /// The object is gone.
-    pub fn forget(&self, namespace: &str, name: &str) {
+    pub(super) fn forget(&self, namespace: &str, name: &str) {
         lock(&self.of).retain(|object, _| {
             object.name != name || object.namespace.as_deref() != Some(namespace)
         });
     }
 
     /// Gives a proxy a configuration. Its answer comes as news, too.
-    pub async fn push(&self, address: &str, token: &str, file: &str) -> Result<(), String> {
+    pub(super) async fn push(&self, address: &str, token: &str, file: &str) -> Result<(), String> {
         let url = format!("http://{}:{ADMIN_PORT}/config", bracketed(address));
         let sent = self
             .http

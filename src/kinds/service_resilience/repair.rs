@@ -14,7 +14,7 @@ use mrg_kube_support::Manifest;
 
 /// The name under which replicas are owned: another than that of the objects which are ours, so
 /// that letting go of one leaves the other.
-pub const FLOOR_MANAGER: &str = "mrg-operator-availability";
+pub(super) const FLOOR_MANAGER: &str = "mrg-operator-availability";
 
 /// Managers that bring back what stands in Git, whatever is done.
 const DECLARATIVE: [&str; 6] = [
@@ -28,7 +28,7 @@ const DECLARATIVE: [&str; 6] = [
 
 /// What is to be done about the number of pods.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Floor {
+pub(super) enum Floor {
     /// There are enough.
     Kept,
     /// A field is raised.
@@ -80,7 +80,7 @@ fn is_declarative(entry: Option<&ManagedFieldsEntry>) -> bool {
 }
 
 /// Whether there are enough pods, and what to do if not.
-pub fn floor(desired: &Desired, observed: &Observed, now: Timestamp) -> Floor {
+pub(super) fn floor(desired: &Desired, observed: &Observed, now: Timestamp) -> Floor {
     let (Some(workload), Mode::Enforce) = (&observed.workload, desired.spec.mode) else {
         return Floor::Kept;
     };
@@ -159,7 +159,7 @@ fn raise(
 }
 
 /// What the template says of the probes. Pods get the right ones whatever it says.
-pub fn template_probes(desired: &Desired, workload: &Workload) -> TemplateProbes {
+pub(super) fn template_probes(desired: &Desired, workload: &Workload) -> TemplateProbes {
     let wanted = &desired.spec.probes;
     let named = |container: &&Container| {
         wanted
@@ -196,7 +196,7 @@ pub fn template_probes(desired: &Desired, workload: &Workload) -> TemplateProbes
 }
 
 /// A template that had the probes has them no longer.
-pub fn probe_drift(
+pub(super) fn probe_drift(
     desired: &Desired,
     workload: &Workload,
     before: Option<TemplateProbes>,

@@ -29,7 +29,7 @@ const DRIFTS: usize = 10;
 const OVERDUE: Duration = Duration::from_secs(330);
 
 /// A status for a spec that cannot be done: everything stays, and the reason is told.
-pub fn stalled(
+pub(super) fn stalled(
     object: &ServiceResilience,
     reason: &'static str,
     message: &str,
@@ -55,7 +55,7 @@ pub fn stalled(
 }
 
 /// What was found and done in one reconciliation.
-pub struct Found<'a> {
+pub(super) struct Found<'a> {
     /// What there is.
     pub observed: &'a Observed,
     /// What the proxies said, by pod.
@@ -71,7 +71,7 @@ pub struct Found<'a> {
 }
 
 /// The status, from what was found.
-pub fn status(
+pub(super) fn status(
     object: &ServiceResilience,
     desired: &Desired,
     found: &Found<'_>,
@@ -341,7 +341,7 @@ fn overdue(queue: &QueueStatus, now: Timestamp) -> Verdict {
 }
 
 /// The checklist of the analysis, from the spec and from whether every pod runs it.
-pub fn audit(spec: &ServiceResilienceSpec, enforced: bool) -> Audit {
+pub(super) fn audit(spec: &ServiceResilienceSpec, enforced: bool) -> Audit {
     let lacking = |has: fn(&Dependency) -> bool| {
         let names: Vec<&str> = spec
             .dependencies

@@ -8,7 +8,7 @@ use mrg_base::Moment;
 
 /// From the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
+pub(super) enum Command {
     /// Run a program.
     Spawn {
         /// The agent's name for it.
@@ -47,7 +47,7 @@ pub enum Command {
 
 /// From the fence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Event {
+pub(super) enum Event {
     /// The program runs.
     Spawned {
         /// Which.

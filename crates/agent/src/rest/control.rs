@@ -30,7 +30,7 @@ fn say(status: StatusCode, text: impl Into<String>) -> Response {
 }
 
 /// `GET /config`
-pub async fn get_config(State(api): State<Api>) -> Response {
+pub(super) async fn get_config(State(api): State<Api>) -> Response {
     match api
         .context
         .status()
@@ -46,7 +46,7 @@ pub async fn get_config(State(api): State<Api>) -> Response {
 }
 
 /// `PATCH /config`: merges; `null` deletes.
-pub async fn patch_config(
+pub(super) async fn patch_config(
     State(api): State<Api>,
     Body(patch): Body<Map<String, Value>>,
 ) -> Response {
@@ -66,7 +66,7 @@ pub async fn patch_config(
 }
 
 /// `PUT /config`: replaces.
-pub async fn put_config(
+pub(super) async fn put_config(
     State(api): State<Api>,
     Body(config): Body<Map<String, Value>>,
 ) -> Response {
@@ -115,7 +115,7 @@ pub struct Request {
 }
 
 /// `POST /switchover`
-pub async fn switchover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
+pub(super) async fn switchover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
     if request.leader.is_none() {
         return say(
             StatusCode::BAD_REQUEST,
@@ -126,7 +126,7 @@ pub async fn switchover(State(api): State<Api>, Body(request): Body<Request>) ->
 }
 
 /// `POST /failover`
-pub async fn failover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
+pub(super) async fn failover(State(api): State<Api>, Body(request): Body<Request>) -> Response {
     if request.candidate.is_none() && request.member.is_none() {
         return say(
             StatusCode::BAD_REQUEST,
@@ -145,7 +145,7 @@ pub async fn failover(State(api): State<Api>, Body(request): Body<Request>) -> R
 }
 
 /// `DELETE /switchover`
-pub async fn cancel(State(api): State<Api>) -> Response {
+pub(super) async fn cancel(State(api): State<Api>) -> Response {
     let key = api.context.keys.failover();
     match api
         .context
@@ -284,7 +284,7 @@ async fn follow_hand_over(api: &Api, before: Option<i64>, action: &str) -> Respo
 }
 
 /// `POST /restart`: returns when postgres has been restarted.
-pub async fn restart(State(api): State<Api>) -> Response {
+pub(super) async fn restart(State(api): State<Api>) -> Response {
     let started = || api.context.server.facts().map(|facts| facts.started);
     let before = started();
     if api.asks.send(Ask::Restart).await.is_err() {
@@ -307,7 +307,7 @@ pub async fn restart(State(api): State<Api>) -> Response {
 }
 
 /// `GET /failsafe`
-pub async fn failsafe_members(State(api): State<Api>) -> Response {
+pub(super) async fn failsafe_members(State(api): State<Api>) -> Response {
     let status = api.context.status();
     if !status.settings.failover.failsafe {
         return say(StatusCode::BAD_GATEWAY, "failsafe_mode is off");
@@ -322,7 +322,10 @@ pub async fn failsafe_members(State(api): State<Api>) -> Response {
 }
 
 /// `POST /failsafe`
-pub async fn failsafe(State(api): State<Api>, Body(request): Body<FailsafeRequest>) -> Response {
+pub(super) async fn failsafe(
+    State(api): State<Api>,
+    Body(request): Body<FailsafeRequest>,
+) -> Response {
     let (answered, answer) = oneshot::channel();
     if api
         .asks
@@ -340,7 +343,10 @@ pub async fn failsafe(State(api): State<Api>, Body(request): Body<FailsafeReques
 }
 
 /// `POST /mrg/withdraw`
-pub async fn withdraw(State(api): State<Api>, Body(withdrawal): Body<Withdrawal>) -> Response {
+pub(super) async fn withdraw(
+    State(api): State<Api>,
+    Body(withdrawal): Body<Withdrawal>,
+) -> Response {
     if api.asks.send(Ask::Withdraw(withdrawal)).await.is_err() {
         return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
     }
@@ -348,7 +354,7 @@ pub async fn withdraw(State(api): State<Api>, Body(withdrawal): Body<Withdrawal>
 }
 
 /// `POST /mrg/vote`: stops our WAL receiver if nobody leads, and says how far we are.
-pub async fn vote(State(api): State<Api>) -> Response {
+pub(super) async fn vote(State(api): State<Api>) -> Response {
     let (answered, answer) = oneshot::channel();
     if api.asks.send(Ask::Vote(answered)).await.is_err() {
         return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
@@ -361,13 +367,13 @@ pub async fn vote(State(api): State<Api>) -> Response {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Received {
+pub(super) struct Received {
     lsn: u64,
     within_ms: u64,
 }
 
 /// `GET /mrg/received`: answers once we have durable WAL past a position.
-pub async fn received(State(api): State<Api>, Query(query): Query<Received>) -> Response {
+pub(super) async fn received(State(api): State<Api>, Query(query): Query<Received>) -> Response {
     let deadline = Instant::now() + Duration::from_millis(query.within_ms.min(10_000));
     loop {
         let replica = api.context.server.replica().await;

@@ -14,7 +14,7 @@ use mrg_base::Moment;
 use mrg_election::{Mode, Postgres, WalReceiver};
 
 /// Everything that has no route of its own.
-pub async fn check(
+pub(super) async fn check(
     State(api): State<Api>,
     method: Method,
     uri: Uri,

@@ -34,7 +34,7 @@ impl Page {
 }
 
 /// The page.
-pub async fn metrics(State(api): State<Api>) -> Response {
+pub(super) async fn metrics(State(api): State<Api>) -> Response {
     let status = api.context.status();
     let facts = api.context.server.facts();
     let config = &api.context.config;

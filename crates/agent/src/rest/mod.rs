@@ -6,7 +6,7 @@ mod body;
 mod control;
 mod health;
 mod metrics;
-pub mod reports;
+pub(crate) mod reports;
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use mrg_postgres::Credentials;
 pub use control::Request as SwitchoverBody;
 
 /// What the API asks of the agent's loop.
-pub enum Ask {
+pub(crate) enum Ask {
     /// A peer wants our position.
     Vote(oneshot::Sender<Result<VoteAnswer, String>>),
     /// A leader wants our promise.
@@ -42,7 +42,7 @@ pub enum Ask {
 
 /// What the handlers share.
 #[derive(Clone)]
-pub struct Api {
+pub(crate) struct Api {
     /// The agent.
     pub context: Arc<Context>,
     /// Its loop.
@@ -50,7 +50,7 @@ pub struct Api {
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
     let router = Router::new()
         .route("/patroni", get(reports::patroni))
         .route("/cluster", get(reports::cluster))

@@ -12,10 +12,10 @@ use mrg_election::{Cluster, Mode, Postgres, WalReceiver};
 
 /// The version that the REST API and the member key show, so that Patroni's tools know what to
 /// expect.
-pub const PATRONI_VERSION: &str = "4.1.5";
+pub(crate) const PATRONI_VERSION: &str = "4.1.5";
 
 /// Patroni's word for the state of the server.
-pub fn state(status: &Status) -> &'static str {
+pub(crate) fn state(status: &Status) -> &'static str {
     match status.postgres {
         Postgres::Primary(_) | Postgres::Standby(_) => "running",
         Postgres::Starting | Postgres::Unknown => "starting",
@@ -25,7 +25,7 @@ pub fn state(status: &Status) -> &'static str {
 }
 
 /// Patroni's word for the role of the server.
-pub fn role(status: &Status) -> &'static str {
+pub(crate) fn role(status: &Status) -> &'static str {
     match status.postgres {
         Postgres::Primary(_) => "primary",
         Postgres::NoData => "uninitialized",
@@ -34,7 +34,7 @@ pub fn role(status: &Status) -> &'static str {
 }
 
 /// Whether this member leads, as of now.
-pub fn leads(status: &Status) -> bool {
+pub(crate) fn leads(status: &Status) -> bool {
     matches!(status.postgres, Postgres::Primary(_))
         && status
             .leads_until
@@ -42,12 +42,12 @@ pub fn leads(status: &Status) -> bool {
 }
 
 /// `GET /patroni`
-pub async fn patroni(State(api): State<Api>) -> Response {
+pub(crate) async fn patroni(State(api): State<Api>) -> Response {
     axum::Json(member_report(&api)).into_response()
 }
 
 /// The body of `/patroni` and of every health check.
-pub fn member_report(api: &Api) -> Value {
+pub(crate) fn member_report(api: &Api) -> Value {
     let status = api.context.status();
     let facts = api.context.server.facts();
     let mut report = Map::new();
@@ -139,7 +139,7 @@ pub fn member_report(api: &Api) -> Value {
 }
 
 /// Whether a member is in `/sync`.
-pub fn is_sync(cluster: &Cluster, member: &MemberName) -> bool {
+pub(crate) fn is_sync(cluster: &Cluster, member: &MemberName) -> bool {
     cluster
         .sync
         .as_ref()
@@ -147,7 +147,7 @@ pub fn is_sync(cluster: &Cluster, member: &MemberName) -> bool {
 }
 
 /// `GET /cluster`
-pub async fn cluster(State(api): State<Api>) -> Response {
+pub(crate) async fn cluster(State(api): State<Api>) -> Response {
     let status = api.context.status();
     let cluster = &status.cluster;
     let all = members(&status.snapshot);
@@ -212,6 +212,6 @@ fn member_row(name: &MemberName, data: &MemberData, role: &str, head: Option<u64
 }
 
 /// `GET /history`
-pub async fn history(State(api): State<Api>) -> Response {
+pub(crate) async fn history(State(api): State<Api>) -> Response {
     axum::Json(wire::history(&api.context.status().snapshot.entries)).into_response()
 }

@@ -21,7 +21,7 @@ struct SystemRecord {
 
 impl Server {
     /// Makes a new data directory, whole or not at all.
-    pub async fn init_db(&self) -> Result<(), Error> {
+    pub(crate) async fn init_db(&self) -> Result<(), Error> {
         let fresh = self.fresh_directory()?;
         let password_file = self.config.beside_data(".pw");
         let superuser = self.config.authentication.superuser.clone();
@@ -79,7 +79,7 @@ impl Server {
 
     /// The cluster has this system identifier: if our data is of it, it is finished, and that is
     /// written down.
-    pub fn note_system(&self, system_id: u64) {
+    pub(crate) fn note_system(&self, system_id: u64) {
         let recorded = self.inner().recorded == Some(system_id);
         if recorded && !self.is_unfinished() || !self.is_of(system_id) {
             return;
@@ -95,14 +95,14 @@ impl Server {
         match written.and_then(|()| remove_if_there(&self.unfinished_mark())) {
             Ok(()) => self.inner().recorded = Some(system_id),
             Err(error) => {
-                tracing::warn!(%error, "it cannot be written down which cluster the data is of")
+                tracing::warn!(%error, "it cannot be written down which cluster the data is of");
             }
         }
     }
 
     /// The system identifier of the data, if it is written down that it is of the cluster of this
     /// name.
-    pub fn recorded_system(&self) -> Option<u64> {
+    pub(crate) fn recorded_system(&self) -> Option<u64> {
         let bytes = std::fs::read(self.config.system_file()).ok()?;
         let record: SystemRecord = serde_json::from_slice(&bytes).ok()?;
         (record.scope == self.config.scope.to_string() && self.is_of(record.system_id))
@@ -114,7 +114,7 @@ impl Server {
     }
 
     /// Replaces the data directory by a copy of a member's.
-    pub async fn base_backup(&self, from: &MemberName) -> Result<(), Error> {
+    pub(crate) async fn base_backup(&self, from: &MemberName) -> Result<(), Error> {
         let address = self.address(from)?;
         let fresh = self.fresh_directory()?;
         let user = &self.config.authentication.replication;
@@ -147,7 +147,7 @@ impl Server {
     }
 
     /// Asks a member's server whether it leads and is of our system.
-    pub async fn confirm_leader(&self, member: &MemberName) -> Result<(), Error> {
+    pub(crate) async fn confirm_leader(&self, member: &MemberName) -> Result<(), Error> {
         let client = connect_to(
             &self.address(member)?,
             &self.config.authentication.superuser,
@@ -184,7 +184,7 @@ impl Server {
     }
 
     /// Rewinds the data directory to where it left the history of this member's.
-    pub async fn rewind(&self, from: &MemberName) -> Result<(), Error> {
+    pub(crate) async fn rewind(&self, from: &MemberName) -> Result<(), Error> {
         let address = self.address(from)?;
         let user = self.config.authentication.superuser.clone();
         checkpoint_at(&address, &user).await?;
@@ -222,7 +222,7 @@ impl Server {
 
     /// Whether a rewind was begun and not finished: what is left is no data directory, and is
     /// replaced by a copy.
-    pub fn is_half_rewound(&self) -> bool {
+    pub(crate) fn is_half_rewound(&self) -> bool {
         self.config.beside_data(".rewinding").exists()
     }
 
@@ -280,7 +280,7 @@ impl Server {
     }
 
     /// Removes the data directory.
-    pub fn remove_data(&self) -> Result<(), Error> {
+    pub(crate) fn remove_data(&self) -> Result<(), Error> {
         match std::fs::remove_dir_all(self.data()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::File {
                 what: self.data().display().to_string(),

@@ -10,7 +10,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct Cluster {
+pub(crate) struct Cluster {
     pub directory: tempfile::TempDir,
     pub base_port: u16,
     /// How many members may take over when all is well.
@@ -20,13 +20,13 @@ pub struct Cluster {
     _turn: std::sync::MutexGuard<'static, ()>,
 }
 
-pub struct Summary {
+pub(crate) struct Summary {
     pub longest_gap_ms: u64,
     pub acknowledged: u64,
     pub lost: u64,
 }
 
-pub fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     let home = std::env::var("HOME").unwrap_or_default();
     std::env::var_os("MRG_CACHE").map_or_else(
         || Path::new(&home).join(".cache/mrg-operator"),
@@ -34,7 +34,7 @@ pub fn cache() -> PathBuf {
     )
 }
 
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(
@@ -45,7 +45,7 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-pub fn as_postgres(program: &Path) -> Command {
+pub(crate) fn as_postgres(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args([
@@ -60,9 +60,9 @@ pub fn as_postgres(program: &Path) -> Command {
 }
 
 impl Cluster {
-    /// Three members, streaming. `mode` is Patroni's synchronous_mode; the lease is as short as is
+    /// Three members, streaming. `mode` is Patroni's `synchronous_mode`; the lease is as short as is
     /// sensible here.
-    pub fn start(base_port: u16, mode: &str) -> Self {
+    pub(crate) fn start(base_port: u16, mode: &str) -> Self {
         let turn = TURN
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -102,23 +102,23 @@ impl Cluster {
         cluster
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn etcd_port(&self) -> u16 {
+    pub(crate) fn etcd_port(&self) -> u16 {
         self.base_port
     }
 
-    pub fn postgres_port(&self, member: usize) -> u16 {
+    pub(crate) fn postgres_port(&self, member: usize) -> u16 {
         self.base_port + 10 + u16::try_from(member).unwrap()
     }
 
-    pub fn rest_port(&self, member: usize) -> u16 {
+    pub(crate) fn rest_port(&self, member: usize) -> u16 {
         self.base_port + 20 + u16::try_from(member).unwrap()
     }
 
-    pub fn start_etcd(&mut self) {
+    pub(crate) fn start_etcd(&mut self) {
         let (client, peer) = (
             format!("http://127.0.0.1:{}", self.etcd_port()),
             format!("http://127.0.0.1:{}", self.etcd_port() + 1),
@@ -153,7 +153,7 @@ impl Cluster {
         self.etcd = Some(child);
     }
 
-    pub fn configure(&self, member: usize, mode: &str) {
+    pub(crate) fn configure(&self, member: usize, mode: &str) {
         let home = self.path(&format!("n{member}"));
         std::fs::create_dir(&home).unwrap();
         Command::new("chown")
@@ -189,7 +189,7 @@ postgresql:
         std::fs::write(self.path(&format!("n{member}.yml")), yaml).unwrap();
     }
 
-    pub fn start_agent(&self, member: usize) -> Child {
+    pub(crate) fn start_agent(&self, member: usize) -> Child {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -204,11 +204,11 @@ postgresql:
             .unwrap()
     }
 
-    pub fn agent_pid(&self, member: usize) -> u32 {
+    pub(crate) fn agent_pid(&self, member: usize) -> u32 {
         self.agents[member - 1].as_ref().unwrap().id()
     }
 
-    pub fn get(&self, member: usize, path: &str) -> Option<serde_json::Value> {
+    pub(crate) fn get(&self, member: usize, path: &str) -> Option<serde_json::Value> {
         let url = format!("http://127.0.0.1:{}{path}", self.rest_port(member));
         let output = Command::new("curl")
             .args(["-s", "-m", "2", &url])
@@ -217,7 +217,7 @@ postgresql:
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    pub fn etcdctl_text(&self, arguments: &[&str]) -> String {
+    pub(crate) fn etcdctl_text(&self, arguments: &[&str]) -> String {
         let endpoint = format!("http://127.0.0.1:{}", self.etcd_port());
         let output = Command::new(cache().join("lab/bin/etcdctl"))
             .args(["--endpoints", &endpoint])
@@ -227,12 +227,12 @@ postgresql:
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    pub fn etcdctl(&self, arguments: &[&str]) -> serde_json::Value {
+    pub(crate) fn etcdctl(&self, arguments: &[&str]) -> serde_json::Value {
         let text = self.etcdctl_text(arguments);
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("etcdctl {arguments:?}: {text}"))
     }
 
-    pub fn post(&self, member: usize, path: &str, body: &str) -> String {
+    pub(crate) fn post(&self, member: usize, path: &str, body: &str) -> String {
         let url = format!("http://127.0.0.1:{}{path}", self.rest_port(member));
         let json = "content-type: application/json";
         let output = Command::new("curl")
@@ -243,7 +243,7 @@ postgresql:
     }
 
     /// The one member whose REST API says that it leads.
-    pub fn leader(&self) -> Option<usize> {
+    pub(crate) fn leader(&self) -> Option<usize> {
         let leads = |member: &usize| {
             let url = format!("http://127.0.0.1:{}/primary", self.rest_port(*member));
             let output = Command::new("curl")
@@ -265,7 +265,7 @@ postgresql:
         leaders.first().copied()
     }
 
-    pub fn wait_leader(&self) -> usize {
+    pub(crate) fn wait_leader(&self) -> usize {
         let mut leader = None;
         wait_until("a leader", || {
             leader = self.leader();
@@ -274,7 +274,7 @@ postgresql:
         leader.unwrap()
     }
 
-    pub fn is_healthy(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         let Some(leader) = self.leader() else {
             return false;
         };
@@ -292,7 +292,7 @@ postgresql:
         members.len() == 3 && members.iter().all(good) && voters == self.voters
     }
 
-    pub fn wait_healthy(&self) {
+    pub(crate) fn wait_healthy(&self) {
         wait_until(
             "three members that lead or stream, with every synchronous standby there can be",
             || self.is_healthy(),
@@ -300,7 +300,7 @@ postgresql:
     }
 
     /// Writes while `fault` happens and for a while after, then until all is well again.
-    pub fn under_load(&self, seconds: u64, fault: impl FnOnce(&Self)) -> Summary {
+    pub(crate) fn under_load(&self, seconds: u64, fault: impl FnOnce(&Self)) -> Summary {
         let hosts = (1..=3)
             .map(|member| format!("127.0.0.1:{}", self.postgres_port(member)))
             .collect::<Vec<_>>()
@@ -343,7 +343,7 @@ postgresql:
         summary
     }
 
-    pub fn postmaster(&self, member: usize) -> i32 {
+    pub(crate) fn postmaster(&self, member: usize) -> i32 {
         let file = self.path(&format!("n{member}/data/postmaster.pid"));
         std::fs::read_to_string(file)
             .unwrap()
@@ -355,7 +355,7 @@ postgresql:
             .unwrap()
     }
 
-    pub fn signal(pid: i32, signal: &str) {
+    pub(crate) fn signal(pid: i32, signal: &str) {
         Command::new("kill")
             .args([&format!("-{signal}"), &pid.to_string()])
             .status()
@@ -395,11 +395,11 @@ impl Drop for Cluster {
     }
 }
 
-pub fn pid(child: u32) -> i32 {
+pub(crate) fn pid(child: u32) -> i32 {
     i32::try_from(child).unwrap()
 }
 
-pub fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
 }

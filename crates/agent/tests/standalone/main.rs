@@ -21,7 +21,7 @@ fn a_killed_postmaster_costs_the_client_less_than_a_few_seconds_and_no_row() {
     for _ in 0..2 {
         let old = cluster.wait_leader();
         let summary = cluster.under_load(8, |cluster| {
-            Cluster::signal(cluster.postmaster(old), "KILL")
+            Cluster::signal(cluster.postmaster(old), "KILL");
         });
         assert!(summary.longest_gap_ms < 4_000, "the lease was waited for");
         cluster.wait_healthy();

@@ -13,7 +13,7 @@ use stateright::{Model, Property};
 use crate::world::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happens {
+pub(crate) enum Happens {
     TimePasses,
     StepIsDone(usize),
     AnswerIsLost(usize),
@@ -29,7 +29,7 @@ pub enum Happens {
     SwitchoverIsAsked,
 }
 
-pub struct Members {
+pub(crate) struct Members {
     pub count: usize,
     pub mode: Mode,
     pub budget: Budget,

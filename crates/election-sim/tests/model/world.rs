@@ -11,24 +11,24 @@ use mrg_election::{
     WalReceiver, WalSender,
 };
 
-pub const BEGIN: u64 = 1_000_000;
-pub const TICK: Millis = Millis(500);
-pub const TTL: Millis = Millis::seconds(3);
+pub(crate) const BEGIN: u64 = 1_000_000;
+pub(crate) const TICK: Millis = Millis(500);
+pub(crate) const TTL: Millis = Millis::seconds(3);
 /// What is not answered in time.
-pub const RETRY: Millis = Millis::seconds(1);
+pub(crate) const RETRY: Millis = Millis::seconds(1);
 
 /// A WAL record: which, and on which timeline.
-pub type Record = (u8, u8);
+pub(crate) type Record = (u8, u8);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Runs {
+pub(crate) enum Runs {
     Not,
     Standby,
     Primary,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Server {
+pub(crate) struct Server {
     pub runs: Runs,
     pub wal: Vec<Record>,
     pub names: Names,
@@ -38,14 +38,14 @@ pub struct Server {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Ballot {
+pub(crate) struct Ballot {
     pub step: StepId,
     pub waiting: BTreeSet<usize>,
     pub votes: Vec<Vote>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Host {
+pub(crate) struct Host {
     pub node: Option<Node>,
     pub server: Server,
     pub step: Option<(StepId, Step)>,
@@ -62,7 +62,7 @@ pub struct Host {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Etcd {
+pub(crate) struct Etcd {
     pub revision: i64,
     pub leader: Option<LeaderKey>,
     pub sync: Option<(Revision, Stored)>,
@@ -74,7 +74,7 @@ pub struct Etcd {
 
 /// How often each thing may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Budget {
+pub(crate) struct Budget {
     pub kills: u8,
     pub cuts: u8,
     pub lost: u8,
@@ -83,7 +83,7 @@ pub struct Budget {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct State {
+pub(crate) struct State {
     pub now: Moment,
     pub etcd: Etcd,
     pub hosts: Vec<Host>,
@@ -94,16 +94,16 @@ pub struct State {
     pub switched: bool,
 }
 
-pub fn name(host: usize) -> MemberName {
+pub(crate) fn name(host: usize) -> MemberName {
     MemberName::new(["a", "b", "c"][host]).unwrap()
 }
 
-pub fn host_of(member: &MemberName) -> usize {
+pub(crate) fn host_of(member: &MemberName) -> usize {
     usize::from(member.as_str().as_bytes()[0] - b'a')
 }
 
 impl Server {
-    pub fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         Position {
             timeline: Timeline(self.wal.last().map_or(1, |record| u32::from(record.1))),
             flushed: Lsn(self.wal.len() as u64 * 100),
@@ -112,7 +112,7 @@ impl Server {
 }
 
 impl State {
-    pub fn settings(mode: Mode) -> Settings {
+    pub(crate) fn settings(mode: Mode) -> Settings {
         let mut settings = Settings {
             replication: Replication {
                 mode,
@@ -127,7 +127,7 @@ impl State {
         settings
     }
 
-    pub fn cluster(&self) -> Cluster {
+    pub(crate) fn cluster(&self) -> Cluster {
         let member = |host: usize| {
             let Host { server, lease, .. } = &self.hosts[host];
             let lease = lease.filter(|lease| self.etcd.leases.contains_key(lease))?;
@@ -160,7 +160,7 @@ impl State {
         }
     }
 
-    pub fn look(&self, host: usize) -> Postgres {
+    pub(crate) fn look(&self, host: usize) -> Postgres {
         let server = &self.hosts[host].server;
         match server.runs {
             Runs::Not => Postgres::Stopped(DataDirectory {
@@ -210,7 +210,7 @@ impl State {
     }
 
     /// Feeds a member, and everybody whom that reaches at once.
-    pub fn feed(&mut self, host: usize, event: Event) {
+    pub(crate) fn feed(&mut self, host: usize, event: Event) {
         let mut queue = VecDeque::from([(host, event)]);
         while let Some((host, event)) = queue.pop_front() {
             let now = self.now;
@@ -223,7 +223,12 @@ impl State {
         }
     }
 
-    pub fn effect(&mut self, host: usize, effect: Effect, queue: &mut VecDeque<(usize, Event)>) {
+    pub(crate) fn effect(
+        &mut self,
+        host: usize,
+        effect: Effect,
+        queue: &mut VecDeque<(usize, Event)>,
+    ) {
         let (now, cut) = (self.now, self.hosts[host].cut);
         match effect {
             Effect::GrantLease(_) | Effect::KeepAlive(_) if cut => self.hosts[host]
@@ -280,7 +285,7 @@ impl State {
                 },
             )),
             Effect::AskPromises { round, members, .. } => {
-                self.ask_promises(host, round, &members, queue)
+                self.ask_promises(host, round, &members, queue);
             }
             Effect::WithdrawPromises { members, round } => {
                 let Some(lease) = self.hosts[host].lease else {
@@ -313,7 +318,7 @@ impl State {
             }
             // Answered where it is asked, see `ask_promises`.
             Effect::AnswerPromise(_, answer) => {
-                self.hosts[host].promise = answer.ok().or(self.hosts[host].promise)
+                self.hosts[host].promise = answer.ok().or(self.hosts[host].promise);
             }
             Effect::AnswerVote(reply, answer) => self.vote(host, reply, answer),
             Effect::Explain(_) | Effect::Exit => {}
@@ -321,7 +326,7 @@ impl State {
     }
 
     /// A member that is cut off from etcd still reaches the others; one that is down refuses.
-    pub fn ask_promises(
+    pub(crate) fn ask_promises(
         &mut self,
         host: usize,
         round: u64,
@@ -347,7 +352,7 @@ impl State {
             for effect in node.on(now, Event::PromiseAsked(request)) {
                 match effect {
                     Effect::AnswerPromise(_, Ok(promise)) => {
-                        self.hosts[other].promise = Some(promise)
+                        self.hosts[other].promise = Some(promise);
                     }
                     Effect::AnswerPromise(_, Err(_)) => all = false,
                     other => rest.push(other),
@@ -367,7 +372,7 @@ impl State {
         ));
     }
 
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         host: usize,
         step: StepId,
@@ -399,7 +404,7 @@ impl State {
         self.hosts[host].step = Some((step, action));
     }
 
-    pub fn vote(
+    pub(crate) fn vote(
         &mut self,
         host: usize,
         reply: u64,
@@ -434,13 +439,13 @@ impl State {
         }
     }
 
-    pub fn change(&mut self) -> Revision {
+    pub(crate) fn change(&mut self) -> Revision {
         self.etcd.revision += 1;
         Revision(self.etcd.revision)
     }
 
     /// What comes of a step.
-    pub fn perform(&mut self, host: usize, action: &Step) -> Outcome {
+    pub(crate) fn perform(&mut self, host: usize, action: &Step) -> Outcome {
         let refused = || Outcome::Refused("another was faster".to_owned());
         let lease = self.hosts[host].lease;
         let ours = lease.is_some_and(|lease| self.etcd.leases.contains_key(&lease));
@@ -495,7 +500,7 @@ impl State {
         }
     }
 
-    pub fn perform_locally(&mut self, host: usize, action: &Step) -> Outcome {
+    pub(crate) fn perform_locally(&mut self, host: usize, action: &Step) -> Outcome {
         let armed = self.hosts[host].fence.is_some_and(|by| self.now < by);
         let server = &mut self.hosts[host].server;
         match action {
@@ -536,7 +541,7 @@ impl State {
                 return Outcome::At(server.position());
             }
             Step::Follow(leader) if server.runs == Runs::Standby => {
-                (server.upstream, server.streams) = (Some(host_of(leader)), false)
+                (server.upstream, server.streams) = (Some(host_of(leader)), false);
             }
             Step::SetSyncNames(names) if server.runs != Runs::Not => {
                 server.names = names.clone();
@@ -553,7 +558,7 @@ impl State {
         Outcome::Done
     }
 
-    pub fn stop(&mut self, host: usize) {
+    pub(crate) fn stop(&mut self, host: usize) {
         if self.hosts[host].server.runs == Runs::Primary {
             self.waiting.clear();
         }
@@ -567,7 +572,7 @@ impl State {
     }
 
     /// Commits return that enough standbys have.
-    pub fn acknowledge(&mut self) {
+    pub(crate) fn acknowledge(&mut self) {
         let Some(primary) = self
             .hosts
             .iter()
@@ -604,7 +609,7 @@ impl State {
         self.acknowledged.extend(done);
     }
 
-    pub fn time_passes(&mut self) {
+    pub(crate) fn time_passes(&mut self) {
         self.now = self.now + TICK;
         let now = self.now;
         let ended: Vec<LeaseId> = self
@@ -646,7 +651,7 @@ impl State {
         }
     }
 
-    pub fn agent_starts(&mut self, host: usize, mode: Mode) {
+    pub(crate) fn agent_starts(&mut self, host: usize, mode: Mode) {
         // Its former self is dead, and so is its lease.
         if let Some(lease) = self.hosts[host].lease.take()
             && self.etcd.leases.remove(&lease).is_some()

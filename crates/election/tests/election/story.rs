@@ -11,22 +11,22 @@ use mrg_election::{
     WalReceiver, WalSender, Why,
 };
 
-pub const ME: &str = "a";
-pub const LEASE: LeaseId = LeaseId(100);
-pub const OTHER: LeaseId = LeaseId(200);
+pub(crate) const ME: &str = "a";
+pub(crate) const LEASE: LeaseId = LeaseId(100);
+pub(crate) const OTHER: LeaseId = LeaseId(200);
 
-pub fn name(text: &str) -> MemberName {
+pub(crate) fn name(text: &str) -> MemberName {
     MemberName::new(text).unwrap()
 }
 
-pub fn at(flushed: u64) -> Position {
+pub(crate) fn at(flushed: u64) -> Position {
     Position {
         timeline: Timeline(1),
         flushed: Lsn(flushed),
     }
 }
 
-pub fn settings(mode: Mode) -> Settings {
+pub(crate) fn settings(mode: Mode) -> Settings {
     Settings {
         replication: Replication {
             mode,
@@ -37,7 +37,7 @@ pub fn settings(mode: Mode) -> Settings {
     }
 }
 
-pub fn member(lease: LeaseId, primary: bool) -> Member {
+pub(crate) fn member(lease: LeaseId, primary: bool) -> Member {
     Member {
         lease,
         running: true,
@@ -49,7 +49,10 @@ pub fn member(lease: LeaseId, primary: bool) -> Member {
 }
 
 /// Three members; `leader` holds the key.
-pub fn cluster(leader: Option<(&str, LeaseId)>, sync: Option<(&str, &[&str], usize)>) -> Cluster {
+pub(crate) fn cluster(
+    leader: Option<(&str, LeaseId)>,
+    sync: Option<(&str, &[&str], usize)>,
+) -> Cluster {
     let lease = |member: &str| {
         if member == ME {
             LEASE
@@ -91,7 +94,7 @@ pub fn cluster(leader: Option<(&str, LeaseId)>, sync: Option<(&str, &[&str], usi
     }
 }
 
-pub fn listed(members: &[&str]) -> Failsafe {
+pub(crate) fn listed(members: &[&str]) -> Failsafe {
     Failsafe {
         revision: Revision(8),
         members: members.iter().map(|member| name(member)).collect(),
@@ -99,7 +102,7 @@ pub fn listed(members: &[&str]) -> Failsafe {
     }
 }
 
-pub fn standby(flushed: u64, upstream: Option<&str>) -> Postgres {
+pub(crate) fn standby(flushed: u64, upstream: Option<&str>) -> Postgres {
     let receiver = if upstream.is_some() {
         WalReceiver::Streaming
     } else {
@@ -114,7 +117,7 @@ pub fn standby(flushed: u64, upstream: Option<&str>) -> Postgres {
     })
 }
 
-pub fn primary(names: Names) -> Postgres {
+pub(crate) fn primary(names: Names) -> Postgres {
     let sender = WalSender {
         streaming: true,
         flushed: Lsn(100),
@@ -128,14 +131,14 @@ pub fn primary(names: Names) -> Postgres {
     })
 }
 
-pub fn any_of(members: &[&str]) -> Names {
+pub(crate) fn any_of(members: &[&str]) -> Names {
     Names::Any {
         count: 1,
         members: members.iter().map(|m| name(m)).collect(),
     }
 }
 
-pub struct Story {
+pub(crate) struct Story {
     pub node: Node,
     pub now: Moment,
     pub effects: Vec<Effect>,
@@ -143,11 +146,11 @@ pub struct Story {
 
 impl Story {
     /// A member that has been up for long, with a lease that was just granted.
-    pub fn new(mode: Mode, cluster: Cluster, postgres: Postgres) -> Self {
+    pub(crate) fn new(mode: Mode, cluster: Cluster, postgres: Postgres) -> Self {
         Self::with_past(mode, cluster, postgres, Past::Remembered(None))
     }
 
-    pub fn with_past(mode: Mode, cluster: Cluster, postgres: Postgres, past: Past) -> Self {
+    pub(crate) fn with_past(mode: Mode, cluster: Cluster, postgres: Postgres, past: Past) -> Self {
         let now = Moment(1_000_000);
         let node = Node::new(name(ME), settings(mode), Some(1), past, now);
         let mut story = Self {
@@ -173,16 +176,16 @@ impl Story {
         story
     }
 
-    pub fn on(&mut self, event: Event) {
+    pub(crate) fn on(&mut self, event: Event) {
         self.effects.extend(self.node.on(self.now, event));
     }
 
-    pub fn later(&mut self, millis: u64) {
+    pub(crate) fn later(&mut self, millis: u64) {
         self.now = self.now + Millis(millis);
     }
 
     /// The step that is being performed, if one was begun since the last call.
-    pub fn step(&mut self) -> Option<(StepId, Action)> {
+    pub(crate) fn step(&mut self) -> Option<(StepId, Action)> {
         let found = self.effects.iter().rev().find_map(|effect| match effect {
             Effect::Perform(step, action) => Some((*step, action.clone())),
             _ => None,
@@ -191,34 +194,34 @@ impl Story {
         found
     }
 
-    pub fn done(&mut self, step: StepId, outcome: Outcome) {
+    pub(crate) fn done(&mut self, step: StepId, outcome: Outcome) {
         self.on(Event::Finished { step, outcome });
     }
 
     /// Performs the current step with an outcome, and gives its action.
-    pub fn perform(&mut self, outcome: Outcome) -> Action {
+    pub(crate) fn perform(&mut self, outcome: Outcome) -> Action {
         let (step, action) = self.step().expect("a step");
         self.done(step, outcome);
         action
     }
 
-    pub fn expect_no_step(&mut self) {
+    pub(crate) fn expect_no_step(&mut self) {
         assert_eq!(self.step(), None);
     }
 
-    pub fn look(&mut self, postgres: Postgres) {
+    pub(crate) fn look(&mut self, postgres: Postgres) {
         self.on(Event::Postgres {
             probe: u64::MAX,
             postgres,
         });
     }
 
-    pub fn why(&self) -> Why {
+    pub(crate) fn why(&self) -> Why {
         self.node.why().unwrap()
     }
 
     /// Runs the race up to the collected votes.
-    pub fn race(&mut self, flushed: u64, votes: Vec<Vote>) {
+    pub(crate) fn race(&mut self, flushed: u64, votes: Vec<Vote>) {
         assert_eq!(self.perform(Outcome::At(at(flushed))), Action::StopReceiver);
         self.look(standby(flushed, None));
         assert!(matches!(
@@ -229,7 +232,7 @@ impl Story {
     }
 }
 
-pub fn vote(member: &str, flushed: u64) -> Vote {
+pub(crate) fn vote(member: &str, flushed: u64) -> Vote {
     Vote {
         member: name(member),
         position: at(flushed),

@@ -12,15 +12,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 static PORT: AtomicU16 = AtomicU16::new(27_100);
 
-pub fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     PORT.fetch_add(1, Ordering::SeqCst)
 }
 
 /// A process that ends with the test.
-pub struct Running(pub Child);
+pub(crate) struct Running(pub Child);
 
 impl Running {
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         assert!(
             Command::new("kill")
                 .args([&format!("-{name}"), &self.0.id().to_string()])
@@ -48,7 +48,7 @@ impl Running {
     }
 }
 
-pub struct World {
+pub(crate) struct World {
     pub folder: tempfile::TempDir,
     pub primary_port: u16,
     pub standby_port: u16,
@@ -73,7 +73,7 @@ fn as_postgres(program: &str) -> Command {
     command
 }
 
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(
@@ -85,7 +85,7 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
 }
 
 impl World {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("mrg-orders")
             .tempdir()
@@ -164,7 +164,7 @@ impl World {
         world
     }
 
-    pub async fn start_redis(&mut self, arguments: &[&str]) {
+    pub(crate) async fn start_redis(&mut self, arguments: &[&str]) {
         self.redis = None;
         let mut command = Command::new("redis-server");
         command.args([
@@ -193,11 +193,11 @@ impl World {
         .await;
     }
 
-    pub fn redis(&self) -> &Running {
+    pub(crate) fn redis(&self) -> &Running {
         self.redis.as_ref().unwrap()
     }
 
-    pub fn redis_cli(&self, arguments: &[&str]) -> String {
+    pub(crate) fn redis_cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .args(["-p", &self.redis_port.to_string()])
             .args(arguments)
@@ -206,18 +206,18 @@ impl World {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    pub fn dsn(&self, user: &str, port: u16) -> String {
+    pub(crate) fn dsn(&self, user: &str, port: u16) -> String {
         format!("postgresql://{user}@127.0.0.1:{port}/postgres")
     }
 
-    pub fn archive(&self) -> PathBuf {
+    pub(crate) fn archive(&self) -> PathBuf {
         let path = self.folder.path().join("archive");
         std::fs::create_dir_all(&path).unwrap();
         path
     }
 
     /// As the superuser at the leader.
-    pub async fn sql(&self, statement: &str) {
+    pub(crate) async fn sql(&self, statement: &str) {
         connect("postgres", self.primary_port)
             .await
             .batch_execute(statement)
@@ -226,7 +226,7 @@ impl World {
     }
 
     /// An order, made so long ago.
-    pub async fn order(&self, customer: &str, state: &str, age: Duration) -> uuid::Uuid {
+    pub(crate) async fn order(&self, customer: &str, state: &str, age: Duration) -> uuid::Uuid {
         let made = std::time::SystemTime::now() - age;
         let since = made.duration_since(std::time::UNIX_EPOCH).unwrap();
         let random: [u8; 10] = rand::random();
@@ -244,7 +244,7 @@ impl World {
         id
     }
 
-    pub async fn caught_up(&self) {
+    pub(crate) async fn caught_up(&self) {
         let (primary, standby) = (
             connect("postgres", self.primary_port).await,
             connect("postgres", self.standby_port).await,
@@ -266,7 +266,7 @@ impl World {
     }
 
     /// The service; it is ready and hears changes when this returns.
-    pub async fn serve(&self, role: &str, more: &[&str]) -> Service {
+    pub(crate) async fn serve(&self, role: &str, more: &[&str]) -> Service {
         let listen = format!("127.0.0.1:{}", port());
         let user = if role == "history" {
             "mrg_orders_history"
@@ -340,7 +340,7 @@ fn postgres(data: &Path, port: u16) -> Running {
     Running(command.spawn().unwrap())
 }
 
-pub async fn connect(user: &str, port: u16) -> Client {
+pub(crate) async fn connect(user: &str, port: u16) -> Client {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match tokio_postgres::connect(
@@ -362,7 +362,7 @@ pub async fn connect(user: &str, port: u16) -> Client {
     }
 }
 
-pub struct Service {
+pub(crate) struct Service {
     pub base: String,
     pub client: reqwest::Client,
     _process: Running,
@@ -370,7 +370,7 @@ pub struct Service {
 
 /// An answer, as far as tests ask.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub source: String,
     pub staleness: String,
@@ -378,7 +378,7 @@ pub struct Answer {
 }
 
 impl Service {
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         let answer = self
             .client
             .get(format!("{}{path}", self.base))
@@ -407,7 +407,7 @@ impl Service {
     }
 
     /// Status, source and state in one line.
-    pub async fn line(&self, path: &str) -> String {
+    pub(crate) async fn line(&self, path: &str) -> String {
         let answer = self.get(path).await;
         format!(
             "{} {} {}",
@@ -417,7 +417,7 @@ impl Service {
         )
     }
 
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         let page = self
             .client
             .get(format!("{}/metrics", self.base))

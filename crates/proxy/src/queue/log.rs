@@ -17,7 +17,7 @@ const SLACK: usize = 10_000;
 
 /// The log, with what it says.
 #[derive(Debug)]
-pub struct Log {
+pub(super) struct Log {
     path: PathBuf,
     file: File,
     lines: usize,
@@ -96,7 +96,7 @@ impl Log {
     ///
     /// # Errors
     /// If it cannot be read or written.
-    pub async fn open(directory: &Path) -> Result<Self, Error> {
+    pub(super) async fn open(directory: &Path) -> Result<Self, Error> {
         tokio::fs::create_dir_all(directory)
             .await
             .map_err(failed("could not get its directory"))?;
@@ -223,7 +223,7 @@ impl Log {
     ///
     /// # Errors
     /// If it is not on the disk.
-    pub async fn put(&mut self, item: &Item, capacity: u32) -> Result<Kept, Error> {
+    pub(super) async fn put(&mut self, item: &Item, capacity: u32) -> Result<Kept, Error> {
         if let Some(known) = self.items.get(&item.ticket) {
             return Ok(Kept::Ticket(known.ticket.clone(), known.standing));
         }
@@ -239,7 +239,7 @@ impl Log {
 
     /// Whoever waits for another try has it now. Not written down: after a restart the pause is
     /// what it was.
-    pub fn hurry(&mut self, dependency: &str) {
+    pub(super) fn hurry(&mut self, dependency: &str) {
         let now = Timestamp::now();
         for item in self
             .items
@@ -251,7 +251,7 @@ impl Log {
     }
 
     /// The oldest that is not being sent just now.
-    pub fn first_to_move(&self) -> Option<Item> {
+    pub(super) fn first_to_move(&self) -> Option<Item> {
         self.items
             .values()
             .filter(|item| item.standing != Standing::Sending)
@@ -263,7 +263,7 @@ impl Log {
     ///
     /// # Errors
     /// If that is not on the disk.
-    pub async fn forget(&mut self, ticket: &str) -> Result<(), Error> {
+    pub(super) async fn forget(&mut self, ticket: &str) -> Result<(), Error> {
         self.append(&Line::Forget {
             ticket: ticket.to_owned(),
         })
@@ -276,7 +276,7 @@ impl Log {
     ///
     /// # Errors
     /// If the mark is not on the disk.
-    pub async fn claim(
+    pub(super) async fn claim(
         &mut self,
         dependency: &str,
         limits: &Limits,
@@ -312,7 +312,7 @@ impl Log {
     ///
     /// # Errors
     /// If that is not on the disk.
-    pub async fn settle(
+    pub(super) async fn settle(
         &mut self,
         ticket: &str,
         standing: Standing,
@@ -337,7 +337,7 @@ impl Log {
     ///
     /// # Errors
     /// If that is not on the disk.
-    pub async fn decide(
+    pub(super) async fn decide(
         &mut self,
         ticket: &str,
         standing: Standing,
@@ -356,7 +356,7 @@ impl Log {
     }
 
     /// How many wait, how many people must ask about, and since when the oldest does.
-    pub fn count(&self, dependency: &str) -> (u64, u64, Option<Timestamp>) {
+    pub(super) fn count(&self, dependency: &str) -> (u64, u64, Option<Timestamp>) {
         let of = |standing: &[Standing]| {
             self.items
                 .values()
@@ -381,7 +381,7 @@ impl Log {
     }
 
     /// Everything.
-    pub fn list(&self) -> Vec<Item> {
+    pub(super) fn list(&self) -> Vec<Item> {
         self.items.values().cloned().collect()
     }
 }

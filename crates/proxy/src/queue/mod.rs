@@ -11,8 +11,8 @@ mod worker;
 
 pub use item::{Item, Line, Standing};
 pub use log::{Replayed, replay};
-pub use web::router;
-pub use worker::work;
+pub(crate) use web::router;
+pub(crate) use worker::work;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ const POSTGRES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why something cannot be kept, found or changed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The log's file.
     #[error("the queue's log {action}")]
     Log {
@@ -68,7 +68,7 @@ pub enum Error {
 
 /// What became of a request that was to be kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub(crate) enum Kept {
     /// It is, under this ticket; or was before, by its key.
     Ticket(String, Standing),
     /// So many wait already.
@@ -76,7 +76,7 @@ pub enum Kept {
 }
 
 /// Where requests wait.
-pub struct Queue {
+pub(crate) struct Queue {
     workload: String,
     pod: String,
     postgres: Option<Postgres>,
@@ -93,7 +93,7 @@ impl Queue {
     ///
     /// # Errors
     /// If the log cannot be read, or there is neither log nor database.
-    pub async fn open(
+    pub(crate) async fn open(
         (workload, pod): (&str, &str),
         dsn: Option<&str>,
         directory: Option<&Path>,
@@ -123,7 +123,7 @@ impl Queue {
     ///
     /// # Errors
     /// If it is nowhere.
-    pub async fn keep(
+    pub(crate) async fn keep(
         &self,
         dependency: &str,
         key: &str,
@@ -302,7 +302,7 @@ impl Queue {
                         ?standing,
                         error = chain(&error),
                         "the end of a request could not be written"
-                    )
+                    );
                 }
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -310,7 +310,7 @@ impl Queue {
     }
 
     /// What waits for a dependency.
-    pub async fn report(&self, dependency: &str) -> QueueReport {
+    pub(crate) async fn report(&self, dependency: &str) -> QueueReport {
         let mut report = QueueReport {
             trouble: lock(&self.trouble).clone(),
             ..QueueReport::default()
@@ -345,7 +345,7 @@ impl Queue {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn list(&self) -> Result<Vec<Item>, Error> {
+    pub(crate) async fn list(&self) -> Result<Vec<Item>, Error> {
         let mut items = match &self.postgres {
             Some(postgres) => {
                 tokio::time::timeout(POSTGRES_WITHIN * 5, postgres.list(&self.workload))
@@ -364,7 +364,7 @@ impl Queue {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub async fn decide(&self, ticket: &str, standing: Standing) -> Result<bool, Error> {
+    pub(crate) async fn decide(&self, ticket: &str, standing: Standing) -> Result<bool, Error> {
         let note = "decided by a person";
         if let Some(log) = &self.log
             && log.lock().await.decide(ticket, standing, note).await?

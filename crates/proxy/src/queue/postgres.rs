@@ -39,7 +39,7 @@ const COLUMNS: &str = "ticket, workload, dependency, idempotency_key, method, pa
 const CLAIMED_FOR: Duration = Duration::from_secs(120);
 
 /// The database.
-pub struct Postgres {
+pub(super) struct Postgres {
     config: Config,
     connection: Mutex<Option<Client>>,
 }
@@ -61,7 +61,7 @@ impl Postgres {
     ///
     /// # Errors
     /// If it is none.
-    pub fn new(dsn: &str) -> Result<Self, Error> {
+    pub(super) fn new(dsn: &str) -> Result<Self, Error> {
         let mut config: Config = dsn.parse().map_err(Error::Address)?;
         config
             .connect_timeout(Duration::from_secs(1))
@@ -81,22 +81,21 @@ impl Postgres {
         let mut connection = self.connection.lock().await;
         // Taken out, so that giving up in the middle leaves no connection with half an answer in
         // it.
-        let client = match connection.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
-            None => {
-                let (client, driver) = self
-                    .config
-                    .connect(NoTls)
-                    .await
-                    .map_err(failed("cannot be reached"))?;
-                // Its end shows where the client is used.
-                tokio::spawn(driver);
-                client
-                    .batch_execute(TABLE)
-                    .await
-                    .map_err(failed("could not make its table"))?;
-                client
-            }
+        let client = if let Some(client) = connection.take().filter(|client| !client.is_closed()) {
+            client
+        } else {
+            let (client, driver) = self
+                .config
+                .connect(NoTls)
+                .await
+                .map_err(failed("cannot be reached"))?;
+            // Its end shows where the client is used.
+            tokio::spawn(driver);
+            client
+                .batch_execute(TABLE)
+                .await
+                .map_err(failed("could not make its table"))?;
+            client
         };
         let done = act(&client).await.map_err(failed(action))?;
         *connection = Some(client);
@@ -107,7 +106,7 @@ impl Postgres {
     ///
     /// # Errors
     /// If it cannot be known to be kept.
-    pub async fn put(&self, item: &Item, capacity: u32) -> Result<Kept, Error> {
+    pub(super) async fn put(&self, item: &Item, capacity: u32) -> Result<Kept, Error> {
         let headers = serde_json::to_string(&item.headers).unwrap_or_default();
         let (created, retry_at) = (millis(item.created), millis(item.retry_at));
         let (standing, capacity) = (item.standing.name(), i64::from(capacity));
@@ -155,7 +154,7 @@ impl Postgres {
     ///
     /// # Errors
     /// If the database does not do it.
-    pub async fn claim(
+    pub(super) async fn claim(
         &self,
         workload: &str,
         dependency: &str,
@@ -201,7 +200,7 @@ impl Postgres {
     ///
     /// # Errors
     /// If the database does not write it.
-    pub async fn hurry(&self, workload: &str, dependency: &str) -> Result<(), Error> {
+    pub(super) async fn hurry(&self, workload: &str, dependency: &str) -> Result<(), Error> {
         let now = millis(Timestamp::now());
         self.with("did not bring forward what waits", async |client| {
             let statement = "UPDATE mrg_queue SET retry_at_ms = $3
@@ -216,7 +215,7 @@ impl Postgres {
     ///
     /// # Errors
     /// If the database does not write it.
-    pub async fn settle(
+    pub(super) async fn settle(
         &self,
         ticket: &str,
         standing: Standing,
@@ -237,7 +236,7 @@ impl Postgres {
     ///
     /// # Errors
     /// If the database does not write it.
-    pub async fn decide(
+    pub(super) async fn decide(
         &self,
         ticket: &str,
         standing: Standing,
@@ -258,7 +257,7 @@ impl Postgres {
     ///
     /// # Errors
     /// If the database does not count.
-    pub async fn count(
+    pub(super) async fn count(
         &self,
         workload: &str,
         dependency: &str,
@@ -282,7 +281,7 @@ impl Postgres {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn list(&self, workload: &str) -> Result<Vec<Item>, Error> {
+    pub(super) async fn list(&self, workload: &str) -> Result<Vec<Item>, Error> {
         let statement = format!(
             "SELECT {COLUMNS} FROM mrg_queue WHERE workload = $1 ORDER BY created_ms DESC LIMIT 1000"
         );

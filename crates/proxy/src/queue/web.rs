@@ -15,7 +15,7 @@ use super::item::Standing;
 use mrg_telemetry::chain;
 
 /// The routes below `/queue`.
-pub fn router(queue: Option<Arc<Queue>>) -> Router {
+pub(crate) fn router(queue: Option<Arc<Queue>>) -> Router {
     Router::new()
         .route("/", get(list))
         .route("/{ticket}", get(show))

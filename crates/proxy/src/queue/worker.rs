@@ -18,7 +18,7 @@ use mrg_policy::{Queue as Limits, Reason};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Works until `phase` says to stop; a request that is being sent then is sent to its end.
-pub async fn work(
+pub(crate) async fn work(
     place: Place,
     mut changes: watch::Receiver<u64>,
     mut phase: watch::Receiver<Phase>,

@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::server::{Faults, StandIn};
 
-pub fn any() -> SocketAddr {
+pub(crate) fn any() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     // Ports that were just free: the kernel does not give them out again at once.
     std::net::TcpListener::bind(any())
         .unwrap()
@@ -24,11 +24,11 @@ pub fn free_port() -> u16 {
         .port()
 }
 
-pub fn upstream(name: &str) -> StandIn {
+pub(crate) fn upstream(name: &str) -> StandIn {
     StandIn::start(name, any()).unwrap()
 }
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     pub child: Child,
     pub directory: TempDir,
     pub admin: u16,
@@ -44,7 +44,7 @@ impl Drop for Proxy {
 }
 
 /// A dependency at `port` with these providers; `more` is laid over it.
-pub fn dependency(port: u16, providers: &[&StandIn], more: &Value) -> Value {
+pub(crate) fn dependency(port: u16, providers: &[&StandIn], more: &Value) -> Value {
     let providers: Vec<Value> = providers
         .iter()
         .enumerate()
@@ -60,7 +60,7 @@ pub fn dependency(port: u16, providers: &[&StandIn], more: &Value) -> Value {
     dependency
 }
 
-pub fn merge(into: &mut Value, more: &Value) {
+pub(crate) fn merge(into: &mut Value, more: &Value) {
     match (into, more) {
         (Value::Object(into), Value::Object(more)) => {
             for (name, value) in more {
@@ -72,7 +72,7 @@ pub fn merge(into: &mut Value, more: &Value) {
 }
 
 impl Proxy {
-    pub async fn start(providers: &[&StandIn], more: Value) -> Self {
+    pub(crate) async fn start(providers: &[&StandIn], more: Value) -> Self {
         let port = free_port();
         Self::with(
             &json!({ "workload": "tpg", "dependencies": [dependency(port, providers, &more)] }),
@@ -81,7 +81,7 @@ impl Proxy {
         .await
     }
 
-    pub async fn with(config: &Value, port: u16) -> Self {
+    pub(crate) async fn with(config: &Value, port: u16) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("proxy.json"), config.to_string()).unwrap();
         std::fs::write(directory.path().join("token"), "secret\n").unwrap();
@@ -99,7 +99,7 @@ impl Proxy {
         proxy
     }
 
-    pub async fn ready(&mut self) {
+    pub(crate) async fn ready(&mut self) {
         let end = Instant::now() + Duration::from_secs(10);
         while self
             .client
@@ -116,7 +116,7 @@ impl Proxy {
         }
     }
 
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -133,16 +133,16 @@ impl Proxy {
         request.send().await.unwrap()
     }
 
-    pub async fn get(&self, path: &str) -> Response {
+    pub(crate) async fn get(&self, path: &str) -> Response {
         self.send(Method::GET, path, &[], "").await
     }
 
-    pub async fn post(&self, key: &str) -> Response {
+    pub(crate) async fn post(&self, key: &str) -> Response {
         self.send(Method::POST, "/orders", &[("idempotency-key", key)], "{}")
             .await
     }
 
-    pub async fn state(&self) -> Value {
+    pub(crate) async fn state(&self) -> Value {
         self.client
             .get(format!("http://127.0.0.1:{}/state", self.admin))
             .send()
@@ -153,14 +153,14 @@ impl Proxy {
             .unwrap()
     }
 
-    pub async fn breaker(&self, provider: usize) -> String {
+    pub(crate) async fn breaker(&self, provider: usize) -> String {
         self.state().await["dependencies"][0]["providers"][provider]["state"]
             .as_str()
             .unwrap()
             .to_owned()
     }
 
-    pub async fn push(&self, config: &Value) -> Response {
+    pub(crate) async fn push(&self, config: &Value) -> Response {
         let url = format!("http://127.0.0.1:{}/config", self.admin);
         self.client
             .put(url)
@@ -171,12 +171,12 @@ impl Proxy {
             .unwrap()
     }
 
-    pub async fn queue(&self) -> Value {
+    pub(crate) async fn queue(&self) -> Value {
         self.state().await["dependencies"][0]["queue"].clone()
     }
 }
 
-pub fn spawn(directory: &TempDir, admin: u16) -> Child {
+pub(crate) fn spawn(directory: &TempDir, admin: u16) -> Child {
     Command::new(env!("CARGO_BIN_EXE_mrg-proxy"))
         .arg("run")
         .arg(directory.path().join("proxy.json"))
@@ -198,7 +198,7 @@ pub fn spawn(directory: &TempDir, admin: u16) -> Child {
         .unwrap()
 }
 
-pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let end = Instant::now() + Duration::from_secs(10);
     while !holds().await {
         assert!(Instant::now() < end, "never: {what}");
@@ -206,7 +206,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut()
     }
 }
 
-pub fn status(code: u16) -> Faults {
+pub(crate) fn status(code: u16) -> Faults {
     Faults {
         status: Some(code),
         ..Faults::default()

@@ -19,7 +19,7 @@ fn http2() -> Client {
 }
 
 /// A connection of its own.
-pub async fn connect(port: u16) -> SendRequest<Full<Bytes>> {
+pub(crate) async fn connect(port: u16) -> SendRequest<Full<Bytes>> {
     let stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))
         .await
         .unwrap();

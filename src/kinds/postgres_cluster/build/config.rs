@@ -6,7 +6,7 @@ use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_api::postgres_cluster::{Mode, OnCrash};
 
 /// The `config` key.
-pub fn dynamic_config(desired: &Desired) -> Map<String, Value> {
+pub(crate) fn dynamic_config(desired: &Desired) -> Map<String, Value> {
     let spec = &desired.spec;
     let mode = match spec.replication.mode {
         Mode::Async => json!(false),

@@ -9,7 +9,7 @@ use crate::kinds::postgres_cluster::validate::Desired;
 const COMPONENT: &str = "etcd";
 
 /// The objects.
-pub fn objects(desired: &Desired) -> Vec<Value> {
+pub(super) fn objects(desired: &Desired) -> Vec<Value> {
     vec![
         service(desired),
         disruption_budget(desired),

@@ -11,18 +11,18 @@ use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_api::postgres_cluster::Etcd;
 use mrg_kube_support::Manifest;
 
-pub use config::dynamic_config;
+pub(super) use config::dynamic_config;
 
 /// The container port of PostgreSQL.
-pub const POSTGRES_PORT: u16 = 5432;
+pub(super) const POSTGRES_PORT: u16 = 5432;
 /// The container port of the agent's REST API.
-pub const REST_PORT: u16 = 8008;
+pub(super) const REST_PORT: u16 = 8008;
 /// The label that says which member leads.
-pub const ROLE_LABEL: &str = "mrg.bluebird.id/role";
+pub(super) const ROLE_LABEL: &str = "mrg.bluebird.id/role";
 
 /// All objects, in the order in which they are applied: what is mounted comes before what mounts
 /// it.
-pub fn build(desired: &Desired) -> Vec<Manifest> {
+pub(super) fn build(desired: &Desired) -> Vec<Manifest> {
     let mut objects = Vec::new();
     if desired.spec.etcd.managed.is_some() {
         objects.extend(etcd::objects(desired));
@@ -32,7 +32,7 @@ pub fn build(desired: &Desired) -> Vec<Manifest> {
 }
 
 /// Where a cluster's etcd is.
-pub fn etcd_endpoints(etcd: &Etcd, name: &str, namespace: &str) -> Vec<String> {
+pub(super) fn etcd_endpoints(etcd: &Etcd, name: &str, namespace: &str) -> Vec<String> {
     match (&etcd.managed, &etcd.external) {
         (_, Some(external)) => external
             .endpoints

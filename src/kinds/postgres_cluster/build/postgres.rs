@@ -14,7 +14,7 @@ const COMPONENT: &str = "postgres";
 const SECRET_DIRECTORY: &str = "/etc/mrg-secret";
 
 /// The objects.
-pub fn objects(desired: &Desired) -> Vec<Value> {
+pub(super) fn objects(desired: &Desired) -> Vec<Value> {
     vec![
         service_account(desired),
         config_map(desired),
