@@ -406,6 +406,11 @@ impl AgentConfig {
         self.data_directory.with_file_name(name)
     }
 
+    /// Where postgres puts its socket; only its own user may enter.
+    pub fn socket_directory(&self) -> PathBuf {
+        self.beside_data(".run")
+    }
+
     /// Where the record of promises stands: on the data volume.
     pub fn promise_file(&self) -> PathBuf {
         self.beside_data(".promise")

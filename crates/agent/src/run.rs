@@ -761,7 +761,7 @@ async fn look_continually(
             while let Ok(number) = asked.try_recv() {
                 newest = number.max(newest);
             }
-            let postgres = server.look().await;
+            let postgres = server.probe().await;
             let settling = matches!(postgres, Postgres::Starting);
             if inputs
                 .send(Input::Event(Event::Postgres {
