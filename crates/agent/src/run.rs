@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::AgentConfig;
-use crate::context::{Context, addresses, members};
+use crate::context::{Context, addresses};
 use crate::fence::{Fence, kill_descendants};
 use crate::housekeeping::Housekeeping;
 use crate::incarnation::Incarnation;
@@ -21,10 +21,8 @@ use crate::promise;
 use crate::rest::{self, Api, Ask};
 use crate::server::Server;
 use mrg_base::{MemberName, Millis, Moment};
-use mrg_dcs::{DynamicConfig, Keys, settings, wire, without_key};
-use mrg_dcs_etcd::{
-    Connection, Error as DcsError, Etcd, Snapshot, WatchCommand, WatchEvent, watch,
-};
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, Error as DcsError, Keys, Store, settings, wire};
+use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch};
 use mrg_election::{
     Effect, Event, LeaseId, Node, Outcome, Postgres, PromiseRequest, Revision, Settings, StepId,
 };
@@ -33,7 +31,7 @@ use mrg_telemetry::chain;
 /// What reaches the loop.
 enum Input {
     Event(Event),
-    Watch(WatchEvent),
+    Watch(WatchEvent<ClusterSnapshot>),
     Ask(Ask),
     FenceGone,
     PostmasterGone,
@@ -84,9 +82,9 @@ struct Agent {
     inputs: mpsc::Sender<Input>,
     commands: mpsc::Sender<WatchCommand>,
     probes: mpsc::UnboundedSender<u64>,
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<ClusterSnapshot>,
     /// The last dynamic configuration that was read and taken over, with its revision.
-    dynamic: Option<(i64, DynamicConfig)>,
+    dynamic: Option<(Revision, DynamicConfig)>,
     /// Whether any settings were taken over yet.
     has_settings: bool,
     reads: u64,
@@ -114,14 +112,13 @@ impl Agent {
         };
         // Members begin with different endpoints, so that a dead one is not everybody's first.
         let first = config.name.as_str().bytes().map(usize::from).sum();
-        let etcd = Arc::new(Etcd::new(connection, first));
         let keys = Keys::new(&config.namespace, &config.scope);
+        let store = Arc::new(Etcd::new(connection, keys, first));
         let peers = Peers::new(config.rest_credentials.clone()).context("failed to set up HTTP")?;
         let initial = settings(&config.bootstrap).context("bootstrap.dcs")?;
         let context = Arc::new(Context::new(
             config.clone(),
-            etcd.clone(),
-            keys.clone(),
+            store.clone(),
             server.clone(),
             peers,
             initial,
@@ -142,7 +139,7 @@ impl Agent {
         }
         let (commands, command_queue) = mpsc::channel(64);
         let (seen, mut events) = mpsc::channel(64);
-        tokio::spawn(watch(etcd, keys.prefix().to_owned(), command_queue, seen));
+        tokio::spawn(watch(store, command_queue, seen));
         let (probes, probe_queue) = mpsc::unbounded_channel();
         tokio::spawn(look_continually(server, probe_queue, inputs.clone()));
         let to_loop = inputs.clone();
@@ -171,10 +168,7 @@ impl Agent {
             inputs,
             commands,
             probes,
-            snapshot: Arc::new(Snapshot {
-                revision: 0,
-                entries: wire::Entries::new(),
-            }),
+            snapshot: Arc::default(),
             dynamic: None,
             has_settings: false,
             reads: 0,
@@ -206,7 +200,7 @@ impl Agent {
         }
         match self
             .context
-            .etcd
+            .store
             .revoke(record.lease, self.context.dcs_within())
             .await
         {
@@ -262,7 +256,7 @@ impl Agent {
         if let (Some(lease), Ok(())) = (self.node.lease(), killed) {
             let _ = self
                 .context
-                .etcd
+                .store
                 .revoke(lease.id, Duration::from_secs(2))
                 .await;
         }
@@ -355,7 +349,7 @@ impl Agent {
         }
     }
 
-    async fn seen(&mut self, event: WatchEvent) {
+    async fn seen(&mut self, event: WatchEvent<ClusterSnapshot>) {
         match event {
             WatchEvent::Lost(error) => {
                 if self.context.status().dcs_reachable {
@@ -365,28 +359,27 @@ impl Agent {
                 self.event(Event::DcsLost).await;
             }
             WatchEvent::Seen { snapshot, asked } => {
-                if snapshot.revision < self.snapshot.revision {
+                if snapshot.revision() < self.snapshot.revision() {
                     return;
                 }
                 self.snapshot = snapshot.clone();
                 let seen = epoch_ms();
-                let cluster = wire::cluster(snapshot.revision, &snapshot.entries);
+                let cluster = snapshot.cluster();
                 self.context.update(|status| {
                     status.snapshot = snapshot.clone();
                     status.cluster = Arc::new(cluster.clone());
                     status.dcs_last_seen = seen;
                     status.dcs_reachable = true;
                 });
-                let listed = wire::failsafe(&snapshot.entries).unwrap_or_default();
+                let listed = snapshot.failsafe().into_iter().flatten();
                 self.context.peers.learn(
                     listed
-                        .into_iter()
-                        .filter_map(|(name, url)| Some((name, wire::base_of(&url)?)))
+                        .filter_map(|(name, url)| Some((name.clone(), wire::base_of(url)?)))
                         .collect(),
                 );
-                let bases = members(&snapshot)
-                    .into_iter()
-                    .filter_map(|(name, data)| Some((name, data.api_base()?)));
+                let bases = snapshot
+                    .members()
+                    .filter_map(|(name, data)| Some((name.clone(), data.api_base()?)));
                 self.context.peers.learn(bases.collect());
                 self.configure(&snapshot).await;
                 let linearizable = self.read_wanted.is_some_and(|wanted| asked >= wanted);
@@ -405,18 +398,13 @@ impl Agent {
 
     /// Takes over the dynamic configuration, if it is another and a good one; else the last good
     /// one stays in force.
-    async fn configure(&mut self, snapshot: &Snapshot) {
-        let entry = snapshot.entries.get("config");
-        let known = |entry: &&wire::Entry| {
-            self.dynamic
-                .as_ref()
-                .is_some_and(|(revision, _)| *revision == entry.modified)
-        };
+    async fn configure(&mut self, snapshot: &ClusterSnapshot) {
+        let known = self.dynamic.as_ref().map(|(revision, _)| *revision);
         let mut refused = None;
-        if let Some(entry) = entry.filter(|entry| !known(entry)) {
-            match DynamicConfig::parse(&entry.value)
-                .and_then(|dynamic| Ok((settings(&dynamic)?, dynamic)))
-            {
+        let key = snapshot.config();
+        if let Some(entry) = key.filter(|key| Some(key.modified) != known) {
+            let dynamic = entry.value.clone();
+            match dynamic.and_then(|dynamic| Ok((settings(&dynamic)?, dynamic))) {
                 Ok((settings, dynamic)) => {
                     self.take_settings(settings).await;
                     self.dynamic = Some((entry.modified, dynamic));
@@ -430,7 +418,7 @@ impl Agent {
             Some((revision, dynamic)) => (Some(*revision), dynamic.clone()),
             None => (
                 None,
-                without_key(&self.context.config.bootstrap, &snapshot.entries),
+                snapshot.config_without_key(&self.context.config.bootstrap),
             ),
         };
         if revision.is_none() {
@@ -488,7 +476,7 @@ impl Agent {
                 self.reads += 1;
                 self.votes_waiting.push((self.reads, reply));
                 let _ = self.commands.send(WatchCommand::Read(self.reads)).await;
-                let leaderless = !self.snapshot.entries.contains_key("leader");
+                let leaderless = self.snapshot.leader_key().is_none();
                 if leaderless {
                     self.release_votes(u64::MAX).await;
                 }
@@ -612,7 +600,7 @@ impl Agent {
         let pids = [std::process::id(), self.fence.pid];
         tokio::spawn(async move {
             let sent = mrg_clock::now();
-            let event = match context.etcd.grant(ttl, context.dcs_within()).await {
+            let event = match context.store.grant(ttl, context.dcs_within()).await {
                 Ok(granted) => match record_lease(&context, granted.id, &pids) {
                     Ok(()) => Event::LeaseGranted {
                         id: granted.id,
@@ -621,7 +609,7 @@ impl Agent {
                     },
                     Err(error) => {
                         tracing::error!(%error, path = %context.config.incarnation_file().display(), "failed to record the lease");
-                        let _ = context.etcd.revoke(granted.id, context.dcs_within()).await;
+                        let _ = context.store.revoke(granted.id, context.dcs_within()).await;
                         Event::LeaseUnanswered
                     }
                 },
@@ -638,7 +626,7 @@ impl Agent {
         let (context, inputs) = (self.context.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let sent = mrg_clock::now();
-            let event = match context.etcd.keep_alive(lease, context.dcs_within()).await {
+            let event = match context.store.keep_alive(lease, context.dcs_within()).await {
                 Ok(()) => Event::LeaseKept { id: lease, sent },
                 Err(DcsError::LeaseGone(_)) => Event::LeaseGone(lease),
                 Err(error) => {
