@@ -4,10 +4,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Status, members};
+use crate::context::Status;
 use crate::rest::Api;
 use mrg_base::MemberName;
-use mrg_dcs::wire::{self, MemberData};
+use mrg_dcs::wire::MemberData;
 use mrg_election::{Cluster, Mode, Postgres, WalReceiver};
 use mrg_postgres::Server as ServerFacts;
 
@@ -146,16 +146,15 @@ pub(crate) fn is_sync(cluster: &Cluster, member: &MemberName) -> bool {
 pub(crate) async fn cluster(State(api): State<Api>) -> Response {
     let status = api.context.status();
     let cluster = &status.cluster;
-    let all = members(&status.snapshot);
     let leader = cluster.leader.as_ref().map(|key| key.member.clone());
-    let position = |data: &MemberData| data.receive_lsn.or(data.xlog_location);
     let head = leader
         .as_ref()
-        .and_then(|name| all.get(name))
-        .and_then(position)
+        .and_then(|name| status.snapshot.member(name))
+        .and_then(MemberData::flushed)
         .or(cluster.optime.map(|lsn| lsn.0));
-    let rows: Vec<Value> = all
-        .iter()
+    let rows: Vec<Value> = status
+        .snapshot
+        .members()
         .map(|(name, data)| {
             let role = if leader.as_ref() == Some(name) {
                 "leader"
@@ -176,11 +175,10 @@ pub(crate) async fn cluster(State(api): State<Api>) -> Response {
 
 fn member_row(name: &MemberName, data: &MemberData, role: &str, head: Option<u64>) -> Value {
     let (host, port) = data.postgres_address().unwrap_or_default();
-    let state = data
-        .replication_state
-        .clone()
-        .filter(|_| data.state == "running")
-        .unwrap_or_else(|| data.state.clone());
+    let state = match &data.replication_state {
+        Some(state) if data.is_running() => state.as_str(),
+        _ => data.state.as_str(),
+    };
     let mut row = json!({ "name": name.as_str(), "role": role, "state": state, "api_url": data.api_url, "host": host, "port": port });
     if let Some(timeline) = data.timeline {
         row["timeline"] = timeline.into();
@@ -206,5 +204,5 @@ fn member_row(name: &MemberName, data: &MemberData, role: &str, head: Option<u64
 
 /// `GET /history`
 pub(crate) async fn history(State(api): State<Api>) -> Response {
-    axum::Json(wire::history(&api.context.status().snapshot.entries)).into_response()
+    axum::Json(api.context.status().snapshot.history()).into_response()
 }

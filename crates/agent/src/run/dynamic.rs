@@ -1,14 +1,13 @@
 //! Which dynamic configuration is in force. Pure.
 
-use mrg_dcs::wire::Entries;
-use mrg_dcs::{DynamicConfig, InvalidConfig, settings, without_key};
-use mrg_election::Settings;
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, InvalidConfig, settings};
+use mrg_election::{Revision, Settings};
 
 /// The dynamic configuration that is in force, as far as snapshots have shown it.
 #[derive(Default)]
 pub(super) struct Dynamic {
     /// The last valid value of the `config` key, with its revision.
-    read: Option<(i64, DynamicConfig)>,
+    read: Option<(Revision, DynamicConfig)>,
     /// The settings that were taken over last.
     settings: Option<Settings>,
 }
@@ -22,20 +21,24 @@ pub(super) struct InForce {
     pub(super) refused: Option<InvalidConfig>,
     pub(super) config: DynamicConfig,
     /// The revision of the key that `config` was read from; `None` if there was none so far.
-    pub(super) revision: Option<i64>,
+    pub(super) revision: Option<Revision>,
 }
 
 impl Dynamic {
     /// Takes over what the keys say. `bootstrap` is what a new cluster begins with.
-    pub(super) fn observe(&mut self, entries: &Entries, bootstrap: &DynamicConfig) -> InForce {
+    pub(super) fn observe(
+        &mut self,
+        snapshot: &ClusterSnapshot,
+        bootstrap: &DynamicConfig,
+    ) -> InForce {
         let (mut taken, mut refused) = (None, None);
         let known = self.read.as_ref().map(|(revision, _)| *revision);
-        let entry = entries.get("config");
-        if let Some(entry) = entry.filter(|entry| known != Some(entry.modified)) {
-            match parse(&entry.value) {
+        let key = snapshot.config();
+        if let Some(key) = key.filter(|key| known != Some(key.modified)) {
+            match validated(&key.value) {
                 Ok((settings, config)) => {
                     taken = Some(settings);
-                    self.read = Some((entry.modified, config));
+                    self.read = Some((key.modified, config));
                 }
                 Err(error) => refused = Some(error),
             }
@@ -51,7 +54,7 @@ impl Dynamic {
                 revision: Some(*revision),
             };
         }
-        let config = without_key(bootstrap, entries);
+        let config = snapshot.config_without_key(bootstrap);
         match settings(&config) {
             Ok(settings) if self.settings != Some(settings) => taken = Some(settings),
             Ok(_) => {}
@@ -67,16 +70,22 @@ impl Dynamic {
     }
 }
 
-fn parse(value: &[u8]) -> Result<(Settings, DynamicConfig), InvalidConfig> {
-    let config = DynamicConfig::parse(value)?;
+fn validated(
+    value: &Result<DynamicConfig, InvalidConfig>,
+) -> Result<(Settings, DynamicConfig), InvalidConfig> {
+    let config = value.clone()?;
     Ok((settings(&config)?, config))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use mrg_base::Millis;
     use mrg_dcs::wire::Entry;
+
+    type Entries = BTreeMap<String, Entry>;
 
     fn config(json: &str) -> DynamicConfig {
         DynamicConfig::parse(json.as_bytes()).unwrap()
@@ -99,11 +108,12 @@ mod tests {
         let bootstrap = config(r#"{"ttl": 40}"#);
         let mut dynamic = Dynamic::default();
         for (case, entries, ttl, refused, revision) in rows {
-            let in_force = dynamic.observe(&entries, &bootstrap);
+            let snapshot = ClusterSnapshot::parse(Revision(9), &entries);
+            let in_force = dynamic.observe(&snapshot, &bootstrap);
             let taken = in_force.settings.map(|settings| settings.failover.ttl);
             assert_eq!(taken, ttl.map(Millis::seconds), "{case}");
             assert_eq!(in_force.refused.is_some(), refused, "{case}");
-            assert_eq!(in_force.revision, revision, "{case}");
+            assert_eq!(in_force.revision, revision.map(Revision), "{case}");
         }
     }
 
@@ -145,8 +155,10 @@ mod tests {
     fn a_deleted_key_does_not_change_the_configuration() {
         let mut dynamic = Dynamic::default();
         let quorum = r#"{"synchronous_mode": "quorum"}"#;
-        dynamic.observe(&key(3, quorum), &DynamicConfig::default());
-        let in_force = dynamic.observe(&Entries::new(), &DynamicConfig::default());
+        let present = ClusterSnapshot::parse(Revision(3), &key(3, quorum));
+        dynamic.observe(&present, &DynamicConfig::default());
+        let deleted = ClusterSnapshot::parse(Revision(4), &Entries::new());
+        let in_force = dynamic.observe(&deleted, &DynamicConfig::default());
         assert_eq!(in_force.config, config(quorum));
     }
 }

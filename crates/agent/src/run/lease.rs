@@ -4,8 +4,7 @@ use crate::context::Context;
 use crate::incarnation::Incarnation;
 use crate::run::Agent;
 use mrg_base::Millis;
-use mrg_dcs::wire;
-use mrg_dcs_etcd::Error as DcsError;
+use mrg_dcs::{Error as DcsError, Store, wire};
 use mrg_election::{Event, LeaseId};
 use mrg_telemetry::chain;
 
@@ -40,7 +39,7 @@ impl Agent {
         }
         let revoked = self
             .context
-            .etcd
+            .store
             .revoke(record.lease, self.context.dcs_within());
         match revoked.await {
             Ok(()) => tracing::info!(
@@ -58,7 +57,7 @@ impl Agent {
 /// The lease counts from before the request is sent.
 async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
     let sent = mrg_clock::now();
-    let granted = match context.etcd.grant(ttl, context.dcs_within()).await {
+    let granted = match context.store.grant(ttl, context.dcs_within()).await {
         Ok(granted) => granted,
         Err(error) => {
             tracing::warn!(error = chain(&error), "no lease");
@@ -68,7 +67,7 @@ async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
     if let Err(error) = record_lease(context, granted.id, pids) {
         let path = context.config.incarnation_file();
         tracing::error!(error = chain(&error), path = %path.display(), "failed to record the lease");
-        let _ = context.etcd.revoke(granted.id, context.dcs_within()).await;
+        let _ = context.store.revoke(granted.id, context.dcs_within()).await;
         return Event::LeaseUnanswered;
     }
     Event::LeaseGranted {
@@ -80,7 +79,7 @@ async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
 
 async fn keep_alive(context: &Context, lease: LeaseId) -> Event {
     let sent = mrg_clock::now();
-    match context.etcd.keep_alive(lease, context.dcs_within()).await {
+    match context.store.keep_alive(lease, context.dcs_within()).await {
         Ok(()) => Event::LeaseKept { id: lease, sent },
         Err(DcsError::LeaseGone(_)) => Event::LeaseGone(lease),
         Err(error) => {

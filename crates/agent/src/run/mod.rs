@@ -32,8 +32,8 @@ use crate::server::Server;
 use dynamic::Dynamic;
 use monitor::monitor;
 use mrg_base::{Millis, Moment};
-use mrg_dcs::{Keys, settings, wire};
-use mrg_dcs_etcd::{Connection, Etcd, Snapshot, WatchCommand, WatchEvent, watch};
+use mrg_dcs::{ClusterSnapshot, Keys, Store, settings};
+use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch};
 use mrg_election::{Event, Node, StepId};
 use read_order::ReadOrder;
 use requests::Replies;
@@ -68,7 +68,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
 struct Inputs {
     /// Results of probes, of steps and of requests.
     events: mpsc::Receiver<Event>,
-    watch: mpsc::Receiver<WatchEvent>,
+    watch: mpsc::Receiver<WatchEvent<ClusterSnapshot>>,
     requests: mpsc::Receiver<Ask>,
     /// A message for every postmaster that has ended.
     exits: mpsc::UnboundedReceiver<()>,
@@ -84,7 +84,7 @@ struct Agent {
     commands: mpsc::Sender<WatchCommand>,
     probes: mpsc::UnboundedSender<u64>,
     /// The last one that was taken to the node.
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<ClusterSnapshot>,
     reads: ReadOrder,
     dynamic: Dynamic,
     replies: Replies,
@@ -112,12 +112,7 @@ impl Agent {
         let (watch_sender, watch_events) = mpsc::channel(256);
         let (events, event_queue) = mpsc::channel(256);
         let (probes, probe_queue) = mpsc::unbounded_channel();
-        tokio::spawn(watch(
-            context.etcd.clone(),
-            context.keys.prefix().to_owned(),
-            command_queue,
-            watch_sender,
-        ));
+        tokio::spawn(watch(context.store.clone(), command_queue, watch_sender));
         tokio::spawn(monitor(server, probe_queue, events.clone()));
         let inputs = Inputs {
             events: event_queue,
@@ -134,10 +129,7 @@ impl Agent {
             events,
             commands,
             probes,
-            snapshot: Arc::new(Snapshot {
-                revision: 0,
-                entries: wire::Entries::new(),
-            }),
+            snapshot: Arc::default(),
             reads: ReadOrder::default(),
             dynamic: Dynamic::default(),
             replies: Replies::default(),
@@ -192,7 +184,7 @@ impl Agent {
     async fn end(&mut self) {
         let killed = self.fence.kill().await;
         if let (Some(lease), Ok(())) = (self.node.lease(), killed) {
-            let _ = self.context.etcd.revoke(lease.id, REVOKE_TIMEOUT).await;
+            let _ = self.context.store.revoke(lease.id, REVOKE_TIMEOUT).await;
         }
         tracing::info!("stopped");
     }
@@ -255,11 +247,11 @@ fn build_context(config: Arc<AgentConfig>, server: Arc<Server>) -> anyhow::Resul
     };
     // Members begin with different endpoints, so that a dead one is not the first of all of them.
     let first = config.name.as_str().bytes().map(usize::from).sum();
-    let etcd = Arc::new(Etcd::new(connection, first));
     let keys = Keys::new(&config.namespace, &config.scope);
+    let store = Arc::new(Etcd::new(connection, keys, first));
     let peers = Peers::new(config.rest_credentials.clone()).context("failed to set up HTTP")?;
     let initial = settings(&config.bootstrap).context("bootstrap.dcs")?;
-    Ok(Context::new(config, etcd, keys, server, peers, initial))
+    Ok(Context::new(config, store, server, peers, initial))
 }
 
 /// A node that knows what the files beside the data directory say.

@@ -65,7 +65,7 @@ impl Agent {
         let reply = self.replies.vote(answer);
         let read = self.reads.next_for_vote(reply);
         let _ = self.commands.send(WatchCommand::Read(read)).await;
-        if !self.snapshot.entries.contains_key("leader") {
+        if self.snapshot.leader_key().is_none() {
             let votes = self.reads.take_all_votes();
             self.ask_for_votes(votes).await;
         }

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::context::{addresses, members};
+use crate::context::addresses;
 use crate::run::Agent;
-use mrg_dcs::{InvalidConfig, wire};
-use mrg_dcs_etcd::{Error as DcsError, Snapshot, WatchCommand, WatchEvent};
+use mrg_dcs::{ClusterSnapshot, Error as DcsError, InvalidConfig, wire};
+use mrg_dcs_etcd::{WatchCommand, WatchEvent};
 use mrg_election::{Event, Settings};
 use mrg_telemetry::chain;
 
 impl Agent {
-    pub(super) async fn watched(&mut self, event: WatchEvent) {
+    pub(super) async fn watched(&mut self, event: WatchEvent<ClusterSnapshot>) {
         match event {
             WatchEvent::Lost(error) => self.lost(error.as_ref()).await,
             WatchEvent::Seen { snapshot, asked } => self.seen(snapshot, asked).await,
@@ -28,12 +28,12 @@ impl Agent {
 
     /// A snapshot that answers the reads up to the number `answered`. One that is older than the
     /// last is dropped: what it answers is answered by a later one.
-    async fn seen(&mut self, snapshot: Arc<Snapshot>, answered: u64) {
-        if snapshot.revision < self.snapshot.revision {
+    async fn seen(&mut self, snapshot: Arc<ClusterSnapshot>, answered: u64) {
+        if snapshot.revision() < self.snapshot.revision() {
             return;
         }
         self.snapshot = snapshot.clone();
-        let cluster = wire::cluster(snapshot.revision, &snapshot.entries);
+        let cluster = snapshot.cluster();
         self.context.update(|status| {
             status.snapshot = snapshot.clone();
             status.cluster = Arc::new(cluster.clone());
@@ -52,21 +52,19 @@ impl Agent {
         self.ask_for_votes(votes).await;
     }
 
-    fn learn_addresses(&self, snapshot: &Snapshot) {
-        let failsafe = wire::failsafe(&snapshot.entries).unwrap_or_default();
-        let listed = failsafe
-            .into_iter()
-            .filter_map(|(name, url)| Some((name, wire::base_of(&url)?)));
+    fn learn_addresses(&self, snapshot: &ClusterSnapshot) {
+        let failsafe = snapshot.failsafe().into_iter().flatten();
+        let listed = failsafe.filter_map(|(name, url)| Some((name.clone(), wire::base_of(url)?)));
         self.context.peers.learn(listed.collect());
-        let present = members(snapshot)
-            .into_iter()
-            .filter_map(|(name, data)| Some((name, data.api_base()?)));
+        let present = snapshot
+            .members()
+            .filter_map(|(name, data)| Some((name.clone(), data.api_base()?)));
         self.context.peers.learn(present.collect());
     }
 
-    async fn configure(&mut self, snapshot: &Snapshot) {
+    async fn configure(&mut self, snapshot: &ClusterSnapshot) {
         let bootstrap = &self.context.config.bootstrap;
-        let in_force = self.dynamic.observe(&snapshot.entries, bootstrap);
+        let in_force = self.dynamic.observe(snapshot, bootstrap);
         if let Some(settings) = in_force.settings {
             self.take_settings(settings).await;
         }
