@@ -109,7 +109,7 @@ impl World {
         if self.is_forgotten() && (host.has_nothing() || host.may_pass_for_another()) {
             // Nothing would tell it of the cluster. In Kubernetes the operator could; here somebody
             // writes the keys again first.
-            self.later(1_000, Happening::StartAgent(member, boot));
+            self.later(1_000, Happening::StartAgent { member, boot });
             return;
         }
         let now = self.clock(member);
@@ -196,7 +196,13 @@ impl World {
         agent.ready = true;
         let number = agent.number;
         self.read(member);
-        self.later(1, Happening::Look(member, number));
+        self.later(
+            1,
+            Happening::Look {
+                member,
+                agent: number,
+            },
+        );
         self.feed(member, Event::Tick);
     }
 
@@ -262,7 +268,13 @@ impl World {
         if agent.wake <= this || at < agent.wake {
             agent.wake = at.max(this + 1);
             let at = agent.wake;
-            self.at(at, Happening::Wake(member, number));
+            self.at(
+                at,
+                Happening::Wake {
+                    member,
+                    agent: number,
+                },
+            );
         }
     }
 
@@ -287,7 +299,13 @@ impl World {
             Effect::Abort(step) => self.abort_step(member, step),
             Effect::Probe(probe) => {
                 self.agent(member).probe = probe;
-                self.later(2, Happening::Look(member, number));
+                self.later(
+                    2,
+                    Happening::Look {
+                        member,
+                        agent: number,
+                    },
+                );
             }
             Effect::ReadDcs => {
                 let agent = self.agent(member);
@@ -355,7 +373,7 @@ impl World {
         }
         self.tell(|world| format!("{}: agent {number} has stopped", world.hosts[member].name));
         self.hosts[member].agent = None;
-        self.later(wait.max(1), Happening::StartAgent(member, boot));
+        self.later(wait.max(1), Happening::StartAgent { member, boot });
     }
 
     pub(crate) fn ask_to_stop(&mut self, member: usize, restart_after: u64) {
@@ -366,7 +384,14 @@ impl World {
         {
             agent.restart_after = restart_after;
             let number = agent.number;
-            self.later(0, Happening::Agent(member, number, Box::new(Event::Stop)));
+            self.later(
+                0,
+                Happening::Agent {
+                    member,
+                    agent: number,
+                    event: Box::new(Event::Stop),
+                },
+            );
         }
     }
 
@@ -439,7 +464,14 @@ impl World {
                 agent.watch.reads += 1;
                 agent.reachable = false;
                 let reads = agent.watch.reads;
-                self.later(100, Happening::Backstop(to, number, reads));
+                self.later(
+                    100,
+                    Happening::Backstop {
+                        end: to,
+                        number,
+                        reads,
+                    },
+                );
                 self.feed(to, Event::DcsLost);
             }
             (Call::Step(step), answer) => self.step_answered(to, step, answer),
@@ -481,7 +513,14 @@ impl World {
             agent.number,
             agent.settings.failover.loop_wait.0,
         );
-        self.later(every, Happening::Backstop(member, number, reads));
+        self.later(
+            every,
+            Happening::Backstop {
+                end: member,
+                number,
+                reads,
+            },
+        );
         self.seen(member, keys, asked);
         if self
             .live(member, number)
@@ -609,7 +648,14 @@ impl World {
                 asked,
                 all: true,
             };
-            self.later(0, Happening::Agent(member, number, Box::new(event)));
+            self.later(
+                0,
+                Happening::Agent {
+                    member,
+                    agent: number,
+                    event: Box::new(event),
+                },
+            );
         }
         for to in waiting {
             self.send(
@@ -629,7 +675,14 @@ impl World {
             asked,
             all: false,
         };
-        self.later(within.0, Happening::Agent(member, number, Box::new(late)));
+        self.later(
+            within.0,
+            Happening::Agent {
+                member,
+                agent: number,
+                event: Box::new(late),
+            },
+        );
     }
 
     pub(crate) fn promise_asked(
@@ -924,7 +977,14 @@ impl World {
         let wait = if settling { 25 } else { 1_000 };
         self.look_in(member, number, wait);
         let event = Event::Postgres { probe, postgres };
-        self.later(0, Happening::Agent(member, number, Box::new(event)));
+        self.later(
+            0,
+            Happening::Agent {
+                member,
+                agent: number,
+                event: Box::new(event),
+            },
+        );
     }
 
     fn look_in(&mut self, member: usize, number: u32, wait: u64) {
@@ -935,7 +995,13 @@ impl World {
         };
         if agent.next_look <= now || agent.next_look > now + wait {
             agent.next_look = now + wait;
-            self.later(wait, Happening::Look(member, number));
+            self.later(
+                wait,
+                Happening::Look {
+                    member,
+                    agent: number,
+                },
+            );
         }
     }
 

@@ -93,7 +93,14 @@ impl World {
             } => return self.await_receipt(member, step, &candidates, position),
             other => {
                 let wait = self.begin_local(member, &other);
-                self.later(wait, Happening::StepDone(member, number, step));
+                self.later(
+                    wait,
+                    Happening::StepDone {
+                        member,
+                        agent: number,
+                        step,
+                    },
+                );
                 return;
             }
         };
@@ -109,7 +116,14 @@ impl World {
         let agent = self.agent(member);
         let number = agent.number;
         let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
-            self.later(0, Happening::StepDone(member, number, step));
+            self.later(
+                0,
+                Happening::StepDone {
+                    member,
+                    agent: number,
+                    step,
+                },
+            );
             return;
         };
         let call = self.ask_etcd(member, number, within, Ask::Transact(lease, transaction));
@@ -176,9 +190,20 @@ impl World {
                 self.set_pause(member, Pause::Waiting { request, asked });
                 self.later(
                     POOLERS_HEARD_WITHIN,
-                    Happening::StepLate(member, number, step),
+                    Happening::StepLate {
+                        member,
+                        agent: number,
+                        step,
+                    },
                 );
-                self.later(POOLERS_WAIT, Happening::StepLate(member, number, step));
+                self.later(
+                    POOLERS_WAIT,
+                    Happening::StepLate {
+                        member,
+                        agent: number,
+                        step,
+                    },
+                );
                 self.poolers_have_said(member, number);
             }
             (waiting @ Pause::Waiting { .. }, _) => self.set_pause(member, waiting),
@@ -251,7 +276,14 @@ impl World {
             running.waiting.clone_from(&peers);
         }
         if peers.is_empty() {
-            self.later(0, Happening::StepDone(member, number, step));
+            self.later(
+                0,
+                Happening::StepDone {
+                    member,
+                    agent: number,
+                    step,
+                },
+            );
             return;
         }
         for peer in peers {
@@ -265,7 +297,14 @@ impl World {
                 },
             );
         }
-        self.later(VOTE_WITHIN, Happening::StepLate(member, number, step));
+        self.later(
+            VOTE_WITHIN,
+            Happening::StepLate {
+                member,
+                agent: number,
+                step,
+            },
+        );
     }
 
     pub(crate) fn voted(
@@ -319,7 +358,14 @@ impl World {
                 },
             );
         }
-        self.later(within, Happening::StepLate(member, number, step));
+        self.later(
+            within,
+            Happening::StepLate {
+                member,
+                agent: number,
+                step,
+            },
+        );
     }
 
     /// A candidate is asked whether it has WAL past a position; it answers once it has.
@@ -410,7 +456,14 @@ impl World {
             Action::SetSyncNames(names) => {
                 let half = self.random.between(1, 15);
                 let boot = self.hosts[member].boot;
-                self.later(half, Happening::Names(member, boot, names.clone()));
+                self.later(
+                    half,
+                    Happening::Names {
+                        member,
+                        boot,
+                        names: names.clone(),
+                    },
+                );
                 2 * half + 1
             }
             Action::Rewind(_) => {
@@ -537,7 +590,7 @@ impl World {
         };
         if let Some(by) = by {
             let at = self.when(member, by - mrg_base::Millis(150));
-            self.at(at, Happening::Fence(member, generation));
+            self.at(at, Happening::Fence { member, generation });
         }
     }
 
@@ -579,7 +632,11 @@ impl World {
             let number = agent.number;
             self.later(
                 1,
-                Happening::Agent(member, number, Box::new(Event::PostmasterGone)),
+                Happening::Agent {
+                    member,
+                    agent: number,
+                    event: Box::new(Event::PostmasterGone),
+                },
             );
         }
     }
