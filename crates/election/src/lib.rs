@@ -4,12 +4,14 @@
 //! lease, the running job, promises) and turns decisions into effects. Shells perform effects and
 //! report back with events; the agent is one shell, the tests are others.
 //!
-//! Invariants, asserted in release too:
-//! - a `Promote` effect is only emitted while the lease is valid and the fence is armed;
-//! - in the synchronous modes only a member of `/sync` (or its leader) promotes, with the votes
-//!   that `/sync` asks for;
-//! - `/sync` and `synchronous_standby_names` never permit a promotion that could miss an
-//!   acknowledged commit ([`sync::is_safe`]).
+//! Invariants, asserted in release after every event (`Node::check_invariants`):
+//! - a step that lets postgres write is only emitted while the leader key's lease or all members'
+//!   promises hold, and with the fence armed;
+//! - in the synchronous modes only a member of `/sync` (or its leader) acquires the leader key to
+//!   be promoted, with the votes that `/sync` asks for, and only the leader that `/sync` names is
+//!   promoted;
+//! - in the synchronous modes what is written to `/sync` and to `synchronous_standby_names` never
+//!   permits a promotion that could miss an acknowledged commit ([`sync::is_safe`]).
 
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 

@@ -6,11 +6,12 @@
 //! decides.
 
 mod failsafe;
+mod invariants;
 mod promises;
 
 use std::collections::VecDeque;
 
-use crate::action::{Action, Outcome, StartAs, StopMode};
+use crate::action::{Action, Outcome, StopMode};
 use crate::event::{Effect, Event, Past, StepId};
 use crate::lease::{Lease, LeaseId, Promise};
 use crate::mutant::bug;
@@ -188,6 +189,7 @@ impl Node {
         self.advance(now, &mut effects);
         self.answer_votes(now, &mut effects);
         self.arm_fence(now, &mut effects);
+        self.check_invariants(now, &effects);
         effects
     }
 
@@ -409,13 +411,9 @@ impl Node {
     /// Whether the local server surely accepts no writes, and nothing is under way that would let
     /// it.
     fn is_harmless(&self) -> bool {
-        let opening = |running: &Running| {
-            matches!(
-                running.action,
-                Action::Promote | Action::Start(StartAs::Primary)
-            )
-        };
-        let opens = self.running.as_ref().is_some_and(opening) && !bug!(PromotionUnfenced);
+        let running = self.running.as_ref();
+        let opens = running.is_some_and(|running| running.action.opens_postgres())
+            && !bug!(PromotionUnfenced);
         matches!(
             self.postgres,
             Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_)
@@ -456,16 +454,12 @@ impl Node {
 
     /// Whether what runs has lost its point.
     fn must_abandon(&self, decision: &Decision, running: &Running, now: Moment) -> bool {
-        let long = matches!(
-            running.action,
-            Action::BaseBackup(_) | Action::Rewind(_) | Action::InitDb
-        );
         match decision.why {
             Why::WriterWithoutLease => {
                 running.why != Why::WriterWithoutLease
                     && running.action != Action::Stop(StopMode::Kill)
             }
-            Why::ShuttingDown => long,
+            Why::ShuttingDown => running.action.is_long(),
             _ => match &running.action {
                 Action::BaseBackup(from) | Action::Rewind(from) => self
                     .view(now)
@@ -500,20 +494,10 @@ impl Node {
         rest: VecDeque<Action>,
         effects: &mut Vec<Effect>,
     ) {
-        let needs_key = matches!(
-            action,
-            Action::WriteSync { .. }
-                | Action::MoveLeader(_)
-                | Action::SetSyncNames(_)
-                | Action::ReserveTimeline { .. }
-                | Action::Promote
-                | Action::PostBootstrap
-                | Action::Start(StartAs::Primary)
-        );
         let view = self.view(now);
         let permitted = match action {
             Action::AcquireLeader | Action::ClaimInitialize => view.valid_lease().is_some(),
-            _ if needs_key => view.may_write(),
+            _ if action.needs_key() => view.may_write(),
             _ => true,
         };
         if !permitted {
@@ -529,7 +513,7 @@ impl Node {
         };
         // Whether or not anybody hears what became of it.
         self.memory.poolers_paused |= matches!(action, Action::PausePoolers { .. });
-        if needs_key || action == Action::AcquireLeader {
+        if action.needs_key() || action == Action::AcquireLeader {
             // The fence is armed before the leader transaction and before everything that lets
             // postgres write.
             self.memory.moving |= matches!(action, Action::MoveLeader(_)) && !bug!(MoveUnfenced);
@@ -565,7 +549,7 @@ impl Node {
             rest,
             ..
         } = running;
-        if touches_postgres(&action) {
+        if action.touches_postgres() {
             let probe = self.probe();
             effects.push(probe);
             // The position that was reported in a race is the server's only while nothing moves it.
@@ -597,7 +581,11 @@ impl Node {
         if why == Why::Win && self.race.is_none() && !rest.is_empty() && !bug!(WinsWithoutServer) {
             return;
         }
-        if let Some(next) = rest.pop_front() {
+        // A later step rests on what was known before the first: where a key was changed by hand
+        // since, it is decided again.
+        if let Some(next) = rest.pop_front()
+            && self.keeps_sync(now, &next)
+        {
             self.perform(now, why, next, rest, effects);
         }
     }
@@ -638,17 +626,7 @@ impl Node {
             }
             _ => {}
         }
-        let compares = matches!(
-            action,
-            Action::AcquireLeader
-                | Action::MoveLeader(_)
-                | Action::WriteSync { .. }
-                | Action::ReleaseLeader
-                | Action::ClearSwitchover { .. }
-                | Action::ClaimInitialize
-                | Action::ReserveTimeline { .. }
-        );
-        if compares || matches!(outcome, Outcome::Unknown(_)) {
+        if action.compares() || matches!(outcome, Outcome::Unknown(_)) {
             // What was believed of the DCS is wrong, or nobody knows: read before deciding again.
             self.reading = true;
             effects.push(Effect::ReadDcs);
@@ -803,22 +781,4 @@ fn fence(by: Option<Moment>) -> Effect {
     } else {
         by
     })
-}
-
-/// Whether the state of postgres after this step is another than before.
-fn touches_postgres(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::InitDb
-            | Action::AbandonInitialize
-            | Action::Start(_)
-            | Action::Stop(_)
-            | Action::Promote
-            | Action::StopReceiver
-            | Action::Follow(_)
-            | Action::SetSyncNames(_)
-            | Action::Rewind(_)
-            | Action::RemoveData
-            | Action::BaseBackup(_)
-    )
 }
