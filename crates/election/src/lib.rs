@@ -21,12 +21,14 @@ mod lease;
 #[cfg_attr(not(feature = "proof"), allow(unused_imports))]
 pub mod mutant;
 mod node;
+pub mod pool_pause;
+pub mod publisher;
 mod rules;
-
 mod settings;
 pub mod sync;
 mod tenure;
 mod view;
+pub mod watch_order;
 mod why;
 
 pub use action::{Action, Outcome, StartAs, StopMode, Vote};
