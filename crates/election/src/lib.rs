@@ -17,16 +17,18 @@
 
 mod action;
 mod event;
+mod hand_over;
 mod lease;
+mod lease_keeper;
 #[cfg_attr(not(feature = "proof"), allow(unused_imports))]
 pub mod mutant;
 mod node;
 pub mod pool_pause;
+mod promise_rounds;
 pub mod publisher;
 mod rules;
 mod settings;
 pub mod sync;
-mod tenure;
 mod view;
 pub mod watch_order;
 mod why;
@@ -34,12 +36,14 @@ mod why;
 pub use action::{Action, Outcome, StartAs, StopMode, Vote};
 pub use lease::{Lease, LeaseId, Promise, fence_margin};
 
+pub use hand_over::{HandOver, HandOverEvent};
+
 pub use event::{Effect, Event, Past, PromiseRequest, StepId};
 pub use node::Node;
 pub use rules::{Decision, Part, RULES, Rule, decide, has_traces};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{
-    Cluster, DataDirectory, DcsView, Failsafe, Fork, Initialize, LeaderKey, Member, Memory,
+    Cluster, DataDirectory, DcsView, Failsafe, Fork, Initialize, LeaderKey, Member, Memory, Poll,
     Postgres, Primary, Race, Revision, Standby, Stored, SwitchoverRequest, Unsettled, View,
     WalReceiver, WalSender,
 };

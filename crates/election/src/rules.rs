@@ -123,7 +123,7 @@ pub const RULES: &[Rule] = &[
     }),
     always(Why::Paused, |view| view.settings.paused.then(Vec::new)),
     leading(Why::HandOver, |view| {
-        (leads(view) && stopped(view) && view.memory.handing_over)
+        (leads(view) && stopped(view) && view.memory.hand_over.has_stopped())
             .then(|| vec![Action::ReleaseLeader])
     }),
     leading(Why::CrashedFailover, |view| {
@@ -151,7 +151,7 @@ pub const RULES: &[Rule] = &[
     leading(Why::Switchover, switchover),
     leading(Why::RestartRequested, restart_leader),
     leading(Why::ResumePoolers, |view| {
-        (leads(view) && primary(view).is_some() && view.memory.poolers_paused)
+        (leads(view) && primary(view).is_some() && view.memory.hand_over.pauses_poolers())
             .then(|| vec![Action::ResumePoolers])
     }),
     leading(Why::NarrowSync, |view| match sync_step(view)? {
