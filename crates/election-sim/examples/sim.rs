@@ -4,13 +4,20 @@
 //!   sim --count N [--from SEED]   so many days, and what they found
 //!   sim --mutants N        each bug by hand: found in which of the first N days, and how
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use mrg_election::mutant::{self, Mutant};
 use mrg_election_sim::{Report, Schedule, reduce, run};
+
+thread_local! {
+    /// The day that this thread simulates.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,7 +26,14 @@ fn main() {
         arguments.get(at + 1)?.parse::<u64>().ok()
     };
     if let Some(count) = number("--mutants") {
-        std::process::exit(i32::from(mutants(count)));
+        mutants(count);
+        return;
+    }
+    if let ([flag, name, ..], Some(count)) = (arguments.as_slice(), number("--count"))
+        && flag == "--mutant"
+    {
+        search(name, count);
+        return;
     }
     let failed = match (
         arguments.first().and_then(|first| first.parse().ok()),
@@ -87,6 +101,11 @@ fn many(from: u64, count: u64) -> bool {
         AtomicU64::new(0),
     );
     let reached = Mutex::new(BTreeSet::new());
+    let report_panic = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        eprintln!("seed {}:", SEED.get());
+        report_panic(panic);
+    }));
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -96,14 +115,8 @@ fn many(from: u64, count: u64) -> bool {
                     if seed >= from + count {
                         return;
                     }
-                    let day = std::panic::catch_unwind(|| run(&Schedule::of(seed), false));
-                    let Ok(report) = day else {
-                        failing
-                            .lock()
-                            .expect("no panic here")
-                            .push((seed, "panicked".to_owned()));
-                        continue;
-                    };
+                    SEED.set(seed);
+                    let report = run(&Schedule::of(seed), false);
                     failovers.fetch_add(report.failovers, Ordering::Relaxed);
                     commits.fetch_add(report.acknowledged, Ordering::Relaxed);
                     events.fetch_add(report.events, Ordering::Relaxed);
@@ -147,41 +160,55 @@ fn many(from: u64, count: u64) -> bool {
     !failing.is_empty()
 }
 
-/// What a bug does to a day: nothing, or this.
-fn harm(seed: u64) -> Option<String> {
-    match std::panic::catch_unwind(|| run(&Schedule::of(seed), false)) {
-        Ok(report) => report.violation,
-        Err(_) => Some("an assertion fails".to_owned()),
+/// Prints a line: the bug, the day that found it or `-`, and what was seen. A failing assertion ends
+/// the process where a panic aborts, so that this is all that the process does.
+fn search(name: &str, count: u64) {
+    let mutant = Mutant::ALL
+        .iter()
+        .find(|mutant| mutant.name() == name)
+        .expect("a bug of the list");
+    mutant::set(Some(*mutant));
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        println!("{}\t{}\t{message}", mutant.name(), SEED.get() + 1);
+    }));
+    for seed in 0..count {
+        SEED.set(seed);
+        if let Some(what) = run(&Schedule::of(seed), false).violation {
+            println!("{name}\t{}\t{what}", seed + 1);
+            return;
+        }
     }
+    println!("{name}\t-\t");
 }
 
-/// A line for each bug: its name, the day that found it or `-`, and what was seen.
-fn mutants(count: u64) -> bool {
-    std::panic::set_hook(Box::new(|_| {}));
-    let next = AtomicU64::new(0);
+/// A line for each bug, in the order of the list, from a process of its own.
+fn mutants(count: u64) {
+    let program = std::env::current_exe().expect("the path of this program");
+    let next = AtomicUsize::new(0);
     let lines = Mutex::new(Vec::new());
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(mutant) = Mutant::ALL.get(
-                    usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX),
-                ) {
-                    mutant::set(Some(*mutant));
-                    let found = (0..count).find_map(|seed| Some((seed, harm(seed)?)));
-                    let line = found
-                        .map_or((*mutant, "-".to_owned(), String::new()), |(seed, what)| {
-                            (*mutant, (seed + 1).to_string(), what)
-                        });
-                    lines.lock().expect("no panic here").push(line);
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(mutant) = Mutant::ALL.get(index) else {
+                        return;
+                    };
+                    let output = Command::new(&program)
+                        .args(["--mutant", mutant.name(), "--count", &count.to_string()])
+                        .output()
+                        .expect("this program again");
+                    let line = String::from_utf8_lossy(&output.stdout).into_owned();
+                    lines.lock().expect("no panic here").push((index, line));
                 }
             });
         }
     });
     let mut lines = lines.into_inner().expect("no panic here");
-    lines.sort_by_key(|(mutant, ..)| *mutant as usize);
-    for (mutant, days, what) in &lines {
-        println!("{}\t{days}\t{what}", mutant.name());
+    lines.sort();
+    for (_, line) in &lines {
+        print!("{line}");
     }
-    false
 }

@@ -1,16 +1,19 @@
-//! The agent's part: it feeds the node, performs what the node says, follows etcd, and writes what
-//! does not decide. It does what `agent/run.rs` and `agent/housekeeping.rs` do, against the model.
+//! The agent's part: it feeds the machines of the core and performs what they say, against the
+//! model.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::etcd::{Keys, Transaction};
+use crate::publish::Record;
 use crate::steps::Running;
 use crate::world::{Answer, Ask, Happening, Message, World};
-use mrg_base::{MemberName, Millis, Moment, Position, Timeline};
+use mrg_base::{Lsn, MemberName, Millis, Moment, Position};
+use mrg_election::publisher::{Publisher, PublisherEvent};
+use mrg_election::watch_order::{WatchInput, WatchOrder, WatchOutput};
 use mrg_election::{
-    Effect, Event, LeaseId, Member, Node, Outcome, Past, Postgres, Promise, PromiseRequest,
-    Settings, StepId,
+    Effect, Event, LeaseId, Node, Outcome, Past, Postgres, Promise, PromiseRequest, Settings,
+    StepId,
 };
 
 /// What a question to etcd was for.
@@ -21,9 +24,10 @@ pub(super) enum Call {
     Keep(LeaseId, Moment),
     Read(u64),
     Step(StepId),
-    Member(LeaseId, Member),
-    Status(Moment),
-    History(Timeline),
+    Poolers(StepId),
+    Member,
+    Status,
+    History,
     Failsafe,
     Config,
     Last,
@@ -75,29 +79,26 @@ pub(super) struct Agent {
     pub wake: u64,
     pub step: Option<Running>,
     pub watch: Watch,
-    pub read_wanted: Option<u64>,
+    pub order: WatchOrder,
+    pub publisher: Publisher<Record, Lsn>,
     pub seen: Rc<Keys>,
     pub reachable: bool,
     pub settings: Settings,
     pub askers: BTreeMap<u64, Asker>,
-    pub votes_waiting: Vec<(u64, u64)>,
     pub round: Option<Round>,
     pub replies: u64,
     pub postgres: Postgres,
     probe: u64,
     next_look: u64,
-    member: Option<(LeaseId, Member)>,
-    member_at: Moment,
-    member_busy: bool,
-    status_at: Option<Moment>,
-    history: Option<Timeline>,
     /// The last settings that were read.
-    known_settings: Option<Settings>,
-    config_missing: Option<Moment>,
-    config_busy: bool,
-    started: Moment,
-    promises_recorded: bool,
+    pub known_settings: Option<Settings>,
+    pub started: Moment,
+    pub promises_recorded: bool,
     restart_after: u64,
+}
+
+fn is_done(answer: Option<&Answer>) -> bool {
+    matches!(answer, Some(Answer::Transacted(Some(_))))
 }
 
 impl World {
@@ -109,7 +110,7 @@ impl World {
         if self.is_forgotten() && (host.has_nothing() || host.may_pass_for_another()) {
             // Nothing would tell it of the cluster. In Kubernetes the operator could; here somebody
             // writes the keys again first.
-            self.later(1_000, Happening::StartAgent(member, boot));
+            self.later(1_000, Happening::StartAgent { member, boot });
             return;
         }
         let now = self.clock(member);
@@ -121,7 +122,8 @@ impl World {
         };
         self.hosts[member].agents += 1;
         let number = self.hosts[member].agents;
-        let mut node = Node::new(self.name(member), settings, Some(1), past, now);
+        let me = self.name(member);
+        let mut node = Node::new(me.clone(), settings, Some(1), past, now);
         if self.hosts[member]
             .postgres
             .data
@@ -147,25 +149,18 @@ impl World {
             wake: 0,
             step: None,
             watch: Watch::default(),
-            read_wanted: None,
+            order: WatchOrder::default(),
+            publisher: Publisher::new(me, now),
             seen: Rc::new(Keys::default()),
             reachable: false,
             settings,
             askers: BTreeMap::new(),
-            votes_waiting: Vec::new(),
             round: None,
             replies: 0,
             postgres: Postgres::Unknown,
             probe: 0,
             next_look: 0,
-            member: None,
-            member_at: now,
-            member_busy: false,
-            status_at: None,
-            history: None,
             known_settings: None,
-            config_missing: None,
-            config_busy: false,
             started: now,
             promises_recorded: false,
             restart_after: 0,
@@ -196,7 +191,13 @@ impl World {
         agent.ready = true;
         let number = agent.number;
         self.read(member);
-        self.later(1, Happening::Look(member, number));
+        self.later(
+            1,
+            Happening::Look {
+                member,
+                agent: number,
+            },
+        );
         self.feed(member, Event::Tick);
     }
 
@@ -247,7 +248,7 @@ impl World {
         if self.hosts[member].agent.is_none() {
             return;
         }
-        self.tend(member);
+        self.publish(member);
         self.rest(member);
     }
 
@@ -262,7 +263,13 @@ impl World {
         if agent.wake <= this || at < agent.wake {
             agent.wake = at.max(this + 1);
             let at = agent.wake;
-            self.at(at, Happening::Wake(member, number));
+            self.at(
+                at,
+                Happening::Wake {
+                    member,
+                    agent: number,
+                },
+            );
         }
     }
 
@@ -287,14 +294,15 @@ impl World {
             Effect::Abort(step) => self.abort_step(member, step),
             Effect::Probe(probe) => {
                 self.agent(member).probe = probe;
-                self.later(2, Happening::Look(member, number));
+                self.later(
+                    2,
+                    Happening::Look {
+                        member,
+                        agent: number,
+                    },
+                );
             }
-            Effect::ReadDcs => {
-                let agent = self.agent(member);
-                agent.watch.asked += 1;
-                agent.read_wanted = Some(agent.watch.asked);
-                self.read(member);
-            }
+            Effect::ReadDcs => self.order(member, WatchInput::ReadWanted),
             Effect::AskPromises {
                 round,
                 members,
@@ -355,7 +363,7 @@ impl World {
         }
         self.tell(|world| format!("{}: agent {number} has stopped", world.hosts[member].name));
         self.hosts[member].agent = None;
-        self.later(wait.max(1), Happening::StartAgent(member, boot));
+        self.later(wait.max(1), Happening::StartAgent { member, boot });
     }
 
     pub(crate) fn ask_to_stop(&mut self, member: usize, restart_after: u64) {
@@ -366,7 +374,14 @@ impl World {
         {
             agent.restart_after = restart_after;
             let number = agent.number;
-            self.later(0, Happening::Agent(member, number, Box::new(Event::Stop)));
+            self.later(
+                0,
+                Happening::Agent {
+                    member,
+                    agent: number,
+                    event: Box::new(Event::Stop),
+                },
+            );
         }
     }
 
@@ -439,24 +454,26 @@ impl World {
                 agent.watch.reads += 1;
                 agent.reachable = false;
                 let reads = agent.watch.reads;
-                self.later(100, Happening::Backstop(to, number, reads));
+                self.later(
+                    100,
+                    Happening::Backstop {
+                        end: to,
+                        number,
+                        reads,
+                    },
+                );
                 self.feed(to, Event::DcsLost);
             }
             (Call::Step(step), answer) => self.step_answered(to, step, answer),
-            (Call::Member(lease, data), answer) => {
-                let agent = self.agent(to);
-                agent.member_busy = false;
-                let done = matches!(answer, Some(Answer::Transacted(Some(_))));
-                agent.member = done.then_some((lease, data));
+            (Call::Poolers(step), answer) => self.poolers_read(to, step, answer),
+            (Call::Member, answer) => {
+                self.published(to, PublisherEvent::MemberWritten(is_done(answer.as_ref())));
             }
-            (Call::Status(at), answer) => {
-                if answer.is_some() {
-                    self.agent(to).status_at = Some(at);
-                }
+            (Call::Status, answer) => {
+                self.published(to, PublisherEvent::StatusWritten(is_done(answer.as_ref())));
             }
-            (Call::History(timeline), answer) => {
-                let done = matches!(answer, Some(Answer::Transacted(Some(_))));
-                self.agent(to).history = done.then_some(timeline);
+            (Call::History, answer) => {
+                self.published(to, PublisherEvent::HistoryWritten(is_done(answer.as_ref())));
             }
             (Call::Failsafe, answer) => {
                 let written = if let Some(Answer::Transacted(written)) = answer {
@@ -466,7 +483,7 @@ impl World {
                 };
                 self.feed(to, Event::FailsafeWritten(written));
             }
-            (Call::Config, _) => self.agent(to).config_busy = false,
+            (Call::Config, _) => self.published(to, PublisherEvent::ConfigWritten),
             (Call::Last, _) => {}
         }
     }
@@ -481,7 +498,14 @@ impl World {
             agent.number,
             agent.settings.failover.loop_wait.0,
         );
-        self.later(every, Happening::Backstop(member, number, reads));
+        self.later(
+            every,
+            Happening::Backstop {
+                end: member,
+                number,
+                reads,
+            },
+        );
         self.seen(member, keys, asked);
         if self
             .live(member, number)
@@ -492,11 +516,15 @@ impl World {
     }
 
     fn seen(&mut self, member: usize, keys: Rc<Keys>, asked: u64) {
+        let arrived = WatchInput::Arrived {
+            revision: keys.cluster.revision,
+            has_leader: keys.cluster.leader.is_some(),
+        };
         let agent = self.agent(member);
-        if keys.cluster.revision < agent.seen.cluster.revision {
+        let number = agent.number;
+        if agent.order.on(arrived).is_empty() {
             return;
         }
-        let number = agent.number;
         agent.seen = keys.clone();
         agent.reachable = true;
         agent.known_settings = keys.settings.or(agent.known_settings);
@@ -504,41 +532,41 @@ impl World {
             agent.settings = settings;
             self.feed(member, Event::Settings(settings));
         }
-        let Some(agent) = self.live(member, number) else {
-            return;
-        };
-        let linearizable = agent.read_wanted.is_some_and(|wanted| asked >= wanted);
-        if linearizable {
-            agent.read_wanted = None;
+        if self.live(member, number).is_some() {
+            self.order(member, WatchInput::Configured { asked });
         }
-        self.feed(
-            member,
-            Event::Dcs {
-                cluster: keys.cluster.clone(),
-                linearizable,
-            },
-        );
-        self.release_votes(member, number, asked);
-        self.poolers_have_said(member, number);
+        self.poolers_changed(member, number);
     }
 
-    // ---- votes and promises ----
-
-    fn release_votes(&mut self, member: usize, number: u32, asked: u64) {
-        let Some(agent) = self.live(member, number) else {
-            return;
-        };
-        let (ready, waiting) = std::mem::take(&mut agent.votes_waiting)
-            .into_iter()
-            .partition(|(read, _)| *read <= asked);
-        agent.votes_waiting = waiting;
-        let ready: Vec<(u64, u64)> = ready;
-        for (_, reply) in ready {
-            if self.live(member, number).is_some() {
-                self.feed(member, Event::VoteAsked { reply });
+    /// Gives an input to the order of reads and snapshots, and performs what it says.
+    fn order(&mut self, member: usize, input: WatchInput) {
+        let agent = self.agent(member);
+        let (number, seen) = (agent.number, agent.seen.clone());
+        for output in agent.order.on(input) {
+            let Some(agent) = self.live(member, number) else {
+                return;
+            };
+            match output {
+                WatchOutput::Read(count) => {
+                    agent.watch.asked = count;
+                    self.read(member);
+                }
+                WatchOutput::Deliver { linearizable } => {
+                    let cluster = seen.cluster.clone();
+                    let event = Event::Dcs {
+                        cluster,
+                        linearizable,
+                    };
+                    self.feed(member, event);
+                }
+                WatchOutput::Vote { reply } => self.feed(member, Event::VoteAsked { reply }),
+                // Only an arrival is answered so.
+                WatchOutput::Take => {}
             }
         }
     }
+
+    // ---- votes and promises ----
 
     pub(crate) fn vote_asked(&mut self, member: usize, asker: Asker) {
         let Some(agent) = self.hosts[member]
@@ -549,15 +577,9 @@ impl World {
             return;
         };
         agent.replies += 1;
-        let (reply, number) = (agent.replies, agent.number);
+        let reply = agent.replies;
         agent.askers.insert(reply, asker);
-        agent.watch.asked += 1;
-        agent.votes_waiting.push((agent.watch.asked, reply));
-        let leaderless = agent.seen.cluster.leader.is_none();
-        self.read(member);
-        if leaderless {
-            self.release_votes(member, number, u64::MAX);
-        }
+        self.order(member, WatchInput::VoteAsked { reply });
     }
 
     fn answer_vote(
@@ -609,7 +631,14 @@ impl World {
                 asked,
                 all: true,
             };
-            self.later(0, Happening::Agent(member, number, Box::new(event)));
+            self.later(
+                0,
+                Happening::Agent {
+                    member,
+                    agent: number,
+                    event: Box::new(event),
+                },
+            );
         }
         for to in waiting {
             self.send(
@@ -629,7 +658,14 @@ impl World {
             asked,
             all: false,
         };
-        self.later(within.0, Happening::Agent(member, number, Box::new(late)));
+        self.later(
+            within.0,
+            Happening::Agent {
+                member,
+                agent: number,
+                event: Box::new(late),
+            },
+        );
     }
 
     pub(crate) fn promise_asked(
@@ -754,165 +790,6 @@ impl World {
         }
     }
 
-    // ---- what does not decide ----
-
-    fn tend(&mut self, member: usize) {
-        let now = self.clock(member);
-        self.begin_promise_record(member, now);
-        let agent = self.agent(member);
-        if !agent.reachable {
-            return;
-        }
-        let initialize = agent.seen.cluster.initialize;
-        let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
-            return;
-        };
-        let host = &mut self.hosts[member];
-        if let Some(data) = host
-            .postgres
-            .data
-            .as_mut()
-            .filter(|data| initialize == Some(mrg_election::Initialize::Done(data.system)))
-        {
-            data.unfinished = false;
-            host.system_record = Some(data.system);
-        }
-        self.write_member(member, lease, now);
-        self.restore_config(member, lease, now);
-        let agent = self.agent(member);
-        let leads = agent.node.view(now).holds_key();
-        let Postgres::Primary(primary) = &agent.postgres else {
-            return;
-        };
-        if !leads || !matches!(initialize, Some(mrg_election::Initialize::Done(_))) {
-            return;
-        }
-        let (position, every, number) = (
-            primary.position,
-            agent.settings.failover.loop_wait,
-            agent.number,
-        );
-        if agent.status_at.is_none_or(|at| now.since(at) >= every) {
-            agent.status_at = Some(now);
-            let call = self.ask_etcd(
-                member,
-                number,
-                every.0,
-                Ask::Transact(lease, Transaction::PutStatus(position.flushed)),
-            );
-            self.agent(member).calls.insert(call, Call::Status(now));
-        }
-        let newest = self.agent(member).seen.cluster.timeline;
-        if self.agent(member).history != Some(position.timeline)
-            && position.timeline > Timeline(1)
-            && newest <= Some(position.timeline)
-        {
-            self.agent(member).history = Some(position.timeline);
-            let known = self.agent(member).seen.cluster.timeline;
-            let call = self.ask_etcd(
-                member,
-                number,
-                every.0,
-                Ask::Transact(lease, Transaction::PutHistory(position.timeline, known)),
-            );
-            self.agent(member)
-                .calls
-                .insert(call, Call::History(position.timeline));
-        }
-    }
-
-    fn begin_promise_record(&mut self, member: usize, now: Moment) {
-        let agent = self.agent(member);
-        if agent.promises_recorded || now.since(agent.started) < agent.settings.failover.ttl {
-            return;
-        }
-        agent.promises_recorded = true;
-        let host = &mut self.hosts[member];
-        host.promise_record.get_or_insert((host.boot, None));
-    }
-
-    fn write_member(&mut self, member: usize, lease: LeaseId, now: Moment) {
-        let name = self.name(member);
-        let agent = self.agent(member);
-        if agent.member_busy {
-            return;
-        }
-        let (running, primary, position) = match &agent.postgres {
-            Postgres::Primary(primary) => (true, true, Some(primary.position)),
-            Postgres::Standby(standby) => (true, false, standby.position),
-            _ => (false, false, None),
-        };
-        let data = Member {
-            lease,
-            running,
-            primary,
-            position,
-            may_lead: true,
-            may_sync: true,
-        };
-        let stored = agent.seen.cluster.members.get(&name);
-        let lost = stored.is_none_or(|stored| stored.lease != lease)
-            && now.since(agent.member_at) > Millis(500);
-        let due = now.since(agent.member_at) >= agent.settings.failover.loop_wait;
-        let write = match &agent.member {
-            Some((old_lease, old)) if *old_lease == lease && !lost => {
-                (old.running, old.primary) != (running, primary) || due && *old != data
-            }
-            _ => true,
-        };
-        if !write {
-            return;
-        }
-        agent.member_busy = true;
-        agent.member_at = now;
-        let (number, within, former) = (
-            agent.number,
-            agent.settings.failover.retry_timeout.0,
-            agent.node.former_lease(),
-        );
-        let call = self.ask_etcd(
-            member,
-            number,
-            within,
-            Ask::Transact(lease, Transaction::ClaimMember(data.clone(), former)),
-        );
-        self.agent(member)
-            .calls
-            .insert(call, Call::Member(lease, data));
-    }
-
-    fn restore_config(&mut self, member: usize, lease: LeaseId, now: Moment) {
-        let agent = self.agent(member);
-        if agent.seen.settings.is_some() || agent.config_busy {
-            agent.config_missing = None;
-            return;
-        }
-        let since = *agent.config_missing.get_or_insert(now);
-        let loop_wait = agent.settings.failover.loop_wait;
-        let patience = match (
-            agent.node.view(now).holds_key(),
-            agent.known_settings.is_some(),
-        ) {
-            (true, true) => Millis(0),
-            (false, true) => loop_wait,
-            (true, false) => Millis(3 * loop_wait.0),
-            (false, false) => return,
-        };
-        if now.since(since) < patience {
-            return;
-        }
-        let known = agent.known_settings.unwrap_or(agent.settings);
-        agent.config_busy = true;
-        let (number, within) = (agent.number, agent.settings.failover.retry_timeout.0);
-        let call = self.ask_etcd(
-            member,
-            number,
-            within,
-            Ask::Transact(lease, Transaction::RestoreConfig(known)),
-        );
-        self.agent(member).calls.insert(call, Call::Config);
-    }
-
     /// The agent looks at its postgres, as asked or as it does now and then.
     pub(crate) fn look_again(&mut self, member: usize, number: u32) {
         let Some(agent) = self.live(member, number).filter(|agent| agent.ready) else {
@@ -924,7 +801,14 @@ impl World {
         let wait = if settling { 25 } else { 1_000 };
         self.look_in(member, number, wait);
         let event = Event::Postgres { probe, postgres };
-        self.later(0, Happening::Agent(member, number, Box::new(event)));
+        self.later(
+            0,
+            Happening::Agent {
+                member,
+                agent: number,
+                event: Box::new(event),
+            },
+        );
     }
 
     fn look_in(&mut self, member: usize, number: u32, wait: u64) {
@@ -935,7 +819,13 @@ impl World {
         };
         if agent.next_look <= now || agent.next_look > now + wait {
             agent.next_look = now + wait;
-            self.later(wait, Happening::Look(member, number));
+            self.later(
+                wait,
+                Happening::Look {
+                    member,
+                    agent: number,
+                },
+            );
         }
     }
 

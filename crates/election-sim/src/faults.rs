@@ -34,7 +34,13 @@ impl World {
         self.plan += 1;
         self.fault_at = at;
         self.faults_done = index;
-        self.at(at, Happening::Fault(index, self.plan));
+        self.at(
+            at,
+            Happening::Fault {
+                index,
+                plan: self.plan,
+            },
+        );
     }
 
     pub(crate) fn fault_due(&mut self, index: usize, plan: u32) {
@@ -83,24 +89,24 @@ impl World {
                 self.hosts[member].frozen_until =
                     self.hosts[member].frozen_until.max(self.now + wait);
                 let until = self.hosts[member].frozen_until;
-                self.at(until, Happening::Thaw(member));
+                self.at(until, Happening::Thaw { member });
             }
             Fault::Stop(member, wait) => self.ask_to_stop(member, wait),
             Fault::Cut(from, to, wait) => {
                 self.cut_way(from, to);
-                self.later(wait, Happening::Undo(fault));
+                self.later(wait, Happening::Undo { fault });
             }
             Fault::Isolate(member, wait) => {
                 for other in (0..self.cut.len()).filter(|other| *other != member) {
                     self.cut_way(member, other);
                     self.cut_way(other, member);
                 }
-                self.later(wait, Happening::Undo(fault));
+                self.later(wait, Happening::Undo { fault });
             }
             Fault::EtcdSilent(wait) => {
                 self.etcd_silent_until = self.etcd_silent_until.max(self.now + wait);
                 let until = self.etcd_silent_until;
-                self.at(until, Happening::Undo(fault));
+                self.at(until, Happening::Undo { fault });
             }
             Fault::WatchLags(member, wait) => self.hosts[member].watch_lags_until = self.now + wait,
             Fault::NetworkSlow(wait) => self.slow_until = self.now + wait,
@@ -110,7 +116,7 @@ impl World {
                     // WAL cannot be written: PANIC.
                     self.kill_server(member);
                 }
-                self.later(wait, Happening::Undo(fault));
+                self.later(wait, Happening::Undo { fault });
             }
             Fault::LoseData(member) => {
                 self.lose_data(member);
@@ -145,18 +151,18 @@ impl World {
                     let number = agent.number;
                     self.later(
                         0,
-                        Happening::Agent(
+                        Happening::Agent {
                             member,
-                            number,
-                            Box::new(mrg_election::Event::RestartRequested),
-                        ),
+                            agent: number,
+                            event: Box::new(mrg_election::Event::RestartRequested),
+                        },
                     );
                 }
             }
             Fault::Reconfigure(how) => self.reconfigure(how),
             Fault::PauseCluster(wait) => {
                 self.set_paused(true);
-                self.later(wait, Happening::Undo(fault));
+                self.later(wait, Happening::Undo { fault });
             }
             Fault::DeleteLeader => self.delete_key(|keys| keys.cluster.leader = None),
             Fault::DeleteInitialize => self.delete_key(|keys| keys.cluster.initialize = None),
@@ -168,7 +174,7 @@ impl World {
             Fault::DeleteEverything => self.delete_everything(),
             Fault::KillPooler(pooler, wait) => {
                 self.stop_pooler(pooler);
-                self.later(wait, Happening::StartPooler(pooler));
+                self.later(wait, Happening::StartPooler { pooler });
             }
             Fault::PausePooler(pooler, wait) => {
                 let until = self.now + wait;
@@ -204,7 +210,10 @@ impl World {
         }
         self.cut[from][to] += 1;
         if from < self.hosts.len() && to < self.hosts.len() {
-            self.later(CONNECTION_TIMEOUT, Happening::ConnectionTimeout(from, to));
+            self.later(
+                CONNECTION_TIMEOUT,
+                Happening::ConnectionTimeout { from, to },
+            );
         }
     }
 
@@ -222,7 +231,7 @@ impl World {
         // nothing else.
         let now = self.now;
         for (lease, ends) in self.etcd.promote(now) {
-            self.at(ends, Happening::Expire(lease));
+            self.at(ends, Happening::Expire { lease });
         }
     }
 
@@ -233,7 +242,7 @@ impl World {
         // Its fence sees the pipe close, or is killed with it.
         self.kill_server(member);
         let boot = self.hosts[member].boot;
-        self.later(wait, Happening::StartAgent(member, boot));
+        self.later(wait, Happening::StartAgent { member, boot });
     }
 
     fn kill_host(&mut self, member: usize, wait: u64) {
@@ -243,7 +252,13 @@ impl World {
         self.hosts[member].frozen_until = 0;
         self.hosts[member].agent_paused_until = 0;
         self.lose_power(member);
-        self.later(wait, Happening::Boot(member, self.hosts[member].boot));
+        self.later(
+            wait,
+            Happening::Boot {
+                member,
+                boot: self.hosts[member].boot,
+            },
+        );
     }
 
     pub(crate) fn boot(&mut self, member: usize, boot: u32) {
@@ -385,7 +400,7 @@ impl World {
             host.agent_paused_until = host.agent_paused_until.min(now);
             let boot = host.boot;
             if !host.up {
-                self.later(100, Happening::Boot(member, boot));
+                self.later(100, Happening::Boot { member, boot });
             }
         }
         for pooler in 0..self.poolers.len() {

@@ -13,6 +13,7 @@ mod faults;
 mod judge;
 mod pooler;
 mod postgres;
+mod publish;
 mod random;
 mod reduce;
 mod schedule;

@@ -192,7 +192,7 @@ impl World {
         let end = self.pooler_end(pooler);
         if let Some(Answer::Keys(keys)) = answer {
             self.poolers[pooler].watch.open = true;
-            self.later(10_000, Happening::Backstop(end, number, reads));
+            self.later(10_000, Happening::Backstop { end, number, reads });
             self.pooler_news(pooler, number, keys, asked);
             let state = &self.poolers[pooler];
             if state.watch.asked > asked && state.watch.reading.is_none() {
@@ -201,7 +201,7 @@ impl World {
             }
         } else {
             self.poolers[pooler].watch.open = false;
-            self.later(100, Happening::Backstop(end, number, reads));
+            self.later(100, Happening::Backstop { end, number, reads });
             self.pooler_feed(pooler, Event::DcsLost);
         }
     }
@@ -214,7 +214,14 @@ impl World {
         // Two watches: the request to pause may come earlier or later than the rest.
         if state.pause != keys.pause && keys.cluster.revision.0 >= state.seen {
             let wait = self.random.between(0, 3);
-            self.later(wait, Happening::PoolerPause(pooler, number, keys.pause));
+            self.later(
+                wait,
+                Happening::PoolerPause {
+                    pooler,
+                    number,
+                    pause: keys.pause,
+                },
+            );
         }
         let state = &mut self.poolers[pooler];
         state.seen = state.seen.max(keys.cluster.revision.0);
@@ -288,7 +295,7 @@ impl World {
         {
             state.wake = wake.0.max(self.now + 1);
             let (at, number) = (state.wake, state.number);
-            self.at(at, Happening::Pooler(pooler, number));
+            self.at(at, Happening::Pooler { pooler, number });
         }
     }
 
@@ -300,7 +307,14 @@ impl World {
                 let wait = self.random.between(1, 6);
                 let count = setting.number;
                 self.poolers[pooler].wanted = setting;
-                self.later(wait, Happening::PoolerSet(pooler, number, count));
+                self.later(
+                    wait,
+                    Happening::PoolerSet {
+                        pooler,
+                        number,
+                        setting: count,
+                    },
+                );
             }
             Effect::Probe { probe, leader } => {
                 let Some(to) = member_at(&leader.address) else {
@@ -425,7 +439,7 @@ impl World {
                 pooler,
             },
         );
-        self.later(PATIENCE, Happening::Forget(transaction));
+        self.later(PATIENCE, Happening::Forget { transaction });
         match pooler {
             None => self.send(
                 end,
@@ -490,7 +504,7 @@ impl World {
             5 * self.schedule.think
         };
         let wait = self.random.between(think / 2, think * 2);
-        self.later(wait, Happening::Think(client));
+        self.later(wait, Happening::Think { client });
     }
 
     /// A server is gone: its clients' connections close.

@@ -90,7 +90,14 @@ impl World {
         postgres.broken_since = Some(now);
         let incarnation = postgres.incarnation;
         let wait = self.takes(self.schedule.delays.start);
-        self.later(wait, Happening::ServerUp(member, incarnation, primary));
+        self.later(
+            wait,
+            Happening::ServerUp {
+                member,
+                incarnation,
+                primary,
+            },
+        );
     }
 
     pub(crate) fn server_up(&mut self, member: usize, incarnation: u32, primary: bool) {
@@ -112,8 +119,20 @@ impl World {
         } else {
             postgres.server = Server::Standby { replayed: false };
             let wait = self.random.between(0, 40);
-            self.later(wait, Happening::Replayed(member, incarnation));
-            self.later(1, Happening::Knock(member, incarnation));
+            self.later(
+                wait,
+                Happening::Replayed {
+                    member,
+                    incarnation,
+                },
+            );
+            self.later(
+                1,
+                Happening::Knock {
+                    member,
+                    incarnation,
+                },
+            );
         }
     }
 
@@ -159,7 +178,11 @@ impl World {
             } else {
                 self.later(
                     CONNECTION_TIMEOUT,
-                    Happening::SenderGone(upstream, member, connection),
+                    Happening::SenderGone {
+                        primary: upstream,
+                        standby: member,
+                        connection,
+                    },
                 );
             }
         }
@@ -169,7 +192,10 @@ impl World {
             } else {
                 self.later(
                     CONNECTION_TIMEOUT,
-                    Happening::ReceiverGone(standby, connection),
+                    Happening::ReceiverGone {
+                        standby,
+                        connection,
+                    },
                 );
             }
         }
@@ -207,7 +233,13 @@ impl World {
         postgres.receiver = None;
         postgres.broken_since = Some(now);
         let incarnation = postgres.incarnation;
-        self.later(KNOCK_AGAIN, Happening::Knock(standby, incarnation));
+        self.later(
+            KNOCK_AGAIN,
+            Happening::Knock {
+                member: standby,
+                incarnation,
+            },
+        );
     }
 
     /// Begins an orderly stop; how long it takes.
@@ -225,13 +257,25 @@ impl World {
                     self.written(member, commit.transaction, false);
                 }
                 let wait = self.takes(self.schedule.delays.checkpoint);
-                self.later(wait, Happening::Stopped(member, incarnation));
+                self.later(
+                    wait,
+                    Happening::Stopped {
+                        member,
+                        incarnation,
+                    },
+                );
                 wait + 40
             }
             _ => {
                 let wait = self.random.between(5, 40);
                 let incarnation = self.hosts[member].postgres.incarnation;
-                self.later(wait, Happening::Stopped(member, incarnation));
+                self.later(
+                    wait,
+                    Happening::Stopped {
+                        member,
+                        incarnation,
+                    },
+                );
                 wait + 1
             }
         }
@@ -253,7 +297,13 @@ impl World {
                         data.clean = true;
                     }
                     // The senders live until what is under way has arrived.
-                    self.later(30, Happening::Stopped(member, incarnation));
+                    self.later(
+                        30,
+                        Happening::Stopped {
+                            member,
+                            incarnation,
+                        },
+                    );
                 } else {
                     self.kill_server(member);
                 }
@@ -286,7 +336,13 @@ impl World {
         }
         let wait = self.takes(self.schedule.delays.promote);
         let incarnation = self.hosts[member].postgres.incarnation;
-        self.later(wait, Happening::Promoted(member, incarnation));
+        self.later(
+            wait,
+            Happening::Promoted {
+                member,
+                incarnation,
+            },
+        );
         wait + 2
     }
 
@@ -385,7 +441,14 @@ impl World {
         });
         let incarnation = postgres.incarnation;
         let wait = self.takes(self.schedule.delays.fsync);
-        self.later(wait, Happening::Flush(member, incarnation, index + 1));
+        self.later(
+            wait,
+            Happening::Flush {
+                member,
+                incarnation,
+                upto: index + 1,
+            },
+        );
     }
 
     /// WAL up to here is on the disk.
@@ -510,7 +573,14 @@ impl World {
         data.wal.extend(records.get(known..).unwrap_or_default());
         let (upto, incarnation) = (data.wal.len(), postgres.incarnation);
         let wait = self.takes(self.schedule.delays.fsync);
-        self.later(wait, Happening::Flush(standby, incarnation, upto));
+        self.later(
+            wait,
+            Happening::Flush {
+                member: standby,
+                incarnation,
+                upto,
+            },
+        );
     }
 
     pub(crate) fn standby_flushed(
@@ -591,7 +661,13 @@ impl World {
         {
             self.sender_ends(upstream, member, connection);
         }
-        self.later(1, Happening::Knock(member, incarnation));
+        self.later(
+            1,
+            Happening::Knock {
+                member,
+                incarnation,
+            },
+        );
     }
 
     pub(crate) fn receiver_stopped(&mut self, member: usize) -> Outcome {
@@ -628,7 +704,13 @@ impl World {
         else {
             return;
         };
-        self.later(KNOCK_AGAIN, Happening::Knock(member, incarnation));
+        self.later(
+            KNOCK_AGAIN,
+            Happening::Knock {
+                member,
+                incarnation,
+            },
+        );
         if !self.reaches(member, upstream) {
             return;
         }

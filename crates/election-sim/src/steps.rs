@@ -3,26 +3,17 @@
 use std::collections::BTreeSet;
 
 use crate::agent::Call;
-use crate::etcd::Transaction;
+use crate::etcd::{Keys, PoolerKey, Transaction};
 use crate::postgres::{Server, lsn};
 use crate::world::{Answer, Ask, Fence, Happening, Message, World};
-use mrg_base::{MemberName, Moment};
+use mrg_base::{MemberName, Millis, Moment};
+use mrg_election::pool_pause::{PauseEffect, PauseEvent, PoolPause, WritePooler, WritePoolers};
 use mrg_election::{Action, Event, Outcome, Revision, StepId, StopMode, Vote};
 
 /// Peers that are alive answer in a few milliseconds; one that is not must not hold up an election.
 const VOTE_WITHIN: u64 = 700;
-/// A pooler that has said nothing by then is not waited for.
-const POOLERS_HEARD_WITHIN: u64 = 500;
-/// How long the last transactions may take.
-const POOLERS_WAIT: u64 = 2_000;
-
-/// What the poolers were asked.
-#[derive(Debug)]
-pub(super) enum Pause {
-    Reading,
-    Writing,
-    Waiting { request: Revision, asked: u64 },
-}
+/// How long the last transactions of a pooler may take.
+const POOLERS_WAIT: Millis = Millis(2_000);
 
 /// A step that is being performed.
 pub(super) struct Running {
@@ -31,11 +22,29 @@ pub(super) struct Running {
     pub votes: Vec<Vote>,
     pub waiting: BTreeSet<usize>,
     pub incarnation: u32,
-    pub pause: Option<Pause>,
+    pub pause: Option<PoolPause>,
 }
 
 fn refused() -> Outcome {
     Outcome::Refused("another was faster".to_owned())
+}
+
+/// The poolers as a leader reads them: each gives a switchover up rather than cut transactions.
+fn write_poolers(keys: &Keys) -> WritePoolers {
+    let pooler = |(number, key): (&usize, &PoolerKey)| {
+        let pooler = WritePooler {
+            max_wait: POOLERS_WAIT,
+            abandons: true,
+            request: key.pause,
+            drained: key.drained,
+        };
+        (format!("pooler-{number}"), pooler)
+    };
+    keys.poolers.iter().map(pooler).collect()
+}
+
+fn leadership(keys: &Keys) -> Option<Revision> {
+    keys.cluster.leader.as_ref().map(|leader| leader.created)
 }
 
 pub(super) fn failed(why: &str) -> Outcome {
@@ -79,12 +88,8 @@ impl World {
             Action::ReserveTimeline { after, known } => {
                 Transaction::Reserve(mrg_base::Timeline(after.timeline.0 + 1), known)
             }
-            Action::PausePoolers { .. } => {
-                self.agent(member).step.as_mut().expect("just begun").pause = Some(Pause::Reading);
-                let within = self.retry(member);
-                let call = self.ask_etcd(member, number, within, Ask::Read);
-                self.agent(member).calls.insert(call, Call::Step(step));
-                return;
+            Action::PausePoolers { may_abandon } => {
+                return self.pause_poolers(member, step, may_abandon);
             }
             Action::AskPeers(peers) => return self.ask_peers(member, step, &peers),
             Action::AwaitReceipt {
@@ -93,7 +98,14 @@ impl World {
             } => return self.await_receipt(member, step, &candidates, position),
             other => {
                 let wait = self.begin_local(member, &other);
-                self.later(wait, Happening::StepDone(member, number, step));
+                self.later(
+                    wait,
+                    Happening::StepDone {
+                        member,
+                        agent: number,
+                        step,
+                    },
+                );
                 return;
             }
         };
@@ -109,7 +121,14 @@ impl World {
         let agent = self.agent(member);
         let number = agent.number;
         let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
-            self.later(0, Happening::StepDone(member, number, step));
+            self.later(
+                0,
+                Happening::StepDone {
+                    member,
+                    agent: number,
+                    step,
+                },
+            );
             return;
         };
         let call = self.ask_etcd(member, number, within, Ask::Transact(lease, transaction));
@@ -126,9 +145,7 @@ impl World {
         else {
             return;
         };
-        if let Some(pause) = running.pause.take() {
-            return self.pause_answered(member, step, pause, answer);
-        }
+        let pauses = running.pause.is_some();
         let stores = matches!(running.action, Action::StoreSystemId(_));
         let outcome = match answer {
             Some(Answer::Transacted(Some(revision))) => {
@@ -140,103 +157,91 @@ impl World {
             Some(_) => refused(),
             None => Outcome::Unknown("etcd did not answer".to_owned()),
         };
+        if pauses {
+            return self.pause_event(member, step, PauseEvent::Requested(outcome));
+        }
         self.outcome(member, step, outcome);
     }
 
     // ---- poolers ----
 
-    fn pause_answered(
-        &mut self,
-        member: usize,
-        step: StepId,
-        pause: Pause,
-        answer: Option<Answer>,
-    ) {
-        let number = self.agent(member).number;
-        match (pause, answer) {
-            (Pause::Reading, Some(Answer::Keys(keys))) if keys.poolers.is_empty() => {
-                self.outcome(member, step, Outcome::Done);
-            }
-            (Pause::Reading, Some(Answer::Keys(_))) => {
-                let leader = self
-                    .agent(member)
-                    .seen
-                    .cluster
-                    .leader
-                    .as_ref()
-                    .map(|leader| leader.created);
-                let Some(leader) = leader else {
-                    return self.outcome(member, step, failed("there is no leader key"));
-                };
-                self.set_pause(member, Pause::Writing);
-                self.transact(member, step, Transaction::PutPause(leader));
-            }
-            (Pause::Writing, Some(Answer::Transacted(Some(request)))) => {
-                let asked = self.now;
-                self.set_pause(member, Pause::Waiting { request, asked });
-                self.later(
-                    POOLERS_HEARD_WITHIN,
-                    Happening::StepLate(member, number, step),
-                );
-                self.later(POOLERS_WAIT, Happening::StepLate(member, number, step));
-                self.poolers_have_said(member, number);
-            }
-            (waiting @ Pause::Waiting { .. }, _) => self.set_pause(member, waiting),
-            _ => self.outcome(
-                member,
-                step,
-                failed("etcd does not tell which poolers there are"),
-            ),
+    fn pause_poolers(&mut self, member: usize, step: StepId, may_abandon: bool) {
+        let (now, within) = (self.clock(member), self.retry(member));
+        let agent = self.agent(member);
+        let number = agent.number;
+        if let Some(running) = &mut agent.step {
+            running.pause = Some(PoolPause::new(now, Millis(within), may_abandon));
         }
+        let call = self.ask_etcd(member, number, within, Ask::Read);
+        self.agent(member).calls.insert(call, Call::Poolers(step));
     }
 
-    fn set_pause(&mut self, member: usize, pause: Pause) {
-        if let Some(running) = &mut self.agent(member).step {
-            running.pause = Some(pause);
-        }
+    /// The poolers' records were read, or were not.
+    pub(crate) fn poolers_read(&mut self, member: usize, step: StepId, answer: Option<Answer>) {
+        let event = match answer {
+            Some(Answer::Keys(keys)) => PauseEvent::Poolers {
+                poolers: write_poolers(&keys),
+                leadership: leadership(&self.agent(member).seen),
+            },
+            _ => PauseEvent::Lost,
+        };
+        self.pause_event(member, step, event);
     }
 
-    /// Looks whether all poolers hold their clients.
-    pub(crate) fn poolers_have_said(&mut self, member: usize, number: u32) {
-        let now = self.now;
+    /// The watch delivered the poolers' records.
+    pub(crate) fn poolers_changed(&mut self, member: usize, number: u32) {
         let Some(agent) = self.live(member, number) else {
             return;
         };
         let seen = agent.seen.clone();
-        let Some(running) = &agent.step else { return };
-        let Some(Pause::Waiting { request, asked }) = running.pause else {
+        if let Some(step) = agent.step.as_ref().map(|running| running.step) {
+            let event = PauseEvent::Poolers {
+                poolers: write_poolers(&seen),
+                leadership: leadership(&seen),
+            };
+            self.pause_event(member, step, event);
+        }
+    }
+
+    /// Gives an event to the request to the poolers, if there is one, and performs what it says.
+    fn pause_event(&mut self, member: usize, step: StepId, event: PauseEvent) {
+        let now = self.clock(member);
+        let agent = self.agent(member);
+        let number = agent.number;
+        let running = agent.step.as_mut().filter(|running| running.step == step);
+        let Some(pause) = running.and_then(|running| running.pause.as_mut()) else {
             return;
         };
-        let (step, may_abandon) = (
-            running.step,
-            running.action == Action::PausePoolers { may_abandon: true },
-        );
-        let late = now >= asked + POOLERS_HEARD_WITHIN;
-        let open = |key: &crate::etcd::PoolerKey| {
-            let heeds = key.pause == Some(request);
-            !(heeds && key.drained) && (!late || heeds)
-        };
-        let outcome = match () {
-            () if !seen.poolers.values().any(open) => Outcome::Done,
-            () if now >= asked + POOLERS_WAIT && may_abandon => {
-                Outcome::Refused("transactions are still open".to_owned())
-            }
-            () if now >= asked + POOLERS_WAIT => Outcome::Done,
-            () => return,
-        };
-        if matches!(outcome, Outcome::Refused(_)) {
-            let lease = self.agent(member).node.lease().map(|lease| lease.id);
-            if let Some(lease) = lease {
-                let call = self.ask_etcd(
-                    member,
-                    number,
-                    2_000,
-                    Ask::Transact(lease, Transaction::DeletePause),
-                );
-                self.agent(member).calls.insert(call, Call::Last);
+        let timed = matches!(event, PauseEvent::Tick | PauseEvent::Requested(_));
+        let effects = pause.on(now, event);
+        if let Some(wake) = pause.wake_at(now).filter(|wake| timed && *wake > now) {
+            let at = self.when(member, wake);
+            let late = Happening::StepLate {
+                member,
+                agent: number,
+                step,
+            };
+            self.at(at, late);
+        }
+        for effect in effects {
+            match effect {
+                PauseEffect::Request { leadership } => {
+                    self.transact(member, step, Transaction::PutPause(leadership));
+                }
+                PauseEffect::Withdraw => self.withdraw_pause(member),
+                PauseEffect::End(outcome) => return self.outcome(member, step, outcome),
             }
         }
-        self.outcome(member, step, outcome);
+    }
+
+    fn withdraw_pause(&mut self, member: usize) {
+        let agent = self.agent(member);
+        let number = agent.number;
+        if let Some(lease) = agent.node.lease().map(|lease| lease.id) {
+            let ask = Ask::Transact(lease, Transaction::DeletePause);
+            let call = self.ask_etcd(member, number, 2_000, ask);
+            self.agent(member).calls.insert(call, Call::Last);
+        }
     }
 
     // ---- peers ----
@@ -251,7 +256,14 @@ impl World {
             running.waiting.clone_from(&peers);
         }
         if peers.is_empty() {
-            self.later(0, Happening::StepDone(member, number, step));
+            self.later(
+                0,
+                Happening::StepDone {
+                    member,
+                    agent: number,
+                    step,
+                },
+            );
             return;
         }
         for peer in peers {
@@ -265,7 +277,14 @@ impl World {
                 },
             );
         }
-        self.later(VOTE_WITHIN, Happening::StepLate(member, number, step));
+        self.later(
+            VOTE_WITHIN,
+            Happening::StepLate {
+                member,
+                agent: number,
+                step,
+            },
+        );
     }
 
     pub(crate) fn voted(
@@ -319,7 +338,14 @@ impl World {
                 },
             );
         }
-        self.later(within, Happening::StepLate(member, number, step));
+        self.later(
+            within,
+            Happening::StepLate {
+                member,
+                agent: number,
+                step,
+            },
+        );
     }
 
     /// A candidate is asked whether it has WAL past a position; it answers once it has.
@@ -386,7 +412,7 @@ impl World {
             Action::AwaitReceipt { .. } => {
                 self.outcome(member, step, failed("not received in time"));
             }
-            Action::PausePoolers { .. } => self.poolers_have_said(member, number),
+            Action::PausePoolers { .. } => self.pause_event(member, step, PauseEvent::Tick),
             _ => {}
         }
     }
@@ -410,7 +436,14 @@ impl World {
             Action::SetSyncNames(names) => {
                 let half = self.random.between(1, 15);
                 let boot = self.hosts[member].boot;
-                self.later(half, Happening::Names(member, boot, names.clone()));
+                self.later(
+                    half,
+                    Happening::Names {
+                        member,
+                        boot,
+                        names: names.clone(),
+                    },
+                );
                 2 * half + 1
             }
             Action::Rewind(_) => {
@@ -537,7 +570,7 @@ impl World {
         };
         if let Some(by) = by {
             let at = self.when(member, by - mrg_base::Millis(150));
-            self.at(at, Happening::Fence(member, generation));
+            self.at(at, Happening::Fence { member, generation });
         }
     }
 
@@ -579,7 +612,11 @@ impl World {
             let number = agent.number;
             self.later(
                 1,
-                Happening::Agent(member, number, Box::new(Event::PostmasterGone)),
+                Happening::Agent {
+                    member,
+                    agent: number,
+                    event: Box::new(Event::PostmasterGone),
+                },
             );
         }
     }

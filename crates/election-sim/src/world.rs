@@ -142,14 +142,36 @@ pub(super) enum Message {
 /// Something that is about to happen.
 #[derive(Debug)]
 pub(super) enum Happening {
-    Fault(usize, u32),
-    Undo(Fault),
-    Think(usize),
-    StartAgent(usize, u32),
-    Wake(usize, u32),
-    Agent(usize, u32, Box<Event>),
-    Fence(usize, u32),
-    Thaw(usize),
+    Fault {
+        index: usize,
+        plan: u32,
+    },
+    Undo {
+        fault: Fault,
+    },
+    Think {
+        client: usize,
+    },
+    StartAgent {
+        member: usize,
+        boot: u32,
+    },
+    Wake {
+        member: usize,
+        agent: u32,
+    },
+    Agent {
+        member: usize,
+        agent: u32,
+        event: Box<Event>,
+    },
+    Fence {
+        member: usize,
+        generation: u32,
+    },
+    Thaw {
+        member: usize,
+    },
     Request {
         from: usize,
         number: u32,
@@ -178,38 +200,107 @@ pub(super) enum Happening {
         number: u32,
         keys: Rc<Keys>,
     },
-    Expire(LeaseId),
+    Expire {
+        lease: LeaseId,
+    },
     Arrives {
         from: usize,
         to: usize,
         message: Box<Message>,
     },
-    ServerUp(usize, u32, bool),
-    Replayed(usize, u32),
-    Promoted(usize, u32),
-    Stopped(usize, u32),
-    Flush(usize, u32, usize),
-    Names(usize, u32, Names),
-    Knock(usize, u32),
-    Look(usize, u32),
-    StepDone(usize, u32, StepId),
-    StepLate(usize, u32, StepId),
-    Backstop(usize, u32, u64),
-    Pooler(usize, u32),
-    PoolerSet(usize, u32, u64),
-    PoolerPause(usize, u32, Option<mrg_pool_core::PauseRequest>),
-    StartPooler(usize),
+    ServerUp {
+        member: usize,
+        incarnation: u32,
+        primary: bool,
+    },
+    Replayed {
+        member: usize,
+        incarnation: u32,
+    },
+    Promoted {
+        member: usize,
+        incarnation: u32,
+    },
+    Stopped {
+        member: usize,
+        incarnation: u32,
+    },
+    Flush {
+        member: usize,
+        incarnation: u32,
+        upto: usize,
+    },
+    Names {
+        member: usize,
+        boot: u32,
+        names: Names,
+    },
+    Knock {
+        member: usize,
+        incarnation: u32,
+    },
+    Look {
+        member: usize,
+        agent: u32,
+    },
+    StepDone {
+        member: usize,
+        agent: u32,
+        step: StepId,
+    },
+    StepLate {
+        member: usize,
+        agent: u32,
+        step: StepId,
+    },
+    Backstop {
+        end: usize,
+        number: u32,
+        reads: u64,
+    },
+    Pooler {
+        pooler: usize,
+        number: u32,
+    },
+    PoolerSet {
+        pooler: usize,
+        number: u32,
+        setting: u64,
+    },
+    PoolerPause {
+        pooler: usize,
+        number: u32,
+        pause: Option<mrg_pool_core::PauseRequest>,
+    },
+    StartPooler {
+        pooler: usize,
+    },
     Help,
-    Forget(u64),
+    Forget {
+        transaction: u64,
+    },
     Late {
         from: usize,
         to: usize,
         message: Box<Message>,
     },
-    ConnectionTimeout(usize, usize),
-    SenderGone(usize, usize, u32),
-    ReceiverGone(usize, u32),
-    Boot(usize, u32),
+    ConnectionTimeout {
+        from: usize,
+        to: usize,
+    },
+    SenderGone {
+        primary: usize,
+        standby: usize,
+        connection: u32,
+    },
+    ReceiverGone {
+        standby: usize,
+        connection: u32,
+    },
+    Boot {
+        member: usize,
+        boot: u32,
+    },
 }
 
 struct Entry {
@@ -373,17 +464,19 @@ impl World {
     fn begin(&mut self) {
         for member in 0..self.hosts.len() {
             let wait = self.random.between(0, 400);
-            self.later(wait, Happening::StartAgent(member, 0));
+            self.later(wait, Happening::StartAgent { member, boot: 0 });
         }
         for pooler in 0..self.schedule.poolers {
             self.poolers.push(Pooler::new(pooler));
-            self.later(500, Happening::StartPooler(pooler));
+            self.later(500, Happening::StartPooler { pooler });
         }
         self.expect_fault(0);
         for client in 0..3 {
             self.at(
                 1_000 + client,
-                Happening::Think(usize::try_from(client).unwrap_or(0)),
+                Happening::Think {
+                    client: usize::try_from(client).unwrap_or(0),
+                },
             );
         }
     }
@@ -543,11 +636,11 @@ impl World {
     /// Puts off what happens to somebody who stands still.
     fn postponed(&mut self, what: Happening) -> Option<Happening> {
         let until = match &what {
-            Happening::Wake(member, _)
-            | Happening::Agent(member, ..)
-            | Happening::StepDone(member, ..)
-            | Happening::StepLate(member, ..) => self.agent_standing(*member),
-            Happening::Backstop(member, ..) if *member < self.hosts.len() => {
+            Happening::Wake { member, .. }
+            | Happening::Agent { member, .. }
+            | Happening::StepDone { member, .. }
+            | Happening::StepLate { member, .. } => self.agent_standing(*member),
+            Happening::Backstop { end: member, .. } if *member < self.hosts.len() => {
                 self.agent_standing(*member)
             }
             Happening::News { to, .. } | Happening::Reply { to, .. } if *to < self.hosts.len() => {
@@ -564,19 +657,19 @@ impl World {
                     _ => self.agent_standing(*to),
                 }
             }
-            Happening::Fence(member, _)
-            | Happening::ServerUp(member, ..)
-            | Happening::Replayed(member, _)
-            | Happening::Promoted(member, _)
-            | Happening::Stopped(member, _)
-            | Happening::Flush(member, ..)
-            | Happening::Names(member, ..)
-            | Happening::Knock(member, _)
-            | Happening::Look(member, _) => self.standing(*member),
-            Happening::Pooler(pooler, _)
-            | Happening::PoolerSet(pooler, ..)
-            | Happening::PoolerPause(pooler, ..) => self.pooler_standing(*pooler),
-            Happening::Backstop(end, ..)
+            Happening::Fence { member, .. }
+            | Happening::ServerUp { member, .. }
+            | Happening::Replayed { member, .. }
+            | Happening::Promoted { member, .. }
+            | Happening::Stopped { member, .. }
+            | Happening::Flush { member, .. }
+            | Happening::Names { member, .. }
+            | Happening::Knock { member, .. }
+            | Happening::Look { member, .. } => self.standing(*member),
+            Happening::Pooler { pooler, .. }
+            | Happening::PoolerSet { pooler, .. }
+            | Happening::PoolerPause { pooler, .. } => self.pooler_standing(*pooler),
+            Happening::Backstop { end, .. }
             | Happening::News { to: end, .. }
             | Happening::Reply { to: end, .. }
             | Happening::Overdue { who: end, .. } => {
@@ -606,14 +699,18 @@ impl World {
             return;
         };
         match what {
-            Happening::Fault(index, plan) => self.fault_due(index, plan),
-            Happening::Undo(fault) => self.undo(fault),
-            Happening::Think(client) => self.think(client),
-            Happening::StartAgent(member, boot) => self.start_agent(member, boot),
-            Happening::Wake(member, agent) => self.wake(member, agent),
-            Happening::Agent(member, agent, event) => self.input(member, agent, *event),
-            Happening::Fence(member, generation) => self.enforce(member, generation),
-            Happening::Thaw(member) => self.thaw(member),
+            Happening::Fault { index, plan } => self.fault_due(index, plan),
+            Happening::Undo { fault } => self.undo(fault),
+            Happening::Think { client } => self.think(client),
+            Happening::StartAgent { member, boot } => self.start_agent(member, boot),
+            Happening::Wake { member, agent } => self.wake(member, agent),
+            Happening::Agent {
+                member,
+                agent,
+                event,
+            } => self.input(member, agent, *event),
+            Happening::Fence { member, generation } => self.enforce(member, generation),
+            Happening::Thaw { member } => self.thaw(member),
             Happening::Request {
                 from,
                 number,
@@ -638,40 +735,91 @@ impl World {
             } => self.answered(to, number, call, Some(answer)),
             Happening::Overdue { who, number, call } => self.answered(who, number, call, None),
             Happening::News { to, number, keys } => self.news(to, number, keys),
-            Happening::Expire(lease) => self.expire(lease),
+            Happening::Expire { lease } => self.expire(lease),
             Happening::Arrives { from, to, message } => self.arrives(from, to, *message),
-            Happening::ServerUp(member, incarnation, primary) => {
+            Happening::ServerUp {
+                member,
+                incarnation,
+                primary,
+            } => {
                 self.server_up(member, incarnation, primary);
             }
-            Happening::Replayed(member, incarnation) => self.replayed(member, incarnation),
-            Happening::Promoted(member, incarnation) => self.promoted(member, incarnation),
-            Happening::Stopped(member, incarnation) => self.stopped(member, incarnation),
-            Happening::Flush(member, incarnation, upto) => self.flush(member, incarnation, upto),
-            Happening::Names(member, boot, names) => self.names_change(member, boot, names),
-            Happening::Knock(member, incarnation) => self.knock(member, incarnation),
-            Happening::Look(member, agent) => self.look_again(member, agent),
-            Happening::StepDone(member, agent, step) => self.step_done(member, agent, step),
-            Happening::StepLate(member, agent, step) => self.step_late(member, agent, step),
-            Happening::Backstop(end, number, read) => self.backstop(end, number, read),
-            Happening::Pooler(pooler, number) => self.pooler_tick(pooler, number),
-            Happening::PoolerSet(pooler, number, setting) => {
+            Happening::Replayed {
+                member,
+                incarnation,
+            } => self.replayed(member, incarnation),
+            Happening::Promoted {
+                member,
+                incarnation,
+            } => self.promoted(member, incarnation),
+            Happening::Stopped {
+                member,
+                incarnation,
+            } => self.stopped(member, incarnation),
+            Happening::Flush {
+                member,
+                incarnation,
+                upto,
+            } => self.flush(member, incarnation, upto),
+            Happening::Names {
+                member,
+                boot,
+                names,
+            } => self.names_change(member, boot, names),
+            Happening::Knock {
+                member,
+                incarnation,
+            } => self.knock(member, incarnation),
+            Happening::Look { member, agent } => self.look_again(member, agent),
+            Happening::StepDone {
+                member,
+                agent,
+                step,
+            } => self.step_done(member, agent, step),
+            Happening::StepLate {
+                member,
+                agent,
+                step,
+            } => self.step_late(member, agent, step),
+            Happening::Backstop {
+                end,
+                number,
+                reads: read,
+            } => self.backstop(end, number, read),
+            Happening::Pooler { pooler, number } => self.pooler_tick(pooler, number),
+            Happening::PoolerSet {
+                pooler,
+                number,
+                setting,
+            } => {
                 self.pooler_set(pooler, number, setting);
             }
-            Happening::PoolerPause(pooler, number, pause) => {
+            Happening::PoolerPause {
+                pooler,
+                number,
+                pause,
+            } => {
                 self.pooler_paused(pooler, number, pause);
             }
-            Happening::StartPooler(pooler) => self.start_pooler(pooler),
+            Happening::StartPooler { pooler } => self.start_pooler(pooler),
             Happening::Help => self.help(),
-            Happening::Forget(transaction) => self.transaction_ends(transaction, false),
+            Happening::Forget { transaction } => self.transaction_ends(transaction, false),
             Happening::Late { from, to, message } => self.late(from, to, *message),
-            Happening::ConnectionTimeout(from, to) => self.connection_times_out(from, to),
-            Happening::SenderGone(primary, standby, connection) => {
+            Happening::ConnectionTimeout { from, to } => self.connection_times_out(from, to),
+            Happening::SenderGone {
+                primary,
+                standby,
+                connection,
+            } => {
                 self.sender_ends(primary, standby, connection);
             }
-            Happening::ReceiverGone(standby, connection) => {
+            Happening::ReceiverGone {
+                standby,
+                connection,
+            } => {
                 self.receiver_breaks(standby, connection);
             }
-            Happening::Boot(member, boot) => self.boot(member, boot),
+            Happening::Boot { member, boot } => self.boot(member, boot),
         }
     }
 
@@ -722,7 +870,7 @@ impl World {
             Ask::Grant(ttl) => {
                 let length = self.etcd_time(ttl.0);
                 let id = self.etcd.grant(self.now, length);
-                self.later(length, Happening::Expire(id));
+                self.later(length, Happening::Expire { lease: id });
                 Answer::Granted(id, ttl)
             }
             Ask::Keep(id) => Answer::Kept(self.etcd.keep(self.now, id)),
@@ -769,7 +917,7 @@ impl World {
         };
         let ends = lease.ends.max(self.etcd_silent_until);
         if ends > self.now || self.now < self.etcd_silent_until {
-            self.at(ends.max(self.now + 1), Happening::Expire(id));
+            self.at(ends.max(self.now + 1), Happening::Expire { lease: id });
             return;
         }
         self.tell(|_| format!("etcd: lease {} ends", id.0));

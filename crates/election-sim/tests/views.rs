@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_election::sync::{self, Names, Stored};
 use mrg_election::{
-    Action, Cluster, DataDirectory, DcsView, Decision, Failsafe, Initialize, LeaderKey, Lease,
-    LeaseId, Member, Memory, Mode, Part, Postgres, Primary, RULES, Race, Replication, Revision,
-    Settings, Standby, StartAs, StopMode, SwitchoverRequest, View, Vote, WalReceiver, WalSender,
-    Why, decide,
+    Action, Cluster, DataDirectory, DcsView, Decision, Failsafe, HandOverEvent, Initialize,
+    LeaderKey, Lease, LeaseId, Member, Memory, Mode, Part, Postgres, Primary, RULES, Race,
+    Replication, Revision, Settings, Standby, StartAs, StopMode, SwitchoverRequest, View, Vote,
+    WalReceiver, WalSender, Why, decide,
 };
 
 const NOW: Moment = Moment(1_000_000);
@@ -49,6 +49,10 @@ struct World {
 }
 
 impl World {
+    fn hand_over(&mut self, event: HandOverEvent) {
+        self.memory.hand_over = self.memory.hand_over.on(event);
+    }
+
     fn view(&self) -> View<'_> {
         View {
             now: NOW,
@@ -56,6 +60,7 @@ impl World {
             settings: &self.settings,
             lease: self.lease.as_ref(),
             next_lease: None,
+            moving_to: None,
             dcs: &self.dcs,
             postgres: &self.postgres,
             race: self.race.as_ref(),
@@ -333,7 +338,7 @@ fn apply(world: &mut World, action: &Action) -> bool {
             if let DcsView::Read(cluster) | DcsView::Away { last: cluster, .. } = &mut world.dcs {
                 cluster.leader.take_if(|leader| leader.lease == MINE);
             }
-            world.memory.handing_over = false;
+            world.hand_over(HandOverEvent::Released);
         }
         Action::WriteSync { expected, stored } => {
             let cluster = world.cluster().unwrap();
@@ -344,8 +349,8 @@ fn apply(world: &mut World, action: &Action) -> bool {
         }
         Action::ClearSwitchover { .. } => world.cluster().unwrap().switchover = None,
         Action::ReserveTimeline { .. } => world.cluster().unwrap().timeline_of = Some(me),
-        Action::PausePoolers { .. } => world.memory.poolers_paused = true,
-        Action::ResumePoolers => world.memory.poolers_paused = false,
+        Action::PausePoolers { .. } => world.hand_over(HandOverEvent::Pause),
+        Action::ResumePoolers => world.hand_over(HandOverEvent::Resumed),
         Action::AskPeers(_) => {
             if let Some(race) = &mut world.race {
                 race.votes = Some(vec![Vote {
@@ -400,7 +405,9 @@ fn apply_locally(world: &mut World, action: &Action) {
                 Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting
             ) {
                 world.postgres = data(was_primary, false);
-                world.memory.handing_over = was_primary && *mode == StopMode::Fast;
+                world.hand_over(HandOverEvent::Stopped {
+                    to_hand_over: was_primary && *mode == StopMode::Fast,
+                });
             }
         }
         _ => {}

@@ -113,6 +113,120 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether it may only be performed by a member that may write, with the fence armed: it lets
+    /// postgres write, or prepares that.
+    pub fn needs_key(&self) -> bool {
+        match self {
+            Action::WriteSync { .. }
+            | Action::MoveLeader(_)
+            | Action::SetSyncNames(_)
+            | Action::ReserveTimeline { .. }
+            | Action::Promote
+            | Action::PostBootstrap
+            | Action::Start(StartAs::Primary) => true,
+            Action::ClaimInitialize
+            | Action::AbandonInitialize
+            | Action::StoreSystemId(_)
+            | Action::AcquireLeader
+            | Action::ReleaseLeader
+            | Action::ClearSwitchover { .. }
+            | Action::InitDb
+            | Action::Start(StartAs::Standby { .. })
+            | Action::Stop(_)
+            | Action::PausePoolers { .. }
+            | Action::ResumePoolers
+            | Action::Checkpoint
+            | Action::StopReceiver
+            | Action::Follow(_)
+            | Action::ConfirmLeader(_)
+            | Action::RemoveData
+            | Action::Rewind(_)
+            | Action::BaseBackup(_)
+            | Action::AskPeers(_)
+            | Action::AwaitReceipt { .. } => false,
+        }
+    }
+
+    /// Whether it is a transaction that compares before it writes: if it is refused, what is
+    /// known of the DCS is out of date.
+    pub fn compares(&self) -> bool {
+        match self {
+            Action::AcquireLeader
+            | Action::MoveLeader(_)
+            | Action::WriteSync { .. }
+            | Action::ReleaseLeader
+            | Action::ClearSwitchover { .. }
+            | Action::ClaimInitialize
+            | Action::ReserveTimeline { .. } => true,
+            Action::AbandonInitialize
+            | Action::StoreSystemId(_)
+            | Action::PausePoolers { .. }
+            | Action::ResumePoolers
+            | Action::InitDb
+            | Action::PostBootstrap
+            | Action::Start(_)
+            | Action::Stop(_)
+            | Action::Promote
+            | Action::Checkpoint
+            | Action::StopReceiver
+            | Action::Follow(_)
+            | Action::SetSyncNames(_)
+            | Action::ConfirmLeader(_)
+            | Action::RemoveData
+            | Action::Rewind(_)
+            | Action::BaseBackup(_)
+            | Action::AskPeers(_)
+            | Action::AwaitReceipt { .. } => false,
+        }
+    }
+
+    /// Whether the state of postgres after this step differs from the one before.
+    pub fn touches_postgres(&self) -> bool {
+        match self {
+            Action::InitDb
+            | Action::AbandonInitialize
+            | Action::Start(_)
+            | Action::Stop(_)
+            | Action::Promote
+            | Action::StopReceiver
+            | Action::Follow(_)
+            | Action::SetSyncNames(_)
+            | Action::Rewind(_)
+            | Action::RemoveData
+            | Action::BaseBackup(_) => true,
+            Action::ClaimInitialize
+            | Action::StoreSystemId(_)
+            | Action::AcquireLeader
+            | Action::MoveLeader(_)
+            | Action::ReleaseLeader
+            | Action::WriteSync { .. }
+            | Action::ClearSwitchover { .. }
+            | Action::PostBootstrap
+            | Action::ReserveTimeline { .. }
+            | Action::PausePoolers { .. }
+            | Action::ResumePoolers
+            | Action::Checkpoint
+            | Action::ConfirmLeader(_)
+            | Action::AskPeers(_)
+            | Action::AwaitReceipt { .. } => false,
+        }
+    }
+
+    /// Whether postgres accepts writes by it, or may.
+    pub fn opens_postgres(&self) -> bool {
+        matches!(self, Action::Promote | Action::Start(StartAs::Primary))
+    }
+
+    /// Whether it may take long, and is worth nothing if the member stops before its end.
+    pub fn is_long(&self) -> bool {
+        matches!(
+            self,
+            Action::BaseBackup(_) | Action::Rewind(_) | Action::InitDb
+        )
+    }
+}
+
 /// A peer's answer in a race.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Vote {

@@ -4,38 +4,46 @@
 //! lease, the running job, promises) and turns decisions into effects. Shells perform effects and
 //! report back with events; the agent is one shell, the tests are others.
 //!
-//! Invariants, asserted in release too:
-//! - a `Promote` effect is only emitted while the lease is valid and the fence is armed;
-//! - in the synchronous modes only a member of `/sync` (or its leader) promotes, with the votes
-//!   that `/sync` asks for;
-//! - `/sync` and `synchronous_standby_names` never permit a promotion that could miss an
-//!   acknowledged commit ([`sync::is_safe`]).
+//! Invariants, asserted in release after every event (`Node::check_invariants`):
+//! - a step that lets postgres write is only emitted while the leader key's lease or all members'
+//!   promises hold, and with the fence armed;
+//! - in the synchronous modes only a member of `/sync` (or its leader) acquires the leader key to
+//!   be promoted, with the votes that `/sync` asks for, and only the leader that `/sync` names is
+//!   promoted;
+//! - in the synchronous modes what is written to `/sync` and to `synchronous_standby_names` never
+//!   permits a promotion that could miss an acknowledged commit ([`sync::is_safe`]).
 
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod action;
 mod event;
+mod hand_over;
 mod lease;
+mod lease_keeper;
 #[cfg_attr(not(feature = "proof"), allow(unused_imports))]
 pub mod mutant;
 mod node;
+pub mod pool_pause;
+mod promise_rounds;
+pub mod publisher;
 mod rules;
-
 mod settings;
 pub mod sync;
-mod tenure;
 mod view;
+pub mod watch_order;
 mod why;
 
 pub use action::{Action, Outcome, StartAs, StopMode, Vote};
 pub use lease::{Lease, LeaseId, Promise, fence_margin};
+
+pub use hand_over::{HandOver, HandOverEvent};
 
 pub use event::{Effect, Event, Past, PromiseRequest, StepId};
 pub use node::Node;
 pub use rules::{Decision, Part, RULES, Rule, decide, has_traces};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{
-    Cluster, DataDirectory, DcsView, Failsafe, Fork, Initialize, LeaderKey, Member, Memory,
+    Cluster, DataDirectory, DcsView, Failsafe, Fork, Initialize, LeaderKey, Member, Memory, Poll,
     Postgres, Primary, Race, Revision, Standby, Stored, SwitchoverRequest, Unsettled, View,
     WalReceiver, WalSender,
 };

@@ -143,6 +143,44 @@ mod list {
         PauseOutlivesLeader,
         /// A pool says that it is drained when it is not.
         PoolSaysDrained,
+        /// Any snapshot answers a linearizable read.
+        AnySnapshotAnswers,
+        /// A snapshot is taken that is older than the last.
+        OldSnapshotTaken,
+        /// A vote is given without a read although a leader is known.
+        VotesUnread,
+        /// Votes that wait for a later read are dropped.
+        LaterVotesDropped,
+        /// A pooler that does not acknowledge a request is waited for.
+        SilentPoolersAwaited,
+        /// A pooler that drained for an earlier request counts.
+        FormerPauseCounts,
+        /// The poolers are asked and not waited for.
+        PauseNotAwaited,
+        /// Transactions that do not end are waited for without end.
+        PauseWithoutEnd,
+        /// A shutdown is abandoned for open transactions.
+        ShutdownAbandoned,
+        /// The request to the poolers stays when the switchover is abandoned.
+        PauseLeftBehind,
+        /// A member key that is gone is not written again.
+        LostKeyNotRewritten,
+        /// A member key stays under a lease that was replaced.
+        KeyUnderFormerLease,
+        /// A change of role waits for the next loop.
+        UrgentChangeWaits,
+        /// A member that lost the leader key writes `status` and `history`.
+        FormerLeaderPublishes,
+        /// `status` is written of a cluster that is still being made.
+        StatusOfUnfinished,
+        /// `history` is written over a newer timeline that was reserved.
+        ReservedTimelineUndone,
+        /// A deleted `config` is not written again.
+        ConfigNotRestored,
+        /// Settings that were never read from `config` count as read.
+        UnreadConfigRestored,
+        /// A slot is dropped as soon as its member is away.
+        SlotDroppedAtOnce,
     }
 
     thread_local! {

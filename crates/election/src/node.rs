@@ -6,22 +6,25 @@
 //! decides.
 
 mod failsafe;
+mod invariants;
 mod promises;
 
 use std::collections::VecDeque;
 
-use crate::action::{Action, Outcome, StartAs, StopMode};
+use crate::action::{Action, Outcome, StopMode};
 use crate::event::{Effect, Event, Past, StepId};
+use crate::hand_over::HandOverEvent;
 use crate::lease::{Lease, LeaseId, Promise};
+use crate::lease_keeper::LeaseKeeper;
 use crate::mutant::bug;
+use crate::promise_rounds::PromiseRounds;
 use crate::rules::{
     CRASH_WINDOW, Decision, RACE_AGAIN_AFTER, START_FAILURES_MAX, decide, has_traces,
     is_short_of_votes,
 };
 use crate::settings::Settings;
-use crate::tenure::Tenure;
 use crate::view::{
-    Cluster, DcsView, Initialize, LeaderKey, Memory, Postgres, Race, View, WalReceiver,
+    Cluster, DcsView, Initialize, LeaderKey, Memory, Poll, Postgres, Race, View, WalReceiver,
 };
 use crate::why::Why;
 use mrg_base::{MemberName, Millis, Moment, Position};
@@ -42,7 +45,8 @@ pub struct Node {
     settings: Settings,
     dcs: DcsView,
     postgres: Postgres,
-    tenure: Tenure,
+    keeper: LeaseKeeper,
+    rounds: PromiseRounds,
     race: Option<Race>,
     memory: Memory,
     running: Option<Running>,
@@ -81,7 +85,8 @@ impl Node {
             settings,
             dcs: DcsView::Unread,
             postgres: Postgres::Unknown,
-            tenure: Tenure::new(now),
+            keeper: LeaseKeeper::new(now),
+            rounds: PromiseRounds::new(now),
             race: None,
             memory: Memory {
                 started: now,
@@ -123,8 +128,9 @@ impl Node {
             now,
             me: &self.me,
             settings: &self.settings,
-            lease: self.tenure.lease(),
-            next_lease: self.tenure.next(),
+            lease: self.keeper.lease(),
+            next_lease: self.keeper.next(),
+            moving_to: self.keeper.moving_to(),
             dcs: &self.dcs,
             postgres: &self.postgres,
             race: self.race.as_ref(),
@@ -134,12 +140,12 @@ impl Node {
 
     /// The lease, if one was granted and not lost.
     pub fn lease(&self) -> Option<&Lease> {
-        self.tenure.lease()
+        self.keeper.lease()
     }
 
     /// The lease that our keys were moved from, if they were.
     pub fn former_lease(&self) -> Option<LeaseId> {
-        self.tenure.former()
+        self.keeper.former()
     }
 
     /// Whether a step is being performed.
@@ -160,7 +166,10 @@ impl Node {
                 wake = wake.min(at);
             }
         };
-        self.tenure.wake_at().for_each(&mut consider);
+        self.keeper.wake_at().for_each(&mut consider);
+        if let Some(due) = self.rounds.due().filter(|_| self.keeper.is_failing()) {
+            consider(due);
+        }
         self.listing.wake_at().for_each(&mut consider);
         consider(self.idle_until);
         if let Some(race) = &self.race {
@@ -188,6 +197,7 @@ impl Node {
         self.advance(now, &mut effects);
         self.answer_votes(now, &mut effects);
         self.arm_fence(now, &mut effects);
+        self.check_invariants(now, &effects);
         effects
     }
 
@@ -199,7 +209,7 @@ impl Node {
                 linearizable,
             } => self.note_dcs(now, cluster, linearizable, effects),
             Event::DcsLost => {
-                self.tenure.unreached(now);
+                self.keeper.unreached(now);
                 if let DcsView::Read(last) = &self.dcs {
                     self.dcs = DcsView::Away {
                         since: now,
@@ -208,7 +218,7 @@ impl Node {
                 }
             }
             Event::LeaseGranted { id, granted, sent } => {
-                self.tenure
+                self.keeper
                     .granted(id, granted, sent, &self.settings.failover);
                 // Whatever the DCS is believed to say may be older than this lease.
                 effects.push(Effect::ReadDcs);
@@ -221,9 +231,9 @@ impl Node {
                 };
                 self.note_kept(now, id, counted, effects);
             }
-            Event::LeaseUnanswered => self.tenure.unanswered(now),
+            Event::LeaseUnanswered => self.keeper.unanswered(now),
             Event::LeaseGone(id) => {
-                if self.tenure.gone(now, id) {
+                if self.keeper.gone(now, id) {
                     self.memory.past_leases.insert(id);
                 }
             }
@@ -248,16 +258,16 @@ impl Node {
                 self.memory.promised.take_if(withdrawn);
             }
             Event::Promises { round, asked, all } => {
-                let until =
-                    self.tenure
-                        .closes_round(now, round, asked, all, &self.settings.failover);
+                let until = self
+                    .rounds
+                    .close(now, round, asked, all, &self.settings.failover);
                 self.memory.held_promises = self.memory.held_promises.max(until);
             }
             Event::FailsafeWritten(revision) => self.note_listed(now, revision),
             Event::VoteAsked { reply } => self.pending_votes.push(reply),
             Event::Settings(settings) => {
                 self.settings = settings;
-                self.tenure.retimed(&self.settings.failover);
+                self.keeper.retimed(&self.settings.failover);
             }
             Event::RestartRequested => self.memory.restart_requested = true,
             Event::Stop => self.memory.stop_requested = true,
@@ -278,7 +288,7 @@ impl Node {
             && !bug!(OldNewsBelieved)
         {
             if linearizable && !bug!(OvertakenReadForgotten) {
-                self.tenure.reached(now);
+                self.keeper.reached(now);
             }
             // The read that is waited for was overtaken by a write of our own: what it would have
             // told is still not known.
@@ -289,21 +299,21 @@ impl Node {
         }
         if linearizable {
             self.reading = false;
-            self.tenure.reached(now);
+            self.keeper.reached(now);
         }
-        if let (Some(key), Some(next)) = (&cluster.leader, self.tenure.next())
+        if let (Some(key), Some(next)) = (&cluster.leader, self.keeper.next())
             && key.lease == next.id
         {
             // The move was done, though its answer did not come yet, or never will.
             self.move_to(key.lease);
         }
         let unmoved = cluster.leader.as_ref().is_none_or(|key| {
-            self.tenure
+            self.keeper
                 .lease()
                 .is_some_and(|lease| lease.id == key.lease)
         });
-        if self.memory.moving && linearizable && unmoved {
-            self.memory.moving = !self.tenure.stays(now);
+        if linearizable && unmoved {
+            self.keeper.not_moved(now);
         }
         let leadership = |cluster: Option<&Cluster>| {
             cluster
@@ -331,7 +341,9 @@ impl Node {
         } else {
             self.memory.leaderless.or(Some(now))
         };
-        self.memory.short_of_votes &= !has_leader;
+        if has_leader {
+            self.memory.poll = Poll::NotAsked;
+        }
         if has_leader && self.view(now).other_leader().is_some() {
             self.race = None;
             self.memory.held_promises = None;
@@ -346,7 +358,7 @@ impl Node {
                 self.memory
                     .names_set_at
                     .get_or_insert(primary.position.flushed);
-                self.memory.handing_over = false;
+                self.hand_over(HandOverEvent::Primary);
             }
             Postgres::Standby(standby) if standby.receiver == WalReceiver::Streaming => {
                 self.memory.rewind_failures = 0;
@@ -359,7 +371,7 @@ impl Node {
     fn note_kept(&mut self, now: Moment, id: LeaseId, sent: Moment, effects: &mut Vec<Effect>) {
         let promised = self.view(now).holds_promises();
         if let Some(useless) = self
-            .tenure
+            .keeper
             .kept(now, id, sent, &self.settings.failover, promised)
         {
             self.memory.past_leases.insert(useless);
@@ -368,7 +380,7 @@ impl Node {
             return;
         }
         self.memory.held_promises = None;
-        let Some(round) = self.tenure.unbinds(now) else {
+        let Some(round) = self.rounds.release(now) else {
             return;
         };
         // The key protects a writer from here on, or there is none. Else the promises run out by
@@ -381,8 +393,7 @@ impl Node {
 
     /// Our keys stand under the lease of the new ttl.
     fn move_to(&mut self, lease: LeaseId) {
-        self.memory.moving = false;
-        let former = self.tenure.moved(lease, &self.settings.failover);
+        let former = self.keeper.moved(lease, &self.settings.failover);
         self.memory.past_leases.extend(former);
     }
 
@@ -393,29 +404,20 @@ impl Node {
         }
         // A member that does not lead has nothing that must move at once.
         let settled = self.running.is_none() && !self.view(now).holds_key();
-        if let Some(next) = self.tenure.next().filter(|_| settled) {
+        if let Some(next) = self.keeper.next().filter(|_| settled) {
             self.move_to(next.id);
         }
         let promised = self.view(now).holds_promises();
-        effects.extend(self.tenure.keep(
-            now,
-            &self.settings.failover,
-            promised,
-            self.memory.moving,
-        ));
-        effects.extend(self.tenure.replace(&self.settings.failover));
+        effects.extend(self.keeper.keep(now, &self.settings.failover, promised));
+        effects.extend(self.keeper.replace(&self.settings.failover));
     }
 
     /// Whether the local server surely accepts no writes, and nothing is under way that would let
     /// it.
     fn is_harmless(&self) -> bool {
-        let opening = |running: &Running| {
-            matches!(
-                running.action,
-                Action::Promote | Action::Start(StartAs::Primary)
-            )
-        };
-        let opens = self.running.as_ref().is_some_and(opening) && !bug!(PromotionUnfenced);
+        let running = self.running.as_ref();
+        let opens = running.is_some_and(|running| running.action.opens_postgres())
+            && !bug!(PromotionUnfenced);
         matches!(
             self.postgres,
             Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_)
@@ -456,16 +458,12 @@ impl Node {
 
     /// Whether what runs has lost its point.
     fn must_abandon(&self, decision: &Decision, running: &Running, now: Moment) -> bool {
-        let long = matches!(
-            running.action,
-            Action::BaseBackup(_) | Action::Rewind(_) | Action::InitDb
-        );
         match decision.why {
             Why::WriterWithoutLease => {
                 running.why != Why::WriterWithoutLease
                     && running.action != Action::Stop(StopMode::Kill)
             }
-            Why::ShuttingDown => long,
+            Why::ShuttingDown => running.action.is_long(),
             _ => match &running.action {
                 Action::BaseBackup(from) | Action::Rewind(from) => self
                     .view(now)
@@ -500,20 +498,10 @@ impl Node {
         rest: VecDeque<Action>,
         effects: &mut Vec<Effect>,
     ) {
-        let needs_key = matches!(
-            action,
-            Action::WriteSync { .. }
-                | Action::MoveLeader(_)
-                | Action::SetSyncNames(_)
-                | Action::ReserveTimeline { .. }
-                | Action::Promote
-                | Action::PostBootstrap
-                | Action::Start(StartAs::Primary)
-        );
         let view = self.view(now);
         let permitted = match action {
             Action::AcquireLeader | Action::ClaimInitialize => view.valid_lease().is_some(),
-            _ if needs_key => view.may_write(),
+            _ if action.needs_key() => view.may_write(),
             _ => true,
         };
         if !permitted {
@@ -527,12 +515,15 @@ impl Node {
             },
             action => action,
         };
-        // Whether or not anybody hears what became of it.
-        self.memory.poolers_paused |= matches!(action, Action::PausePoolers { .. });
-        if needs_key || action == Action::AcquireLeader {
+        if matches!(action, Action::PausePoolers { .. }) {
+            self.hand_over(HandOverEvent::Pause);
+        }
+        if action.needs_key() || action == Action::AcquireLeader {
             // The fence is armed before the leader transaction and before everything that lets
             // postgres write.
-            self.memory.moving |= matches!(action, Action::MoveLeader(_)) && !bug!(MoveUnfenced);
+            if matches!(action, Action::MoveLeader(_)) && !bug!(MoveUnfenced) {
+                self.keeper.begin_move();
+            }
             let by = self.view(now).leased_until().max(self.memory.held_promises);
             assert!(
                 by.is_some_and(|by| now < by),
@@ -544,7 +535,7 @@ impl Node {
         self.steps += 1;
         let step = StepId(self.steps);
         effects.push(Effect::Perform(step, action.clone()));
-        let lease = self.tenure.lease().map(|lease| lease.id);
+        let lease = self.keeper.lease().map(|lease| lease.id);
         self.running = Some(Running {
             why,
             lease,
@@ -565,7 +556,7 @@ impl Node {
             rest,
             ..
         } = running;
-        if touches_postgres(&action) {
+        if action.touches_postgres() {
             let probe = self.probe();
             effects.push(probe);
             // The position that was reported in a race is the server's only while nothing moves it.
@@ -597,7 +588,11 @@ impl Node {
         if why == Why::Win && self.race.is_none() && !rest.is_empty() && !bug!(WinsWithoutServer) {
             return;
         }
-        if let Some(next) = rest.pop_front() {
+        // A later step rests on what was known before the first: where a key was changed by hand
+        // since, it is decided again.
+        if let Some(next) = rest.pop_front()
+            && self.keeps_sync(now, &next)
+        {
             self.perform(now, why, next, rest, effects);
         }
     }
@@ -638,17 +633,7 @@ impl Node {
             }
             _ => {}
         }
-        let compares = matches!(
-            action,
-            Action::AcquireLeader
-                | Action::MoveLeader(_)
-                | Action::WriteSync { .. }
-                | Action::ReleaseLeader
-                | Action::ClearSwitchover { .. }
-                | Action::ClaimInitialize
-                | Action::ReserveTimeline { .. }
-        );
-        if compares || matches!(outcome, Outcome::Unknown(_)) {
+        if action.compares() || matches!(outcome, Outcome::Unknown(_)) {
             // What was believed of the DCS is wrong, or nobody knows: read before deciding again.
             self.reading = true;
             effects.push(Effect::ReadDcs);
@@ -662,6 +647,10 @@ impl Node {
         }
     }
 
+    fn hand_over(&mut self, event: HandOverEvent) {
+        self.memory.hand_over = self.memory.hand_over.on(event);
+    }
+
     fn note_success(
         &mut self,
         now: Moment,
@@ -670,11 +659,7 @@ impl Node {
         action: &Action,
         outcome: &Outcome,
     ) {
-        if let (Outcome::Written(revision), Some(cluster)) = (outcome, self.dcs.last_mut()) {
-            // What the watch still has to tell of the time before this write is older than what is
-            // known now.
-            cluster.revision = cluster.revision.max(*revision);
-        }
+        self.note_written(lease, action, outcome);
         match (action, outcome) {
             (Action::StopReceiver, Outcome::At(position)) => {
                 self.race = Some(Race {
@@ -688,63 +673,15 @@ impl Node {
                     race.votes = Some(votes.clone());
                     race.asked = now;
                 }
-                self.memory.short_of_votes = is_short_of_votes(&self.view(now));
+                self.memory.poll = if is_short_of_votes(&self.view(now)) {
+                    Poll::TooFew
+                } else {
+                    Poll::Enough
+                };
             }
-            (Action::AcquireLeader, Outcome::Written(revision)) => {
-                if let (Some(lease), Some(cluster)) = (lease, self.dcs.last_mut()) {
-                    cluster.leader = Some(LeaderKey {
-                        member: self.me.clone(),
-                        lease,
-                        created: *revision,
-                    });
-                }
-            }
-            (Action::MoveLeader(to), Outcome::Written(_)) => {
-                self.move_to(*to);
-                if let Some(cluster) = self.dcs.last_mut()
-                    && let Some(key) = &mut cluster.leader
-                {
-                    key.lease = *to;
-                }
-            }
-            (Action::ResumePoolers, _) => self.memory.poolers_paused = false,
-            (Action::ReleaseLeader, _) => {
-                // Whoever lets the key go leads by nothing any more, not by promises either.
-                if !bug!(PromisesOutliveRelease) {
-                    self.memory.held_promises = None;
-                }
-                self.memory.handing_over = false;
-                self.memory.poolers_paused = false;
-                if why == Why::Switchover {
-                    // Should we lead again by this request, nobody could take over.
-                    let request = self
-                        .dcs
-                        .last()
-                        .and_then(|cluster| cluster.switchover.as_ref());
-                    self.memory.abandoned = request.map(|request| request.revision);
-                }
-                if why == Why::CrashedFailover {
-                    self.memory
-                        .crash_releases
-                        .retain(|at| now.since(*at) < CRASH_WINDOW);
-                    self.memory.crash_releases.push(now);
-                }
-                if let Some(cluster) = self.dcs.last_mut()
-                    && !bug!(ReleaseForgotten)
-                {
-                    cluster.leader = None;
-                }
-            }
-            (Action::WriteSync { stored, .. }, Outcome::Written(revision)) => {
-                if let Some(cluster) = self.dcs.last_mut() {
-                    cluster.sync = Some((*revision, stored.clone()));
-                }
-            }
-            (Action::StoreSystemId(id), _) => {
-                if let Some(cluster) = self.dcs.last_mut() {
-                    cluster.initialize = Some(Initialize::Done(*id));
-                }
-            }
+            (Action::MoveLeader(to), Outcome::Written(_)) => self.move_to(*to),
+            (Action::ResumePoolers, _) => self.hand_over(HandOverEvent::Resumed),
+            (Action::ReleaseLeader, _) => self.note_released(now, why),
             (Action::SetSyncNames(_), Outcome::At(position)) => {
                 self.memory.names_set_at = Some(position.flushed);
             }
@@ -754,7 +691,9 @@ impl Node {
             }
             (Action::Stop(StopMode::Fast), Outcome::At(position)) => {
                 self.halted_at = *position;
-                self.memory.handing_over = matches!(why, Why::Switchover | Why::ShuttingDown);
+                self.hand_over(HandOverEvent::Stopped {
+                    to_hand_over: matches!(why, Why::Switchover | Why::ShuttingDown),
+                });
             }
             (Action::Start(_), _) => {
                 self.memory.restart_requested = false;
@@ -764,12 +703,65 @@ impl Node {
                 self.memory.rewind_failures = 0;
                 self.memory.no_space = false;
             }
-            (Action::ClearSwitchover { .. }, _) => {
-                if let Some(cluster) = self.dcs.last_mut() {
-                    cluster.switchover = None;
+            _ => {}
+        }
+    }
+
+    /// What a write makes of the keys, before the watch delivers it.
+    fn note_written(&mut self, lease: Option<LeaseId>, action: &Action, outcome: &Outcome) {
+        let Some(cluster) = self.dcs.last_mut() else {
+            return;
+        };
+        if let Outcome::Written(revision) = outcome {
+            // What the watch still delivers of the time before this write is older than what is
+            // known now.
+            cluster.revision = cluster.revision.max(*revision);
+        }
+        match (action, outcome) {
+            (Action::AcquireLeader, Outcome::Written(revision)) => {
+                if let Some(lease) = lease {
+                    cluster.leader = Some(LeaderKey {
+                        member: self.me.clone(),
+                        lease,
+                        created: *revision,
+                    });
                 }
             }
+            (Action::MoveLeader(to), Outcome::Written(_)) => {
+                if let Some(key) = &mut cluster.leader {
+                    key.lease = *to;
+                }
+            }
+            (Action::WriteSync { stored, .. }, Outcome::Written(revision)) => {
+                cluster.sync = Some((*revision, stored.clone()));
+            }
+            (Action::StoreSystemId(id), _) => cluster.initialize = Some(Initialize::Done(*id)),
+            (Action::ClearSwitchover { .. }, _) => cluster.switchover = None,
+            (Action::ReleaseLeader, _) if !bug!(ReleaseForgotten) => cluster.leader = None,
             _ => {}
+        }
+    }
+
+    /// The leader key was released.
+    fn note_released(&mut self, now: Moment, why: Why) {
+        // A member that released the key does not lead by promises either.
+        if !bug!(PromisesOutliveRelease) {
+            self.memory.held_promises = None;
+        }
+        self.hand_over(HandOverEvent::Released);
+        if why == Why::Switchover {
+            // Should we lead again by this request, no other member could take over.
+            let request = self
+                .dcs
+                .last()
+                .and_then(|cluster| cluster.switchover.as_ref());
+            self.memory.abandoned = request.map(|request| request.revision);
+        }
+        if why == Why::CrashedFailover {
+            self.memory
+                .crash_releases
+                .retain(|at| now.since(*at) < CRASH_WINDOW);
+            self.memory.crash_releases.push(now);
         }
     }
 
@@ -803,22 +795,4 @@ fn fence(by: Option<Moment>) -> Effect {
     } else {
         by
     })
-}
-
-/// Whether the state of postgres after this step is another than before.
-fn touches_postgres(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::InitDb
-            | Action::AbandonInitialize
-            | Action::Start(_)
-            | Action::Stop(_)
-            | Action::Promote
-            | Action::StopReceiver
-            | Action::Follow(_)
-            | Action::SetSyncNames(_)
-            | Action::Rewind(_)
-            | Action::RemoveData
-            | Action::BaseBackup(_)
-    )
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::hand_over::HandOver;
 use crate::lease::{Lease, LeaseId, Promise};
 use crate::mutant::bug;
 use crate::settings::Settings;
@@ -267,6 +268,18 @@ pub struct Race {
     pub asked: Moment,
 }
 
+/// How it went when this member last asked for votes, in the present time without a leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Poll {
+    /// It did not ask.
+    #[default]
+    NotAsked,
+    /// Enough answered.
+    Enough,
+    /// Too few answered; members that could win need not wait for it.
+    TooFew,
+}
+
 /// What a member remembers between decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Memory {
@@ -296,16 +309,12 @@ pub struct Memory {
     pub promised: Option<Promise>,
     /// Until when all members promised us.
     pub held_promises: Option<Moment>,
-    /// Whether too few answered when this member last asked for votes; others that could win need
-    /// not wait for it.
-    pub short_of_votes: bool,
+    /// How it went when this member last asked for votes.
+    pub poll: Poll,
     /// Whether a copy of the leader's data did not fit beside ours.
     pub no_space: bool,
-    /// Whether the leader key may have been moved to the next lease: it was asked for, and not
-    /// answered.
-    pub moving: bool,
-    /// Whether the poolers may be holding their clients at our request.
-    pub poolers_paused: bool,
+    /// How far a hand-over has come.
+    pub hand_over: HandOver,
     /// The request for a switchover that was tried: given up because a pooler's transactions did
     /// not end, or done. If it is still there when this member leads, it cannot be done.
     pub abandoned: Option<Revision>,
@@ -315,8 +324,6 @@ pub struct Memory {
     pub rewind_failures: u32,
     /// Failed starts since the last success.
     pub start_failures: u32,
-    /// Postgres is down because we hand over.
-    pub handing_over: bool,
     /// Whether a standby that may take over streamed when postgres was last seen alive.
     pub standby_was_streaming: bool,
     /// Where the primary was when `synchronous_standby_names` was last set; `None` if unknown.
@@ -340,6 +347,8 @@ pub struct View<'a> {
     pub lease: Option<&'a Lease>,
     /// A lease of another ttl, granted since the settings changed, that our keys are to move to.
     pub next_lease: Option<&'a Lease>,
+    /// The same, if the leader key may be under it by now, although no answer said so.
+    pub moving_to: Option<&'a Lease>,
     /// The DCS.
     pub dcs: &'a DcsView,
     /// Our postgres.
@@ -355,20 +364,15 @@ impl<'a> View<'a> {
     /// one, that one must be valid, too.
     pub fn valid_lease(&self) -> Option<&'a Lease> {
         self.lease.filter(|lease| {
-            lease.is_valid(self.now) && self.moving_to().is_none_or(|next| next.is_valid(self.now))
+            lease.is_valid(self.now) && self.moving_to.is_none_or(|next| next.is_valid(self.now))
         })
-    }
-
-    /// The lease that the leader key may hang off by now, although nobody said so yet.
-    fn moving_to(&self) -> Option<&'a Lease> {
-        self.next_lease.filter(|_| self.memory.moving)
     }
 
     /// Until when our lease proves anything.
     pub fn leased_until(&self) -> Option<Moment> {
         let until = self.valid_lease()?.valid_until;
         Some(
-            self.moving_to()
+            self.moving_to
                 .map_or(until, |next| until.min(next.valid_until)),
         )
     }

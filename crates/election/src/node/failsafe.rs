@@ -56,7 +56,7 @@ impl Node {
             return;
         }
         let promised =
-            self.memory.held_promises.is_some_and(|until| now < until) || self.tenure.is_asking();
+            self.memory.held_promises.is_some_and(|until| now < until) || self.rounds.is_open();
         let waits = self.listing.writing
             || now < self.listing.due
             || self.memory.read < self.listing.written;

@@ -8,7 +8,7 @@ use crate::event::{Effect, PromiseRequest};
 use crate::lease::{LeaseId, Promise};
 use crate::mutant::bug;
 use crate::rules::{decide, would_lead};
-use crate::view::{LeaderKey, Postgres, Standby};
+use crate::view::{LeaderKey, Poll, Postgres, Standby};
 use crate::why::Why;
 use mrg_base::{Millis, Moment};
 
@@ -83,7 +83,8 @@ impl Node {
         let Some(members) = self.view(now).electors() else {
             return;
         };
-        let Some(round) = self.tenure.opens_round(now) else {
+        let failing = self.keeper.is_failing();
+        let Some(round) = failing.then(|| self.rounds.open(now)).flatten() else {
             return;
         };
         let until = self.fence.unwrap_or(now);
@@ -119,7 +120,8 @@ impl Node {
         } else if let Some(race) = &self.race {
             let racing =
                 would_lead(decide(&view).why) || race.votes.is_none() && self.running.is_some();
-            let willing = racing && (!self.memory.short_of_votes || bug!(HopelessCandidateInsists));
+            let willing =
+                racing && (self.memory.poll != Poll::TooFew || bug!(HopelessCandidateInsists));
             Some(Ok((
                 race.position,
                 self.memory.priority.filter(|_| willing),

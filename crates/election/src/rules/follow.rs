@@ -1,0 +1,120 @@
+//! The rules of a member that follows a leader: copy, rewind, stream.
+
+use super::{data_at_rest, no_data, other, read, standby, stored};
+use crate::action::{Action, StartAs, StopMode};
+use crate::mutant::bug;
+use crate::view::{Fork, Initialize, View, WalReceiver};
+use mrg_base::{MemberName, Millis};
+
+/// A WAL receiver that does not come up within this time means that the member cannot follow from
+/// where it is.
+pub(super) const DIVERGED_AFTER: Millis = Millis::seconds(8);
+
+pub(super) fn copy_from_leader(view: &View<'_>) -> Option<Vec<Action>> {
+    let leader = other(view).filter(|_| no_data(view))?;
+    let cluster = read(view)?;
+    let runs = cluster
+        .members
+        .get(leader)
+        .is_some_and(|member| member.running && member.primary);
+    // A cluster that is still being made may be given up; a copy of it would be of another system
+    // than the one that comes after.
+    let made = matches!(cluster.initialize, Some(Initialize::Done(_))) || bug!(CopiesUnfinished);
+    if !runs || !made {
+        return None;
+    }
+    Some(copy_steps(view, leader))
+}
+
+pub(super) fn copy_steps(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
+    let mut steps = Vec::new();
+    // Where two copies do not fit, ours goes first, but never while an acknowledged commit may be
+    // counted on it.
+    let voter = stored(view).is_some_and(|stored| stored.voters.contains(view.me));
+    if view.memory.no_space && !voter {
+        steps.extend([Action::ConfirmLeader(leader.clone()), Action::RemoveData]);
+    }
+    steps.extend([
+        Action::BaseBackup(leader.clone()),
+        Action::Start(StartAs::Standby {
+            upstream: Some(leader.clone()),
+        }),
+    ]);
+    steps
+}
+
+/// The steps that bring a data directory of another history in line: rewind, and after a failed
+/// rewind a fresh copy. Nothing is touched, or even stopped, for a leader that only its key speaks
+/// for: it may be dead, and this the last good copy.
+pub(super) fn realign(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
+    let mut steps = vec![Action::ConfirmLeader(leader.clone())];
+    if standby(view).is_some() {
+        steps.push(Action::Stop(StopMode::Fast));
+    }
+    if view.settings.use_rewind && view.memory.rewind_failures == 0 {
+        steps.extend([
+            Action::Rewind(leader.clone()),
+            Action::Start(StartAs::Standby {
+                upstream: Some(leader.clone()),
+            }),
+        ]);
+    } else {
+        steps.extend(copy_steps(view, leader));
+    }
+    steps
+}
+
+pub(super) fn rejoin(view: &View<'_>) -> Option<Vec<Action>> {
+    let leader = other(view)?;
+    let data = data_at_rest(view)?;
+    let suspect = data.was_primary || view.memory.rewind_failures > 0;
+    if !suspect {
+        return None;
+    }
+    let ready = read(view)?
+        .members
+        .get(leader)
+        .is_some_and(|member| member.running && member.primary);
+    Some(if ready { realign(view, leader) } else { vec![] })
+}
+
+pub(super) fn diverged(view: &View<'_>) -> Option<Vec<Action>> {
+    if bug!(DivergenceIgnored) {
+        return None;
+    }
+    let leader = other(view)?;
+    let member = read(view)?
+        .members
+        .get(leader)
+        .filter(|member| member.running && member.primary)?;
+    let standby = standby(view)?;
+    // The leader's own history says that it does not have the end of ours: no waiting makes that
+    // another.
+    let beyond = |fork: &Fork| {
+        let (Some(mine), Some(theirs)) = (standby.position, member.position) else {
+            return false;
+        };
+        fork.by == theirs.timeline && mine.timeline < theirs.timeline && mine.flushed > fork.at
+    };
+    if standby.fork.as_ref().is_some_and(beyond) {
+        return Some(realign(view, leader));
+    }
+    let WalReceiver::Broken(since) = standby.receiver else {
+        return None;
+    };
+    let elsewhere = match (standby.position, member.position) {
+        (Some(mine), Some(theirs)) => {
+            mine.timeline != theirs.timeline || mine.flushed > theirs.flushed
+        }
+        _ => false,
+    };
+    let patience = if elsewhere {
+        DIVERGED_AFTER
+    } else {
+        Millis(DIVERGED_AFTER.0 * 4)
+    };
+    if view.since(since) < patience {
+        return None;
+    }
+    Some(realign(view, leader))
+}
