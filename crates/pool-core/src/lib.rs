@@ -5,12 +5,12 @@
 //! ([`Writes`]). A *read pool* spreads over the standbys that keep up ([`Reads`]). Both say what
 //! they want as one [`Setting`]; the shell brings PgBouncer there.
 
-mod reads;
+mod read_pool;
 mod view;
 mod why;
-mod writes;
+mod write_pool;
 
-pub use reads::{Fallback, MaxLag, ReadEvent, Reads};
+pub use read_pool::{Fallback, MaxLag, ReadEvent, Reads};
 pub use view::{Address, Finding, Gate, Leader, Member, PauseRequest, Seen, Setting};
 pub use why::Why;
-pub use writes::{Effect, Event, Rewired, Writes};
+pub use write_pool::{Effect, Event, Rewired, Writes};

@@ -4,7 +4,7 @@
 mod bouncer;
 mod config;
 mod http;
-mod look;
+mod probe;
 mod register;
 mod run;
 

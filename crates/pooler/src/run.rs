@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::bouncer::{Bouncer, Report};
 use crate::config::{Mode, PoolerConfig};
 use crate::http::{self, Shown};
-use crate::look::{self, Canary};
+use crate::probe::{self, Canary};
 use crate::register::register;
 use mrg_base::{MemberName, Millis, Scope};
 use mrg_clock::now;
@@ -318,7 +318,7 @@ async fn are_taken(config: &PoolerConfig, address: &Address, logins: &[Login]) -
     };
     let tries = logins
         .iter()
-        .map(|login| look::connect(address, login, &database.name, || {}));
+        .map(|login| probe::connect(address, login, &database.name, || {}));
     futures::future::join_all(tries)
         .await
         .iter()
@@ -547,7 +547,7 @@ impl Pooler {
             };
             let canary = match login {
                 Some((login, database)) => {
-                    look::connect(&leader.address, &login, &database, ended).await
+                    probe::connect(&leader.address, &login, &database, ended).await
                 }
                 None => None,
             };
@@ -756,7 +756,7 @@ async fn look_out(
             return;
         };
         let (end, mut ended) = watch::channel(false);
-        let canary = look::connect(&address, &login, &database, move || {
+        let canary = probe::connect(&address, &login, &database, move || {
             end.send_replace(true);
         })
         .await;
