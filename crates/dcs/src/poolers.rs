@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::wire::{self, Entries, Entry, compact};
 use mrg_base::{MemberName, Millis};
 use mrg_election::Revision;
-use mrg_pool_core::{Address, Leader, Member, PauseRequest, Seen};
+use mrg_pool_core::{Address, Leader, Member, PauseRequest, Snapshot};
 
 /// The value of `poolers/<pod>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ pub fn record(entry: &Entry) -> Option<PoolerRecord> {
 }
 
 /// What a pooler looks at.
-pub fn seen(revision: i64, entries: &Entries) -> Seen {
+pub fn seen(revision: i64, entries: &Entries) -> Snapshot {
     let address = |entry: &Entry| {
         let (host, port) = wire::member(entry)?.postgres_address()?;
         Some(Address { host, port })
@@ -126,7 +126,7 @@ pub fn seen(revision: i64, entries: &Entries) -> Seen {
     let system_id = entries
         .get("initialize")
         .and_then(|entry| String::from_utf8_lossy(&entry.value).trim().parse().ok());
-    Seen {
+    Snapshot {
         revision,
         system_id,
         leader,

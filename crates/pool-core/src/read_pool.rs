@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::view::{Address, Finding, Gate, Seen, Setting};
+use crate::pool::{Effect, Event, PoolCore, Retargeted, Servers};
+use crate::view::{Address, Admission, Finding, PoolTarget, Snapshot};
 use crate::why::Why;
 use mrg_base::{Lsn, MemberName, Millis, Moment};
 
@@ -11,7 +12,7 @@ use mrg_base::{Lsn, MemberName, Millis, Moment};
 pub enum MaxLag {
     /// In bytes of WAL.
     Bytes(u64),
-    /// In age of the newest transaction that can be seen.
+    /// In age of the newest transaction that can be snapshot.
     Time(Millis),
 }
 
@@ -24,129 +25,69 @@ pub enum Fallback {
     Refuse,
 }
 
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadEvent {
-    /// Time passed.
-    Tick,
-    /// The DCS said this.
-    Dcs(Seen),
-    /// A server was looked at, or closed its connection.
-    Looked {
-        /// Which.
-        member: MemberName,
-        /// Where it was looked at.
-        address: Address,
-        /// What it is.
-        finding: Finding,
-    },
-}
-
 /// A read pool.
 #[derive(Debug)]
-pub struct Reads {
+pub struct ReadPool {
     max_lag: MaxLag,
     fallback: Fallback,
-    max_hold: Millis,
-    seen: Seen,
+    max_pause: Millis,
+    snapshot: Snapshot,
     findings: BTreeMap<MemberName, (Address, Finding)>,
     serving: BTreeSet<MemberName>,
     empty_since: Option<Moment>,
-    setting: Setting,
+    target: PoolTarget,
 }
 
-impl Reads {
+impl ReadPool {
     /// A pool whose clients wait for the first server.
-    pub fn new(max_lag: MaxLag, fallback: Fallback, max_hold: Millis) -> Self {
-        let setting = Setting {
-            number: 0,
-            gate: Gate::Hold,
-            addresses: Vec::new(),
-        };
-        let (seen, findings, serving) = (Seen::default(), BTreeMap::new(), BTreeSet::new());
+    pub fn new(max_lag: MaxLag, fallback: Fallback, max_pause: Millis) -> Self {
         Self {
             max_lag,
             fallback,
-            max_hold,
-            seen,
-            findings,
-            serving,
+            max_pause,
+            snapshot: Snapshot::default(),
+            findings: BTreeMap::new(),
+            serving: BTreeSet::new(),
             empty_since: None,
-            setting,
+            target: PoolTarget::INITIAL,
         }
     }
 
-    /// Which servers to look at.
-    pub fn followed(&self) -> BTreeMap<MemberName, Address> {
-        self.seen
+    /// Every member: how far a standby is behind shows only beside the leader.
+    fn monitored(&self) -> Servers {
+        self.snapshot
             .members
             .iter()
             .map(|(name, member)| (name.clone(), member.address.clone()))
             .collect()
     }
 
-    /// Whom clients reach.
-    pub fn serving(&self) -> &BTreeSet<MemberName> {
-        &self.serving
+    fn is_at(&self, name: &MemberName, address: &Address) -> bool {
+        self.snapshot
+            .members
+            .get(name)
+            .is_some_and(|member| member.address == *address)
     }
 
-    /// Why clients wait, or do not.
-    pub fn why(&self) -> Why {
-        match self.setting.gate {
-            Gate::Flow => Why::Confirmed,
-            Gate::Refuse => Why::HeldTooLong,
-            Gate::Hold if self.empty_since.is_none() => Why::Starting,
-            Gate::Hold => Why::NoReplica,
+    fn note_dcs(&mut self, snapshot: Snapshot) {
+        self.snapshot = snapshot;
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.retain(|name, (address, _)| self.is_at(name, address));
+        self.findings = findings;
+    }
+
+    fn note_finding(&mut self, member: MemberName, address: Address, finding: Finding) {
+        if self.is_at(&member, &address) {
+            self.findings.insert(member, (address, finding));
         }
     }
 
-    /// Since when clients wait.
-    pub fn held_since(&self) -> Option<Moment> {
-        self.empty_since
-    }
-
-    /// When to call again at the latest.
-    pub fn wake_at(&self) -> Option<Moment> {
-        self.empty_since
-            .filter(|_| self.setting.gate == Gate::Hold)
-            .map(|since| since + self.max_hold)
-    }
-
-    /// Takes an event; a new setting if there is one.
-    pub fn on(&mut self, now: Moment, event: ReadEvent) -> Option<Setting> {
-        match event {
-            ReadEvent::Tick => {}
-            ReadEvent::Dcs(seen) => {
-                self.seen = seen;
-                self.findings.retain(|name, (address, _)| {
-                    self.seen
-                        .members
-                        .get(name)
-                        .is_some_and(|member| member.address == *address)
-                });
-            }
-            ReadEvent::Looked {
-                member,
-                address,
-                finding,
-            } => {
-                if self
-                    .seen
-                    .members
-                    .get(&member)
-                    .is_some_and(|known| known.address == address)
-                {
-                    self.findings.insert(member, (address, finding));
-                }
-            }
-        }
+    /// Chooses the servers, and opens, pauses or rejects accordingly.
+    fn proceed(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         self.serving = self.choose();
-        let addresses: Vec<Address> = self
-            .serving
-            .iter()
-            .filter_map(|name| Some(self.findings.get(name)?.0.clone()))
-            .collect();
-        let started = !self.setting.addresses.is_empty();
+        let addresses: Vec<Address> = self.serving().into_values().collect();
+        let paused_since = self.empty_since;
+        let started = !self.target.addresses.is_empty();
         self.empty_since = if addresses.is_empty() && started {
             self.empty_since.or(Some(now))
         } else {
@@ -154,31 +95,36 @@ impl Reads {
         };
         let late = self
             .empty_since
-            .is_some_and(|since| now.since(since) >= self.max_hold);
-        let gate = match () {
-            () if !addresses.is_empty() => Gate::Flow,
-            () if late => Gate::Refuse,
-            () => Gate::Hold,
+            .is_some_and(|since| now.since(since) >= self.max_pause);
+        let admission = if !addresses.is_empty() {
+            Admission::Open
+        } else if late {
+            Admission::Rejecting
+        } else {
+            Admission::Paused
         };
-        // Nowhere to go is no address to write down.
+        // Without a server the last ones stay written down: an empty list is none for PgBouncer.
         let addresses = if addresses.is_empty() {
-            self.setting.addresses.clone()
+            self.target.addresses.clone()
         } else {
             addresses
         };
-        if gate == self.setting.gate && addresses == self.setting.addresses {
-            return None;
-        }
-        self.setting = Setting {
-            number: self.setting.number + 1,
-            gate,
-            addresses,
+        let Some(target) = self.target.next(admission, addresses) else {
+            return;
         };
-        Some(self.setting.clone())
+        if let (Some(since), Admission::Open) = (paused_since, admission) {
+            effects.push(Effect::Retargeted(Retargeted {
+                cause: Why::NoReplica,
+                paused: now.since(since),
+                servers: self.serving(),
+            }));
+        }
+        self.target = target.clone();
+        effects.push(Effect::Retarget(target));
     }
 
     fn choose(&self) -> BTreeSet<MemberName> {
-        let leader = self.seen.leader.as_ref().map(|leader| &leader.member);
+        let leader = self.snapshot.leader.as_ref().map(|leader| &leader.member);
         let near = |name: &&MemberName| Some(*name) != leader && self.is_near(name);
         let standbys: BTreeSet<MemberName> = self.findings.keys().filter(near).cloned().collect();
         if !standbys.is_empty() || self.fallback == Fallback::Refuse {
@@ -207,23 +153,26 @@ impl Reads {
         let serves = self.serving.contains(name);
         let share = if serves { 1 } else { 2 };
         let near = match self.max_lag {
-            // How far it is while nobody knows stays as it was.
+            // While the leader's position is unknown the standby stays as it was.
             MaxLag::Bytes(limit) => self
                 .bytes_behind(*replayed)
                 .map_or(serves, |behind| behind <= limit / share),
             MaxLag::Time(limit) => behind.0 <= limit.0 / share,
         };
-        near && self.seen.system_id.is_none_or(|known| known == *system_id)
+        near && self
+            .snapshot
+            .system_id
+            .is_none_or(|known| known == *system_id)
     }
 
     /// `None` while there is a leader that has not answered the first question yet.
     fn bytes_behind(&self, replayed: Lsn) -> Option<u64> {
         let leader = self
-            .seen
+            .snapshot
             .leader
             .as_ref()
             .map(|leader| &leader.member)
-            .filter(|leader| self.seen.members.contains_key(leader));
+            .filter(|leader| self.snapshot.members.contains_key(leader));
         match leader.map(|leader| self.findings.get(leader)) {
             Some(Some((_, Finding::Primary { written, .. }))) => {
                 Some(written.bytes_since(replayed))
@@ -232,6 +181,59 @@ impl Reads {
             // Without a primary nothing new is written.
             Some(Some(_)) | None => Some(0),
         }
+    }
+}
+
+impl PoolCore for ReadPool {
+    fn on(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Dcs { snapshot, .. } => {
+                self.note_dcs(snapshot);
+                effects.push(Effect::Monitor(self.monitored()));
+            }
+            Event::Monitored {
+                member,
+                address,
+                finding,
+            } => self.note_finding(member, address, finding),
+            // A silent DCS changes nothing, and the rest concerns the leader alone.
+            Event::Tick
+            | Event::DcsLost
+            | Event::Pause(_)
+            | Event::Disconnected { .. }
+            | Event::Probed { .. }
+            | Event::LeadershipAnswered { .. }
+            | Event::Drained { .. } => {}
+        }
+        self.proceed(now, &mut effects);
+        effects
+    }
+
+    fn wake_at(&self) -> Option<Moment> {
+        self.empty_since
+            .filter(|_| self.target.admission == Admission::Paused)
+            .map(|since| since + self.max_pause)
+    }
+
+    fn why(&self) -> Why {
+        match self.target.admission {
+            Admission::Open => Why::Confirmed,
+            Admission::Rejecting => Why::HeldTooLong,
+            Admission::Paused if self.empty_since.is_none() => Why::Starting,
+            Admission::Paused => Why::NoReplica,
+        }
+    }
+
+    fn paused_since(&self) -> Option<Moment> {
+        self.empty_since
+    }
+
+    fn serving(&self) -> Servers {
+        self.serving
+            .iter()
+            .filter_map(|name| Some((name.clone(), self.findings.get(name)?.0.clone())))
+            .collect()
     }
 }
 
@@ -253,7 +255,7 @@ mod tests {
         }
     }
 
-    fn seen(leader: &str, members: &[&str]) -> Seen {
+    fn snapshot(leader: &str, members: &[&str]) -> Snapshot {
         let member = |text: &&str| {
             (
                 name(text),
@@ -267,11 +269,26 @@ mod tests {
             member: name(leader),
             address: address(leader),
         };
-        Seen {
+        Snapshot {
             revision: 1,
             system_id: Some(7),
             leader: Some(leader),
             members: members.iter().map(member).collect(),
+        }
+    }
+
+    fn dcs(snapshot: Snapshot) -> Event {
+        Event::Dcs { snapshot, read: 0 }
+    }
+
+    impl ReadPool {
+        /// The target that an event leads to, if it is another one.
+        fn target_after(&mut self, now: u64, event: Event) -> Option<PoolTarget> {
+            let effects = self.on(Moment(now), event);
+            effects.into_iter().find_map(|effect| match effect {
+                Effect::Retarget(target) => Some(target),
+                _ => None,
+            })
         }
     }
 
@@ -283,8 +300,8 @@ mod tests {
         }
     }
 
-    fn looked(text: &str, finding: Finding) -> ReadEvent {
-        ReadEvent::Looked {
+    fn monitored(text: &str, finding: Finding) -> Event {
+        Event::Monitored {
             member: name(text),
             address: address(text),
             finding,
@@ -297,17 +314,17 @@ mod tests {
         written: Lsn(1_000),
     };
 
-    fn pool(fallback: Fallback) -> Reads {
-        let mut pool = Reads::new(MaxLag::Bytes(100), fallback, Millis(500));
+    fn pool(fallback: Fallback) -> ReadPool {
+        let mut pool = ReadPool::new(MaxLag::Bytes(100), fallback, Millis(500));
         for event in [
-            ReadEvent::Dcs(seen("n1", &["n1", "n2", "n3"])),
-            looked("n1", PRIMARY),
-            looked("n2", standby(1_000)),
-            looked("n3", standby(960)),
+            dcs(snapshot("n1", &["n1", "n2", "n3"])),
+            monitored("n1", PRIMARY),
+            monitored("n2", standby(1_000)),
+            monitored("n3", standby(960)),
         ] {
-            pool.on(Moment(0), event);
+            pool.target_after(0, event);
         }
-        assert_eq!(pool.setting.addresses, vec![address("n2"), address("n3")]);
+        assert_eq!(pool.target.addresses, vec![address("n2"), address("n3")]);
         assert_eq!(pool.why(), Why::Confirmed);
         pool
     }
@@ -316,25 +333,25 @@ mod tests {
     fn a_laggard_and_a_lost_standby_leave_and_come_back_when_they_are_near() {
         let mut pool = pool(Fallback::Refuse);
         assert_eq!(
-            pool.on(Moment(1), looked("n3", standby(800)))
+            pool.target_after(1, monitored("n3", standby(800)))
                 .unwrap()
                 .addresses,
             vec![address("n2")]
         );
         assert_eq!(
-            pool.on(Moment(2), looked("n3", standby(920))),
+            pool.target_after(2, monitored("n3", standby(920))),
             None,
             "80 bytes behind is within the limit, but not clearly"
         );
         assert_eq!(
-            pool.on(Moment(3), looked("n3", standby(960)))
+            pool.target_after(3, monitored("n3", standby(960)))
                 .unwrap()
                 .addresses
                 .len(),
             2
         );
         assert_eq!(
-            pool.on(Moment(4), looked("n2", Finding::Unreachable))
+            pool.target_after(4, monitored("n2", Finding::Unreachable))
                 .unwrap()
                 .addresses,
             vec![address("n3")]
@@ -346,91 +363,114 @@ mod tests {
         let mut to_primary = pool(Fallback::Primary);
         let mut refusing = pool(Fallback::Refuse);
         for pool in [&mut to_primary, &mut refusing] {
-            pool.on(Moment(1), looked("n2", Finding::Unreachable));
-            pool.on(Moment(1), looked("n3", Finding::Unreachable));
+            pool.target_after(1, monitored("n2", Finding::Unreachable));
+            pool.target_after(1, monitored("n3", Finding::Unreachable));
         }
         assert_eq!(
             (
-                to_primary.setting.gate,
-                to_primary.setting.addresses.clone()
+                to_primary.target.admission,
+                to_primary.target.addresses.clone()
             ),
-            (Gate::Flow, vec![address("n1")])
+            (Admission::Open, vec![address("n1")])
         );
         assert_eq!(
-            (refusing.setting.gate, refusing.why()),
-            (Gate::Hold, Why::NoReplica)
+            (refusing.target.admission, refusing.why()),
+            (Admission::Paused, Why::NoReplica)
         );
         assert_eq!(refusing.wake_at(), Some(Moment(501)));
         assert_eq!(
-            refusing.on(Moment(501), ReadEvent::Tick).unwrap().gate,
-            Gate::Refuse
+            refusing.target_after(501, Event::Tick).unwrap().admission,
+            Admission::Rejecting
         );
         assert_eq!(
             refusing
-                .on(Moment(502), looked("n2", standby(1_000)))
+                .target_after(502, monitored("n2", standby(1_000)))
                 .unwrap()
-                .gate,
-            Gate::Flow
+                .admission,
+            Admission::Open
+        );
+    }
+
+    #[test]
+    fn every_snapshot_renews_the_monitors_and_a_pause_that_ends_is_reported() {
+        let mut pool = pool(Fallback::Refuse);
+        let all = ["n1", "n2", "n3"].map(|text| (name(text), address(text)));
+        assert_eq!(
+            pool.on(Moment(1), dcs(snapshot("n1", &["n1", "n2", "n3"]))),
+            vec![Effect::Monitor(Servers::from(all))]
+        );
+        pool.on(Moment(10), monitored("n2", Finding::Unreachable));
+        pool.on(Moment(10), monitored("n3", Finding::Unreachable));
+        let effects = pool.on(Moment(50), monitored("n2", standby(1_000)));
+        let retargeted = Retargeted {
+            cause: Why::NoReplica,
+            paused: Millis(40),
+            servers: Servers::from([(name("n2"), address("n2"))]),
+        };
+        let target = pool.target.clone();
+        assert_eq!(
+            effects,
+            vec![Effect::Retargeted(retargeted), Effect::Retarget(target)]
         );
     }
 
     #[test]
     fn a_laggard_that_answers_before_the_primary_is_not_taken_for_near() {
-        let mut pool = Reads::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
-        pool.on(Moment(0), ReadEvent::Dcs(seen("n1", &["n1", "n2", "n3"])));
+        let mut pool = ReadPool::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
+        pool.target_after(0, dcs(snapshot("n1", &["n1", "n2", "n3"])));
         assert_eq!(
-            pool.on(Moment(1), looked("n2", standby(800))),
+            pool.target_after(1, monitored("n2", standby(800))),
             None,
-            "nobody knows yet how far the primary is"
+            "the position of the primary is not known yet"
         );
-        assert_eq!(pool.on(Moment(2), looked("n1", PRIMARY)), None);
+        assert_eq!(pool.target_after(2, monitored("n1", PRIMARY)), None);
         assert_eq!(
-            pool.on(Moment(3), looked("n3", standby(1_000)))
+            pool.target_after(3, monitored("n3", standby(1_000)))
                 .unwrap()
                 .addresses,
             vec![address("n3")]
         );
-        let mut pool = Reads::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
-        pool.on(Moment(0), ReadEvent::Dcs(seen("n1", &["n1", "n2", "n3"])));
-        pool.on(Moment(1), looked("n2", standby(800)));
-        let setting = pool
-            .on(Moment(2), looked("n1", Finding::Unreachable))
+        let mut pool = ReadPool::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
+        pool.target_after(0, dcs(snapshot("n1", &["n1", "n2", "n3"])));
+        pool.target_after(1, monitored("n2", standby(800)));
+        let target = pool
+            .target_after(2, monitored("n1", Finding::Unreachable))
             .unwrap();
         assert_eq!(
-            setting.addresses,
+            target.addresses,
             vec![address("n2")],
             "without a primary nothing new is written"
         );
     }
 
     #[test]
-    fn whoever_serves_goes_on_until_a_new_leader_has_answered() {
+    fn serving_standbys_go_on_until_a_new_leader_has_answered() {
         let mut pool = pool(Fallback::Refuse);
-        let mut moved = seen("n4", &["n1", "n2", "n3", "n4"]);
+        let mut moved = snapshot("n4", &["n1", "n2", "n3", "n4"]);
         moved.members.remove(&name("n1"));
-        assert_eq!(pool.on(Moment(1), ReadEvent::Dcs(moved)), None);
+        assert_eq!(pool.target_after(1, dcs(moved)), None);
         let ahead = Finding::Primary {
             system_id: 7,
             timeline: Timeline(2),
             written: Lsn(1_050),
         };
-        assert_eq!(pool.on(Moment(2), looked("n4", ahead)), None);
+        assert_eq!(pool.target_after(2, monitored("n4", ahead)), None);
         assert_eq!(pool.serving, [name("n2"), name("n3")].into());
     }
 
     #[test]
     fn a_standby_that_becomes_the_leader_leaves() {
         let mut pool = pool(Fallback::Refuse);
-        pool.on(Moment(1), ReadEvent::Dcs(seen("n2", &["n1", "n2", "n3"])));
+        pool.target_after(1, dcs(snapshot("n2", &["n1", "n2", "n3"])));
         assert_eq!(pool.serving, [name("n3")].into());
     }
 
     #[test]
     fn a_server_of_another_system_at_the_same_address_is_not_used() {
         let mut pool = pool(Fallback::Refuse);
-        pool.on(
-            Moment(1),
-            looked(
+        pool.target_after(
+            1,
+            monitored(
                 "n3",
                 Finding::Standby {
                     system_id: 8,
@@ -443,13 +483,13 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_let_in_and_nobody_refused_before_the_first_server() {
-        let mut pool = Reads::new(MaxLag::Time(Millis(100)), Fallback::Refuse, Millis(500));
+    fn no_client_is_admitted_or_rejected_before_the_first_server() {
+        let mut pool = ReadPool::new(MaxLag::Time(Millis(100)), Fallback::Refuse, Millis(500));
         assert_eq!(
-            pool.on(Moment(0), ReadEvent::Dcs(seen("n1", &["n1", "n2"]))),
+            pool.target_after(0, dcs(snapshot("n1", &["n1", "n2"]))),
             None
         );
-        assert_eq!(pool.on(Moment(9_000), ReadEvent::Tick), None);
+        assert_eq!(pool.target_after(9_000, Event::Tick), None);
         assert_eq!(pool.why(), Why::Starting);
     }
 }

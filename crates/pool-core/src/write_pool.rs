@@ -1,4 +1,4 @@
-//! The write pool: its clients reach only a server that is shown to be the primary of the newest
+//! The write pool: its clients reach only a server that is proven to be the primary of the newest
 //! leadership, and wait otherwise.
 //!
 //! The rules, from docs/ha.md, "Poolers":
@@ -6,111 +6,29 @@
 //!    when the server closed a connection *and* a probe does not find the primary. A silent DCS or
 //!    one closed connection alone begins nothing.
 //! 2. A pause ends only for the leader of a linearizable read that began after the pause did
-//!    (without DCS: for one whose agent vouches for it), and only when that server itself says that
-//!    it is out of recovery, of the same system, on a timeline not older than the last.
-//! 3. A request to pause means nothing under another leadership than its own. And it means nothing
-//!    any more once it has lasted for the longest hold: whoever made it may be unable to take it
-//!    back.
-//! 4. What cannot be confirmed within the longest hold is refused, and the search goes on.
+//!    (without DCS: for one whose agent confirms its leadership), and only when that server reports
+//!    that it is out of recovery, of the same system, on a timeline not older than the last.
+//! 3. A request to pause means nothing under another leadership than its own, and expires after the
+//!    longest pause: the leader that made it may be unable to take it back.
+//! 4. After the longest pause clients are rejected, and the search goes on.
 
-use crate::view::{Address, Finding, Gate, Leader, PauseRequest, Seen, Setting};
+use crate::pool::{Effect, Event, PoolCore, Retargeted, Servers};
+use crate::view::{Address, Admission, Finding, Leader, PauseRequest, PoolTarget, Snapshot};
 use crate::why::Why;
-use mrg_base::{Millis, Moment, Timeline};
+use mrg_base::{MemberName, Millis, Moment, Timeline};
 use mrg_election::Revision;
 use mrg_election::mutant::bug;
 
-/// The pause between a probe that failed at once and the next.
-const PROBE_AGAIN: Millis = Millis(20);
-/// How long the last transactions may take before the leader hears that its request is heeded: most
-/// often it hears only that they are done.
-const SAY_SO_AFTER: Millis = Millis(100);
-/// What a probe found counts for so long: the connection that it leaves tells nothing of a server
-/// whose machine is cut off.
+/// The delay after a probe that failed.
+const PROBE_RETRY: Millis = Millis(20);
+/// How long the last transactions may take before the request is acknowledged as under way: most
+/// often it is acknowledged once, as drained.
+const ACKNOWLEDGE_AFTER: Millis = Millis(100);
+/// How long a probe's finding counts: the heartbeat connection does not show that the server's
+/// machine is cut off.
 const CONFIRMED_FOR: Millis = Millis(1_000);
-/// The pause between two questions to an agent.
-const ASK_AGAIN: Millis = Millis(200);
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The time that [`Writes::wake_at`] named has come, or any other.
-    Tick,
-    /// The DCS said this. `read` is the newest [`Effect::ReadDcs`] that the read behind it began
-    /// after.
-    Dcs {
-        /// The state.
-        seen: Seen,
-        /// The number of the newest request that it answers; 0 if it is a change that was watched.
-        read: u64,
-    },
-    /// The DCS does not answer.
-    DcsLost,
-    /// The pause request, as it stands now.
-    Pause(Option<PauseRequest>),
-    /// A connection to the server was closed by it.
-    Disconnected {
-        /// The leadership that the connection was for.
-        key: Revision,
-    },
-    /// A probe ended.
-    Probed {
-        /// Which.
-        probe: u64,
-        /// What it found.
-        finding: Finding,
-    },
-    /// The leader's agent answered, or did not.
-    Vouched {
-        /// Which leadership it was asked about.
-        key: Revision,
-        /// Whether it holds a lease or promises that last.
-        leads: bool,
-    },
-    /// No transaction is under way any more under this setting or a later one.
-    Drained {
-        /// The setting.
-        number: u64,
-    },
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Bring PgBouncer there.
-    Set(Setting),
-    /// Ask the server what it is; wait a moment for it to leave recovery. The connection then tells
-    /// when the server is gone.
-    Probe {
-        /// The number of the probe.
-        probe: u64,
-        /// Whom.
-        leader: Leader,
-    },
-    /// Ask the leader's agent whether it still leads.
-    AskAgent(Leader),
-    /// Read the DCS linearizably and label the answer with this number.
-    ReadDcs(u64),
-    /// Tell the leader that its request is heeded, and whether the last transaction is done.
-    Acknowledge {
-        /// The request.
-        pause: Revision,
-        /// Whether nothing is under way any more.
-        drained: bool,
-    },
-    /// Clients work again.
-    Rewired(Rewired),
-}
-
-/// A hold that ended well.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rewired {
-    /// What began it.
-    pub cause: Why,
-    /// How long it was.
-    pub held: Millis,
-    /// Whom clients reach now.
-    pub leader: Leader,
-}
+/// The interval between two questions to an agent.
+const CONFIRM_RETRY: Millis = Millis(200);
 
 /// What a probe found.
 #[derive(Clone, Copy, Debug)]
@@ -120,172 +38,191 @@ struct Confirmed {
     at: Moment,
 }
 
+/// A pause of the clients, and what has been shown since it began.
 #[derive(Debug)]
-struct Hold {
+struct Pause {
     since: Moment,
     cause: Why,
+    /// The number of the read that began with the pause.
     read: u64,
+    /// Whether that read, or a later one, was answered.
     fresh: bool,
-    vouched: Option<Revision>,
-    asked_agent: Option<Moment>,
+    /// The leadership that its agent has confirmed.
+    leadership_of: Option<Revision>,
+    /// When the agent was asked last.
+    asked_at: Option<Moment>,
     confirmed: Option<Confirmed>,
+    /// Whether PgBouncer has no transaction under way.
     drained: bool,
-    refusing: bool,
+    /// Whether the pause lasted too long.
+    rejecting: bool,
 }
 
+/// The server that clients reach, or reached last.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Target {
+struct Serving {
     leader: Leader,
     timeline: Timeline,
 }
 
 /// A write pool.
 #[derive(Debug)]
-pub struct Writes {
-    max_hold: Millis,
-    seen: Option<Seen>,
-    away: bool,
-    pause: Option<PauseRequest>,
-    /// The request that was heeded for long enough.
-    outlived: Option<Revision>,
+pub struct WritePool {
+    max_pause: Millis,
+    snapshot: Option<Snapshot>,
+    dcs_lost: bool,
+    request: Option<PauseRequest>,
+    /// The request that paused clients for as long as any may.
+    expired: Option<Revision>,
+    /// The request that was acknowledged last, and whether as drained.
     acknowledged: Option<(Revision, bool)>,
-    target: Option<Target>,
-    hold: Option<Hold>,
+    serving: Option<Serving>,
+    pause: Option<Pause>,
+    /// The probe under way, and the leadership that it is about.
     probe: Option<(u64, Revision)>,
     probe_due: Moment,
+    /// Whether the server closed a connection and no probe has answered since.
     suspect: bool,
+    /// Whether a probe did not find the primary where clients are.
     lost: bool,
+    /// How many probes began.
     probes: u64,
+    /// How many reads were asked for.
     reads: u64,
-    setting: Setting,
+    target: PoolTarget,
 }
 
-impl Writes {
-    /// A pool whose clients wait for the first server.
-    pub fn new(max_hold: Millis, now: Moment) -> Self {
-        let mut pool = Self {
-            max_hold,
-            seen: None,
-            away: false,
-            pause: None,
-            outlived: None,
-            acknowledged: None,
-            target: None,
-            hold: None,
-            probe: None,
-            probe_due: now,
-            suspect: false,
-            lost: false,
-            probes: 0,
-            reads: 0,
-            setting: Setting {
-                number: 0,
-                gate: Gate::Hold,
-                addresses: Vec::new(),
-            },
-        };
-        pool.begin_hold(now, Why::Starting);
-        pool
-    }
-
-    /// Why clients wait, or do not.
-    pub fn why(&self) -> Why {
-        match &self.hold {
-            None => Why::Confirmed,
-            Some(hold) if hold.refusing => Why::HeldTooLong,
-            Some(hold) => hold.cause,
-        }
-    }
-
-    /// The leader that clients reach, or reached last.
-    pub fn target(&self) -> Option<&Leader> {
-        self.target.as_ref().map(|target| &target.leader)
-    }
-
-    /// Since when clients wait.
-    pub fn held_since(&self) -> Option<Moment> {
-        self.hold.as_ref().map(|hold| hold.since)
-    }
-
-    /// When to call again with [`Event::Tick`] at the latest.
-    pub fn wake_at(&self) -> Option<Moment> {
-        let probe = (self.probe.is_none() && self.wants_probe()).then_some(self.probe_due);
-        let hold = self.hold.as_ref();
-        let refusal = hold
-            .filter(|hold| !hold.refusing && self.target.is_some())
-            .map(|hold| hold.since + self.max_hold);
-        let agent = hold
-            .filter(|hold| self.away && hold.vouched.is_none())
-            .and_then(|hold| hold.asked_agent)
-            .map(|at| at + ASK_AGAIN);
-        let say_so = self.unsaid().map(|(_, since)| since + SAY_SO_AFTER);
-        let stale = hold
-            .and_then(|hold| hold.confirmed)
-            .map(|confirmed| confirmed.at + CONFIRMED_FOR);
-        [probe, refusal, agent, say_so, stale]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Takes an event and says what to do.
-    pub fn on(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+impl PoolCore for WritePool {
+    fn on(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         match event {
-            Event::Tick => {}
-            Event::Dcs { seen, read } => self.note_dcs(seen, read),
-            Event::DcsLost => self.away = true,
-            Event::Pause(pause) => self.pause = pause,
+            // A write pool monitors nothing.
+            Event::Tick | Event::Monitored { .. } => {}
+            Event::Dcs { snapshot, read } => self.note_dcs(snapshot, read),
+            Event::DcsLost => self.dcs_lost = true,
+            Event::Pause(request) => self.request = request,
             Event::Disconnected { key } => self.note_disconnected(key),
             Event::Probed { probe, finding } => self.note_finding(now, probe, finding),
-            Event::Vouched { key, leads } => {
-                if let Some(hold) = &mut self.hold {
-                    hold.vouched = leads.then_some(key);
+            Event::LeadershipAnswered { key, leads } => {
+                if let Some(pause) = &mut self.pause {
+                    pause.leadership_of = leads.then_some(key);
                 }
             }
-            Event::Drained { number } => {
-                let current = self.setting.gate == Gate::Hold && number >= self.setting.number;
-                if let Some(hold) = self.hold.as_mut().filter(|_| current) {
-                    hold.drained = true;
-                }
-            }
+            Event::Drained { number } => self.note_drained(number),
         }
         let effects = self.proceed(now);
         self.assert_safe();
         effects
     }
 
+    fn wake_at(&self) -> Option<Moment> {
+        let probe = (self.probe.is_none() && self.wants_probe()).then_some(self.probe_due);
+        let pause = self.pause.as_ref();
+        let rejection = pause
+            .filter(|pause| !pause.rejecting && self.serving.is_some())
+            .map(|pause| pause.since + self.max_pause);
+        let agent = pause
+            .filter(|pause| self.dcs_lost && pause.leadership_of.is_none())
+            .and_then(|pause| pause.asked_at)
+            .map(|at| at + CONFIRM_RETRY);
+        let acknowledgement = self
+            .unacknowledged()
+            .map(|(_, since)| since + ACKNOWLEDGE_AFTER);
+        let stale = pause
+            .and_then(|pause| pause.confirmed)
+            .map(|confirmed| confirmed.at + CONFIRMED_FOR);
+        [probe, rejection, agent, acknowledgement, stale]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn why(&self) -> Why {
+        match &self.pause {
+            None => Why::Confirmed,
+            Some(pause) if pause.rejecting => Why::HeldTooLong,
+            Some(pause) => pause.cause,
+        }
+    }
+
+    fn paused_since(&self) -> Option<Moment> {
+        self.pause.as_ref().map(|pause| pause.since)
+    }
+
+    fn serving(&self) -> Servers {
+        self.serving
+            .iter()
+            .map(|serving| server(&serving.leader))
+            .collect()
+    }
+}
+
+fn server(leader: &Leader) -> (MemberName, Address) {
+    (leader.member.clone(), leader.address.clone())
+}
+
+impl WritePool {
+    /// A pool whose clients wait for the first server.
+    pub fn new(max_pause: Millis, now: Moment) -> Self {
+        let mut pool = Self {
+            max_pause,
+            snapshot: None,
+            dcs_lost: false,
+            request: None,
+            expired: None,
+            acknowledged: None,
+            serving: None,
+            pause: None,
+            probe: None,
+            probe_due: now,
+            suspect: false,
+            lost: false,
+            probes: 0,
+            reads: 0,
+            target: PoolTarget::INITIAL,
+        };
+        pool.begin_pause(now, Why::Starting);
+        pool
+    }
+
     fn leads_to(&self, key: Revision) -> bool {
-        self.target
+        self.serving
             .as_ref()
-            .is_some_and(|target| target.leader.key == key)
+            .is_some_and(|serving| serving.leader.key == key)
     }
 
     fn leader(&self) -> Option<&Leader> {
-        self.seen.as_ref()?.leader.as_ref()
+        self.snapshot.as_ref()?.leader.as_ref()
     }
 
-    fn note_dcs(&mut self, seen: Seen, read: u64) {
-        self.away = false;
-        if let Some(hold) = &mut self.hold
-            && read >= hold.read
+    fn note_dcs(&mut self, snapshot: Snapshot, read: u64) {
+        self.dcs_lost = false;
+        if let Some(pause) = &mut self.pause
+            && read >= pause.read
         {
-            hold.fresh = true;
+            pause.fresh = true;
         }
-        // A read is linearizable; a change that comes late from an abandoned watch is not news.
+        // A read is linearizable; a change that comes late from an abandoned watch is outdated.
         if read > 0
             || self
-                .seen
+                .snapshot
                 .as_ref()
-                .is_none_or(|known| seen.revision >= known.revision)
+                .is_none_or(|known| snapshot.revision >= known.revision)
         {
-            self.seen = Some(seen);
+            self.snapshot = Some(snapshot);
         }
     }
 
     fn note_disconnected(&mut self, key: Revision) {
         self.suspect |= self.leads_to(key);
-        if let Some(hold) = &mut self.hold {
-            hold.confirmed.take_if(|confirmed| confirmed.key == key);
+        if let Some(pause) = &mut self.pause {
+            pause.confirmed.take_if(|confirmed| confirmed.key == key);
+        }
+    }
+
+    fn note_drained(&mut self, number: u64) {
+        let current = self.target.admission == Admission::Paused && number >= self.target.number;
+        if let Some(pause) = self.pause.as_mut().filter(|_| current) {
+            pause.drained = true;
         }
     }
 
@@ -294,11 +231,14 @@ impl Writes {
             return;
         };
         self.suspect = false;
-        let known = self.seen.as_ref().and_then(|seen| seen.system_id);
+        let known = self
+            .snapshot
+            .as_ref()
+            .and_then(|snapshot| snapshot.system_id);
         match finding {
             Finding::Standby { .. } if bug!(PoolTrustsAnybody) => {
-                if let Some(hold) = &mut self.hold {
-                    hold.confirmed = Some(Confirmed {
+                if let Some(pause) = &mut self.pause {
+                    pause.confirmed = Some(Confirmed {
                         key,
                         timeline: Timeline(1),
                         at: now,
@@ -311,8 +251,8 @@ impl Writes {
                 ..
             } if Some(system_id) == known && self.is_not_older(timeline) => {
                 self.lost = false;
-                if let Some(hold) = &mut self.hold {
-                    hold.confirmed = Some(Confirmed {
+                if let Some(pause) = &mut self.pause {
+                    pause.confirmed = Some(Confirmed {
                         key,
                         timeline,
                         at: now,
@@ -321,51 +261,56 @@ impl Writes {
             }
             _ => {
                 self.lost |= self.leads_to(key);
-                self.probe_due = now + PROBE_AGAIN;
+                self.probe_due = now + PROBE_RETRY;
             }
         }
     }
 
     fn is_not_older(&self, timeline: Timeline) -> bool {
-        self.target
+        self.serving
             .as_ref()
-            .is_none_or(|target| timeline >= target.timeline)
+            .is_none_or(|serving| timeline >= serving.timeline)
     }
 
-    /// What stands between the clients and the server.
+    /// The reason to pause clients; `None` while there is none.
     fn obstacle(&self) -> Option<Why> {
-        let Some(seen) = &self.seen else {
+        let Some(snapshot) = &self.snapshot else {
             return Some(Why::Starting);
         };
-        let Some(leader) = &seen.leader else {
+        let Some(leader) = &snapshot.leader else {
             return Some(Why::LeaderGone);
         };
-        let Some(target) = &self.target else {
+        let Some(serving) = &self.serving else {
             return Some(Why::Starting);
         };
-        match () {
-            () if self.pause_applies() => Some(Why::PauseAsked),
-            () if target.leader != *leader => Some(Why::LeaderChanged),
-            () if self.lost => Some(Why::ServerLost),
-            () => None,
+        if self.request_applies() {
+            Some(Why::PauseAsked)
+        } else if serving.leader != *leader {
+            Some(Why::LeaderChanged)
+        } else if self.lost {
+            Some(Why::ServerLost)
+        } else {
+            None
         }
     }
 
     /// A request is about one leadership, and ends with it.
-    fn pause_applies(&self) -> bool {
+    fn request_applies(&self) -> bool {
         let key = self.leader().map(|leader| leader.key);
-        let heeded = self.pause.filter(|pause| Some(pause.id) != self.outlived);
-        heeded.is_some_and(|pause| Some(pause.leader) == key || bug!(PauseOutlivesLeader))
+        let unexpired = self
+            .request
+            .filter(|request| Some(request.id) != self.expired);
+        unexpired.is_some_and(|request| Some(request.leader) == key || bug!(PauseOutlivesLeader))
     }
 
     fn wants_probe(&self) -> bool {
         let Some(leader) = self.leader() else {
             return false;
         };
-        match &self.hold {
-            Some(hold) => {
-                !self.pause_applies()
-                    && hold
+        match &self.pause {
+            Some(pause) => {
+                !self.request_applies()
+                    && pause
                         .confirmed
                         .is_none_or(|confirmed| confirmed.key != leader.key)
             }
@@ -373,17 +318,17 @@ impl Writes {
         }
     }
 
-    fn begin_hold(&mut self, now: Moment, cause: Why) {
-        self.hold = Some(Hold {
+    fn begin_pause(&mut self, now: Moment, cause: Why) {
+        self.pause = Some(Pause {
             since: now,
             cause,
             read: self.reads,
             fresh: false,
-            vouched: None,
-            asked_agent: None,
+            leadership_of: None,
+            asked_at: None,
             confirmed: None,
             drained: false,
-            refusing: false,
+            rejecting: false,
         });
         // A probe from before the pause proves nothing about after it.
         self.probe = None;
@@ -392,132 +337,129 @@ impl Writes {
 
     fn proceed(&mut self, now: Moment) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if self.hold.is_none()
+        if self.pause.is_none()
             && let Some(cause) = self.obstacle()
         {
             self.reads += 1;
-            self.begin_hold(now, cause);
+            self.begin_pause(now, cause);
             effects.push(Effect::ReadDcs(self.reads));
         }
-        if let Some(hold) = &mut self.hold
-            && hold
+        if let Some(pause) = &mut self.pause
+            && pause
                 .confirmed
                 .take_if(|confirmed| now.since(confirmed.at) >= CONFIRMED_FOR)
                 .is_some()
         {
             self.probe_due = now;
         }
-        self.end_hold(now, &mut effects);
-        self.refuse_if_late(now);
-        self.set(&mut effects);
+        self.end_pause(now, &mut effects);
+        self.reject_if_late(now);
+        self.retarget(&mut effects);
         self.acknowledge(now, &mut effects);
-        self.inquire(now, &mut effects);
+        self.request_evidence(now, &mut effects);
         effects
     }
 
-    /// Ends the hold if everything is shown.
-    fn end_hold(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let Some(hold) = &self.hold else { return };
-        let Some(leader) = self.leader().cloned().filter(|_| !self.pause_applies()) else {
+    /// Ends the pause if all evidence is there.
+    fn end_pause(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let Some(pause) = &self.pause else { return };
+        let Some(leader) = self.leader().cloned().filter(|_| !self.request_applies()) else {
             return;
         };
-        let assured =
-            bug!(PoolTrustsOldNews) || hold.fresh || self.away && hold.vouched == Some(leader.key);
-        let Some(confirmed) = hold
+        let assured = bug!(PoolTrustsOldNews)
+            || pause.fresh
+            || self.dcs_lost && pause.leadership_of == Some(leader.key);
+        let Some(confirmed) = pause
             .confirmed
             .filter(|confirmed| assured && confirmed.key == leader.key)
         else {
             return;
         };
         let timeline = confirmed.timeline;
-        effects.push(Effect::Rewired(Rewired {
-            cause: hold.cause,
-            held: now.since(hold.since),
-            leader: leader.clone(),
+        effects.push(Effect::Retargeted(Retargeted {
+            cause: pause.cause,
+            paused: now.since(pause.since),
+            servers: Servers::from([server(&leader)]),
         }));
-        self.target = Some(Target { leader, timeline });
-        self.hold = None;
+        self.serving = Some(Serving { leader, timeline });
+        self.pause = None;
         self.suspect = false;
         self.lost = false;
     }
 
-    fn refuse_if_late(&mut self, now: Moment) {
-        let (started, max_hold) = (self.target.is_some(), self.max_hold);
-        let asked = self
+    fn reject_if_late(&mut self, now: Moment) {
+        let (started, max_pause) = (self.serving.is_some(), self.max_pause);
+        let request = self
+            .request
+            .filter(|_| self.request_applies())
+            .map(|request| request.id);
+        // Before the first server there are no clients to turn away.
+        if let Some(pause) = self
             .pause
-            .filter(|_| self.pause_applies())
-            .map(|pause| pause.id);
-        // Before the first server nobody is let in, so nobody has to be turned away.
-        if let Some(hold) = self
-            .hold
             .as_mut()
-            .filter(|hold| started && now.since(hold.since) >= max_hold)
+            .filter(|pause| started && now.since(pause.since) >= max_pause)
         {
-            hold.refusing = true;
-            self.outlived = asked.or(self.outlived);
+            pause.rejecting = true;
+            self.expired = request.or(self.expired);
         }
     }
 
-    /// Where PgBouncer points. While clients wait it is turned to the next leader in advance, but
+    /// Where PgBouncer points. While clients wait it is pointed to the next leader in advance, but
     /// not while transactions end on the last one.
     fn addresses(&self) -> Vec<Address> {
         let next = self
             .leader()
-            .filter(|_| self.hold.is_some() && !self.pause_applies());
-        let next = next.or(self.target.as_ref().map(|target| &target.leader));
+            .filter(|_| self.pause.is_some() && !self.request_applies());
+        let next = next.or(self.serving.as_ref().map(|serving| &serving.leader));
         next.map(|leader| leader.address.clone())
             .into_iter()
             .collect()
     }
 
-    fn set(&mut self, effects: &mut Vec<Effect>) {
-        let gate = match &self.hold {
-            None => Gate::Flow,
-            Some(hold) if hold.refusing => Gate::Refuse,
-            Some(_) => Gate::Hold,
+    fn retarget(&mut self, effects: &mut Vec<Effect>) {
+        let admission = match &self.pause {
+            None => Admission::Open,
+            Some(pause) if pause.rejecting => Admission::Rejecting,
+            Some(_) => Admission::Paused,
         };
         let addresses = self.addresses();
-        if gate != self.setting.gate || addresses != self.setting.addresses {
-            self.setting = Setting {
-                number: self.setting.number + 1,
-                gate,
-                addresses,
-            };
-            effects.push(Effect::Set(self.setting.clone()));
+        if let Some(target) = self.target.next(admission, addresses) {
+            self.target = target.clone();
+            effects.push(Effect::Retarget(target));
         }
     }
 
-    /// The request that is heeded and not yet said to be, and since when.
-    fn unsaid(&self) -> Option<(PauseRequest, Moment)> {
-        let pause = self.pause.filter(|_| self.pause_applies())?;
-        let said = self.acknowledged.is_some_and(|(id, _)| id == pause.id);
-        self.hold
+    /// The request that pauses clients and is not acknowledged, and since when.
+    fn unacknowledged(&self) -> Option<(PauseRequest, Moment)> {
+        let request = self.request.filter(|_| self.request_applies())?;
+        let acknowledged = self.acknowledged.is_some_and(|(id, _)| id == request.id);
+        self.pause
             .as_ref()
-            .filter(|_| !said)
-            .map(|hold| (pause, hold.since))
+            .filter(|_| !acknowledged)
+            .map(|pause| (request, pause.since))
     }
 
     fn acknowledge(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let pause = self.pause.filter(|_| self.pause_applies());
-        let (Some(pause), Some(hold)) = (pause, &self.hold) else {
+        let request = self.request.filter(|_| self.request_applies());
+        let (Some(request), Some(pause)) = (request, &self.pause) else {
             return;
         };
         // Before the first server there are no clients.
-        let drained = hold.drained || self.target.is_none() || bug!(PoolSaysDrained);
+        let drained = pause.drained || self.serving.is_none() || bug!(PoolSaysDrained);
         let early = self
-            .unsaid()
-            .is_some_and(|(_, since)| now.since(since) < SAY_SO_AFTER);
-        if self.acknowledged != Some((pause.id, drained)) && (drained || !early) {
-            self.acknowledged = Some((pause.id, drained));
+            .unacknowledged()
+            .is_some_and(|(_, since)| now.since(since) < ACKNOWLEDGE_AFTER);
+        if self.acknowledged != Some((request.id, drained)) && (drained || !early) {
+            self.acknowledged = Some((request.id, drained));
             effects.push(Effect::Acknowledge {
-                pause: pause.id,
+                pause: request.id,
                 drained,
             });
         }
     }
 
-    /// Asks for what is missing.
-    fn inquire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+    /// Asks for the evidence that is missing.
+    fn request_evidence(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let Some(leader) = self.leader().cloned() else {
             return;
         };
@@ -529,17 +471,20 @@ impl Writes {
                 leader: leader.clone(),
             });
         }
-        let away = self.away && !self.pause_applies();
-        let Some(hold) = self
-            .hold
+        let dcs_lost = self.dcs_lost && !self.request_applies();
+        let Some(pause) = self
+            .pause
             .as_mut()
-            .filter(|hold| away && !hold.fresh && hold.vouched.is_none())
+            .filter(|pause| dcs_lost && !pause.fresh && pause.leadership_of.is_none())
         else {
             return;
         };
-        if hold.asked_agent.is_none_or(|at| now.since(at) >= ASK_AGAIN) {
-            hold.asked_agent = Some(now);
-            effects.push(Effect::AskAgent(leader));
+        if pause
+            .asked_at
+            .is_none_or(|at| now.since(at) >= CONFIRM_RETRY)
+        {
+            pause.asked_at = Some(now);
+            effects.push(Effect::ConfirmLeadership(leader));
         }
     }
 
@@ -547,11 +492,11 @@ impl Writes {
     /// If clients could reach a server that is not confirmed: a bug, and worse than a crash.
     fn assert_safe(&self) {
         let confirmed = self
-            .target
+            .serving
             .as_ref()
-            .map(|target| std::slice::from_ref(&target.leader.address));
-        let safe =
-            self.setting.gate != Gate::Flow || confirmed == Some(self.setting.addresses.as_slice());
+            .map(|serving| std::slice::from_ref(&serving.leader.address));
+        let safe = self.target.admission != Admission::Open
+            || confirmed == Some(self.target.addresses.as_slice());
         assert!(safe, "clients would reach an unconfirmed server: {self:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Brings one PgBouncer process where a [`Setting`] says, and keeps it there.
+//! Brings one PgBouncer process where a [`PoolTarget`] says, and keeps it there.
 
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::config::PoolerConfig;
 use mrg_pgbouncer::{Anchor, AnchorServer, Configuration, Console, Login, Pass, Paused, Pools};
-use mrg_pool_core::{Address, Gate, Setting};
+use mrg_pool_core::{Address, Admission, PoolTarget};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const START_WITHIN: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ const SIGNAL_AGAIN: Duration = Duration::from_secs(3);
 /// What a process tells.
 #[derive(Clone, Debug)]
 pub(crate) enum Report {
-    /// It is where this setting says.
+    /// It is where this target says.
     Settled(u64),
     /// And no transaction is under way.
     Drained(u64),
@@ -46,15 +46,22 @@ pub(crate) enum Report {
     Ended(String),
 }
 
+/// What the processes of a pod have in common.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub config: Arc<PoolerConfig>,
+    pub anchor_server: Arc<AnchorServer>,
+    pub targets: watch::Receiver<PoolTarget>,
+    pub logins: watch::Receiver<Vec<Login>>,
+    /// Raised when the process is to end.
+    pub stop: watch::Receiver<bool>,
+    pub reports: mpsc::Sender<(u16, Report)>,
+}
+
 /// One PgBouncer process.
 pub(crate) struct Bouncer {
-    config: Arc<PoolerConfig>,
     number: u16,
-    anchor_server: Arc<AnchorServer>,
-    settings: watch::Receiver<Setting>,
-    logins: watch::Receiver<Vec<Login>>,
-    stop: watch::Receiver<bool>,
-    reports: mpsc::Sender<(u16, Report)>,
+    shared: Shared,
 }
 
 /// A running process.
@@ -72,25 +79,9 @@ struct Running {
 }
 
 impl Bouncer {
-    /// The process of this number; it starts with the first setting that lets clients through.
-    pub(crate) fn new(
-        config: Arc<PoolerConfig>,
-        number: u16,
-        anchor_server: Arc<AnchorServer>,
-        settings: watch::Receiver<Setting>,
-        logins: watch::Receiver<Vec<Login>>,
-        stop: watch::Receiver<bool>,
-        reports: mpsc::Sender<(u16, Report)>,
-    ) -> Self {
-        Self {
-            config,
-            number,
-            anchor_server,
-            settings,
-            logins,
-            stop,
-            reports,
-        }
+    /// The process of this number; it starts with the first target that admits clients.
+    pub(crate) fn new(number: u16, shared: Shared) -> Self {
+        Self { number, shared }
     }
 
     /// Keeps the process running until it is told to stop.
@@ -98,8 +89,8 @@ impl Bouncer {
         let mut pause = Duration::from_millis(100);
         loop {
             tokio::select! {
-                first = self.settings.wait_for(|setting| setting.gate == Gate::Flow) => if first.is_err() { return },
-                () = wait_true(&mut self.stop) => return,
+                first = self.shared.targets.wait_for(|target| target.admission == Admission::Open) => if first.is_err() { return },
+                () = wait_true(&mut self.shared.stop) => return,
             }
             let began = Instant::now();
             let Err(error) = self.serve().await else {
@@ -118,7 +109,7 @@ impl Bouncer {
     }
 
     async fn report(&self, report: Report) {
-        let _ = self.reports.send((self.number, report)).await;
+        let _ = self.shared.reports.send((self.number, report)).await;
     }
 
     /// Runs the process until it is told to stop, or fails.
@@ -126,29 +117,29 @@ impl Bouncer {
         let mut running = self.start().await?;
         let mut ending = None;
         loop {
-            let setting = self.settings.borrow_and_update().clone();
+            let target = self.shared.targets.borrow_and_update().clone();
             running
-                .bring_to(&setting)
+                .bring_to(&target)
                 .await
-                .with_context(|| format!("setting {} was not reached", setting.number))?;
-            self.report(Report::Settled(setting.number)).await;
+                .with_context(|| format!("target {} was not reached", target.number))?;
+            self.report(Report::Settled(target.number)).await;
             loop {
                 let draining =
-                    setting.gate == Gate::Hold && running.drained != Some(setting.number);
+                    target.admission == Admission::Paused && running.drained != Some(target.number);
                 tokio::select! {
-                    changed = self.settings.changed() => { changed?; break }
-                    changed = self.logins.changed() => {
+                    changed = self.shared.targets.changed() => { changed?; break }
+                    changed = self.shared.logins.changed() => {
                         changed?;
-                        running.files.logins = self.logins.borrow_and_update().clone();
+                        running.files.logins = self.shared.logins.borrow_and_update().clone();
                         running.rewrite().await?;
                     }
                     status = running.child.wait() => {
                         anyhow::ensure!(ending.is_some(), "PgBouncer ended: {}", status?);
                         return Ok(());
                     }
-                    // Until the clients are gone it goes on to follow its settings: a leader may
+                    // Until the clients are gone it goes on to follow its targets: a leader may
                     // hand over meanwhile.
-                    () = wait_true(&mut self.stop), if ending.is_none() => ending = Some(Ending::new(self.config.drain_ms.duration())),
+                    () = wait_true(&mut self.shared.stop), if ending.is_none() => ending = Some(Ending::new(self.shared.config.drain_ms.duration())),
                     () = due(ending.as_ref()), if ending.is_some() => {
                         let Some(stage) = ending.as_mut() else { continue };
                         running.let_go(stage).await?;
@@ -156,8 +147,8 @@ impl Bouncer {
                     () = tokio::time::sleep(if draining { DRAINED_YET } else { COUNT_EVERY }) => {
                         let pools = running.count().await?;
                         if draining && pools.servers_active == 0 {
-                            running.drained = Some(setting.number);
-                            self.report(Report::Drained(setting.number)).await;
+                            running.drained = Some(target.number);
+                            self.report(Report::Drained(target.number)).await;
                         }
                         if pools.clients == 0 && ending.as_ref().is_some_and(|ending| ending.refuses) {
                             // The anchors are clients, too.
@@ -177,8 +168,8 @@ impl Bouncer {
             .take(32)
             .map(char::from)
             .collect();
-        let logins = self.logins.borrow_and_update().clone();
-        let files = self.config.bouncer(
+        let logins = self.shared.logins.borrow_and_update().clone();
+        let files = self.shared.config.bouncer(
             self.number,
             logins,
             Login {
@@ -189,9 +180,9 @@ impl Bouncer {
         std::fs::create_dir_all(&files.directory)
             .with_context(|| format!("{} cannot be made", files.directory.display()))?;
         files
-            .write(&self.anchor_server.pass())
+            .write(&self.shared.anchor_server.pass())
             .context("PgBouncer's files cannot be written")?;
-        let mut command = Command::new(&self.config.program);
+        let mut command = Command::new(&self.shared.config.program);
         // Debian keeps PgBouncer where a user's PATH does not lead.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin"));
@@ -203,7 +194,7 @@ impl Bouncer {
             .kill_on_drop(true);
         let mut child = command
             .spawn()
-            .with_context(|| format!("{} cannot be started", self.config.program))?;
+            .with_context(|| format!("{} cannot be started", self.shared.config.program))?;
         let words = child
             .stderr
             .take()
@@ -237,7 +228,7 @@ impl Bouncer {
             )
             .await?,
         );
-        let patience = self.config.patience();
+        let patience = self.shared.config.patience();
         tracing::info!(
             process = self.number,
             pools = anchors.len(),
@@ -382,8 +373,8 @@ impl Running {
         Ok(self.console.reload().await?)
     }
 
-    async fn bring_to(&mut self, setting: &Setting) -> anyhow::Result<()> {
-        if setting.gate != Gate::Flow && self.paused.is_none() {
+    async fn bring_to(&mut self, target: &PoolTarget) -> anyhow::Result<()> {
+        if target.admission != Admission::Open && self.paused.is_none() {
             let console = match self.spare.take() {
                 Some(console) => console,
                 None => self.open().await?,
@@ -397,15 +388,15 @@ impl Running {
             }
             self.drained = None;
         }
-        if self.addresses != setting.addresses {
-            self.addresses.clone_from(&setting.addresses);
+        if self.addresses != target.addresses {
+            self.addresses.clone_from(&target.addresses);
             self.rewrite().await?;
         }
-        if self.refusing != (setting.gate == Gate::Refuse) {
+        if self.refusing != (target.admission == Admission::Rejecting) {
             self.refusing = !self.refusing;
             self.refuse().await?;
         }
-        if setting.gate == Gate::Flow && self.paused.is_some() {
+        if target.admission == Admission::Open && self.paused.is_some() {
             self.console.resume().await?;
             self.paused = None;
             self.spare = Some(self.open().await?);
