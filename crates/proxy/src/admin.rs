@@ -151,7 +151,7 @@ pub(crate) fn report(running: &Running, version: u64) -> Report {
 
 async fn configuration(State(admin): State<Admin>) -> Response {
     let (plan, _) = admin.running.now();
-    axum::Json(&*plan.config).into_response()
+    axum::Json(&**plan.config).into_response()
 }
 
 /// Takes a new configuration and answers with its hash, or refuses it and keeps the last one.

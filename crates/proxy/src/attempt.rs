@@ -36,7 +36,7 @@ impl Head {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(target.scheme.clone());
         parts.authority = Some(target.authority.clone());
-        parts.path_and_query = Some(target.path(&self.path));
+        parts.path_and_query = Some(target.path(&self.path)?);
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from_parts(parts).ok()?;

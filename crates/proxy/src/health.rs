@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -43,7 +42,7 @@ async fn keep_asking(
     let Some(target) = route.targets.get(index) else {
         return;
     };
-    let Ok(path) = PathAndQuery::try_from(check.path.as_str()) else {
+    let Some(path) = target.health_path.clone() else {
         return;
     };
     let head = Head {

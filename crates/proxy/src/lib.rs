@@ -5,6 +5,7 @@ mod admin;
 mod answer;
 mod attempt;
 mod body;
+mod convert;
 mod headers;
 mod health;
 mod inbound;

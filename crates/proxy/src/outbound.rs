@@ -239,21 +239,16 @@ impl<'a> Call<'a> {
             self.route.shared.fallbacks.add();
             return Some(response);
         }
-        if let Some(fixed) = &fallback.fixed {
-            self.route.shared.fallbacks.add();
-            let status = StatusCode::from_u16(fixed.status).unwrap_or(StatusCode::OK);
-            let mut response = own(status, "application/json", fixed.body.clone());
-            for (name, value) in &fixed.headers {
-                if let (Ok(name), Ok(value)) = (name.parse::<http::HeaderName>(), value.parse()) {
-                    response.headers_mut().insert(name, value);
-                }
-            }
-            response
-                .headers_mut()
-                .insert(super::headers::REASON, HeaderValue::from_static(why.name()));
-            return Some(response);
+        let fixed = self.route.static_answer.as_ref()?;
+        self.route.shared.fallbacks.add();
+        let mut response = own(fixed.status, "application/json", fixed.body.clone());
+        for (name, value) in &fixed.headers {
+            response.headers_mut().insert(name, value.clone());
         }
-        None
+        response
+            .headers_mut()
+            .insert(super::headers::REASON, HeaderValue::from_static(why.name()));
+        Some(response)
     }
 
     async fn providers(

@@ -316,27 +316,33 @@ fn serve_inbound(
     mut ports: BTreeMap<u16, TcpListener>,
     changes: &watch::Sender<u64>,
 ) {
-    match (plan.config.inbound.clone(), &listeners.inbound) {
-        (Some(wanted), Some(listening)) if read(&listening.place).limits().port == wanted.port => {
+    let wanted = plan
+        .config
+        .inbound
+        .clone()
+        .zip(plan.config.checked_inbound());
+    match (wanted, &listeners.inbound) {
+        (Some((wanted, parsed)), Some(listening))
+            if read(&listening.place).limits().port == wanted.port =>
+        {
             let before = read(&listening.place);
             if *before.limits() != wanted {
                 *listening
                     .place
                     .write()
                     .unwrap_or_else(PoisonError::into_inner) =
-                    Arc::new(Gate::after(&before, wanted, changes));
+                    Arc::new(Gate::after(&before, wanted, parsed, changes));
             }
         }
         (wanted, _) => {
             if let Some(listening) = listeners.inbound.take() {
                 drop(listening.end());
             }
-            if let Some((wanted, listener)) = wanted.and_then(|wanted| {
-                ports
-                    .remove(&wanted.port)
-                    .map(|listener| (wanted, listener))
-            }) {
-                let place = Arc::new(RwLock::new(Arc::new(Gate::new(wanted, changes))));
+            if let Some((wanted, parsed)) = wanted
+                && let Some(listener) = ports.remove(&wanted.port)
+            {
+                let gate = Gate::new(wanted, parsed, changes);
+                let place = Arc::new(RwLock::new(Arc::new(gate)));
                 let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
                 let serve = move |request| read(&served).serve(request);
@@ -409,12 +415,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         queue: queue.clone(),
     };
     let empty = Plan {
-        config: Arc::new(Config {
-            workload,
-            dependencies: Vec::new(),
-            overrides: Vec::new(),
-            inbound: None,
-        }),
+        config: Arc::new(Checked::empty(workload)),
         hash: String::new(),
         routes: Vec::new(),
     };
