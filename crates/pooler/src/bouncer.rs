@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -30,6 +30,8 @@ const STILL_SENT: Duration = Duration::from_secs(2);
 /// How often, and how often at most, idle clients are looked for.
 const EVICT_AGAIN: Duration = Duration::from_millis(50);
 const EVICTIONS: u32 = 50;
+/// How many lines of PgBouncer's log are kept for the report of its end.
+const KEPT_LINES: usize = 3;
 /// Between two signals, each more insistent.
 const SIGNAL_AGAIN: Duration = Duration::from_secs(3);
 
@@ -195,11 +197,11 @@ impl Bouncer {
         let mut child = command
             .spawn()
             .with_context(|| format!("{} cannot be started", self.shared.config.program))?;
-        let words = child
+        let log = child
             .stderr
             .take()
-            .map(|lines| LastWords::listen(lines, self.number));
-        let console = first_console(&files, &mut child, words.as_ref()).await?;
+            .map(|log| LastLines::follow(log, self.number));
+        let console = first_console(&files, &mut child, log.as_ref()).await?;
         let mut anchors = Vec::new();
         for database in &files.databases {
             for login in &files.logins {
@@ -293,7 +295,7 @@ async fn wait_true(flag: &mut watch::Receiver<bool>) {
 async fn first_console(
     files: &Configuration,
     child: &mut Child,
-    words: Option<&LastWords>,
+    log: Option<&LastLines>,
 ) -> anyhow::Result<Console> {
     let deadline = Instant::now() + START_WITHIN;
     loop {
@@ -312,26 +314,28 @@ async fn first_console(
             Err(_) => {}
         }
         if let Some(status) = child.try_wait()? {
-            // Its words may still be on their way.
+            // The end of its log may still be on its way.
             tokio::time::sleep(Duration::from_millis(20)).await;
             anyhow::bail!(
                 "PgBouncer ended at its start: {status}: {}",
-                words.map(LastWords::tell).unwrap_or_default()
+                log.map(LastLines::join).unwrap_or_default()
             );
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// What PgBouncer said last: passed on to our own log, and the end of it kept.
-struct LastWords(Arc<Mutex<VecDeque<String>>>);
+/// The last lines of PgBouncer's log; all of it is passed on to the pooler's own log.
+#[derive(Clone, Default)]
+struct LastLines(Arc<Mutex<VecDeque<String>>>);
 
-impl LastWords {
-    fn listen(lines: ChildStderr, process: u16) -> Self {
-        let words = Arc::new(Mutex::new(VecDeque::new()));
-        let kept = words.clone();
+impl LastLines {
+    /// Follows the log until it ends.
+    fn follow(log: ChildStderr, process: u16) -> Self {
+        let last = Self::default();
+        let kept = last.clone();
         tokio::spawn(async move {
-            let mut lines = BufReader::new(lines).lines();
+            let mut lines = BufReader::new(log).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 // Time and process stand at the beginning: `2026-11-23 00:10:19.896 UTC [106] ERROR
                 // ...`.
@@ -340,28 +344,27 @@ impl LastWords {
                     .map_or(line.as_str(), |(_, rest)| rest)
                     .to_owned();
                 tracing::info!(process, "pgbouncer: {line}");
-                let mut kept = kept
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                kept.push_back(line);
-                if kept.len() > 3 {
-                    kept.pop_front();
-                }
+                kept.push(line);
             }
         });
-        Self(words)
+        last
     }
 
-    fn tell(&self) -> String {
-        let words = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        words
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(" | ")
+    /// A queue of lines is whole whatever happened under the lock.
+    fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: String) {
+        let mut lines = self.lines();
+        lines.push_back(line);
+        if lines.len() > KEPT_LINES {
+            lines.pop_front();
+        }
+    }
+
+    fn join(&self) -> String {
+        Vec::from(self.lines().clone()).join(" | ")
     }
 }
 
