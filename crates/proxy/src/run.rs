@@ -13,13 +13,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::admin::{self, Admin};
-use super::inbound::Gate;
-use super::listen::Phase;
-use super::plan::{Maker, Place, Plan};
-use super::queue::{self, Queue};
-use super::state::lock;
-use super::{health, listen, outbound};
+use crate::admin::{self, Admin};
+use crate::client::{call, resend};
+use crate::counters::lock;
+use crate::queue::Queue;
+use crate::routes::table::{Maker, Place, Plan};
+use crate::server::admission::Gate;
+use crate::server::listen::Phase;
+use crate::server::{health, listen};
 use mrg_policy::{Checked, Config};
 use mrg_telemetry::chain;
 
@@ -251,9 +252,9 @@ impl Running {
                 let place: Place = Arc::new(RwLock::new(route.clone()));
                 let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
-                let serve = move |request| outbound::serve(read(&served), request);
+                let serve = move |request| call::serve(read(&served), request);
                 let task = tokio::spawn(listen::listen(listener, serve, phases.clone()));
-                let worker = Some(tokio::spawn(queue::work(
+                let worker = Some(tokio::spawn(resend::work(
                     place.clone(),
                     self.changes(),
                     phases,

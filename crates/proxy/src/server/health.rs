@@ -7,10 +7,10 @@ use http::{HeaderMap, Method};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::attempt::{Head, attempt};
-use super::body::Sent;
-use super::plan::{Plan, Route};
-use super::state::lock;
+use crate::body::Sent;
+use crate::client::attempt::{Head, attempt};
+use crate::counters::lock;
+use crate::routes::table::{Plan, Route};
 use mrg_policy::{Ended, HealthCheck};
 
 /// Asks the providers of a plan. Dropping what is returned ends the asking.

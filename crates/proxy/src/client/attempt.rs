@@ -8,9 +8,9 @@ use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
-use super::body::{BodyError, Sent, SentBody, grpc_status};
-use super::headers::NOT_PROCESSED;
-use super::plan::{Route, Target};
+use crate::body::{BodyError, Sent, SentBody, grpc_status};
+use crate::headers::NOT_PROCESSED;
+use crate::routes::table::{Route, Target};
 use mrg_policy::Ended;
 
 /// A request's head, without what belonged to the caller's connection.

@@ -13,16 +13,16 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::answer::{is_grpc, own, queued, refusal};
-use super::attempt::{Head, attempt};
-use super::body::{Answer, Sent, Watch};
-use super::headers::{PROVIDER, strip_hop_by_hop, upgrade_of};
-use super::plan::{Route, Target};
-use super::provider::Permit;
-use super::queue::{Kept, Standing};
-use super::stale::{self, Keeper};
-use super::state::{InFlight, lock};
-use super::upgrade;
+use crate::answer::{is_grpc, own, queued, refusal};
+use crate::body::{Answer, Sent, Watch};
+use crate::cache::recorder::{self, Keeper};
+use crate::client::attempt::{Head, attempt};
+use crate::client::upgrade;
+use crate::counters::{InFlight, lock};
+use crate::headers::{PROVIDER, strip_hop_by_hop, upgrade_of};
+use crate::queue::{Kept, Standing};
+use crate::routes::provider::Permit;
+use crate::routes::table::{Route, Target};
 use mrg_base::Millis;
 use mrg_breaker::{Outcome, Refusal};
 use mrg_policy::{Attempt, Ended, Next, OnAmbiguous, Reason, grpc_outcome};
@@ -229,7 +229,7 @@ impl<'a> Call<'a> {
             .stale
             .as_ref()
             .filter(|_| self.head.method == Method::GET)
-            && let Some(response) = stale::answer(
+            && let Some(response) = recorder::answer(
                 &self.route.shared.answers,
                 limits,
                 self.head.path.as_str(),
@@ -247,7 +247,7 @@ impl<'a> Call<'a> {
         }
         response
             .headers_mut()
-            .insert(super::headers::REASON, HeaderValue::from_static(why.name()));
+            .insert(crate::headers::REASON, HeaderValue::from_static(why.name()));
         Some(response)
     }
 

@@ -14,13 +14,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 
-use super::answer::{is_grpc, refusal};
-use super::attempt;
-use super::body::{Answer, Sent, SentBody, Watch};
-use super::convert;
-use super::headers::{NOT_PROCESSED, strip_hop_by_hop, upgrade_of};
-use super::provider::{Permit, Provider};
-use super::state::{Concurrency, Counter};
+use crate::answer::{is_grpc, refusal};
+use crate::body::{Answer, Sent, SentBody, Watch};
+use crate::client::attempt;
+use crate::counters::{Concurrency, Counter};
+use crate::headers::{NOT_PROCESSED, strip_hop_by_hop, upgrade_of};
+use crate::routes::convert;
+use crate::routes::provider::{Permit, Provider};
 use mrg_breaker::{Mode, Outcome, Settings};
 use mrg_policy::{Canary, CanaryReport, CheckedInbound, Ended, Inbound, LaneReport, Reason, Route};
 use mrg_telemetry::Histogram;
@@ -265,7 +265,7 @@ impl Gate {
         self.latencies.record(began.elapsed());
         let reason = match answered {
             Ok(Ok(response)) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-                return super::upgrade::pass(caller, response, protocol, in_flight);
+                return crate::client::upgrade::pass(caller, response, protocol, in_flight);
             }
             Ok(Ok(response)) => {
                 if response.status().is_server_error() {

@@ -14,13 +14,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::body::SentBody;
-use super::convert;
-use super::pins::Pins;
-use super::provider::Provider;
-use super::queue::Queue;
-use super::stale;
-use super::state::{Concurrency, Counter};
+use crate::body::SentBody;
+use crate::cache::recorder;
+use crate::counters::{Concurrency, Counter};
+use crate::queue::Queue;
+use crate::routes::affinity::Pins;
+use crate::routes::convert;
+use crate::routes::provider::Provider;
 use mrg_base::{Millis, Moment};
 use mrg_breaker::{Budget, Override, Providers};
 use mrg_policy::{
@@ -96,7 +96,7 @@ pub(crate) struct Shared {
     /// Who served what.
     pub pins: Mutex<Pins>,
     /// Good answers for bad times.
-    pub answers: stale::Shared,
+    pub answers: recorder::Shared,
     /// How long answers took.
     pub latencies: Histogram,
     /// Requests that nobody could serve, by reason.
@@ -123,7 +123,7 @@ impl Shared {
             )),
             order_settings,
             pins: Mutex::default(),
-            answers: stale::Shared::default(),
+            answers: recorder::Shared::default(),
             latencies: Histogram::default(),
             unserved: std::array::from_fn(|_| Counter::default()),
             retries: Counter::default(),
