@@ -11,7 +11,7 @@ use mrg_base::{Lsn, MemberName, Timeline};
 use mrg_election::{
     Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Stored, SwitchoverRequest,
 };
-use mrg_pool_core::{Address, Leader, PauseRequest, Seen};
+use mrg_pool_core::{Address, Leader, PauseRequest, Snapshot};
 
 /// A part of a cluster's keys that is read and watched as a whole.
 pub trait Section: Clone + Default + Send + Sync + 'static {
@@ -364,7 +364,7 @@ impl ClusterSnapshot {
 
     /// What a pooler looks at. A leader whose address is not known is none that clients could
     /// reach.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> Snapshot {
         let member = |(name, data): (&MemberName, &MemberData)| {
             let (host, port) = data.postgres_address()?;
             let address = Address { host, port };
@@ -382,7 +382,7 @@ impl ClusterSnapshot {
             Some(Initialize::Done(id)) => Some(id),
             Some(Initialize::InProgress(_)) | None => None,
         };
-        Seen {
+        Snapshot {
             revision: self.revision.0,
             system_id,
             leader,

@@ -1,5 +1,5 @@
 //! A deterministic simulator that hunts for lost writes. It drives the same [`mrg_election::Node`]
-//! and [`mrg_pool_core::Writes`] that production runs, through days that a seed makes up: crashes,
+//! and [`mrg_pool_core::WritePool`] that production runs, through days that a seed makes up: crashes,
 //! partitions, pauses, slow disks, a silent etcd, and people who ask for things at the worst
 //! moment.
 //!

@@ -1,4 +1,4 @@
-//! Poolers and their clients: the production [`Writes`] before a model of PgBouncer.
+//! Poolers and their clients: the production [`WritePool`] before a model of PgBouncer.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -8,10 +8,11 @@ use crate::etcd::{Keys, PoolerKey};
 use crate::postgres::Server;
 use crate::server::end_of;
 use crate::world::{Answer, Ask, Happening, Message, World};
-use mrg_base::{Millis, Moment};
+use mrg_base::{MemberName, Millis, Moment};
 use mrg_election::Revision;
 use mrg_pool_core::{
-    Address, Effect, Event, Finding, Gate, Leader, Member, PauseRequest, Seen, Setting, Writes,
+    Address, Admission, Effect, Event, Finding, Leader, Member, PauseRequest, PoolCore, PoolTarget,
+    Snapshot, WritePool,
 };
 
 /// How long one probe waits for a server to leave recovery.
@@ -42,26 +43,21 @@ pub(super) struct Pooler {
     /// cut short.
     pub catches_up_at: u64,
     pub watch: Watch,
-    core: Writes,
+    core: WritePool,
     calls: BTreeMap<u64, Option<u64>>,
     seen: i64,
     pause: Option<PauseRequest>,
-    wanted: Setting,
-    applied: Setting,
+    wanted: PoolTarget,
+    applied: PoolTarget,
     waiting: Vec<u64>,
     active: BTreeMap<u64, usize>,
-    canary: Option<(usize, u32, Revision)>,
+    heartbeat: Option<(usize, u32, Revision)>,
     probing: Option<(u64, Revision)>,
     wake: u64,
 }
 
 impl Pooler {
     pub(crate) fn new(name: usize) -> Self {
-        let nowhere = Setting {
-            number: 0,
-            gate: Gate::Hold,
-            addresses: Vec::new(),
-        };
         Self {
             name,
             number: 0,
@@ -69,15 +65,15 @@ impl Pooler {
             paused_until: 0,
             catches_up_at: 0,
             watch: Watch::default(),
-            core: Writes::new(MAX_HOLD, Moment(0)),
+            core: WritePool::new(MAX_HOLD, Moment(0)),
             calls: BTreeMap::new(),
             seen: 0,
             pause: None,
-            wanted: nowhere.clone(),
-            applied: nowhere,
+            wanted: PoolTarget::INITIAL,
+            applied: PoolTarget::INITIAL,
             waiting: Vec::new(),
             active: BTreeMap::new(),
-            canary: None,
+            heartbeat: None,
             probing: None,
             wake: 0,
         }
@@ -85,7 +81,7 @@ impl Pooler {
 
     /// Whether its clients reach a server.
     pub(crate) fn flows(&self) -> bool {
-        self.up && self.applied.gate == Gate::Flow
+        self.up && self.applied.admission == Admission::Open
     }
 
     /// Why its clients wait.
@@ -118,7 +114,7 @@ impl World {
         self.poolers[pooler] = Pooler {
             number,
             up: true,
-            core: Writes::new(MAX_HOLD, now),
+            core: WritePool::new(MAX_HOLD, now),
             ..Pooler::new(name)
         };
         self.pooler_says(pooler, PoolerKey::default());
@@ -225,8 +221,7 @@ impl World {
         }
         let state = &mut self.poolers[pooler];
         state.seen = state.seen.max(keys.cluster.revision.0);
-        let numbered =
-            |name: &mrg_base::MemberName| self.hosts.iter().position(|host| host.name == *name);
+        let numbered = |name: &MemberName| self.hosts.iter().position(|host| host.name == *name);
         let leader = keys.cluster.leader.as_ref().and_then(|key| {
             let number = numbered(&key.member)?;
             Some(Leader {
@@ -247,13 +242,13 @@ impl World {
             Some(mrg_election::Initialize::Done(id)) => Some(id),
             _ => None,
         };
-        let seen = Seen {
+        let snapshot = Snapshot {
             revision: keys.cluster.revision.0,
             system_id,
             leader,
             members: members.collect(),
         };
-        self.pooler_feed(pooler, Event::Dcs { seen, read });
+        self.pooler_feed(pooler, Event::Dcs { snapshot, read });
     }
 
     pub(crate) fn pooler_paused(
@@ -280,7 +275,7 @@ impl World {
         let now = Moment(self.now);
         let mut effects = self.poolers[pooler].core.on(now, event);
         let state = &mut self.poolers[pooler];
-        let drained = if state.applied.gate == Gate::Hold && state.active.is_empty() {
+        let drained = if state.applied.admission == Admission::Paused && state.active.is_empty() {
             state.applied.number
         } else {
             0
@@ -303,10 +298,10 @@ impl World {
         let number = self.poolers[pooler].number;
         let end = self.pooler_end(pooler);
         match effect {
-            Effect::Set(setting) => {
+            Effect::Retarget(target) => {
                 let wait = self.random.between(1, 6);
-                let count = setting.number;
-                self.poolers[pooler].wanted = setting;
+                let count = target.number;
+                self.poolers[pooler].wanted = target;
                 self.later(
                     wait,
                     Happening::PoolerSet {
@@ -348,7 +343,7 @@ impl World {
                     },
                 );
             }
-            Effect::AskAgent(leader) => {
+            Effect::ConfirmLeadership(leader) => {
                 if let Some(to) = member_at(&leader.address) {
                     self.send(
                         end,
@@ -374,17 +369,21 @@ impl World {
                     drained,
                 },
             ),
-            Effect::Rewired(rewired) => {
+            // A write pool monitors nothing.
+            Effect::Monitor(_) => {}
+            Effect::Retargeted(retargeted) => {
                 self.judge.rewires += 1;
-                if let Some(server) = member_at(&rewired.leader.address) {
-                    self.judge_rewired(pooler, server, rewired.held.0);
+                if let Some(server) = retargeted.servers.values().find_map(member_at) {
+                    self.judge_rewired(pooler, server, retargeted.paused.0);
                 }
                 self.tell(|_| {
+                    let names: Vec<&str> =
+                        retargeted.servers.keys().map(MemberName::as_str).collect();
                     format!(
                         "pooler {pooler}: clients work again, on {}, after {} ({})",
-                        rewired.leader.member,
-                        rewired.held,
-                        rewired.cause.name()
+                        names.join(", "),
+                        retargeted.paused,
+                        retargeted.cause.name()
                     )
                 });
             }
@@ -392,25 +391,25 @@ impl World {
     }
 
     /// PgBouncer is where it was to be brought.
-    pub(crate) fn pooler_set(&mut self, pooler: usize, number: u32, setting: u64) {
+    pub(crate) fn pooler_set(&mut self, pooler: usize, number: u32, target: u64) {
         let state = &mut self.poolers[pooler];
         if !state.up
             || state.number != number
-            || state.wanted.number < setting
-            || state.applied.number >= setting
+            || state.wanted.number < target
+            || state.applied.number >= target
         {
             return;
         }
         state.applied = state.wanted.clone();
         let applied = state.applied.clone();
-        let waiting = if applied.gate == Gate::Hold {
+        let waiting = if applied.admission == Admission::Paused {
             Vec::new()
         } else {
             std::mem::take(&mut state.waiting)
         };
         for transaction in waiting {
-            match applied.gate {
-                Gate::Flow => self.route(pooler, transaction),
+            match applied.admission {
+                Admission::Open => self.route(pooler, transaction),
                 _ => self.transaction_ends(transaction, false),
             }
         }
@@ -451,11 +450,11 @@ impl World {
             ),
             Some(pooler) => {
                 let state = &mut self.poolers[pooler];
-                match state.applied.gate {
+                match state.applied.admission {
                     _ if !state.up => self.transaction_ends(transaction, false),
-                    Gate::Hold => state.waiting.push(transaction),
-                    Gate::Flow => self.route(pooler, transaction),
-                    Gate::Refuse => self.transaction_ends(transaction, false),
+                    Admission::Paused => state.waiting.push(transaction),
+                    Admission::Open => self.route(pooler, transaction),
+                    Admission::Rejecting => self.transaction_ends(transaction, false),
                 }
             }
         }
@@ -549,11 +548,11 @@ impl World {
         for transaction in broken {
             self.transaction_ends(transaction, false);
         }
-        let canary = self.poolers[pooler].canary;
+        let heartbeat = self.poolers[pooler].heartbeat;
         if let Some((_, _, key)) =
-            canary.filter(|(member, incarnation, _)| (*member, *incarnation) == server)
+            heartbeat.filter(|(member, incarnation, _)| (*member, *incarnation) == server)
         {
-            self.poolers[pooler].canary = None;
+            self.poolers[pooler].heartbeat = None;
             self.pooler_feed(pooler, Event::Disconnected { key });
         }
     }
@@ -623,7 +622,7 @@ impl World {
         }
         let key = state.probing.take().map(|(_, key)| key);
         if let (Finding::Primary { .. }, Some(key)) = (finding, key) {
-            state.canary = Some((server.0, server.1, key));
+            state.heartbeat = Some((server.0, server.1, key));
             if self.hosts[server.0].postgres.incarnation != server.1 {
                 let (number, end) = (self.poolers[pooler].number, self.pooler_end(pooler));
                 self.later(
@@ -706,7 +705,7 @@ impl World {
                 key,
                 leads,
             } if pooler(self, to, number) => {
-                self.pooler_feed(to, Event::Vouched { key, leads });
+                self.pooler_feed(to, Event::LeadershipAnswered { key, leads });
             }
             Message::Closed {
                 pooler: to,

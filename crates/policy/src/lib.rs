@@ -12,9 +12,12 @@ mod fallback;
 mod next;
 mod report;
 mod url;
+mod values;
 
 pub use call::{Ended, Processed, Reason, Request, grpc_outcome, status_outcome};
-pub use check::{Checked, Problem, Problems, check_dependencies};
+pub use check::{
+    Checked, CheckedAnswer, CheckedDependency, CheckedInbound, CheckedProvider, Problem, Problems,
+};
 pub use config::{Canary, Config, Forced, Inbound, OverrideSpec, Route};
 pub use dependency::{
     Accepts, Backoff, BreakerPolicy, Credentials, Dependency, Failback, HealthCheck, OnAmbiguous,
@@ -24,3 +27,4 @@ pub use fallback::{Fallback, Queue, Stale, StaticAnswer};
 pub use next::{Attempt, Next, next};
 pub use report::{CanaryReport, DependencyReport, LaneReport, ProviderReport, QueueReport, Report};
 pub use url::{InvalidUrl, Url};
+pub use values::{Authority, BasePath, HeaderName, HeaderValue, Method, RequestPath, StatusCode};

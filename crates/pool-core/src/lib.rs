@@ -1,16 +1,18 @@
 //! Where the connections of a pool may go, and when its clients wait. Pure, like the election:
 //! events in, effects out.
 //!
-//! A *write pool* follows the leader key and lets nobody through whose server is not confirmed
-//! ([`Writes`]). A *read pool* spreads over the standbys that keep up ([`Reads`]). Both say what
-//! they want as one [`Setting`]; the shell brings PgBouncer there.
+//! A *write pool* follows the leader key and admits clients only to a confirmed server
+//! ([`WritePool`]). A *read pool* spreads over the standbys that keep up ([`ReadPool`]). Both are a
+//! [`PoolCore`] and want one [`PoolTarget`]; the shell brings PgBouncer there.
 
-mod reads;
+mod pool;
+mod read_pool;
 mod view;
 mod why;
-mod writes;
+mod write_pool;
 
-pub use reads::{Fallback, MaxLag, ReadEvent, Reads};
-pub use view::{Address, Finding, Gate, Leader, Member, PauseRequest, Seen, Setting};
+pub use pool::{Effect, Event, PoolCore, Retargeted, Servers};
+pub use read_pool::{Fallback, MaxLag, ReadPool};
+pub use view::{Address, Admission, Finding, Leader, Member, PauseRequest, PoolTarget, Snapshot};
 pub use why::Why;
-pub use writes::{Effect, Event, Rewired, Writes};
+pub use write_pool::WritePool;

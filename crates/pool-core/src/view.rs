@@ -1,9 +1,9 @@
-//! What a pooler knows and what it wants.
+//! What a pooler observes and what it wants.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use mrg_base::{Lsn, MemberName, Timeline};
+use mrg_base::{Lsn, MemberName, Millis, Timeline};
 use mrg_election::Revision;
 
 /// Where a server listens.
@@ -11,7 +11,7 @@ use mrg_election::Revision;
 pub struct Address {
     /// An IP address where the members publish one: names would be cached past a failover.
     pub host: String,
-    /// The port.
+    /// The TCP port.
     pub port: u16,
 }
 
@@ -27,9 +27,9 @@ pub struct Leader {
     /// The revision that created the key: another one is another leadership, even of the same
     /// member at the same address.
     pub key: Revision,
-    /// Who.
+    /// The member that holds it.
     pub member: MemberName,
-    /// Where.
+    /// Where the member's server listens.
     pub address: Address,
 }
 
@@ -40,20 +40,20 @@ pub struct Member {
     pub address: Address,
 }
 
-/// What the DCS said.
+/// The cluster's keys, as far as they matter to a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// As of when.
+pub struct Snapshot {
+    /// The revision of the DCS that the snapshot shows.
     pub revision: i64,
-    /// Which history the data belongs to.
+    /// The cluster's system identifier; `None` before it is initialized.
     pub system_id: Option<u64>,
-    /// The leader key, if it is there and its holder's address is known.
+    /// The leader key, if it exists and its holder's address is known.
     pub leader: Option<Leader>,
-    /// Everybody whose key is there.
+    /// The members whose key exists.
     pub members: BTreeMap<MemberName, Member>,
 }
 
-/// A leader is about to hand over and asks the poolers to hold their clients.
+/// A leader's request to the poolers to pause their clients, because it is about to hand over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PauseRequest {
     /// The revision that created it.
@@ -62,7 +62,7 @@ pub struct PauseRequest {
     pub leader: Revision,
 }
 
-/// What a server is, by its own word.
+/// What a server reports to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// It accepts writes.
@@ -71,40 +71,59 @@ pub enum Finding {
         system_id: u64,
         /// Its timeline.
         timeline: Timeline,
-        /// How far it has written.
+        /// The end of the WAL it has written.
         written: Lsn,
     },
     /// It is in recovery.
     Standby {
         /// Its system identifier.
         system_id: u64,
-        /// How far it has replayed.
+        /// The end of the WAL it has replayed.
         replayed: Lsn,
-        /// How old the newest replayed transaction is, if there is more to replay.
-        behind: mrg_base::Millis,
+        /// The age of the newest replayed transaction; 0 if there is nothing more to replay.
+        behind: Millis,
     },
     /// It does not answer, or not sensibly.
     Unreachable,
 }
 
-/// What clients experience.
+/// What happens to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gate {
+pub enum Admission {
     /// They wait.
-    Hold,
+    Paused,
     /// They work.
-    Flow,
+    Open,
     /// They are turned away, so that they can do something else.
-    Refuse,
+    Rejecting,
 }
 
 /// What PgBouncer is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// Counts the settings.
+pub struct PoolTarget {
+    /// Counts the targets of a pool, from 0.
     pub number: u64,
-    /// For the clients.
-    pub gate: Gate,
-    /// Where new server connections go; none before the first confirmed target.
+    /// What happens to clients.
+    pub admission: Admission,
+    /// Where new server connections go; empty before the first confirmed server.
     pub addresses: Vec<Address>,
+}
+
+impl PoolTarget {
+    /// The target of a pool that has just started: clients wait, and no server is known.
+    pub const INITIAL: Self = Self {
+        number: 0,
+        admission: Admission::Paused,
+        addresses: Vec::new(),
+    };
+
+    /// The target that follows this one; `None` if it would be the same.
+    pub(crate) fn next(&self, admission: Admission, addresses: Vec<Address>) -> Option<Self> {
+        let changed = admission != self.admission || addresses != self.addresses;
+        changed.then_some(Self {
+            number: self.number + 1,
+            admission,
+            addresses,
+        })
+    }
 }

@@ -1,8 +1,8 @@
-//! Brings one PgBouncer process where a [`Setting`] says, and keeps it there.
+//! Brings one PgBouncer process where a [`PoolTarget`] says, and keeps it there.
 
 use std::collections::VecDeque;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::config::PoolerConfig;
 use mrg_pgbouncer::{Anchor, AnchorServer, Configuration, Console, Login, Pass, Paused, Pools};
-use mrg_pool_core::{Address, Gate, Setting};
+use mrg_pool_core::{Address, Admission, PoolTarget};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const START_WITHIN: Duration = Duration::from_secs(10);
@@ -30,13 +30,15 @@ const STILL_SENT: Duration = Duration::from_secs(2);
 /// How often, and how often at most, idle clients are looked for.
 const EVICT_AGAIN: Duration = Duration::from_millis(50);
 const EVICTIONS: u32 = 50;
+/// How many lines of PgBouncer's log are kept for the report of its end.
+const KEPT_LINES: usize = 3;
 /// Between two signals, each more insistent.
 const SIGNAL_AGAIN: Duration = Duration::from_secs(3);
 
 /// What a process tells.
 #[derive(Clone, Debug)]
 pub(crate) enum Report {
-    /// It is where this setting says.
+    /// It is where this target says.
     Settled(u64),
     /// And no transaction is under way.
     Drained(u64),
@@ -46,15 +48,22 @@ pub(crate) enum Report {
     Ended(String),
 }
 
+/// What the processes of a pod have in common.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub config: Arc<PoolerConfig>,
+    pub anchor_server: Arc<AnchorServer>,
+    pub targets: watch::Receiver<PoolTarget>,
+    pub logins: watch::Receiver<Vec<Login>>,
+    /// Raised when the process is to end.
+    pub stop: watch::Receiver<bool>,
+    pub reports: mpsc::Sender<(u16, Report)>,
+}
+
 /// One PgBouncer process.
 pub(crate) struct Bouncer {
-    config: Arc<PoolerConfig>,
     number: u16,
-    anchor_server: Arc<AnchorServer>,
-    settings: watch::Receiver<Setting>,
-    logins: watch::Receiver<Vec<Login>>,
-    stop: watch::Receiver<bool>,
-    reports: mpsc::Sender<(u16, Report)>,
+    shared: Shared,
 }
 
 /// A running process.
@@ -72,25 +81,9 @@ struct Running {
 }
 
 impl Bouncer {
-    /// The process of this number; it starts with the first setting that lets clients through.
-    pub(crate) fn new(
-        config: Arc<PoolerConfig>,
-        number: u16,
-        anchor_server: Arc<AnchorServer>,
-        settings: watch::Receiver<Setting>,
-        logins: watch::Receiver<Vec<Login>>,
-        stop: watch::Receiver<bool>,
-        reports: mpsc::Sender<(u16, Report)>,
-    ) -> Self {
-        Self {
-            config,
-            number,
-            anchor_server,
-            settings,
-            logins,
-            stop,
-            reports,
-        }
+    /// The process of this number; it starts with the first target that admits clients.
+    pub(crate) fn new(number: u16, shared: Shared) -> Self {
+        Self { number, shared }
     }
 
     /// Keeps the process running until it is told to stop.
@@ -98,8 +91,8 @@ impl Bouncer {
         let mut pause = Duration::from_millis(100);
         loop {
             tokio::select! {
-                first = self.settings.wait_for(|setting| setting.gate == Gate::Flow) => if first.is_err() { return },
-                () = wait_true(&mut self.stop) => return,
+                first = self.shared.targets.wait_for(|target| target.admission == Admission::Open) => if first.is_err() { return },
+                () = wait_true(&mut self.shared.stop) => return,
             }
             let began = Instant::now();
             let Err(error) = self.serve().await else {
@@ -118,7 +111,7 @@ impl Bouncer {
     }
 
     async fn report(&self, report: Report) {
-        let _ = self.reports.send((self.number, report)).await;
+        let _ = self.shared.reports.send((self.number, report)).await;
     }
 
     /// Runs the process until it is told to stop, or fails.
@@ -126,29 +119,29 @@ impl Bouncer {
         let mut running = self.start().await?;
         let mut ending = None;
         loop {
-            let setting = self.settings.borrow_and_update().clone();
+            let target = self.shared.targets.borrow_and_update().clone();
             running
-                .bring_to(&setting)
+                .bring_to(&target)
                 .await
-                .with_context(|| format!("setting {} was not reached", setting.number))?;
-            self.report(Report::Settled(setting.number)).await;
+                .with_context(|| format!("target {} was not reached", target.number))?;
+            self.report(Report::Settled(target.number)).await;
             loop {
                 let draining =
-                    setting.gate == Gate::Hold && running.drained != Some(setting.number);
+                    target.admission == Admission::Paused && running.drained != Some(target.number);
                 tokio::select! {
-                    changed = self.settings.changed() => { changed?; break }
-                    changed = self.logins.changed() => {
+                    changed = self.shared.targets.changed() => { changed?; break }
+                    changed = self.shared.logins.changed() => {
                         changed?;
-                        running.files.logins = self.logins.borrow_and_update().clone();
+                        running.files.logins = self.shared.logins.borrow_and_update().clone();
                         running.rewrite().await?;
                     }
                     status = running.child.wait() => {
                         anyhow::ensure!(ending.is_some(), "PgBouncer ended: {}", status?);
                         return Ok(());
                     }
-                    // Until the clients are gone it goes on to follow its settings: a leader may
+                    // Until the clients are gone it goes on to follow its targets: a leader may
                     // hand over meanwhile.
-                    () = wait_true(&mut self.stop), if ending.is_none() => ending = Some(Ending::new(self.config.drain_ms.duration())),
+                    () = wait_true(&mut self.shared.stop), if ending.is_none() => ending = Some(Ending::new(self.shared.config.drain_ms.duration())),
                     () = due(ending.as_ref()), if ending.is_some() => {
                         let Some(stage) = ending.as_mut() else { continue };
                         running.let_go(stage).await?;
@@ -156,8 +149,8 @@ impl Bouncer {
                     () = tokio::time::sleep(if draining { DRAINED_YET } else { COUNT_EVERY }) => {
                         let pools = running.count().await?;
                         if draining && pools.servers_active == 0 {
-                            running.drained = Some(setting.number);
-                            self.report(Report::Drained(setting.number)).await;
+                            running.drained = Some(target.number);
+                            self.report(Report::Drained(target.number)).await;
                         }
                         if pools.clients == 0 && ending.as_ref().is_some_and(|ending| ending.refuses) {
                             // The anchors are clients, too.
@@ -177,8 +170,8 @@ impl Bouncer {
             .take(32)
             .map(char::from)
             .collect();
-        let logins = self.logins.borrow_and_update().clone();
-        let files = self.config.bouncer(
+        let logins = self.shared.logins.borrow_and_update().clone();
+        let files = self.shared.config.bouncer(
             self.number,
             logins,
             Login {
@@ -189,9 +182,9 @@ impl Bouncer {
         std::fs::create_dir_all(&files.directory)
             .with_context(|| format!("{} cannot be made", files.directory.display()))?;
         files
-            .write(&self.anchor_server.pass())
+            .write(&self.shared.anchor_server.pass())
             .context("PgBouncer's files cannot be written")?;
-        let mut command = Command::new(&self.config.program);
+        let mut command = Command::new(&self.shared.config.program);
         // Debian keeps PgBouncer where a user's PATH does not lead.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin"));
@@ -203,12 +196,12 @@ impl Bouncer {
             .kill_on_drop(true);
         let mut child = command
             .spawn()
-            .with_context(|| format!("{} cannot be started", self.config.program))?;
-        let words = child
+            .with_context(|| format!("{} cannot be started", self.shared.config.program))?;
+        let log = child
             .stderr
             .take()
-            .map(|lines| LastWords::listen(lines, self.number));
-        let console = first_console(&files, &mut child, words.as_ref()).await?;
+            .map(|log| LastLines::follow(log, self.number));
+        let console = first_console(&files, &mut child, log.as_ref()).await?;
         let mut anchors = Vec::new();
         for database in &files.databases {
             for login in &files.logins {
@@ -237,7 +230,7 @@ impl Bouncer {
             )
             .await?,
         );
-        let patience = self.config.patience();
+        let patience = self.shared.config.patience();
         tracing::info!(
             process = self.number,
             pools = anchors.len(),
@@ -302,7 +295,7 @@ async fn wait_true(flag: &mut watch::Receiver<bool>) {
 async fn first_console(
     files: &Configuration,
     child: &mut Child,
-    words: Option<&LastWords>,
+    log: Option<&LastLines>,
 ) -> anyhow::Result<Console> {
     let deadline = Instant::now() + START_WITHIN;
     loop {
@@ -321,26 +314,28 @@ async fn first_console(
             Err(_) => {}
         }
         if let Some(status) = child.try_wait()? {
-            // Its words may still be on their way.
+            // The end of its log may still be on its way.
             tokio::time::sleep(Duration::from_millis(20)).await;
             anyhow::bail!(
                 "PgBouncer ended at its start: {status}: {}",
-                words.map(LastWords::tell).unwrap_or_default()
+                log.map(LastLines::join).unwrap_or_default()
             );
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// What PgBouncer said last: passed on to our own log, and the end of it kept.
-struct LastWords(Arc<Mutex<VecDeque<String>>>);
+/// The last lines of PgBouncer's log; all of it is passed on to the pooler's own log.
+#[derive(Clone, Default)]
+struct LastLines(Arc<Mutex<VecDeque<String>>>);
 
-impl LastWords {
-    fn listen(lines: ChildStderr, process: u16) -> Self {
-        let words = Arc::new(Mutex::new(VecDeque::new()));
-        let kept = words.clone();
+impl LastLines {
+    /// Follows the log until it ends.
+    fn follow(log: ChildStderr, process: u16) -> Self {
+        let last = Self::default();
+        let kept = last.clone();
         tokio::spawn(async move {
-            let mut lines = BufReader::new(lines).lines();
+            let mut lines = BufReader::new(log).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 // Time and process stand at the beginning: `2026-11-23 00:10:19.896 UTC [106] ERROR
                 // ...`.
@@ -349,28 +344,27 @@ impl LastWords {
                     .map_or(line.as_str(), |(_, rest)| rest)
                     .to_owned();
                 tracing::info!(process, "pgbouncer: {line}");
-                let mut kept = kept
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                kept.push_back(line);
-                if kept.len() > 3 {
-                    kept.pop_front();
-                }
+                kept.push(line);
             }
         });
-        Self(words)
+        last
     }
 
-    fn tell(&self) -> String {
-        let words = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        words
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(" | ")
+    /// A queue of lines is whole whatever happened under the lock.
+    fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: String) {
+        let mut lines = self.lines();
+        lines.push_back(line);
+        if lines.len() > KEPT_LINES {
+            lines.pop_front();
+        }
+    }
+
+    fn join(&self) -> String {
+        Vec::from(self.lines().clone()).join(" | ")
     }
 }
 
@@ -382,8 +376,8 @@ impl Running {
         Ok(self.console.reload().await?)
     }
 
-    async fn bring_to(&mut self, setting: &Setting) -> anyhow::Result<()> {
-        if setting.gate != Gate::Flow && self.paused.is_none() {
+    async fn bring_to(&mut self, target: &PoolTarget) -> anyhow::Result<()> {
+        if target.admission != Admission::Open && self.paused.is_none() {
             let console = match self.spare.take() {
                 Some(console) => console,
                 None => self.open().await?,
@@ -397,15 +391,15 @@ impl Running {
             }
             self.drained = None;
         }
-        if self.addresses != setting.addresses {
-            self.addresses.clone_from(&setting.addresses);
+        if self.addresses != target.addresses {
+            self.addresses.clone_from(&target.addresses);
             self.rewrite().await?;
         }
-        if self.refusing != (setting.gate == Gate::Refuse) {
+        if self.refusing != (target.admission == Admission::Rejecting) {
             self.refusing = !self.refusing;
             self.refuse().await?;
         }
-        if setting.gate == Gate::Flow && self.paused.is_some() {
+        if target.admission == Admission::Open && self.paused.is_some() {
             self.console.resume().await?;
             self.paused = None;
             self.spare = Some(self.open().await?);

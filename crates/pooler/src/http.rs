@@ -14,9 +14,9 @@ use tokio::sync::watch;
 use mrg_pgbouncer::Pools;
 use mrg_pool_core::Why;
 
-/// What is shown.
+/// What is status.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Shown {
+pub(crate) struct Status {
     /// The pool.
     pub pool: String,
     /// Whether the first server was confirmed and PgBouncer listens.
@@ -43,43 +43,43 @@ pub(crate) struct Shown {
 /// Serves until the process ends.
 pub(crate) async fn serve(
     listener: TcpListener,
-    shown: watch::Receiver<Shown>,
+    status: watch::Receiver<Status>,
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .route("/", get(status))
-        .with_state(shown);
+        .route("/", get(whole))
+        .with_state(status);
     axum::serve(listener, router).await
 }
 
 /// A pod whose clients wait is ready: they must find it when they are let through. One that turns
 /// them away is not.
-async fn ready(State(shown): State<watch::Receiver<Shown>>) -> (StatusCode, String) {
-    let shown = shown.borrow();
-    let ready = shown.serving && shown.why != Why::HeldTooLong.name();
+async fn ready(State(status): State<watch::Receiver<Status>>) -> (StatusCode, String) {
+    let status = status.borrow();
+    let ready = status.serving && status.why != Why::HeldTooLong.name();
     (
         if ready {
             StatusCode::OK
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         },
-        shown.because.clone(),
+        status.because.clone(),
     )
 }
 
-async fn status(State(shown): State<watch::Receiver<Shown>>) -> String {
-    mrg_dcs::wire::compact(&*shown.borrow())
+async fn whole(State(status): State<watch::Receiver<Status>>) -> String {
+    mrg_dcs::wire::compact(&*status.borrow())
 }
 
-async fn metrics(State(shown): State<watch::Receiver<Shown>>) -> String {
-    page(&shown.borrow())
+async fn metrics(State(status): State<watch::Receiver<Status>>) -> String {
+    page(&status.borrow())
 }
 
-fn page(shown: &Shown) -> String {
+fn page(status: &Status) -> String {
     let mut text = String::new();
-    let pool = &shown.pool;
+    let pool = &status.pool;
     let mut gauge = |name: &str, kind: &str, help: &str, value: f64| {
         let _ = writeln!(
             text,
@@ -90,55 +90,55 @@ fn page(shown: &Shown) -> String {
         "clients",
         "gauge",
         "Client connections.",
-        shown.pools.clients as f64,
+        status.pools.clients as f64,
     );
     gauge(
         "clients_waiting",
         "gauge",
         "Clients that wait for a server connection.",
-        shown.pools.waiting as f64,
+        status.pools.waiting as f64,
     );
     gauge(
         "wait_seconds",
         "gauge",
         "How long the first of them has waited.",
-        shown.pools.longest_wait_us as f64 / 1e6,
+        status.pools.longest_wait_us as f64 / 1e6,
     );
     gauge(
         "servers_active",
         "gauge",
         "Server connections in use.",
-        shown.pools.servers_active as f64,
+        status.pools.servers_active as f64,
     );
     gauge(
         "servers_idle",
         "gauge",
         "Server connections not in use.",
-        shown.pools.servers_idle as f64,
+        status.pools.servers_idle as f64,
     );
     gauge(
         "targets",
         "gauge",
         "Servers that clients reach.",
-        shown.members.len() as f64,
+        status.members.len() as f64,
     );
     gauge(
         "held_seconds",
         "gauge",
         "How long clients have been held; 0 while they work.",
-        shown.held_ms as f64 / 1e3,
+        status.held_ms as f64 / 1e3,
     );
     gauge(
         "pgbouncer_restarts_total",
         "counter",
         "How often PgBouncer ended by itself.",
-        shown.restarts as f64,
+        status.restarts as f64,
     );
     text.push_str(
         "# HELP mrg_pooler_state Why clients wait, or Confirmed.\n# TYPE mrg_pooler_state gauge\n",
     );
     for why in Why::ALL {
-        let now = u8::from(shown.why == why.name());
+        let now = u8::from(status.why == why.name());
         let _ = writeln!(
             text,
             "mrg_pooler_state{{pool=\"{pool}\",why=\"{}\"}} {now}",
@@ -146,7 +146,7 @@ fn page(shown: &Shown) -> String {
         );
     }
     text.push_str("# HELP mrg_pooler_rewires_total Holds that ended with a confirmed server.\n# TYPE mrg_pooler_rewires_total counter\n");
-    for (cause, (count, _)) in &shown.rewires {
+    for (cause, (count, _)) in &status.rewires {
         let _ = writeln!(
             text,
             "mrg_pooler_rewires_total{{pool=\"{pool}\",cause=\"{cause}\"}} {count}"
@@ -155,7 +155,7 @@ fn page(shown: &Shown) -> String {
     text.push_str(
         "# HELP mrg_pooler_hold_seconds_total How long clients were held in all.\n# TYPE mrg_pooler_hold_seconds_total counter\n",
     );
-    for (cause, (_, held)) in &shown.rewires {
+    for (cause, (_, held)) in &status.rewires {
         let _ = writeln!(
             text,
             "mrg_pooler_hold_seconds_total{{pool=\"{pool}\",cause=\"{cause}\"}} {}",
@@ -171,12 +171,12 @@ mod tests {
 
     #[test]
     fn every_state_is_a_line_and_one_of_them_holds() {
-        let shown = Shown {
+        let status = Status {
             pool: "w".to_owned(),
             why: "LeaderGone".to_owned(),
-            ..Shown::default()
+            ..Status::default()
         };
-        let page = page(&shown);
+        let page = page(&status);
         let states: Vec<&str> = page
             .lines()
             .filter(|line| line.starts_with("mrg_pooler_state{"))

@@ -1,12 +1,16 @@
-//! `mrg-pooler`: PID 1 beside PgBouncer. Performs what [`mrg_pool_core`] says, follows etcd, never
-//! asks the Kubernetes API.
+//! `mrg-pooler`: PID 1 beside PgBouncer. Performs what [`mrg_pool_core`] decides, follows etcd, and
+//! never calls the Kubernetes API.
 
 mod bouncer;
 mod config;
 mod http;
-mod look;
+mod monitor;
+mod probe;
+mod processes;
+mod publish;
 mod register;
 mod run;
+mod secret;
 
 pub use config::{Error as ConfigError, PoolerConfig};
 pub use run::run;

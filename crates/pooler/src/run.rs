@@ -1,6 +1,5 @@
 //! The pooler's loop: events in, effects out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,777 +7,415 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::task::{JoinHandle, JoinSet};
 
-use crate::bouncer::{Bouncer, Report};
+use crate::bouncer::{Bouncer, Report, Shared};
 use crate::config::{Mode, PoolerConfig};
-use crate::http::{self, Shown};
-use crate::look::{self, Canary};
+use crate::monitor::ReplicaMonitors;
+use crate::probe::{self, HeartbeatConnection};
+use crate::processes::Processes;
+use crate::publish::{PoolState, Publisher};
 use crate::register::register;
-use mrg_base::{MemberName, Millis, Scope};
+use crate::{http, secret};
+use mrg_base::Scope;
 use mrg_clock::now;
-use mrg_dcs::poolers::{PoolerRecord, Rewire, fingerprint};
 use mrg_dcs::{ClusterSnapshot, Keys, Pause, Section};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch as follow};
 use mrg_election::Revision;
-use mrg_pgbouncer::{AnchorServer, Login, Pools};
+use mrg_pgbouncer::{AnchorServer, Login};
 use mrg_pool_core::{
-    Address, Effect, Event, Finding, Gate, Leader, ReadEvent, Reads, Rewired, Setting, Why, Writes,
+    Effect, Event, Finding, Leader, PoolCore, PoolTarget, ReadPool, Retargeted, WritePool,
 };
 use mrg_telemetry::chain;
 
-/// How long one probe waits for a server to leave recovery.
-const PROBE_PATIENCE: Duration = Duration::from_millis(500);
-/// How often a read pool looks at a server whose connection stands.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// The pause before a read pool tries a server again that took no connection.
-const CONNECT_AGAIN: Duration = Duration::from_millis(250);
-/// The kubelet swaps a mounted Secret's directory once in a minute or so; nothing is lost by
-/// looking a little later.
-const LOOK_AT_SECRET_EVERY: Duration = Duration::from_secs(2);
-/// New passwords that the server has not taken by then are used all the same.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(150);
-const VOUCH_WITHIN: Duration = Duration::from_secs(1);
+/// How long the agent of a leader may take to answer.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(1);
+/// How long the removal of the pod's record may delay the end of the process.
+const DEREGISTER_WITHIN: Duration = Duration::from_secs(2);
 
-/// What reaches the loop.
-enum Input {
-    Patroni(WatchEvent<ClusterSnapshot>),
-    Own(WatchEvent<Pause>),
+/// What a task that the pooler started has found out.
+pub(crate) enum Answer {
+    /// An event as it is.
+    Event(Event),
+    /// A probe ended.
     Probed {
         probe: u64,
         finding: Finding,
-        canary: Option<(u64, Revision, Canary)>,
+        /// The connection, if the server is the primary.
+        heartbeat: Option<Heartbeat>,
     },
-    CanaryEnded(u64),
-    Vouched {
-        key: Revision,
-        leads: bool,
-    },
-    Looked {
-        member: MemberName,
-        address: Address,
-        finding: Finding,
-    },
-    Process(u16, Report),
+    /// The heartbeat connection of this number ended.
+    HeartbeatEnded(u64),
 }
 
-enum Core {
-    Writes(Writes),
-    Reads(Reads),
+/// The connection that shows when the leader's server is gone.
+pub(crate) struct Heartbeat {
+    number: u64,
+    /// The leadership that it was opened for.
+    key: Revision,
+    _connection: HeartbeatConnection,
 }
 
-/// A PgBouncer process, by its reports.
-#[derive(Default)]
-struct Process {
-    /// The setting that it has reached; `None` while it does not run.
-    settled: Option<u64>,
-    drained: u64,
-    pools: Pools,
+/// A watch of a section of the keys in etcd. Its task ends when the events are not received any more.
+struct Watch<S> {
+    events: mpsc::Receiver<WatchEvent<S>>,
+    commands: mpsc::Sender<WatchCommand>,
+}
+
+impl<S: Section> Watch<S> {
+    fn of(etcd: &Arc<Etcd>) -> Self {
+        let (events_in, events) = mpsc::channel(16);
+        let (commands, commands_out) = mpsc::channel(16);
+        tokio::spawn(follow(etcd.clone(), commands_out, events_in));
+        Self { events, commands }
+    }
+}
+
+/// Everything that the loop waits for.
+struct Inputs {
+    /// Patroni's keys of the cluster.
+    cluster: Watch<ClusterSnapshot>,
+    /// The key of the leader's pause request.
+    pause: Watch<Pause>,
+    reports: mpsc::Receiver<(u16, Report)>,
+    answers: mpsc::Receiver<Answer>,
+}
+
+/// What has to end before the process does.
+struct Tasks {
+    /// Raised once, when the processes are to end.
+    stop: watch::Sender<bool>,
+    bouncers: JoinSet<()>,
+    registration: JoinHandle<()>,
 }
 
 struct Pooler {
     config: Arc<PoolerConfig>,
-    core: Core,
-    inputs: mpsc::Sender<Input>,
+    core: Box<dyn PoolCore>,
+    answers: mpsc::Sender<Answer>,
     commands: mpsc::Sender<WatchCommand>,
+    /// The cluster's keys as of the last event.
     snapshot: Arc<ClusterSnapshot>,
-    pause: Option<mrg_pool_core::PauseRequest>,
-    canary: Option<(u64, Revision, Canary)>,
-    canaries: u64,
-    lookouts: BTreeMap<MemberName, (Address, JoinHandle<()>)>,
-    settings: watch::Sender<Setting>,
-    processes: BTreeMap<u16, Process>,
-    record: watch::Sender<PoolerRecord>,
-    shown: watch::Sender<Shown>,
+    heartbeat: Option<Heartbeat>,
+    /// How many heartbeat connections were opened.
+    heartbeats: u64,
+    monitors: ReplicaMonitors,
+    targets: watch::Sender<PoolTarget>,
+    processes: Processes,
+    publisher: Publisher,
     http: reqwest::Client,
     logins: watch::Receiver<Vec<Login>>,
-    told: Option<Why>,
 }
 
-/// Runs until SIGTERM, and until the clients are gone then.
+/// Runs until SIGTERM or SIGINT, and then until the clients are gone.
+///
+/// # Errors
+/// When the pooler cannot start: the passwords, the anchor's socket or the HTTP port.
 pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
-    let config = Arc::new(config);
-    let keys = Keys::new(&config.namespace, &Scope::new(&config.scope)?);
-    // Every pod begins with another endpoint.
-    let first = config.pod.bytes().map(usize::from).sum::<usize>() % config.etcd.len().max(1);
-    let etcd = Arc::new(Etcd::new(
-        Connection {
-            endpoints: config.etcd.clone(),
-            user: None,
-        },
-        keys,
-        first,
-    ));
-    let (inputs, mut queue) = mpsc::channel(64);
-    let commands = watch_keys(&etcd, &inputs);
-    let anchor_server = Arc::new(
-        AnchorServer::listen(&config.run_directory.join("anchor"))
-            .context("the anchor's socket")?,
-    );
-    let initial = Setting {
-        number: 0,
-        gate: Gate::Hold,
-        addresses: Vec::new(),
-    };
-    let (settings, setting) = watch::channel(initial);
-    let (logins, secret) = watch::channel(config.logins()?);
-    let (stopping, stop) = watch::channel(false);
-    let mut bouncers = tokio::task::JoinSet::new();
-    let reports = reports_into(&inputs);
-    for number in 1..=config.processes {
-        let (setting, secret, stop) = (setting.clone(), secret.clone(), stop.clone());
-        bouncers.spawn(
-            Bouncer::new(
-                config.clone(),
-                number,
-                anchor_server.clone(),
-                setting,
-                secret,
-                stop,
-                reports.clone(),
-            )
-            .run(),
-        );
-    }
-    let record = watch::Sender::new(PoolerRecord {
-        pool: config.pool.clone(),
-        writes: config.mode == Mode::Write,
-        max_wait_ms: config.max_wait_ms.0,
-        abandons: config.abandons,
-        reason: Why::Starting.into(),
-        ..PoolerRecord::default()
-    });
-    tokio::spawn(follow_secret(
-        config.clone(),
-        logins,
-        setting,
-        record.clone(),
-    ));
-    let registration = tokio::spawn(register(
-        etcd.clone(),
-        config.pod.clone(),
-        record.subscribe(),
-    ));
-    let shown = watch::Sender::new(Shown {
-        pool: config.pool.clone(),
-        ..Shown::default()
-    });
-    let listener = TcpListener::bind(("0.0.0.0", config.http_port))
-        .await
-        .with_context(|| format!("port {} for HTTP", config.http_port))?;
-    tokio::spawn(http::serve(listener, shown.subscribe()));
-    let core = match config.mode {
-        Mode::Write => Core::Writes(Writes::new(config.max_hold_ms, now())),
-        Mode::Read => Core::Reads(Reads::new(
-            config.max_lag(),
-            config.fallback(),
-            config.max_hold_ms,
-        )),
-    };
-    let mut pooler = Pooler {
-        config,
-        core,
-        inputs,
-        commands,
-        snapshot: Arc::default(),
-        pause: None,
-        canary: None,
-        canaries: 0,
-        lookouts: BTreeMap::new(),
-        settings,
-        processes: BTreeMap::new(),
-        record,
-        shown,
-        http: reqwest::Client::new(),
-        logins: secret,
-        told: None,
-    };
+    let (mut pooler, mut inputs, mut tasks) = Pooler::start(config).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut ending = false;
     loop {
         tokio::select! {
-            input = queue.recv() => if let Some(input) = input { pooler.take(input) },
-            () = pooler.due() => pooler.tick(),
+            Some(event) = inputs.cluster.events.recv() => pooler.note_cluster(event),
+            Some(event) = inputs.pause.events.recv() => pooler.note_pause(&event),
+            Some((process, report)) = inputs.reports.recv() => pooler.note_report(process, report),
+            Some(answer) = inputs.answers.recv() => pooler.note_answer(answer),
+            () = pooler.due() => pooler.feed(Event::Tick),
             _ = terminate.recv() => ending = true,
             _ = interrupt.recv() => ending = true,
-            Some(_) = bouncers.join_next(), if ending => if bouncers.is_empty() { break },
+            Some(_) = tasks.bouncers.join_next(), if ending => if tasks.bouncers.is_empty() { break },
         }
-        if ending && !stopping.send_replace(true) {
+        if ending && !tasks.stop.send_replace(true) {
             tracing::info!("asked to stop; letting clients go");
         }
     }
     // The record goes with the pod, so that no leader waits for it.
-    drop(pooler);
-    let _ = tokio::time::timeout(Duration::from_secs(2), registration).await;
+    drop((pooler, inputs));
+    let _ = tokio::time::timeout(DEREGISTER_WITHIN, tasks.registration).await;
     tracing::info!("stopped");
     Ok(())
 }
 
-fn watch_keys(etcd: &Arc<Etcd>, inputs: &mpsc::Sender<Input>) -> mpsc::Sender<WatchCommand> {
-    let (commands, queue) = mpsc::channel(16);
-    let seen = watched_into(inputs, Input::Patroni);
-    tokio::spawn(follow(etcd.clone(), queue, seen));
-    let (own_commands, own_queue) = mpsc::channel(1);
-    let (etcd, seen) = (etcd.clone(), watched_into(inputs, Input::Own));
-    tokio::spawn(async move {
-        follow(etcd, own_queue, seen).await;
-        drop(own_commands);
-    });
-    commands
-}
-
-fn watched_into<S: Section>(
-    inputs: &mpsc::Sender<Input>,
-    wrap: fn(WatchEvent<S>) -> Input,
-) -> mpsc::Sender<WatchEvent<S>> {
-    let (seen, mut events) = mpsc::channel(16);
-    let inputs = inputs.clone();
-    tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
-            if inputs.send(wrap(event)).await.is_err() {
-                return;
-            }
-        }
-    });
-    seen
-}
-
-fn reports_into(inputs: &mpsc::Sender<Input>) -> mpsc::Sender<(u16, Report)> {
-    let (reports, mut queue) = mpsc::channel(16);
-    let inputs = inputs.clone();
-    tokio::spawn(async move {
-        while let Some((process, report)) = queue.recv().await {
-            if inputs.send(Input::Process(process, report)).await.is_err() {
-                return;
-            }
-        }
-    });
-    reports
-}
-
-/// Follows the mounted Secret. A new password is tried on the server and used once it is taken
-/// there; until then the old one is.
-async fn follow_secret(
-    config: Arc<PoolerConfig>,
-    logins: watch::Sender<Vec<Login>>,
-    settings: watch::Receiver<Setting>,
-    record: watch::Sender<PoolerRecord>,
-) {
-    let tell = |logins: &[Login]| {
-        let prints: BTreeMap<String, u16> = logins
-            .iter()
-            .map(|login| (login.user.clone(), fingerprint(&login.password)))
-            .collect();
-        record.send_if_modified(|record| {
-            std::mem::replace(&mut record.passwords, prints.clone()) != prints
-        });
-    };
-    tell(&logins.borrow());
-    let mut since = Instant::now();
-    let mut told = logins.borrow().clone();
-    while !logins.is_closed() {
-        tokio::time::sleep(LOOK_AT_SECRET_EVERY).await;
-        let Ok(mounted) = config.logins() else {
-            continue;
-        };
-        if mounted != told {
-            tracing::info!(
-                "the passwords in the Secret changed; they are used once the server takes them"
-            );
-            tell(&mounted);
-            told.clone_from(&mounted);
-            since = Instant::now();
-        }
-        if mounted == *logins.borrow() {
-            continue;
-        }
-        let address = settings.borrow().addresses.first().cloned();
-        let taken = match address {
-            Some(address) => are_taken(&config, &address, &mounted).await,
-            None => false,
-        };
-        // Whoever rotates by hand may have been at the server first, and the old ones are of no use
-        // any more.
-        if taken || since.elapsed() > GIVEN_UP_AFTER {
-            tracing::info!(taken, "the new passwords are in use");
-            logins.send_replace(mounted);
-        }
-    }
-}
-
-async fn are_taken(config: &PoolerConfig, address: &Address, logins: &[Login]) -> bool {
-    let Some(database) = config.databases.first() else {
-        return false;
-    };
-    let tries = logins
-        .iter()
-        .map(|login| look::connect(address, login, &database.name, || {}));
-    futures::future::join_all(tries)
-        .await
-        .iter()
-        .all(Option::is_some)
-}
-
 impl Pooler {
-    async fn due(&self) {
-        let wake = match &self.core {
-            Core::Writes(pool) => pool.wake_at(),
-            Core::Reads(pool) => pool.wake_at(),
+    /// Builds everything and starts every task but the loop.
+    async fn start(config: PoolerConfig) -> anyhow::Result<(Self, Inputs, Tasks)> {
+        let config = Arc::new(config);
+        let keys = Keys::new(&config.namespace, &Scope::new(&config.scope)?);
+        let etcd = Arc::new(etcd(&config, keys));
+        let cluster = Watch::of(&etcd);
+        let pause = Watch::of(&etcd);
+        let (targets, target) = watch::channel(PoolTarget::INITIAL);
+        let (logins_in, logins) = watch::channel(config.logins()?);
+        let (stop, stopping) = watch::channel(false);
+        let (reports_in, reports) = mpsc::channel(16);
+        let bouncers = start_bouncers(&Shared {
+            anchor_server: anchor_server(&config)?,
+            config: config.clone(),
+            targets: target.clone(),
+            logins: logins.clone(),
+            stop: stopping,
+            reports: reports_in,
+        });
+        let publisher = Publisher::new(&config);
+        let record = publisher.record();
+        tokio::spawn(secret::follow(
+            config.clone(),
+            logins_in,
+            target,
+            record.clone(),
+        ));
+        let registration = tokio::spawn(register(etcd, config.pod.clone(), record.subscribe()));
+        serve_http(config.http_port, &publisher).await?;
+        let (answers, answers_out) = mpsc::channel(64);
+        let database = config.databases.first().map(|it| it.name.clone());
+        let pooler = Self {
+            core: core(&config),
+            commands: cluster.commands.clone(),
+            snapshot: Arc::default(),
+            heartbeat: None,
+            heartbeats: 0,
+            monitors: ReplicaMonitors::new(
+                answers.clone(),
+                logins.clone(),
+                database.unwrap_or_default(),
+            ),
+            answers,
+            targets,
+            processes: Processes::new(config.processes),
+            publisher,
+            http: reqwest::Client::new(),
+            logins,
+            config,
         };
-        match wake {
+        let inputs = Inputs {
+            cluster,
+            pause,
+            reports,
+            answers: answers_out,
+        };
+        let tasks = Tasks {
+            stop,
+            bouncers,
+            registration,
+        };
+        Ok((pooler, inputs, tasks))
+    }
+
+    async fn due(&self) {
+        match self.core.wake_at() {
             Some(wake) => mrg_clock::sleep_until(wake).await,
             None => std::future::pending().await,
         }
     }
 
-    fn tick(&mut self) {
-        match self.core {
-            Core::Writes(_) => self.write(Event::Tick),
-            Core::Reads(_) => self.read(ReadEvent::Tick),
-        }
-    }
-
-    fn take(&mut self, input: Input) {
-        match input {
-            Input::Patroni(WatchEvent::Seen { snapshot, asked }) => {
-                let seen = snapshot.seen();
-                self.snapshot = snapshot;
-                match self.core {
-                    Core::Writes(_) => self.write(Event::Dcs { seen, read: asked }),
-                    Core::Reads(_) => {
-                        self.read(ReadEvent::Dcs(seen));
-                        self.post_lookouts();
-                    }
-                }
-            }
-            Input::Patroni(WatchEvent::Lost(error)) => {
-                tracing::debug!(error = chain(error.as_ref()), "etcd does not answer");
-                self.write(Event::DcsLost);
-            }
-            Input::Own(WatchEvent::Seen { snapshot, .. }) => {
-                self.pause = snapshot.0;
-                self.write(Event::Pause(self.pause));
-            }
-            Input::Own(WatchEvent::Lost(_)) => {}
-            Input::Probed {
-                probe,
-                finding,
-                canary,
-            } => {
-                if canary.is_some() {
-                    self.canary = canary;
-                }
-                self.write(Event::Probed { probe, finding });
-            }
-            Input::CanaryEnded(number) => {
-                if let Some((_, key, _)) = self.canary.take_if(|(current, ..)| *current == number) {
-                    self.write(Event::Disconnected { key });
-                }
-            }
-            Input::Vouched { key, leads } => self.write(Event::Vouched { key, leads }),
-            Input::Looked {
-                member,
-                address,
-                finding,
-            } => self.read(ReadEvent::Looked {
-                member,
-                address,
-                finding,
-            }),
-            Input::Process(process, report) => self.note_process(process, report),
-        }
-    }
-
-    fn note_process(&mut self, process: u16, report: Report) {
-        let entry = self.processes.entry(process).or_default();
-        match report {
-            Report::Settled(number) => {
-                entry.settled = Some(number);
-                self.record
-                    .send_if_modified(|record| record.failure.take().is_some());
-            }
-            Report::Drained(number) => entry.drained = number,
-            Report::Pools(pools) => entry.pools = pools,
-            Report::Ended(why) => {
-                *entry = Process::default();
-                self.shown.send_modify(|shown| shown.restarts += 1);
-                let failure = Some(format!("PgBouncer: {why}"));
-                self.record.send_if_modified(|record| {
-                    std::mem::replace(&mut record.failure, failure.clone()) != failure
-                });
-            }
-        }
-        self.write(Event::Tick);
-    }
-
-    /// The newest setting under which no process has a transaction under way; one that does not run
-    /// has none.
-    fn drained(&self) -> u64 {
-        let drained = |process: &Process| {
-            if process.settled.is_some() {
-                process.drained
-            } else {
-                u64::MAX
-            }
-        };
-        self.processes
-            .values()
-            .map(drained)
-            .min()
-            .unwrap_or(u64::MAX)
-    }
-
-    fn write(&mut self, event: Event) {
-        let Core::Writes(pool) = &mut self.core else {
-            return;
-        };
-        let mut effects = pool.on(now(), event);
-        let drained = Event::Drained {
-            number: self.drained(),
-        };
-        if let Core::Writes(pool) = &mut self.core {
-            effects.extend(pool.on(now(), drained));
-        }
+    /// Feeds an event to the core, performs the effects and publishes the result.
+    fn feed(&mut self, event: Event) {
+        let mut effects = self.core.on(now(), event);
+        let number = self.processes.drained();
+        effects.extend(self.core.on(now(), Event::Drained { number }));
         for effect in effects {
             self.perform(effect);
         }
-        self.show();
+        let state = PoolState::of(
+            self.core.as_ref(),
+            self.processes.all_settled(),
+            self.processes.pools(),
+            self.targets.borrow().number,
+        );
+        self.publisher.publish(&state);
     }
 
-    fn read(&mut self, event: ReadEvent) {
-        let Core::Reads(pool) = &mut self.core else {
+    fn note_cluster(&mut self, event: WatchEvent<ClusterSnapshot>) {
+        match event {
+            WatchEvent::Seen { snapshot, asked } => {
+                let event = Event::Dcs {
+                    snapshot: snapshot.seen(),
+                    read: asked,
+                };
+                self.snapshot = snapshot;
+                self.feed(event);
+            }
+            WatchEvent::Lost(error) => {
+                tracing::debug!(error = chain(error.as_ref()), "etcd does not answer");
+                self.feed(Event::DcsLost);
+            }
+        }
+    }
+
+    fn note_pause(&mut self, event: &WatchEvent<Pause>) {
+        let WatchEvent::Seen { snapshot, .. } = event else {
+            // The watch of the cluster's keys reports that etcd is lost.
             return;
         };
-        let held = pool.held_since();
-        if let Some(setting) = pool.on(now(), event) {
-            tracing::info!(gate = ?setting.gate, members = ?pool.serving(), "the pool's servers changed");
-            if let (Some(since), Gate::Flow) = (held, setting.gate) {
-                self.note_rewired(Why::NoReplica, now().since(since));
+        self.feed(Event::Pause(snapshot.0));
+    }
+
+    fn note_report(&mut self, process: u16, report: Report) {
+        match report {
+            Report::Settled(target) => {
+                self.processes.note_settled(process, target);
+                self.publisher.note_running();
             }
-            self.settings.send_replace(setting);
+            Report::Drained(target) => self.processes.note_drained(process, target),
+            Report::Pools(pools) => self.processes.note_pools(process, pools),
+            Report::Ended(why) => {
+                self.processes.note_end(process);
+                self.publisher.note_failure(&why);
+            }
         }
-        self.show();
+        self.feed(Event::Tick);
+    }
+
+    fn note_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Event(event) => self.feed(event),
+            Answer::Probed {
+                probe,
+                finding,
+                heartbeat,
+            } => {
+                if heartbeat.is_some() {
+                    self.heartbeat = heartbeat;
+                }
+                self.feed(Event::Probed { probe, finding });
+            }
+            Answer::HeartbeatEnded(number) => {
+                let ended = self
+                    .heartbeat
+                    .take_if(|heartbeat| heartbeat.number == number);
+                if let Some(Heartbeat { key, .. }) = ended {
+                    self.feed(Event::Disconnected { key });
+                }
+            }
+        }
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Set(setting) => {
-                self.settings.send_replace(setting);
+            Effect::Retarget(target) => {
+                tracing::info!(
+                    admission = ?target.admission,
+                    addresses = ?target.addresses,
+                    "the pool's target changed"
+                );
+                self.targets.send_replace(target);
             }
             Effect::Probe { probe, leader } => self.probe(probe, leader),
-            Effect::AskAgent(leader) => self.ask_agent(leader),
+            Effect::ConfirmLeadership(leader) => self.confirm_leadership(leader),
             Effect::ReadDcs(number) => {
                 // A full queue holds an older request; the watch's own backstop reads, too.
                 let _ = self.commands.try_send(WatchCommand::Read(number));
             }
-            Effect::Acknowledge { pause, drained } => {
-                self.record.send_modify(|record| {
-                    record.pause = Some(pause);
-                    record.drained = drained;
-                });
-            }
-            Effect::Rewired(Rewired {
-                cause,
-                held,
-                leader,
-            }) => {
-                tracing::info!(%cause, held_ms = held.0, member = %leader.member, address = %leader.address, "clients work again");
-                self.note_rewired(cause, held);
-            }
+            Effect::Acknowledge { pause, drained } => self.publisher.acknowledge(pause, drained),
+            Effect::Monitor(servers) => self.monitors.set(servers),
+            Effect::Retargeted(retargeted) => self.report_retargeted(&retargeted),
         }
     }
 
-    fn note_rewired(&mut self, cause: Why, held: Millis) {
-        let clients = self
-            .processes
-            .values()
-            .map(|process| process.pools.clients)
-            .sum();
-        let at_ms = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
-        self.shown.send_modify(|shown| {
-            let (count, total) = shown.rewires.entry(cause.name().to_owned()).or_default();
-            *count += 1;
-            *total += held.0;
-        });
-        // A pod that has just started had nobody to hold.
-        if cause == Why::Starting {
-            return;
-        }
-        self.record.send_modify(|record| {
-            record.rewire = Some(Rewire {
-                cause: cause.into(),
-                held_ms: held.0,
-                clients,
-                at_ms,
-            });
-        });
-    }
-
-    /// The user and the database that servers are asked with.
-    fn login(&self) -> Option<(Login, String)> {
-        Some((
-            self.logins.borrow().first()?.clone(),
-            self.config.databases.first()?.name.clone(),
-        ))
+    fn report_retargeted(&self, retargeted: &Retargeted) {
+        let Retargeted {
+            cause,
+            paused,
+            servers,
+        } = retargeted;
+        tracing::info!(%cause, held_ms = paused.0, ?servers, "clients work again");
+        let clients = self.processes.pools().clients;
+        self.publisher.note_retargeted(retargeted, clients);
     }
 
     fn probe(&mut self, probe: u64, leader: Leader) {
-        let inputs = self.inputs.clone();
-        let login = self.login();
-        self.canaries += 1;
-        let number = self.canaries;
+        self.heartbeats += 1;
+        let number = self.heartbeats;
+        let answers = self.answers.clone();
+        let login = self.logins.borrow().first().cloned();
+        let database = self.config.databases.first().map(|it| it.name.clone());
         tokio::spawn(async move {
-            let told = inputs.clone();
-            let ended = move || {
-                tokio::spawn(async move { told.send(Input::CanaryEnded(number)).await });
+            let ended = answers.clone();
+            let on_end = async move {
+                let _ = ended.send(Answer::HeartbeatEnded(number)).await;
             };
-            let canary = match login {
-                Some((login, database)) => {
-                    look::connect(&leader.address, &login, &database, ended).await
+            let (finding, connection) = match (login, database) {
+                (Some(login), Some(database)) => {
+                    probe::leader(&leader.address, &login, &database, on_end).await
                 }
-                None => None,
+                _ => (Finding::Unreachable, None),
             };
-            let finding = match &canary {
-                Some(canary) => canary.look_for_primary(PROBE_PATIENCE).await,
-                None => Finding::Unreachable,
+            let heartbeat = connection.map(|connection| Heartbeat {
+                number,
+                key: leader.key,
+                _connection: connection,
+            });
+            let answer = Answer::Probed {
+                probe,
+                finding,
+                heartbeat,
             };
-            let canary = canary
-                .filter(|_| matches!(finding, Finding::Primary { .. }))
-                .map(|canary| (number, leader.key, canary));
-            let _ = inputs
-                .send(Input::Probed {
-                    probe,
-                    finding,
-                    canary,
-                })
-                .await;
+            let _ = answers.send(answer).await;
         });
     }
 
-    /// The agent's own word that it holds a lease or promises: `/primary` answers 200 only then.
-    fn ask_agent(&self, leader: Leader) {
+    /// Asks the agent whether it holds a lease or promises: `/primary` answers 200 only then.
+    fn confirm_leadership(&self, leader: Leader) {
         let member = self.snapshot.member(&leader.member);
         let base = member.and_then(|data| data.api_base());
-        let (http, inputs) = (self.http.clone(), self.inputs.clone());
+        let (http, answers) = (self.http.clone(), self.answers.clone());
         tokio::spawn(async move {
             let leads = match base {
                 Some(base) => {
-                    let answer = http
-                        .get(format!("{base}/primary"))
-                        .timeout(VOUCH_WITHIN)
-                        .send()
-                        .await;
-                    answer.is_ok_and(|answer| answer.status() == reqwest::StatusCode::OK)
+                    let request = http.get(format!("{base}/primary")).timeout(CONFIRM_WITHIN);
+                    let response = request.send().await;
+                    response.is_ok_and(|response| response.status() == reqwest::StatusCode::OK)
                 }
                 None => false,
             };
-            let _ = inputs
-                .send(Input::Vouched {
-                    key: leader.key,
-                    leads,
-                })
-                .await;
-        });
-    }
-
-    /// One lookout for each server of a read pool.
-    fn post_lookouts(&mut self) {
-        let Core::Reads(pool) = &self.core else {
-            return;
-        };
-        let followed = pool.followed();
-        let Some(database) = self
-            .config
-            .databases
-            .first()
-            .map(|database| database.name.clone())
-        else {
-            return;
-        };
-        self.lookouts.retain(|member, (address, task)| {
-            let stays = followed.get(member) == Some(address) && !task.is_finished();
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for (member, address) in followed {
-            let task = || {
-                tokio::spawn(look_out(
-                    self.inputs.clone(),
-                    member.clone(),
-                    address.clone(),
-                    self.logins.clone(),
-                    database.clone(),
-                ))
+            let event = Event::LeadershipAnswered {
+                key: leader.key,
+                leads,
             };
-            self.lookouts
-                .entry(member.clone())
-                .or_insert_with(|| (address.clone(), task()));
-        }
-    }
-
-    /// Brings what people and the operator see up to date.
-    fn show(&mut self) {
-        let (why, held, members, addresses) = match &self.core {
-            Core::Writes(pool) => {
-                let target = pool.target().into_iter();
-                (
-                    pool.why(),
-                    pool.held_since(),
-                    target
-                        .clone()
-                        .map(|leader| leader.member.to_string())
-                        .collect(),
-                    target.map(|leader| leader.address.to_string()).collect(),
-                )
-            }
-            Core::Reads(pool) => {
-                let members: Vec<String> = pool.serving().iter().map(ToString::to_string).collect();
-                let followed = pool.followed();
-                (
-                    pool.why(),
-                    pool.held_since(),
-                    members,
-                    pool.serving()
-                        .iter()
-                        .filter_map(|name| followed.get(name))
-                        .map(ToString::to_string)
-                        .collect(),
-                )
-            }
-        };
-        if self.told != Some(why) {
-            tracing::info!(why = why.name(), "{why}");
-            self.told = Some(why);
-        }
-        let sum = |of: fn(&Pools) -> u64| {
-            self.processes
-                .values()
-                .map(|process| of(&process.pools))
-                .sum::<u64>()
-        };
-        let pools = Pools {
-            clients: sum(|pools| pools.clients),
-            waiting: sum(|pools| pools.waiting),
-            servers_active: sum(|pools| pools.servers_active),
-            servers_idle: sum(|pools| pools.servers_idle),
-            longest_wait_us: self
-                .processes
-                .values()
-                .map(|process| process.pools.longest_wait_us)
-                .max()
-                .unwrap_or(0),
-        };
-        let generation = self.settings.borrow().number;
-        let started = self
-            .processes
-            .values()
-            .filter(|process| process.settled.is_some())
-            .count()
-            == usize::from(self.config.processes);
-        let held_ms = held
-            .filter(|_| started)
-            .map_or(0, |since| now().since(since).0);
-        self.shown.send_if_modified(|shown| {
-            shown.serving = started;
-            shown.why = why.name().to_owned();
-            shown.because = why.to_string();
-            shown.held_ms = held_ms;
-            shown.members.clone_from(&members);
-            shown.addresses.clone_from(&addresses);
-            shown.pools = pools;
-            true
-        });
-        // Clients wait for a moment all the time; those who wait long, or are held, are worth a
-        // word.
-        let waiting = if held.is_some() || pools.longest_wait_us >= 1_000_000 {
-            pools.waiting
-        } else {
-            0
-        };
-        self.record.send_if_modified(|record| {
-            let new = PoolerRecord {
-                reason: why.into(),
-                members,
-                addresses,
-                generation,
-                clients: pools.clients,
-                waiting,
-                ..record.clone()
-            };
-            // Numbers that change all the time are not worth a write by themselves: about one in
-            // ten is.
-            let near = |a: u64, b: u64| a.abs_diff(b) <= a.max(b) / 10;
-            let same = PoolerRecord {
-                clients: record.clients,
-                waiting: record.waiting,
-                ..new.clone()
-            } == *record;
-            let changed = !same
-                || !near(new.clients, record.clients)
-                || (new.waiting == 0) != (record.waiting == 0);
-            if changed {
-                *record = new;
-            }
-            changed
+            let _ = answers.send(Answer::Event(event)).await;
         });
     }
 }
 
-/// Looks at one server of a read pool for ever.
-async fn look_out(
-    inputs: mpsc::Sender<Input>,
-    member: MemberName,
-    address: Address,
-    logins: watch::Receiver<Vec<Login>>,
-    database: String,
-) {
-    loop {
-        // They may have been rotated since the last time.
-        let Some(login) = logins.borrow().first().cloned() else {
-            return;
-        };
-        let (end, mut ended) = watch::channel(false);
-        let canary = look::connect(&address, &login, &database, move || {
-            end.send_replace(true);
-        })
-        .await;
-        while let Some(canary) = &canary {
-            let finding = canary.look().await;
-            let lost = finding == Finding::Unreachable;
-            if inputs
-                .send(Input::Looked {
-                    member: member.clone(),
-                    address: address.clone(),
-                    finding,
-                })
-                .await
-                .is_err()
-            {
-                return;
-            }
-            tokio::select! {
-                _ = ended.wait_for(|ended| *ended) => break,
-                () = tokio::time::sleep(LOOK_EVERY) => if lost { break },
-            }
-        }
-        let finding = Finding::Unreachable;
-        if inputs
-            .send(Input::Looked {
-                member: member.clone(),
-                address: address.clone(),
-                finding,
-            })
-            .await
-            .is_err()
-        {
-            return;
-        }
-        tokio::time::sleep(CONNECT_AGAIN).await;
+/// Every pod begins with another endpoint.
+fn etcd(config: &PoolerConfig, keys: Keys) -> Etcd {
+    let first = config.pod.bytes().map(usize::from).sum::<usize>() % config.etcd.len().max(1);
+    let connection = Connection {
+        endpoints: config.etcd.clone(),
+        user: None,
+    };
+    Etcd::new(connection, keys, first)
+}
+
+fn anchor_server(config: &PoolerConfig) -> anyhow::Result<Arc<AnchorServer>> {
+    let socket = config.run_directory.join("anchor");
+    let server = AnchorServer::listen(&socket).context("the anchor's socket")?;
+    Ok(Arc::new(server))
+}
+
+fn start_bouncers(shared: &Shared) -> JoinSet<()> {
+    (1..=shared.config.processes)
+        .map(|number| Bouncer::new(number, shared.clone()).run())
+        .collect()
+}
+
+async fn serve_http(port: u16, publisher: &Publisher) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", port))
+        .await
+        .with_context(|| format!("port {port} for HTTP"))?;
+    tokio::spawn(http::serve(listener, publisher.status()));
+    Ok(())
+}
+
+fn core(config: &PoolerConfig) -> Box<dyn PoolCore> {
+    match config.mode {
+        Mode::Write => Box::new(WritePool::new(config.max_hold_ms, now())),
+        Mode::Read => Box::new(ReadPool::new(
+            config.max_lag(),
+            config.fallback(),
+            config.max_hold_ms,
+        )),
     }
 }

@@ -4,9 +4,9 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
-use super::body::Answer;
-use super::headers::REASON;
-use super::queue::Standing;
+use crate::body::Answer;
+use crate::headers::REASON;
+use crate::queue::Standing;
 use mrg_base::Millis;
 use mrg_policy::Reason;
 

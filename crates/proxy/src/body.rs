@@ -11,9 +11,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::provider::Permit;
-use super::stale::Keeper;
-use super::state::{InFlight, lock};
+use crate::cache::recorder::Keeper;
+use crate::counters::{InFlight, lock};
+use crate::routes::provider::Permit;
 use mrg_breaker::Outcome;
 use mrg_policy::grpc_outcome;
 

@@ -3,22 +3,15 @@
 
 mod admin;
 mod answer;
-mod attempt;
 mod body;
+mod cache;
+mod client;
+mod counters;
 mod headers;
-mod health;
-mod inbound;
-mod listen;
-mod metrics;
-mod outbound;
-mod pins;
-mod plan;
-mod provider;
 mod queue;
+mod routes;
 mod run;
-mod stale;
-mod state;
-mod upgrade;
+mod server;
 
 pub use queue::{Item, Line, Replayed, Standing, replay};
 pub use run::{Arguments, parse, run, validate};

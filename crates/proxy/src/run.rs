@@ -13,13 +13,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::admin::{self, Admin};
-use super::inbound::Gate;
-use super::listen::Phase;
-use super::plan::{Maker, Place, Plan};
-use super::queue::{self, Queue};
-use super::state::lock;
-use super::{health, listen, outbound};
+use crate::admin::{self, Admin};
+use crate::client::{call, resend};
+use crate::counters::lock;
+use crate::queue::Queue;
+use crate::routes::table::{Maker, Place, Plan};
+use crate::server::admission::Gate;
+use crate::server::listen::Phase;
+use crate::server::{health, listen};
 use mrg_policy::{Checked, Config};
 use mrg_telemetry::chain;
 
@@ -251,9 +252,9 @@ impl Running {
                 let place: Place = Arc::new(RwLock::new(route.clone()));
                 let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
-                let serve = move |request| outbound::serve(read(&served), request);
+                let serve = move |request| call::serve(read(&served), request);
                 let task = tokio::spawn(listen::listen(listener, serve, phases.clone()));
-                let worker = Some(tokio::spawn(queue::work(
+                let worker = Some(tokio::spawn(resend::work(
                     place.clone(),
                     self.changes(),
                     phases,
@@ -316,27 +317,33 @@ fn serve_inbound(
     mut ports: BTreeMap<u16, TcpListener>,
     changes: &watch::Sender<u64>,
 ) {
-    match (plan.config.inbound.clone(), &listeners.inbound) {
-        (Some(wanted), Some(listening)) if read(&listening.place).limits().port == wanted.port => {
+    let wanted = plan
+        .config
+        .inbound
+        .clone()
+        .zip(plan.config.checked_inbound());
+    match (wanted, &listeners.inbound) {
+        (Some((wanted, parsed)), Some(listening))
+            if read(&listening.place).limits().port == wanted.port =>
+        {
             let before = read(&listening.place);
             if *before.limits() != wanted {
                 *listening
                     .place
                     .write()
                     .unwrap_or_else(PoisonError::into_inner) =
-                    Arc::new(Gate::after(&before, wanted, changes));
+                    Arc::new(Gate::after(&before, wanted, parsed, changes));
             }
         }
         (wanted, _) => {
             if let Some(listening) = listeners.inbound.take() {
                 drop(listening.end());
             }
-            if let Some((wanted, listener)) = wanted.and_then(|wanted| {
-                ports
-                    .remove(&wanted.port)
-                    .map(|listener| (wanted, listener))
-            }) {
-                let place = Arc::new(RwLock::new(Arc::new(Gate::new(wanted, changes))));
+            if let Some((wanted, parsed)) = wanted
+                && let Some(listener) = ports.remove(&wanted.port)
+            {
+                let gate = Gate::new(wanted, parsed, changes);
+                let place = Arc::new(RwLock::new(Arc::new(gate)));
                 let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
                 let serve = move |request| read(&served).serve(request);
@@ -409,12 +416,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         queue: queue.clone(),
     };
     let empty = Plan {
-        config: Arc::new(Config {
-            workload,
-            dependencies: Vec::new(),
-            overrides: Vec::new(),
-            inbound: None,
-        }),
+        config: Arc::new(Checked::empty(workload)),
         hash: String::new(),
         routes: Vec::new(),
     };

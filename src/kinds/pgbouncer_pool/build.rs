@@ -1,8 +1,7 @@
 //! The objects of a pool, from its validated spec alone. Pure.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::kinds::pgbouncer_pool::validate::{Desired, MaxLag};
 use mrg_api::pgbouncer_pool::{Fallback, Mode, OnTimeout, PoolMode};
@@ -142,10 +141,18 @@ fn container_security() -> Value {
     json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true })
 }
 
+/// Names a configuration in the pods' template: another one rolls the pods. It must come out the
+/// same from every build of the operator, or an upgrade of the operator would roll them, too.
+fn configuration_hash(file: &str) -> String {
+    Sha256::digest(file)
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
 fn deployment(desired: &Desired) -> Value {
     let spec = &desired.spec;
-    let mut hasher = DefaultHasher::new();
-    desired.pooler_file().hash(&mut hasher);
     let mut container = json!({
         "name": "pgbouncer", "image": spec.image,
         "command": ["/mrg/mrg-pooler", "/etc/mrg/pooler.json"],
@@ -237,7 +244,7 @@ fn deployment(desired: &Desired) -> Value {
                 "metadata": {
                     "labels": desired.labels(),
                     "annotations": {
-                        "mrg.bluebird.id/configuration": format!("{:016x}", hasher.finish()),
+                        "mrg.bluebird.id/configuration": configuration_hash(&desired.pooler_file()),
                         "prometheus.io/scrape": "true", "prometheus.io/port": HTTP_PORT.to_string(),
                     },
                 },
@@ -245,4 +252,14 @@ fn deployment(desired: &Desired) -> Value {
             },
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_a_configuration_is_the_same_in_every_build() {
+        assert_eq!(configuration_hash("{}"), "44136fa355b3678a");
+    }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::kept_headers;
 use crate::answer::is_grpc;
-use crate::attempt::Head;
+use crate::client::attempt::Head;
 
 /// Where a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

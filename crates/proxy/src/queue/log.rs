@@ -389,7 +389,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attempt::Head;
+    use crate::client::attempt::Head;
     use bytes::Bytes;
     use http::uri::PathAndQuery;
     use http::{HeaderMap, Method};

@@ -7,12 +7,10 @@ mod item;
 mod log;
 mod postgres;
 mod web;
-mod worker;
 
 pub use item::{Item, Line, Standing};
 pub use log::{Replayed, replay};
 pub(crate) use web::router;
-pub(crate) use worker::work;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +21,8 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 
-use super::attempt::Head;
-use super::state::lock;
+use crate::client::attempt::Head;
+use crate::counters::lock;
 use log::Log;
 use mrg_policy::{Queue as Limits, QueueReport};
 use mrg_telemetry::chain;
@@ -82,7 +80,7 @@ pub(crate) struct Queue {
     postgres: Option<Postgres>,
     log: Option<Mutex<Log>>,
     /// Something came, or may be sent again.
-    news: Notify,
+    pub(crate) news: Notify,
     /// Counts changes that the status shows.
     changes: watch::Sender<u64>,
     trouble: std::sync::Mutex<Option<String>>,
@@ -172,7 +170,7 @@ impl Queue {
 
     /// Moves what waits on disk into the database, if that takes it: whether or not somebody would
     /// take the requests.
-    async fn move_to_postgres(&self) {
+    pub(crate) async fn move_to_postgres(&self) {
         let (Some(postgres), Some(log)) = (&self.postgres, &self.log) else {
             return;
         };
@@ -210,7 +208,7 @@ impl Queue {
     }
 
     /// The next request that may be sent; it is marked as being sent.
-    async fn claim(
+    pub(crate) async fn claim(
         &self,
         dependency: &str,
         limits: &Limits,
@@ -247,7 +245,7 @@ impl Queue {
     }
 
     /// Whoever waits for another try has it now.
-    async fn hurry(&self, dependency: &str) {
+    pub(crate) async fn hurry(&self, dependency: &str) {
         if let Some(postgres) = &self.postgres {
             let hurry = postgres.hurry(&self.workload, dependency);
             if let Err(error) = tokio::time::timeout(POSTGRES_WITHIN, hurry)
@@ -267,7 +265,7 @@ impl Queue {
 
     /// How a request that was sent has ended. Said until it is taken: who does not hear it leaves
     /// the request to people.
-    async fn settle(
+    pub(crate) async fn settle(
         &self,
         item: &Item,
         place: Where,
@@ -386,7 +384,7 @@ impl Queue {
 
 /// Where a request waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Where {
+pub(crate) enum Where {
     Postgres,
     Log,
 }

@@ -1,5 +1,5 @@
-//! Asks servers what they are, and keeps the connection as a canary: it tells at once when the
-//! server is gone.
+//! Asks servers what they are. The connection stays open as a heartbeat: its end shows at once that
+//! the server is gone.
 
 use std::time::Duration;
 
@@ -10,14 +10,16 @@ use mrg_base::{Lsn, Millis, Timeline};
 use mrg_pgbouncer::Login;
 use mrg_pool_core::{Address, Finding};
 
-/// A server that does not answer within this is as good as none.
-const CONNECT_WITHIN: Duration = Duration::from_secs(1);
-/// Nothing announces that a server has left recovery.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long a server may take to accept a connection or to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// How long one probe waits for a server to leave recovery.
+const PROMOTED_WITHIN: Duration = Duration::from_millis(500);
+/// Between two questions while that lasts: nothing announces that a server has left recovery.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 // One round trip. Everything here is open to any role. A standby without a WAL receiver may be any
 // time behind, so the age of what it has replayed counts even if it has replayed all that it has.
-const LOOK: &str = "
+const PROBE: &str = "
 SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()),
        CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) END,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
@@ -25,17 +27,18 @@ SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()),
             THEN greatest(0, extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)::int8 ELSE 0 END";
 
 /// An open session with a server.
-pub(crate) struct Canary {
+pub(crate) struct HeartbeatConnection {
     client: Client,
 }
 
-/// Connects. `ended` is called when the connection is.
+/// Connects; `None` if the server does not accept the login in time. `on_end` is awaited once when
+/// an accepted connection has ended.
 pub(crate) async fn connect(
     address: &Address,
     login: &Login,
     database: &str,
-    ended: impl FnOnce() + Send + 'static,
-) -> Option<Canary> {
+    on_end: impl Future<Output = ()> + Send + 'static,
+) -> Option<HeartbeatConnection> {
     let mut config = tokio_postgres::Config::new();
     config
         .host(&address.host)
@@ -45,19 +48,19 @@ pub(crate) async fn connect(
         .dbname(database);
     config
         .application_name("mrg-pooler")
-        .connect_timeout(CONNECT_WITHIN);
-    // A canary whose machine is gone is found out by the lease; this only frees the socket.
+        .connect_timeout(ANSWER_WITHIN);
+    // That the server's machine is gone shows in its lease; this only frees the socket.
     config
         .keepalives_idle(Duration::from_secs(10))
         .keepalives_interval(Duration::from_secs(5))
         .keepalives_retries(3);
-    match tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls)).await {
+    match tokio::time::timeout(ANSWER_WITHIN, config.connect(NoTls)).await {
         Ok(Ok((client, connection))) => {
             tokio::spawn(async move {
                 let _ = connection.await;
-                ended();
+                on_end.await;
             });
-            Some(Canary { client })
+            Some(HeartbeatConnection { client })
         }
         Ok(Err(error)) => {
             tracing::debug!(%address, error = mrg_telemetry::chain(&error), "the server does not take a connection");
@@ -87,11 +90,11 @@ fn parse(columns: &[String]) -> Option<Finding> {
     })
 }
 
-impl Canary {
+impl HeartbeatConnection {
     /// What the server is now.
-    pub(crate) async fn look(&self) -> Finding {
+    pub(crate) async fn probe(&self) -> Finding {
         let Ok(Ok(messages)) =
-            tokio::time::timeout(CONNECT_WITHIN, self.client.simple_query(LOOK)).await
+            tokio::time::timeout(ANSWER_WITHIN, self.client.simple_query(PROBE)).await
         else {
             return Finding::Unreachable;
         };
@@ -108,17 +111,33 @@ impl Canary {
             .unwrap_or(Finding::Unreachable)
     }
 
-    /// What the server is, once it has left recovery or the patience is over.
-    pub(crate) async fn look_for_primary(&self, patience: Duration) -> Finding {
-        let deadline = Instant::now() + patience;
+    /// What the server is, once it has left recovery or too much time has passed.
+    async fn probe_for_primary(&self) -> Finding {
+        let deadline = Instant::now() + PROMOTED_WITHIN;
         loop {
-            let finding = self.look().await;
+            let finding = self.probe().await;
             if !matches!(finding, Finding::Standby { .. }) || Instant::now() >= deadline {
                 return finding;
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
+}
+
+/// Probes a leader's server, waiting a moment for it to leave recovery. The connection comes back
+/// if the server is the primary.
+pub(crate) async fn leader(
+    address: &Address,
+    login: &Login,
+    database: &str,
+    on_end: impl Future<Output = ()> + Send + 'static,
+) -> (Finding, Option<HeartbeatConnection>) {
+    let Some(connection) = connect(address, login, database, on_end).await else {
+        return (Finding::Unreachable, None);
+    };
+    let finding = connection.probe_for_primary().await;
+    let is_primary = matches!(finding, Finding::Primary { .. });
+    (finding, Some(connection).filter(|_| is_primary))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::state::{Counter, lock};
+use crate::counters::{Counter, lock};
 use mrg_base::{Millis, Moment};
 use mrg_breaker::{Admission, Counts, Gate, Mode, Outcome, Override, Refusal, Settings, State};
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
-use super::body::Answer;
-use super::headers::{REASON, STALE};
-use super::state::lock;
+use crate::body::Answer;
+use crate::counters::lock;
+use crate::headers::{REASON, STALE};
 use mrg_base::Moment;
 use mrg_policy::{Reason, Stale};
 

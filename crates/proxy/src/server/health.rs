@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::attempt::{Head, attempt};
-use super::body::Sent;
-use super::plan::{Plan, Route};
-use super::state::lock;
+use crate::body::Sent;
+use crate::client::attempt::{Head, attempt};
+use crate::counters::lock;
+use crate::routes::table::{Plan, Route};
 use mrg_policy::{Ended, HealthCheck};
 
 /// Asks the providers of a plan. Dropping what is returned ends the asking.
@@ -43,7 +42,7 @@ async fn keep_asking(
     let Some(target) = route.targets.get(index) else {
         return;
     };
-    let Ok(path) = PathAndQuery::try_from(check.path.as_str()) else {
+    let Some(path) = target.health_path.clone() else {
         return;
     };
     let head = Head {

@@ -1,7 +1,7 @@
 use super::*;
 use mrg_base::MemberName;
 
-const HOLD: Millis = Millis::seconds(30);
+const MAX_PAUSE: Millis = Millis::seconds(30);
 
 fn leader(key: i64, name: &str) -> Leader {
     let host = format!("10.0.0.{}", name.trim_start_matches('n'));
@@ -12,12 +12,12 @@ fn leader(key: i64, name: &str) -> Leader {
     }
 }
 
-fn seen(revision: i64, leader: Option<Leader>) -> Seen {
-    Seen {
+fn snapshot(revision: i64, leader: Option<Leader>) -> Snapshot {
+    Snapshot {
         revision,
         system_id: Some(7),
         leader,
-        ..Seen::default()
+        ..Snapshot::default()
     }
 }
 
@@ -31,14 +31,14 @@ fn primary(timeline: u32) -> Finding {
 
 /// A pool under test: the clock, and what it last asked for.
 struct Script {
-    pool: Writes,
+    pool: WritePool,
     now: Moment,
 }
 
 impl Script {
     fn new() -> Self {
         Self {
-            pool: Writes::new(HOLD, Moment(1_000)),
+            pool: WritePool::new(MAX_PAUSE, Moment(1_000)),
             now: Moment(1_000),
         }
     }
@@ -47,7 +47,7 @@ impl Script {
     fn flowing() -> Self {
         let mut script = Self::new();
         let effects = script.on(Event::Dcs {
-            seen: seen(10, Some(leader(5, "n1"))),
+            snapshot: snapshot(10, Some(leader(5, "n1"))),
             read: 0,
         });
         let probe = probe_in(&effects).unwrap();
@@ -56,8 +56,8 @@ impl Script {
             finding: primary(1),
         });
         assert_eq!(
-            gate_in(&effects),
-            Some((Gate::Flow, "10.0.0.1:5432".to_owned()))
+            admission_in(&effects),
+            Some((Admission::Open, "10.0.0.1:5432".to_owned()))
         );
         script
     }
@@ -73,7 +73,7 @@ impl Script {
 
     fn watched(&mut self, revision: i64, leader: Option<Leader>) -> Vec<Effect> {
         self.on(Event::Dcs {
-            seen: seen(revision, leader),
+            snapshot: snapshot(revision, leader),
             read: 0,
         })
     }
@@ -99,7 +99,7 @@ fn read_in(effects: &[Effect]) -> Option<u64> {
     })
 }
 
-fn gate_in(effects: &[Effect]) -> Option<(Gate, String)> {
+fn admission_in(effects: &[Effect]) -> Option<(Admission, String)> {
     let text = |addresses: &[Address]| {
         addresses
             .iter()
@@ -108,44 +108,44 @@ fn gate_in(effects: &[Effect]) -> Option<(Gate, String)> {
             .join(",")
     };
     effects.iter().rev().find_map(|effect| match effect {
-        Effect::Set(setting) => Some((setting.gate, text(&setting.addresses))),
+        Effect::Retarget(target) => Some((target.admission, text(&target.addresses))),
         _ => None,
     })
 }
 
 #[test]
-fn nobody_is_let_in_before_the_server_itself_says_that_it_is_the_primary() {
+fn no_client_is_admitted_before_the_server_itself_says_that_it_is_the_primary() {
     let mut script = Script::new();
     let effects = script.watched(10, Some(leader(5, "n1")));
     assert_eq!(
-        gate_in(&effects),
-        Some((Gate::Hold, "10.0.0.1:5432".to_owned()))
+        admission_in(&effects),
+        Some((Admission::Paused, "10.0.0.1:5432".to_owned()))
     );
     let probe = probe_in(&effects).unwrap();
     let effects = script.on(Event::Probed {
         probe,
         finding: Finding::Unreachable,
     });
-    assert_eq!(gate_in(&effects), None);
+    assert_eq!(admission_in(&effects), None);
     let effects = script.after(20).on(Event::Tick);
     let probe = probe_in(&effects).unwrap();
     assert_eq!(
-        gate_in(&script.on(Event::Probed {
+        admission_in(&script.on(Event::Probed {
             probe,
             finding: primary(1)
         }))
         .unwrap()
         .0,
-        Gate::Flow
+        Admission::Open
     );
 }
 
 #[test]
-fn a_silent_dcs_or_one_closed_connection_stops_nobody() {
+fn a_silent_dcs_or_one_closed_connection_pauses_no_client() {
     let mut script = Script::flowing();
     assert_eq!(script.on(Event::DcsLost), vec![]);
     let effects = script.on(Event::Disconnected { key: Revision(5) });
-    assert_eq!(gate_in(&effects), None);
+    assert_eq!(admission_in(&effects), None);
     let probe = probe_in(&effects).unwrap();
     assert_eq!(
         script.on(Event::Probed {
@@ -158,60 +158,60 @@ fn a_silent_dcs_or_one_closed_connection_stops_nobody() {
 }
 
 #[test]
-fn a_closed_connection_and_a_probe_that_fails_hold_the_clients() {
+fn a_closed_connection_and_a_probe_that_fails_pause_the_clients() {
     let mut script = Script::flowing();
     let probe = probe_in(&script.on(Event::Disconnected { key: Revision(5) })).unwrap();
     let effects = script.on(Event::Probed {
         probe,
         finding: Finding::Unreachable,
     });
-    assert_eq!(gate_in(&effects).unwrap().0, Gate::Hold);
+    assert_eq!(admission_in(&effects).unwrap().0, Admission::Paused);
     assert!(read_in(&effects).is_some());
     assert_eq!(script.pool.why(), Why::ServerLost);
 }
 
 #[test]
-fn a_hold_ends_only_with_a_read_that_began_after_it_and_a_probe_after_it() {
+fn a_pause_ends_only_with_a_read_that_began_after_it_and_a_probe_after_it() {
     let mut script = Script::flowing();
     let effects = script.watched(11, None);
-    assert_eq!(gate_in(&effects).unwrap().0, Gate::Hold);
+    assert_eq!(admission_in(&effects).unwrap().0, Admission::Paused);
     let read = read_in(&effects).unwrap();
-    // A change that was watched turns PgBouncer to the new leader, and is not enough to let anybody
-    // through.
+    // A change that was watched turns PgBouncer to the new leader, and is not enough to admit any
+    // client.
     let effects = script.watched(12, Some(leader(12, "n2")));
     assert_eq!(
-        gate_in(&effects),
-        Some((Gate::Hold, "10.0.0.2:5432".to_owned()))
+        admission_in(&effects),
+        Some((Admission::Paused, "10.0.0.2:5432".to_owned()))
     );
     let probe = probe_in(&effects).unwrap();
     assert_eq!(
-        gate_in(&script.on(Event::Probed {
+        admission_in(&script.on(Event::Probed {
             probe,
             finding: primary(2)
         })),
         None
     );
     let effects = script.after(40).on(Event::Dcs {
-        seen: seen(12, Some(leader(12, "n2"))),
+        snapshot: snapshot(12, Some(leader(12, "n2"))),
         read,
     });
     assert_eq!(
-        gate_in(&effects),
-        Some((Gate::Flow, "10.0.0.2:5432".to_owned()))
+        admission_in(&effects),
+        Some((Admission::Open, "10.0.0.2:5432".to_owned()))
     );
-    let rewired = effects.iter().find_map(|effect| {
-        if let Effect::Rewired(rewired) = effect {
-            Some(rewired.clone())
+    let retargeted = effects.iter().find_map(|effect| {
+        if let Effect::Retargeted(retargeted) = effect {
+            Some(retargeted.clone())
         } else {
             None
         }
     });
     assert_eq!(
-        rewired.unwrap(),
-        Rewired {
+        retargeted.unwrap(),
+        Retargeted {
             cause: Why::LeaderGone,
-            held: Millis(40),
-            leader: leader(12, "n2")
+            paused: Millis(40),
+            servers: Servers::from([server(&leader(12, "n2"))])
         }
     );
 }
@@ -234,12 +234,12 @@ fn a_standby_an_older_timeline_and_another_system_are_no_target() {
         let mut script = Script::flowing();
         let read = read_in(&script.watched(11, None)).unwrap();
         let effects = script.on(Event::Dcs {
-            seen: seen(12, Some(leader(12, "n2"))),
+            snapshot: snapshot(12, Some(leader(12, "n2"))),
             read,
         });
         let probe = probe_in(&effects).unwrap();
         assert_eq!(
-            gate_in(&script.on(Event::Probed { probe, finding })),
+            admission_in(&script.on(Event::Probed { probe, finding })),
             None,
             "{finding:?}"
         );
@@ -248,16 +248,16 @@ fn a_standby_an_older_timeline_and_another_system_are_no_target() {
 }
 
 #[test]
-fn a_probe_from_before_the_hold_confirms_nothing() {
+fn a_probe_from_before_the_pause_confirms_nothing() {
     let mut script = Script::flowing();
     let early = probe_in(&script.on(Event::Disconnected { key: Revision(5) })).unwrap();
     let read = read_in(&script.watched(11, None)).unwrap();
     script.on(Event::Dcs {
-        seen: seen(12, Some(leader(5, "n1"))),
+        snapshot: snapshot(12, Some(leader(5, "n1"))),
         read,
     });
     assert_eq!(
-        gate_in(&script.on(Event::Probed {
+        admission_in(&script.on(Event::Probed {
             probe: early,
             finding: primary(1)
         })),
@@ -266,7 +266,8 @@ fn a_probe_from_before_the_hold_confirms_nothing() {
 }
 
 #[test]
-fn a_request_to_pause_is_heeded_at_once_and_acknowledged_when_drained_or_when_that_takes_long() {
+fn a_request_to_pause_takes_effect_at_once_and_is_acknowledged_when_drained_or_when_that_takes_long()
+ {
     let mut script = Script::flowing();
     let pause = PauseRequest {
         id: Revision(20),
@@ -275,11 +276,11 @@ fn a_request_to_pause_is_heeded_at_once_and_acknowledged_when_drained_or_when_th
     let effects = script.on(Event::Pause(Some(pause)));
     // The address stays: transactions end on the server where they began.
     assert_eq!(
-        gate_in(&effects),
-        Some((Gate::Hold, "10.0.0.1:5432".to_owned()))
+        admission_in(&effects),
+        Some((Admission::Paused, "10.0.0.1:5432".to_owned()))
     );
     assert_eq!(probe_in(&effects), None);
-    assert_eq!(script.pool.wake_at(), Some(script.now + SAY_SO_AFTER));
+    assert_eq!(script.pool.wake_at(), Some(script.now + ACKNOWLEDGE_AFTER));
     assert_eq!(
         script.after(100).on(Event::Tick),
         vec![Effect::Acknowledge {
@@ -287,7 +288,7 @@ fn a_request_to_pause_is_heeded_at_once_and_acknowledged_when_drained_or_when_th
             drained: false
         }]
     );
-    let number = script.pool.setting.number;
+    let number = script.pool.target.number;
     let effects = script.on(Event::Drained { number });
     assert_eq!(
         effects,
@@ -308,7 +309,7 @@ fn a_request_ends_with_the_leadership_that_it_is_about() {
     }))))
     .unwrap();
     let effects = script.on(Event::Dcs {
-        seen: seen(30, Some(leader(30, "n2"))),
+        snapshot: snapshot(30, Some(leader(30, "n2"))),
         read,
     });
     let probe = probe_in(&effects).unwrap();
@@ -317,8 +318,8 @@ fn a_request_ends_with_the_leadership_that_it_is_about() {
         finding: primary(2),
     });
     assert_eq!(
-        gate_in(&effects),
-        Some((Gate::Flow, "10.0.0.2:5432".to_owned()))
+        admission_in(&effects),
+        Some((Admission::Open, "10.0.0.2:5432".to_owned()))
     );
     assert_eq!(script.pool.why(), Why::Confirmed);
 }
@@ -332,23 +333,23 @@ fn a_request_that_is_taken_back_lets_clients_go_on_where_they_were() {
     }))))
     .unwrap();
     script.on(Event::Dcs {
-        seen: seen(20, Some(leader(5, "n1"))),
+        snapshot: snapshot(20, Some(leader(5, "n1"))),
         read,
     });
     let probe = probe_in(&script.on(Event::Pause(None))).unwrap();
     assert_eq!(
-        gate_in(&script.on(Event::Probed {
+        admission_in(&script.on(Event::Probed {
             probe,
             finding: primary(1)
         }))
         .unwrap()
         .0,
-        Gate::Flow
+        Admission::Open
     );
 }
 
 #[test]
-fn a_request_that_nobody_takes_back_is_heeded_for_the_longest_hold_and_no_longer() {
+fn a_request_that_is_never_taken_back_pauses_for_the_longest_pause_and_no_longer() {
     let mut script = Script::flowing();
     let pause = PauseRequest {
         id: Revision(20),
@@ -356,21 +357,21 @@ fn a_request_that_nobody_takes_back_is_heeded_for_the_longest_hold_and_no_longer
     };
     let read = read_in(&script.on(Event::Pause(Some(pause)))).unwrap();
     script.on(Event::Dcs {
-        seen: seen(20, Some(leader(5, "n1"))),
+        snapshot: snapshot(20, Some(leader(5, "n1"))),
         read,
     });
     assert_eq!(probe_in(&script.after(29_999).on(Event::Tick)), None);
     let effects = script.after(1).on(Event::Tick);
-    assert_eq!(gate_in(&effects).unwrap().0, Gate::Refuse);
+    assert_eq!(admission_in(&effects).unwrap().0, Admission::Rejecting);
     let probe = probe_in(&effects).unwrap();
     assert_eq!(
-        gate_in(&script.on(Event::Probed {
+        admission_in(&script.on(Event::Probed {
             probe,
             finding: primary(1)
         }))
         .unwrap()
         .0,
-        Gate::Flow,
+        Admission::Open,
         "it serves all the same"
     );
     script.on(Event::Pause(Some(pause)));
@@ -383,7 +384,7 @@ fn a_request_that_nobody_takes_back_is_heeded_for_the_longest_hold_and_no_longer
 }
 
 #[test]
-fn without_the_dcs_the_leaders_agent_must_vouch() {
+fn without_the_dcs_the_leaders_agent_must_confirm_leadership() {
     let mut script = Script::flowing();
     let probe = probe_in(&script.on(Event::Disconnected { key: Revision(5) })).unwrap();
     let probe = probe_in(&script.on(Event::Probed {
@@ -394,16 +395,16 @@ fn without_the_dcs_the_leaders_agent_must_vouch() {
     assert!(
         script
             .on(Event::DcsLost)
-            .contains(&Effect::AskAgent(leader(5, "n1")))
+            .contains(&Effect::ConfirmLeadership(leader(5, "n1")))
     );
     assert_eq!(
-        gate_in(&script.on(Event::Probed {
+        admission_in(&script.on(Event::Probed {
             probe,
             finding: primary(1)
         })),
         None
     );
-    script.on(Event::Vouched {
+    script.on(Event::LeadershipAnswered {
         key: Revision(5),
         leads: false,
     });
@@ -411,52 +412,55 @@ fn without_the_dcs_the_leaders_agent_must_vouch() {
         script
             .after(200)
             .on(Event::Tick)
-            .contains(&Effect::AskAgent(leader(5, "n1")))
+            .contains(&Effect::ConfirmLeadership(leader(5, "n1")))
     );
-    let effects = script.on(Event::Vouched {
+    let effects = script.on(Event::LeadershipAnswered {
         key: Revision(5),
         leads: true,
     });
-    assert_eq!(gate_in(&effects).unwrap().0, Gate::Flow);
+    assert_eq!(admission_in(&effects).unwrap().0, Admission::Open);
 }
 
 #[test]
-fn what_is_not_confirmed_in_time_is_refused_and_let_through_once_it_is() {
+fn clients_are_rejected_when_no_server_is_confirmed_in_time_and_admitted_once_one_is() {
     let mut script = Script::flowing();
     let read = read_in(&script.watched(11, None)).unwrap();
-    assert_eq!(script.pool.wake_at(), Some(script.now + HOLD));
-    assert_eq!(gate_in(&script.after(HOLD.0 - 1).on(Event::Tick)), None);
+    assert_eq!(script.pool.wake_at(), Some(script.now + MAX_PAUSE));
     assert_eq!(
-        gate_in(&script.after(1).on(Event::Tick)).unwrap().0,
-        Gate::Refuse
+        admission_in(&script.after(MAX_PAUSE.0 - 1).on(Event::Tick)),
+        None
+    );
+    assert_eq!(
+        admission_in(&script.after(1).on(Event::Tick)).unwrap().0,
+        Admission::Rejecting
     );
     assert_eq!(script.pool.why(), Why::HeldTooLong);
     let effects = script.on(Event::Dcs {
-        seen: seen(12, Some(leader(12, "n2"))),
+        snapshot: snapshot(12, Some(leader(12, "n2"))),
         read,
     });
     let probe = probe_in(&effects).unwrap();
     assert_eq!(
-        gate_in(&script.on(Event::Probed {
+        admission_in(&script.on(Event::Probed {
             probe,
             finding: primary(2)
         }))
         .unwrap()
         .0,
-        Gate::Flow
+        Admission::Open
     );
 }
 
 #[test]
-fn a_leader_that_takes_the_key_anew_is_confirmed_anew() {
+fn a_leader_that_takes_the_key_again_is_confirmed_again() {
     let mut script = Script::flowing();
     let effects = script.watched(15, Some(leader(15, "n1")));
-    assert_eq!(gate_in(&effects).unwrap().0, Gate::Hold);
+    assert_eq!(admission_in(&effects).unwrap().0, Admission::Paused);
     assert_eq!(script.pool.why(), Why::LeaderChanged);
 }
 
 #[test]
-fn a_late_change_of_an_abandoned_watch_is_not_news() {
+fn a_late_change_of_an_abandoned_watch_is_ignored() {
     let mut script = Script::flowing();
     script.watched(50, Some(leader(5, "n1")));
     assert_eq!(script.watched(40, None), vec![]);

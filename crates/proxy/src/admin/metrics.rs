@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::inbound::Gate;
-use super::plan::{Plan, Route};
+use crate::routes::table::{Plan, Route};
+use crate::server::admission::Gate;
 use mrg_breaker::State;
 use mrg_policy::Reason;
 

@@ -8,9 +8,9 @@ use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
-use super::body::{BodyError, Sent, SentBody, grpc_status};
-use super::headers::NOT_PROCESSED;
-use super::plan::{Route, Target};
+use crate::body::{BodyError, Sent, SentBody, grpc_status};
+use crate::headers::NOT_PROCESSED;
+use crate::routes::table::{Route, Target};
 use mrg_policy::Ended;
 
 /// A request's head, without what belonged to the caller's connection.
@@ -36,7 +36,7 @@ impl Head {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(target.scheme.clone());
         parts.authority = Some(target.authority.clone());
-        parts.path_and_query = Some(target.path(&self.path));
+        parts.path_and_query = Some(target.path(&self.path)?);
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from_parts(parts).ok()?;

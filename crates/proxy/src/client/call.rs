@@ -13,16 +13,16 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::answer::{is_grpc, own, queued, refusal};
-use super::attempt::{Head, attempt};
-use super::body::{Answer, Sent, Watch};
-use super::headers::{PROVIDER, strip_hop_by_hop, upgrade_of};
-use super::plan::{Route, Target};
-use super::provider::Permit;
-use super::queue::{Kept, Standing};
-use super::stale::{self, Keeper};
-use super::state::{InFlight, lock};
-use super::upgrade;
+use crate::answer::{is_grpc, own, queued, refusal};
+use crate::body::{Answer, Sent, Watch};
+use crate::cache::recorder::{self, Keeper};
+use crate::client::attempt::{Head, attempt};
+use crate::client::upgrade;
+use crate::counters::{InFlight, lock};
+use crate::headers::{PROVIDER, strip_hop_by_hop, upgrade_of};
+use crate::queue::{Kept, Standing};
+use crate::routes::provider::Permit;
+use crate::routes::table::{Route, Target};
 use mrg_base::Millis;
 use mrg_breaker::{Outcome, Refusal};
 use mrg_policy::{Attempt, Ended, Next, OnAmbiguous, Reason, grpc_outcome};
@@ -229,7 +229,7 @@ impl<'a> Call<'a> {
             .stale
             .as_ref()
             .filter(|_| self.head.method == Method::GET)
-            && let Some(response) = stale::answer(
+            && let Some(response) = recorder::answer(
                 &self.route.shared.answers,
                 limits,
                 self.head.path.as_str(),
@@ -239,21 +239,16 @@ impl<'a> Call<'a> {
             self.route.shared.fallbacks.add();
             return Some(response);
         }
-        if let Some(fixed) = &fallback.fixed {
-            self.route.shared.fallbacks.add();
-            let status = StatusCode::from_u16(fixed.status).unwrap_or(StatusCode::OK);
-            let mut response = own(status, "application/json", fixed.body.clone());
-            for (name, value) in &fixed.headers {
-                if let (Ok(name), Ok(value)) = (name.parse::<http::HeaderName>(), value.parse()) {
-                    response.headers_mut().insert(name, value);
-                }
-            }
-            response
-                .headers_mut()
-                .insert(super::headers::REASON, HeaderValue::from_static(why.name()));
-            return Some(response);
+        let fixed = self.route.static_answer.as_ref()?;
+        self.route.shared.fallbacks.add();
+        let mut response = own(fixed.status, "application/json", fixed.body.clone());
+        for (name, value) in &fixed.headers {
+            response.headers_mut().insert(name, value.clone());
         }
-        None
+        response
+            .headers_mut()
+            .insert(crate::headers::REASON, HeaderValue::from_static(why.name()));
+        Some(response)
     }
 
     async fn providers(

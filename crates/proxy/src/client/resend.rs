@@ -6,11 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::Where;
-use super::item::{Item, Standing};
-use crate::listen::Phase;
-use crate::outbound::{self, Resent};
-use crate::plan::{Place, Route};
+use crate::client::call::{self, Resent};
+use crate::queue::{Item, Standing, Where};
+use crate::routes::table::{Place, Route};
+use crate::server::listen::Phase;
 use mrg_breaker::State;
 use mrg_policy::{Queue as Limits, Reason};
 
@@ -96,32 +95,31 @@ async fn send(
         return;
     };
     let later = Timestamp::now() + limits.retry_after.0.duration();
-    let (standing, retry_at, note) =
-        match outbound::send_again(route, head, item.body.clone()).await {
-            Resent::Answered(status) if status < 500 => {
-                (Standing::Done, None, format!("answered {status}"))
-            }
-            Resent::Answered(status) if repeatable => {
-                (Standing::Waiting, Some(later), format!("answered {status}"))
-            }
-            Resent::Answered(status) => (
-                Standing::Inquiry,
-                None,
-                format!("answered {status}; it may have been processed"),
-            ),
-            // Not sent at all: it is its turn again as soon as somebody is let through.
-            Resent::Unserved(Reason::BreakerOpen, Some(left)) => (
-                Standing::Waiting,
-                Some(Timestamp::now() + left.duration()),
-                String::new(),
-            ),
-            Resent::Unserved(reason @ (Reason::Ambiguous | Reason::TimedOut), _) if !repeatable => {
-                (Standing::Inquiry, None, reason.sentence().to_owned())
-            }
-            Resent::Unserved(reason, _) => {
-                (Standing::Waiting, Some(later), reason.sentence().to_owned())
-            }
-        };
+    let (standing, retry_at, note) = match call::send_again(route, head, item.body.clone()).await {
+        Resent::Answered(status) if status < 500 => {
+            (Standing::Done, None, format!("answered {status}"))
+        }
+        Resent::Answered(status) if repeatable => {
+            (Standing::Waiting, Some(later), format!("answered {status}"))
+        }
+        Resent::Answered(status) => (
+            Standing::Inquiry,
+            None,
+            format!("answered {status}; it may have been processed"),
+        ),
+        // Not sent at all: it is its turn again as soon as somebody is let through.
+        Resent::Unserved(Reason::BreakerOpen, Some(left)) => (
+            Standing::Waiting,
+            Some(Timestamp::now() + left.duration()),
+            String::new(),
+        ),
+        Resent::Unserved(reason @ (Reason::Ambiguous | Reason::TimedOut), _) if !repeatable => {
+            (Standing::Inquiry, None, reason.sentence().to_owned())
+        }
+        Resent::Unserved(reason, _) => {
+            (Standing::Waiting, Some(later), reason.sentence().to_owned())
+        }
+    };
     tracing::info!(
         ticket = item.ticket,
         dependency = item.dependency,

@@ -11,12 +11,12 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::answer::refusal;
-use super::attempt::{Head, attempt};
-use super::body::{Answer, Sent, Watch};
-use super::headers::strip_hop_by_hop;
-use super::plan::Route;
-use super::state::{InFlight, lock};
+use crate::answer::refusal;
+use crate::body::{Answer, Sent, Watch};
+use crate::client::attempt::{Head, attempt};
+use crate::counters::{InFlight, lock};
+use crate::headers::strip_hop_by_hop;
+use crate::routes::table::Route;
 use mrg_policy::Reason;
 
 /// How long both sides may take for the change once the provider has agreed.

@@ -17,7 +17,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-use super::body::Answer;
+use crate::body::Answer;
 
 /// Connections at a port; more wait in the kernel's queue.
 const CONNECTIONS: u32 = 4096;

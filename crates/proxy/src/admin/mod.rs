@@ -1,5 +1,7 @@
 //! The port for the kubelet, Prometheus and the operator. Changing something needs the token.
 
+mod metrics;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +16,9 @@ use axum::routing::{get, put};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::metrics;
-use super::queue::{self, Queue};
-use super::run::Running;
-use super::state::lock;
+use crate::counters::lock;
+use crate::queue::{self, Queue};
+use crate::run::Running;
 use mrg_policy::{DependencyReport, Forced, ProviderReport, Report};
 
 /// How long a caller who waits for a change is kept waiting.
@@ -151,7 +152,7 @@ pub(crate) fn report(running: &Running, version: u64) -> Report {
 
 async fn configuration(State(admin): State<Admin>) -> Response {
     let (plan, _) = admin.running.now();
-    axum::Json(&*plan.config).into_response()
+    axum::Json(&**plan.config).into_response()
 }
 
 /// Takes a new configuration and answers with its hash, or refuses it and keeps the last one.

@@ -14,14 +14,15 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 
-use super::answer::{is_grpc, refusal};
-use super::attempt;
-use super::body::{Answer, Sent, SentBody, Watch};
-use super::headers::{NOT_PROCESSED, strip_hop_by_hop, upgrade_of};
-use super::provider::{Permit, Provider};
-use super::state::{Concurrency, Counter};
+use crate::answer::{is_grpc, refusal};
+use crate::body::{Answer, Sent, SentBody, Watch};
+use crate::client::attempt;
+use crate::counters::{Concurrency, Counter};
+use crate::headers::{NOT_PROCESSED, strip_hop_by_hop, upgrade_of};
+use crate::routes::convert;
+use crate::routes::provider::{Permit, Provider};
 use mrg_breaker::{Mode, Outcome, Settings};
-use mrg_policy::{Canary, CanaryReport, Ended, Inbound, LaneReport, Reason, Route};
+use mrg_policy::{Canary, CanaryReport, CheckedInbound, Ended, Inbound, LaneReport, Reason, Route};
 use mrg_telemetry::Histogram;
 
 /// What stands between callers and the workload.
@@ -84,12 +85,9 @@ impl Lane {
 }
 
 impl Beside {
-    fn new(spec: Canary, changes: &watch::Sender<u64>) -> Self {
-        let authority = format!("{}:{}", spec.url.host, spec.url.port);
+    fn new(spec: Canary, authority: &mrg_policy::Authority, changes: &watch::Sender<u64>) -> Self {
         Self {
-            authority: authority
-                .parse()
-                .unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
+            authority: convert::authority(authority),
             number: AtomicU64::new(0),
             provider: Arc::new(Provider::new(
                 format!("canary {}", spec.trial),
@@ -175,7 +173,11 @@ type Answered = Result<
 
 impl Gate {
     /// One whose workload listens on the loopback of the pod.
-    pub(crate) fn new(limits: Inbound, changes: &watch::Sender<u64>) -> Self {
+    pub(crate) fn new(
+        limits: Inbound,
+        parsed: &CheckedInbound,
+        changes: &watch::Sender<u64>,
+    ) -> Self {
         let connector = || {
             let mut tcp = HttpConnector::new();
             tcp.set_nodelay(true);
@@ -190,16 +192,16 @@ impl Gate {
                 .timer(TokioTimer::new());
             builder
         };
-        let authority = format!("127.0.0.1:{}", limits.target_port);
+        let canary = limits.canary.clone().zip(parsed.canary.as_ref());
+        let routes = limits.routes.iter().zip(&parsed.routes);
         Self {
-            authority: authority
-                .parse()
-                .unwrap_or_else(|_| Authority::from_static("127.0.0.1")),
-            canary: limits.canary.clone().map(|spec| Beside::new(spec, changes)),
-            routes: limits
-                .routes
-                .iter()
-                .map(|route| (route.clone(), Beside::new(route.to.clone(), changes)))
+            authority: convert::authority(&parsed.workload),
+            canary: canary.map(|(spec, authority)| Beside::new(spec, authority, changes)),
+            routes: routes
+                .map(|(route, authority)| {
+                    let beside = Beside::new(route.to.clone(), authority, changes);
+                    (route.clone(), beside)
+                })
                 .collect(),
             limits,
             one: builder().build(connector()),
@@ -212,8 +214,13 @@ impl Gate {
     }
 
     /// One in place of another: connections stay; what is counted of a trial begins anew.
-    pub(crate) fn after(before: &Self, limits: Inbound, changes: &watch::Sender<u64>) -> Self {
-        let mut gate = Self::new(limits, changes);
+    pub(crate) fn after(
+        before: &Self,
+        limits: Inbound,
+        parsed: &CheckedInbound,
+        changes: &watch::Sender<u64>,
+    ) -> Self {
+        let mut gate = Self::new(limits, parsed, changes);
         if gate.limits.target_port == before.limits.target_port {
             (gate.one, gate.two) = (before.one.clone(), before.two.clone());
         }
@@ -258,7 +265,7 @@ impl Gate {
         self.latencies.record(began.elapsed());
         let reason = match answered {
             Ok(Ok(response)) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-                return super::upgrade::pass(caller, response, protocol, in_flight);
+                return crate::client::upgrade::pass(caller, response, protocol, in_flight);
             }
             Ok(Ok(response)) => {
                 if response.status().is_server_error() {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -14,16 +14,18 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::body::SentBody;
-use super::pins::Pins;
-use super::provider::Provider;
-use super::queue::Queue;
-use super::stale;
-use super::state::{Concurrency, Counter};
+use crate::body::SentBody;
+use crate::cache::recorder;
+use crate::counters::{Concurrency, Counter};
+use crate::queue::Queue;
+use crate::routes::affinity::Pins;
+use crate::routes::convert;
+use crate::routes::provider::Provider;
 use mrg_base::{Millis, Moment};
 use mrg_breaker::{Budget, Override, Providers};
 use mrg_policy::{
-    Checked, Config, Dependency, Forced, OverrideSpec, Provider as ProviderSpec, Reason, Retry,
+    BasePath, Checked, CheckedAnswer, CheckedDependency, CheckedProvider, Credentials, Dependency,
+    Forced, OverrideSpec, Provider as ProviderSpec, Reason, Retry,
 };
 use mrg_telemetry::Histogram;
 
@@ -94,7 +96,7 @@ pub(crate) struct Shared {
     /// Who served what.
     pub pins: Mutex<Pins>,
     /// Good answers for bad times.
-    pub answers: stale::Shared,
+    pub answers: recorder::Shared,
     /// How long answers took.
     pub latencies: Histogram,
     /// Requests that nobody could serve, by reason.
@@ -121,7 +123,7 @@ impl Shared {
             )),
             order_settings,
             pins: Mutex::default(),
-            answers: stale::Shared::default(),
+            answers: recorder::Shared::default(),
             latencies: Histogram::default(),
             unserved: std::array::from_fn(|_| Counter::default()),
             retries: Counter::default(),
@@ -161,20 +163,43 @@ pub(crate) struct Target {
     /// Where it is.
     pub authority: Authority,
     /// What every path begins with.
-    pub base: String,
+    pub base: BasePath,
     /// What is set on every request.
     pub headers: HeaderMap,
     /// Which requests are for it: those whose header has one of these values.
     pub accepts: Option<(HeaderName, Vec<HeaderValue>)>,
+    /// What its health is asked at, if it is.
+    pub health_path: Option<PathAndQuery>,
 }
 
 impl Target {
-    /// Its path for a request's.
-    pub(crate) fn path(&self, asked: &PathAndQuery) -> PathAndQuery {
-        if self.base.is_empty() {
-            return asked.clone();
+    /// Its path for a request's; `None` if both together are too long for one.
+    pub(crate) fn path(&self, asked: &PathAndQuery) -> Option<PathAndQuery> {
+        let base = self.base.as_str();
+        if base.is_empty() {
+            return Some(asked.clone());
         }
-        PathAndQuery::try_from(format!("{}{asked}", self.base)).unwrap_or_else(|_| asked.clone())
+        PathAndQuery::try_from(format!("{base}{asked}")).ok()
+    }
+}
+
+/// An answer that is always the same.
+pub(crate) struct StaticAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: String,
+}
+
+impl StaticAnswer {
+    fn new(checked: &CheckedAnswer) -> Self {
+        Self {
+            status: convert::status(checked.status),
+            headers: convert::headers(&checked.headers),
+            body: checked.body.clone(),
+        }
     }
 }
 
@@ -198,6 +223,8 @@ pub(crate) struct Route {
     pub queue: Option<Arc<Queue>>,
     /// The header by which they are known.
     pub queue_key: Option<HeaderName>,
+    /// The answer where no provider gives one.
+    pub static_answer: Option<StaticAnswer>,
 }
 
 /// Where each listener finds its dependency; a push changes what stands there.
@@ -207,7 +234,7 @@ pub(crate) type Place = Arc<RwLock<Arc<Route>>>;
 #[derive(Clone)]
 pub(crate) struct Plan {
     /// As configured.
-    pub config: Arc<Config>,
+    pub config: Arc<Checked>,
     /// What was configured, in short.
     pub hash: String,
     /// The dependencies, in the order of the configuration.
@@ -243,11 +270,12 @@ impl Maker {
             .map(|route| (route.spec.name.as_str(), route))
             .collect();
         let mut routes = Vec::new();
-        for (index, spec) in checked.dependencies.iter().enumerate() {
+        for (index, (spec, parsed)) in checked.checked_dependencies().enumerate() {
             if spec.fallback.queue.is_some() && self.queue.is_none() {
                 return Err(Error::NoQueue { index });
             }
-            routes.push(self.route(index, spec, old.get(spec.name.as_str()).copied())?);
+            let old = old.get(spec.name.as_str()).copied();
+            routes.push(self.route(index, spec, parsed, old)?);
         }
         // Only now, since nothing may change before all of it can.
         for route in &routes {
@@ -269,7 +297,7 @@ impl Maker {
             }
         }
         Ok(Plan {
-            config: Arc::new((*checked).clone()),
+            config: Arc::new(checked),
             hash,
             routes: routes.into_iter().map(Arc::new).collect(),
         })
@@ -279,6 +307,7 @@ impl Maker {
         &self,
         index: usize,
         spec: &Dependency,
+        parsed: &CheckedDependency,
         old: Option<&Arc<Route>>,
     ) -> Result<Route, Error> {
         let known: BTreeMap<&str, &Target> = old
@@ -287,12 +316,13 @@ impl Maker {
             .map(|(spec, target)| (spec.name.as_str(), target))
             .collect();
         let mut targets = Vec::new();
-        for (number, provider) in spec.providers.iter().enumerate() {
+        let providers = spec.providers.iter().zip(&parsed.providers);
+        for (number, (provider, parsed)) in providers.enumerate() {
             let field = format!("dependencies[{index}].providers[{number}]");
             let kept = known
                 .get(provider.name.as_str())
                 .map(|target| target.provider.clone());
-            targets.push(self.target(spec, provider, &field, kept)?);
+            targets.push(self.target(spec, (provider, parsed), &field, kept)?);
         }
         let client = match old {
             Some(route) if same_connections(&route.spec, spec) => route.client.clone(),
@@ -302,29 +332,21 @@ impl Maker {
             Some(route) if route.shared.fits(spec) => route.shared.clone(),
             _ => Arc::new(Shared::new(spec)),
         };
-        let header = |name: &String| name.parse().ok();
+        let header = |name: &Option<_>| name.as_ref().map(convert::header_name);
         Ok(Route {
             client,
             targets,
             shared,
-            repeatable: spec
-                .retry
-                .methods
-                .iter()
-                .filter_map(|method| method.parse().ok())
-                .collect(),
-            idempotency: spec.retry.idempotency_header.as_ref().and_then(header),
-            pin: spec.pin.as_ref().and_then(|pin| header(&pin.header)),
+            repeatable: parsed.retry_methods.iter().map(convert::method).collect(),
+            idempotency: header(&parsed.idempotency_header),
+            pin: header(&parsed.pin_header),
             queue: spec
                 .fallback
                 .queue
                 .as_ref()
                 .and_then(|_| self.queue.clone()),
-            queue_key: spec
-                .fallback
-                .queue
-                .as_ref()
-                .and_then(|queue| header(&queue.idempotency_header)),
+            queue_key: header(&parsed.queue_header),
+            static_answer: parsed.static_answer.as_ref().map(StaticAnswer::new),
             spec: spec.clone(),
         })
     }
@@ -332,52 +354,20 @@ impl Maker {
     fn target(
         &self,
         spec: &Dependency,
-        provider: &ProviderSpec,
+        (provider, parsed): (&ProviderSpec, &CheckedProvider),
         field: &str,
         kept: Option<Arc<Provider>>,
     ) -> Result<Target, Error> {
-        let invalid = |name: &str| Error::Header {
-            field: format!("{field}.{name}"),
-        };
-        let mut headers = HeaderMap::new();
-        for (name, value) in &provider.headers {
-            let name: HeaderName = name.parse().map_err(|_| invalid("headers"))?;
-            headers.insert(name, value.parse().map_err(|_| invalid("headers"))?);
+        let mut headers = convert::headers(&parsed.headers);
+        if let (Some(credentials), Some(name)) = (&provider.credentials, &parsed.credentials_header)
+        {
+            let value = self.credentials(credentials, field)?;
+            headers.insert(convert::header_name(name), value);
         }
-        if let Some(credentials) = &provider.credentials {
-            let path = self
-                .secrets
-                .join(&credentials.secret_name)
-                .join(&credentials.key);
-            let text = std::fs::read_to_string(&path).map_err(|source| Error::Credentials {
-                field: format!("{field}.credentials"),
-                path: path.display().to_string(),
-                source,
-            })?;
-            let mut value: HeaderValue = format!("{}{}", credentials.prefix, text.trim_end())
-                .parse()
-                .map_err(|_| invalid("credentials"))?;
-            value.set_sensitive(true);
-            let name: HeaderName = credentials
-                .header
-                .parse()
-                .map_err(|_| invalid("credentials.header"))?;
-            headers.insert(name, value);
-        }
-        let accepts = match &provider.accepts {
-            None => None,
-            Some(accepts) => Some((
-                accepts
-                    .header
-                    .parse()
-                    .map_err(|_| invalid("accepts.header"))?,
-                accepts
-                    .values
-                    .iter()
-                    .map(|value| value.parse().map_err(|_| invalid("accepts.values")))
-                    .collect::<Result<_, _>>()?,
-            )),
-        };
+        let accepts = parsed.accepts.as_ref().map(|(name, values)| {
+            let values = values.iter().map(convert::header_value).collect();
+            (convert::header_name(name), values)
+        });
         let label = format!("{}/{}", spec.name, provider.name);
         let make = || {
             Arc::new(Provider::new(
@@ -389,21 +379,37 @@ impl Maker {
         };
         Ok(Target {
             provider: kept.unwrap_or_else(make),
-            name: provider.name.parse().map_err(|_| invalid("name"))?,
+            name: convert::header_value(&parsed.name),
             scheme: if provider.url.tls {
                 Scheme::HTTPS
             } else {
                 Scheme::HTTP
             },
-            authority: provider
-                .url
-                .authority()
-                .parse()
-                .map_err(|_| invalid("url"))?,
-            base: provider.url.base.clone(),
+            authority: convert::authority(&parsed.authority),
+            base: parsed.base.clone(),
             headers,
             accepts,
+            health_path: parsed.health_path.as_ref().map(convert::path),
         })
+    }
+
+    /// Reads the header's value from the mounted Secret.
+    fn credentials(&self, credentials: &Credentials, field: &str) -> Result<HeaderValue, Error> {
+        let path = self
+            .secrets
+            .join(&credentials.secret_name)
+            .join(&credentials.key);
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Credentials {
+            field: format!("{field}.credentials"),
+            path: path.display().to_string(),
+            source,
+        })?;
+        let text = format!("{}{}", credentials.prefix, text.trim_end());
+        let mut value: HeaderValue = text.parse().map_err(|_| Error::Header {
+            field: format!("{field}.credentials"),
+        })?;
+        value.set_sensitive(true);
+        Ok(value)
     }
 }
 

@@ -1,0 +1,495 @@
+//! The read pool: its clients are spread over the standbys that keep up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::pool::{Effect, Event, PoolCore, Retargeted, Servers};
+use crate::view::{Address, Admission, Finding, PoolTarget, Snapshot};
+use crate::why::Why;
+use mrg_base::{Lsn, MemberName, Millis, Moment};
+
+/// How far a standby may be behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxLag {
+    /// In bytes of WAL.
+    Bytes(u64),
+    /// In age of the newest transaction that can be snapshot.
+    Time(Millis),
+}
+
+/// What clients get when no standby is near enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// The primary.
+    Primary,
+    /// Nothing: they wait for the longest hold, and are turned away then.
+    Refuse,
+}
+
+/// A read pool.
+#[derive(Debug)]
+pub struct ReadPool {
+    max_lag: MaxLag,
+    fallback: Fallback,
+    max_pause: Millis,
+    snapshot: Snapshot,
+    findings: BTreeMap<MemberName, (Address, Finding)>,
+    serving: BTreeSet<MemberName>,
+    empty_since: Option<Moment>,
+    target: PoolTarget,
+}
+
+impl ReadPool {
+    /// A pool whose clients wait for the first server.
+    pub fn new(max_lag: MaxLag, fallback: Fallback, max_pause: Millis) -> Self {
+        Self {
+            max_lag,
+            fallback,
+            max_pause,
+            snapshot: Snapshot::default(),
+            findings: BTreeMap::new(),
+            serving: BTreeSet::new(),
+            empty_since: None,
+            target: PoolTarget::INITIAL,
+        }
+    }
+
+    /// Every member: how far a standby is behind shows only beside the leader.
+    fn monitored(&self) -> Servers {
+        self.snapshot
+            .members
+            .iter()
+            .map(|(name, member)| (name.clone(), member.address.clone()))
+            .collect()
+    }
+
+    fn is_at(&self, name: &MemberName, address: &Address) -> bool {
+        self.snapshot
+            .members
+            .get(name)
+            .is_some_and(|member| member.address == *address)
+    }
+
+    fn note_dcs(&mut self, snapshot: Snapshot) {
+        self.snapshot = snapshot;
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.retain(|name, (address, _)| self.is_at(name, address));
+        self.findings = findings;
+    }
+
+    fn note_finding(&mut self, member: MemberName, address: Address, finding: Finding) {
+        if self.is_at(&member, &address) {
+            self.findings.insert(member, (address, finding));
+        }
+    }
+
+    /// Chooses the servers, and opens, pauses or rejects accordingly.
+    fn proceed(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        self.serving = self.choose();
+        let addresses: Vec<Address> = self.serving().into_values().collect();
+        let paused_since = self.empty_since;
+        let started = !self.target.addresses.is_empty();
+        self.empty_since = if addresses.is_empty() && started {
+            self.empty_since.or(Some(now))
+        } else {
+            None
+        };
+        let late = self
+            .empty_since
+            .is_some_and(|since| now.since(since) >= self.max_pause);
+        let admission = if !addresses.is_empty() {
+            Admission::Open
+        } else if late {
+            Admission::Rejecting
+        } else {
+            Admission::Paused
+        };
+        // Without a server the last ones stay written down: an empty list is none for PgBouncer.
+        let addresses = if addresses.is_empty() {
+            self.target.addresses.clone()
+        } else {
+            addresses
+        };
+        let Some(target) = self.target.next(admission, addresses) else {
+            return;
+        };
+        if let (Some(since), Admission::Open) = (paused_since, admission) {
+            effects.push(Effect::Retargeted(Retargeted {
+                cause: Why::NoReplica,
+                paused: now.since(since),
+                servers: self.serving(),
+            }));
+        }
+        self.target = target.clone();
+        effects.push(Effect::Retarget(target));
+    }
+
+    fn choose(&self) -> BTreeSet<MemberName> {
+        let leader = self.snapshot.leader.as_ref().map(|leader| &leader.member);
+        let near = |name: &&MemberName| Some(*name) != leader && self.is_near(name);
+        let standbys: BTreeSet<MemberName> = self.findings.keys().filter(near).cloned().collect();
+        if !standbys.is_empty() || self.fallback == Fallback::Refuse {
+            return standbys;
+        }
+        let primary = |name: &&MemberName| {
+            matches!(self.findings.get(*name), Some((_, Finding::Primary { .. })))
+        };
+        leader.filter(primary).cloned().into_iter().collect()
+    }
+
+    fn is_near(&self, name: &MemberName) -> bool {
+        let Some((
+            _,
+            Finding::Standby {
+                system_id,
+                replayed,
+                behind,
+            },
+        )) = self.findings.get(name)
+        else {
+            return false;
+        };
+        // One that was too far away comes back only when it is clearly near, so that it does not
+        // flap.
+        let serves = self.serving.contains(name);
+        let share = if serves { 1 } else { 2 };
+        let near = match self.max_lag {
+            // While the leader's position is unknown the standby stays as it was.
+            MaxLag::Bytes(limit) => self
+                .bytes_behind(*replayed)
+                .map_or(serves, |behind| behind <= limit / share),
+            MaxLag::Time(limit) => behind.0 <= limit.0 / share,
+        };
+        near && self
+            .snapshot
+            .system_id
+            .is_none_or(|known| known == *system_id)
+    }
+
+    /// `None` while there is a leader that has not answered the first question yet.
+    fn bytes_behind(&self, replayed: Lsn) -> Option<u64> {
+        let leader = self
+            .snapshot
+            .leader
+            .as_ref()
+            .map(|leader| &leader.member)
+            .filter(|leader| self.snapshot.members.contains_key(leader));
+        match leader.map(|leader| self.findings.get(leader)) {
+            Some(Some((_, Finding::Primary { written, .. }))) => {
+                Some(written.bytes_since(replayed))
+            }
+            Some(None) => None,
+            // Without a primary nothing new is written.
+            Some(Some(_)) | None => Some(0),
+        }
+    }
+}
+
+impl PoolCore for ReadPool {
+    fn on(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Dcs { snapshot, .. } => {
+                self.note_dcs(snapshot);
+                effects.push(Effect::Monitor(self.monitored()));
+            }
+            Event::Monitored {
+                member,
+                address,
+                finding,
+            } => self.note_finding(member, address, finding),
+            // A silent DCS changes nothing, and the rest concerns the leader alone.
+            Event::Tick
+            | Event::DcsLost
+            | Event::Pause(_)
+            | Event::Disconnected { .. }
+            | Event::Probed { .. }
+            | Event::LeadershipAnswered { .. }
+            | Event::Drained { .. } => {}
+        }
+        self.proceed(now, &mut effects);
+        effects
+    }
+
+    fn wake_at(&self) -> Option<Moment> {
+        self.empty_since
+            .filter(|_| self.target.admission == Admission::Paused)
+            .map(|since| since + self.max_pause)
+    }
+
+    fn why(&self) -> Why {
+        match self.target.admission {
+            Admission::Open => Why::Confirmed,
+            Admission::Rejecting => Why::HeldTooLong,
+            Admission::Paused if self.empty_since.is_none() => Why::Starting,
+            Admission::Paused => Why::NoReplica,
+        }
+    }
+
+    fn paused_since(&self) -> Option<Moment> {
+        self.empty_since
+    }
+
+    fn serving(&self) -> Servers {
+        self.serving
+            .iter()
+            .filter_map(|name| Some((name.clone(), self.findings.get(name)?.0.clone())))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::{Leader, Member};
+    use mrg_base::Timeline;
+    use mrg_election::Revision;
+
+    fn name(text: &str) -> MemberName {
+        MemberName::new(text).unwrap()
+    }
+
+    fn address(text: &str) -> Address {
+        Address {
+            host: format!("10.0.0.{}", text.trim_start_matches('n')),
+            port: 5432,
+        }
+    }
+
+    fn snapshot(leader: &str, members: &[&str]) -> Snapshot {
+        let member = |text: &&str| {
+            (
+                name(text),
+                Member {
+                    address: address(text),
+                },
+            )
+        };
+        let leader = Leader {
+            key: Revision(1),
+            member: name(leader),
+            address: address(leader),
+        };
+        Snapshot {
+            revision: 1,
+            system_id: Some(7),
+            leader: Some(leader),
+            members: members.iter().map(member).collect(),
+        }
+    }
+
+    fn dcs(snapshot: Snapshot) -> Event {
+        Event::Dcs { snapshot, read: 0 }
+    }
+
+    impl ReadPool {
+        /// The target that an event leads to, if it is another one.
+        fn target_after(&mut self, now: u64, event: Event) -> Option<PoolTarget> {
+            let effects = self.on(Moment(now), event);
+            effects.into_iter().find_map(|effect| match effect {
+                Effect::Retarget(target) => Some(target),
+                _ => None,
+            })
+        }
+    }
+
+    fn standby(replayed: u64) -> Finding {
+        Finding::Standby {
+            system_id: 7,
+            replayed: Lsn(replayed),
+            behind: Millis(0),
+        }
+    }
+
+    fn monitored(text: &str, finding: Finding) -> Event {
+        Event::Monitored {
+            member: name(text),
+            address: address(text),
+            finding,
+        }
+    }
+
+    const PRIMARY: Finding = Finding::Primary {
+        system_id: 7,
+        timeline: Timeline(1),
+        written: Lsn(1_000),
+    };
+
+    fn pool(fallback: Fallback) -> ReadPool {
+        let mut pool = ReadPool::new(MaxLag::Bytes(100), fallback, Millis(500));
+        for event in [
+            dcs(snapshot("n1", &["n1", "n2", "n3"])),
+            monitored("n1", PRIMARY),
+            monitored("n2", standby(1_000)),
+            monitored("n3", standby(960)),
+        ] {
+            pool.target_after(0, event);
+        }
+        assert_eq!(pool.target.addresses, vec![address("n2"), address("n3")]);
+        assert_eq!(pool.why(), Why::Confirmed);
+        pool
+    }
+
+    #[test]
+    fn a_laggard_and_a_lost_standby_leave_and_come_back_when_they_are_near() {
+        let mut pool = pool(Fallback::Refuse);
+        assert_eq!(
+            pool.target_after(1, monitored("n3", standby(800)))
+                .unwrap()
+                .addresses,
+            vec![address("n2")]
+        );
+        assert_eq!(
+            pool.target_after(2, monitored("n3", standby(920))),
+            None,
+            "80 bytes behind is within the limit, but not clearly"
+        );
+        assert_eq!(
+            pool.target_after(3, monitored("n3", standby(960)))
+                .unwrap()
+                .addresses
+                .len(),
+            2
+        );
+        assert_eq!(
+            pool.target_after(4, monitored("n2", Finding::Unreachable))
+                .unwrap()
+                .addresses,
+            vec![address("n3")]
+        );
+    }
+
+    #[test]
+    fn without_a_standby_clients_use_the_primary_or_wait_and_are_refused() {
+        let mut to_primary = pool(Fallback::Primary);
+        let mut refusing = pool(Fallback::Refuse);
+        for pool in [&mut to_primary, &mut refusing] {
+            pool.target_after(1, monitored("n2", Finding::Unreachable));
+            pool.target_after(1, monitored("n3", Finding::Unreachable));
+        }
+        assert_eq!(
+            (
+                to_primary.target.admission,
+                to_primary.target.addresses.clone()
+            ),
+            (Admission::Open, vec![address("n1")])
+        );
+        assert_eq!(
+            (refusing.target.admission, refusing.why()),
+            (Admission::Paused, Why::NoReplica)
+        );
+        assert_eq!(refusing.wake_at(), Some(Moment(501)));
+        assert_eq!(
+            refusing.target_after(501, Event::Tick).unwrap().admission,
+            Admission::Rejecting
+        );
+        assert_eq!(
+            refusing
+                .target_after(502, monitored("n2", standby(1_000)))
+                .unwrap()
+                .admission,
+            Admission::Open
+        );
+    }
+
+    #[test]
+    fn every_snapshot_renews_the_monitors_and_a_pause_that_ends_is_reported() {
+        let mut pool = pool(Fallback::Refuse);
+        let all = ["n1", "n2", "n3"].map(|text| (name(text), address(text)));
+        assert_eq!(
+            pool.on(Moment(1), dcs(snapshot("n1", &["n1", "n2", "n3"]))),
+            vec![Effect::Monitor(Servers::from(all))]
+        );
+        pool.on(Moment(10), monitored("n2", Finding::Unreachable));
+        pool.on(Moment(10), monitored("n3", Finding::Unreachable));
+        let effects = pool.on(Moment(50), monitored("n2", standby(1_000)));
+        let retargeted = Retargeted {
+            cause: Why::NoReplica,
+            paused: Millis(40),
+            servers: Servers::from([(name("n2"), address("n2"))]),
+        };
+        let target = pool.target.clone();
+        assert_eq!(
+            effects,
+            vec![Effect::Retargeted(retargeted), Effect::Retarget(target)]
+        );
+    }
+
+    #[test]
+    fn a_laggard_that_answers_before_the_primary_is_not_taken_for_near() {
+        let mut pool = ReadPool::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
+        pool.target_after(0, dcs(snapshot("n1", &["n1", "n2", "n3"])));
+        assert_eq!(
+            pool.target_after(1, monitored("n2", standby(800))),
+            None,
+            "the position of the primary is not known yet"
+        );
+        assert_eq!(pool.target_after(2, monitored("n1", PRIMARY)), None);
+        assert_eq!(
+            pool.target_after(3, monitored("n3", standby(1_000)))
+                .unwrap()
+                .addresses,
+            vec![address("n3")]
+        );
+        let mut pool = ReadPool::new(MaxLag::Bytes(100), Fallback::Refuse, Millis(500));
+        pool.target_after(0, dcs(snapshot("n1", &["n1", "n2", "n3"])));
+        pool.target_after(1, monitored("n2", standby(800)));
+        let target = pool
+            .target_after(2, monitored("n1", Finding::Unreachable))
+            .unwrap();
+        assert_eq!(
+            target.addresses,
+            vec![address("n2")],
+            "without a primary nothing new is written"
+        );
+    }
+
+    #[test]
+    fn serving_standbys_go_on_until_a_new_leader_has_answered() {
+        let mut pool = pool(Fallback::Refuse);
+        let mut moved = snapshot("n4", &["n1", "n2", "n3", "n4"]);
+        moved.members.remove(&name("n1"));
+        assert_eq!(pool.target_after(1, dcs(moved)), None);
+        let ahead = Finding::Primary {
+            system_id: 7,
+            timeline: Timeline(2),
+            written: Lsn(1_050),
+        };
+        assert_eq!(pool.target_after(2, monitored("n4", ahead)), None);
+        assert_eq!(pool.serving, [name("n2"), name("n3")].into());
+    }
+
+    #[test]
+    fn a_standby_that_becomes_the_leader_leaves() {
+        let mut pool = pool(Fallback::Refuse);
+        pool.target_after(1, dcs(snapshot("n2", &["n1", "n2", "n3"])));
+        assert_eq!(pool.serving, [name("n3")].into());
+    }
+
+    #[test]
+    fn a_server_of_another_system_at_the_same_address_is_not_used() {
+        let mut pool = pool(Fallback::Refuse);
+        pool.target_after(
+            1,
+            monitored(
+                "n3",
+                Finding::Standby {
+                    system_id: 8,
+                    replayed: Lsn(1_000),
+                    behind: Millis(0),
+                },
+            ),
+        );
+        assert_eq!(pool.serving, [name("n2")].into());
+    }
+
+    #[test]
+    fn no_client_is_admitted_or_rejected_before_the_first_server() {
+        let mut pool = ReadPool::new(MaxLag::Time(Millis(100)), Fallback::Refuse, Millis(500));
+        assert_eq!(
+            pool.target_after(0, dcs(snapshot("n1", &["n1", "n2"]))),
+            None
+        );
+        assert_eq!(pool.target_after(9_000, Event::Tick), None);
+        assert_eq!(pool.why(), Why::Starting);
+    }
+}

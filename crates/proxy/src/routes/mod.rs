@@ -1,0 +1,6 @@
+//! Where requests go: a checked configuration made ready, and what is known of its providers.
+
+pub(crate) mod affinity;
+pub(crate) mod convert;
+pub(crate) mod provider;
+pub(crate) mod table;
