@@ -203,12 +203,11 @@ fn clusters(text: &mut String, all: &[PostgresCluster]) {
             ],
             &rows,
         ));
-        all.iter().for_each(|cluster| {
-            cluster
-                .status
-                .iter()
-                .for_each(|status| unready(text, &cluster.name_any(), &status.conditions));
-        });
+        for cluster in all {
+            if let Some(status) = &cluster.status {
+                unready(text, &cluster.name_any(), &status.conditions);
+            }
+        }
         text.push('\n');
     }
 }
@@ -256,11 +255,11 @@ fn pools(text: &mut String, all: &[PgBouncerPool]) {
             ],
             &rows,
         ));
-        all.iter().for_each(|pool| {
-            pool.status
-                .iter()
-                .for_each(|status| unready(text, &pool.name_any(), &status.conditions));
-        });
+        for pool in all {
+            if let Some(status) = &pool.status {
+                unready(text, &pool.name_any(), &status.conditions);
+            }
+        }
         text.push('\n');
     }
 }

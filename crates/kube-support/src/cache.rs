@@ -13,8 +13,8 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{self, mpsc};
 
-use super::lock;
 use super::mirror::version;
+use mrg_base::lock;
 
 /// So many objects are read at a time when a watch begins: a page is in memory whole, before
 /// anything is taken away.

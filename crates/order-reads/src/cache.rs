@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 
 use super::metrics::Metrics;
 use super::order::{Micros, Order, OrderId};
-use mrg_base::Millis;
+use mrg_base::{Millis, lock};
 use mrg_breaker::{Breaker, Outcome, Ratio, Settings};
 
 /// Stores a copy unless a newer version is known. `KEYS[1]` the order, `ARGV` version, copy,
@@ -141,10 +141,7 @@ impl Cache {
         budget: Duration,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let ticket = self
-            .breaker
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        let ticket = lock(&self.breaker)
             .admit(mrg_clock::now())
             .map_err(|_| Error::LeftAlone)?;
         let mut guard = Permit {
@@ -305,10 +302,7 @@ struct Permit<'a> {
 impl Permit<'_> {
     fn report(&mut self, outcome: Outcome) {
         if let Some(ticket) = self.ticket.take() {
-            self.breaker
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .report(mrg_clock::now(), ticket, outcome);
+            lock(self.breaker).report(mrg_clock::now(), ticket, outcome);
         }
     }
 }

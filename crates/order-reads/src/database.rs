@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::lag::Written;
 use super::order::{Cursor, FINAL_STATES, Micros, Order, OrderId, Row};
-use mrg_base::Lsn;
+use mrg_base::{Lsn, lock};
 
 /// Why a database gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -312,10 +312,7 @@ pub(crate) async fn sample(primary: &Database, written: &Mutex<Written>) {
         tick.tick().await;
         let asked = Micros::now();
         if let Ok(Standing { standby: false, at }) = primary.ping(Duration::from_secs(1)).await {
-            written
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .sample(asked, at);
+            lock(written).sample(asked, at);
         }
     }
 }

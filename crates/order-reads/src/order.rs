@@ -165,6 +165,7 @@ pub(crate) struct Row {
     pub archived: bool,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn as_text<S: serde::Serializer>(moment: &Micros, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(moment)
 }

@@ -3,7 +3,7 @@
 //! place.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -16,6 +16,7 @@ use super::flight::Flights;
 use super::lag::Written;
 use super::metrics::Metrics;
 use super::order::{Cursor, Micros, Order, OrderId, Row};
+use mrg_base::lock;
 use mrg_telemetry::chain;
 
 /// What is asked.
@@ -269,7 +270,7 @@ impl Reader {
             Replica::Archived(part) => return self.archived(id, Some(&part)).await,
             // It may have ended within the lag; the primary knows.
             Replica::Active(found) => (Some(found), String::new()),
-            Replica::Missing { lag } if self.existed_before(id, lag) => {
+            Replica::Missing { lag } if Self::existed_before(id, lag) => {
                 return self.maybe_old(id, kind).await;
             }
             Replica::Missing { .. } => (None, String::new()),
@@ -378,11 +379,7 @@ impl Reader {
         if !standing.standby {
             return Some(Micros(0));
         }
-        let staleness = self
-            .written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .staleness(Micros::now(), standing.at);
+        let staleness = lock(&self.written).staleness(Micros::now(), standing.at);
         self.metrics.lag.store(
             staleness.map_or(u64::MAX, |age| age.0.unsigned_abs()),
             Relaxed,
@@ -455,7 +452,7 @@ impl Reader {
 
     /// Whether a server that lags by so much would have it; with two seconds for clocks that
     /// differ.
-    fn existed_before(&self, id: OrderId, lag: Duration) -> bool {
+    fn existed_before(id: OrderId, lag: Duration) -> bool {
         id.made_at()
             .is_some_and(|made| Micros::now().since(made) > lag + Duration::from_secs(2))
     }

@@ -1,9 +1,8 @@
 //! The objects of a pool, from its validated spec alone. Pure.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use serde_json::{Map, Value, json};
 
+use crate::checksum::checksum;
 use crate::kinds::pgbouncer_pool::validate::{Desired, MaxLag};
 use mrg_api::pgbouncer_pool::{Fallback, Mode, OnTimeout, PoolMode};
 use mrg_api::postgres_cluster::Spread;
@@ -144,8 +143,6 @@ fn container_security() -> Value {
 
 fn deployment(desired: &Desired) -> Value {
     let spec = &desired.spec;
-    let mut hasher = DefaultHasher::new();
-    desired.pooler_file().hash(&mut hasher);
     let mut container = json!({
         "name": "pgbouncer", "image": spec.image,
         "command": ["/mrg/mrg-pooler", "/etc/mrg/pooler.json"],
@@ -237,7 +234,7 @@ fn deployment(desired: &Desired) -> Value {
                 "metadata": {
                     "labels": desired.labels(),
                     "annotations": {
-                        "mrg.bluebird.id/configuration": format!("{:016x}", hasher.finish()),
+                        "mrg.bluebird.id/configuration": checksum(&desired.pooler_file(), 8),
                         "prometheus.io/scrape": "true", "prometheus.io/port": HTTP_PORT.to_string(),
                     },
                 },
