@@ -42,7 +42,6 @@ async fn see(place: &Place) -> Result<Seen, Error> {
     })
 }
 
-/// The screen.
 pub(crate) async fn status(place: &Place) -> Result<String, Error> {
     let seen = see(place).await?;
     if seen.sets.is_empty()

@@ -25,7 +25,7 @@ pub enum Error {
         kind: String,
         /// On which object.
         name: String,
-        /// Why.
+        /// The client's error, or the server's answer.
         source: Box<kube::Error>,
     },
     /// Somebody else owns a field that we mean.
@@ -59,12 +59,12 @@ impl Manifest {
             .to_owned()
     }
 
-    /// Its kind.
+    /// `kind` of the object; empty if the manifest has none.
     pub fn kind(&self) -> String {
         self.text("/kind")
     }
 
-    /// Its name.
+    /// `metadata.name` of the object; empty if the manifest has none.
     pub fn name(&self) -> String {
         self.text("/metadata/name")
     }

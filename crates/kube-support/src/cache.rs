@@ -71,7 +71,7 @@ where
         self.told.whole.subscribe()
     }
 
-    /// An object.
+    /// The object as the watch last had it; `None` if it does not exist, as far as the watch knows.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.store.get(&ObjectRef::new(name).within(namespace))
     }

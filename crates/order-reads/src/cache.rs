@@ -40,10 +40,8 @@ const REMEMBER_MS: u64 = 60_000;
 /// Why the cache could not say.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The address.
     #[error("the cache's address cannot be read: {0}")]
     Address(redis::RedisError),
-    /// It failed.
     #[error("the cache failed: {0}")]
     Failed(#[from] redis::RedisError),
     /// It took too long.
@@ -70,11 +68,9 @@ pub(crate) struct Lives {
 pub(crate) struct Copy {
     /// When the database gave it.
     pub at: Micros,
-    /// The order.
     pub order: Order,
 }
 
-/// The cache.
 pub(crate) struct Cache {
     client: redis::Client,
     connection: OnceCell<ConnectionManager>,

@@ -20,12 +20,9 @@ pub(crate) enum Error {
     /// The connection string.
     #[error("{setting} is not a connection string: {source}")]
     Dsn {
-        /// Which setting.
         setting: &'static str,
-        /// Why not.
         source: tokio_postgres::Error,
     },
-    /// No connection.
     #[error("failed to connect")]
     Connect(#[from] deadpool_postgres::PoolError),
     /// The query failed.
@@ -64,7 +61,6 @@ pub(crate) enum Place {
     Here(Order),
     /// In the archive, in this part.
     Archived(String),
-    /// Nowhere.
     Missing,
 }
 

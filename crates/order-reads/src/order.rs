@@ -154,9 +154,7 @@ struct Shown<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Row {
-    /// Which order.
     pub id: Uuid,
-    /// Its state.
     pub state: String,
     /// When it was made; RFC 3339.
     #[serde(serialize_with = "as_text")]

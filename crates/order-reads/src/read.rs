@@ -75,9 +75,7 @@ impl Source {
 /// An order, where it came from, and how old this view of it may be; `None`: unknown.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    /// The order.
     pub order: Arc<Order>,
-    /// From where.
     pub source: Source,
     /// How old at most; microseconds.
     pub staleness: Option<Micros>,
@@ -86,7 +84,6 @@ pub(crate) struct Found {
 /// What a question ends with.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
-    /// The order.
     Found(Found),
     /// It has ended: it is asked for as history.
     IsFinal,
@@ -101,9 +98,7 @@ pub(crate) enum Answer {
 /// What a page of a list ends with.
 #[derive(Debug)]
 pub(crate) struct Page {
-    /// The rows.
     pub rows: Vec<Row>,
-    /// From where.
     pub source: Source,
     /// How old at most; microseconds.
     pub staleness: Option<Micros>,
@@ -127,12 +122,10 @@ pub(crate) struct Budgets {
 /// How long an answer waits for its copy to be kept.
 const PATIENCE_TO_KEEP: Duration = Duration::from_millis(5);
 
-/// All places.
 #[derive(Debug)]
 pub(crate) struct Reader {
     /// Copies; `None`: there is no cache.
     pub cache: Option<Arc<Cache>>,
-    /// The leader.
     pub primary: Database,
     /// Places at the leader: many for active orders, few for history.
     pub bulkhead: Semaphore,
