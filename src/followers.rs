@@ -10,6 +10,7 @@ use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 
+use mrg_base::lock;
 use mrg_dcs::{Keys, Section};
 use mrg_dcs_etcd::{Connection, Etcd, WatchEvent, watch};
 
@@ -62,10 +63,7 @@ where
         keys: Keys,
         shape: fn(&S) -> T,
     ) -> Arc<Etcd> {
-        let mut followers = self
-            .followers
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut followers = lock(&self.followers);
         let same = |follower: &&Follower| follower.endpoints == endpoints && follower.keys == keys;
         if let Some(follower) = followers.get(&object).filter(same) {
             return follower.etcd.clone();
@@ -100,10 +98,7 @@ where
     /// The object is gone. Its etcd goes, too, and who still asked it would look up its name for
     /// ever.
     pub(crate) fn forget(&self, namespace: &str, name: &str) {
-        let mut followers = self
-            .followers
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut followers = lock(&self.followers);
         followers.retain(|object, _| {
             object.name != name || object.namespace.as_deref() != Some(namespace)
         });

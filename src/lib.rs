@@ -3,6 +3,7 @@
 
 /// The admission webhook: injects sidecars and checks what spans objects.
 pub mod admission;
+mod checksum;
 mod conditions;
 /// The dashboard that stays open on a screen.
 pub mod dashboard;
@@ -12,6 +13,7 @@ pub mod kinds;
 /// Metrics of the objects, for Prometheus.
 pub mod metrics;
 mod news;
+mod password;
 mod quantity;
 mod reconciler;
 mod seen;

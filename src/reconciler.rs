@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -15,6 +15,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use mrg_base::lock;
 use mrg_kube_support::FIELD_MANAGER;
 
 /// So many objects of a kind have their turn at once.
@@ -117,6 +118,7 @@ async fn turn<R: Reconciler>(
     Ok(next)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "kube's signature")]
 fn retry<R: Reconciler>(
     object: Arc<DeserializeGuard<R::Kind>>,
     error: &R::Error,
@@ -146,7 +148,7 @@ fn pause(failures: u32) -> Duration {
 
 impl<R: Reconciler> Turns<R> {
     fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), u32>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.failures)
     }
 
     fn forget(&self, namespace: &str, name: &str) {

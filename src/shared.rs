@@ -69,7 +69,7 @@ impl Shared {
             ),
             autoscalers: Cache::new(Api::all(client.clone()), every(), |_| ()),
             budgets: Cache::new(Api::all(client.clone()), every(), |budget| {
-                budget.metadata.managed_fields = None
+                budget.metadata.managed_fields = None;
             }),
             sets: cache(client),
             pools: cache(client),

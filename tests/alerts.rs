@@ -132,7 +132,7 @@ fn an_installation_with_the_prometheus_operator_gets_its_objects_and_one_without
     let with = desired(|set| set["spec"]["alerting"]["prometheusOperator"] = json!(true));
     let mut kinds: Vec<String> = build::alerting(&with)
         .iter()
-        .map(|object| object.kind())
+        .map(mrg_kube_support::Manifest::kind)
         .collect();
     kinds.sort();
     assert_eq!(

@@ -411,9 +411,9 @@ fn a_service_that_runs_elsewhere_is_not_deployed_and_still_called() {
 
 #[test]
 fn a_queues_address_bears_any_password() {
+    use base64::Engine;
     let desired = desired(example()).unwrap();
     let secret = build::queue_secret(&desired, &wiring(), "p@ss/w:rd");
-    use base64::Engine;
     let dsn = base64::engine::general_purpose::STANDARD
         .decode(secret.0["data"]["dsn"].as_str().unwrap())
         .unwrap();

@@ -54,7 +54,7 @@ fn patch(webhook: &Webhook, request: &Request) -> Option<json_patch::Patch> {
     Some(json_patch::diff(&before, &after)).filter(|patch| !patch.0.is_empty())
 }
 
-/// Whose pod it is. A ReplicaSet is named after its Deployment and the template's hash, which its
+/// The workload that a pod is of. A `ReplicaSet` is named after its Deployment and the template's hash, which its
 /// pods carry as a label.
 pub(super) fn owner(pod: &Value) -> Option<(TargetKind, String)> {
     let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;

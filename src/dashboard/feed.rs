@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use super::view::{self, View};
 use mrg_api::{OrderServiceSet, PgBouncerPool, PostgresCluster, ServiceResilience};
+use mrg_base::lock;
 
 /// Changes within this time are shown at once: a failover writes several objects.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -54,7 +55,7 @@ impl Feed {
 
     /// Somebody looks: joins those who do, or is the first.
     pub(super) fn look(&self) -> Arc<Watching> {
-        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watching = lock(&self.watching);
         watching.upgrade().unwrap_or_else(|| {
             let new = Arc::new(start(&self.client));
             *watching = Arc::downgrade(&new);
@@ -147,7 +148,7 @@ fn start(client: &Client) -> Watching {
             match serde_json::to_string(&view) {
                 Ok(text) => drop(shown.send_replace(Some(text.into()))),
                 Err(error) => {
-                    tracing::error!(%error, "the page's content cannot be written as JSON")
+                    tracing::error!(%error, "the page's content cannot be written as JSON");
                 }
             }
         }

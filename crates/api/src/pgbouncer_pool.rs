@@ -1,4 +1,4 @@
-//! `PgBouncerPool`: PgBouncers whose connections follow the leader, or the standbys that keep up.
+//! `PgBouncerPool`: PgBouncer pods whose connections follow the leader, or the standbys that keep up.
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,16 @@
-//! Words that every module shares: positions in the WAL, moments, names. No clock, no I/O.
+//! What every crate shares: positions in the WAL, moments, names. No clock, no I/O.
 
 mod duration;
+mod hex;
 mod lsn;
+mod mutex;
 mod name;
 mod time;
 
 pub use duration::{Duration, InvalidDuration};
+pub use hex::hex;
 pub use lsn::{InvalidLsn, Lsn, Position, Timeline};
+pub use mutex::lock;
 pub use name::{InvalidName, MemberName, Scope};
 pub use time::{Millis, Moment};
 

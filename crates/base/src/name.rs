@@ -51,7 +51,10 @@ macro_rules! name {
         pub struct $type(Arc<str>);
 
         impl $type {
-            /// Parses a name; see [`InvalidName`] for what is legal.
+            /// Parses a name.
+            ///
+            /// # Errors
+            /// If it is not legal; [`InvalidName`] says what is.
             pub fn new(text: &str) -> Result<Self, InvalidName> {
                 check($what, text).map(Self)
             }

@@ -50,7 +50,6 @@ pub enum Forced {
     Closed,
 }
 
-/// Does it.
 pub(crate) async fn run(place: &Place, command: Breakers) -> Result<String, Error> {
     match command {
         Breakers::List => list(place).await,

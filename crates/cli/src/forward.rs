@@ -14,7 +14,6 @@ use super::{Error, Place};
 /// Longer than a switchover is followed.
 const WITHIN: Duration = Duration::from_secs(70);
 
-/// A request.
 pub(crate) struct Request<'a> {
     /// To which pod.
     pub pod: &'a str,
@@ -22,7 +21,6 @@ pub(crate) struct Request<'a> {
     pub port: u16,
     /// GET or POST.
     pub method: &'a str,
-    /// The path.
     pub path: &'a str,
     /// The `Authorization` header.
     pub authorization: String,

@@ -53,7 +53,6 @@ pub enum QueueCommand {
     },
 }
 
-/// Does it.
 pub(crate) async fn run(place: &Place, command: QueueCommand) -> Result<String, Error> {
     match command {
         QueueCommand::List { service } => list(place, &service).await,

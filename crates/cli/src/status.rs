@@ -42,7 +42,6 @@ async fn see(place: &Place) -> Result<Seen, Error> {
     })
 }
 
-/// The screen.
 pub(crate) async fn status(place: &Place) -> Result<String, Error> {
     let seen = see(place).await?;
     if seen.sets.is_empty()
@@ -203,12 +202,11 @@ fn clusters(text: &mut String, all: &[PostgresCluster]) {
             ],
             &rows,
         ));
-        all.iter().for_each(|cluster| {
-            cluster
-                .status
-                .iter()
-                .for_each(|status| unready(text, &cluster.name_any(), &status.conditions));
-        });
+        for cluster in all {
+            if let Some(status) = &cluster.status {
+                unready(text, &cluster.name_any(), &status.conditions);
+            }
+        }
         text.push('\n');
     }
 }
@@ -256,11 +254,11 @@ fn pools(text: &mut String, all: &[PgBouncerPool]) {
             ],
             &rows,
         ));
-        all.iter().for_each(|pool| {
-            pool.status
-                .iter()
-                .for_each(|status| unready(text, &pool.name_any(), &status.conditions));
-        });
+        for pool in all {
+            if let Some(status) = &pool.status {
+                unready(text, &pool.name_any(), &status.conditions);
+            }
+        }
         text.push('\n');
     }
 }

@@ -13,8 +13,8 @@ use serde_json::json;
 
 use super::apply::{Error, FIELD_MANAGER, Manifest, apply, live, take};
 use super::cache::PAGE;
-use super::lock;
 use super::mirror::{Held, Mirror, version};
+use mrg_base::lock;
 
 /// What every object of this operator is labelled with: only those are watched.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=mrg-operator";
@@ -73,8 +73,10 @@ impl Applied {
         }
     }
 
-    /// Applies the objects, in order. One that fails does not hold up the others; the first failure
-    /// is told.
+    /// Applies the objects, in order. One that fails does not hold up the others.
+    ///
+    /// # Errors
+    /// The first failure, after all were tried.
     pub async fn apply_all(&self, objects: &[Manifest]) -> Result<(), Error> {
         let mut first = Ok(());
         for manifest in objects {

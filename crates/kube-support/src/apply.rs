@@ -1,9 +1,9 @@
 //! Server-side apply: one field manager, only the fields that we mean. A conflict is an error that
 //! names the other manager, never a fight.
 
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::Client;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Client, ResourceExt};
 use serde_json::Value;
 
 /// The name under which this operator owns fields.
@@ -25,7 +25,7 @@ pub enum Error {
         kind: String,
         /// On which object.
         name: String,
-        /// Why.
+        /// The client's error, or the server's answer.
         source: Box<kube::Error>,
     },
     /// Somebody else owns a field that we mean.
@@ -59,12 +59,12 @@ impl Manifest {
             .to_owned()
     }
 
-    /// Its kind.
+    /// `kind` of the object; empty if the manifest has none.
     pub fn kind(&self) -> String {
         self.text("/kind")
     }
 
-    /// Its name.
+    /// `metadata.name` of the object; empty if the manifest has none.
     pub fn name(&self) -> String {
         self.text("/metadata/name")
     }
@@ -112,7 +112,11 @@ impl Manifest {
     }
 }
 
-/// Applies a manifest; gives what the server made of it.
+/// Applies a manifest; returns the object as the server stored it.
+///
+/// # Errors
+/// [`Error::Conflict`] if another field manager owns a field with another value,
+/// [`Error::Request`] for everything else.
 pub async fn apply(client: &Client, manifest: &Manifest) -> Result<DynamicObject, Error> {
     send(
         client,
@@ -125,12 +129,17 @@ pub async fn apply(client: &Client, manifest: &Manifest) -> Result<DynamicObject
     .await
 }
 
-/// Applies a manifest of an object that is this operator's alone, whoever changed it.
+/// Applies a manifest of an object that is this operator's alone: fields that other managers own
+/// are overwritten.
 pub(crate) async fn take(client: &Client, manifest: &Manifest) -> Result<DynamicObject, Error> {
     take_as(client, manifest, FIELD_MANAGER).await
 }
 
-/// The same under another name: what is owned by one is let go of without the other.
+/// Applies by force under another field manager, so that fields owned by one are released without
+/// the other's.
+///
+/// # Errors
+/// If the API server cannot be reached or refuses.
 pub async fn take_as(
     client: &Client,
     manifest: &Manifest,
@@ -151,7 +160,10 @@ async fn send(
     applied.map_err(|error| manifest.failed("apply", error))
 }
 
-/// The object as it is now; `None` if it is not there.
+/// The object as it is now; `None` if it does not exist.
+///
+/// # Errors
+/// If the API server cannot be reached or refuses.
 pub async fn live(client: &Client, manifest: &Manifest) -> Result<Option<DynamicObject>, Error> {
     manifest
         .api(client)
@@ -160,27 +172,31 @@ pub async fn live(client: &Client, manifest: &Manifest) -> Result<Option<Dynamic
         .map_err(|error| manifest.failed("get", error))
 }
 
-/// Deletes an object, if it is still the one that was meant.
-pub async fn delete(
-    client: &Client,
-    object: &DynamicObject,
-    manifest: &Manifest,
-) -> Result<(), Error> {
-    let preconditions = kube::api::Preconditions {
-        uid: object.uid(),
+/// Deletes an object if it still has this uid, so that one of the same name that was created since
+/// stays. That it is gone or another one already counts as done.
+///
+/// # Errors
+/// If the API server cannot be reached or refuses.
+pub async fn delete_if_unchanged<K>(
+    api: &Api<K>,
+    name: &str,
+    uid: Option<String>,
+    parameters: DeleteParams,
+) -> Result<(), kube::Error>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let preconditions = Some(Preconditions {
+        uid,
         resource_version: None,
-    };
+    });
     let parameters = DeleteParams {
-        preconditions: Some(preconditions),
-        ..DeleteParams::default()
+        preconditions,
+        ..parameters
     };
-    match manifest
-        .api(client)
-        .delete(&manifest.name(), &parameters)
-        .await
-    {
+    match api.delete(name, &parameters).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-        Err(error) => Err(manifest.failed("delete", error)),
+        Err(error) => Err(error),
     }
 }

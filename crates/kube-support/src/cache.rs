@@ -13,8 +13,8 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{self, mpsc};
 
-use super::lock;
 use super::mirror::version;
+use mrg_base::lock;
 
 /// So many objects are read at a time when a watch begins: a page is in memory whole, before
 /// anything is taken away.
@@ -71,7 +71,7 @@ where
         self.told.whole.subscribe()
     }
 
-    /// An object.
+    /// The object as the watch last had it; `None` if it does not exist, as far as the watch knows.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.store.get(&ObjectRef::new(name).within(namespace))
     }

@@ -10,17 +10,10 @@ mod reported;
 mod secrets;
 mod status;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 pub use applied::{Applied, MANAGED};
-pub use apply::{Error, FIELD_MANAGER, Manifest, apply, delete, live, take_as};
+pub use apply::{Error, FIELD_MANAGER, Manifest, apply, delete_if_unchanged, live, take_as};
 pub use cache::Cache;
 pub use lease::{Election, hold};
 pub use reported::Reported;
 pub use secrets::{Reader, Secrets};
 pub use status::write_status;
-
-/// Nothing here is left half done by a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

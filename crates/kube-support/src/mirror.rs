@@ -12,9 +12,7 @@ pub(crate) fn version(text: Option<&str>) -> u64 {
 /// An object as it was at a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held<T> {
-    /// When.
     pub version: u64,
-    /// What.
     pub value: T,
 }
 

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::lock;
 use super::mirror::version;
+use mrg_base::lock;
 
 /// At which version each object was when its status was last written, by namespace and name.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 
-use super::lock;
+use mrg_base::lock;
 
 /// A Secret's content, by key.
 pub(crate) type Content = Arc<BTreeMap<String, Vec<u8>>>;

@@ -116,11 +116,8 @@ impl Archive {
             panic!("a part without orders")
         };
         let bytes = encode(orders)?;
-        let digest: String = Sha256::digest(&bytes)
-            .iter()
-            .take(4)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let mut digest = mrg_base::hex(&Sha256::digest(&bytes));
+        digest.truncate(8);
         let path = self.day(first.created_at).join(format!(
             "{}_{}_{digest}.parquet",
             first.id.simple(),

@@ -14,10 +14,8 @@ use super::order::{FINAL_STATES, Micros, Order};
 /// Why archiving ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The database.
     #[error("the database failed")]
     Database(#[from] tokio_postgres::Error),
-    /// The archive.
     #[error("the archive failed")]
     Archive(#[from] archive::Error),
     /// What was read back is not what was written.

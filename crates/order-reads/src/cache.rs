@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 
 use super::metrics::Metrics;
 use super::order::{Micros, Order, OrderId};
-use mrg_base::Millis;
+use mrg_base::{Millis, lock};
 use mrg_breaker::{Breaker, Outcome, Ratio, Settings};
 
 /// Stores a copy unless a newer version is known. `KEYS[1]` the order, `ARGV` version, copy,
@@ -40,10 +40,8 @@ const REMEMBER_MS: u64 = 60_000;
 /// Why the cache could not say.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The address.
     #[error("the cache's address cannot be read: {0}")]
     Address(redis::RedisError),
-    /// It failed.
     #[error("the cache failed: {0}")]
     Failed(#[from] redis::RedisError),
     /// It took too long.
@@ -70,11 +68,9 @@ pub(crate) struct Lives {
 pub(crate) struct Copy {
     /// When the database gave it.
     pub at: Micros,
-    /// The order.
     pub order: Order,
 }
 
-/// The cache.
 pub(crate) struct Cache {
     client: redis::Client,
     connection: OnceCell<ConnectionManager>,
@@ -141,10 +137,7 @@ impl Cache {
         budget: Duration,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let ticket = self
-            .breaker
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        let ticket = lock(&self.breaker)
             .admit(mrg_clock::now())
             .map_err(|_| Error::LeftAlone)?;
         let mut guard = Permit {
@@ -305,10 +298,7 @@ struct Permit<'a> {
 impl Permit<'_> {
     fn report(&mut self, outcome: Outcome) {
         if let Some(ticket) = self.ticket.take() {
-            self.breaker
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .report(mrg_clock::now(), ticket, outcome);
+            lock(self.breaker).report(mrg_clock::now(), ticket, outcome);
         }
     }
 }

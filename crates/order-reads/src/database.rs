@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::lag::Written;
 use super::order::{Cursor, FINAL_STATES, Micros, Order, OrderId, Row};
-use mrg_base::Lsn;
+use mrg_base::{Lsn, lock};
 
 /// Why a database gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -20,12 +20,9 @@ pub(crate) enum Error {
     /// The connection string.
     #[error("{setting} is not a connection string: {source}")]
     Dsn {
-        /// Which setting.
         setting: &'static str,
-        /// Why not.
         source: tokio_postgres::Error,
     },
-    /// No connection.
     #[error("failed to connect")]
     Connect(#[from] deadpool_postgres::PoolError),
     /// The query failed.
@@ -64,7 +61,6 @@ pub(crate) enum Place {
     Here(Order),
     /// In the archive, in this part.
     Archived(String),
-    /// Nowhere.
     Missing,
 }
 
@@ -312,10 +308,7 @@ pub(crate) async fn sample(primary: &Database, written: &Mutex<Written>) {
         tick.tick().await;
         let asked = Micros::now();
         if let Ok(Standing { standby: false, at }) = primary.ping(Duration::from_secs(1)).await {
-            written
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .sample(asked, at);
+            lock(written).sample(asked, at);
         }
     }
 }

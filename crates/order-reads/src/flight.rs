@@ -1,9 +1,10 @@
 //! One question under way for each order: whoever asks the same meanwhile waits for its answer, so
 //! that a cache that has just lost a copy does not send a thousand readers to the database.
 
+use mrg_base::lock;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -30,7 +31,7 @@ impl<K: Hash + Eq + Copy + Send + 'static, V: Clone + Send + Sync + 'static> Fli
         ask: impl FnOnce() -> BoxFuture<'static, V>,
     ) -> (V, bool) {
         let (flight, joined) = {
-            let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut flights = lock(&self.0);
             if let Some(flight) = flights.get(&key) {
                 (flight.clone(), true)
             } else {
@@ -69,10 +70,7 @@ struct Landed<K: Hash + Eq, V: Clone> {
 
 impl<K: Hash + Eq, V: Clone> Drop for Landed<K, V> {
     fn drop(&mut self) {
-        self.flights
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.key);
+        lock(&self.flights).remove(&self.key);
     }
 }
 

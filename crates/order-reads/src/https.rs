@@ -13,7 +13,6 @@ use object_store::client::{
     HttpResponse, HttpResponseBody, HttpService,
 };
 
-/// Makes clients.
 #[derive(Debug)]
 pub(crate) struct Connector;
 

@@ -59,8 +59,31 @@ impl Metrics {
             );
         }
         head_rate(&mut text, self);
+        self.write_answers(&mut text);
+        self.write_replica_lag(&mut text);
+        self.write_counters(&mut text);
         head(
             &mut text,
+            "order_detail_connections",
+            "gauge",
+            "Connections to a pool of servers.",
+        );
+        for (pool, count) in connections {
+            let _ = writeln!(text, "order_detail_connections{{pool=\"{pool}\"}} {count}");
+        }
+        head(
+            &mut text,
+            "order_detail_changes_heard",
+            "gauge",
+            "1 while changes are heard; 0: copies of active orders are not trusted.",
+        );
+        let _ = writeln!(text, "order_detail_changes_heard {}", u8::from(listening));
+        text
+    }
+
+    fn write_answers(&self, text: &mut String) {
+        head(
+            text,
             "order_detail_answers_total",
             "counter",
             "Answers, by where they came from.",
@@ -77,7 +100,7 @@ impl Metrics {
             }
         }
         head(
-            &mut text,
+            text,
             "order_detail_unavailable_total",
             "counter",
             "Questions that nobody could answer.",
@@ -90,9 +113,12 @@ impl Metrics {
                 self.unavailable[kind as usize].load(Relaxed)
             );
         }
+    }
+
+    fn write_replica_lag(&self, text: &mut String) {
         let lag = self.lag.load(Relaxed);
         head(
-            &mut text,
+            text,
             "order_detail_replica_lag_seconds",
             "gauge",
             "How old the last standby's answer was at most; NaN: unknown.",
@@ -105,6 +131,9 @@ impl Metrics {
                 lag as f64 / 1e6
             ),
         };
+    }
+
+    fn write_counters(&self, text: &mut String) {
         for (name, help, value) in [
             (
                 "shared_total",
@@ -137,26 +166,9 @@ impl Metrics {
                 &self.bulkhead_full,
             ),
         ] {
-            head(&mut text, &format!("order_detail_{name}"), "counter", help);
+            head(text, &format!("order_detail_{name}"), "counter", help);
             let _ = writeln!(text, "order_detail_{name} {}", value.load(Relaxed));
         }
-        head(
-            &mut text,
-            "order_detail_connections",
-            "gauge",
-            "Connections to a pool of servers.",
-        );
-        for (pool, count) in connections {
-            let _ = writeln!(text, "order_detail_connections{{pool=\"{pool}\"}} {count}");
-        }
-        head(
-            &mut text,
-            "order_detail_changes_heard",
-            "gauge",
-            "1 while changes are heard; 0: copies of active orders are not trusted.",
-        );
-        let _ = writeln!(text, "order_detail_changes_heard {}", u8::from(listening));
-        text
     }
 
     /// Of all answers of a kind, the share that came from the cache.

@@ -154,9 +154,7 @@ struct Shown<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Row {
-    /// Which order.
     pub id: Uuid,
-    /// Its state.
     pub state: String,
     /// When it was made; RFC 3339.
     #[serde(serialize_with = "as_text")]
@@ -165,6 +163,7 @@ pub(crate) struct Row {
     pub archived: bool,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn as_text<S: serde::Serializer>(moment: &Micros, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(moment)
 }

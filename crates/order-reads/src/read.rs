@@ -3,7 +3,7 @@
 //! place.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -16,6 +16,7 @@ use super::flight::Flights;
 use super::lag::Written;
 use super::metrics::Metrics;
 use super::order::{Cursor, Micros, Order, OrderId, Row};
+use mrg_base::lock;
 use mrg_telemetry::chain;
 
 /// What is asked.
@@ -74,9 +75,7 @@ impl Source {
 /// An order, where it came from, and how old this view of it may be; `None`: unknown.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    /// The order.
     pub order: Arc<Order>,
-    /// From where.
     pub source: Source,
     /// How old at most; microseconds.
     pub staleness: Option<Micros>,
@@ -85,7 +84,6 @@ pub(crate) struct Found {
 /// What a question ends with.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
-    /// The order.
     Found(Found),
     /// It has ended: it is asked for as history.
     IsFinal,
@@ -100,9 +98,7 @@ pub(crate) enum Answer {
 /// What a page of a list ends with.
 #[derive(Debug)]
 pub(crate) struct Page {
-    /// The rows.
     pub rows: Vec<Row>,
-    /// From where.
     pub source: Source,
     /// How old at most; microseconds.
     pub staleness: Option<Micros>,
@@ -126,12 +122,10 @@ pub(crate) struct Budgets {
 /// How long an answer waits for its copy to be kept.
 const PATIENCE_TO_KEEP: Duration = Duration::from_millis(5);
 
-/// All places.
 #[derive(Debug)]
 pub(crate) struct Reader {
     /// Copies; `None`: there is no cache.
     pub cache: Option<Arc<Cache>>,
-    /// The leader.
     pub primary: Database,
     /// Places at the leader: many for active orders, few for history.
     pub bulkhead: Semaphore,
@@ -269,7 +263,7 @@ impl Reader {
             Replica::Archived(part) => return self.archived(id, Some(&part)).await,
             // It may have ended within the lag; the primary knows.
             Replica::Active(found) => (Some(found), String::new()),
-            Replica::Missing { lag } if self.existed_before(id, lag) => {
+            Replica::Missing { lag } if Self::existed_before(id, lag) => {
                 return self.maybe_old(id, kind).await;
             }
             Replica::Missing { .. } => (None, String::new()),
@@ -378,11 +372,7 @@ impl Reader {
         if !standing.standby {
             return Some(Micros(0));
         }
-        let staleness = self
-            .written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .staleness(Micros::now(), standing.at);
+        let staleness = lock(&self.written).staleness(Micros::now(), standing.at);
         self.metrics.lag.store(
             staleness.map_or(u64::MAX, |age| age.0.unsigned_abs()),
             Relaxed,
@@ -455,7 +445,7 @@ impl Reader {
 
     /// Whether a server that lags by so much would have it; with two seconds for clocks that
     /// differ.
-    fn existed_before(&self, id: OrderId, lag: Duration) -> bool {
+    fn existed_before(id: OrderId, lag: Duration) -> bool {
         id.made_at()
             .is_some_and(|made| Micros::now().since(made) > lag + Duration::from_secs(2))
     }

@@ -59,7 +59,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// One answer.
+    /// Counts one answer that took this long.
     pub fn record(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let at = BOUNDS

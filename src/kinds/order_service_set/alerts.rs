@@ -50,7 +50,7 @@ fn camel(title: &str) -> String {
     title.chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
-/// "Alert: OrderOrchestratorDown", and the like of it for each service. One pod that is away is no
+/// "Alert: `OrderOrchestratorDown`", and the like of it for each service. One pod that is away is no
 /// incident; all of them are, and so is a service that nobody sees any more.
 fn down(service: &Service, namespace: &str) -> Alert {
     let of = format!("job=\"{}\",namespace=\"{namespace}\"", service.name);

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use k8s_openapi::api::core::v1::EnvVar;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::alerts;
 use super::canary::pods;
 use super::orders;
 use super::trial::{Trial, trial_name};
 use super::validate::{Address, Desired, DesiredService, Wiring};
+use crate::checksum::checksum;
 use crate::kinds::service_resilience::inject::{ADMIN_PORT, Image, inject};
 use crate::kinds::service_resilience::validate::WORKLOAD;
 use mrg_api::order_service_set::CanaryStatus;
@@ -463,12 +463,7 @@ pub fn revision(desired: &Desired, service: &DesiredService, settings: &Settings
         },
         ..settings.clone()
     };
-    let text = template(desired, service, &neutral).to_string();
-    Sha256::digest(text.as_bytes())
-        .iter()
-        .take(5)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    checksum(&template(desired, service, &neutral).to_string(), 5)
 }
 
 /// A Deployment with this template and so many pods; without a number that is left to whoever

@@ -435,7 +435,7 @@ mod tests {
             ("did not become ready", |seen| seen.stuck = true),
             ("breakers opened", |seen| seen.opened = 1),
             ("tpg-bbd", |seen| {
-                seen.breakers_open = vec!["tpg-bbd/bbd".into()]
+                seen.breakers_open = vec!["tpg-bbd/bbd".into()];
             }),
             ("requests failed", |seen| seen.canary = lane(200, 5, 3)),
             ("answers come within", |seen| seen.canary = lane(200, 0, 9)),

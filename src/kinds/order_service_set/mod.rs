@@ -15,7 +15,7 @@ pub mod trial;
 pub mod validate;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::Stream;
@@ -40,7 +40,8 @@ use crate::shared::{Shared, backstop, concerned, controller, owners};
 pub use build::Settings;
 use mrg_api::order_service_set::{CanaryPhase, CanaryStatus, OrderServiceSetStatus};
 use mrg_api::{OrderServiceSet, ServiceResilience};
-use mrg_kube_support::{Manifest, Reported, write_status};
+use mrg_base::lock;
+use mrg_kube_support::{Manifest, Reported, delete_if_unchanged, write_status};
 use observe::{DatabaseState, Observed};
 use order::{Candidate, Circumstances, Turn, turns};
 use status::Found;
@@ -296,10 +297,7 @@ impl Reconciler for Context {
     fn forget(&self, namespace: &str, name: &str) {
         self.stores.forget(namespace, name);
         self.reported.forget(namespace, name);
-        self.pruned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&(namespace.to_owned(), name.to_owned()));
+        lock(&self.pruned).remove(&(namespace.to_owned(), name.to_owned()));
     }
 }
 
@@ -482,7 +480,7 @@ impl Context {
             let fresh: BTreeMap<&String, String> = database
                 .lacks_passwords
                 .iter()
-                .map(|key| (key, observe::new_password()))
+                .map(|key| (key, crate::password::generate()))
                 .collect();
             let secrets: Api<Secret> =
                 Api::namespaced(self.shared.client.clone(), &desired.namespace);
@@ -517,12 +515,11 @@ impl Context {
         desired: &Desired,
         objects: &[Manifest],
     ) -> Result<(), Error> {
-        let lock = || self.pruned.lock().unwrap_or_else(PoisonError::into_inner);
         let (key, whose) = (
             (desired.namespace.clone(), desired.name.clone()),
             (set.uid(), set.metadata.generation),
         );
-        if lock().get(&key) == Some(&whose) {
+        if lock(&self.pruned).get(&key) == Some(&whose) {
             return Ok(());
         }
         let wanted = |kind: &str, name: &str| {
@@ -557,7 +554,7 @@ impl Context {
         prune_kind::<ServiceResilience>(&self.shared.client, desired, &wanted)
             .await
             .map_err(failed)?;
-        lock().insert(key, whose);
+        lock(&self.pruned).insert(key, whose);
         Ok(())
     }
 
@@ -576,9 +573,9 @@ impl Context {
         let written = write_status(&self.shared.client, set, &new)
             .await
             .map_err(|error| Error::Status(Box::new(error)))?;
-        written
-            .iter()
-            .for_each(|written| self.reported.written(&written.metadata));
+        if let Some(written) = written {
+            self.reported.written(&written.metadata);
+        }
         Ok(())
     }
 }
@@ -606,19 +603,7 @@ where
             continue;
         }
         tracing::info!(kind = %K::kind(&()), name, "deleted: it is not wanted any more");
-        let preconditions = kube::api::Preconditions {
-            uid: object.uid(),
-            resource_version: None,
-        };
-        let parameters = DeleteParams {
-            preconditions: Some(preconditions),
-            ..DeleteParams::default()
-        };
-        match api.delete(&name, &parameters).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
-            Err(error) => return Err(error),
-        }
+        delete_if_unchanged(&api, &name, object.uid(), DeleteParams::default()).await?;
     }
     Ok(())
 }

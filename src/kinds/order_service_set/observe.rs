@@ -9,8 +9,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::ApiResource;
 use kube::core::DeserializeGuard;
-use rand::Rng;
-use rand::distr::Alphanumeric;
 use serde_json::Value;
 
 use super::build::{REVISION, SET_LABEL, TEMPLATE};
@@ -110,7 +108,12 @@ pub(super) async fn database(
     };
     let namespace = object.namespace().unwrap_or_default();
     // One that cannot be read is as good as none.
-    let pool = |name: &str| shared.pools.get(&namespace, name).and_then(readable);
+    let pool = |name: &str| {
+        shared
+            .pools
+            .get(&namespace, name)
+            .and_then(|object| readable(&object))
+    };
     let not_there = |field: &str, what: &str, name: &str| DatabaseState {
         missing: Some(format!(
             "spec.database.{field}: there is no {what} `{name}` in this namespace; create it, or correct the name"
@@ -144,7 +147,7 @@ pub(super) async fn database(
     let Some(cluster) = shared
         .clusters
         .get(&namespace, &write.spec.cluster_ref.name)
-        .and_then(readable)
+        .and_then(|object| readable(&object))
     else {
         return Ok(not_there(
             "write.name",
@@ -222,7 +225,7 @@ pub(super) async fn database(
     })
 }
 
-fn readable<K: Clone>(object: Arc<DeserializeGuard<K>>) -> Option<K> {
+fn readable<K: Clone>(object: &DeserializeGuard<K>) -> Option<K> {
     object.0.as_ref().ok().cloned()
 }
 
@@ -374,13 +377,4 @@ pub(super) async fn observe(
 
 fn is_of(labels: &BTreeMap<String, String>, set: &str) -> bool {
     labels.get(SET_LABEL).map(String::as_str) == Some(set)
-}
-
-/// A password that nobody guesses.
-pub(super) fn new_password() -> String {
-    rand::rng()
-        .sample_iter(Alphanumeric)
-        .take(32)
-        .map(char::from)
-        .collect()
 }

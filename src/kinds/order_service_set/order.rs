@@ -172,12 +172,12 @@ mod tests {
         }
     }
 
-    fn platform(live: Option<Live>) -> Vec<Candidate> {
+    fn platform(live: Option<&Live>) -> Vec<Candidate> {
         let candidate = |service: &'static mrg_platform_catalog::Service| Candidate {
             name: service.name,
             tier: service.tier.value,
             revision: "new".to_owned(),
-            live: live.clone(),
+            live: live.cloned(),
             aborted: false,
         };
         SERVICES.iter().map(candidate).collect()
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn changes_reach_p2_before_p1_before_p0_and_p0_one_at_a_time() {
-        let mut all = platform(Some(live("old")));
+        let mut all = platform(Some(&live("old")));
         let mut waves = Vec::new();
         loop {
             let wave = applied(&all, &CALM);
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn nothing_is_changed_while_it_is_frozen_except_what_does_not_serve() {
-        let mut all = platform(Some(live("old")));
+        let mut all = platform(Some(&live("old")));
         let frozen = Circumstances {
             frozen: Some("orderorchestrator's breaker is open".to_owned()),
             ..CALM
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn what_is_stuck_holds_up_the_more_important_ones_and_may_be_mended_at_once() {
-        let mut all = platform(Some(live("new")));
+        let mut all = platform(Some(&live("new")));
         all[8].live = Some(Live {
             settled: false,
             stuck: true,

@@ -2,10 +2,10 @@
 //! Pure.
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::build::{REVISION, SERVICE_LABEL, SERVICE_PORT, SET_LABEL, Settings, TEMPLATE};
 use super::validate::{Desired, Wiring};
+use crate::checksum::checksum;
 use mrg_api::Duration;
 use mrg_api::order_service_set::ReadSplit;
 use mrg_kube_support::Manifest;
@@ -137,11 +137,7 @@ fn template(
 }
 
 fn digest(value: &Value) -> String {
-    Sha256::digest(value.to_string().as_bytes())
-        .iter()
-        .take(5)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    checksum(&value.to_string(), 5)
 }
 
 fn neutral(settings: &Settings) -> Settings {

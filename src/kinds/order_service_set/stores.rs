@@ -1,8 +1,9 @@
 //! Redis and RabbitMQ, as they answer: others run them, and whether they do is asked every few
 //! seconds, each address in a task of its own.
 
+use mrg_base::lock;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -52,10 +53,6 @@ pub(super) struct Stores {
     triggers: mpsc::UnboundedSender<Reference>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Stores {
     /// Nobody is asked yet; the stream says which platform has news.
     pub(super) fn new() -> (
@@ -85,24 +82,18 @@ impl Stores {
         });
         let mut known = BTreeMap::new();
         for (name, url) in stores {
-            let store = match asked.get(url) {
-                Some(asked) => asked.store.clone(),
-                None => {
-                    let store = Arc::new(Mutex::new(Store::default()));
-                    let task = tokio::spawn(keep_asking(
-                        url.clone(),
-                        store.clone(),
-                        self.triggers.clone(),
-                    ));
-                    asked.insert(
-                        url.clone(),
-                        Asked {
-                            store: store.clone(),
-                            task,
-                        },
-                    );
-                    store
-                }
+            let store = if let Some(asked) = asked.get(url) {
+                asked.store.clone()
+            } else {
+                let store = Arc::new(Mutex::new(Store::default()));
+                let triggers = self.triggers.clone();
+                let task = tokio::spawn(keep_asking(url.clone(), store.clone(), triggers));
+                let new = Asked {
+                    store: store.clone(),
+                    task,
+                };
+                asked.insert(url.clone(), new);
+                store
             };
             let mut store = lock(&store);
             store.of.insert(set.clone());
@@ -140,12 +131,11 @@ async fn keep_asking(
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())));
         let trouble = answer.err();
-        match &trouble {
-            Some(_) => {
-                misses += 1;
-                first_miss.get_or_insert_with(Timestamp::now);
-            }
-            None => (misses, first_miss) = (0, None),
+        if trouble.is_some() {
+            misses += 1;
+            first_miss.get_or_insert_with(Timestamp::now);
+        } else {
+            (misses, first_miss) = (0, None);
         }
         let news: Vec<Reference> = {
             let mut store = lock(&store);

@@ -20,6 +20,7 @@ use super::validate::Desired;
 use crate::kinds::service_resilience::inject::ADMIN_PORT;
 use mrg_api::order_service_set::{CanaryPhase, CanaryStatus, Command};
 use mrg_api::{OrderServiceSet, ServiceResilience};
+use mrg_kube_support::delete_if_unchanged;
 use mrg_policy::Report;
 
 /// What the split of order reads is called where people speak to it:
@@ -454,24 +455,7 @@ where
             .any(|owner| owner.uid == desired.uid)
     });
     let Some(object) = owned else { return Ok(()) };
-    let preconditions = kube::api::Preconditions {
-        uid: object.uid(),
-        resource_version: None,
-    };
-    match api
-        .delete(
-            name,
-            &DeleteParams {
-                preconditions: Some(preconditions),
-                ..DeleteParams::default()
-            },
-        )
-        .await
-    {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-        Err(error) => Err(error),
-    }
+    delete_if_unchanged(&api, name, object.uid(), DeleteParams::default()).await
 }
 
 /// Takes away what somebody said, once it is in the status.

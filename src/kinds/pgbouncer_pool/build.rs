@@ -1,8 +1,8 @@
 //! The objects of a pool, from its validated spec alone. Pure.
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
+use crate::checksum::checksum;
 use crate::kinds::pgbouncer_pool::validate::{Desired, MaxLag};
 use mrg_api::pgbouncer_pool::{Fallback, Mode, OnTimeout, PoolMode};
 use mrg_api::postgres_cluster::Spread;
@@ -141,16 +141,6 @@ fn container_security() -> Value {
     json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true })
 }
 
-/// Names a configuration in the pods' template: another one rolls the pods. It must come out the
-/// same from every build of the operator, or an upgrade of the operator would roll them, too.
-fn configuration_hash(file: &str) -> String {
-    Sha256::digest(file)
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
 fn deployment(desired: &Desired) -> Value {
     let spec = &desired.spec;
     let mut container = json!({
@@ -244,7 +234,7 @@ fn deployment(desired: &Desired) -> Value {
                 "metadata": {
                     "labels": desired.labels(),
                     "annotations": {
-                        "mrg.bluebird.id/configuration": configuration_hash(&desired.pooler_file()),
+                        "mrg.bluebird.id/configuration": checksum(&desired.pooler_file(), 8),
                         "prometheus.io/scrape": "true", "prometheus.io/port": HTTP_PORT.to_string(),
                     },
                 },
@@ -260,6 +250,6 @@ mod tests {
 
     #[test]
     fn the_hash_of_a_configuration_is_the_same_in_every_build() {
-        assert_eq!(configuration_hash("{}"), "44136fa355b3678a");
+        assert_eq!(checksum("{}", 8), "44136fa355b3678a");
     }
 }

@@ -7,19 +7,19 @@ use std::time::Duration;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
-use rand::Rng;
-use rand::distr::Alphanumeric;
 use serde_json::json;
 
 use crate::kinds::postgres_cluster::build::{ROLE_LABEL, dynamic_config};
 use crate::kinds::postgres_cluster::observe::Observed;
 use crate::kinds::postgres_cluster::validate::{Desired, ROTATE_ANNOTATION};
+use crate::password;
 use crate::quantity::bytes;
 use mrg_dcs::Store;
+use mrg_kube_support::delete_if_unchanged;
 
 /// The garbage collector takes a second or two to free the pods.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ pub(super) async fn keep_secret(client: &Client, desired: &Desired) -> Result<()
             .into_iter()
             .map(|owner| format!("{owner}-password")),
     );
-    let password = || ByteString(rand::rng().sample_iter(Alphanumeric).take(32).collect());
+    let password = || ByteString(password::generate().into_bytes());
     let existing = api
         .get_opt(&desired.secret_name())
         .await
@@ -192,19 +192,9 @@ pub(super) async fn make_way_for_growth(
         return Ok(());
     }
     let api: Api<StatefulSet> = Api::namespaced(client.clone(), &desired.namespace);
-    let preconditions = Some(Preconditions {
-        uid: old.uid(),
-        resource_version: None,
-    });
-    let parameters = DeleteParams {
-        preconditions,
-        ..DeleteParams::orphan()
-    };
-    match api.delete(&desired.name, &parameters).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
-        Err(error) => return Err(failed("make way for larger volumes")(error)),
-    }
+    delete_if_unchanged(&api, &desired.name, old.uid(), DeleteParams::orphan())
+        .await
+        .map_err(failed("make way for larger volumes"))?;
     tracing::info!(
         cluster = desired.name,
         size = desired.spec.storage.size,

@@ -64,7 +64,7 @@ pub(super) async fn keep_apart(etcd: &Etcd, observed: &Observed) {
             "etcd's leader shared a node with the database's; moved it"
         ),
         Err(error) => {
-            tracing::info!(%error, from = leader.name, to = better, "etcd's leader shares a node with the database's and did not move")
+            tracing::info!(%error, from = leader.name, to = better, "etcd's leader shares a node with the database's and did not move");
         }
     }
 }

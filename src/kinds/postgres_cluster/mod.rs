@@ -60,6 +60,9 @@ pub struct ClusterConnection {
 }
 
 /// Where a cluster is found.
+///
+/// # Errors
+/// If its scope is not a legal name.
 pub fn connection(cluster: &PostgresCluster) -> Result<ClusterConnection, InvalidName> {
     let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
     Ok(ClusterConnection {

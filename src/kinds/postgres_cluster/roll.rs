@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{Api, DeleteParams, Preconditions};
+use kube::api::{Api, DeleteParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
@@ -15,6 +15,7 @@ use mrg_dcs::Store;
 use mrg_dcs::wire::MemberData;
 use mrg_dcs_etcd::Etcd;
 use mrg_election::LeaseId;
+use mrg_kube_support::delete_if_unchanged;
 
 /// The next step of a roll.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,24 +173,7 @@ pub(super) async fn perform(
         Step::Recreate(name) => {
             let api: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
             let uid = observed.pods.get(&name).and_then(ResourceExt::uid);
-            let preconditions = Some(Preconditions {
-                uid,
-                resource_version: None,
-            });
-            match api
-                .delete(
-                    &name,
-                    &DeleteParams {
-                        preconditions,
-                        ..DeleteParams::default()
-                    },
-                )
-                .await
-            {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
-                Err(error) => return Err(error),
-            }
+            delete_if_unchanged(&api, &name, uid, DeleteParams::default()).await?;
             Ok(Some(format!("{name} is restarted by the new template")))
         }
         Step::Restart(name) => {

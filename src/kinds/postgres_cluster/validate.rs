@@ -116,8 +116,11 @@ fn tagged_major(image: &str) -> Option<u32> {
 }
 
 /// Refuses an image whose tag names another major version than the members run. Tags are trusted
-/// only if the image that runs now has one that tells the truth; whatever slips through is refused
-/// by the first member that gets it.
+/// only if the one of the image that runs now is right; an image that passes all the same is
+/// refused by the first member that runs it.
+///
+/// # Errors
+/// [`Invalid::MajorVersion`].
 pub fn same_major(
     desired: &Desired,
     runs: Option<u32>,
@@ -136,7 +139,10 @@ pub fn same_major(
     Ok(())
 }
 
-/// Checks a spec.
+/// Parses a spec, with its defaults filled in.
+///
+/// # Errors
+/// With the field that is wrong and its value.
 pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desired, Invalid> {
     let spec = cluster.spec.clone();
     let name = cluster.name_any();

@@ -206,7 +206,7 @@ impl Reconciler for Context {
             match take_as(&self.shared.client, manifest, FLOOR_MANAGER).await {
                 // What the cache does not show yet is raised again, and told once.
                 Ok(_) => {
-                    drifts.extend(Some(drift.clone()).filter(|drift| !is_known(resilience, drift)))
+                    drifts.extend(Some(drift.clone()).filter(|drift| !is_known(resilience, drift)));
                 }
                 Err(error) => failure = Some(mrg_telemetry::chain(&error)),
             }
@@ -321,7 +321,7 @@ impl Context {
             return Ok(token);
         }
         let random: [u8; 24] = rand::random();
-        let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = mrg_base::hex(&random);
         let secret: Secret = serde_json::from_value(build::token_secret(desired, &token))
             .map_err(|error| failed(kube::Error::SerdeError(error)))?;
         let there = self.shared.secrets.create(&secret).await.map_err(failed)?;

@@ -3,13 +3,14 @@
 //! Nothing depends on either.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::inject::ADMIN_PORT;
+use mrg_base::lock;
 use mrg_policy::Report;
 
 /// Longer than a proxy keeps those waiting who ask for news.
@@ -64,10 +65,6 @@ pub(super) struct Proxies {
     triggers: mpsc::UnboundedSender<Reference>,
     http: reqwest::Client,
     turns: Arc<Semaphore>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Proxies {

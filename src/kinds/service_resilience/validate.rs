@@ -3,8 +3,8 @@
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use sha2::{Digest, Sha256};
 
+use crate::checksum::checksum;
 use mrg_api::ServiceResilience;
 use mrg_api::service_resilience::ServiceResilienceSpec;
 use mrg_policy::{Checked, Config, Problem, Problems};
@@ -89,11 +89,7 @@ pub fn validate(object: &ServiceResilience, now: Timestamp) -> Result<Desired, P
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
-    let hash = Sha256::digest(file.as_bytes())
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = checksum(&file, 8);
     Ok(Desired {
         namespace: object.namespace().unwrap_or_default(),
         uid: object.uid().unwrap_or_default(),

@@ -153,7 +153,7 @@ impl World {
             "--active-password",
             "it's",
             "--dsn",
-            &world.dsn("postgres", world.primary_port),
+            &World::dsn("postgres", world.primary_port),
         ]);
         for _ in 0..2 {
             assert!(
@@ -206,7 +206,7 @@ impl World {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    pub(crate) fn dsn(&self, user: &str, port: u16) -> String {
+    pub(crate) fn dsn(user: &str, port: u16) -> String {
         format!("postgresql://{user}@127.0.0.1:{port}/postgres")
     }
 
@@ -277,13 +277,13 @@ impl World {
         command.args(["serve", "--role", role, "--listen", &listen]);
         command.args([
             "--primary-dsn",
-            &self.dsn(user, self.primary_port),
+            &Self::dsn(user, self.primary_port),
             "--replica-dsn",
-            &self.dsn(user, self.standby_port),
+            &Self::dsn(user, self.standby_port),
         ]);
         command.args([
             "--changes-dsn",
-            &self.dsn(user, self.primary_port),
+            &Self::dsn(user, self.primary_port),
             "--cache-url",
             &format!("redis://127.0.0.1:{}", self.redis_port),
         ]);
@@ -418,6 +418,14 @@ impl Service {
     }
 
     pub(crate) async fn metric(&self, name: &str) -> f64 {
+        self.sample(name).await.parse().unwrap()
+    }
+
+    pub(crate) async fn count(&self, name: &str) -> u64 {
+        self.sample(name).await.parse().unwrap()
+    }
+
+    async fn sample(&self, name: &str) -> String {
         let page = self
             .client
             .get(format!("{}/metrics", self.base))
@@ -431,6 +439,6 @@ impl Service {
             .lines()
             .find(|line| line.starts_with(name))
             .unwrap_or_else(|| panic!("{name} is not in {page}"));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+        line.rsplit(' ').next().unwrap().to_owned()
     }
 }

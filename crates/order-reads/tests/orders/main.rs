@@ -109,7 +109,7 @@ async fn orders_under_way_come_from_the_leader_and_the_rest_does_not() {
         refused.is_err(),
         "a final state is final, in the database itself"
     );
-    assert_eq!(service.metric("order_detail_malformed_total").await, 0.0);
+    assert_eq!(service.count("order_detail_malformed_total").await, 0);
     assert!(
         service
             .metric("order_detail_cache_hit_rate{type=\"history\"}")
@@ -250,7 +250,7 @@ async fn the_leader_hangs_and_no_reader_notices() {
     let answer = service.get(&format!("/orders/{seen}/active")).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_ne!(answer.staleness, "0.000", "{answer:?}");
-    assert_eq!(service.metric("order_detail_changes_heard").await, 0.0);
+    assert_eq!(service.count("order_detail_changes_heard").await, 0);
     Command::new("pkill")
         .args(["-CONT", "-P", &world.primary.0.id().to_string()])
         .status()
@@ -258,7 +258,7 @@ async fn the_leader_hangs_and_no_reader_notices() {
     world.primary.signal("CONT");
     let service = &service;
     eventually("changes are heard again", || async move {
-        service.metric("order_detail_changes_heard").await == 1.0
+        service.count("order_detail_changes_heard").await == 1
     })
     .await;
     eventually("and the leader answers", || async move {
@@ -372,7 +372,7 @@ async fn old_orders_move_to_the_archive_and_are_found_there() {
         command.args([
             "archive",
             "--dsn",
-            &world.dsn("mrg_orders_archiver", world.primary_port),
+            &World::dsn("mrg_orders_archiver", world.primary_port),
             "--batch",
             "30",
         ]);
@@ -511,7 +511,7 @@ async fn an_archive_that_cannot_be_written_costs_no_order() {
     command.args([
         "archive",
         "--dsn",
-        &world.dsn("mrg_orders_archiver", world.primary_port),
+        &World::dsn("mrg_orders_archiver", world.primary_port),
     ]);
     assert!(
         !command

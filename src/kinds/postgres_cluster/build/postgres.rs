@@ -85,12 +85,11 @@ fn service(desired: &Desired, name: &str, role: Option<&str>) -> Value {
     let mut spec = json!({
         "ports": [{ "name": "postgres", "port": POSTGRES_PORT }, { "name": "rest", "port": REST_PORT }],
     });
-    match role {
-        Some(role) => selector[ROLE_LABEL] = json!(role),
-        None => {
-            spec["clusterIP"] = json!("None");
-            spec["publishNotReadyAddresses"] = json!(true);
-        }
+    if let Some(role) = role {
+        selector[ROLE_LABEL] = json!(role);
+    } else {
+        spec["clusterIP"] = json!("None");
+        spec["publishNotReadyAddresses"] = json!(true);
     }
     spec["selector"] = selector;
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": desired.metadata(name, COMPONENT), "spec": spec })
