@@ -271,7 +271,7 @@ fn outcome(attempt: Attempt<Revision>) -> Result<Option<Revision>, ()> {
 #[tokio::test]
 async fn the_same_operations_have_the_same_outcomes() {
     let server = start();
-    let mut pair = Pair::new(&server).await;
+    let mut pair = Box::pin(Pair::new(&server)).await;
     let mut leases = vec![pair.grant().await, pair.grant().await];
     let (mut done, mut conflicts, mut failed) = (0, 0, 0);
     for step in 0..STEPS {
