@@ -92,6 +92,7 @@ standalone:
     e2e/lab/dependencies etcd
     e2e/lab/dependencies patroni
     cargo build --quiet -p mrg-e2e --example writer
+    cargo test -p mrg-dcs-etcd --test memory
     cargo test -p mrg-agent --test standalone -- --test-threads=1
     cargo test -p mrg-order-reads --test orders -- --test-threads=1
 

@@ -14,8 +14,8 @@ use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
 use crate::context::Context;
-use mrg_dcs::Poolers;
 use mrg_dcs::poolers::{PoolerRecord, fingerprint};
+use mrg_dcs::{Poolers, Store};
 use mrg_postgres::{quote_identifier, quote_literal};
 use mrg_telemetry::chain;
 

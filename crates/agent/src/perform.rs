@@ -47,72 +47,63 @@ pub(crate) async fn perform(
     action: Action,
     lease: Option<LeaseId>,
 ) -> Outcome {
+    let done = step(&context, action, lease).await;
+    done.unwrap_or_else(|NoLease| Outcome::Failed("there is no lease".to_owned()))
+}
+
+/// The action writes under our lease, or compares with it, and we have none.
+struct NoLease;
+
+async fn step(
+    context: &Context,
+    action: Action,
+    lease: Option<LeaseId>,
+) -> Result<Outcome, NoLease> {
+    let lease = || lease.ok_or(NoLease);
     let local = &context.server;
-    match action {
-        Action::ClaimInitialize => {
-            with_lease(lease, |lease| claim_initialize(&context, lease)).await
-        }
-        Action::AbandonInitialize => {
-            with_lease(lease, |lease| abandon_initialize(&context, lease)).await
-        }
-        Action::StoreSystemId(id) => {
-            with_lease(lease, |lease| store_system_id(&context, lease, id)).await
-        }
-        Action::AcquireLeader => with_lease(lease, |lease| acquire(&context, lease)).await,
-        Action::MoveLeader(to) => with_lease(lease, |lease| move_leader(&context, lease, to)).await,
-        Action::ReleaseLeader => with_lease(lease, |lease| release(&context, lease)).await,
+    let done = |()| Outcome::Done;
+    Ok(match action {
+        Action::ClaimInitialize => claim_initialize(context, lease()?).await,
+        Action::AbandonInitialize => abandon_initialize(context, lease()?).await,
+        Action::StoreSystemId(id) => store_system_id(context, lease()?, id).await,
+        Action::AcquireLeader => acquire(context, lease()?).await,
+        Action::MoveLeader(to) => move_leader(context, lease()?, to).await,
+        Action::ReleaseLeader => release(context, lease()?).await,
         Action::WriteSync { expected, stored } => {
-            with_lease(lease, |lease| write_sync(&context, lease, expected, stored)).await
+            write_sync(context, lease()?, expected, stored).await
         }
-        Action::ClearSwitchover { expected } => clear_switchover(&context, expected).await,
-        Action::InitDb => server(local.init_db().await, |()| Outcome::Done),
-        Action::PostBootstrap => post_bootstrap(&context).await,
-        Action::Start(as_) => server(local.start(&as_).await, |()| Outcome::Done),
-        Action::Stop(StopMode::Kill) => server(local.kill().await, |()| Outcome::Done),
+        Action::ClearSwitchover { expected } => clear_switchover(context, expected).await,
+        Action::ReserveTimeline { after, known } => {
+            reserve_timeline(context, lease()?, after, known).await
+        }
+        Action::PausePoolers { may_abandon } => {
+            poolers::pause(context, lease()?, may_abandon).await
+        }
+        Action::ResumePoolers => poolers::resume(context, lease()?).await,
+        Action::InitDb => server(local.init_db().await, done),
+        Action::PostBootstrap => post_bootstrap(context).await,
+        Action::Start(as_) => server(local.start(&as_).await, done),
+        Action::Stop(StopMode::Kill) => server(local.kill().await, done),
         Action::Stop(StopMode::Fast) => server(local.stop(context.stop_within()).await, |end| {
             end.map_or(Outcome::Done, Outcome::At)
         }),
-        Action::ReserveTimeline { after, known } => {
-            with_lease(lease, |lease| {
-                reserve_timeline(&context, lease, after, known)
-            })
-            .await
-        }
         Action::Promote => server(local.promote().await, Outcome::At),
-        Action::PausePoolers { may_abandon } => {
-            with_lease(lease, |lease| poolers::pause(&context, lease, may_abandon)).await
-        }
-        Action::ResumePoolers => with_lease(lease, |lease| poolers::resume(&context, lease)).await,
-        Action::Checkpoint => server(local.checkpoint(CHECKPOINT_WITHIN).await, |()| {
-            Outcome::Done
-        }),
+        Action::Checkpoint => server(local.checkpoint(CHECKPOINT_WITHIN).await, done),
         Action::StopReceiver => server(local.stop_receiver(SETTLE_WITHIN).await, Outcome::At),
-        Action::Follow(leader) => server(local.follow(&leader).await, |()| Outcome::Done),
+        Action::Follow(leader) => server(local.follow(&leader).await, done),
         Action::SetSyncNames(names) => {
             server(local.set_names(&names, SETTLE_WITHIN).await, Outcome::At)
         }
-        Action::ConfirmLeader(leader) => {
-            server(local.confirm_leader(&leader).await, |()| Outcome::Done)
-        }
-        Action::RemoveData => server(local.remove_data(), |()| Outcome::Done),
-        Action::Rewind(from) => server(local.rewind(&from).await, |()| Outcome::Done),
-        Action::BaseBackup(from) => server(local.base_backup(&from).await, |()| Outcome::Done),
-        Action::AskPeers(peers) => ask_peers(&context, peers).await,
+        Action::ConfirmLeader(leader) => server(local.confirm_leader(&leader).await, done),
+        Action::RemoveData => server(local.remove_data(), done),
+        Action::Rewind(from) => server(local.rewind(&from).await, done),
+        Action::BaseBackup(from) => server(local.base_backup(&from).await, done),
+        Action::AskPeers(peers) => ask_peers(context, peers).await,
         Action::AwaitReceipt {
             candidates,
             position,
-        } => await_receipt(&context, candidates, position).await,
-    }
-}
-
-async fn with_lease<F: Future<Output = Outcome>>(
-    lease: Option<LeaseId>,
-    perform: impl FnOnce(LeaseId) -> F,
-) -> Outcome {
-    match lease {
-        Some(lease) => perform(lease).await,
-        None => Outcome::Failed("there is no lease".to_owned()),
-    }
+        } => await_receipt(context, candidates, position).await,
+    })
 }
 
 /// Writes the list of the members that may race, as Patroni keeps it: names and addresses. The

@@ -24,12 +24,12 @@ struct Pooler {
 }
 
 impl Pooler {
-    fn heeds(&self, request: Revision) -> bool {
+    fn acknowledges(&self, request: Revision) -> bool {
         self.record.pause == Some(request)
     }
 
     fn is_drained(&self, request: Revision) -> bool {
-        self.heeds(request) && self.record.drained
+        self.acknowledges(request) && self.record.drained
     }
 }
 
@@ -46,8 +46,8 @@ fn writers(poolers: &Poolers) -> Vec<Pooler> {
         .collect()
 }
 
-/// Asks, and waits until every pooler's transactions are done. One that says nothing is not waited
-/// for.
+/// Asks, and waits until every pooler's transactions are done. One that does not answer is not
+/// waited for.
 pub(crate) async fn pause(context: &Context, lease: LeaseId, may_abandon: bool) -> Outcome {
     let (_commands, queue) = mpsc::channel(1);
     let (seen, mut events) = mpsc::channel(16);
@@ -110,7 +110,7 @@ async fn ask(
         let late = Instant::now() >= heard_by;
         let open: Vec<Pooler> = writers(&snapshot)
             .into_iter()
-            .filter(|pooler| !pooler.is_drained(request) && (!late || pooler.heeds(request)))
+            .filter(|pooler| !pooler.is_drained(request) && (!late || pooler.acknowledges(request)))
             .collect();
         if open.is_empty() {
             tracing::info!(poolers = poolers.len(), waited = ?asked.elapsed(), "the poolers hold their clients");

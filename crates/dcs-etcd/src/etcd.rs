@@ -233,12 +233,7 @@ impl Etcd {
         }
     }
 
-    /// A section of the keys, linearizably.
-    pub async fn read<S: Section>(&self, within: Duration) -> Result<S, Error> {
-        self.read_at(within).await.map(|(_, section)| section)
-    }
-
-    /// The same with the revision as of which it is true.
+    /// A section of the keys, linearizably, with the revision as of which it is true.
     pub(super) async fn read_at<S: Section>(
         &self,
         within: Duration,
@@ -296,6 +291,10 @@ impl Store for Etcd {
             Ok(None) => Attempt::Conflict,
             Err(error) => Attempt::ended_by(error),
         }
+    }
+
+    async fn read<S: Section>(&self, within: Duration) -> Result<S, Error> {
+        self.read_at(within).await.map(|(_, section)| section)
     }
 
     async fn grant(&self, ttl: Millis, within: Duration) -> Result<Granted, Error> {

@@ -96,7 +96,7 @@ impl Membership {
             .collect())
     }
 
-    /// Removes a member. Without an answer it may be removed; the list tells.
+    /// Removes a member. Without an answer it may be removed; the list shows.
     pub async fn remove(&mut self, id: u64) -> Result<(), Error> {
         let removed = self.0.member_remove(id).await;
         removed
@@ -105,7 +105,7 @@ impl Membership {
     }
 
     /// Adds a member that is yet to be started, and gives all of them. Without an answer it may be
-    /// added; the list tells.
+    /// added; the list shows.
     pub async fn add(&mut self, peer_url: &str) -> Result<Vec<EtcdMember>, Error> {
         let added = self.0.member_add([peer_url], None).await;
         let added = added.map_err(|source| failed("add a member to etcd", source))?;

@@ -10,14 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::keys::Key;
-use crate::poolers::PoolerRecord;
-use crate::snapshot::{ClusterSnapshot, Pause, Poolers, Section, Versioned};
+use crate::snapshot::{Section, Versioned};
 use crate::store::{Attempt, Error, Granted, Store};
 use crate::transaction::{Compare, Transaction, Write};
 use crate::value::Value;
 use mrg_base::{Millis, Moment};
 use mrg_election::{LeaseId, Revision};
-use mrg_pool_core::PauseRequest;
 
 const NO_LEASE: LeaseId = LeaseId(0);
 
@@ -53,34 +51,14 @@ impl Memory {
         self.leases.get(&lease).map(|lease| lease.ends)
     }
 
-    /// What a read of Patroni's keys gives.
-    pub fn snapshot(&self) -> ClusterSnapshot {
-        let mut snapshot = ClusterSnapshot::default();
-        for value in self.keys.values() {
-            snapshot.set(value.clone());
+    /// A section of the keys.
+    pub fn read<S: Section>(&self) -> S {
+        let mut section = S::default();
+        for key in self.keys.values() {
+            section.set(key);
         }
-        snapshot.advance(self.revision);
-        snapshot
-    }
-
-    /// What a read of the poolers' records gives.
-    pub fn poolers(&self) -> Poolers {
-        let record = |value: &Versioned<Value>| match &value.value {
-            Value::Pooler(pod, record) => Some((pod.clone(), PoolerRecord::clone(record))),
-            _ => None,
-        };
-        Poolers(self.keys.values().filter_map(record).collect())
-    }
-
-    /// What a read of the request to the poolers gives.
-    pub fn pause(&self) -> Pause {
-        Pause(self.keys.get(&Key::Pause).and_then(|key| match key.value {
-            Value::Pause(leader) => Some(PauseRequest {
-                id: key.modified,
-                leader,
-            }),
-            _ => None,
-        }))
+        section.advance(self.revision);
+        section
     }
 
     /// Time passes: leases that have ended by then are revoked. It never goes back.
@@ -270,6 +248,10 @@ impl Store for MemoryStore {
                 return attempt;
             }
         }
+    }
+
+    async fn read<S: Section>(&self, _within: Duration) -> Result<S, Error> {
+        self.once("read", |memory| memory.read())
     }
 
     async fn grant(&self, ttl: Millis, _within: Duration) -> Result<Granted, Error> {

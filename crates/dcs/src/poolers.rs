@@ -105,9 +105,9 @@ mod tests {
             ("initialize".to_owned(), entry("7", 1, 1)),
         ]);
         let mut snapshot = ClusterSnapshot::parse(Revision(20), &entries);
-        let told = snapshot.seen();
-        assert_eq!((told.revision, told.system_id), (20, Some(7)));
-        let leader = told.leader.unwrap();
+        let seen = snapshot.seen();
+        assert_eq!((seen.revision, seen.system_id), (20, Some(7)));
+        let leader = seen.leader.unwrap();
         assert_eq!(
             (leader.key, leader.address.to_string()),
             (Revision(12), "10.0.0.2:5432".to_owned())

@@ -1,12 +1,14 @@
 //! Everything that is known of a cluster's keys, parsed once for each revision.
 
+mod typed;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{DynamicConfig, InvalidConfig, settings};
 use crate::keys::{Key, Keys};
 use crate::poolers::PoolerRecord;
 use crate::value::Value;
-use crate::wire::{self, Entry, FailoverData, HistoryLine, MemberData, StatusData};
+use crate::wire::{self, Entry, HistoryLine, MemberData, StatusData};
 use mrg_base::{Lsn, MemberName, Timeline};
 use mrg_election::{
     Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Stored, SwitchoverRequest,
@@ -20,6 +22,10 @@ pub trait Section: Clone + Default + Send + Sync + 'static {
 
     /// A key was written, at `name` after the prefix.
     fn put(&mut self, name: &str, entry: &Entry);
+
+    /// A key was written, with a value that was never bytes: in memory. Keys of other sections are
+    /// ignored.
+    fn set(&mut self, key: &Versioned<Value>);
 
     /// A key was deleted.
     fn delete(&mut self, name: &str);
@@ -42,22 +48,13 @@ pub struct Versioned<T> {
 }
 
 impl<T> Versioned<T> {
-    fn read(entry: &Entry, value: T) -> Option<Self> {
-        Some(Self {
+    fn read(entry: &Entry, value: T) -> Self {
+        Self {
             value,
             lease: LeaseId(entry.lease),
             created: Revision(entry.created),
             modified: Revision(entry.modified),
-        })
-    }
-
-    fn with<U>(self, value: U) -> Option<Versioned<U>> {
-        Some(Versioned {
-            value,
-            lease: self.lease,
-            created: self.created,
-            modified: self.modified,
-        })
+        }
     }
 }
 
@@ -74,14 +71,14 @@ pub enum Intent {
         candidate: Option<MemberName>,
     },
     /// Neither: it cannot be read, names impossible members, or is scheduled, which is not
-    /// supported. It moves nobody.
+    /// supported. No member acts on it.
     Unknown,
 }
 
 /// The members' keys and what they decide by, as of one revision: Patroni's prefix.
 ///
-/// What cannot be read counts as absent for whoever acts on it, and as present for whoever writes
-/// over it.
+/// What cannot be read counts as absent where it would be acted on, and as present where it would
+/// be written over.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterSnapshot {
     revision: Revision,
@@ -104,24 +101,33 @@ impl Section for ClusterSnapshot {
     fn put(&mut self, name: &str, entry: &Entry) {
         let bytes = &entry.value;
         match Key::in_cluster(name) {
-            Some(Key::Leader) => self.leader = Versioned::read(entry, wire::leader(bytes)),
+            Some(Key::Leader) => self.leader = Some(Versioned::read(entry, wire::leader(bytes))),
             Some(Key::Initialize) => {
                 let value = wire::initialize(bytes, LeaseId(entry.lease));
-                self.initialize = Versioned::read(entry, value);
+                self.initialize = Some(Versioned::read(entry, value));
             }
-            Some(Key::Config) => self.config = Versioned::read(entry, DynamicConfig::parse(bytes)),
-            Some(Key::Sync) => self.sync = Versioned::read(entry, wire::sync(bytes)),
-            Some(Key::Failover) => self.failover = Versioned::read(entry, wire::intent(bytes)),
-            Some(Key::Failsafe) => self.failsafe = Versioned::read(entry, wire::failsafe(bytes)),
-            Some(Key::History) => self.history = Versioned::read(entry, wire::history(bytes)),
-            Some(Key::Status) => self.status = Versioned::read(entry, wire::status(bytes)),
+            Some(Key::Config) => {
+                self.config = Some(Versioned::read(entry, DynamicConfig::parse(bytes)));
+            }
+            Some(Key::Sync) => self.sync = Some(Versioned::read(entry, wire::sync(bytes))),
+            Some(Key::Failover) => {
+                self.failover = Some(Versioned::read(entry, wire::intent(bytes)));
+            }
+            Some(Key::Failsafe) => {
+                self.failsafe = Some(Versioned::read(entry, wire::failsafe(bytes)));
+            }
+            Some(Key::History) => self.history = Some(Versioned::read(entry, wire::history(bytes))),
+            Some(Key::Status) => self.status = Some(Versioned::read(entry, wire::status(bytes))),
             Some(Key::Member(member)) => {
                 let data = serde_json::from_slice(bytes).ok();
-                self.members
-                    .extend(Versioned::read(entry, data).map(|data| (member, data)));
+                self.members.insert(member, Versioned::read(entry, data));
             }
             Some(Key::Pause | Key::Pooler(_)) | None => {}
         }
+    }
+
+    fn set(&mut self, key: &Versioned<Value>) {
+        self.set_typed(key);
     }
 
     fn delete(&mut self, name: &str) {
@@ -144,38 +150,6 @@ impl ClusterSnapshot {
         }
         snapshot.advance(revision);
         snapshot
-    }
-
-    /// Takes a value in that was never bytes.
-    #[cfg_attr(
-        not(any(test, feature = "memory")),
-        expect(dead_code, reason = "for the store in memory")
-    )]
-    pub(crate) fn set(&mut self, value: Versioned<Value>) {
-        let lease = value.lease;
-        match value.value.clone() {
-            Value::Leader(name) => self.leader = value.with(Some(name)),
-            Value::Claim => self.initialize = value.with(Initialize::InProgress(lease)),
-            Value::SystemId(id) => self.initialize = value.with(Initialize::Done(id)),
-            Value::Config(config) => self.config = value.with(Ok(config)),
-            Value::Sync(stored) => self.sync = value.with(Some(stored)),
-            Value::Failover(data) => {
-                let intent = if data == FailoverData::default() {
-                    Intent::Cleared
-                } else {
-                    wire::intent_of(data)
-                };
-                self.failover = value.with(intent);
-            }
-            Value::Failsafe(members) => self.failsafe = value.with(Some(members)),
-            Value::History(lines) => self.history = value.with(lines),
-            Value::Status(data) => self.status = value.with(Some(data)),
-            Value::Member(name, data) => {
-                self.members
-                    .extend(value.with(Some(*data)).map(|data| (name, data)));
-            }
-            Value::Pause(_) | Value::Pooler(..) => {}
-        }
     }
 
     fn remove(&mut self, key: &Key) {
@@ -418,6 +392,12 @@ impl Section for Poolers {
         };
     }
 
+    fn set(&mut self, key: &Versioned<Value>) {
+        if let Value::Pooler(pod, record) = &key.value {
+            self.0.insert(pod.clone(), PoolerRecord::clone(record));
+        }
+    }
+
     fn delete(&mut self, pod: &str) {
         self.0.remove(pod);
     }
@@ -437,6 +417,15 @@ impl Section for Pause {
         if name.is_empty() {
             self.0 = wire::pause(&entry.value).map(|leader| PauseRequest {
                 id: Revision(entry.modified),
+                leader,
+            });
+        }
+    }
+
+    fn set(&mut self, key: &Versioned<Value>) {
+        if let Value::Pause(leader) = key.value {
+            self.0 = Some(PauseRequest {
+                id: key.modified,
                 leader,
             });
         }

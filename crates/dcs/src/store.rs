@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::DynamicConfig;
 use crate::poolers::PoolerRecord;
+use crate::snapshot::Section;
 use crate::transaction::Transaction;
 use crate::wire::{FailoverData, HistoryLine, MemberData, StatusData};
 use mrg_base::{MemberName, Millis};
@@ -117,6 +118,9 @@ impl<F: Future<Output = Attempt<Revision>> + Send> Writing for F {}
 pub trait Store: Send + Sync {
     /// Does a transaction: once, or until it is done or the time is over if it is repeatable.
     fn execute(&self, transaction: Transaction, within: Duration) -> impl Writing;
+
+    /// A section of the keys, linearizably: with every write that was done before this began.
+    fn read<S: Section>(&self, within: Duration) -> impl Future<Output = Result<S, Error>> + Send;
 
     /// Grants a lease. Without an answer one may have been granted: nothing hangs off it, and it
     /// ends by itself.

@@ -1,7 +1,9 @@
 //! What is written to the store, and on which condition: one constructor for each operation.
 //!
 //! A compare-and-set is tried once ([`Transaction::is_repeatable`] is false): done again after its
-//! answer was lost, it would find its own write and report a conflict.
+//! answer was lost, it would find its own write and report a conflict. After an unknown outcome,
+//! and after a conflict, the election drops the rest of its decision and reads linearizably before
+//! it decides again; what holds until that read is said at each operation ("In doubt").
 
 use std::collections::BTreeMap;
 
@@ -81,7 +83,7 @@ impl Transaction {
         }
     }
 
-    /// Writes that replace whatever is there, and may be done twice.
+    /// A write over whatever is there, which may be done twice.
     fn unconditional(operation: &'static str, write: Write) -> Self {
         let branch = Branch {
             compares: Vec::new(),
@@ -111,8 +113,8 @@ impl Transaction {
 
     /// Creates the leader key under `lease` if it is absent.
     ///
-    /// In doubt: the key may be ours. The next linearizable read tells, by the lease; the fence
-    /// stays armed until then.
+    /// In doubt: the key may be ours, and is not counted on: nothing is promoted. The next read shows
+    /// the owner, by the lease.
     pub fn acquire_leader(lease: LeaseId, member: &MemberName) -> Self {
         Self::once(
             "acquire the leader key",
@@ -124,7 +126,7 @@ impl Transaction {
     /// Moves the leader key from one of our leases to another, if it hangs off the first. It keeps
     /// the revision that created it, so that the leadership goes on.
     ///
-    /// In doubt: the key hangs off either lease; both have to be kept until a read tells.
+    /// In doubt: the key hangs off either lease, so both have to be renewed until a read shows which.
     pub fn move_leader(from: LeaseId, to: LeaseId, member: &MemberName) -> Self {
         Self::once(
             "move the leader key to another lease",
@@ -136,8 +138,8 @@ impl Transaction {
     /// Deletes the leader key if it hangs off `lease`, and the request to the poolers with it,
     /// which was about this leadership. Only after nothing of our server writes any more.
     ///
-    /// In doubt: whoever reads the key later does not lead by it; if it is still there, it goes
-    /// with the lease.
+    /// In doubt: our server has stopped already. A key that is still there is released again, and
+    /// goes with the lease at the latest.
     pub fn release_leader(lease: LeaseId) -> Self {
         Self::once(
             "release the leader key",
@@ -190,11 +192,11 @@ impl Transaction {
         }
     }
 
-    /// Narrows or widens `/sync` if we lead and nobody wrote it since `over` (`None`: if it is
+    /// Narrows or widens `/sync` if we lead and it was last written by `over` (`None`: if it is
     /// absent).
     ///
-    /// In doubt: both the old and the new value may be in force. Commits have to satisfy both until
-    /// a read tells; see [`mrg_election::sync`].
+    /// In doubt: either value may be in force. PostgreSQL goes on to wait for the standbys it waited
+    /// for, which the order of the steps makes safe under both; see [`mrg_election::sync`].
     pub fn write_sync(lease: LeaseId, over: Option<Revision>, stored: Stored) -> Self {
         Self::once(
             "write /sync",
@@ -203,10 +205,10 @@ impl Transaction {
         )
     }
 
-    /// Writes `/history` if we lead and nobody wrote it since `over`: the reservation of the next
-    /// timeline before a promotion, and PostgreSQL's own words afterwards.
+    /// Writes `/history` if we lead and it was last written by `over` (`None`: if it is absent): the
+    /// reservation of the next timeline before a promotion, and PostgreSQL's own words afterwards.
     ///
-    /// In doubt: the timeline counts as reserved by whom the next read shows; no promotion before.
+    /// In doubt: nothing is promoted. The next read shows which member reserved the timeline.
     pub fn write_history(lease: LeaseId, over: Option<Revision>, lines: Vec<HistoryLine>) -> Self {
         Self::once(
             "write /history",
@@ -215,11 +217,11 @@ impl Transaction {
         )
     }
 
-    /// Writes `/failsafe`, or deletes it (`members` is `None`), if we lead and nobody wrote it
-    /// since `over`.
+    /// Writes `/failsafe`, or deletes it (`members` is `None`), if we lead and it was last written by
+    /// `over` (`None`: if it is absent).
     ///
     /// In doubt: members of the old and of the new list may race, so the promises of all of them
-    /// are needed until a read tells.
+    /// are needed until a read shows which it is.
     pub fn write_failsafe(
         lease: LeaseId,
         over: Option<Revision>,
@@ -235,9 +237,10 @@ impl Transaction {
         )
     }
 
-    /// Writes the leader's position. Nobody compares it, and the next write corrects a late one.
+    /// Writes the leader's position, over whatever is there: no decision compares it, and the next
+    /// write corrects one that comes late.
     ///
-    /// In doubt: it is written again, as it is at least once every `loop_wait`.
+    /// In doubt: it is written again with the next position.
     pub fn put_status(data: StatusData) -> Self {
         Self::unconditional("write /status", put(Value::Status(data)))
     }
@@ -279,9 +282,10 @@ impl Transaction {
         Self::write_config(None, config)
     }
 
-    /// Writes the intent: `/config`, if nobody wrote it since `over` (`None`: if it is absent).
+    /// Writes the intent: `/config`, if it was last written by `over` (`None`: if it is absent).
     ///
-    /// In doubt: the next read tells; the operator compares and writes again.
+    /// In doubt: either configuration may be in force. The operator compares with what the next
+    /// read shows, and writes again; a client of the REST API gets an error.
     pub fn write_config(over: Option<Revision>, config: DynamicConfig) -> Self {
         Self::once(
             "write /config",
@@ -310,7 +314,7 @@ impl Transaction {
     /// Takes a request out of `/failover` once it was fulfilled or cannot be, if it is still the
     /// one that was read.
     ///
-    /// In doubt: the next read tells whether it stands.
+    /// In doubt: the request may still stand; the next read shows it.
     pub fn take_failover(expected: Revision) -> Self {
         Self::once(
             "clear the hand-over",
@@ -322,8 +326,8 @@ impl Transaction {
     /// Asks the poolers to hold their clients, if we lead. The request names the leadership
     /// (`created` of the leader key), is named by its own revision, and ends with the lease.
     ///
-    /// In doubt: the poolers may hold; [`Transaction::resume_poolers`] lets them go, and so does
-    /// the end of the leadership.
+    /// In doubt: the poolers may hold their clients. [`Transaction::resume_poolers`] ends that, and so
+    /// does the end of the leadership; each pooler gives up after its own longest hold.
     pub fn ask_poolers(lease: LeaseId, leadership: Revision) -> Self {
         Self::once(
             "ask the poolers",
@@ -334,7 +338,7 @@ impl Transaction {
 
     /// Takes the request to the poolers back, if we lead.
     ///
-    /// In doubt: the poolers may still hold, no longer than they said they would.
+    /// In doubt: the poolers may go on holding their clients, no longer than their longest hold.
     pub fn resume_poolers(lease: LeaseId) -> Self {
         Self::once(
             "resume the poolers",
@@ -343,7 +347,7 @@ impl Transaction {
         )
     }
 
-    /// Publishes a pooler's record under its lease. Its key is the pod's alone.
+    /// Publishes a pooler's record under its lease. Only this pod writes its key.
     ///
     /// In doubt: it is published again.
     pub fn publish_pooler(pod: &str, record: PoolerRecord, lease: LeaseId) -> Self {

@@ -25,7 +25,7 @@ use crate::shared::{Shared, concerned, controller, owners};
 use mrg_api::pgbouncer_pool::PgBouncerPoolStatus;
 use mrg_api::{PgBouncerPool, PostgresCluster};
 use mrg_dcs::poolers::PoolerRecord;
-use mrg_dcs::{Keys, NAMESPACE, Poolers};
+use mrg_dcs::{Keys, NAMESPACE, Poolers, Store};
 use mrg_dcs_etcd::Etcd;
 use mrg_kube_support::write_status;
 

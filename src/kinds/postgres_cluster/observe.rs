@@ -12,7 +12,7 @@ use kube::{Client, ResourceExt};
 use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_base::MemberName;
 use mrg_dcs::wire::MemberData;
-use mrg_dcs::{ClusterSnapshot, DynamicConfig, InvalidConfig};
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, InvalidConfig, Store};
 use mrg_dcs_etcd::Etcd;
 use mrg_election::{Cluster, Revision};
 

@@ -5,7 +5,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::config::DynamicConfig;
-use crate::snapshot::Intent;
+use crate::poolers::PoolerRecord;
+use crate::snapshot::{ClusterSnapshot, Intent, Pause, Poolers};
 use crate::wire::{FailoverData, HistoryLine, MemberData, StatusData};
 use mrg_base::MemberName;
 use mrg_election::{Initialize, Stored};
@@ -19,6 +20,14 @@ fn now<T>(future: impl Future<Output = T>) -> T {
         Poll::Ready(value) => value,
         Poll::Pending => panic!("it waits"),
     }
+}
+
+fn now_in(store: &MemoryStore) -> ClusterSnapshot {
+    store.memory().read()
+}
+
+fn seen(memory: &Memory) -> ClusterSnapshot {
+    memory.read()
 }
 
 fn name(text: &str) -> MemberName {
@@ -79,14 +88,14 @@ fn of_the_leader(operation: impl Fn(LeaseId) -> Transaction, written: impl Fn(&M
 #[test]
 fn a_leader_key_is_created_once_and_goes_with_its_lease() {
     let (store, ours, other) = led();
-    let created = store.memory().snapshot().leader().unwrap().created;
+    let created = now_in(&store).leader().unwrap().created;
     conflict(now(store.acquire_leader(other, &name("b"), WITHIN)));
     store.break_next([Fault::RequestLost]);
     in_doubt(now(store.acquire_leader(other, &name("b"), WITHIN)));
     store.memory().advance(Moment(29_999));
     assert!(store.memory().keep_alive(other));
     store.memory().advance(Moment(30_000));
-    assert!(store.memory().snapshot().leader_key().is_none());
+    assert!(now_in(&store).leader_key().is_none());
     assert!(matches!(
         now(store.keep_alive(ours, WITHIN)),
         Err(Error::LeaseGone(lease)) if lease == ours
@@ -95,7 +104,7 @@ fn a_leader_key_is_created_once_and_goes_with_its_lease() {
     assert!(matches!(gone, Attempt::Failed(Error::LeaseGone(_))));
     store.break_next([Fault::AnswerLost]);
     in_doubt(now(store.acquire_leader(other, &name("b"), WITHIN)));
-    let leader = store.memory().snapshot().leader().unwrap();
+    let leader = now_in(&store).leader().unwrap();
     assert_eq!((leader.member, leader.lease), (name("b"), other));
     assert!(leader.created > created, "a later leader has a later one");
 }
@@ -103,18 +112,18 @@ fn a_leader_key_is_created_once_and_goes_with_its_lease() {
 #[test]
 fn a_moved_leader_key_stays_the_same_leadership() {
     let (store, ours, other) = led();
-    let before = store.memory().snapshot().leader().unwrap();
+    let before = now_in(&store).leader().unwrap();
     let moved = done(now(store.move_leader(ours, other, &name("a"), WITHIN)));
-    let after = store.memory().snapshot().leader().unwrap();
+    let after = now_in(&store).leader().unwrap();
     assert_eq!((after.lease, after.created), (other, before.created));
     assert_eq!(store.memory().get(&Key::Leader).unwrap().modified, moved);
     conflict(now(store.move_leader(ours, other, &name("a"), WITHIN)));
     now(store.revoke(ours, WITHIN)).unwrap();
-    assert!(store.memory().snapshot().leader().is_some());
+    assert!(now_in(&store).leader().is_some());
     of_the_leader(
         |lease| Transaction::move_leader(lease, LeaseId(2), &name("a")),
         |memory| {
-            let leader = memory.snapshot().leader();
+            let leader = seen(memory).leader();
             leader.is_some_and(|leader| leader.lease == LeaseId(2))
         },
     );
@@ -124,11 +133,11 @@ fn a_moved_leader_key_stays_the_same_leadership() {
 fn a_release_takes_the_request_to_the_poolers_along() {
     let (store, ours, _) = led();
     let asked = done(now(store.ask_poolers(ours, Revision(1), WITHIN)));
-    let request = store.memory().pause().0.unwrap();
+    let request = store.memory().read::<Pause>().0.unwrap();
     assert_eq!((request.id, request.leader), (asked, Revision(1)));
     let released = done(now(store.release_leader(ours, WITHIN)));
     assert_eq!(released, Revision(asked.0 + 1), "at one revision");
-    assert_eq!(store.memory().pause().0, None);
+    assert_eq!(store.memory().read::<Pause>().0, None);
     of_the_leader(Transaction::release_leader, |memory| {
         memory.get(&Key::Leader).is_none()
     });
@@ -138,20 +147,24 @@ fn a_release_takes_the_request_to_the_poolers_along() {
 fn poolers_are_asked_and_resumed_by_the_leader_alone() {
     of_the_leader(
         |lease| Transaction::ask_poolers(lease, Revision(1)),
-        |memory| memory.pause().0.is_some(),
+        |memory| memory.read::<Pause>().0.is_some(),
     );
     let (store, ours, other) = led();
     done(now(store.ask_poolers(ours, Revision(1), WITHIN)));
     conflict(now(store.resume_poolers(other, WITHIN)));
     store.break_next([Fault::AnswerLost]);
     in_doubt(now(store.resume_poolers(ours, WITHIN)));
-    assert_eq!(store.memory().pause().0, None);
+    assert_eq!(store.memory().read::<Pause>().0, None);
     let before = store.memory().revision();
     let again = done(now(store.resume_poolers(ours, WITHIN)));
     assert_eq!(again, before, "there is nothing to delete");
     done(now(store.ask_poolers(ours, Revision(1), WITHIN)));
     store.memory().revoke(ours);
-    assert_eq!(store.memory().pause().0, None, "it ends with the lease");
+    assert_eq!(
+        store.memory().read::<Pause>().0,
+        None,
+        "it ends with the lease"
+    );
 }
 
 #[test]
@@ -162,7 +175,7 @@ fn a_bootstrap_is_claimed_once_and_abandoned_by_its_owner() {
     store.break_next([Fault::AnswerLost]);
     in_doubt(now(store.claim_initialize(ours, WITHIN)));
     let claim = Some(Initialize::InProgress(ours));
-    assert_eq!(store.memory().snapshot().initialize(), claim);
+    assert_eq!(now_in(&store).initialize(), claim);
     conflict(now(store.claim_initialize(other, WITHIN)));
     conflict(now(store.abandon_initialize(other, WITHIN)));
     done(now(store.abandon_initialize(ours, WITHIN)));
@@ -170,7 +183,7 @@ fn a_bootstrap_is_claimed_once_and_abandoned_by_its_owner() {
     store.break_next([Fault::RequestLost]);
     in_doubt(now(store.abandon_initialize(other, WITHIN)));
     store.memory().revoke(other);
-    assert_eq!(store.memory().snapshot().initialize(), None);
+    assert_eq!(now_in(&store).initialize(), None);
 }
 
 #[test]
@@ -181,13 +194,13 @@ fn a_system_identifier_comes_with_the_first_status_and_leaves_a_later_one_alone(
     };
     of_the_leader(
         |lease| Transaction::store_system_id(lease, 42, first(1)),
-        |memory| memory.snapshot().initialize() == Some(Initialize::Done(42)),
+        |memory| seen(memory).initialize() == Some(Initialize::Done(42)),
     );
     let (store, ours, _) = led();
     done(now(store.store_system_id(ours, 42, first(1), WITHIN)));
     done(now(store.put_status(first(7), WITHIN)));
     done(now(store.store_system_id(ours, 42, first(1), WITHIN)));
-    let optime = store.memory().snapshot().cluster().optime;
+    let optime = now_in(&store).cluster().optime;
     assert_eq!(optime, Some(mrg_base::Lsn(7)));
 }
 
@@ -196,7 +209,7 @@ fn sync_is_written_over_what_was_read() {
     let only = || Stored::only(name("a"));
     of_the_leader(
         |lease| Transaction::write_sync(lease, None, only()),
-        |memory| memory.snapshot().sync().is_some(),
+        |memory| seen(memory).sync().is_some(),
     );
     let (store, ours, _) = led();
     let first = done(now(store.write_sync(ours, None, only(), WITHIN)));
@@ -212,7 +225,7 @@ fn sync_is_written_over_what_was_read() {
         WITHIN,
     )));
     conflict(now(store.write_sync(ours, Some(first), only(), WITHIN)));
-    assert_eq!(store.memory().snapshot().sync(), Some((second, &wider)));
+    assert_eq!(now_in(&store).sync(), Some((second, &wider)));
 }
 
 #[test]
@@ -226,7 +239,7 @@ fn history_is_written_over_what_was_read() {
     };
     of_the_leader(
         |lease| Transaction::write_history(lease, None, vec![line(1)]),
-        |memory| !memory.snapshot().history().is_empty(),
+        |memory| !seen(memory).history().is_empty(),
     );
     let (store, ours, _) = led();
     let first = done(now(store.write_history(ours, None, vec![line(1)], WITHIN)));
@@ -234,7 +247,7 @@ fn history_is_written_over_what_was_read() {
     conflict(now(store.write_history(ours, None, both(), WITHIN)));
     done(now(store.write_history(ours, Some(first), both(), WITHIN)));
     conflict(now(store.write_history(ours, Some(first), both(), WITHIN)));
-    let snapshot = store.memory().snapshot();
+    let snapshot = now_in(&store);
     assert_eq!(snapshot.cluster().timeline, Some(mrg_base::Timeline(3)));
 }
 
@@ -243,14 +256,14 @@ fn failsafe_is_written_and_deleted_over_what_was_read() {
     let members = || Some([(name("a"), "http://a:8008/patroni".to_owned())].into());
     of_the_leader(
         |lease| Transaction::write_failsafe(lease, None, members()),
-        |memory| memory.snapshot().failsafe().is_some(),
+        |memory| seen(memory).failsafe().is_some(),
     );
     let (store, ours, _) = led();
     let first = done(now(store.write_failsafe(ours, None, members(), WITHIN)));
     conflict(now(store.write_failsafe(ours, None, None, WITHIN)));
     done(now(store.write_failsafe(ours, Some(first), None, WITHIN)));
     conflict(now(store.write_failsafe(ours, Some(first), None, WITHIN)));
-    assert_eq!(store.memory().snapshot().failsafe(), None);
+    assert_eq!(now_in(&store).failsafe(), None);
 }
 
 #[test]
@@ -262,20 +275,14 @@ fn a_member_is_published_over_its_own_leases_only_and_again_when_in_doubt() {
     };
     store.break_next([Fault::AnswerLost, Fault::RequestLost, Fault::Unreachable]);
     done(publish(ours, None));
-    assert_eq!(
-        store.memory().snapshot().member_lease(&name("a")),
-        Some(ours)
-    );
+    assert_eq!(now_in(&store).member_lease(&name("a")), Some(ours));
     done(publish(ours, None));
     conflict(publish(other, None));
     done(publish(other, Some(ours)));
-    assert_eq!(
-        store.memory().snapshot().member_lease(&name("a")),
-        Some(other)
-    );
+    assert_eq!(now_in(&store).member_lease(&name("a")), Some(other));
     conflict(publish(ours, None));
     store.memory().revoke(other);
-    assert_eq!(store.memory().snapshot().member_lease(&name("a")), None);
+    assert_eq!(now_in(&store).member_lease(&name("a")), None);
     let gone = publish(other, None);
     assert!(matches!(gone, Attempt::Failed(Error::LeaseGone(_))));
 }
@@ -292,7 +299,7 @@ fn a_configuration_is_created_once_and_written_over_what_was_read() {
     store.break_next([Fault::AnswerLost]);
     in_doubt(now(store.write_config(Some(first), config(40), WITHIN)));
     conflict(now(store.write_config(Some(first), config(50), WITHIN)));
-    let snapshot = store.memory().snapshot();
+    let snapshot = now_in(&store);
     assert_eq!(snapshot.config().unwrap().value, Ok(config(40)));
 }
 
@@ -307,15 +314,15 @@ fn a_request_replaces_another_and_is_taken_by_its_revision() {
     store.break_next([Fault::RequestLost, Fault::AnswerLost]);
     let second = done(now(store.request_failover(to("b"), WITHIN)));
     conflict(now(store.take_failover(first, WITHIN)));
-    assert!(store.memory().snapshot().has_intent());
+    assert!(now_in(&store).has_intent());
     store.break_next([Fault::AnswerLost]);
     in_doubt(now(store.take_failover(second, WITHIN)));
-    let snapshot = store.memory().snapshot();
+    let snapshot = now_in(&store);
     assert_eq!(snapshot.intent().unwrap().value, Intent::Cleared);
     conflict(now(store.take_failover(second, WITHIN)));
     done(now(store.request_failover(to("a"), WITHIN)));
     done(now(store.withdraw_failover(WITHIN)));
-    assert!(!store.memory().snapshot().has_intent());
+    assert!(!now_in(&store).has_intent());
 }
 
 #[test]
@@ -333,13 +340,13 @@ fn a_poolers_record_goes_with_its_lease() {
         lease,
         WITHIN,
     )));
-    assert_eq!(store.memory().poolers().0["w-1"], record);
+    assert_eq!(store.memory().read::<Poolers>().0["w-1"], record);
     store.memory().advance(Moment(20_000));
     store.memory().renew_all();
     store.memory().advance(Moment(49_999));
-    assert_eq!(store.memory().poolers().0.len(), 1);
+    assert_eq!(store.memory().read::<Poolers>().0.len(), 1);
     store.memory().advance(Moment(50_000));
-    assert!(store.memory().poolers().0.is_empty());
+    assert!(store.memory().read::<Poolers>().0.is_empty());
     assert!(!now(store.publish_pooler("w-1", record, lease, WITHIN)).is_done());
 }
 
@@ -383,5 +390,5 @@ fn typed_values_and_their_bytes_are_the_same_snapshot() {
         read.put(path.strip_prefix("/service/s/").unwrap(), &entry);
     }
     read.advance(memory.revision());
-    assert_eq!(read, memory.snapshot());
+    assert_eq!(read, seen(&memory));
 }
