@@ -3,7 +3,7 @@
 use crate::server::settings::Upstream;
 use mrg_base::{Moment, Position};
 use mrg_election::{DataDirectory, Fork, Postgres, Standby, WalReceiver};
-use mrg_postgres::{DataState, Look, Replica, Server as ServerFacts};
+use mrg_postgres::{DataState, Probe, Replica, ServerFacts};
 
 /// What one probe has read.
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub(super) enum Reading {
     /// No postmaster runs.
     AtRest(AtRest),
     /// The server has answered. `fork` is where a standby's timeline ended, by its history files.
-    Answered { look: Look, fork: Option<Fork> },
+    Answered { probe: Probe, fork: Option<Fork> },
     /// The postmaster runs and refuses connections, or its socket is not there yet.
     NotAccepting,
     /// The server has accepted a connection and failed to answer.
@@ -56,14 +56,14 @@ pub(super) fn observe(
             at_rest(rest, known)
         }
         Reading::Answered {
-            look: Look::Primary(primary, facts),
+            probe: Probe::Primary(primary, facts),
             ..
         } => {
             known.facts = Some(facts);
             Postgres::Primary(primary)
         }
         Reading::Answered {
-            look: Look::Replica(replica, facts),
+            probe: Probe::Replica(replica, facts),
             fork,
         } => {
             known.facts = Some(facts);
@@ -329,7 +329,7 @@ mod tests {
 
     fn answered(streaming: bool) -> Reading {
         Reading::Answered {
-            look: Look::Replica(replica(streaming, Some(Lsn(100))), facts()),
+            probe: Probe::Replica(replica(streaming, Some(Lsn(100))), facts()),
             fork: None,
         }
     }
@@ -422,7 +422,7 @@ mod tests {
             at: Lsn(95),
         });
         let reading = Reading::Answered {
-            look: Look::Replica(replica(false, None), facts()),
+            probe: Probe::Replica(replica(false, None), facts()),
             fork,
         };
         let observed = observe(reading, None, &mut Known::default(), NOW);
@@ -450,12 +450,12 @@ mod tests {
             expected,
             known_after,
         };
-        let look = Look::Primary(primary.clone(), ServerFacts::default());
+        let probe = Probe::Primary(primary.clone(), ServerFacts::default());
         let kept = || with_facts(broken_since(900));
         let rows = vec![
             row(
                 "a primary",
-                Reading::Answered { look, fork: None },
+                Reading::Answered { probe, fork: None },
                 Postgres::Primary(primary),
                 Known {
                     facts: Some(ServerFacts::default()),

@@ -10,7 +10,7 @@ use crate::config::AgentConfig;
 use crate::incarnation::write_durably;
 use crate::server::{Error, Server, programs, remote};
 use mrg_base::MemberName;
-use mrg_postgres::{Credentials, DataState, conninfo, look_at};
+use mrg_postgres::{Credentials, DataState, conninfo};
 
 /// The cluster that the data is of, for a start while the `initialize` key is missing.
 #[derive(Serialize, Deserialize)]
@@ -90,7 +90,7 @@ impl Server {
     }
 
     fn is_of(&self, system_id: u64) -> bool {
-        matches!(look_at(self.data()), DataState::Present(control) if control.data.system_id == system_id)
+        matches!(DataState::read(self.data()), DataState::Present(control) if control.data.system_id == system_id)
     }
 
     /// Replaces the data directory by a copy of a member's.
