@@ -1,7 +1,6 @@
 //! Which dynamic configuration is in force. Pure.
 
-use mrg_dcs::wire::Entries;
-use mrg_dcs::{DynamicConfig, InvalidConfig, settings, without_key};
+use mrg_dcs::{DynamicConfig, InvalidConfig, settings};
 use mrg_election::Settings;
 
 /// The dynamic configuration that is in force, as far as snapshots have shown it.
@@ -26,80 +25,69 @@ pub(super) struct InForce {
 }
 
 impl Dynamic {
-    /// Takes over what the keys say. `bootstrap` is what a new cluster begins with.
-    pub(super) fn observe(&mut self, entries: &Entries, bootstrap: &DynamicConfig) -> InForce {
+    /// Takes over what a snapshot says: the `config` key's revision and value, if there is one, and
+    /// what is in force where no value was read yet.
+    pub(super) fn observe(
+        &mut self,
+        key: Option<(i64, Result<DynamicConfig, InvalidConfig>)>,
+        without_key: DynamicConfig,
+    ) -> InForce {
         let (mut taken, mut refused) = (None, None);
         let known = self.read.as_ref().map(|(revision, _)| *revision);
-        let entry = entries.get("config");
-        if let Some(entry) = entry.filter(|entry| known != Some(entry.modified)) {
-            match parse(&entry.value) {
+        if let Some((revision, value)) = key.filter(|(revision, _)| known != Some(*revision)) {
+            match value.and_then(|config| Ok((settings(&config)?, config))) {
                 Ok((settings, config)) => {
                     taken = Some(settings);
-                    self.read = Some((entry.modified, config));
+                    self.read = Some((revision, config));
                 }
                 Err(error) => refused = Some(error),
             }
         }
-        if let Some((revision, config)) = &self.read {
-            // If the key is gone, what it said stays in force: to fall back to what the cluster
-            // began with could turn synchronous replication off.
-            self.settings = taken.or(self.settings);
-            return InForce {
-                settings: taken,
-                refused,
-                config: config.clone(),
-                revision: Some(*revision),
-            };
-        }
-        let config = without_key(bootstrap, entries);
-        match settings(&config) {
-            Ok(settings) if self.settings != Some(settings) => taken = Some(settings),
-            Ok(_) => {}
-            Err(error) => refused = Some(error),
+        // If the key is gone, what it said stays in force: to fall back to what the cluster began
+        // with could turn synchronous replication off.
+        let (revision, config) = match &self.read {
+            Some((revision, config)) => (Some(*revision), config.clone()),
+            None => (None, without_key),
+        };
+        if revision.is_none() {
+            match settings(&config) {
+                Ok(settings) if self.settings != Some(settings) => taken = Some(settings),
+                Ok(_) => {}
+                Err(error) => refused = Some(error),
+            }
         }
         self.settings = taken.or(self.settings);
         InForce {
             settings: taken,
             refused,
             config,
-            revision: None,
+            revision,
         }
     }
-}
-
-fn parse(value: &[u8]) -> Result<(Settings, DynamicConfig), InvalidConfig> {
-    let config = DynamicConfig::parse(value)?;
-    Ok((settings(&config)?, config))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use mrg_base::Millis;
-    use mrg_dcs::wire::Entry;
 
     fn config(json: &str) -> DynamicConfig {
         DynamicConfig::parse(json.as_bytes()).unwrap()
     }
 
-    fn key(revision: i64, json: &str) -> Entries {
-        let entry = Entry {
-            value: json.as_bytes().to_vec(),
-            created: 1,
-            modified: revision,
-            lease: 0,
-        };
-        [("config".to_owned(), entry)].into()
+    fn key(revision: i64, json: &str) -> Key {
+        Some((revision, DynamicConfig::parse(json.as_bytes())))
     }
 
+    type Key = Option<(i64, Result<DynamicConfig, InvalidConfig>)>;
     /// The ttl to take over in seconds, whether the key is refused, the revision in force.
-    type Row = (&'static str, Entries, Option<u64>, bool, Option<i64>);
+    type Row = (&'static str, Key, Option<u64>, bool, Option<i64>);
 
     fn check(rows: Vec<Row>) {
         let bootstrap = config(r#"{"ttl": 40}"#);
         let mut dynamic = Dynamic::default();
-        for (case, entries, ttl, refused, revision) in rows {
-            let in_force = dynamic.observe(&entries, &bootstrap);
+        for (case, key, ttl, refused, revision) in rows {
+            let in_force = dynamic.observe(key, bootstrap.clone());
             let taken = in_force.settings.map(|settings| settings.failover.ttl);
             assert_eq!(taken, ttl.map(Millis::seconds), "{case}");
             assert_eq!(in_force.refused.is_some(), refused, "{case}");
@@ -110,8 +98,8 @@ mod tests {
     #[test]
     fn the_last_valid_configuration_stays_in_force() {
         check(vec![
-            ("no key yet", Entries::new(), Some(40), false, None),
-            ("still none", Entries::new(), None, false, None),
+            ("no key yet", None, Some(40), false, None),
+            ("still none", None, None, false, None),
             ("no JSON", key(2, "x"), None, true, None),
             ("valid", key(3, r#"{"ttl": 30}"#), Some(30), false, Some(3)),
             ("the same", key(3, r#"{"ttl": 30}"#), None, false, Some(3)),
@@ -129,7 +117,7 @@ mod tests {
                 false,
                 Some(5),
             ),
-            ("deleted", Entries::new(), None, false, Some(5)),
+            ("deleted", None, None, false, Some(5)),
         ]);
     }
 
@@ -145,8 +133,8 @@ mod tests {
     fn a_deleted_key_does_not_change_the_configuration() {
         let mut dynamic = Dynamic::default();
         let quorum = r#"{"synchronous_mode": "quorum"}"#;
-        dynamic.observe(&key(3, quorum), &DynamicConfig::default());
-        let in_force = dynamic.observe(&Entries::new(), &DynamicConfig::default());
+        dynamic.observe(key(3, quorum), DynamicConfig::default());
+        let in_force = dynamic.observe(None, DynamicConfig::default());
         assert_eq!(in_force.config, config(quorum));
     }
 }

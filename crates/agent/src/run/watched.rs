@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::context::{addresses, members};
 use crate::run::Agent;
-use mrg_dcs::{InvalidConfig, wire};
+use mrg_dcs::{DynamicConfig, InvalidConfig, wire, without_key};
 use mrg_dcs_etcd::{Error as DcsError, Snapshot, WatchCommand, WatchEvent};
 use mrg_election::{Event, Settings};
 use mrg_telemetry::chain;
@@ -65,8 +65,12 @@ impl Agent {
     }
 
     async fn configure(&mut self, snapshot: &Snapshot) {
+        let entries = &snapshot.entries;
+        let key = entries
+            .get("config")
+            .map(|entry| (entry.modified, DynamicConfig::parse(&entry.value)));
         let bootstrap = &self.context.config.bootstrap;
-        let in_force = self.dynamic.observe(&snapshot.entries, bootstrap);
+        let in_force = self.dynamic.observe(key, without_key(bootstrap, entries));
         if let Some(settings) = in_force.settings {
             self.take_settings(settings).await;
         }

@@ -129,6 +129,7 @@ impl Server {
     }
 
     /// Streams from this member from now on.
+    #[expect(clippy::unused_async, reason = "awaited like every other step")]
     pub(crate) async fn follow(&self, leader: &MemberName) -> Result<(), Error> {
         self.address(leader)?;
         self.settings

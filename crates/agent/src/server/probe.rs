@@ -2,14 +2,16 @@
 
 use crate::server::Server;
 use crate::server::observation::{AtRest, Reading, observe};
+use crate::server::settings::Settings;
 use mrg_election::Postgres;
 use mrg_postgres::{DataState, Probe, Replica, fork_of, timeline_at};
+use mrg_telemetry::chain;
 
 impl Server {
     /// Probes the server and its data directory.
     pub(crate) async fn probe(&self) -> Postgres {
         let reading = self.read().await;
-        let upstream = self.settings.read(|settings| settings.upstream());
+        let upstream = self.settings.read(Settings::upstream);
         let (postgres, newly_unusable) = self.observation.change(|known| {
             let before = known.unusable.clone();
             let postgres = observe(reading, upstream.as_ref(), known, mrg_clock::now());
@@ -45,7 +47,7 @@ impl Server {
             }
             Err(mrg_postgres::Error::Connect(_)) => Reading::NotAccepting,
             Err(error) => {
-                tracing::debug!(%error, "postgres does not answer");
+                tracing::debug!(error = chain(&error), "postgres does not answer");
                 Reading::Failed
             }
         }
