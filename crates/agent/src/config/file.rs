@@ -178,11 +178,7 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
         rest_listen: rest.listen,
         rest_connect: rest.connect,
         rest_credentials: rest.credentials,
-        etcd_endpoints: endpoints(
-            &etcd,
-            env.get("PATRONI_ETCD3_HOSTS")
-                .or_else(|| env.get("PATRONI_ETCD3_HOST")),
-        )?,
+        etcd_endpoints: endpoints(&etcd, env)?,
         etcd_user: etcd.username.zip(etcd.password),
         bootstrap: DynamicConfig(file.bootstrap.dcs),
         initdb: initdb_arguments(&file.bootstrap.initdb),
@@ -277,7 +273,10 @@ fn address(field: &'static str, value: &str) -> Result<Address, Error> {
     })
 }
 
-fn endpoints(etcd: &EtcdFile, from_environment: Option<String>) -> Result<Vec<String>, Error> {
+fn endpoints(etcd: &EtcdFile, env: &Environment<'_>) -> Result<Vec<String>, Error> {
+    let from_environment = env
+        .get("PATRONI_ETCD3_HOSTS")
+        .or_else(|| env.get("PATRONI_ETCD3_HOST"));
     let list = |text: &str| -> Vec<String> {
         text.split(',')
             .map(|host| host.trim().trim_matches(['\'', '"']).to_owned())
