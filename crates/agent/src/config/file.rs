@@ -102,15 +102,6 @@ impl Environment<'_> {
             .ok_or(Error::Missing { field, variable })
     }
 
-    fn address(
-        &self,
-        value: Option<String>,
-        field: &'static str,
-        variable: &'static str,
-    ) -> Result<Address, Error> {
-        address(field, &self.require(value, field, variable)?)
-    }
-
     /// A role and its password, from the variables `PATRONI_<role>_USERNAME` and `_PASSWORD`.
     fn credentials(&self, file: Option<Credentials>, role: &str, default: &str) -> Credentials {
         let file = file.unwrap_or_else(|| Credentials {
@@ -236,13 +227,13 @@ fn listen_and_connect(
     connect: Setting,
     env: &Environment<'_>,
 ) -> Result<(Address, Address), Error> {
-    let text = env.require(listen.0, listen.1, listen.2)?;
-    let connect = env.address(
-        connect.0.or_else(|| Some(text.clone())),
-        connect.1,
-        connect.2,
-    )?;
-    Ok((address(listen.1, &text)?, connect))
+    let listen_text = env.require(listen.0, listen.1, listen.2)?;
+    let same = || Some(listen_text.clone());
+    let connect_text = env.require(connect.0.or_else(same), connect.1, connect.2)?;
+    Ok((
+        address(listen.1, &listen_text)?,
+        address(connect.1, &connect_text)?,
+    ))
 }
 
 /// A parameter's value as `postgresql.conf` has it.

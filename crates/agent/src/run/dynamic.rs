@@ -75,13 +75,13 @@ mod tests {
         DynamicConfig::parse(json.as_bytes()).unwrap()
     }
 
-    fn key(revision: i64, json: &str) -> Key {
-        Some((revision, DynamicConfig::parse(json.as_bytes())))
+    fn written(revision: i64, json: &str) -> Key {
+        (revision, DynamicConfig::parse(json.as_bytes()))
     }
 
-    type Key = Option<(i64, Result<DynamicConfig, InvalidConfig>)>;
+    type Key = (i64, Result<DynamicConfig, InvalidConfig>);
     /// The ttl to take over in seconds, whether the key is refused, the revision in force.
-    type Row = (&'static str, Key, Option<u64>, bool, Option<i64>);
+    type Row = (&'static str, Option<Key>, Option<u64>, bool, Option<i64>);
 
     fn check(rows: Vec<Row>) {
         let bootstrap = config(r#"{"ttl": 40}"#);
@@ -100,19 +100,31 @@ mod tests {
         check(vec![
             ("no key yet", None, Some(40), false, None),
             ("still none", None, None, false, None),
-            ("no JSON", key(2, "x"), None, true, None),
-            ("valid", key(3, r#"{"ttl": 30}"#), Some(30), false, Some(3)),
-            ("the same", key(3, r#"{"ttl": 30}"#), None, false, Some(3)),
+            ("no JSON", Some(written(2, "x")), None, true, None),
+            (
+                "valid",
+                Some(written(3, r#"{"ttl": 30}"#)),
+                Some(30),
+                false,
+                Some(3),
+            ),
+            (
+                "the same",
+                Some(written(3, r#"{"ttl": 30}"#)),
+                None,
+                false,
+                Some(3),
+            ),
             (
                 "out of range",
-                key(4, r#"{"ttl": "x"}"#),
+                Some(written(4, r#"{"ttl": "x"}"#)),
                 None,
                 true,
                 Some(3),
             ),
             (
                 "written again",
-                key(5, r#"{"ttl": 30}"#),
+                Some(written(5, r#"{"ttl": 30}"#)),
                 Some(30),
                 false,
                 Some(5),
@@ -124,8 +136,8 @@ mod tests {
     #[test]
     fn an_invalid_key_from_the_start_leaves_the_bootstrap_configuration_in_force() {
         check(vec![
-            ("no JSON", key(2, "x"), Some(40), true, None),
-            ("still no JSON", key(2, "x"), None, true, None),
+            ("no JSON", Some(written(2, "x")), Some(40), true, None),
+            ("still no JSON", Some(written(2, "x")), None, true, None),
         ]);
     }
 
@@ -133,7 +145,7 @@ mod tests {
     fn a_deleted_key_does_not_change_the_configuration() {
         let mut dynamic = Dynamic::default();
         let quorum = r#"{"synchronous_mode": "quorum"}"#;
-        dynamic.observe(key(3, quorum), DynamicConfig::default());
+        dynamic.observe(Some(written(3, quorum)), DynamicConfig::default());
         let in_force = dynamic.observe(None, DynamicConfig::default());
         assert_eq!(in_force.config, config(quorum));
     }
