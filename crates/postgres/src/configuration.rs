@@ -1,5 +1,7 @@
-//! `postgresql.conf` and `pg_hba.conf`, written whole from what is wanted, as Patroni does: the
-//! file that initdb made is kept as `postgresql.base.conf` and included.
+//! `postgresql.conf` and `pg_hba.conf`, written whole, as Patroni does: the file that initdb wrote is
+//! kept as `postgresql.base.conf` and included.
+
+#![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use mrg_base::FLOORED_PARAMETERS;
 
-/// A user and its password.
+/// A role and its password. `Debug` hides the password.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
-    /// The role.
+    /// The role's name.
     pub username: String,
-    /// Its password; empty for none.
+    /// The password; empty for none.
     #[serde(default)]
     pub password: String,
 }
@@ -36,7 +38,7 @@ pub struct Authentication {
     pub replication: Credentials,
 }
 
-/// Parameters that the agent sets itself; a user's value for them is ignored and reported.
+/// Parameters that the agent sets itself. A user's value for them has no effect.
 pub const RESERVED_PARAMETERS: &[&str] = &[
     "archive_cleanup_command",
     "cluster_name",
@@ -69,35 +71,35 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
 /// The line of `postgresql.conf` that includes the file that initdb wrote.
 pub const BASE_FILE_INCLUDE: &str = "include 'postgresql.base.conf'";
 
-/// The primary's values of [`FLOORED_PARAMETERS`], from what `pg_controldata` prints
-/// (`max_connections setting:   100`, and `max_locks_per_xact setting`, `max_prepared_xacts
-/// setting`).
-pub fn floors(control_data: &str) -> BTreeMap<String, u64> {
-    let floor = |line: &str| {
+/// The minimum standby settings: the primary's values of [`FLOORED_PARAMETERS`], from what
+/// `pg_controldata` prints (`max_connections setting:   100`, and `max_locks_per_xact setting`,
+/// `max_prepared_xacts setting`). Lines that cannot be read are skipped.
+pub fn minimum_standby_settings(control_data: &str) -> BTreeMap<String, u64> {
+    let minimum = |line: &str| {
         let (name, value) = line.split_once(" setting:")?;
         let name = name
             .trim()
             .replace("xacts", "transactions")
             .replace("xact", "transaction");
-        FLOORED_PARAMETERS
-            .contains(&name.as_str())
-            .then(|| Some((name, value.trim().parse().ok()?)))
-            .flatten()
+        if !FLOORED_PARAMETERS.contains(&name.as_str()) {
+            return None;
+        }
+        Some((name, value.trim().parse().ok()?))
     };
-    control_data.lines().filter_map(floor).collect()
+    control_data.lines().filter_map(minimum).collect()
 }
 
-/// Where and as whom to connect.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectTo {
-    /// Host name or address.
+    /// A host name or an IP address.
     pub host: String,
-    /// Port.
+    /// The TCP port.
     pub port: u16,
 }
 
-/// A libpq connection string.
-pub fn conninfo(to: &ConnectTo, user: &Credentials, more: &[(&str, &str)]) -> String {
+/// A libpq connection string. An empty password is left out.
+pub fn conninfo(to: &ConnectTo, user: &Credentials, options: &[(&str, &str)]) -> String {
     let mut pairs = vec![
         ("host", to.host.clone()),
         ("port", to.port.to_string()),
@@ -106,7 +108,11 @@ pub fn conninfo(to: &ConnectTo, user: &Credentials, more: &[(&str, &str)]) -> St
     if !user.password.is_empty() {
         pairs.push(("password", user.password.clone()));
     }
-    pairs.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
+    pairs.extend(
+        options
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned())),
+    );
     let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
     pairs
         .iter()
@@ -115,12 +121,12 @@ pub fn conninfo(to: &ConnectTo, user: &Credentials, more: &[(&str, &str)]) -> St
         .join(" ")
 }
 
-/// A string constant for SQL and for `postgresql.conf`.
+/// Quotes a string constant for SQL (with `standard_conforming_strings`) and for `postgresql.conf`.
 pub fn quote_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// An identifier for SQL.
+/// Quotes an identifier for SQL and for `pg_hba.conf`.
 pub fn quote_identifier(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
@@ -134,13 +140,13 @@ pub struct Configuration {
     pub listen: String,
     /// `port`
     pub port: u16,
-    /// Where the socket is; only the server's own user may use it.
+    /// The directory of the socket; only the server's own user may use it.
     pub socket_directory: PathBuf,
     /// The user's parameters.
     pub parameters: BTreeMap<String, String>,
-    /// On a standby: what the primary had at least, see [`floors`].
-    pub floors: BTreeMap<String, u64>,
-    /// The user's lines of `pg_hba.conf`; a default that asks for SCRAM if none.
+    /// On a standby, see [`minimum_standby_settings`]; empty on a primary.
+    pub minimums: BTreeMap<String, u64>,
+    /// The user's lines of `pg_hba.conf`; a default that requires SCRAM if `None`.
     pub hba: Option<Vec<String>>,
     /// The agent's roles.
     pub authentication: Authentication,
@@ -152,25 +158,27 @@ pub struct Configuration {
     pub primary_slot_name: String,
 }
 
+/// Parameters that the user may change.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("wal_level", "replica"),
+    ("max_wal_senders", "10"),
+    ("max_replication_slots", "10"),
+    ("wal_keep_size", "128MB"),
+    ("max_slot_wal_keep_size", "2GB"),
+    ("wal_log_hints", "on"),
+    // The interval at which a standby that comes too early for a new primary tries again; until it
+    // streams, commits wait.
+    ("wal_retrieve_retry_interval", "100ms"),
+    ("wal_receiver_timeout", "10s"),
+    ("wal_sender_timeout", "10s"),
+    ("password_encryption", "scram-sha-256"),
+    ("logging_collector", "off"),
+];
+
 impl Configuration {
     /// The parameters in force: defaults, then the user's, then the reserved ones.
     fn effective(&self) -> BTreeMap<String, String> {
-        let defaults = [
-            ("wal_level", "replica"),
-            ("max_wal_senders", "10"),
-            ("max_replication_slots", "10"),
-            ("wal_keep_size", "128MB"),
-            ("max_slot_wal_keep_size", "2GB"),
-            ("wal_log_hints", "on"),
-            // A standby that comes too early for a new primary tries again so often; until one is
-            // there, commits wait.
-            ("wal_retrieve_retry_interval", "100ms"),
-            ("wal_receiver_timeout", "10s"),
-            ("wal_sender_timeout", "10s"),
-            ("password_encryption", "scram-sha-256"),
-            ("logging_collector", "off"),
-        ];
-        let mut all: BTreeMap<String, String> = defaults
+        let mut all: BTreeMap<String, String> = DEFAULTS
             .iter()
             .map(|(name, value)| ((*name).into(), (*value).into()))
             .collect();
@@ -179,15 +187,12 @@ impl Configuration {
             .iter()
             .filter(|(name, _)| !RESERVED_PARAMETERS.contains(&name.as_str()));
         all.extend(unreserved.map(|(name, value)| (name.clone(), value.clone())));
-        for (name, floor) in &self.floors {
+        for (name, minimum) in &self.minimums {
             // PostgreSQL's own default of these is not above what any primary of ours had, so an
             // absent one is set, too.
-            if all
-                .get(name)
-                .and_then(|value| value.parse::<u64>().ok())
-                .is_none_or(|value| value < *floor)
-            {
-                all.insert(name.clone(), floor.to_string());
+            let set = all.get(name).and_then(|value| value.parse::<u64>().ok());
+            if set.is_none_or(|value| value < *minimum) {
+                all.insert(name.clone(), minimum.to_string());
             }
         }
         let port = self.port.to_string();
@@ -240,15 +245,21 @@ impl Configuration {
         let _ = writeln!(text, "host replication {replication} all scram-sha-256");
         let _ = writeln!(text, "host all {superuser} all scram-sha-256");
         match &self.hba {
-            Some(lines) => lines.iter().for_each(|line| {
-                let _ = writeln!(text, "{line}");
-            }),
+            Some(lines) => {
+                for line in lines {
+                    let _ = writeln!(text, "{line}");
+                }
+            }
             None => text.push_str("local all all scram-sha-256\nhost all all all scram-sha-256\n"),
         }
         text
     }
 
-    /// Writes both files, each whole or not at all.
+    /// Writes the files into a data directory, each whole or not at all. They may contain passwords,
+    /// and are readable by their owner only.
+    ///
+    /// # Errors
+    /// If a file cannot be written. Those before it are.
     pub fn write(&self, data_directory: &Path) -> std::io::Result<()> {
         let base = data_directory.join("postgresql.base.conf");
         let conf = data_directory.join("postgresql.conf");
@@ -269,7 +280,7 @@ impl Configuration {
     }
 }
 
-/// Writes a file through a temporary one, readable by its owner only.
+/// Replaces a file whole, readable by its owner only.
 fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("mrg-tmp");
     let mut file = std::fs::OpenOptions::new()
@@ -320,11 +331,11 @@ mod tests {
     #[test]
     fn a_standby_keeps_at_least_what_its_primary_had() {
         let printed = "wal_level setting:  replica\nmax_connections setting:   60\nmax_locks_per_xact setting:  64\nmax_prepared_xacts setting: 0\n";
-        let floors = floors(printed);
-        assert_eq!(floors.len(), 3);
-        assert_eq!(floors["max_locks_per_transaction"], 64);
+        let minimums = minimum_standby_settings(printed);
+        assert_eq!(minimums.len(), 3);
+        assert_eq!(minimums["max_locks_per_transaction"], 64);
         let mut configuration = Configuration {
-            floors,
+            minimums,
             ..configuration()
         };
         configuration

@@ -1,23 +1,28 @@
 //! `global/pg_control`, read directly: no process to start, and it works while the server is down.
 //!
-//! Only the fields before the first one whose place differs between PostgreSQL 13 and 18 are used
+//! Only the fields before the first one whose offset differs between PostgreSQL 13 and 18 are used
 //! (`src/include/catalog/pg_control.h`, `ControlFileData` and `CheckPoint`).
+
+#![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::path::Path;
 
 use mrg_base::{Lsn, Timeline};
 use mrg_election::DataDirectory;
 
-/// What a control file says.
+/// The end of the last field that is used.
+const HEADER: usize = 56;
+
+/// The content of a control file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlFile {
     /// `pg_control_version`, e.g. 1300 for PostgreSQL 13 to 16 and 1700 for 17.
     pub version: u32,
-    /// The part the election needs.
+    /// The part that the election needs. `unfinished` is false: the file does not tell.
     pub data: DataDirectory,
 }
 
-/// The bytes are no control file of a PostgreSQL that is known here.
+/// The bytes are no control file of a supported PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidControlFile {
     /// Too few bytes.
@@ -31,37 +36,45 @@ pub enum InvalidControlFile {
     State(u32),
 }
 
-/// What stands in a data directory.
+/// What a data directory contains, by its control file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataState {
-    /// No control file: nothing was made here, or it was destroyed.
+    /// No control file: nothing was initialized here, or it was destroyed.
     Absent,
-    /// A cluster.
+    /// A database cluster.
     Present(ControlFile),
-    /// A control file that cannot be read or understood; nothing is done to it.
+    /// A control file that cannot be read or understood, and why. The directory is left alone.
     Unreadable(String),
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut field = [0; N];
-    field.copy_from_slice(&bytes[at..at + N]);
-    field
+impl DataState {
+    /// Reads the control file of a data directory. Reliable only while no server runs on it.
+    pub fn read(data_directory: &Path) -> Self {
+        match std::fs::read(data_directory.join("global/pg_control")) {
+            Ok(bytes) => ControlFile::parse(&bytes)
+                .map_or_else(|error| Self::Unreadable(error.to_string()), Self::Present),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::Absent,
+            Err(error) => Self::Unreadable(error.to_string()),
+        }
+    }
 }
 
 impl ControlFile {
-    /// Reads the bytes of a control file.
+    /// Parses the bytes of a control file, in the byte order of this machine.
+    ///
+    /// # Errors
+    /// If they are no control file of PostgreSQL 13 to 18.
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidControlFile> {
-        if bytes.len() < 56 {
-            return Err(InvalidControlFile::Short(bytes.len()));
-        }
-        let version = u32::from_ne_bytes(number(bytes, 8));
+        let header = bytes
+            .first_chunk::<HEADER>()
+            .ok_or(InvalidControlFile::Short(bytes.len()))?;
+        let version = u32::from_ne_bytes(field::<8, 4>(header));
         if !(1300..1900).contains(&version) {
             return Err(InvalidControlFile::Version(version));
         }
         // DBState: 0 startup, 1 shut down, 2 shut down in recovery, 3 shutting down, 4 crash
         // recovery, 5 archive recovery, 6 in production.
-        let state = u32::from_ne_bytes(number(bytes, 16));
-        let (was_primary, clean) = match state {
+        let (was_primary, clean) = match u32::from_ne_bytes(field::<16, 4>(header)) {
             1 => (true, true),
             2 => (false, true),
             5 => (false, false),
@@ -70,9 +83,9 @@ impl ControlFile {
         };
         let data = DataDirectory {
             unfinished: false,
-            system_id: u64::from_ne_bytes(number(bytes, 0)),
-            timeline: Timeline(u32::from_ne_bytes(number(bytes, 48))),
-            checkpoint: Lsn(u64::from_ne_bytes(number(bytes, 32))),
+            system_id: u64::from_ne_bytes(field::<0, 8>(header)),
+            timeline: Timeline(u32::from_ne_bytes(field::<48, 4>(header))),
+            checkpoint: Lsn(u64::from_ne_bytes(field::<32, 8>(header))),
             was_primary,
             clean,
         };
@@ -80,16 +93,10 @@ impl ControlFile {
     }
 }
 
-/// Looks at a data directory at rest.
-pub fn look_at(data_directory: &Path) -> DataState {
-    match std::fs::read(data_directory.join("global/pg_control")) {
-        Ok(bytes) => ControlFile::parse(&bytes).map_or_else(
-            |error| DataState::Unreadable(error.to_string()),
-            DataState::Present,
-        ),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => DataState::Absent,
-        Err(error) => DataState::Unreadable(error.to_string()),
-    }
+/// The `N` bytes at an offset. That they lie in the header is checked when this is compiled.
+fn field<const AT: usize, const N: usize>(header: &[u8; HEADER]) -> [u8; N] {
+    const { assert!(AT + N <= HEADER) };
+    std::array::from_fn(|index| header.get(AT + index).copied().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -102,15 +102,6 @@ impl Environment<'_> {
             .ok_or(Error::Missing { field, variable })
     }
 
-    fn address(
-        &self,
-        value: Option<String>,
-        field: &'static str,
-        variable: &'static str,
-    ) -> Result<Address, Error> {
-        address(field, &self.require(value, field, variable)?)
-    }
-
     /// A role and its password, from the variables `PATRONI_<role>_USERNAME` and `_PASSWORD`.
     fn credentials(&self, file: Option<Credentials>, role: &str, default: &str) -> Credentials {
         let file = file.unwrap_or_else(|| Credentials {
@@ -178,11 +169,7 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
         rest_listen: rest.listen,
         rest_connect: rest.connect,
         rest_credentials: rest.credentials,
-        etcd_endpoints: endpoints(
-            &etcd,
-            env.get("PATRONI_ETCD3_HOSTS")
-                .or_else(|| env.get("PATRONI_ETCD3_HOST")),
-        )?,
+        etcd_endpoints: endpoints(&etcd, env)?,
         etcd_user: etcd.username.zip(etcd.password),
         bootstrap: DynamicConfig(file.bootstrap.dcs),
         initdb: initdb_arguments(&file.bootstrap.initdb),
@@ -240,13 +227,13 @@ fn listen_and_connect(
     connect: Setting,
     env: &Environment<'_>,
 ) -> Result<(Address, Address), Error> {
-    let text = env.require(listen.0, listen.1, listen.2)?;
-    let connect = env.address(
-        connect.0.or_else(|| Some(text.clone())),
-        connect.1,
-        connect.2,
-    )?;
-    Ok((address(listen.1, &text)?, connect))
+    let listen_text = env.require(listen.0, listen.1, listen.2)?;
+    let same = || Some(listen_text.clone());
+    let connect_text = env.require(connect.0.or_else(same), connect.1, connect.2)?;
+    Ok((
+        address(listen.1, &listen_text)?,
+        address(connect.1, &connect_text)?,
+    ))
 }
 
 /// A parameter's value as `postgresql.conf` has it.
@@ -277,7 +264,10 @@ fn address(field: &'static str, value: &str) -> Result<Address, Error> {
     })
 }
 
-fn endpoints(etcd: &EtcdFile, from_environment: Option<String>) -> Result<Vec<String>, Error> {
+fn endpoints(etcd: &EtcdFile, env: &Environment<'_>) -> Result<Vec<String>, Error> {
+    let from_environment = env
+        .get("PATRONI_ETCD3_HOSTS")
+        .or_else(|| env.get("PATRONI_ETCD3_HOST"));
     let list = |text: &str| -> Vec<String> {
         text.split(',')
             .map(|host| host.trim().trim_matches(['\'', '"']).to_owned())

@@ -11,7 +11,7 @@ use crate::context::Status;
 use crate::rest::Api;
 use crate::rest::reports::{PATRONI_VERSION, is_sync, leads};
 use mrg_election::{Mode, Postgres, Primary, Standby, WalReceiver};
-use mrg_postgres::Server as ServerFacts;
+use mrg_postgres::ServerFacts;
 
 /// A page in Prometheus' text format.
 struct Page {

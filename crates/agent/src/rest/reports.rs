@@ -9,7 +9,7 @@ use crate::rest::Api;
 use mrg_base::MemberName;
 use mrg_dcs::wire::MemberData;
 use mrg_election::{Cluster, Mode, Postgres, WalReceiver};
-use mrg_postgres::Server as ServerFacts;
+use mrg_postgres::ServerFacts;
 
 /// The version that the REST API and the member key show, so that Patroni's tools know what to
 /// expect.

@@ -63,8 +63,12 @@ impl Agent {
     }
 
     async fn configure(&mut self, snapshot: &ClusterSnapshot) {
+        let key = snapshot
+            .config()
+            .map(|key| (key.modified, key.value.clone()));
         let bootstrap = &self.context.config.bootstrap;
-        let in_force = self.dynamic.observe(snapshot, bootstrap);
+        let without_key = snapshot.config_without_key(bootstrap);
+        let in_force = self.dynamic.observe(key, without_key);
         if let Some(settings) = in_force.settings {
             self.take_settings(settings).await;
         }

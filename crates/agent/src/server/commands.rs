@@ -12,7 +12,7 @@ use crate::server::{Error, Server, programs};
 use mrg_base::{MemberName, Position};
 use mrg_election::StartAs;
 use mrg_election::sync::Names;
-use mrg_postgres::{DataState, Look, look_at};
+use mrg_postgres::{DataState, Probe};
 
 /// Postgres may take this long to accept connections before starting counts as under way rather
 /// than done.
@@ -62,7 +62,7 @@ impl Server {
                     "postgres ended while starting; its log says why",
                 ));
             }
-            if self.look().await.is_ok() || Instant::now() >= deadline {
+            if self.query().await.is_ok() || Instant::now() >= deadline {
                 return Ok(());
             }
             tokio::time::sleep(POLL_INTERVAL * 4).await;
@@ -75,7 +75,9 @@ impl Server {
         let data = self.data().to_string_lossy().into_owned();
         programs::run(&self.config, &self.fence, program, vec![data], None).await?;
         let printed = std::fs::read_to_string(programs::log(&self.config, program));
-        Ok(mrg_postgres::floors(&printed.unwrap_or_default()))
+        Ok(mrg_postgres::minimum_standby_settings(
+            &printed.unwrap_or_default(),
+        ))
     }
 
     fn prepare_start(&self, role: &StartAs) -> Result<(), Error> {
@@ -109,7 +111,7 @@ impl Server {
         self.postmaster.stop(timeout).await?;
         self.note_exit();
         self.connection.close();
-        Ok(match look_at(self.data()) {
+        Ok(match DataState::read(self.data()) {
             DataState::Present(control) if control.data.clean => Some(Position {
                 timeline: control.data.timeline,
                 flushed: control.data.checkpoint,
@@ -127,6 +129,7 @@ impl Server {
     }
 
     /// Streams from this member from now on.
+    #[expect(clippy::unused_async, reason = "awaited like every other step")]
     pub(crate) async fn follow(&self, leader: &MemberName) -> Result<(), Error> {
         self.address(leader)?;
         self.settings
@@ -140,7 +143,7 @@ impl Server {
             .change(|settings| settings.set_upstream(None, mrg_clock::now()));
         self.rewrite()?;
         poll(timeout, "ending the WAL receiver", || async {
-            let Look::Replica(replica, _) = self.look().await? else {
+            let Probe::Replica(replica, _) = self.query().await? else {
                 return Err(Error::state("postgres is not in recovery"));
             };
             let ended = !replica.receiver && replica.settled;
@@ -170,9 +173,9 @@ impl Server {
 
     /// Where the server is, if every WAL sender acts on these names; a standby has none.
     async fn position_under(&self, names: &Names) -> Result<Option<Position>, Error> {
-        let primary = match self.look().await? {
-            Look::Primary(primary, _) => primary,
-            Look::Replica(replica, _) => {
+        let primary = match self.query().await? {
+            Probe::Primary(primary, _) => primary,
+            Probe::Replica(replica, _) => {
                 return Ok(Some(Position {
                     timeline: replica.timeline,
                     flushed: replica.flushed.unwrap_or_default(),
@@ -184,9 +187,9 @@ impl Server {
             return Ok(None);
         }
         // Later than every commit that was acknowledged under the old names.
-        match self.look().await? {
-            Look::Primary(primary, _) => Ok(Some(primary.position)),
-            Look::Replica(..) => Err(Error::state("postgres went into recovery")),
+        match self.query().await? {
+            Probe::Primary(primary, _) => Ok(Some(primary.position)),
+            Probe::Replica(..) => Err(Error::state("postgres went into recovery")),
         }
     }
 
@@ -200,7 +203,7 @@ impl Server {
             .execute("promote", "SELECT pg_promote(false)", STATEMENT_TIMEOUT)
             .await?;
         loop {
-            if let Look::Primary(primary, _) = self.look().await? {
+            if let Probe::Primary(primary, _) = self.query().await? {
                 self.settings.change(|settings| {
                     settings.set_upstream(None, mrg_clock::now());
                     settings.set_minimums(BTreeMap::new());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::AgentConfig;
 use crate::server::guarded::Guarded;
-use mrg_postgres::{Error, Look, Session, SessionSettings};
+use mrg_postgres::{Error, Probe, Session, SessionSettings};
 
 /// A statement on the local socket, and the connection itself.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,7 +22,7 @@ impl Connection {
                 socket_directory: config.socket_directory(),
                 port: config.listen.port,
                 user: config.authentication.superuser.username.clone(),
-                within: STATEMENT_TIMEOUT,
+                timeout: STATEMENT_TIMEOUT,
             },
             session: Guarded::default(),
         }
@@ -46,11 +46,11 @@ impl Connection {
     }
 
     /// Probes the server. A session that fails is not used again.
-    pub(super) async fn look(&self) -> Result<Look, Error> {
-        let look = self.session().await?.look().await;
-        if look.is_err() {
+    pub(super) async fn probe(&self) -> Result<Probe, Error> {
+        let probe = self.session().await?.probe().await;
+        if probe.is_err() {
             self.close();
         }
-        look
+        probe
     }
 }

@@ -27,7 +27,7 @@ use crate::fence::{self, Exit, Fence};
 use connection::Connection;
 use guarded::Guarded;
 use mrg_base::MemberName;
-use mrg_postgres::{Server as ServerFacts, Session};
+use mrg_postgres::{ServerFacts, Session};
 use observation::Known;
 use process::Postmaster;
 use settings::Settings;

@@ -2,14 +2,16 @@
 
 use crate::server::Server;
 use crate::server::observation::{AtRest, Reading, observe};
+use crate::server::settings::Settings;
 use mrg_election::Postgres;
-use mrg_postgres::{Look, Replica, fork_of, look_at, timeline_at};
+use mrg_postgres::{DataState, Probe, Replica, fork_of, timeline_at};
+use mrg_telemetry::chain;
 
 impl Server {
     /// Probes the server and its data directory.
     pub(crate) async fn probe(&self) -> Postgres {
         let reading = self.read().await;
-        let upstream = self.settings.read(|settings| settings.upstream());
+        let upstream = self.settings.read(Settings::upstream);
         let (postgres, newly_unusable) = self.observation.change(|known| {
             let before = known.unusable.clone();
             let postgres = observe(reading, upstream.as_ref(), known, mrg_clock::now());
@@ -28,33 +30,33 @@ impl Server {
     async fn read(&self) -> Reading {
         if !self.is_running() {
             return Reading::AtRest(AtRest {
-                data: look_at(self.data()),
+                data: DataState::read(self.data()),
                 made_by: std::fs::read_to_string(self.data().join("PG_VERSION")).ok(),
                 programs: self.major.clone(),
                 unfinished: self.is_unfinished(),
                 half_rewound: self.is_half_rewound(),
             });
         }
-        match self.look().await {
-            Ok(look) => {
-                let fork = match &look {
-                    Look::Replica(replica, _) => fork_of(self.data(), replica.timeline),
-                    Look::Primary(..) => None,
+        match self.query().await {
+            Ok(probe) => {
+                let fork = match &probe {
+                    Probe::Replica(replica, _) => fork_of(self.data(), replica.timeline),
+                    Probe::Primary(..) => None,
                 };
-                Reading::Answered { look, fork }
+                Reading::Answered { probe, fork }
             }
             Err(mrg_postgres::Error::Connect(_)) => Reading::NotAccepting,
             Err(error) => {
-                tracing::debug!(%error, "postgres does not answer");
+                tracing::debug!(error = chain(&error), "postgres does not answer");
                 Reading::Failed
             }
         }
     }
 
     /// Asks the running server.
-    pub(super) async fn look(&self) -> Result<Look, mrg_postgres::Error> {
-        let mut look = self.connection.look().await?;
-        if let Look::Replica(replica, _) = &mut look
+    pub(super) async fn query(&self) -> Result<Probe, mrg_postgres::Error> {
+        let mut probe = self.connection.probe().await?;
+        if let Probe::Replica(replica, _) = &mut probe
             && !replica.streaming
             && let Some(flushed) = replica.flushed
         {
@@ -62,14 +64,14 @@ impl Server {
             let on_disk = timeline_at(self.data(), flushed).unwrap_or_default();
             replica.timeline = replica.timeline.max(on_disk);
         }
-        Ok(look)
+        Ok(probe)
     }
 
     /// How far the server has replayed and received; `None` unless it is in recovery and answers.
     pub(crate) async fn replica(&self) -> Option<Replica> {
-        match self.look().await {
-            Ok(Look::Replica(replica, _)) => Some(replica),
-            Ok(Look::Primary(..)) | Err(_) => None,
+        match self.query().await {
+            Ok(Probe::Replica(replica, _)) => Some(replica),
+            Ok(Probe::Primary(..)) | Err(_) => None,
         }
     }
 }

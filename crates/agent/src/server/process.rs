@@ -141,9 +141,10 @@ async fn report_exit(
     ended: watch::Sender<u64>,
     exits: mpsc::UnboundedSender<()>,
 ) {
-    match exit.await {
-        Ok(exit) => tracing::warn!(%exit, "the postmaster ended, and every process of it"),
-        Err(_) => tracing::warn!("the fence ended, and postgres with it"),
+    if let Ok(exit) = exit.await {
+        tracing::warn!(%exit, "the postmaster ended, and every process of it");
+    } else {
+        tracing::warn!("the fence ended, and postgres with it");
     }
     ended.send_replace(id);
     let _ = exits.send(());

@@ -10,7 +10,8 @@ use crate::config::AgentConfig;
 use crate::incarnation::write_durably;
 use crate::server::{Error, Server, programs, remote};
 use mrg_base::MemberName;
-use mrg_postgres::{Credentials, DataState, conninfo, look_at};
+use mrg_postgres::{Credentials, DataState, conninfo};
+use mrg_telemetry::chain;
 
 /// The cluster that the data is of, for a start while the `initialize` key is missing.
 #[derive(Serialize, Deserialize)]
@@ -76,7 +77,10 @@ impl Server {
         match written.and_then(|()| remove_if_there(&self.unfinished_mark())) {
             Ok(()) => self.recorded.change(|recorded| *recorded = Some(system_id)),
             Err(error) => {
-                tracing::warn!(%error, "it cannot be written down which cluster the data is of");
+                tracing::warn!(
+                    error = chain(&error),
+                    "it cannot be written down which cluster the data is of"
+                );
             }
         }
     }
@@ -90,7 +94,7 @@ impl Server {
     }
 
     fn is_of(&self, system_id: u64) -> bool {
-        matches!(look_at(self.data()), DataState::Present(control) if control.data.system_id == system_id)
+        matches!(DataState::read(self.data()), DataState::Present(control) if control.data.system_id == system_id)
     }
 
     /// Replaces the data directory by a copy of a member's.

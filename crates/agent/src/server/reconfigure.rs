@@ -6,7 +6,7 @@ use crate::server::settings::{Parameters, ineffective};
 use crate::server::{Error, Server, programs};
 use mrg_base::MemberName;
 use mrg_dcs::DynamicConfig;
-use mrg_postgres::{BASE_FILE_INCLUDE, ConnectTo, DataState, look_at};
+use mrg_postgres::{BASE_FILE_INCLUDE, ConnectTo, DataState};
 
 impl Server {
     /// Takes over the dynamic configuration and the members' addresses. A running server reloads its
@@ -34,7 +34,7 @@ impl Server {
         let known = self
             .settings
             .read(|settings| settings.is_validated(&parameters));
-        if known || look_at(self.data()) == DataState::Absent {
+        if known || DataState::read(self.data()) == DataState::Absent {
             return Ok(());
         }
         for (parameter, advice) in ineffective(&parameters) {

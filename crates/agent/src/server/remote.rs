@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::server::connection::STATEMENT_TIMEOUT;
 use crate::server::{Error, Server};
 use mrg_base::MemberName;
-use mrg_postgres::{ConnectTo, Credentials, DataState, look_at};
+use mrg_postgres::{ConnectTo, Credentials, DataState};
 
 /// A checkpoint of a busy leader writes all that its memory holds.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ impl Server {
             let text = format!("the server of {member} is in recovery");
             return Err(Error::State(text));
         }
-        match look_at(self.data()) {
+        match DataState::read(self.data()) {
             DataState::Present(control) if control.data.system_id.to_string() != theirs => {
                 let text = format!("the server of {member} is of another system, {theirs}");
                 Err(Error::State(text))

@@ -120,7 +120,7 @@ impl Settings {
             port: local.listen.port,
             socket_directory: local.socket_directory(),
             parameters,
-            floors: self.minimums.clone(),
+            minimums: self.minimums.clone(),
             hba: local.hba.clone().or_else(|| self.dynamic.pg_hba()),
             authentication: local.authentication.clone(),
             synchronous_standby_names: self.names.to_string(),
@@ -301,7 +301,7 @@ postgresql:
         (
             "minimum standby settings",
             |settings| settings.set_minimums([("max_connections".to_owned(), 60)].into()),
-            |expected| expected.floors = [("max_connections".to_owned(), 60)].into(),
+            |expected| expected.minimums = [("max_connections".to_owned(), 60)].into(),
         ),
         (
             "lines of pg_hba.conf from the dynamic configuration",

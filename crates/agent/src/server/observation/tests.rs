@@ -1,0 +1,343 @@
+use super::*;
+use mrg_base::{Lsn, MemberName, Timeline};
+use mrg_election::Primary;
+use mrg_election::sync::Names;
+use mrg_postgres::ControlFile;
+
+const NOW: Moment = Moment(1_000);
+
+fn data_directory() -> DataDirectory {
+    DataDirectory {
+        system_id: 42,
+        timeline: Timeline(7),
+        checkpoint: Lsn(0x300_0028),
+        was_primary: true,
+        clean: false,
+        unfinished: false,
+    }
+}
+
+fn rest() -> AtRest {
+    AtRest {
+        data: DataState::Present(ControlFile {
+            version: 1700,
+            data: data_directory(),
+        }),
+        made_by: Some("17\n".to_owned()),
+        programs: Some("17".to_owned()),
+        unfinished: false,
+        half_rewound: false,
+    }
+}
+
+fn facts() -> ServerFacts {
+    ServerFacts {
+        version: 170_006,
+        ..ServerFacts::default()
+    }
+}
+
+fn broken_since(moment: u64) -> Known {
+    Known {
+        broken_since: Some(Moment(moment)),
+        ..Known::default()
+    }
+}
+
+fn unusable(why: &str) -> Known {
+    Known {
+        unusable: Some(why.to_owned()),
+        ..Known::default()
+    }
+}
+
+fn with_facts(known: Known) -> Known {
+    Known {
+        facts: Some(facts()),
+        ..known
+    }
+}
+
+struct Row {
+    case: &'static str,
+    reading: Reading,
+    known: Known,
+    expected: Postgres,
+    known_after: Known,
+}
+
+fn check(rows: Vec<Row>, upstream: Option<&Upstream>) {
+    for row in rows {
+        let mut known = row.known;
+        let observed = observe(row.reading, upstream, &mut known, NOW);
+        assert_eq!(observed, row.expected, "{}", row.case);
+        assert_eq!(known, row.known_after, "{}", row.case);
+    }
+}
+
+fn at_rest(
+    case: &'static str,
+    rest: AtRest,
+    known: Known,
+    expected: Postgres,
+    known_after: Known,
+) -> Row {
+    Row {
+        case,
+        reading: Reading::AtRest(rest),
+        known,
+        expected,
+        known_after,
+    }
+}
+
+#[test]
+fn data_at_rest_that_can_be_used() {
+    let stopped = || Postgres::Stopped(data_directory());
+    let unfinished = AtRest {
+        unfinished: true,
+        ..rest()
+    };
+    let stopped_unfinished = Postgres::Stopped(DataDirectory {
+        unfinished: true,
+        ..data_directory()
+    });
+    let unknown_programs = AtRest {
+        programs: None,
+        ..rest()
+    };
+    let unknown_version = AtRest {
+        made_by: None,
+        ..rest()
+    };
+    let none = Known::default;
+    let facts = with_facts(none());
+    let unusable = unusable("garbage");
+    check(
+        vec![
+            at_rest("of a former server", rest(), facts, stopped(), none()),
+            at_rest("unfinished", unfinished, none(), stopped_unfinished, none()),
+            at_rest(
+                "PostgreSQL unknown",
+                unknown_programs,
+                none(),
+                stopped(),
+                none(),
+            ),
+            at_rest(
+                "PG_VERSION unreadable",
+                unknown_version,
+                none(),
+                stopped(),
+                none(),
+            ),
+            at_rest("usable again", rest(), unusable, stopped(), none()),
+        ],
+        None,
+    );
+}
+
+#[test]
+fn data_at_rest_that_cannot_be_used() {
+    let mismatch = "the data was made by PostgreSQL 16, and the programs here are of 17; use an image with PostgreSQL 16, or restore a dump into a new cluster";
+    let absent = AtRest {
+        data: DataState::Absent,
+        ..rest()
+    };
+    let half_rewound = AtRest {
+        half_rewound: true,
+        ..rest()
+    };
+    let made_by_16 = AtRest {
+        made_by: Some("16\n".to_owned()),
+        ..rest()
+    };
+    let unreadable = || AtRest {
+        data: DataState::Unreadable("garbage".to_owned()),
+        ..rest()
+    };
+    let none = Known::default;
+    let (no_data, unknown) = (Postgres::NoData, Postgres::Unknown);
+    let mismatch = unusable(mismatch);
+    let garbage = || unusable("garbage");
+    check(
+        vec![
+            at_rest("absent", absent, none(), no_data.clone(), none()),
+            at_rest("half rewound", half_rewound, none(), no_data, none()),
+            at_rest(
+                "of 16",
+                made_by_16,
+                none(),
+                unknown.clone(),
+                mismatch.clone(),
+            ),
+            at_rest(
+                "unreadable",
+                unreadable(),
+                none(),
+                unknown.clone(),
+                garbage(),
+            ),
+            at_rest("unreadable now", unreadable(), mismatch, unknown, garbage()),
+        ],
+        None,
+    );
+}
+
+fn replica(streaming: bool, flushed: Option<Lsn>) -> Replica {
+    Replica {
+        system_id: 42,
+        flushed,
+        replayed: Lsn(90),
+        timeline: Timeline(7),
+        streaming,
+        receiver: streaming,
+        settled: true,
+    }
+}
+
+fn answered(streaming: bool) -> Reading {
+    Reading::Answered {
+        probe: Probe::Replica(replica(streaming, Some(Lsn(100))), facts()),
+        fork: None,
+    }
+}
+
+fn standby_of(upstream: Option<&Upstream>, receiver: WalReceiver) -> Postgres {
+    Postgres::Standby(Standby {
+        system_id: 42,
+        position: Some(Position {
+            timeline: Timeline(7),
+            flushed: Lsn(100),
+        }),
+        upstream: upstream.map(|upstream| upstream.member.clone()),
+        receiver,
+        fork: None,
+    })
+}
+
+#[test]
+fn a_standby_with_an_upstream() {
+    let upstream = Upstream {
+        member: MemberName::new("pg-2").unwrap(),
+        since: Moment(500),
+    };
+    let row = |case, streaming, known, receiver, known_after| Row {
+        case,
+        reading: answered(streaming),
+        known,
+        expected: standby_of(Some(&upstream), receiver),
+        known_after: with_facts(known_after),
+    };
+    let none = Known::default;
+    let broken = |since| WalReceiver::Broken(Moment(since));
+    let rows = vec![
+        row("it streams", true, none(), WalReceiver::Streaming, none()),
+        row(
+            "it streams again",
+            true,
+            broken_since(900),
+            WalReceiver::Streaming,
+            none(),
+        ),
+        row(
+            "it breaks",
+            false,
+            none(),
+            broken(1_000),
+            broken_since(1_000),
+        ),
+        row(
+            "it stays broken",
+            false,
+            broken_since(900),
+            broken(900),
+            broken_since(900),
+        ),
+        row(
+            "it was broken under the upstream before",
+            false,
+            broken_since(499),
+            broken(1_000),
+            broken_since(1_000),
+        ),
+        row(
+            "it broke in the moment the upstream was set",
+            false,
+            broken_since(500),
+            broken(500),
+            broken_since(500),
+        ),
+    ];
+    check(rows, Some(&upstream));
+}
+
+#[test]
+fn a_standby_without_an_upstream_is_not_broken() {
+    let row = |streaming| Row {
+        case: "no upstream",
+        reading: answered(streaming),
+        known: broken_since(900),
+        expected: standby_of(None, WalReceiver::Stopped),
+        known_after: with_facts(Known::default()),
+    };
+    check(vec![row(false), row(true)], None);
+}
+
+#[test]
+fn a_standby_that_still_replays_has_no_position_and_a_fork_is_passed_on() {
+    let fork = Some(Fork {
+        by: Timeline(8),
+        at: Lsn(95),
+    });
+    let reading = Reading::Answered {
+        probe: Probe::Replica(replica(false, None), facts()),
+        fork,
+    };
+    let observed = observe(reading, None, &mut Known::default(), NOW);
+    let Postgres::Standby(standby) = observed else {
+        panic!("{observed:?}");
+    };
+    assert_eq!((standby.position, standby.fork), (None, fork));
+}
+
+#[test]
+fn a_primary_and_a_server_that_does_not_answer() {
+    let primary = Primary {
+        system_id: 42,
+        position: Position {
+            timeline: Timeline(7),
+            flushed: Lsn(100),
+        },
+        names: Some(Names::default()),
+        senders: [].into(),
+    };
+    let row = |case, reading, expected, known_after| Row {
+        case,
+        reading,
+        known: with_facts(broken_since(900)),
+        expected,
+        known_after,
+    };
+    let probe = Probe::Primary(primary.clone(), ServerFacts::default());
+    let kept = || with_facts(broken_since(900));
+    let rows = vec![
+        row(
+            "a primary",
+            Reading::Answered { probe, fork: None },
+            Postgres::Primary(primary),
+            Known {
+                facts: Some(ServerFacts::default()),
+                ..broken_since(900)
+            },
+        ),
+        row(
+            "it starts",
+            Reading::NotAccepting,
+            Postgres::Starting,
+            kept(),
+        ),
+        row("it hangs", Reading::Failed, Postgres::Unknown, kept()),
+    ];
+    check(rows, None);
+}
