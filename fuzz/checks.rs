@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use mrg_agent::{AgentConfig, FailsafeRequest, SwitchoverBody, VoteAnswer, Withdrawal};
 use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
-use mrg_dcs::wire::{self, Entries, Entry};
-use mrg_dcs::{DynamicConfig, poolers, settings};
+use mrg_dcs::wire::Entry;
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, Pause, Poolers, Section, settings};
 use mrg_election::sync::Names;
 use mrg_election::{
     Action, Effect, Event, LeaseId, Mode, Node, Past, Postgres, Primary, PromiseRequest,
-    Replication, Settings, StopMode, decide,
+    Replication, Revision, Settings, StopMode, decide,
 };
 use mrg_postgres::ControlFile;
 use mrg_proxy::{Line, parse, replay};
@@ -115,7 +115,7 @@ fn leader(keys: &Entries) -> (Node, Moment) {
     node.on(
         now,
         Event::Dcs {
-            cluster: wire::cluster(1, keys),
+            cluster: snapshot(1, keys).cluster(),
             linearizable: true,
         },
     );
@@ -147,11 +147,17 @@ fn leader(keys: &Entries) -> (Node, Moment) {
     node.on(
         now,
         Event::Dcs {
-            cluster: wire::cluster(1, keys),
+            cluster: snapshot(1, keys).cluster(),
             linearizable: true,
         },
     );
     (node, now)
+}
+
+type Entries = BTreeMap<String, Entry>;
+
+fn snapshot(revision: i64, entries: &Entries) -> ClusterSnapshot {
+    ClusterSnapshot::parse(Revision(revision), entries)
 }
 
 fn entry(value: &[u8], lease: LeaseId) -> Entry {
@@ -186,7 +192,7 @@ pub(crate) fn dcs_keys(bytes: &[u8]) {
     let effects = node.on(
         now,
         Event::Dcs {
-            cluster: wire::cluster(9, &keys),
+            cluster: snapshot(9, &keys).cluster(),
             linearizable: true,
         },
     );
@@ -201,21 +207,16 @@ pub(crate) fn dcs_keys(bytes: &[u8]) {
     node.on(
         now,
         Event::Dcs {
-            cluster: wire::cluster(9, &keys),
+            cluster: snapshot(9, &keys).cluster(),
             linearizable: true,
         },
     );
-    let _ = (
-        decide(&node.view(now)),
-        poolers::seen(9, &keys),
-        poolers::pause(&keys),
-    );
-    let _ = keys.values().map(poolers::record).collect::<Vec<_>>();
-    let _ = (
-        wire::history(&keys),
-        wire::failsafe(&keys),
-        wire::initialize(&keys),
-    );
+    let _ = (decide(&node.view(now)), snapshot(9, &keys).seen());
+    let (mut pause, mut poolers) = (Pause::default(), Poolers::default());
+    for (key, entry) in &keys {
+        pause.put("", entry);
+        poolers.put(key, entry);
+    }
 }
 
 /// Whatever a peer or a person sends, it is understood or refused, and nobody is silenced for good

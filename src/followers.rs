@@ -1,7 +1,7 @@
 //! Follows clusters' etcd, so that a change there is in the status within moments. Nothing depends
 //! on that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,17 +10,15 @@ use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 
+use mrg_dcs::{Keys, Section};
 use mrg_dcs_etcd::{Connection, Etcd, WatchEvent, watch};
-
-/// What the status shows of a key and its value; `None` if nothing.
-pub(crate) type Shape = fn(&str, &str) -> Option<String>;
 
 /// The pause before an etcd that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 struct Follower {
     endpoints: Vec<String>,
-    prefix: String,
+    keys: Keys,
     etcd: Arc<Etcd>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -55,20 +53,20 @@ where
         )
     }
 
-    /// Follows a prefix for an object, and gives the etcd that it is in.
-    pub(crate) fn follow(
+    /// Follows a section of a cluster's keys for an object, and gives the etcd that it is in.
+    /// `shape` is what the status shows of it.
+    pub(crate) fn follow<S: Section, T: PartialEq + Send + 'static>(
         &self,
         object: ObjectRef<K>,
         endpoints: Vec<String>,
-        prefix: String,
-        shape: Shape,
+        keys: Keys,
+        shape: fn(&S) -> T,
     ) -> Arc<Etcd> {
         let mut followers = self
             .followers
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let same =
-            |follower: &&Follower| follower.endpoints == endpoints && follower.prefix == prefix;
+        let same = |follower: &&Follower| follower.endpoints == endpoints && follower.keys == keys;
         if let Some(follower) = followers.get(&object).filter(same) {
             return follower.etcd.clone();
         }
@@ -77,11 +75,11 @@ where
                 endpoints: endpoints.clone(),
                 user: None,
             },
+            keys.clone(),
             0,
         ));
         let task = tokio::spawn(trigger(
             etcd.clone(),
-            prefix.clone(),
             object.clone(),
             self.triggers.clone(),
             shape,
@@ -91,7 +89,7 @@ where
             object,
             Follower {
                 endpoints,
-                prefix,
+                keys,
                 etcd: etcd.clone(),
                 task,
             },
@@ -119,12 +117,11 @@ impl Drop for Follower {
 }
 
 /// Tells the controller when something changed that the status shows.
-async fn trigger<K>(
+async fn trigger<K, S: Section, T: PartialEq>(
     etcd: Arc<Etcd>,
-    prefix: String,
     object: ObjectRef<K>,
     triggers: mpsc::UnboundedSender<ObjectRef<K>>,
-    shape: Shape,
+    shape: fn(&S) -> T,
 ) where
     K: Resource,
     K::DynamicType: Clone,
@@ -134,16 +131,16 @@ async fn trigger<K>(
     let (seen, events) = mpsc::channel(1);
     // In one task, so that they end together.
     tokio::join!(
-        watch(etcd, prefix, queue, seen),
+        watch(etcd, queue, seen),
         listen(events, object, triggers, shape)
     );
 }
 
-async fn listen<K>(
-    mut events: mpsc::Receiver<WatchEvent>,
+async fn listen<K, S: Section, T: PartialEq>(
+    mut events: mpsc::Receiver<WatchEvent<S>>,
     object: ObjectRef<K>,
     triggers: mpsc::UnboundedSender<ObjectRef<K>>,
-    shape: Shape,
+    shape: fn(&S) -> T,
 ) where
     K: Resource,
     K::DynamicType: Clone,
@@ -153,14 +150,7 @@ async fn listen<K>(
     while let Some(event) = events.recv().await {
         let news = match event {
             WatchEvent::Seen { snapshot, .. } => {
-                let shaped = |(key, entry): (&String, &mrg_dcs::wire::Entry)| {
-                    Some((
-                        key.clone(),
-                        shape(key, &String::from_utf8_lossy(&entry.value))?,
-                    ))
-                };
-                let now: BTreeMap<String, String> =
-                    snapshot.entries.iter().filter_map(shaped).collect();
+                let now = shape(&snapshot);
                 let changed = last.as_ref() != Some(&now) || lost;
                 last = Some(now);
                 lost = false;
@@ -179,23 +169,12 @@ async fn listen<K>(
     }
 }
 
-/// A JSON object without these fields; anything else as it is.
-pub(crate) fn without(value: &str, fields: &[&str]) -> String {
-    match serde_json::from_str(value) {
-        Ok(serde_json::Value::Object(mut map)) => {
-            for field in fields {
-                map.remove(*field);
-            }
-            serde_json::Value::Object(map).to_string()
-        }
-        _ => value.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use mrg_api::PgBouncerPool;
+    use mrg_base::Scope;
+    use mrg_dcs::{ClusterSnapshot, NAMESPACE};
 
     #[tokio::test]
     async fn who_is_forgotten_asks_nobody_any_more() {
@@ -204,8 +183,8 @@ mod tests {
         let etcd = followers.follow(
             object,
             vec!["http://127.0.0.1:9".to_owned()],
-            "/service/".to_owned(),
-            |_, _| None,
+            Keys::new(NAMESPACE, &Scope::new("w").unwrap()),
+            |_: &ClusterSnapshot| (),
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(Arc::strong_count(&etcd) > 2, "the watch has it, too");

@@ -10,8 +10,9 @@ use crate::config::AgentConfig;
 use crate::peers::Peers;
 use crate::server::Server;
 use mrg_base::{MemberName, Millis, Moment};
-use mrg_dcs::{Keys, wire};
-use mrg_dcs_etcd::{Etcd, Snapshot};
+use mrg_dcs::ClusterSnapshot;
+use mrg_dcs::wire::MemberData;
+use mrg_dcs_etcd::Etcd;
 use mrg_election::{Cluster, LeaseId, Postgres, Settings, Why};
 use mrg_postgres::ConnectTo;
 
@@ -19,7 +20,7 @@ use mrg_postgres::ConnectTo;
 #[derive(Clone, Debug)]
 pub(crate) struct Status {
     /// The keys as last seen.
-    pub snapshot: Arc<Snapshot>,
+    pub snapshot: Arc<ClusterSnapshot>,
     /// What they say.
     pub cluster: Arc<Cluster>,
     /// Milliseconds since the Unix epoch when etcd last answered.
@@ -54,10 +55,8 @@ pub(crate) struct Status {
 pub(crate) struct Context {
     /// The configuration.
     pub config: Arc<AgentConfig>,
-    /// etcd.
-    pub etcd: Arc<Etcd>,
-    /// Its keys.
-    pub keys: Keys,
+    /// The cluster's keys.
+    pub store: Arc<Etcd>,
     /// The local server.
     pub server: Arc<Server>,
     /// The other members.
@@ -69,17 +68,13 @@ impl Context {
     /// Puts the parts together.
     pub(crate) fn new(
         config: Arc<AgentConfig>,
-        etcd: Arc<Etcd>,
-        keys: Keys,
+        store: Arc<Etcd>,
         server: Arc<Server>,
         peers: Peers,
         settings: Settings,
     ) -> Self {
         let status = Status {
-            snapshot: Arc::new(Snapshot {
-                revision: 0,
-                entries: wire::Entries::new(),
-            }),
+            snapshot: Arc::default(),
             cluster: Arc::default(),
             dcs_last_seen: 0,
             dcs_reachable: false,
@@ -97,8 +92,7 @@ impl Context {
         };
         Self {
             config,
-            etcd,
-            keys,
+            store,
             server,
             peers,
             status: watch::Sender::new(status),
@@ -136,11 +130,6 @@ impl Context {
         self.status().settings.failover.retry_timeout.duration()
     }
 
-    /// The members' keys, as last seen.
-    pub(crate) fn members(&self) -> BTreeMap<MemberName, wire::MemberData> {
-        members(&self.status().snapshot)
-    }
-
     /// How long an orderly stop of postgres may take: a lease long at most, or what the
     /// configuration says.
     pub(crate) fn stop_within(&self) -> Duration {
@@ -151,20 +140,11 @@ impl Context {
     }
 }
 
-/// The member keys of a snapshot.
-pub(crate) fn members(snapshot: &Snapshot) -> BTreeMap<MemberName, wire::MemberData> {
-    let member = |(key, entry): (&String, &wire::Entry)| {
-        let name = MemberName::new(key.strip_prefix("members/")?).ok()?;
-        Some((name, wire::member(entry)?))
-    };
-    snapshot.entries.iter().filter_map(member).collect()
-}
-
 /// Where the members' servers are.
-pub(crate) fn addresses(snapshot: &Snapshot) -> BTreeMap<MemberName, ConnectTo> {
-    let address = |(name, data): (MemberName, wire::MemberData)| {
+pub(crate) fn addresses(snapshot: &ClusterSnapshot) -> BTreeMap<MemberName, ConnectTo> {
+    let address = |(name, data): (&MemberName, &MemberData)| {
         let (host, port) = data.postgres_address()?;
-        Some((name, ConnectTo { host, port }))
+        Some((name.clone(), ConnectTo { host, port }))
     };
-    members(snapshot).into_iter().filter_map(address).collect()
+    snapshot.members().filter_map(address).collect()
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use etcd_client::{Client, ConnectOptions};
 use serde_json::{Value, json};
+
+use mrg_dcs_etcd::{EtcdMember, Membership};
 
 /// What the member is told by its pod.
 struct Member {
@@ -89,40 +90,28 @@ impl Member {
         if others.is_empty() {
             return Ok(None);
         }
-        let options = ConnectOptions::new()
-            .with_connect_timeout(REQUEST_WITHIN)
-            .with_timeout(REQUEST_WITHIN);
-        let mut client = Client::connect(others, Some(options)).await?;
+        let mut etcd = Membership::connect(others, REQUEST_WITHIN).await?;
         let peer = self.url(&self.name, 2380);
-        let members = client.member_list().await?;
+        let members = etcd.list().await?;
         let old = members
-            .members()
             .iter()
-            .find(|member| member.name() == self.name || member.peer_urls().contains(&peer));
+            .find(|member| member.name == self.name || member.peer_urls.contains(&peer));
         let members = match old {
             // Added and never started: only the configuration is missing.
-            Some(member) if member.name().is_empty() => members.members().to_vec(),
+            Some(member) if member.name.is_empty() => members,
             Some(member) => {
-                println!("removing the member {:x} whose data is lost", member.id());
-                client.member_remove(member.id()).await?;
-                client
-                    .member_add([peer.clone()], None)
-                    .await?
-                    .member_list()
-                    .to_vec()
+                println!("removing the member {:x} whose data is lost", member.id);
+                etcd.remove(member.id).await?;
+                etcd.add(&peer).await?
             }
-            None => client
-                .member_add([peer.clone()], None)
-                .await?
-                .member_list()
-                .to_vec(),
+            None => etcd.add(&peer).await?,
         };
-        let entry = |member: &etcd_client::Member| {
-            let url = member.peer_urls().first()?.clone();
-            let name = if url == peer {
-                self.name.clone()
+        let entry = |member: &EtcdMember| {
+            let url = member.peer_urls.first()?;
+            let name = if *url == peer {
+                &self.name
             } else {
-                member.name().to_owned()
+                &member.name
             };
             Some(format!("{name}={url}"))
         };

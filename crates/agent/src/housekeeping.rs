@@ -6,25 +6,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use etcd_client::TxnOp;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::context::{Context, Status};
 use crate::passwords::Passwords;
-use crate::perform::{absent, owned, unchanged};
 use crate::rest::reports::{PATRONI_VERSION, role, state};
 use crate::run::LOOK_EVERY;
 use mrg_base::{MemberName, Timeline};
-use mrg_dcs::DynamicConfig;
-use mrg_dcs::wire::{self, MemberData, StatusData};
-use mrg_election::{Initialize, LeaseId, Postgres, WalReceiver};
+use mrg_dcs::wire::{HistoryLine, MemberData, PROMOTION_UNDER_WAY, StatusData};
+use mrg_dcs::{Attempt, DynamicConfig, ReplicationState, Store, next_timeline};
+use mrg_election::{Initialize, LeaseId, Postgres, Revision, WalReceiver};
 use mrg_postgres::ConnectTo;
 use mrg_telemetry::chain;
 
 /// The revision of the dynamic configuration, itself, and where the members are.
-type Configured = (Option<i64>, DynamicConfig, BTreeMap<MemberName, ConnectTo>);
+type Configured = (
+    Option<Revision>,
+    DynamicConfig,
+    BTreeMap<MemberName, ConnectTo>,
+);
 
 /// The task's handle.
 pub(crate) struct Housekeeping {
@@ -66,7 +68,7 @@ impl Housekeeping {
     /// The server's files should follow this.
     pub(crate) fn configure(
         &self,
-        revision: Option<i64>,
+        revision: Option<Revision>,
         dynamic: DynamicConfig,
         addresses: BTreeMap<MemberName, ConnectTo>,
     ) {
@@ -90,7 +92,7 @@ struct Task {
     timeline: Option<Timeline>,
     passwords: Passwords,
     /// The dynamic configuration that postgres was given, and when.
-    configured: Option<(i64, Instant)>,
+    configured: Option<(Revision, Instant)>,
     /// What is in force, and whether it was ever read.
     in_force: Option<(DynamicConfig, bool)>,
     /// Since when the `config` key has been gone.
@@ -126,7 +128,7 @@ impl Task {
             if !status.dcs_reachable {
                 continue;
             }
-            let system = wire::initialize(&status.snapshot.entries);
+            let system = status.snapshot.initialize();
             if let Some(Initialize::Done(system_id)) = system {
                 self.context.server.note_system(system_id);
             }
@@ -156,12 +158,8 @@ impl Task {
         data.configured = known
             .map(|(revision, _)| revision)
             .or(self.member.as_ref().and_then(|(_, data)| data.configured));
-        let key = self.context.keys.member(&self.context.config.name);
-        let stored = status
-            .snapshot
-            .entries
-            .get(&format!("members/{}", self.context.config.name));
-        let lost = stored.is_none_or(|entry| entry.lease != lease.0)
+        let name = &self.context.config.name;
+        let lost = status.snapshot.member_lease(name) != Some(lease)
             && self.member_written.elapsed() > Duration::from_millis(500);
         let due = self.member_written.elapsed() >= status.settings.failover.loop_wait.duration();
         let write = match &self.member {
@@ -173,25 +171,17 @@ impl Task {
         if !write {
             return;
         }
-        match self
-            .context
-            .etcd
-            .claim(
-                &key,
-                &wire::compact(&data),
-                lease,
-                status.former_lease,
-                self.context.dcs_within(),
-            )
-            .await
-        {
-            Ok(true) => {
+        let (former, within) = (status.former_lease, self.context.dcs_within());
+        let store = &self.context.store;
+        let published = store.publish_member(name, data.clone(), lease, former, within);
+        match published.await {
+            Attempt::Done(_) => {
                 self.member = Some((lease, data));
                 self.member_written = Instant::now();
             }
             // The node sees whose it is, waits and says so.
-            Ok(false) => self.member = None,
-            Err(error) => {
+            Attempt::Conflict => self.member = None,
+            Attempt::InDoubt(error) | Attempt::Failed(error) => {
                 tracing::debug!(error = chain(&error), "failed to write the member key");
                 self.member = None;
             }
@@ -204,7 +194,7 @@ impl Task {
         let Some((in_force, known)) = &self.in_force else {
             return;
         };
-        if status.snapshot.entries.contains_key("config") {
+        if status.snapshot.config().is_some() {
             self.config_missing = None;
             return;
         }
@@ -219,19 +209,13 @@ impl Task {
         if since.elapsed() < patience {
             return;
         }
-        let key = self.context.keys.config();
-        let put = TxnOp::put(key.clone(), wire::compact(&in_force.0), None);
-        match self
-            .context
-            .etcd
-            .transact(vec![absent(&key)], vec![put], self.context.dcs_within())
-            .await
-        {
-            Ok(Some(_)) => tracing::warn!(
+        let (store, within) = (&self.context.store, self.context.dcs_within());
+        match store.create_config(in_force.clone(), within).await {
+            Attempt::Done(_) => tracing::warn!(
                 "somebody deleted the config key; it is written again, as this member knows it"
             ),
-            Ok(None) => {}
-            Err(error) => tracing::debug!(
+            Attempt::Conflict => {}
+            Attempt::InDoubt(error) | Attempt::Failed(error) => tracing::debug!(
                 error = chain(&error),
                 "failed to write the config key again"
             ),
@@ -261,19 +245,11 @@ impl Task {
             .status_written
             .as_ref()
             .is_none_or(|(at, old)| at.elapsed() >= loop_wait && *old != data);
-        if due
-            && self
-                .context
-                .etcd
-                .put(
-                    &self.context.keys.key("status"),
-                    &wire::compact(&data),
-                    None,
-                    self.context.dcs_within(),
-                )
-                .await
-                .is_ok()
-        {
+        if !due {
+            return;
+        }
+        let (store, within) = (&self.context.store, self.context.dcs_within());
+        if store.put_status(data.clone(), within).await.is_done() {
             self.status_written = Some((Instant::now(), data));
         }
     }
@@ -287,9 +263,9 @@ impl Task {
         if self.timeline == Some(timeline) {
             return;
         }
-        let known = wire::history(&status.snapshot.entries);
+        let known = status.snapshot.history();
         // What was seen of postgres may be older than what was reserved since.
-        if known.last().map(wire::next_timeline) > Some(timeline) {
+        if next_timeline(known) > Some(timeline) {
             return;
         }
         let path = self
@@ -300,49 +276,45 @@ impl Task {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let me = self.context.config.name.to_string();
         let now = jiff::Timestamp::now().to_string();
-        let lines: Vec<wire::HistoryLine> = text
+        let lines: Vec<HistoryLine> = text
             .lines()
             .filter_map(|line| {
                 let mut fields = line.splitn(3, '\t');
-                let ended: u32 = fields.next()?.trim().parse().ok()?;
-                let lsn: mrg_base::Lsn = fields.next()?.trim().parse().ok()?;
-                let why = fields.next().unwrap_or_default().to_owned();
+                let timeline: u32 = fields.next()?.trim().parse().ok()?;
+                let ended_at: mrg_base::Lsn = fields.next()?.trim().parse().ok()?;
+                let reason = fields.next().unwrap_or_default().to_owned();
                 let old = known
                     .iter()
-                    .find(|line| line.0 == ended && line.2 != wire::PROMOTION_UNDER_WAY)
-                    .cloned();
-                Some(old.unwrap_or((ended, lsn.0, why, now.clone(), me.clone())))
+                    .find(|line| line.timeline == timeline && line.reason != PROMOTION_UNDER_WAY);
+                Some(old.cloned().unwrap_or_else(|| HistoryLine {
+                    timeline,
+                    ended_at: ended_at.0,
+                    reason,
+                    time: now.clone(),
+                    leader: me.clone(),
+                }))
             })
             .collect();
-        if lines == known || self.put_history(status, &lines).await {
+        if lines == known || self.put_history(status, lines).await {
             self.timeline = Some(timeline);
         }
     }
 
     /// Only as the leader, and only over what was read: a late write would undo the timeline that a
     /// leader has reserved since.
-    async fn put_history(&self, status: &Status, lines: &[wire::HistoryLine]) -> bool {
+    async fn put_history(&self, status: &Status, lines: Vec<HistoryLine>) -> bool {
         let Some(lease) = status.lease else {
             return false;
         };
-        let key = self.context.keys.key("history");
-        let leads = owned(&self.context.keys.leader(), lease);
-        let unchanged = unchanged(
-            &key,
-            status
-                .snapshot
-                .entries
-                .get("history")
-                .map(|entry| entry.modified),
+        let (over, within) = (
+            status.snapshot.history_modified(),
+            self.context.dcs_within(),
         );
-        let put = TxnOp::put(key, wire::compact(&lines), None);
-        matches!(
-            self.context
-                .etcd
-                .transact(vec![leads, unchanged], vec![put], self.context.dcs_within())
-                .await,
-            Ok(Some(_))
-        )
+        let store = &self.context.store;
+        store
+            .write_history(lease, over, lines, within)
+            .await
+            .is_done()
     }
 
     async fn keep_slots(&mut self, status: &Status) {
@@ -353,12 +325,9 @@ impl Task {
         };
         let now = Instant::now();
         let me = self.context.config.name.clone();
-        let present: BTreeSet<MemberName> = self
-            .context
-            .members()
-            .into_keys()
-            .filter(|name| *name != me)
-            .collect();
+        let newest = self.context.status().snapshot;
+        let names = newest.members().map(|(name, _)| name);
+        let present: BTreeSet<MemberName> = names.filter(|name| **name != me).cloned().collect();
         self.members_seen
             .extend(present.iter().cloned().map(|name| (name, now)));
         let (others, gone): (BTreeSet<MemberName>, BTreeSet<MemberName>) = {
@@ -426,8 +395,8 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),
         api_url: config.api_url(),
-        state: state(status).to_owned(),
-        role: role(status).to_owned(),
+        state: state(status).into(),
+        role: role(status).into(),
         version: PATRONI_VERSION.to_owned(),
         pause: status.settings.paused,
         pending_restart: !pending.is_empty(),
@@ -446,14 +415,11 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
             data.replay_lsn = replayed;
             data.timeline = standby.position.map(|position| position.timeline.0);
             let streaming = standby.receiver == WalReceiver::Streaming;
-            data.replication_state = Some(
-                if streaming {
-                    "streaming"
-                } else {
-                    "in archive recovery"
-                }
-                .to_owned(),
-            );
+            data.replication_state = Some(if streaming {
+                ReplicationState::Streaming
+            } else {
+                ReplicationState::InArchiveRecovery
+            });
         }
         _ => {}
     }

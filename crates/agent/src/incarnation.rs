@@ -1,5 +1,5 @@
-//! The record of this agent's lease, for the agent that comes after it: what it names was held by a
-//! process that is dead now, so its leader key may be cleared without waiting for the lease to end.
+//! The record of this agent's lease, for the agent that comes after it: if the processes that could
+//! act under the lease are dead, the leader key may be cleared without waiting for the lease to end.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use mrg_election::LeaseId;
 
-/// Who held which lease.
+/// An agent, as its successor must know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Incarnation {
-    /// The lease.
     pub lease: LeaseId,
     /// `/proc/sys/kernel/random/boot_id` at the time.
     pub boot: String,
@@ -20,15 +19,15 @@ pub(crate) struct Incarnation {
     pub processes: Vec<(u32, u64)>,
 }
 
-/// The boot that this is.
+/// The id of the running boot; empty if the kernel does not tell it.
 pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|text| text.trim().to_owned())
         .unwrap_or_default()
 }
 
-/// When a process started; `None` if there is no such process.
-pub(crate) fn start_time(pid: u32) -> Option<u64> {
+/// When a process started, in clock ticks since boot; `None` if there is no such process.
+fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?
         .1
@@ -38,7 +37,7 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
         .ok()
 }
 
-/// Writes a file so that it is there, whole, after a crash of the machine.
+/// Replaces a file whole. On return the content survives a crash of the machine.
 pub(crate) fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
@@ -52,7 +51,7 @@ pub(crate) fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> 
 }
 
 impl Incarnation {
-    /// This agent and its fence, with a lease.
+    /// The running processes of these ids (the agent and its fence), with a lease.
     pub(crate) fn of(lease: LeaseId, pids: &[u32]) -> Self {
         let processes = pids
             .iter()
@@ -65,12 +64,12 @@ impl Incarnation {
         }
     }
 
-    /// Writes the record so that it survives a crash of the machine.
+    /// Writes the record. On return it survives a crash of the machine.
     pub(crate) fn store(&self, path: &Path) -> std::io::Result<()> {
         write_durably(path, &serde_json::to_vec(self)?)
     }
 
-    /// The record of the incarnation before this one, if there is one.
+    /// The record of the incarnation before this one; `None` if there is none that can be read.
     pub(crate) fn load(path: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }

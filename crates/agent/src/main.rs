@@ -9,7 +9,7 @@ use mrg_agent::AgentConfig;
 
 const _: () = assert!(
     !mrg_election::mutant::COMPILED_IN,
-    "a program that ships has none of the bugs of the proofs"
+    "the mutants of the proofs must not be compiled into a program that ships"
 );
 
 /// Keeps one PostgreSQL server part of a highly available cluster.

@@ -14,7 +14,8 @@ use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
 use crate::context::Context;
-use mrg_dcs::poolers::{fingerprint, record};
+use mrg_dcs::Poolers;
+use mrg_dcs::poolers::{PoolerRecord, fingerprint};
 use mrg_postgres::{quote_identifier, quote_literal};
 use mrg_telemetry::chain;
 
@@ -92,20 +93,15 @@ impl Passwords {
 }
 
 async fn poolers_have(context: &Context, owner: &str, password: &str) -> bool {
-    let Ok((_, entries)) = context
-        .etcd
-        .read(&context.keys.poolers(), context.dcs_within())
-        .await
-    else {
+    let Ok(poolers) = context.store.read::<Poolers>(context.dcs_within()).await else {
         return false;
     };
-    let has = |record: mrg_dcs::poolers::PoolerRecord| {
-        record
-            .passwords
-            .get(owner)
-            .is_none_or(|theirs| *theirs == fingerprint(password))
+    let print = fingerprint(password);
+    let has = |record: &PoolerRecord| {
+        let theirs = record.passwords.get(owner);
+        theirs.is_none_or(|theirs| *theirs == print)
     };
-    entries.values().filter_map(record).all(has)
+    poolers.0.values().all(has)
 }
 
 /// Whether the server takes a password; `None` if that cannot be found out.

@@ -1,7 +1,9 @@
 //! Requests to the other members' REST API.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use std::collections::BTreeMap;
-use std::sync::RwLock;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,68 +12,61 @@ use mrg_base::{Lsn, MemberName, Millis, Position};
 use mrg_election::{LeaseId, Vote};
 use mrg_postgres::Credentials;
 
-/// A vote as it travels.
+/// The response to `POST /mrg/vote`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VoteAnswer {
-    /// The position, with the WAL receiver stopped.
+    /// The end of durable WAL, with the WAL receiver stopped.
     pub position: Position,
-    /// The priority, if the member would lead.
+    /// The failover priority; `None` if the member must not lead.
     pub priority: Option<i32>,
 }
 
-/// The body of `POST /failsafe`: Patroni's, with the ttl and the lease.
+/// The body of `POST /failsafe`: Patroni's, with the ttl, the lease and the round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailsafeRequest {
-    /// The leader.
+    /// The leader's name.
     pub name: String,
-    /// Where its postgres is.
+    /// The URL of its postgres.
     #[serde(default)]
     pub conn_url: String,
-    /// Where its REST API is.
+    /// The URL of its REST API.
     #[serde(default)]
     pub api_url: String,
-    /// For how long not to race; milliseconds.
+    /// How long not to race, in milliseconds; the cluster's ttl if `None`.
     #[serde(default)]
     pub ttl_ms: Option<Millis>,
     /// The leader's lease.
     #[serde(default)]
     pub lease: Option<LeaseId>,
-    /// The leader's count of the times it asked.
+    /// The promise round: the leader's count of such requests.
     #[serde(default)]
     pub round: u64,
 }
 
-/// The body of `POST /mrg/withdraw`: a leader does not count on promises up to this round any more.
+/// The body of `POST /mrg/withdraw`: the leader does not rely on promises up to a round any more.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Withdrawal {
     /// The leader's lease.
     pub lease: LeaseId,
-    /// The round.
+    /// The last promise round that the leader gives up.
     pub round: u64,
 }
 
 /// A request that was not answered with success.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The member's address is not known.
     #[error("the address of {0} is not known")]
     NoAddress(MemberName),
-    /// No answer.
     #[error("{member} does not answer")]
     Request {
-        /// Which member.
         member: MemberName,
-        /// Why.
         source: reqwest::Error,
     },
-    /// Another answer than success.
+    /// Another HTTP status than success, or a body that is not what it should be.
     #[error("{member} answered {status}: {body}")]
     Refused {
-        /// Which member.
         member: MemberName,
-        /// The HTTP status.
         status: u16,
-        /// What it said.
         body: String,
     },
 }
@@ -84,7 +79,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Nobody is known yet.
+    /// No member is known yet. `credentials` are those of every member's REST API.
     pub(crate) fn new(credentials: Option<Credentials>) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(800))
@@ -97,12 +92,12 @@ impl Peers {
         })
     }
 
-    /// Learns addresses. Members that are gone keep their last one: they may be asked for a vote or
-    /// a promise all the same.
+    /// Adds or changes the base URLs of REST APIs. Members that are gone keep their last one: they
+    /// may be asked for a vote or a promise all the same.
     pub(crate) fn learn(&self, addresses: BTreeMap<MemberName, String>) {
         self.addresses
             .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .extend(addresses);
     }
 
@@ -110,7 +105,7 @@ impl Peers {
         let addresses = self
             .addresses
             .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+            .unwrap_or_else(PoisonError::into_inner);
         addresses
             .get(member)
             .cloned()
@@ -121,7 +116,7 @@ impl Peers {
         &self,
         member: &MemberName,
         request: reqwest::RequestBuilder,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<String, Error> {
         let request = match &self.credentials {
             Some(user) => request.basic_auth(&user.username, Some(&user.password)),
@@ -131,7 +126,7 @@ impl Peers {
             member: member.clone(),
             source,
         };
-        let answer = request.timeout(within).send().await.map_err(failed)?;
+        let answer = request.timeout(timeout).send().await.map_err(failed)?;
         let status = answer.status();
         let body = answer.text().await.map_err(failed)?;
         if status.is_success() {
@@ -145,10 +140,10 @@ impl Peers {
         }
     }
 
-    /// Asks a member for its position, which stops its WAL receiver.
-    pub(crate) async fn vote(&self, member: &MemberName, within: Duration) -> Result<Vote, Error> {
+    /// Requests a member's vote, which stops its WAL receiver.
+    pub(crate) async fn vote(&self, member: &MemberName, timeout: Duration) -> Result<Vote, Error> {
         let url = format!("{}/mrg/vote", self.address(member)?);
-        let body = self.send(member, self.client.post(url), within).await?;
+        let body = self.send(member, self.client.post(url), timeout).await?;
         let refused = |error: serde_json::Error| Error::Refused {
             member: member.clone(),
             status: 200,
@@ -167,45 +162,45 @@ impl Peers {
         &self,
         member: &MemberName,
         lsn: Lsn,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<(), Error> {
         let url = format!(
             "{}/mrg/received?lsn={}&within_ms={}",
             self.address(member)?,
             lsn.0,
-            within.as_millis()
+            timeout.as_millis()
         );
         self.send(
             member,
             self.client.get(url),
-            within + Duration::from_millis(200),
+            timeout + Duration::from_millis(200),
         )
         .await
         .map(|_| ())
     }
 
-    /// Asks a member not to race.
+    /// Requests a member's promise not to race.
     pub(crate) async fn failsafe(
         &self,
         member: &MemberName,
         request: &FailsafeRequest,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<(), Error> {
         let url = format!("{}/failsafe", self.address(member)?);
-        self.send(member, self.client.post(url).json(request), within)
+        self.send(member, self.client.post(url).json(request), timeout)
             .await
             .map(|_| ())
     }
 
-    /// Frees a member of its promise. Best effort: a promise ends by itself, too.
+    /// Frees a member of its promise. A promise also ends by itself.
     pub(crate) async fn withdraw(
         &self,
         member: &MemberName,
         withdrawal: &Withdrawal,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<(), Error> {
         let url = format!("{}/mrg/withdraw", self.address(member)?);
-        self.send(member, self.client.post(url).json(withdrawal), within)
+        self.send(member, self.client.post(url).json(withdrawal), timeout)
             .await
             .map(|_| ())
     }

@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, TxnOp};
 use futures::future::{join_all, select_ok};
 
-use crate::context::{Context, Status, members};
+use crate::context::{Context, Status};
 use crate::poolers;
 use crate::server::Error as ServerError;
 use mrg_base::{MemberName, Position, Timeline};
-use mrg_dcs::wire;
-use mrg_dcs::wire::StatusData;
-use mrg_dcs_etcd::Snapshot;
+use mrg_dcs::wire::{HistoryLine, PROMOTION_UNDER_WAY, StatusData};
+use mrg_dcs::{Attempt, ClusterSnapshot, Store, next_timeline};
 use mrg_election::{Action, LeaseId, Outcome, Postgres, Revision, StopMode, Stored};
 use mrg_postgres::{quote_identifier, quote_literal};
 use mrg_telemetry::chain;
@@ -32,17 +30,16 @@ fn server<T>(result: Result<T, ServerError>, success: impl FnOnce(T) -> Outcome)
     }
 }
 
-pub(super) fn written(
-    result: Result<Option<Revision>, mrg_dcs_etcd::Error>,
-    refusal: &str,
-) -> Outcome {
-    match result {
-        Ok(Some(revision)) => Outcome::Written(revision),
-        Ok(None) => Outcome::Refused(refusal.to_owned()),
-        Err(error) if error.is_ambiguous() => Outcome::Unknown(chain(&error)),
-        Err(error) => Outcome::Failed(chain(&error)),
+pub(super) fn written(attempt: Attempt<Revision>, refusal: &str) -> Outcome {
+    match attempt {
+        Attempt::Done(revision) => Outcome::Written(revision),
+        Attempt::Conflict => Outcome::Refused(refusal.to_owned()),
+        Attempt::InDoubt(error) => Outcome::Unknown(chain(&error)),
+        Attempt::Failed(error) => Outcome::Failed(chain(&error)),
     }
 }
+
+pub(super) const NOT_LEADER: &str = "the leader key is not ours";
 
 /// Performs an action. `lease` is the one we hold.
 pub(crate) async fn perform(
@@ -118,125 +115,69 @@ async fn with_lease<F: Future<Output = Outcome>>(
     }
 }
 
-pub(super) fn under(lease: LeaseId) -> Option<PutOptions> {
-    Some(PutOptions::new().with_lease(lease.0))
-}
-
-pub(super) fn absent(key: &str) -> Compare {
-    Compare::create_revision(key, CompareOp::Equal, 0)
-}
-
-/// The key is as it was read: last written at this revision, or not there.
-pub(super) fn unchanged(key: &str, modified: Option<i64>) -> Compare {
-    modified.map_or_else(
-        || absent(key),
-        |modified| Compare::mod_revision(key, CompareOp::Equal, modified),
-    )
-}
-
-pub(super) fn owned(key: &str, lease: LeaseId) -> Compare {
-    Compare::lease(key, CompareOp::Equal, lease.0)
-}
-
-/// Writes the list of those who may race as Patroni keeps it: names and addresses. The revision, if
-/// it was written.
+/// Writes the list of the members that may race, as Patroni keeps it: names and addresses. The
+/// revision, if it was written.
 pub(super) async fn write_failsafe(
     context: &Context,
-    snapshot: &Snapshot,
+    snapshot: &ClusterSnapshot,
     lease: LeaseId,
     over: Option<Revision>,
     listed: Option<BTreeSet<MemberName>>,
 ) -> Option<Revision> {
-    let (stored, present) = (
-        wire::failsafe(&snapshot.entries).unwrap_or_default(),
-        members(snapshot),
-    );
     let config = &context.config;
-    let address = |name: &MemberName| match present.get(name) {
+    let address = |name: &MemberName| match snapshot.member(name) {
         _ if *name == config.name => config.api_url(),
         Some(data) => data.api_url.clone(),
-        None => stored.get(name).cloned().unwrap_or_default(),
-    };
-    let key = context.keys.key("failsafe");
-    let conditions = vec![
-        owned(&context.keys.leader(), lease),
-        unchanged(&key, over.map(|over| over.0)),
-    ];
-    let change = match listed {
-        Some(listed) => {
-            let map: BTreeMap<&MemberName, String> =
-                listed.iter().map(|name| (name, address(name))).collect();
-            TxnOp::put(key, wire::compact(&map), None)
+        None => {
+            let stored = snapshot.failsafe().and_then(|stored| stored.get(name));
+            stored.cloned().unwrap_or_default()
         }
-        None => TxnOp::delete(key, None),
     };
-    context
-        .etcd
-        .transact(conditions, vec![change], context.dcs_within())
-        .await
-        .unwrap_or_else(|error| {
-            tracing::debug!(error = chain(&error), "failed to write the failsafe key");
-            None
-        })
+    let addressed = |name: MemberName| {
+        let url = address(&name);
+        (name, url)
+    };
+    let members = listed.map(|listed| listed.into_iter().map(addressed).collect());
+    let written = context
+        .store
+        .write_failsafe(lease, over, members, context.dcs_within())
+        .await;
+    written.into_result().unwrap_or_else(|error| {
+        tracing::debug!(error = chain(&error), "failed to write the failsafe key");
+        None
+    })
 }
 
 async fn claim_initialize(context: &Context, lease: LeaseId) -> Outcome {
-    let key = context.keys.initialize();
-    // Under the lease: a claim whose owner dies is free again.
-    let put = TxnOp::put(key.clone(), "", under(lease));
-    let done = context
-        .etcd
-        .transact(vec![absent(&key)], vec![put], context.dcs_within())
-        .await;
-    written(done, "another member makes the cluster")
+    let within = context.dcs_within();
+    let claimed = context.store.claim_initialize(lease, within).await;
+    written(claimed, "another member makes the cluster")
 }
 
 async fn abandon_initialize(context: &Context, lease: LeaseId) -> Outcome {
     if let Err(error) = context.server.remove_data() {
         return Outcome::Failed(chain(&error));
     }
-    let key = context.keys.initialize();
-    let delete = TxnOp::delete(key.clone(), Some(DeleteOptions::new()));
-    let done = context
-        .etcd
-        .transact(vec![owned(&key, lease)], vec![delete], context.dcs_within())
-        .await;
-    written(done, "the claim is not ours")
+    let within = context.dcs_within();
+    let abandoned = context.store.abandon_initialize(lease, within).await;
+    written(abandoned, "the claim is not ours")
 }
 
-/// With it goes the first `status`: should somebody delete `initialize`, that tells that there is a
-/// cluster, from its first moment on.
 async fn store_system_id(context: &Context, lease: LeaseId, id: u64) -> Outcome {
-    let status_key = context.keys.key("status");
-    let put = || TxnOp::put(context.keys.initialize(), id.to_string(), None);
     let first = StatusData {
         optime: flushed(context),
         slots: BTreeMap::new(),
     };
-    let both = vec![
-        put(),
-        TxnOp::put(status_key.clone(), wire::compact(&first), None),
-    ];
-    let ours = || owned(&context.keys.leader(), lease);
-    let mut done = context
-        .etcd
-        .transact(
-            vec![ours(), absent(&status_key)],
-            both,
-            context.dcs_within(),
-        )
+    let within = context.dcs_within();
+    let stored = context
+        .store
+        .store_system_id(lease, id, first, within)
         .await;
-    if let Ok(None) = done {
-        done = context
-            .etcd
-            .transact(vec![ours()], vec![put()], context.dcs_within())
-            .await;
-    }
-    if let Ok(Some(_)) = done {
-        // At once, not when the watch tells of it: from here on our data is the cluster's.
+    if stored.is_done() {
+        // At once, not when the watch reports it: from here on our data is the cluster's.
         context.server.note_system(id);
     }
-    written(done, "the leader key is not ours")
+    written(stored, NOT_LEADER)
 }
 
 fn flushed(context: &Context) -> u64 {
@@ -247,23 +188,15 @@ fn flushed(context: &Context) -> u64 {
 }
 
 async fn acquire(context: &Context, lease: LeaseId) -> Outcome {
-    let key = context.keys.leader();
-    let put = TxnOp::put(key.clone(), context.config.name.as_str(), under(lease));
-    let done = context
-        .etcd
-        .transact(vec![absent(&key)], vec![put], context.dcs_within())
-        .await;
-    written(done, "another member was faster")
+    let (name, within) = (&context.config.name, context.dcs_within());
+    let acquired = context.store.acquire_leader(lease, name, within).await;
+    written(acquired, "another member was faster")
 }
 
 async fn move_leader(context: &Context, lease: LeaseId, to: LeaseId) -> Outcome {
-    let key = context.keys.leader();
-    let put = TxnOp::put(key.clone(), context.config.name.as_str(), under(to));
-    let done = context
-        .etcd
-        .transact(vec![owned(&key, lease)], vec![put], context.dcs_within())
-        .await;
-    written(done, "the leader key is not ours")
+    let (name, within) = (&context.config.name, context.dcs_within());
+    let moved = context.store.move_leader(lease, to, name, within).await;
+    written(moved, NOT_LEADER)
 }
 
 async fn release(context: &Context, lease: LeaseId) -> Outcome {
@@ -273,18 +206,12 @@ async fn release(context: &Context, lease: LeaseId) -> Outcome {
     {
         return Outcome::Failed(chain(&error));
     }
-    let key = context.keys.leader();
-    // A request to the poolers was about this leadership, and ends with it.
-    let deleted = |key: String| TxnOp::delete(key, Some(DeleteOptions::new()));
-    let deletes = vec![deleted(key.clone()), deleted(context.keys.pause())];
-    let done = context
-        .etcd
-        .transact(vec![owned(&key, lease)], deletes, context.dcs_within())
-        .await;
-    written(done, "the leader key is not ours")
+    let within = context.dcs_within();
+    let released = context.store.release_leader(lease, within).await;
+    written(released, NOT_LEADER)
 }
 
-/// Says in `history` that the next timeline is ours, before there is one. The line is written anew
+/// Says in `history` that the next timeline is ours, before there is one. The line is written again
 /// from PostgreSQL's own file afterwards.
 async fn reserve_timeline(
     context: &Context,
@@ -292,35 +219,28 @@ async fn reserve_timeline(
     after: Position,
     known: Option<Timeline>,
 ) -> Outcome {
-    let key = context.keys.key("history");
     let snapshot = context.status().snapshot;
-    let unchanged = unchanged(
-        &key,
-        snapshot.entries.get("history").map(|entry| entry.modified),
-    );
-    let mut lines = wire::history(&snapshot.entries);
-    if lines.last().map(wire::next_timeline) != known {
+    let mut lines = snapshot.history().to_vec();
+    if next_timeline(&lines) != known {
         return Outcome::Refused("another timeline was begun".to_owned());
     }
-    lines.retain(|line| line.0 < after.timeline.0);
-    let now = jiff::Timestamp::now().to_string();
-    lines.push((
-        after.timeline.0,
-        after.flushed.0,
-        wire::PROMOTION_UNDER_WAY.to_owned(),
-        now,
-        context.config.name.to_string(),
-    ));
-    let put = TxnOp::put(key, wire::compact(&lines), None);
-    let done = context
-        .etcd
-        .transact(
-            vec![owned(&context.keys.leader(), lease), unchanged],
-            vec![put],
-            context.dcs_within(),
-        )
+    lines.retain(|line| line.timeline < after.timeline.0);
+    lines.push(HistoryLine {
+        timeline: after.timeline.0,
+        ended_at: after.flushed.0,
+        reason: PROMOTION_UNDER_WAY.to_owned(),
+        time: jiff::Timestamp::now().to_string(),
+        leader: context.config.name.to_string(),
+    });
+    let (over, within) = (snapshot.history_modified(), context.dcs_within());
+    let reserved = context
+        .store
+        .write_history(lease, over, lines, within)
         .await;
-    written(done, "the leader key or /history was changed by another")
+    written(
+        reserved,
+        "the leader key or /history was changed by another",
+    )
 }
 
 async fn write_sync(
@@ -329,41 +249,17 @@ async fn write_sync(
     expected: Option<Revision>,
     stored: Stored,
 ) -> Outcome {
-    let key = context.keys.sync();
-    // A key that nobody can read counts as absent, and is written over as it is.
-    let unreadable = || {
-        let entries = &context.status().snapshot.entries;
-        entries
-            .get("sync")
-            .filter(|_| wire::sync(entries).is_none())
-            .map(|entry| entry.modified)
-    };
-    let unchanged = unchanged(
-        &key,
-        expected.map(|revision| revision.0).or_else(unreadable),
-    );
-    let put = TxnOp::put(key, wire::render_sync(&stored), None);
-    let conditions = vec![owned(&context.keys.leader(), lease), unchanged];
-    written(
-        context
-            .etcd
-            .transact(conditions, vec![put], context.dcs_within())
-            .await,
-        "/sync or the leader key was changed by another",
-    )
+    // A key that cannot be read counts as absent, and is written over as it is.
+    let over = expected.or_else(|| context.status().snapshot.unreadable_sync());
+    let within = context.dcs_within();
+    let done = context.store.write_sync(lease, over, stored, within).await;
+    written(done, "/sync or the leader key was changed by another")
 }
 
 async fn clear_switchover(context: &Context, expected: Revision) -> Outcome {
-    let key = context.keys.failover();
-    let put = TxnOp::put(key.clone(), "{}", None);
-    let unchanged = Compare::mod_revision(key, CompareOp::Equal, expected.0);
-    written(
-        context
-            .etcd
-            .transact(vec![unchanged], vec![put], context.dcs_within())
-            .await,
-        "the request was changed",
-    )
+    let within = context.dcs_within();
+    let cleared = context.store.take_failover(expected, within).await;
+    written(cleared, "the request was changed")
 }
 
 async fn ask_peers(context: &Context, peers: BTreeSet<MemberName>) -> Outcome {
@@ -449,17 +345,9 @@ async fn post_bootstrap(context: &Context) -> Outcome {
             return Outcome::Failed(chain(&error));
         }
     }
-    let key = context.keys.config();
-    let put = TxnOp::put(
-        key.clone(),
-        wire::compact(&context.config.bootstrap.0),
-        None,
-    );
-    match context
-        .etcd
-        .transact(vec![absent(&key)], vec![put], context.dcs_within())
-        .await
-    {
+    let config = context.config.bootstrap.clone();
+    let created = context.store.create_config(config, context.dcs_within());
+    match created.await.into_result() {
         // A configuration that is there already stays.
         Ok(_) => Outcome::Done,
         Err(error) => Outcome::Failed(chain(&error)),

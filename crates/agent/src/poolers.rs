@@ -6,15 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{DeleteOptions, TxnOp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::context::Context;
-use crate::perform::{owned, under, written};
-use mrg_dcs::poolers::{HEARD_WITHIN, PoolerRecord, record, render_pause};
-use mrg_dcs_etcd::{Snapshot, WatchEvent, watch};
+use crate::perform::{NOT_LEADER, written};
+use mrg_dcs::poolers::{HEARD_WITHIN, PoolerRecord};
+use mrg_dcs::{Attempt, Poolers, Store};
+use mrg_dcs_etcd::{WatchEvent, watch};
 use mrg_election::{LeaseId, Outcome, Revision};
+use mrg_telemetry::chain;
 
 /// How a write pooler stands to a request.
 struct Pooler {
@@ -24,7 +25,7 @@ struct Pooler {
 
 impl Pooler {
     fn heeds(&self, request: Revision) -> bool {
-        self.record.pause == Some(request.0)
+        self.record.pause == Some(request)
     }
 
     fn is_drained(&self, request: Revision) -> bool {
@@ -32,18 +33,16 @@ impl Pooler {
     }
 }
 
-fn writers(snapshot: &Snapshot) -> Vec<Pooler> {
-    let pooler = |(pod, entry): (&String, _)| {
-        Some(Pooler {
-            pod: pod.clone(),
-            record: record(entry)?,
-        })
+fn writers(poolers: &Poolers) -> Vec<Pooler> {
+    let pooler = |(pod, record): (&String, &PoolerRecord)| Pooler {
+        pod: pod.clone(),
+        record: record.clone(),
     };
-    snapshot
-        .entries
+    poolers
+        .0
         .iter()
-        .filter_map(pooler)
-        .filter(|pooler| pooler.record.writes)
+        .filter(|(_, record)| record.writes)
+        .map(pooler)
         .collect()
 }
 
@@ -52,19 +51,17 @@ fn writers(snapshot: &Snapshot) -> Vec<Pooler> {
 pub(crate) async fn pause(context: &Context, lease: LeaseId, may_abandon: bool) -> Outcome {
     let (_commands, queue) = mpsc::channel(1);
     let (seen, mut events) = mpsc::channel(16);
-    let watching = tokio::spawn(watch(
-        context.etcd.clone(),
-        context.keys.poolers(),
-        queue,
-        seen,
-    ));
+    let watching = tokio::spawn(watch(context.store.clone(), queue, seen));
     let outcome = ask(context, lease, may_abandon, &mut events).await;
     watching.abort();
     outcome
 }
 
 /// The next state of the records, if etcd tells one in time.
-async fn next(events: &mut mpsc::Receiver<WatchEvent>, by: Instant) -> Option<Arc<Snapshot>> {
+async fn next(
+    events: &mut mpsc::Receiver<WatchEvent<Poolers>>,
+    by: Instant,
+) -> Option<Arc<Poolers>> {
     match tokio::time::timeout_at(by, events.recv()).await {
         Ok(Some(WatchEvent::Seen { snapshot, .. })) => Some(snapshot),
         Ok(Some(WatchEvent::Lost(_)) | None) | Err(_) => None,
@@ -75,7 +72,7 @@ async fn ask(
     context: &Context,
     lease: LeaseId,
     may_abandon: bool,
-    events: &mut mpsc::Receiver<WatchEvent>,
+    events: &mut mpsc::Receiver<WatchEvent<Poolers>>,
 ) -> Outcome {
     let Some(mut snapshot) = next(events, Instant::now() + context.dcs_within()).await else {
         return Outcome::Failed("etcd does not tell which poolers there are".to_owned());
@@ -89,27 +86,18 @@ async fn ask(
     else {
         return Outcome::Done;
     };
-    let leader = context.keys.leader();
-    let leads = |status: &crate::context::Status| {
-        status
-            .snapshot
-            .entries
-            .get("leader")
-            .map(|entry| Revision(entry.created))
-    };
-    let Some(leadership) = leads(&context.status()) else {
+    let status = context.status();
+    let Some(leadership) = status.snapshot.leader_key().map(|key| key.created) else {
         return Outcome::Failed("there is no leader key".to_owned());
     };
-    let put = TxnOp::put(context.keys.pause(), render_pause(leadership), under(lease));
-    let done = context
-        .etcd
-        .transact(vec![owned(&leader, lease)], vec![put], context.dcs_within())
-        .await;
-    let request = match written(done, "the leader key is not ours") {
-        Outcome::Written(revision) => revision,
+    let within = context.dcs_within();
+    let request = match context.store.ask_poolers(lease, leadership, within).await {
+        Attempt::Done(revision) => revision,
         // Nothing is refused by a pooler here; who leads is found out by the steps that follow.
-        Outcome::Refused(why) | Outcome::Unknown(why) => return Outcome::Failed(why),
-        other => return other,
+        Attempt::Conflict => return Outcome::Failed(NOT_LEADER.to_owned()),
+        Attempt::InDoubt(error) | Attempt::Failed(error) => {
+            return Outcome::Failed(chain(&error));
+        }
     };
     let asked = Instant::now();
     let heard_by = asked + HEARD_WITHIN.duration().min(max_wait);
@@ -157,14 +145,9 @@ async fn give_up(
 
 /// Takes the request back.
 pub(crate) async fn resume(context: &Context, lease: LeaseId) -> Outcome {
-    let delete = TxnOp::delete(context.keys.pause(), Some(DeleteOptions::new()));
-    let done = context
-        .etcd
-        .transact(
-            vec![owned(&context.keys.leader(), lease)],
-            vec![delete],
-            context.dcs_within(),
-        )
-        .await;
-    written(done, "the leader key is not ours")
+    let within = context.dcs_within();
+    written(
+        context.store.resume_poolers(lease, within).await,
+        NOT_LEADER,
+    )
 }

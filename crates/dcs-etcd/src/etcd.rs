@@ -3,78 +3,43 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
-    TxnResponse,
-};
+use etcd_client::{Client, ConnectOptions, GetOptions};
 use tokio::time::Instant;
 
+use crate::transaction;
 use mrg_base::Millis;
-use mrg_dcs::wire::{Entries, Entry};
+use mrg_dcs::wire::Entry;
+use mrg_dcs::{Attempt, Error, Granted, Keys, Section, Store, Transaction};
 use mrg_election::{LeaseId, Revision};
 
-/// What went wrong with a request to etcd.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No endpoint could be reached.
-    #[error("unable to reach etcd at {endpoint}")]
-    Connect {
-        /// Which.
-        endpoint: String,
-        /// Why.
-        source: etcd_client::Error,
-    },
-    /// The request failed.
-    #[error("etcd refused to {operation}")]
-    Request {
-        /// What was asked.
-        operation: &'static str,
-        /// Why.
-        source: etcd_client::Error,
-    },
-    /// No answer within the time given.
-    #[error("etcd did not answer in time to {operation}")]
-    Timeout {
-        /// What was asked.
-        operation: &'static str,
-    },
-    /// etcd does not know the lease (any more).
-    #[error("lease {0} is gone")]
-    LeaseGone(i64),
-}
-
-impl Error {
-    /// Whether the request may have been done all the same.
-    pub fn is_ambiguous(&self) -> bool {
-        match self {
-            Error::Connect { .. } | Error::LeaseGone(_) => false,
-            Error::Timeout { .. } => true,
-            Error::Request { source, .. } => match source {
-                // etcd answers these before it proposes anything.
-                etcd_client::Error::GRpcStatus(status) => {
-                    use tonic::Code;
-                    !matches!(
-                        status.code(),
-                        Code::InvalidArgument
-                            | Code::NotFound
-                            | Code::PermissionDenied
-                            | Code::Unauthenticated
-                            | Code::FailedPrecondition
-                    )
-                }
-                _ => true,
-            },
-        }
+/// What went wrong with a request that was sent.
+pub(super) fn failed(operation: &'static str, source: etcd_client::Error) -> Error {
+    use tonic::Code;
+    // etcd answers these before it proposes anything.
+    let refused = matches!(
+        &source,
+        etcd_client::Error::GRpcStatus(status) if matches!(
+            status.code(),
+            Code::InvalidArgument
+                | Code::NotFound
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::FailedPrecondition
+        )
+    );
+    Error::Request {
+        operation,
+        refused,
+        source: source.into(),
     }
 }
 
-/// A lease that was granted or kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Granted {
-    /// Its name.
-    pub id: LeaseId,
-    /// Its ttl.
-    pub ttl: Millis,
+/// The client's own error behind ours.
+fn cause(error: &Error) -> Option<&etcd_client::Error> {
+    match error {
+        Error::Request { source, .. } => source.downcast_ref(),
+        _ => None,
+    }
 }
 
 /// Where etcd is.
@@ -86,10 +51,11 @@ pub struct Connection {
     pub user: Option<(String, String)>,
 }
 
-/// etcd.
+/// The keys of one cluster in etcd.
 #[derive(Debug)]
 pub struct Etcd {
     connection: Connection,
+    keys: Keys,
     current: Mutex<Current>,
 }
 
@@ -114,7 +80,7 @@ impl Etcd {
     ///
     /// # Panics
     /// If no endpoint is given.
-    pub fn new(connection: Connection, first: usize) -> Self {
+    pub fn new(connection: Connection, keys: Keys, first: usize) -> Self {
         assert!(
             !connection.endpoints.is_empty(),
             "an etcd connection needs an endpoint"
@@ -122,6 +88,7 @@ impl Etcd {
         let index = first % connection.endpoints.len();
         Self {
             connection,
+            keys,
             current: Mutex::new(Current {
                 index,
                 client: None,
@@ -136,13 +103,14 @@ impl Etcd {
                 endpoints,
                 user: self.connection.user.clone(),
             },
+            self.keys.clone(),
             0,
         )
     }
 
-    /// How many endpoints there are.
-    pub fn endpoint_count(&self) -> usize {
-        self.connection.endpoints.len()
+    /// Where the keys are.
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Current> {
@@ -175,7 +143,10 @@ impl Etcd {
             }
             Ok(Err(source)) => {
                 self.rotate(index);
-                Err(Error::Connect { endpoint, source })
+                Err(Error::Connect {
+                    endpoint,
+                    source: source.into(),
+                })
             }
             Err(_) => {
                 self.rotate(index);
@@ -220,7 +191,7 @@ impl Etcd {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => {
                 self.rotate(index);
-                Err(Error::Request { operation, source })
+                Err(failed(operation, source))
             }
             Err(_) => {
                 self.rotate(index);
@@ -231,7 +202,7 @@ impl Etcd {
 
     /// How long one endpoint may take, so that every endpoint has its turn in time.
     fn slice(&self, within: Duration) -> Duration {
-        (within / (u32::try_from(self.endpoint_count()).unwrap_or(1) + 1)).max(TRY_LEAST)
+        (within / (u32::try_from(self.connection.endpoints.len()).unwrap_or(1) + 1)).max(TRY_LEAST)
     }
 
     /// Repeats a request that may be done twice, over the endpoints, until the time is over.
@@ -262,28 +233,72 @@ impl Etcd {
         }
     }
 
-    /// Everything under a prefix, linearizably, with the revision as of which it is true.
-    pub async fn read(&self, prefix: &str, within: Duration) -> Result<(i64, Entries), Error> {
-        let request = |mut client: Client| async move {
-            client
-                .get(prefix, Some(GetOptions::new().with_prefix()))
-                .await
+    /// A section of the keys, linearizably.
+    pub async fn read<S: Section>(&self, within: Duration) -> Result<S, Error> {
+        self.read_at(within).await.map(|(_, section)| section)
+    }
+
+    /// The same with the revision as of which it is true.
+    pub(super) async fn read_at<S: Section>(
+        &self,
+        within: Duration,
+    ) -> Result<(Revision, S), Error> {
+        let prefix = S::prefix(&self.keys);
+        let request = |mut client: Client| {
+            let prefix = prefix.clone();
+            async move {
+                client
+                    .get(prefix, Some(GetOptions::new().with_prefix()))
+                    .await
+            }
         };
         let mut answer = self.repeat("read", within, request).await?;
         let revision = answer
             .header()
             .map_or(0, etcd_client::ResponseHeader::revision);
-        let entries = answer.take_kvs().into_iter().filter_map(|kv| {
-            let key = String::from_utf8_lossy(kv.key())
-                .strip_prefix(prefix)?
-                .to_owned();
-            Some((key, entry(kv)))
-        });
-        Ok((revision, entries.collect()))
+        let mut section = S::default();
+        for kv in answer.take_kvs() {
+            let key = String::from_utf8_lossy(kv.key()).into_owned();
+            if let Some(name) = key.strip_prefix(&prefix) {
+                section.put(name, &entry(kv));
+            }
+        }
+        section.advance(Revision(revision));
+        Ok((Revision(revision), section))
     }
 
-    /// Grants a lease.
-    pub async fn grant(&self, ttl: Millis, within: Duration) -> Result<Granted, Error> {
+    async fn transact(
+        &self,
+        transaction: &Transaction,
+        within: Duration,
+    ) -> Result<Option<Revision>, Error> {
+        let request = |mut client: Client| {
+            let txn = transaction::translate(&self.keys, transaction.branches());
+            async move { client.txn(txn).await }
+        };
+        let operation = transaction.operation();
+        let answer = if transaction.is_repeatable() {
+            self.repeat(operation, within, request).await?
+        } else {
+            self.once(operation, within, request).await?
+        };
+        let revision = answer
+            .header()
+            .map_or(0, etcd_client::ResponseHeader::revision);
+        Ok(transaction::succeeded(&answer).then_some(Revision(revision)))
+    }
+}
+
+impl Store for Etcd {
+    async fn execute(&self, transaction: Transaction, within: Duration) -> Attempt<Revision> {
+        match self.transact(&transaction, within).await {
+            Ok(Some(revision)) => Attempt::Done(revision),
+            Ok(None) => Attempt::Conflict,
+            Err(error) => Attempt::ended_by(error),
+        }
+    }
+
+    async fn grant(&self, ttl: Millis, within: Duration) -> Result<Granted, Error> {
         // etcd counts in whole seconds; rounding up is safe, since the fence uses the smaller of
         // asked and granted.
         let seconds = i64::try_from(ttl.0.div_ceil(1000)).unwrap_or(i64::MAX);
@@ -296,115 +311,35 @@ impl Etcd {
         })
     }
 
-    /// Keeps a lease: one try on one endpoint, of which the caller learns quickly. The next goes to
-    /// the next endpoint.
-    pub async fn keep_alive(&self, lease: LeaseId, within: Duration) -> Result<(), Error> {
+    /// One try on one endpoint; the next goes to the next endpoint.
+    async fn keep_alive(&self, lease: LeaseId, within: Duration) -> Result<(), Error> {
         // The client waits for the first answer before it gives the stream, and says whether the
         // lease still lives.
         let request =
             move |mut client: Client| async move { client.lease_keep_alive(lease.0).await };
-        match self
+        let answer = self
             .once("keep the lease", self.slice(within), request)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(Error::Request {
-                source: etcd_client::Error::LeaseKeepAliveError(_),
-                ..
-            }) => Err(Error::LeaseGone(lease.0)),
-            Err(error) => Err(error),
-        }
+            .await;
+        answer.map(|_| ()).map_err(|error| match cause(&error) {
+            Some(etcd_client::Error::LeaseKeepAliveError(_)) => Error::LeaseGone(lease),
+            _ => error,
+        })
     }
 
-    /// Revokes a lease: every key of it is deleted.
-    pub async fn revoke(&self, lease: LeaseId, within: Duration) -> Result<(), Error> {
+    async fn revoke(&self, lease: LeaseId, within: Duration) -> Result<(), Error> {
         let request = move |mut client: Client| async move { client.lease_revoke(lease.0).await };
         match self.repeat("revoke the lease", within, request).await {
             Ok(_) => Ok(()),
-            Err(Error::Request {
-                source: etcd_client::Error::GRpcStatus(status),
-                ..
-            }) if status.code() == tonic::Code::NotFound => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => match cause(&error) {
+                Some(etcd_client::Error::GRpcStatus(status))
+                    if status.code() == tonic::Code::NotFound =>
+                {
+                    Ok(())
+                }
+                _ => Err(error),
+            },
         }
     }
-
-    /// Puts a key, under a lease if one is given. Repeatable, hence only for values that nobody
-    /// compares.
-    pub async fn put(
-        &self,
-        key: &str,
-        value: &str,
-        lease: Option<LeaseId>,
-        within: Duration,
-    ) -> Result<(), Error> {
-        let request = |mut client: Client| async move {
-            let options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
-            client.put(key, value, options).await
-        };
-        self.repeat("put", within, request).await.map(|_| ())
-    }
-
-    /// A transaction, tried once: `Ok(Some(revision))` if the conditions held, `Ok(None)` if not.
-    pub async fn transact(
-        &self,
-        conditions: Vec<Compare>,
-        operations: Vec<TxnOp>,
-        within: Duration,
-    ) -> Result<Option<Revision>, Error> {
-        let txn = Txn::new().when(conditions).and_then(operations);
-        let answer = self
-            .once("transact", within, move |mut client: Client| async move {
-                client.txn(txn).await
-            })
-            .await?;
-        let revision = answer
-            .header()
-            .map_or(0, etcd_client::ResponseHeader::revision);
-        Ok(answer.succeeded().then_some(Revision(revision)))
-    }
-
-    /// Creates a key under a lease if it is absent, or owned by that lease or by `former`.
-    /// `Ok(false)`: another owns it.
-    pub async fn claim(
-        &self,
-        key: &str,
-        value: &str,
-        lease: LeaseId,
-        former: Option<LeaseId>,
-        within: Duration,
-    ) -> Result<bool, Error> {
-        let request = |mut client: Client| async move {
-            let put = || TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease.0)));
-            let owned = |by: LeaseId| {
-                Txn::new()
-                    .when([Compare::lease(key, CompareOp::Equal, by.0)])
-                    .and_then([put()])
-            };
-            let mut ours = owned(lease);
-            if let Some(former) = former {
-                ours = ours.or_else([TxnOp::txn(owned(former))]);
-            }
-            let absent = Compare::create_revision(key, CompareOp::Equal, 0);
-            client
-                .txn(
-                    Txn::new()
-                        .when([absent])
-                        .and_then([put()])
-                        .or_else([TxnOp::txn(ours)]),
-                )
-                .await
-        };
-        let answer = self.repeat("claim", within, request).await?;
-        Ok(did_put(&answer))
-    }
-}
-
-/// Whether some branch of the nested transactions was the one that puts.
-fn did_put(answer: &TxnResponse) -> bool {
-    let nested =
-        |inner: TxnOpResponse| matches!(inner, TxnOpResponse::Txn(inner) if did_put(&inner));
-    answer.succeeded() || answer.op_responses().into_iter().any(nested)
 }
 
 pub(super) fn entry(kv: impl Into<etcd_client::KeyValue>) -> Entry {

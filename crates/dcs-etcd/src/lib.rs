@@ -2,8 +2,9 @@
 
 mod etcd;
 mod membership;
+mod transaction;
 mod watch;
 
-pub use etcd::{Connection, Error, Etcd, Granted};
-pub use membership::EtcdMember;
-pub use watch::{Snapshot, WatchCommand, WatchEvent, watch};
+pub use etcd::{Connection, Etcd};
+pub use membership::{EtcdMember, Membership};
+pub use watch::{WatchCommand, WatchEvent, watch};

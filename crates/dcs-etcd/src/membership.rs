@@ -2,21 +2,34 @@
 
 use std::time::Duration;
 
-use etcd_client::Client;
+use etcd_client::{Client, ConnectOptions};
 
-use crate::etcd::{Error, Etcd};
+use crate::etcd::{Etcd, failed};
+use mrg_dcs::Error;
 
 /// A member of etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdMember {
     /// Its id.
     pub id: u64,
-    /// Its name.
+    /// Its name; empty until it has been started.
     pub name: String,
+    /// Where the other members reach it.
+    pub peer_urls: Vec<String>,
     /// Where clients reach it.
     pub client_urls: Vec<String>,
-    /// Whether it leads.
+    /// Whether it leads, as far as the member that was asked knows.
     pub leads: bool,
+}
+
+fn member(member: &etcd_client::Member, leader: u64) -> EtcdMember {
+    EtcdMember {
+        id: member.id(),
+        name: member.name().to_owned(),
+        peer_urls: member.peer_urls().to_vec(),
+        client_urls: member.client_urls().to_vec(),
+        leads: member.id() == leader,
+    }
 }
 
 impl Etcd {
@@ -27,17 +40,11 @@ impl Etcd {
             Ok((leader, client.member_list().await?))
         };
         let (leader, list) = self.once("list etcd's members", within, request).await?;
-        let member = |member: &etcd_client::Member| EtcdMember {
-            id: member.id(),
-            name: member.name().to_owned(),
-            client_urls: member.client_urls().to_vec(),
-            leads: member.id() == leader,
-        };
-        Ok(list.members().iter().map(member).collect())
+        Ok(list.members().iter().map(|of| member(of, leader)).collect())
     }
 
     /// Lets another member lead. Only the one that leads can be asked.
-    pub async fn move_leader(
+    pub async fn move_etcd_leader(
         &self,
         from: &EtcdMember,
         to: &EtcdMember,
@@ -52,5 +59,57 @@ impl Etcd {
             )
             .await
             .map(|_| ())
+    }
+}
+
+/// No member has this id.
+const NO_LEADER: u64 = 0;
+
+/// Changes which members etcd has, asked of any of the others.
+pub struct Membership(Client);
+
+impl Membership {
+    /// Connects; each request may take as long as the connection.
+    pub async fn connect(endpoints: Vec<String>, within: Duration) -> Result<Self, Error> {
+        let options = ConnectOptions::new()
+            .with_connect_timeout(within)
+            .with_timeout(within);
+        let endpoint = endpoints.join(",");
+        match Client::connect(endpoints, Some(options)).await {
+            Ok(client) => Ok(Self(client)),
+            Err(source) => Err(Error::Connect {
+                endpoint,
+                source: source.into(),
+            }),
+        }
+    }
+
+    /// The members, without which of them leads.
+    pub async fn list(&mut self) -> Result<Vec<EtcdMember>, Error> {
+        let operation = "list etcd's members";
+        let list = self.0.member_list().await;
+        let list = list.map_err(|source| failed(operation, source))?;
+        Ok(list
+            .members()
+            .iter()
+            .map(|of| member(of, NO_LEADER))
+            .collect())
+    }
+
+    /// Removes a member. Without an answer it may be removed; the list tells.
+    pub async fn remove(&mut self, id: u64) -> Result<(), Error> {
+        let removed = self.0.member_remove(id).await;
+        removed
+            .map(|_| ())
+            .map_err(|source| failed("remove a member of etcd", source))
+    }
+
+    /// Adds a member that is yet to be started, and gives all of them. Without an answer it may be
+    /// added; the list tells.
+    pub async fn add(&mut self, peer_url: &str) -> Result<Vec<EtcdMember>, Error> {
+        let added = self.0.member_add([peer_url], None).await;
+        let added = added.map_err(|source| failed("add a member to etcd", source))?;
+        let members = added.member_list();
+        Ok(members.iter().map(|of| member(of, NO_LEADER)).collect())
     }
 }

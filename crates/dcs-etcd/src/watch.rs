@@ -8,26 +8,18 @@ use etcd_client::{EventType, WatchOptions};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::etcd::{Error, Etcd, entry};
-use mrg_dcs::wire::Entries;
-
-/// The keys as of a revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// As of when.
-    pub revision: i64,
-    /// The keys, without the prefix.
-    pub entries: Entries,
-}
+use crate::etcd::{Etcd, entry};
+use mrg_dcs::{Error, Section};
+use mrg_election::Revision;
 
 /// What the watch reports.
 #[derive(Clone, Debug)]
-pub enum WatchEvent {
+pub enum WatchEvent<S> {
     /// A newer state. `asked` counts the [`WatchCommand::Read`]s that this state is surely newer
     /// than.
     Seen {
         /// The state.
-        snapshot: Arc<Snapshot>,
+        snapshot: Arc<S>,
         /// How many reads had been asked for when the read began.
         asked: u64,
     },
@@ -54,12 +46,11 @@ struct Timers {
     within: Duration,
 }
 
-/// Follows `prefix` until the receiver of `events` is gone.
-pub async fn watch(
+/// Follows a section of the keys until the receiver of `events` is gone.
+pub async fn watch<S: Section>(
     etcd: Arc<Etcd>,
-    prefix: String,
     mut commands: mpsc::Receiver<WatchCommand>,
-    events: mpsc::Sender<WatchEvent>,
+    events: mpsc::Sender<WatchEvent<S>>,
 ) {
     let mut timers = Timers {
         every: Duration::from_secs(10),
@@ -68,9 +59,9 @@ pub async fn watch(
     let mut asked = 0;
     while !events.is_closed() {
         let began_after = asked;
-        match etcd.read(&prefix, timers.within).await {
-            Ok((revision, entries)) => {
-                let snapshot = Arc::new(Snapshot { revision, entries });
+        match etcd.read_at::<S>(timers.within).await {
+            Ok((revision, section)) => {
+                let snapshot = Arc::new(section);
                 let seen = WatchEvent::Seen {
                     snapshot: snapshot.clone(),
                     asked: began_after,
@@ -80,7 +71,7 @@ pub async fn watch(
                 }
                 follow(
                     &etcd,
-                    &prefix,
+                    revision,
                     snapshot,
                     &mut commands,
                     &events,
@@ -118,22 +109,24 @@ fn obey(command: WatchCommand, timers: &mut Timers, asked: &mut u64) -> bool {
 }
 
 /// Watches until something calls for a fresh read.
-async fn follow(
+async fn follow<S: Section>(
     etcd: &Etcd,
-    prefix: &str,
-    mut snapshot: Arc<Snapshot>,
+    mut revision: Revision,
+    mut snapshot: Arc<S>,
     commands: &mut mpsc::Receiver<WatchCommand>,
-    events: &mpsc::Sender<WatchEvent>,
+    events: &mpsc::Sender<WatchEvent<S>>,
     timers: &mut Timers,
     asked: &mut u64,
 ) {
+    let prefix = S::prefix(etcd.keys());
     let options = WatchOptions::new()
         .with_prefix()
-        .with_start_revision(snapshot.revision + 1);
+        .with_start_revision(revision.0 + 1);
     let Ok(mut client) = etcd.client(timers.within).await else {
         return;
     };
-    let opened = tokio::time::timeout(timers.within, client.watch(prefix, Some(options))).await;
+    let opened =
+        tokio::time::timeout(timers.within, client.watch(prefix.as_str(), Some(options))).await;
     let Ok(Ok(mut stream)) = opened else {
         etcd.rotate_now();
         return;
@@ -156,22 +149,23 @@ async fn follow(
         if message.canceled() {
             return;
         }
-        let mut next = Snapshot::clone(&snapshot);
+        let mut next = S::clone(&snapshot);
         for event in message.events() {
             let Some(kv) = event.kv() else { continue };
             let key = String::from_utf8_lossy(kv.key());
-            let Some(key) = key.strip_prefix(prefix) else {
+            let Some(key) = key.strip_prefix(&prefix) else {
                 continue;
             };
             match event.event_type() {
-                EventType::Put => next.entries.insert(key.to_owned(), entry(kv.clone())),
-                EventType::Delete => next.entries.remove(key),
-            };
-            next.revision = next.revision.max(kv.mod_revision());
+                EventType::Put => next.put(key, &entry(kv.clone())),
+                EventType::Delete => next.delete(key),
+            }
+            revision = revision.max(Revision(kv.mod_revision()));
         }
         if message.events().is_empty() {
             continue;
         }
+        next.advance(revision);
         snapshot = Arc::new(next);
         let seen = WatchEvent::Seen {
             snapshot: snapshot.clone(),

@@ -3,7 +3,6 @@
 
 use serde_json::{Map, Value};
 
-use crate::wire::{self, Entries};
 use mrg_base::Millis;
 use mrg_election::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 
@@ -19,6 +18,11 @@ pub enum InvalidConfig {
         "the config key is not a JSON object: {0}; write it again with `patronictl edit-config`"
     )]
     NotAnObject(String),
+    /// Not even JSON.
+    #[error(
+        "the config key is not a JSON object: {0}; write it again with `patronictl edit-config`"
+    )]
+    NotJson(String),
     /// A field of the wrong kind.
     #[error("config: {field} is {value}, which is not {expected}")]
     Field {
@@ -40,7 +44,7 @@ impl DynamicConfig {
         match serde_json::from_slice(value) {
             Ok(Value::Object(map)) => Ok(Self(map)),
             Ok(other) => Err(InvalidConfig::NotAnObject(other.to_string())),
-            Err(error) => Err(InvalidConfig::NotAnObject(error.to_string())),
+            Err(error) => Err(InvalidConfig::NotJson(error.to_string())),
         }
     }
 
@@ -135,20 +139,6 @@ fn truth(value: &Value) -> Option<bool> {
     }
 }
 
-/// What is in force where there is no `config` key and nobody remembers one: what the cluster began
-/// with. It may have been asynchronous then, and `/sync` may say that it is not any more: then only
-/// those who are named there may take over.
-pub fn without_key(bootstrap: &DynamicConfig, entries: &Entries) -> DynamicConfig {
-    let mut config = bootstrap.clone();
-    let synchronous = settings(&config).is_ok_and(|settings| settings.is_synchronous());
-    if !synchronous && wire::sync(entries).is_some() {
-        config
-            .0
-            .insert("synchronous_mode".to_owned(), Value::from("quorum"));
-    }
-    config
-}
-
 /// The election settings in a dynamic configuration; Patroni's defaults where it is silent.
 pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
     let mode = match config.0.get("synchronous_mode") {
@@ -205,6 +195,8 @@ pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ClusterSnapshot;
+    use mrg_election::Revision;
 
     fn parsed(text: &str) -> Result<Settings, InvalidConfig> {
         settings(&DynamicConfig::parse(text.as_bytes())?)
@@ -253,27 +245,19 @@ mod tests {
     #[test]
     fn without_a_config_key_a_stored_sync_still_says_who_may_take_over() {
         let bootstrap = DynamicConfig::parse(br#"{"ttl":30}"#).unwrap();
-        let sync = br#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#;
         let entry = crate::wire::Entry {
-            value: sync.to_vec(),
+            value: br#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#.to_vec(),
             lease: 0,
             created: 3,
             modified: 5,
         };
-        let entries = Entries::from([("sync".to_owned(), entry)]);
-        assert_eq!(
-            settings(&without_key(&bootstrap, &entries))
-                .unwrap()
-                .replication
-                .mode,
-            Mode::Quorum
-        );
-        assert_eq!(
-            settings(&without_key(&bootstrap, &Entries::new()))
-                .unwrap()
-                .replication
-                .mode,
-            Mode::Async
-        );
+        let with_sync = ClusterSnapshot::parse(Revision(9), &[("sync".to_owned(), entry)].into());
+        for (snapshot, mode) in [
+            (with_sync, Mode::Quorum),
+            (ClusterSnapshot::default(), Mode::Async),
+        ] {
+            let config = snapshot.config_without_key(&bootstrap);
+            assert_eq!(settings(&config).unwrap().replication.mode, mode);
+        }
     }
 }

@@ -1,13 +1,27 @@
-//! The distributed configuration store: etcd, with the keys and the JSON that Patroni writes
-//! (Patroni 4.1, `patroni/dcs/`).
+//! The distributed configuration store of one cluster: etcd, with the keys and the JSON that Patroni
+//! writes (Patroni 4.1, `patroni/dcs/`).
 //!
-//! Knows nothing of postgres or Kubernetes. A write whose outcome is not known is told apart from
-//! one that failed ([`Error::is_ambiguous`]).
+//! [`Store`] has one method for each operation, [`Transaction`] says on which condition it is done,
+//! and [`ClusterSnapshot`] is what the keys say as of one revision. Knows nothing of postgres or
+//! Kubernetes, and no client of etcd: `mrg-dcs-etcd` is the store, `memory` a model of it. A write
+//! whose outcome is not known is told apart from one that failed ([`Attempt`]).
 
 mod config;
 mod keys;
+#[cfg(any(test, feature = "memory"))]
+pub mod memory;
 pub mod poolers;
+mod snapshot;
+mod store;
+mod transaction;
+mod value;
 pub mod wire;
+mod words;
 
-pub use config::{DynamicConfig, InvalidConfig, settings, without_key};
-pub use keys::Keys;
+pub use config::{DynamicConfig, InvalidConfig, settings};
+pub use keys::{Key, Keys, NAMESPACE};
+pub use snapshot::{ClusterSnapshot, Intent, Pause, Poolers, Section, Versioned, next_timeline};
+pub use store::{Attempt, Cause, Error, Granted, Store, Writing};
+pub use transaction::{Branch, Compare, Transaction, Write};
+pub use value::Value;
+pub use words::{MemberRole, MemberState, PoolerReason, ReplicationState};

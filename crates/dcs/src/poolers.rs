@@ -5,15 +5,13 @@
 //! experience, and which request it heeds.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use sha2::{Digest, Sha256};
 
-use crate::wire::{self, Entries, Entry, compact};
-use mrg_base::{MemberName, Millis};
+use crate::words::PoolerReason;
+use mrg_base::Millis;
 use mrg_election::Revision;
-use mrg_pool_core::{Address, Leader, Member, PauseRequest, Seen};
 
 /// The value of `poolers/<pod>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,12 +25,13 @@ pub struct PoolerRecord {
     pub max_wait_ms: u64,
     /// Whether a planned switchover is given up if they do not end; otherwise they are cut.
     pub abandons: bool,
-    /// The request that it heeds.
-    pub pause: Option<i64>,
+    /// The request that it acknowledges, by the revision that wrote it.
+    pub pause: Option<Revision>,
     /// Whether no transaction is under way since then.
     pub drained: bool,
     /// Why clients wait, or `Confirmed`.
-    pub why: String,
+    #[serde(rename = "why")]
+    pub reason: PoolerReason,
     /// Which passwords it was given, by user; see [`fingerprint`].
     pub passwords: BTreeMap<String, u16>,
     /// Why PgBouncer does not run, if it does not.
@@ -56,7 +55,7 @@ pub struct PoolerRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rewire {
     /// What began it.
-    pub cause: String,
+    pub cause: PoolerReason,
     /// How long clients waited, in milliseconds.
     pub held_ms: u64,
     /// How many.
@@ -65,73 +64,17 @@ pub struct Rewire {
     pub at_ms: u64,
 }
 
-/// Tells one password from the next and little else: 16 bits of a hash, the same in every program
-/// of an image.
+/// Tells one password from the next and little else: the first 16 bits of its SHA-256, the same in
+/// every program and version.
+///
+/// Images from before SHA-256 was used hash otherwise. While an agent and a pooler of different
+/// ages look at each other, their fingerprints differ (but for one password in 65,536), so the
+/// leader does not find that the pooler has a rotated password; it sets it after the time within
+/// which a kubelet brings a Secret into every pod, and the pooler goes on with the old password
+/// until the server takes the new one, as ever. A rotation is late then, and locks no client out.
 pub fn fingerprint(password: &str) -> u16 {
-    let mut hasher = DefaultHasher::new();
-    password.hash(&mut hasher);
-    u16::try_from(hasher.finish() & 0xFFFF).unwrap_or_default()
-}
-
-/// Writes the value of `pause`.
-pub fn render_pause(leader: Revision) -> String {
-    compact(&json!({ "leader": leader.0 }))
-}
-
-/// Reads `pause` from our own keys.
-pub fn pause(entries: &Entries) -> Option<PauseRequest> {
-    #[derive(Deserialize)]
-    struct Data {
-        leader: i64,
-    }
-    let entry = entries.get("pause")?;
-    let data: Data = serde_json::from_slice(&entry.value).ok()?;
-    Some(PauseRequest {
-        id: Revision(entry.modified),
-        leader: Revision(data.leader),
-    })
-}
-
-/// Reads `poolers/<pod>`; a record that cannot be read counts as absent.
-pub fn record(entry: &Entry) -> Option<PoolerRecord> {
-    serde_json::from_slice(&entry.value).ok()
-}
-
-/// What a pooler looks at.
-pub fn seen(revision: i64, entries: &Entries) -> Seen {
-    let address = |entry: &Entry| {
-        let (host, port) = wire::member(entry)?.postgres_address()?;
-        Some(Address { host, port })
-    };
-    let members: BTreeMap<MemberName, Member> = entries
-        .iter()
-        .filter_map(|(key, entry)| {
-            Some((
-                MemberName::new(key.strip_prefix("members/")?).ok()?,
-                Member {
-                    address: address(entry)?,
-                },
-            ))
-        })
-        .collect();
-    let leader = entries.get("leader").and_then(|entry| {
-        let member = MemberName::new(&String::from_utf8_lossy(&entry.value)).ok()?;
-        let address = members.get(&member)?.address.clone();
-        Some(Leader {
-            key: Revision(entry.created),
-            member,
-            address,
-        })
-    });
-    let system_id = entries
-        .get("initialize")
-        .and_then(|entry| String::from_utf8_lossy(&entry.value).trim().parse().ok());
-    Seen {
-        revision,
-        system_id,
-        leader,
-        members,
-    }
+    let digest = Sha256::digest(password.as_bytes());
+    u16::from_be_bytes([digest[0], digest[1]])
 }
 
 /// How long a leader waits for a pooler to say anything at all.
@@ -140,6 +83,9 @@ pub const HEARD_WITHIN: Millis = Millis(500);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::{ClusterSnapshot, Pause, Poolers, Section};
+    use crate::wire::Entry;
+    use mrg_pool_core::PauseRequest;
 
     fn entry(value: &str, created: i64, modified: i64) -> Entry {
         Entry {
@@ -153,21 +99,22 @@ mod tests {
     #[test]
     fn a_leader_is_a_leadership_at_an_address() {
         let member = r#"{"conn_url":"postgres://10.0.0.2:5432/postgres","api_url":"http://10.0.0.2:8008/patroni","state":"running","role":"primary"}"#;
-        let mut entries = Entries::from([
+        let entries = BTreeMap::from([
             ("leader".to_owned(), entry("n2", 12, 14)),
             ("members/n2".to_owned(), entry(member, 3, 3)),
             ("initialize".to_owned(), entry("7", 1, 1)),
         ]);
-        let told = seen(20, &entries);
-        assert_eq!(told.system_id, Some(7));
+        let mut snapshot = ClusterSnapshot::parse(Revision(20), &entries);
+        let told = snapshot.seen();
+        assert_eq!((told.revision, told.system_id), (20, Some(7)));
         let leader = told.leader.unwrap();
         assert_eq!(
             (leader.key, leader.address.to_string()),
             (Revision(12), "10.0.0.2:5432".to_owned())
         );
-        entries.remove("members/n2");
+        snapshot.delete("members/n2");
         assert_eq!(
-            seen(20, &entries).leader,
+            snapshot.seen().leader,
             None,
             "a leader without an address is none that clients could reach"
         );
@@ -175,16 +122,37 @@ mod tests {
 
     #[test]
     fn a_request_names_its_leadership_and_is_named_by_its_own_revision() {
-        let entries = Entries::from([(
-            "pause".to_owned(),
-            entry(&render_pause(Revision(12)), 30, 31),
-        )]);
-        assert_eq!(
-            pause(&entries),
-            Some(PauseRequest {
-                id: Revision(31),
-                leader: Revision(12)
-            })
+        let mut pause = Pause::default();
+        let text = crate::Value::Pause(Revision(12)).render();
+        pause.put("", &entry(&text, 30, 31));
+        let request = PauseRequest {
+            id: Revision(31),
+            leader: Revision(12),
+        };
+        assert_eq!(pause.0, Some(request));
+        pause.put("r", &entry("another key that begins with it", 32, 32));
+        assert_eq!(pause.0, Some(request));
+        pause.delete("");
+        assert_eq!(pause.0, None);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_counts_as_absent() {
+        let mut poolers = Poolers::default();
+        poolers.put(
+            "w-1",
+            &entry(r#"{"pool":"w","why":"Newer","pause":7}"#, 3, 3),
         );
+        assert_eq!(poolers.0["w-1"].reason.as_str(), "Newer");
+        assert_eq!(poolers.0["w-1"].pause, Some(Revision(7)));
+        poolers.put("w-1", &entry("nonsense", 3, 4));
+        assert!(poolers.0.is_empty());
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_same_in_every_version() {
+        // printf secret | sha256sum
+        assert_eq!(fingerprint("secret"), 0x2bb8);
+        assert_ne!(fingerprint("secret"), fingerprint("secret2"));
     }
 }

@@ -8,8 +8,7 @@ use tokio::time::Instant;
 
 use mrg_base::Millis;
 use mrg_dcs::poolers::PoolerRecord;
-use mrg_dcs::wire::compact;
-use mrg_dcs_etcd::{Error, Etcd};
+use mrg_dcs::{Error, Store};
 use mrg_election::LeaseId;
 use mrg_telemetry::chain;
 
@@ -21,15 +20,15 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Writes the record whenever it changes, until nobody can change it any more; then the record
 /// goes.
 pub(crate) async fn register(
-    etcd: Arc<Etcd>,
-    key: String,
+    store: Arc<impl Store>,
+    pod: String,
     mut records: watch::Receiver<PoolerRecord>,
 ) {
     let mut lease = None;
     while records.has_changed().is_ok() {
         let held = match lease {
             Some(held) => held,
-            None => match etcd.grant(TTL, WITHIN).await {
+            None => match store.grant(TTL, WITHIN).await {
                 Ok(granted) => *lease.insert(granted.id),
                 Err(error) => {
                     tracing::debug!(error = chain(&error), "no lease for this pod's record");
@@ -38,9 +37,9 @@ pub(crate) async fn register(
                 }
             },
         };
-        match keep(&etcd, &key, held, &mut records).await {
+        match keep(store.as_ref(), &pod, held, &mut records).await {
             Ok(()) => {
-                let _ = etcd.revoke(held, WITHIN).await;
+                let _ = store.revoke(held, WITHIN).await;
                 return;
             }
             Err(error) => {
@@ -57,8 +56,8 @@ pub(crate) async fn register(
 
 /// Keeps lease and record in step; ends well when nobody can change the record any more.
 async fn keep(
-    etcd: &Etcd,
-    key: &str,
+    store: &impl Store,
+    pod: &str,
     lease: LeaseId,
     records: &mut watch::Receiver<PoolerRecord>,
 ) -> Result<(), Error> {
@@ -70,11 +69,12 @@ async fn keep(
                 if changed.is_err() {
                     return Ok(());
                 }
-                let text = compact(&*records.borrow_and_update());
-                etcd.put(key, &text, Some(lease), WITHIN).await?;
+                let record = records.borrow_and_update().clone();
+                let published = store.publish_pooler(pod, record, lease, WITHIN).await;
+                published.into_result()?;
             }
             () = tokio::time::sleep_until(keep_at) => {
-                etcd.keep_alive(lease, WITHIN).await?;
+                store.keep_alive(lease, WITHIN).await?;
                 keep_at = Instant::now() + KEEP_EVERY;
             }
         }

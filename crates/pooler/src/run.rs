@@ -18,9 +18,8 @@ use crate::look::{self, Canary};
 use crate::register::register;
 use mrg_base::{MemberName, Millis, Scope};
 use mrg_clock::now;
-use mrg_dcs::Keys;
-use mrg_dcs::poolers::{self, PoolerRecord, Rewire, fingerprint};
-use mrg_dcs::wire::{self, Entries};
+use mrg_dcs::poolers::{PoolerRecord, Rewire, fingerprint};
+use mrg_dcs::{ClusterSnapshot, Keys, Pause, Section};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch as follow};
 use mrg_election::Revision;
 use mrg_pgbouncer::{AnchorServer, Login, Pools};
@@ -44,8 +43,8 @@ const VOUCH_WITHIN: Duration = Duration::from_secs(1);
 
 /// What reaches the loop.
 enum Input {
-    Patroni(WatchEvent),
-    Own(WatchEvent),
+    Patroni(WatchEvent<ClusterSnapshot>),
+    Own(WatchEvent<Pause>),
     Probed {
         probe: u64,
         finding: Finding,
@@ -83,7 +82,7 @@ struct Pooler {
     core: Core,
     inputs: mpsc::Sender<Input>,
     commands: mpsc::Sender<WatchCommand>,
-    entries: Entries,
+    snapshot: Arc<ClusterSnapshot>,
     pause: Option<mrg_pool_core::PauseRequest>,
     canary: Option<(u64, Revision, Canary)>,
     canaries: u64,
@@ -108,10 +107,11 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
             endpoints: config.etcd.clone(),
             user: None,
         },
+        keys,
         first,
     ));
     let (inputs, mut queue) = mpsc::channel(64);
-    let commands = watch_keys(&etcd, &keys, &inputs);
+    let commands = watch_keys(&etcd, &inputs);
     let anchor_server = Arc::new(
         AnchorServer::listen(&config.run_directory.join("anchor"))
             .context("the anchor's socket")?,
@@ -146,7 +146,7 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
         writes: config.mode == Mode::Write,
         max_wait_ms: config.max_wait_ms.0,
         abandons: config.abandons,
-        why: Why::Starting.name().to_owned(),
+        reason: Why::Starting.into(),
         ..PoolerRecord::default()
     });
     tokio::spawn(follow_secret(
@@ -157,7 +157,7 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
     ));
     let registration = tokio::spawn(register(
         etcd.clone(),
-        keys.pooler(&config.pod),
+        config.pod.clone(),
         record.subscribe(),
     ));
     let shown = watch::Sender::new(Shown {
@@ -181,7 +181,7 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
         core,
         inputs,
         commands,
-        entries: Entries::new(),
+        snapshot: Arc::default(),
         pause: None,
         canary: None,
         canaries: 0,
@@ -216,37 +216,33 @@ pub async fn run(config: PoolerConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn watch_keys(
-    etcd: &Arc<Etcd>,
-    keys: &Keys,
-    inputs: &mpsc::Sender<Input>,
-) -> mpsc::Sender<WatchCommand> {
-    let into = |wrap: fn(WatchEvent) -> Input| {
-        let (seen, mut events) = mpsc::channel(16);
-        let inputs = inputs.clone();
-        tokio::spawn(async move {
-            while let Some(event) = events.recv().await {
-                if inputs.send(wrap(event)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        seen
-    };
+fn watch_keys(etcd: &Arc<Etcd>, inputs: &mpsc::Sender<Input>) -> mpsc::Sender<WatchCommand> {
     let (commands, queue) = mpsc::channel(16);
-    tokio::spawn(follow(
-        etcd.clone(),
-        keys.prefix().to_owned(),
-        queue,
-        into(Input::Patroni),
-    ));
+    let seen = watched_into(inputs, Input::Patroni);
+    tokio::spawn(follow(etcd.clone(), queue, seen));
     let (own_commands, own_queue) = mpsc::channel(1);
-    let (etcd, pause, seen) = (etcd.clone(), keys.pause(), into(Input::Own));
+    let (etcd, seen) = (etcd.clone(), watched_into(inputs, Input::Own));
     tokio::spawn(async move {
-        follow(etcd, pause, own_queue, seen).await;
+        follow(etcd, own_queue, seen).await;
         drop(own_commands);
     });
     commands
+}
+
+fn watched_into<S: Section>(
+    inputs: &mpsc::Sender<Input>,
+    wrap: fn(WatchEvent<S>) -> Input,
+) -> mpsc::Sender<WatchEvent<S>> {
+    let (seen, mut events) = mpsc::channel(16);
+    let inputs = inputs.clone();
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            if inputs.send(wrap(event)).await.is_err() {
+                return;
+            }
+        }
+    });
+    seen
 }
 
 fn reports_into(inputs: &mpsc::Sender<Input>) -> mpsc::Sender<(u16, Report)> {
@@ -347,8 +343,8 @@ impl Pooler {
     fn take(&mut self, input: Input) {
         match input {
             Input::Patroni(WatchEvent::Seen { snapshot, asked }) => {
-                self.entries.clone_from(&snapshot.entries);
-                let seen = poolers::seen(snapshot.revision, &snapshot.entries);
+                let seen = snapshot.seen();
+                self.snapshot = snapshot;
                 match self.core {
                     Core::Writes(_) => self.write(Event::Dcs { seen, read: asked }),
                     Core::Reads(_) => {
@@ -362,12 +358,7 @@ impl Pooler {
                 self.write(Event::DcsLost);
             }
             Input::Own(WatchEvent::Seen { snapshot, .. }) => {
-                // The watch is of the one key, so its name is what is left of it.
-                let entries = snapshot
-                    .entries
-                    .get("")
-                    .map(|entry| Entries::from([("pause".to_owned(), entry.clone())]));
-                self.pause = entries.as_ref().and_then(poolers::pause);
+                self.pause = snapshot.0;
                 self.write(Event::Pause(self.pause));
             }
             Input::Own(WatchEvent::Lost(_)) => {}
@@ -484,7 +475,7 @@ impl Pooler {
             }
             Effect::Acknowledge { pause, drained } => {
                 self.record.send_modify(|record| {
-                    record.pause = Some(pause.0);
+                    record.pause = Some(pause);
                     record.drained = drained;
                 });
             }
@@ -519,7 +510,7 @@ impl Pooler {
         }
         self.record.send_modify(|record| {
             record.rewire = Some(Rewire {
-                cause: cause.name().to_owned(),
+                cause: cause.into(),
                 held_ms: held.0,
                 clients,
                 at_ms,
@@ -570,10 +561,7 @@ impl Pooler {
 
     /// The agent's own word that it holds a lease or promises: `/primary` answers 200 only then.
     fn ask_agent(&self, leader: Leader) {
-        let member = self
-            .entries
-            .get(&format!("members/{}", leader.member))
-            .and_then(wire::member);
+        let member = self.snapshot.member(&leader.member);
         let base = member.and_then(|data| data.api_base());
         let (http, inputs) = (self.http.clone(), self.inputs.clone());
         tokio::spawn(async move {
@@ -715,7 +703,7 @@ impl Pooler {
         };
         self.record.send_if_modified(|record| {
             let new = PoolerRecord {
-                why: why.name().to_owned(),
+                reason: why.into(),
                 members,
                 addresses,
                 generation,

@@ -66,6 +66,9 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "unix_socket_permissions",
 ];
 
+/// The line of `postgresql.conf` that includes the file that initdb wrote.
+pub const BASE_FILE_INCLUDE: &str = "include 'postgresql.base.conf'";
+
 /// The primary's values of [`FLOORED_PARAMETERS`], from what `pg_controldata` prints
 /// (`max_connections setting:   100`, and `max_locks_per_xact setting`, `max_prepared_xacts
 /// setting`).
@@ -218,7 +221,7 @@ impl Configuration {
         let mut text = String::from(
             "# Written by mrg-agent; changes here are lost. Use spec.postgresql.parameters or patronictl edit-config.\n",
         );
-        text.push_str("include 'postgresql.base.conf'\n\n");
+        let _ = writeln!(text, "{BASE_FILE_INCLUDE}\n");
         for (name, value) in self.effective() {
             let _ = writeln!(text, "{name} = {}", quote_literal(&value));
         }

@@ -8,8 +8,8 @@ mod slots;
 mod wal_files;
 
 pub use configuration::{
-    Authentication, Configuration, ConnectTo, Credentials, RESERVED_PARAMETERS, conninfo, floors,
-    quote_identifier, quote_literal,
+    Authentication, BASE_FILE_INCLUDE, Configuration, ConnectTo, Credentials, RESERVED_PARAMETERS,
+    conninfo, floors, quote_identifier, quote_literal,
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile, look_at};
 pub use session::{Error, Look, Replica, ReplicationRow, Server, Session, SessionSettings};

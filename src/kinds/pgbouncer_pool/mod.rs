@@ -17,15 +17,15 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 
-use crate::followers::{Followers, without};
+use crate::followers::Followers;
 use crate::kinds::pgbouncer_pool::status::Observed;
 use crate::kinds::postgres_cluster::Settings;
 use crate::reconciler::{self, Reconciler};
 use crate::shared::{Shared, concerned, controller, owners};
 use mrg_api::pgbouncer_pool::PgBouncerPoolStatus;
 use mrg_api::{PgBouncerPool, PostgresCluster};
-use mrg_dcs::Keys;
-use mrg_dcs::poolers::{PoolerRecord, record};
+use mrg_dcs::poolers::PoolerRecord;
+use mrg_dcs::{Keys, NAMESPACE, Poolers};
 use mrg_dcs_etcd::Etcd;
 use mrg_kube_support::write_status;
 
@@ -125,10 +125,10 @@ impl Reconciler for Context {
             return Ok(Action::requeue(SOON));
         }
         let applied = self.shared.applied.apply_all(&build::build(&desired)).await;
-        let prefix = Keys::new("service", &desired.scope).poolers();
+        let keys = Keys::new(NAMESPACE, &desired.scope);
         let etcd = self
             .followers
-            .follow(reference, desired.etcd.clone(), prefix.clone(), shape);
+            .follow(reference, desired.etcd.clone(), keys, shape);
         let deployments: Api<Deployment> = Api::namespaced(self.shared.client.clone(), &namespace);
         let deployment = deployments
             .get_opt(&desired.name)
@@ -152,7 +152,7 @@ impl Reconciler for Context {
             .filter(|sibling| sibling.spec.cluster_ref == pool.spec.cluster_ref)
             .collect();
         let observed = Observed {
-            records: records(&etcd, &prefix, &desired.name).await,
+            records: records(&etcd, &desired.name).await,
             pods,
             failure: applied
                 .as_ref()
@@ -203,22 +203,23 @@ async fn missing(
     Ok(None)
 }
 
-async fn records(etcd: &Etcd, prefix: &str, pool: &str) -> Option<BTreeMap<String, PoolerRecord>> {
-    let (_, entries) = etcd.read(prefix, DCS_WITHIN).await.ok()?;
-    let parsed = entries
-        .iter()
-        .filter_map(|(pod, entry)| Some((pod.clone(), record(entry)?)));
-    Some(parsed.filter(|(_, record)| record.pool == pool).collect())
+async fn records(etcd: &Etcd, pool: &str) -> Option<BTreeMap<String, PoolerRecord>> {
+    let mut poolers: Poolers = etcd.read(DCS_WITHIN).await.ok()?;
+    poolers.0.retain(|_, record| record.pool == pool);
+    Some(poolers.0)
 }
 
-/// What the status shows of a record. How many clients there are changes all the time and is no
-/// news; that some wait is.
-fn shape(_: &str, value: &str) -> Option<String> {
-    let waits = serde_json::from_str::<PoolerRecord>(value).is_ok_and(|record| record.waiting > 0);
-    Some(format!(
-        "{waits} {}",
-        without(value, &["clients", "waiting", "pause", "drained"])
-    ))
+/// What the status shows of the records. How many clients there are changes all the time and is not
+/// worth a reconciliation; that some wait is.
+fn shape(poolers: &Poolers) -> Poolers {
+    let mut shown = poolers.clone();
+    for record in shown.0.values_mut() {
+        record.clients = 0;
+        record.waiting = u64::from(record.waiting > 0);
+        record.pause = None;
+        record.drained = false;
+    }
+    shown
 }
 
 impl Context {

@@ -87,7 +87,7 @@ pub(super) fn status(
     };
     let pod = |(name, record): (&String, &PoolerRecord)| PodStatus {
         name: name.clone(),
-        why: record.why.clone(),
+        why: record.reason.to_string(),
         generation: i64::try_from(record.generation).unwrap_or(i64::MAX),
         target: (!record.members.is_empty()).then(|| record.members.join(",")),
     };
@@ -126,7 +126,7 @@ fn last_rewire(records: &BTreeMap<String, PoolerRecord>) -> Option<LastRewire> {
     let clients: u64 = together.iter().map(|rewire| rewire.clients).sum();
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     Some(LastRewire {
-        cause: longest.cause.clone(),
+        cause: longest.cause.to_string(),
         held_milliseconds: signed(longest.held_ms),
         clients: signed(clients),
         at: Timestamp::from_millisecond(signed(newest))
@@ -145,17 +145,19 @@ fn judge(
 ) -> Vec<Verdict> {
     let stuck = records
         .iter()
-        .find(|(_, record)| record.why != Why::Confirmed.name());
+        .find(|(_, record)| record.reason.known() != Some(Why::Confirmed));
     let failing = records
         .iter()
         .find_map(|(name, record)| Some(format!("{name}: {}", record.failure.as_ref()?)));
     let sentence = |(name, record): (&String, &PoolerRecord)| {
-        let because =
-            Why::by_name(&record.why).map_or_else(|| record.why.clone(), |why| why.to_string());
+        let because = record
+            .reason
+            .known()
+            .map_or_else(|| record.reason.to_string(), |why| why.to_string());
         format!("{name}: {because}")
     };
     let why = stuck
-        .and_then(|(_, record)| Why::by_name(&record.why))
+        .and_then(|(_, record)| record.reason.known())
         .map_or("PodsMissing", Why::name);
     let reason = if failing.is_some() {
         "PgBouncerFails"

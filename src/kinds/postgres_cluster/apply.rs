@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, TxnOp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
@@ -14,15 +13,13 @@ use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
 use rand::Rng;
 use rand::distr::Alphanumeric;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::kinds::postgres_cluster::build::{ROLE_LABEL, dynamic_config};
 use crate::kinds::postgres_cluster::observe::Observed;
 use crate::kinds::postgres_cluster::validate::{Desired, ROTATE_ANNOTATION};
 use crate::quantity::bytes;
-use mrg_dcs::Keys;
-use mrg_dcs::wire::compact;
-use mrg_dcs_etcd::Etcd;
+use mrg_dcs::Store;
 
 /// The garbage collector takes a second or two to free the pods.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
@@ -148,12 +145,8 @@ pub(super) async fn label_pods(
             .find(|(member, _)| member.as_str() == name)
             .map(|(_, data)| data);
         let role = match member {
-            Some(data) if leader.as_ref() == Some(name) && data.role == "primary" => {
-                Some("primary")
-            }
-            Some(data) if leader.as_ref() != Some(name) && data.state == "running" => {
-                Some("replica")
-            }
+            Some(data) if leader.as_ref() == Some(name) && data.is_primary() => Some("primary"),
+            Some(data) if leader.as_ref() != Some(name) && data.is_running() => Some("replica"),
             _ => None,
         };
         if pod.labels().get(ROLE_LABEL).map(String::as_str) != role {
@@ -260,28 +253,20 @@ pub(super) async fn grow_volumes(client: &Client, desired: &Desired) -> Result<(
 /// Keeps the dynamic configuration in etcd as the spec says. Keys that the spec does not speak of
 /// are left alone.
 pub(super) async fn write_intent(
-    etcd: &Etcd,
+    store: &impl Store,
     desired: &Desired,
     observed: &Observed,
-) -> Result<(), mrg_dcs_etcd::Error> {
-    let Some((revision, current)) = observed.dcs.as_ref().and_then(|dcs| dcs.config.as_ref())
-    else {
+) -> Result<(), mrg_dcs::Error> {
+    let config = observed.dcs.as_ref().and_then(|dcs| dcs.config.as_ref());
+    let Some((revision, Some(current))) = config else {
         return Ok(());
     };
-    let Value::Object(mut wanted) = current.clone() else {
-        return Ok(());
-    };
-    for (key, value) in dynamic_config(desired) {
-        wanted.insert(key, value);
-    }
-    let wanted = Value::Object(wanted);
+    let mut wanted = current.clone();
+    wanted.0.extend(dynamic_config(desired));
     if wanted == *current {
         return Ok(());
     }
-    let key = Keys::new("service", &desired.scope).config();
-    let unchanged = Compare::mod_revision(key.clone(), CompareOp::Equal, *revision);
-    let put = TxnOp::put(key, compact(&wanted), None);
-    etcd.transact(vec![unchanged], vec![put], Duration::from_secs(3))
-        .await
-        .map(|_| ())
+    let written = store.write_config(Some(*revision), wanted, Duration::from_secs(3));
+    // After a conflict the next reconciliation compares with what is there then.
+    written.await.into_result().map(|_| ())
 }

@@ -57,7 +57,7 @@ pub(super) async fn keep_apart(etcd: &Etcd, observed: &Observed) {
     let Some(target) = members.iter().find(|member| member.name == better) else {
         return;
     };
-    match etcd.move_leader(leader, target, WITHIN).await {
+    match etcd.move_etcd_leader(leader, target, WITHIN).await {
         Ok(()) => tracing::info!(
             from = leader.name,
             to = better,

@@ -10,7 +10,7 @@ mod roll;
 mod status;
 pub mod validate;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,13 +25,15 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 
-use crate::followers::{Followers, without};
+use crate::followers::Followers;
 use crate::reconciler::{self, Reconciler, recorder};
 use crate::shared::{Shared, controller, owners};
 use mrg_api::PostgresCluster;
 use mrg_api::postgres_cluster::PostgresClusterStatus;
-use mrg_base::{InvalidName, Scope};
-use mrg_dcs::Keys;
+use mrg_base::{InvalidName, MemberName, Scope};
+use mrg_dcs::wire::{HistoryLine, MemberData};
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, Intent, Keys, NAMESPACE};
+use mrg_election::{Initialize, Stored};
 use mrg_kube_support::write_status;
 
 /// What the operator is told at its start.
@@ -166,10 +168,10 @@ impl Reconciler for Context {
         }
         // What cannot be applied is told, and does not keep the rest from being seen.
         let applied = self.apply(&desired, old.as_ref()).await;
-        let prefix = Keys::new("service", &desired.scope).prefix().to_owned();
+        let keys = Keys::new(NAMESPACE, &desired.scope);
         let etcd = self
             .followers
-            .follow(reference, desired.etcd_endpoints(), prefix, shape);
+            .follow(reference, desired.etcd_endpoints(), keys, shape);
         let observed = observe::observe(&self.shared.client, &etcd, &desired)
             .await
             .map_err(observe_failed)?;
@@ -185,7 +187,7 @@ impl Reconciler for Context {
         roll::revoke_proven_dead(&self.shared.client, &etcd, &desired, &observed)
             .await
             .map_err(roll_failed)?;
-        if let Err(error) = apply::write_intent(&etcd, &desired, &observed).await {
+        if let Err(error) = apply::write_intent(etcd.as_ref(), &desired, &observed).await {
             tracing::warn!(
                 error = mrg_telemetry::chain(&error),
                 cluster = desired.name,
@@ -288,7 +290,38 @@ impl Context {
     }
 }
 
-/// What the status shows of a key. Positions change all the time and are no news.
-fn shape(key: &str, value: &str) -> Option<String> {
-    (key != "status").then(|| without(value, &["xlog_location", "receive_lsn", "replay_lsn"]))
+/// What the status shows of a cluster's keys.
+#[derive(PartialEq)]
+struct Shown {
+    leader: Option<MemberName>,
+    initialize: Option<Initialize>,
+    sync: Option<Stored>,
+    config: Option<DynamicConfig>,
+    intent: Option<Intent>,
+    failsafe: Option<BTreeMap<MemberName, String>>,
+    history: Vec<HistoryLine>,
+    members: BTreeMap<MemberName, MemberData>,
+}
+
+/// Positions and revisions change all the time and are not worth a reconciliation.
+fn shape(snapshot: &ClusterSnapshot) -> Shown {
+    let member = |(name, data): (&MemberName, &MemberData)| {
+        let data = MemberData {
+            xlog_location: None,
+            receive_lsn: None,
+            replay_lsn: None,
+            ..data.clone()
+        };
+        (name.clone(), data)
+    };
+    Shown {
+        leader: snapshot.leader().map(|key| key.member),
+        initialize: snapshot.initialize(),
+        sync: snapshot.sync().map(|(_, stored)| stored.clone()),
+        config: snapshot.config().and_then(|key| key.value.clone().ok()),
+        intent: snapshot.intent().map(|key| key.value.clone()),
+        failsafe: snapshot.failsafe().cloned(),
+        history: snapshot.history().to_vec(),
+        members: snapshot.members().map(member).collect(),
+    }
 }

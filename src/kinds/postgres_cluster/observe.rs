@@ -11,10 +11,10 @@ use kube::{Client, ResourceExt};
 
 use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_base::MemberName;
-use mrg_dcs::Keys;
-use mrg_dcs::wire::{self, MemberData};
+use mrg_dcs::wire::MemberData;
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, InvalidConfig};
 use mrg_dcs_etcd::Etcd;
-use mrg_election::Cluster;
+use mrg_election::{Cluster, Revision};
 
 /// How long etcd is waited for; without an answer the rest of the reconciliation goes on.
 const DCS_WITHIN: Duration = Duration::from_secs(2);
@@ -35,8 +35,27 @@ pub(super) struct Dcs {
     pub cluster: Cluster,
     /// The member keys.
     pub members: BTreeMap<MemberName, MemberData>,
-    /// The dynamic configuration and its revision.
-    pub config: Option<(i64, serde_json::Value)>,
+    /// The revision of the dynamic configuration, and itself unless it is no JSON object; `None`
+    /// also if it is no JSON at all.
+    pub config: Option<(Revision, Option<DynamicConfig>)>,
+}
+
+impl From<&ClusterSnapshot> for Dcs {
+    fn from(snapshot: &ClusterSnapshot) -> Self {
+        let config = snapshot.config().and_then(|key| match &key.value {
+            Ok(config) => Some((key.modified, Some(config.clone()))),
+            Err(InvalidConfig::NotJson(_)) => None,
+            Err(_) => Some((key.modified, None)),
+        });
+        Self {
+            cluster: snapshot.cluster(),
+            members: snapshot
+                .members()
+                .map(|(name, data)| (name.clone(), data.clone()))
+                .collect(),
+            config,
+        }
+    }
 }
 
 /// The image that the members' template has.
@@ -69,24 +88,8 @@ pub(super) async fn observe(
             _ => None,
         };
     }
-    let keys = Keys::new("service", &desired.scope);
-    let dcs = match etcd.read(keys.prefix(), DCS_WITHIN).await {
-        Ok((revision, entries)) => {
-            let member = |(key, entry): (&String, &wire::Entry)| {
-                Some((
-                    MemberName::new(key.strip_prefix("members/")?).ok()?,
-                    wire::member(entry)?,
-                ))
-            };
-            let config = entries.get("config").and_then(|entry| {
-                Some((entry.modified, serde_json::from_slice(&entry.value).ok()?))
-            });
-            Some(Dcs {
-                cluster: wire::cluster(revision, &entries),
-                members: entries.iter().filter_map(member).collect(),
-                config,
-            })
-        }
+    let dcs = match etcd.read::<ClusterSnapshot>(DCS_WITHIN).await {
+        Ok(snapshot) => Some(Dcs::from(&snapshot)),
         Err(error) => {
             tracing::debug!(%error, cluster = desired.name, "etcd does not answer");
             None

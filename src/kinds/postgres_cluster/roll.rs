@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::kinds::postgres_cluster::observe::Observed;
 use crate::kinds::postgres_cluster::validate::Desired;
+use mrg_dcs::Store;
 use mrg_dcs::wire::MemberData;
 use mrg_dcs_etcd::Etcd;
 use mrg_election::LeaseId;

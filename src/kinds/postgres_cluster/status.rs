@@ -9,6 +9,7 @@ use crate::kinds::postgres_cluster::observe::{Dcs, Observed};
 use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_api::PostgresCluster;
 use mrg_api::postgres_cluster::{MemberStatus, Mode, PostgresClusterStatus};
+use mrg_dcs::ReplicationState;
 use mrg_dcs::wire::MemberData;
 
 /// A status for a spec that cannot be built: everything stays, and the reason is told.
@@ -34,10 +35,6 @@ pub(super) fn stalled(
         conditions,
         ..old
     }
-}
-
-fn position(data: &MemberData) -> Option<u64> {
-    data.receive_lsn.or(data.xlog_location)
 }
 
 fn human(bytes: u64) -> String {
@@ -93,7 +90,7 @@ pub(super) fn status(
     let leads = leader
         .as_ref()
         .and_then(|name| dcs.members.get(name))
-        .is_some_and(|data| data.role == "primary");
+        .is_some_and(MemberData::is_primary);
     let members = members(dcs);
     let good = members
         .iter()
@@ -103,12 +100,12 @@ pub(super) fn status(
     let head = leader
         .as_ref()
         .and_then(|name| dcs.members.get(name))
-        .and_then(position);
+        .and_then(MemberData::flushed);
     let lag = dcs
         .members
         .iter()
         .filter(|(name, _)| Some(*name) != leader.as_ref())
-        .filter_map(|(_, data)| Some(head?.saturating_sub(position(data)?)))
+        .filter_map(|(_, data)| Some(head?.saturating_sub(data.flushed()?)))
         .max();
     let voters = dcs.cluster.sync.as_ref().map(|(_, stored)| {
         stored
@@ -191,11 +188,10 @@ fn members(dcs: &Dcs) -> Vec<MemberStatus> {
                 () if voters.is_some_and(|voters| voters.contains(name)) => "sync".to_owned(),
                 () => "replica".to_owned(),
             },
-            state: data
-                .replication_state
-                .clone()
-                .filter(|state| state == "streaming")
-                .unwrap_or_else(|| data.state.clone()),
+            state: match &data.replication_state {
+                Some(ReplicationState::Streaming) => ReplicationState::Streaming.to_string(),
+                _ => data.state.to_string(),
+            },
             timeline: data.timeline,
             pending_restart: data.pending_restart,
         })

@@ -1,9 +1,11 @@
 //! The agent's side of the fence.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -14,40 +16,32 @@ use tokio::sync::{mpsc, oneshot};
 use crate::fence::protocol::{Command, Event};
 use mrg_base::Moment;
 
-/// What went wrong between agent and fence.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The fence could not be started.
+pub(crate) enum Error {
     #[error("failed to start the fence")]
     Start(#[source] std::io::Error),
-    /// The fence is gone; whatever it ran is dead, or about to be.
+    /// Every process that the fence ran is dead, or about to be.
     #[error("the fence is gone")]
     Gone,
-    /// The program did not start.
     #[error("failed to start {program}: {error}")]
     Spawn {
-        /// The program.
         program: String,
-        /// Why.
+        /// The fence's own error, as it sent it.
         error: String,
     },
-    /// The fence did not answer.
     #[error("the fence did not answer in time")]
     Timeout,
 }
 
-/// How a program ended.
+/// How a program ended: with a status, or by a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
-    /// Its status, if it exited.
+pub(crate) struct Exit {
     pub code: Option<i32>,
-    /// The signal that ended it.
     pub signal: Option<i32>,
 }
 
 impl Exit {
-    /// Whether it ended with status 0.
-    pub fn is_success(self) -> bool {
+    pub(crate) fn is_success(self) -> bool {
         self.code == Some(0)
     }
 }
@@ -64,32 +58,36 @@ impl std::fmt::Display for Exit {
 
 /// A program to run.
 #[derive(Clone, Debug, Default)]
-pub struct Process {
-    /// Program and arguments.
+pub(crate) struct Process {
+    /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Added to the environment.
+    /// Added to the fence's environment.
     pub env: Vec<(String, String)>,
-    /// Where its output goes.
+    /// Where its output is appended; the fence's own standard error if `None`.
     pub log: Option<PathBuf>,
-    /// It may write to the cluster.
+    /// It may write to the cluster: refused without an armed deadline that lies ahead.
     pub writer: bool,
-    /// Its orphans die with it.
+    /// Its orphans are killed when it ends, before its end is reported.
     pub whole: bool,
 }
 
+/// What the fence has not answered yet, by the id of the command.
 #[derive(Default)]
 struct Waiting {
     spawns: BTreeMap<u64, oneshot::Sender<Result<i32, String>>>,
     exits: BTreeMap<u64, oneshot::Sender<Exit>>,
     answers: BTreeMap<u64, oneshot::Sender<()>>,
-    next: u64,
+    /// The last id that was used; ids ascend.
+    last: u64,
+    /// The deadline that the fence has confirmed, until it passes.
     deadline: Option<Moment>,
+    /// The fence has ended.
     gone: bool,
 }
 
-/// A running fence.
+/// A handle of the running fence.
 #[derive(Clone)]
-pub struct Fence {
+pub(crate) struct Fence {
     commands: mpsc::UnboundedSender<Command>,
     waiting: Arc<Mutex<Waiting>>,
     /// The fence's process id.
@@ -97,11 +95,12 @@ pub struct Fence {
 }
 
 /// The fence answers from a loop that does nothing slow but killing.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Fence {
-    /// Starts the fence: this program with the argument `fence`. `gone` is told when it ends.
-    pub fn start(gone: oneshot::Sender<()>) -> Result<Self, Error> {
+    /// Starts the fence: this program with the argument `fence`. `gone` receives a message when it
+    /// has ended.
+    pub(crate) fn start(gone: oneshot::Sender<()>) -> Result<Self, Error> {
         let program = std::env::current_exe().map_err(Error::Start)?;
         let mut child = tokio::process::Command::new(program)
             .arg("fence")
@@ -126,30 +125,29 @@ impl Fence {
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Result<u64, Error> {
+    fn next_id(&self) -> Result<u64, Error> {
         let mut waiting = self.waiting();
         if waiting.gone {
             return Err(Error::Gone);
         }
-        waiting.next += 1;
-        Ok(waiting.next)
+        waiting.last += 1;
+        Ok(waiting.last)
     }
 
     fn send(&self, command: Command) -> Result<(), Error> {
         self.commands.send(command).map_err(|_| Error::Gone)
     }
 
-    /// Runs a program; gives its name, its process id, and a receiver for its end.
-    pub async fn spawn(
+    /// Runs a program; gives the fence's id of it, its process id, and a receiver for its end. Ids
+    /// ascend.
+    pub(crate) async fn spawn(
         &self,
         process: Process,
     ) -> Result<(u64, i32, oneshot::Receiver<Exit>), Error> {
-        let id = self.next()?;
+        let id = self.next_id()?;
         let (spawned, answer) = oneshot::channel();
         let (exited, exit) = oneshot::channel();
         {
@@ -173,7 +171,7 @@ impl Fence {
             writer,
             whole,
         })?;
-        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
             Ok(Ok(Ok(pid))) => Ok((id, pid, exit)),
             Ok(Ok(Err(error))) => Err(Error::Spawn { program, error }),
             Ok(Err(_)) => Err(Error::Gone),
@@ -181,8 +179,8 @@ impl Fence {
         }
     }
 
-    /// Sends a signal to a program.
-    pub fn signal(&self, id: u64, signal: Signal) -> Result<(), Error> {
+    /// Sends a signal to a program, by the fence's id of it. One that has ended is not an error.
+    pub(crate) fn signal(&self, id: u64, signal: Signal) -> Result<(), Error> {
         self.send(Command::Signal {
             id,
             signal: signal as i32,
@@ -190,33 +188,34 @@ impl Fence {
     }
 
     async fn answered(&self, command: impl FnOnce(u64) -> Command) -> Result<(), Error> {
-        let id = self.next()?;
+        let id = self.next_id()?;
         let (answered, answer) = oneshot::channel();
         self.waiting().answers.insert(id, answered);
         self.send(command(id))?;
-        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Error::Gone),
             Err(_) => Err(Error::Timeout),
         }
     }
 
-    /// Sets the deadline, and returns once it is in force.
-    pub async fn arm(&self, by: Option<Moment>) -> Result<(), Error> {
+    /// Sets the deadline by which everything is killed, and returns once it is in force; `None`
+    /// removes it.
+    pub(crate) async fn arm(&self, by: Option<Moment>) -> Result<(), Error> {
         self.answered(|id| Command::Arm { id, by }).await?;
         self.waiting().deadline = by;
         Ok(())
     }
 
-    /// Whether a deadline is set that lies ahead by more than the killing takes.
-    pub fn is_armed(&self) -> bool {
+    /// Whether a deadline is in force that lies ahead.
+    pub(crate) fn is_armed(&self) -> bool {
         self.waiting()
             .deadline
             .is_some_and(|by| mrg_clock::now() < by)
     }
 
-    /// Kills everything, and returns once nothing runs.
-    pub async fn kill(&self) -> Result<(), Error> {
+    /// Kills everything, and returns once nothing runs. The deadline stays in force.
+    pub(crate) async fn kill(&self) -> Result<(), Error> {
         self.answered(|id| Command::Kill { id }).await
     }
 }
@@ -237,60 +236,52 @@ async fn read_events(
     waiting: Arc<Mutex<Waiting>>,
     gone: oneshot::Sender<()>,
 ) {
-    let lock = || {
-        waiting
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    };
+    let lock = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let Ok(event) = serde_json::from_str(&line) else {
-            continue;
-        };
-        let mut waiting = lock();
+        if let Ok(event) = serde_json::from_str(&line) {
+            lock().take(event);
+        }
+    }
+    let _ = child.wait().await;
+    lock().end();
+    let _ = gone.send(());
+}
+
+impl Waiting {
+    fn take(&mut self, event: Event) {
         match event {
-            Event::Spawned { id, pid } => {
-                waiting
-                    .spawns
-                    .remove(&id)
-                    .map(|spawned| spawned.send(Ok(pid)));
-            }
+            Event::Spawned { id, pid } => resolve(&mut self.spawns, id, Ok(pid)),
             Event::SpawnFailed { id, error } => {
-                waiting.exits.remove(&id);
-                waiting
-                    .spawns
-                    .remove(&id)
-                    .map(|spawned| spawned.send(Err(error)));
+                self.exits.remove(&id);
+                resolve(&mut self.spawns, id, Err(error));
             }
             Event::Exited { id, code, signal } => {
-                waiting
-                    .exits
-                    .remove(&id)
-                    .map(|exited| exited.send(Exit { code, signal }));
+                resolve(&mut self.exits, id, Exit { code, signal });
             }
-            Event::Armed { id } | Event::Killed { id } => {
-                waiting
-                    .answers
-                    .remove(&id)
-                    .map(|answered| answered.send(()));
-            }
+            Event::Armed { id } | Event::Killed { id } => resolve(&mut self.answers, id, ()),
             Event::Fenced => {
-                waiting.deadline = None;
+                self.deadline = None;
                 tracing::warn!(
                     "the lease could not be proved in time: postgres was killed by the fence"
                 );
             }
         }
     }
-    let _ = child.wait().await;
-    {
-        let mut waiting = lock();
-        let next = waiting.next;
-        *waiting = Waiting {
+
+    /// Drops everything that waits: it ends with [`Error::Gone`].
+    fn end(&mut self) {
+        *self = Self {
             gone: true,
-            next,
-            ..Waiting::default()
+            last: self.last,
+            ..Self::default()
         };
     }
-    let _ = gone.send(());
+}
+
+/// One that does not wait any more has timed out or was aborted.
+fn resolve<T>(waiting: &mut BTreeMap<u64, oneshot::Sender<T>>, id: u64, answer: T) {
+    if let Some(sender) = waiting.remove(&id) {
+        let _ = sender.send(answer);
+    }
 }

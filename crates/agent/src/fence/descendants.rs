@@ -1,5 +1,7 @@
-//! Killing everything that descends from this process. Backends call `setsid()`, so a process group
+//! Kills everything that descends from this process. Backends call `setsid()`, so a process group
 //! is not enough.
+
+#![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,10 +49,10 @@ fn state_and_parent(stat: &str) -> Option<(char, i32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Kills every descendant but those in `spare` (and theirs), and waits until they are gone.
-/// `reaped` is told of every child that ended. Orphans become our children only if this process is
+/// Kills every descendant but those in `spare` and theirs, and returns when they are gone. `reaped` is
+/// called with every child that ended. Blocks. Orphans become children of this process only if it is
 /// a subreaper or PID 1.
-pub fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(WaitStatus)) {
+pub(crate) fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(WaitStatus)) {
     loop {
         let mut doomed = descendants(getpid());
         for pid in spare {
@@ -70,7 +72,7 @@ pub fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(WaitStatus
                 reaped(status);
             }
         }
-        let nobody_left = loop {
+        let none_left = loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => break doomed.is_empty(),
                 Ok(status) => reaped(status),
@@ -78,7 +80,7 @@ pub fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(WaitStatus
                 Err(_) => break true,
             }
         };
-        if nobody_left {
+        if none_left {
             return;
         }
     }

@@ -1,16 +1,16 @@
 //! The fence: a separate process that owns postgres and kills it when the agent cannot prove the
 //! lease any more.
 //!
-//! The agent ([`client`]) tells it what to run, and until when postgres may live. The fence
-//! ([`process`]) is the parent of postgres and the subreaper of everything postgres starts. It
-//! kills all of it at the deadline, and at once when the agent's end of the pipe closes: a stopped
-//! or killed agent leaves no writer behind, in a container or outside one.
+//! The agent (`client`) sends it what to run, and until when postgres may live. The fence
+//! (`process`) is the parent of postgres and the subreaper of everything postgres starts. It kills
+//! all of it at the deadline, and at once when the agent's end of the pipe closes: a stopped or
+//! killed agent leaves no writer behind, in a container or outside one.
 
 mod client;
 mod descendants;
 mod process;
 mod protocol;
 
-pub use client::{Error, Exit, Fence, Process};
-pub use descendants::kill_descendants;
+pub(crate) use client::{Error, Exit, Fence, Process};
+pub(crate) use descendants::kill_descendants;
 pub use process::run;

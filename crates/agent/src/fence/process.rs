@@ -1,5 +1,7 @@
 //! The fence's own loop: one thread, no runtime, little that can fail.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -17,13 +19,17 @@ use crate::fence::descendants::kill_descendants;
 use crate::fence::protocol::{Command, Event};
 use mrg_base::{Millis, Moment};
 
+/// A command with a long connection string fits.
+const READ_SIZE: usize = 65_536;
 /// Killing begins this long before the deadline, to be done by then.
 const KILL_TAKES: Millis = Millis(150);
 
 #[derive(Default)]
 struct State {
+    /// Running programs by process id.
     programs: BTreeMap<i32, Program>,
     deadline: Option<Moment>,
+    /// The last deadline has passed.
     fenced: bool,
 }
 
@@ -35,26 +41,16 @@ struct Program {
 /// Runs until the pipe from the agent closes; then kills everything and returns.
 ///
 /// # Errors
-/// If the process cannot be set up as a subreaper with a signal file descriptor. Nothing was
-/// started then.
+/// If the process cannot be set up as a subreaper with a signal file descriptor (nothing was started
+/// then), or cannot wait for commands any more. What was started is the agent's child then, and the
+/// agent kills it.
 pub fn run() -> std::io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
-    let mut mask = SigSet::empty();
-    mask.add(Signal::SIGCHLD);
-    // The terminal's and the container's signals are for the agent, which says what to do.
-    for ignored in [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
-        mask.add(ignored);
-    }
-    mask.thread_block()?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let signals = block_signals()?;
     let stdin = std::io::stdin();
     let mut state = State::default();
     let mut pending = Vec::new();
+    let mut buffer = vec![0; READ_SIZE];
     loop {
         let (commands_ready, signals_ready) = wait(stdin.as_fd(), signals.as_fd(), state.deadline)?;
         // The deadline comes first, whatever else there is to do.
@@ -64,15 +60,13 @@ pub fn run() -> std::io::Result<()> {
             state.reap();
         }
         if commands_ready {
-            let mut buffer = [0; 65_536];
             match stdin.lock().read(&mut buffer) {
                 Ok(0) | Err(_) => break,
-                Ok(length) => pending.extend_from_slice(&buffer[..length]),
+                Ok(length) => pending.extend(buffer.iter().take(length)),
             }
-            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = pending.drain(..=end).collect();
+            while let Some(line) = take_line(&mut pending) {
                 match serde_json::from_slice(&line) {
-                    Ok(command) => state.obey(command),
+                    Ok(command) => state.handle(command),
                     Err(_) => break,
                 }
             }
@@ -80,6 +74,30 @@ pub fn run() -> std::io::Result<()> {
     }
     state.kill_all();
     Ok(())
+}
+
+/// Makes `SIGCHLD` readable. The terminal's and the container's signals are for the agent, which
+/// sends the commands that follow from them.
+fn block_signals() -> std::io::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    Ok(SignalFd::with_flags(&mask, flags)?)
+}
+
+/// The first whole line of what was read, with its end.
+fn take_line(pending: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let end = pending.iter().position(|byte| *byte == b'\n')?;
+    Some(pending.drain(..=end).collect())
 }
 
 /// Waits for a command, a signal or the deadline.
@@ -102,14 +120,14 @@ fn wait(
         Ok(_) | Err(Errno::EINTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or(true);
-    Ok((ready(&descriptors[0]), ready(&descriptors[1])))
+    let [commands, signals] = descriptors.map(|descriptor| descriptor.any().unwrap_or(true));
+    Ok((commands, signals))
 }
 
-fn say(event: &Event) {
+fn report(event: &Event) {
     let mut line = serde_json::to_vec(event).unwrap_or_default();
     line.push(b'\n');
-    // If the agent is gone the read side says so, and everything ends.
+    // If the agent is gone, the next read ends, and everything with it.
     let _ = std::io::stdout().lock().write_all(&line);
     let _ = std::io::stdout().lock().flush();
 }
@@ -123,11 +141,11 @@ impl State {
             self.deadline = None;
             self.fenced = true;
             self.kill_all();
-            say(&Event::Fenced);
+            report(&Event::Fenced);
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle(&mut self, command: Command) {
         match command {
             Command::Spawn {
                 id,
@@ -146,31 +164,32 @@ impl State {
                 match started {
                     Ok(pid) => {
                         self.programs.insert(pid, Program { id, whole });
-                        say(&Event::Spawned { id, pid });
+                        report(&Event::Spawned { id, pid });
                     }
-                    Err(error) => say(&Event::SpawnFailed { id, error }),
+                    Err(error) => report(&Event::SpawnFailed { id, error }),
                 }
             }
-            Command::Signal { id, signal } => {
-                let pid = self
-                    .programs
-                    .iter()
-                    .find(|(_, program)| program.id == id)
-                    .map(|(pid, _)| *pid);
-                if let (Some(pid), Ok(signal)) = (pid, Signal::try_from(signal)) {
-                    let _ = kill(Pid::from_raw(pid), signal);
-                }
-            }
+            Command::Signal { id, signal } => self.signal(id, signal),
             Command::Arm { id, by } => {
                 self.deadline = by;
                 self.fenced = false;
                 self.enforce();
-                say(&Event::Armed { id });
+                report(&Event::Armed { id });
             }
             Command::Kill { id } => {
                 self.kill_all();
-                say(&Event::Killed { id });
+                report(&Event::Killed { id });
             }
+        }
+    }
+
+    fn signal(&self, id: u64, signal: i32) {
+        let pid = self
+            .programs
+            .iter()
+            .find_map(|(pid, program)| (program.id == id).then_some(*pid));
+        if let (Some(pid), Ok(signal)) = (pid, Signal::try_from(signal)) {
+            let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 
@@ -200,7 +219,7 @@ impl State {
                 self.ended(other, false);
             }
         }
-        say(&Event::Exited {
+        report(&Event::Exited {
             id: program.id,
             code,
             signal,

@@ -1,11 +1,12 @@
-//! Request bodies: JSON whatever the content type says, since Patroni's own tools do not say any.
+//! Request bodies: JSON whatever the content type, since Patroni's own tools send none.
+
+#![deny(clippy::indexing_slicing, clippy::panic)]
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 
-/// A body that was read as JSON.
 pub(super) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {

@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use etcd_client::{Compare, CompareOp, TxnOp};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
@@ -17,8 +16,9 @@ use crate::peers::{FailsafeRequest, Withdrawal};
 use crate::rest::body::Body;
 use crate::rest::{Api, Ask};
 use mrg_base::MemberName;
-use mrg_dcs::wire::{self, FailoverData};
-use mrg_dcs::{DynamicConfig, settings};
+use mrg_dcs::wire::{FailoverData, MemberData};
+use mrg_dcs::{Attempt, DynamicConfig, Store, settings};
+use mrg_election::Revision;
 use mrg_telemetry::chain;
 
 /// How long a switchover is followed before the answer is "unknown".
@@ -31,15 +31,9 @@ fn say(status: StatusCode, text: impl Into<String>) -> Response {
 
 /// `GET /config`
 pub(super) async fn get_config(State(api): State<Api>) -> Response {
-    match api
-        .context
-        .status()
-        .snapshot
-        .entries
-        .get("config")
-        .map(|entry| DynamicConfig::parse(&entry.value))
-    {
-        Some(Ok(config)) => Json(Value::Object(config.0)).into_response(),
+    let snapshot = api.context.status().snapshot;
+    match snapshot.config().map(|key| &key.value) {
+        Some(Ok(config)) => Json(&config.0).into_response(),
         Some(Err(error)) => say(StatusCode::BAD_GATEWAY, error.to_string()),
         None => say(StatusCode::BAD_GATEWAY, "there is no configuration yet"),
     }
@@ -50,19 +44,17 @@ pub(super) async fn patch_config(
     State(api): State<Api>,
     Body(patch): Body<Map<String, Value>>,
 ) -> Response {
-    let entry = api.context.status().snapshot.entries.get("config").cloned();
-    let mut config = match entry
-        .as_ref()
-        .map(|entry| DynamicConfig::parse(&entry.value))
-    {
-        Some(Ok(config)) => config,
+    let snapshot = api.context.status().snapshot;
+    let current = snapshot.config();
+    let mut config = match current.map(|key| &key.value) {
+        Some(Ok(config)) => config.clone(),
         Some(Err(error)) => {
             return say(StatusCode::CONFLICT, format!("{error}; or PUT a whole one"));
         }
         None => DynamicConfig::default(),
     };
     config.patch(&patch);
-    store_config(&api, config, entry.map(|entry| entry.modified)).await
+    store_config(&api, config, current.map(|key| key.modified)).await
 }
 
 /// `PUT /config`: replaces.
@@ -70,38 +62,25 @@ pub(super) async fn put_config(
     State(api): State<Api>,
     Body(config): Body<Map<String, Value>>,
 ) -> Response {
-    let expected = api
-        .context
-        .status()
-        .snapshot
-        .entries
-        .get("config")
-        .map(|entry| entry.modified);
-    store_config(&api, DynamicConfig(config), expected).await
+    let snapshot = api.context.status().snapshot;
+    let over = snapshot.config().map(|key| key.modified);
+    store_config(&api, DynamicConfig(config), over).await
 }
 
-async fn store_config(api: &Api, config: DynamicConfig, expected: Option<i64>) -> Response {
+async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) -> Response {
     if let Err(error) = settings(&config) {
         return say(StatusCode::BAD_REQUEST, error.to_string());
     }
-    let key = api.context.keys.config();
-    let unchanged = match expected {
-        Some(revision) => Compare::mod_revision(key.clone(), CompareOp::Equal, revision),
-        None => Compare::create_revision(key.clone(), CompareOp::Equal, 0),
-    };
-    let put = TxnOp::put(key, wire::compact(&config.0), None);
-    match api
-        .context
-        .etcd
-        .transact(vec![unchanged], vec![put], api.context.dcs_within())
-        .await
-    {
-        Ok(Some(_)) => Json(Value::Object(config.0)).into_response(),
-        Ok(None) => say(
+    let (store, within) = (&api.context.store, api.context.dcs_within());
+    match store.write_config(over, config.clone(), within).await {
+        Attempt::Done(_) => Json(config.0).into_response(),
+        Attempt::Conflict => say(
             StatusCode::CONFLICT,
             "the configuration was changed by another meanwhile; try again",
         ),
-        Err(error) => say(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
+        Attempt::InDoubt(error) | Attempt::Failed(error) => {
+            say(StatusCode::SERVICE_UNAVAILABLE, chain(&error))
+        }
     }
 }
 
@@ -146,14 +125,9 @@ pub(super) async fn failover(State(api): State<Api>, Body(request): Body<Request
 
 /// `DELETE /switchover`
 pub(super) async fn cancel(State(api): State<Api>) -> Response {
-    let key = api.context.keys.failover();
-    match api
-        .context
-        .etcd
-        .put(&key, "{}", None, api.context.dcs_within())
-        .await
-    {
-        Ok(()) => say(StatusCode::OK, "scheduled switchover deleted"),
+    let (store, within) = (&api.context.store, api.context.dcs_within());
+    match store.withdraw_failover(within).await.into_result() {
+        Ok(_) => say(StatusCode::OK, "scheduled switchover deleted"),
         Err(error) => say(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
     }
 }
@@ -220,51 +194,36 @@ async fn hand_over(api: &Api, request: Request, action: &str) -> Response {
     if let Some((status, text)) = objection(api, &request, candidate.as_deref()) {
         return say(status, text);
     }
-    let before = api
-        .context
-        .status()
-        .snapshot
-        .entries
-        .get("leader")
-        .map(|entry| entry.created);
+    let snapshot = api.context.status().snapshot;
+    let before = snapshot.leader_key().map(|key| key.created);
     let data = FailoverData {
         leader: request.leader,
         member: candidate,
         scheduled_at: None,
     };
-    let key = api.context.keys.failover();
-    if let Err(error) = api
-        .context
-        .etcd
-        .put(&key, &wire::compact(&data), None, api.context.dcs_within())
-        .await
-    {
+    let (store, within) = (&api.context.store, api.context.dcs_within());
+    let requested = store.request_failover(data, within).await;
+    if let Err(error) = requested.into_result() {
         return say(StatusCode::SERVICE_UNAVAILABLE, chain(&error));
     }
     follow_hand_over(api, before, action).await
 }
 
 /// Waits until another leader holds the key and runs as primary, or the request is cleared.
-async fn follow_hand_over(api: &Api, before: Option<i64>, action: &str) -> Response {
+async fn follow_hand_over(api: &Api, before: Option<Revision>, action: &str) -> Response {
     let mut seen = false;
     let end = api.context.wait_for(SWITCHOVER_WITHIN, |status| {
-        let entries = &status.snapshot.entries;
-        let pending = entries
-            .get("failover")
-            .is_some_and(|entry| entry.value.len() > 2);
+        let snapshot = &status.snapshot;
+        let pending = snapshot.has_intent();
         seen |= pending;
-        let Some(entry) = entries
-            .get("leader")
-            .filter(|entry| Some(entry.created) != before)
-        else {
-            return (seen && !pending && entries.contains_key("leader")).then_some(None);
+        let key = snapshot.leader_key();
+        let Some(key) = key.filter(|key| Some(key.created) != before) else {
+            return (seen && !pending && key.is_some()).then_some(None);
         };
-        let name = String::from_utf8_lossy(&entry.value).into_owned();
-        let data = entries
-            .get(&format!("members/{name}"))
-            .and_then(wire::member);
-        data.is_some_and(|data| data.role == "primary")
-            .then_some(Some(name))
+        let name = key.value.as_ref()?;
+        let data = snapshot.member(name);
+        data.is_some_and(MemberData::is_primary)
+            .then_some(Some(name.clone()))
     });
     match end.await {
         Some(Some(name)) => {
@@ -312,11 +271,10 @@ pub(super) async fn failsafe_members(State(api): State<Api>) -> Response {
     if !status.settings.failover.failsafe {
         return say(StatusCode::BAD_GATEWAY, "failsafe_mode is off");
     }
-    let map: BTreeMap<String, String> = api
-        .context
+    let map: BTreeMap<&MemberName, &String> = status
+        .snapshot
         .members()
-        .into_iter()
-        .map(|(name, data)| (name.to_string(), data.api_url))
+        .map(|(name, data)| (name, &data.api_url))
         .collect();
     Json(map).into_response()
 }

@@ -1,5 +1,7 @@
-//! Health checks: the status code is the answer (Patroni, `do_GET`). They are matched leniently, as
-//! load balancers expect.
+//! Health checks: the status code is the response (Patroni, `do_GET`). Paths are matched leniently,
+//! as load balancers expect.
+
+#![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
 
@@ -13,7 +15,7 @@ use crate::rest::reports::{is_sync, leads, member_report};
 use mrg_base::Moment;
 use mrg_election::{Mode, Postgres, WalReceiver};
 
-/// Everything that has no route of its own.
+/// Every path that has no route of its own.
 pub(super) async fn check(
     State(api): State<Api>,
     method: Method,
@@ -41,7 +43,7 @@ pub(super) async fn check(
     }
 }
 
-/// The agent's loop ran within a ttl; on a replica within two.
+/// Whether the agent's loop ran within the last ttl; on a replica within the last two.
 fn is_live(status: &Status) -> bool {
     let ttl = status.settings.failover.ttl.0;
     let limit = if leads(status) { ttl } else { 2 * ttl };
@@ -56,7 +58,7 @@ fn is_streaming(status: &Status) -> bool {
     matches!(&status.postgres, Postgres::Standby(standby) if standby.receiver == WalReceiver::Streaming)
 }
 
-/// Whether the lag is within `?lag=`: bytes, or with kB, MB, GB.
+/// Whether the lag is within `?lag=`; true without a readable limit.
 fn lag_fits(status: &Status, query: &BTreeMap<String, String>) -> bool {
     let Some(limit) = query.get("lag").and_then(|text| bytes(text)) else {
         return true;
@@ -70,9 +72,11 @@ fn lag_fits(status: &Status, query: &BTreeMap<String, String>) -> bool {
     }
 }
 
+/// A number of bytes, or with kB, MB, GB.
 fn bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let factor = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+    let unit = text.strip_prefix(digits)?.trim().to_ascii_lowercase();
+    let factor = match unit.as_str() {
         "" | "b" => 1,
         "k" | "kb" => 1 << 10,
         "m" | "mb" => 1 << 20,
@@ -118,6 +122,9 @@ mod tests {
     fn lag_limits_are_read_as_patroni_reads_them() {
         assert_eq!(bytes("10MB"), Some(10 << 20));
         assert_eq!(bytes("1048576"), Some(1_048_576));
-        assert_eq!(bytes("soon"), None);
+        assert_eq!(bytes("16 kB"), Some(16 << 10));
+        for text in ["soon", "", "MB", "1TB", "1.5MB", "-1", "20000000000GB"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /metrics`: Patroni's names, so that its dashboards work, and our own under `mrg_`.
+//! `GET /metrics`: Patroni's names, so that its dashboards work, and extensions under `mrg_`.
 
 use std::fmt::Write;
 
@@ -6,10 +6,14 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
+use crate::config::AgentConfig;
+use crate::context::Status;
 use crate::rest::Api;
 use crate::rest::reports::{PATRONI_VERSION, is_sync, leads};
-use mrg_election::{Mode, Postgres, WalReceiver};
+use mrg_election::{Mode, Postgres, Primary, Standby, WalReceiver};
+use mrg_postgres::Server as ServerFacts;
 
+/// A page in Prometheus' text format.
 struct Page {
     labels: String,
     text: String,
@@ -28,48 +32,71 @@ impl Page {
         self.metric(name, "gauge", help, value);
     }
 
+    fn counter(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.metric(name, "counter", help, value);
+    }
+
     fn flag(&mut self, name: &str, help: &str, value: bool) {
         self.gauge(name, help, u8::from(value));
     }
 }
 
-/// The page.
+/// What the metrics are about.
+struct Sources<'a> {
+    config: &'a AgentConfig,
+    status: &'a Status,
+    facts: Option<&'a ServerFacts>,
+}
+
+impl Sources<'_> {
+    fn primary(&self) -> Option<&Primary> {
+        match &self.status.postgres {
+            Postgres::Primary(primary) => Some(primary),
+            _ => None,
+        }
+    }
+
+    fn standby(&self) -> Option<&Standby> {
+        match &self.status.postgres {
+            Postgres::Standby(standby) => Some(standby),
+            _ => None,
+        }
+    }
+}
+
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    let status = api.context.status();
-    let facts = api.context.server.facts();
-    let config = &api.context.config;
+    let (status, facts) = (api.context.status(), api.context.server.facts());
+    let sources = Sources {
+        config: &api.context.config,
+        status: &status,
+        facts: facts.as_ref(),
+    };
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        page(&sources),
+    )
+        .into_response()
+}
+
+fn page(sources: &Sources<'_>) -> String {
+    let config = sources.config;
     let mut page = Page {
         labels: format!("scope=\"{}\",name=\"{}\"", config.scope, config.name),
         text: String::new(),
     };
+    role(&mut page, sources);
+    wal(&mut page, sources);
+    cluster(&mut page, sources);
+    extensions(&mut page, sources);
+    page.text
+}
+
+fn role(page: &mut Page, sources: &Sources<'_>) {
+    let (primary, standby) = (sources.primary(), sources.standby());
     let version: u32 = PATRONI_VERSION
         .split('.')
         .filter_map(|part| part.parse::<u32>().ok())
         .fold(0, |all, part| all * 100 + part);
-    let running = matches!(status.postgres, Postgres::Primary(_) | Postgres::Standby(_));
-    let standby = if let Postgres::Standby(standby) = &status.postgres {
-        Some(standby)
-    } else {
-        None
-    };
-    let primary = if let Postgres::Primary(primary) = &status.postgres {
-        Some(primary)
-    } else {
-        None
-    };
-    let position = standby
-        .and_then(|standby| standby.position)
-        .map_or(0, |position| position.flushed.0);
-    let replayed = facts
-        .as_ref()
-        .and_then(|facts| facts.replayed)
-        .filter(|_| standby.is_some())
-        .map_or(0, |lsn| lsn.0);
-    let timeline = primary
-        .map(|primary| primary.position)
-        .or(standby.and_then(|standby| standby.position));
-    let sync = is_sync(&status.cluster, &config.name) && standby.is_some();
-    let quorum_mode = status.settings.replication.mode == Mode::Quorum;
     page.gauge(
         "patroni_version",
         "Patroni version without periods.",
@@ -78,16 +105,15 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
     page.flag(
         "patroni_postgres_running",
         "Value is 1 if Postgres is running, 0 otherwise.",
-        running,
+        primary.is_some() || standby.is_some(),
     );
     page.flag(
         "patroni_primary",
         "Value is 1 if this node is the leader, 0 otherwise.",
-        leads(&status),
+        leads(sources.status),
     );
-    page.metric(
+    page.counter(
         "patroni_xlog_location",
-        "counter",
         "Current location of the Postgres transaction log, 0 if this node is not the leader.",
         primary.map_or(0, |primary| primary.position.flushed.0),
     );
@@ -101,6 +127,9 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
         "Value is 1 if this node is a replica, 0 otherwise.",
         standby.is_some(),
     );
+    let status = sources.status;
+    let sync = is_sync(&status.cluster, &sources.config.name) && standby.is_some();
+    let quorum_mode = status.settings.replication.mode == Mode::Quorum;
     page.flag(
         "patroni_sync_standby",
         "Value is 1 if this node is a sync standby, 0 otherwise.",
@@ -111,15 +140,25 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
         "Value is 1 if this node is a quorum standby, 0 otherwise.",
         sync && quorum_mode,
     );
-    page.metric(
+}
+
+fn wal(page: &mut Page, sources: &Sources<'_>) {
+    let standby = sources.standby();
+    let received = standby
+        .and_then(|standby| standby.position)
+        .map_or(0, |position| position.flushed.0);
+    page.counter(
         "patroni_xlog_received_location",
-        "counter",
         "Current location of the received transaction log.",
-        position,
+        received,
     );
-    page.metric(
+    let replayed = sources
+        .facts
+        .and_then(|facts| facts.replayed)
+        .filter(|_| standby.is_some())
+        .map_or(0, |lsn| lsn.0);
+    page.counter(
         "patroni_xlog_replayed_location",
-        "counter",
         "Current location of the replayed transaction log.",
         replayed,
     );
@@ -129,10 +168,14 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
         "Value is 1 if Postgres is streaming, 0 otherwise.",
         streaming,
     );
+}
+
+fn cluster(page: &mut Page, sources: &Sources<'_>) {
+    let (status, facts) = (sources.status, sources.facts);
     page.gauge(
         "patroni_postgres_server_version",
         "Version of Postgres (if running), 0 otherwise.",
-        facts.as_ref().map_or(0, |facts| facts.version),
+        facts.map_or(0, |facts| facts.version),
     );
     page.flag(
         "patroni_cluster_unlocked",
@@ -144,10 +187,14 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
         "Value is 1 if failsafe mode is active, 0 otherwise.",
         status.may_write && !status.holds_key,
     );
+    let position = sources
+        .primary()
+        .map(|primary| primary.position)
+        .or_else(|| sources.standby().and_then(|standby| standby.position));
     page.gauge(
         "patroni_postgres_timeline",
         "Postgres timeline of this node (if running), 0 otherwise.",
-        timeline.map_or(0, |position| position.timeline.0),
+        position.map_or(0, |position| position.timeline.0),
     );
     page.gauge(
         "patroni_dcs_last_seen",
@@ -167,8 +214,12 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
     page.gauge(
         "patroni_failover_priority",
         "Failover priority of this node.",
-        config.priority().unwrap_or(0),
+        sources.config.priority().unwrap_or(0),
     );
+}
+
+fn extensions(page: &mut Page, sources: &Sources<'_>) {
+    let status = sources.status;
     let remaining = status
         .leads_until
         .map_or(0, |until| until.since(mrg_clock::now()).0);
@@ -177,12 +228,9 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
         "Time until the fence kills postgres unless the lease is kept; 0 without a lease.",
         remaining,
     );
-    let degraded = status.settings.is_synchronous()
-        && status
-            .cluster
-            .sync
-            .as_ref()
-            .is_none_or(|(_, stored)| stored.voters.is_empty());
+    let sync = status.cluster.sync.as_ref();
+    let degraded =
+        status.settings.is_synchronous() && sync.is_none_or(|(_, stored)| stored.voters.is_empty());
     page.flag("mrg_sync_degraded", "Value is 1 if synchronous replication is asked for and nobody could take over without loss.", degraded);
     let _ = writeln!(
         page.text,
@@ -196,9 +244,4 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
             why.label()
         );
     }
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-        page.text,
-    )
-        .into_response()
 }

@@ -1,6 +1,6 @@
 //! The REST API on port 8008, with Patroni's routes, status codes and texts (Patroni 4.1,
-//! `patroni/api.py`), so that its tools, health checks and dashboards work. Unsafe methods ask for
-//! credentials if any are configured.
+//! `patroni/api.py`), so that its tools, health checks and dashboards work. Unsafe methods require
+//! the credentials if any are configured.
 
 mod body;
 mod control;
@@ -28,24 +28,23 @@ use mrg_postgres::Credentials;
 
 pub use control::Request as SwitchoverBody;
 
-/// What the API asks of the agent's loop.
+/// Requests that the agent's loop answers.
 pub(crate) enum Ask {
-    /// A peer wants our position.
+    /// A candidate requests this member's vote.
     Vote(oneshot::Sender<Result<VoteAnswer, String>>),
-    /// A leader wants our promise.
+    /// A leader requests this member's promise not to race.
     Promise(FailsafeRequest, oneshot::Sender<Result<(), String>>),
-    /// A leader frees us of our promise.
+    /// A leader frees this member of its promise.
     Withdraw(Withdrawal),
-    /// Somebody wants postgres restarted.
+    /// A client requests a restart of postgres.
     Restart,
 }
 
 /// What the handlers share.
 #[derive(Clone)]
 pub(crate) struct Api {
-    /// The agent.
     pub context: Arc<Context>,
-    /// Its loop.
+    /// To the agent's loop.
     pub asks: mpsc::Sender<Ask>,
 }
 
@@ -94,7 +93,7 @@ fn is_authorized(headers: &HeaderMap, expected: &Credentials) -> bool {
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Basic "));
     let expected = BASE64.encode(format!("{}:{}", expected.username, expected.password));
-    // Every byte is looked at, so that the time says nothing about how many agree.
+    // Every byte is compared, so that the time does not reveal how many agree.
     given.is_some_and(|given| {
         given.len() == expected.len()
             && given

@@ -1,20 +1,21 @@
-//! What a member says of itself and of its cluster.
+//! What a member reports of itself and of its cluster.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Status, members};
+use crate::context::Status;
 use crate::rest::Api;
 use mrg_base::MemberName;
-use mrg_dcs::wire::{self, MemberData};
+use mrg_dcs::wire::MemberData;
 use mrg_election::{Cluster, Mode, Postgres, WalReceiver};
+use mrg_postgres::Server as ServerFacts;
 
 /// The version that the REST API and the member key show, so that Patroni's tools know what to
 /// expect.
 pub(crate) const PATRONI_VERSION: &str = "4.1.5";
 
-/// Patroni's word for the state of the server.
+/// Patroni's word for the state of postgres.
 pub(crate) fn state(status: &Status) -> &'static str {
     match status.postgres {
         Postgres::Primary(_) | Postgres::Standby(_) => "running",
@@ -24,7 +25,7 @@ pub(crate) fn state(status: &Status) -> &'static str {
     }
 }
 
-/// Patroni's word for the role of the server.
+/// Patroni's word for the role of postgres.
 pub(crate) fn role(status: &Status) -> &'static str {
     match status.postgres {
         Postgres::Primary(_) => "primary",
@@ -33,7 +34,7 @@ pub(crate) fn role(status: &Status) -> &'static str {
     }
 }
 
-/// Whether this member leads, as of now.
+/// Whether this member leads now: postgres is a primary, and the leader key is surely its own.
 pub(crate) fn leads(status: &Status) -> bool {
     matches!(status.postgres, Postgres::Primary(_))
         && status
@@ -50,92 +51,87 @@ pub(crate) async fn patroni(State(api): State<Api>) -> Response {
 pub(crate) fn member_report(api: &Api) -> Value {
     let status = api.context.status();
     let facts = api.context.server.facts();
+    let config = &api.context.config;
+    let mut report = server_report(&status, facts.as_ref());
+    let mut insert = |key: &str, value: Value| report.insert(key.to_owned(), value);
+    if status.cluster.leader.is_none() {
+        insert("cluster_unlocked", true.into());
+    }
+    if status.settings.paused {
+        insert("pause", true.into());
+    }
+    if is_sync(&status.cluster, &config.name) {
+        insert(sync_role(&status), true.into());
+    }
+    if let Some(why) = status.why {
+        let reason = json!({ "label": why.label(), "message": why.sentence() });
+        insert("reason", reason);
+    }
+    if let Some(error) = &status.config_error {
+        insert("config_error", error.clone().into());
+    }
+    insert("dcs_last_seen", (status.dcs_last_seen / 1000).into());
+    insert("tags", Value::Object(config.tags.clone()));
+    let about = json!({ "version": PATRONI_VERSION, "scope": config.scope.as_str(), "name": config.name.as_str() });
+    insert("patroni", about);
+    Value::Object(report)
+}
+
+/// The part of the report that is about postgres.
+fn server_report(status: &Status, facts: Option<&ServerFacts>) -> Map<String, Value> {
     let mut report = Map::new();
-    report.insert("state".into(), state(&status).into());
-    report.insert("role".into(), role(&status).into());
-    if let Some(facts) = &facts {
-        report.insert("postmaster_start_time".into(), facts.started.clone().into());
-        report.insert("server_version".into(), facts.version.into());
+    let mut insert = |key: &str, value: Value| report.insert(key.to_owned(), value);
+    insert("state", state(status).into());
+    insert("role", role(status).into());
+    if let Some(facts) = facts {
+        insert("postmaster_start_time", facts.started.clone().into());
+        insert("server_version", facts.version.into());
         if !facts.pending_restart.is_empty() {
-            report.insert("pending_restart".into(), true.into());
+            insert("pending_restart", true.into());
         }
     }
     match &status.postgres {
         Postgres::Primary(primary) => {
-            report.insert(
-                "xlog".into(),
-                json!({ "location": primary.position.flushed.0 }),
-            );
-            report.insert("timeline".into(), primary.position.timeline.0.into());
-            report.insert(
-                "database_system_identifier".into(),
-                primary.system_id.to_string().into(),
-            );
-            if let Some(facts) = &facts {
-                report.insert("replication".into(), json!(facts.replication));
+            let location = primary.position.flushed.0;
+            insert("xlog", json!({ "location": location }));
+            insert("timeline", primary.position.timeline.0.into());
+            let system_id = primary.system_id.to_string();
+            insert("database_system_identifier", system_id.into());
+            if let Some(facts) = facts {
+                insert("replication", json!(facts.replication));
             }
         }
         Postgres::Standby(standby) => {
             let received = standby.position.map(|position| position.flushed.0);
-            let replayed = facts
-                .as_ref()
-                .and_then(|facts| facts.replayed)
-                .map(|lsn| lsn.0);
-            report.insert("xlog".into(), json!({ "received_location": received, "replayed_location": replayed, "paused": false }));
-            report.insert(
-                "timeline".into(),
-                standby.position.map(|position| position.timeline.0).into(),
+            let replayed = facts.and_then(|facts| facts.replayed).map(|lsn| lsn.0);
+            insert(
+                "xlog",
+                json!({ "received_location": received, "replayed_location": replayed, "paused": false }),
             );
-            report.insert(
-                "database_system_identifier".into(),
-                standby.system_id.to_string().into(),
-            );
+            let timeline = standby.position.map(|position| position.timeline.0);
+            insert("timeline", timeline.into());
+            let system_id = standby.system_id.to_string();
+            insert("database_system_identifier", system_id.into());
             let streaming = standby.receiver == WalReceiver::Streaming;
-            report.insert(
-                "replication_state".into(),
-                if streaming {
-                    "streaming"
-                } else {
-                    "in archive recovery"
-                }
-                .into(),
-            );
+            let word = if streaming {
+                "streaming"
+            } else {
+                "in archive recovery"
+            };
+            insert("replication_state", word.into());
         }
         _ => {}
     }
-    let cluster = &status.cluster;
-    if cluster.leader.is_none() {
-        report.insert("cluster_unlocked".into(), true.into());
+    report
+}
+
+/// Patroni's word for a member in `/sync`.
+fn sync_role(status: &Status) -> &'static str {
+    if status.settings.replication.mode == Mode::Quorum {
+        "quorum_standby"
+    } else {
+        "sync_standby"
     }
-    if status.settings.paused {
-        report.insert("pause".into(), true.into());
-    }
-    if is_sync(cluster, &api.context.config.name) {
-        let word = if status.settings.replication.mode == Mode::Quorum {
-            "quorum_standby"
-        } else {
-            "sync_standby"
-        };
-        report.insert(word.into(), true.into());
-    }
-    if let Some(why) = status.why {
-        report.insert(
-            "reason".into(),
-            json!({ "label": why.label(), "message": why.sentence() }),
-        );
-    }
-    if let Some(error) = &status.config_error {
-        report.insert("config_error".into(), error.clone().into());
-    }
-    report.insert("dcs_last_seen".into(), (status.dcs_last_seen / 1000).into());
-    report.insert(
-        "tags".into(),
-        Value::Object(api.context.config.tags.clone()),
-    );
-    let config = &api.context.config;
-    let about = json!({ "version": PATRONI_VERSION, "scope": config.scope.as_str(), "name": config.name.as_str() });
-    report.insert("patroni".into(), about);
-    Value::Object(report)
 }
 
 /// Whether a member is in `/sync`.
@@ -150,26 +146,22 @@ pub(crate) fn is_sync(cluster: &Cluster, member: &MemberName) -> bool {
 pub(crate) async fn cluster(State(api): State<Api>) -> Response {
     let status = api.context.status();
     let cluster = &status.cluster;
-    let all = members(&status.snapshot);
     let leader = cluster.leader.as_ref().map(|key| key.member.clone());
-    let position = |data: &MemberData| data.receive_lsn.or(data.xlog_location);
     let head = leader
         .as_ref()
-        .and_then(|name| all.get(name))
-        .and_then(position)
+        .and_then(|name| status.snapshot.member(name))
+        .and_then(MemberData::flushed)
         .or(cluster.optime.map(|lsn| lsn.0));
-    let rows: Vec<Value> = all
-        .iter()
+    let rows: Vec<Value> = status
+        .snapshot
+        .members()
         .map(|(name, data)| {
-            let role = match () {
-                () if leader.as_ref() == Some(name) => "leader",
-                () if is_sync(cluster, name)
-                    && status.settings.replication.mode == Mode::Quorum =>
-                {
-                    "quorum_standby"
-                }
-                () if is_sync(cluster, name) => "sync_standby",
-                () => "replica",
+            let role = if leader.as_ref() == Some(name) {
+                "leader"
+            } else if is_sync(cluster, name) {
+                sync_role(&status)
+            } else {
+                "replica"
             };
             member_row(name, data, role, head)
         })
@@ -183,11 +175,10 @@ pub(crate) async fn cluster(State(api): State<Api>) -> Response {
 
 fn member_row(name: &MemberName, data: &MemberData, role: &str, head: Option<u64>) -> Value {
     let (host, port) = data.postgres_address().unwrap_or_default();
-    let state = data
-        .replication_state
-        .clone()
-        .filter(|_| data.state == "running")
-        .unwrap_or_else(|| data.state.clone());
+    let state = match &data.replication_state {
+        Some(state) if data.is_running() => state.as_str(),
+        _ => data.state.as_str(),
+    };
     let mut row = json!({ "name": name.as_str(), "role": role, "state": state, "api_url": data.api_url, "host": host, "port": port });
     if let Some(timeline) = data.timeline {
         row["timeline"] = timeline.into();
@@ -213,5 +204,5 @@ fn member_row(name: &MemberName, data: &MemberData, role: &str, head: Option<u64
 
 /// `GET /history`
 pub(crate) async fn history(State(api): State<Api>) -> Response {
-    axum::Json(wire::history(&api.context.status().snapshot.entries)).into_response()
+    axum::Json(api.context.status().snapshot.history()).into_response()
 }

@@ -1,0 +1,405 @@
+//! The structure of `patroni.yml`, and how the environment wins over it. Unknown keys are ignored,
+//! as Patroni does.
+
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::config::{Address, AgentConfig, Error, Own};
+use mrg_base::{InvalidName, MemberName, Scope};
+use mrg_dcs::DynamicConfig;
+use mrg_postgres::{Authentication, Credentials};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct File {
+    scope: Option<String>,
+    name: Option<String>,
+    namespace: Option<String>,
+    restapi: RestApi,
+    etcd3: Option<EtcdFile>,
+    etcd: Option<EtcdFile>,
+    bootstrap: Bootstrap,
+    postgresql: Postgresql,
+    tags: Map<String, Value>,
+    mrg: Own,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RestApi {
+    listen: Option<String>,
+    connect_address: Option<String>,
+    authentication: Option<Credentials>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct EtcdFile {
+    host: Option<String>,
+    hosts: Option<Hosts>,
+    protocol: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Hosts {
+    List(Vec<String>),
+    Text(String),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Bootstrap {
+    dcs: Map<String, Value>,
+    initdb: Vec<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Postgresql {
+    listen: Option<String>,
+    connect_address: Option<String>,
+    data_dir: Option<PathBuf>,
+    bin_dir: Option<PathBuf>,
+    authentication: AuthenticationFile,
+    parameters: Map<String, Value>,
+    pg_hba: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct AuthenticationFile {
+    superuser: Option<Credentials>,
+    replication: Option<Credentials>,
+}
+
+/// The `PATRONI_*` environment. An empty variable counts as unset.
+struct Environment<'a>(&'a BTreeMap<String, String>);
+
+impl Environment<'_> {
+    fn get(&self, variable: &str) -> Option<String> {
+        self.0
+            .get(variable)
+            .filter(|value| !value.is_empty())
+            .cloned()
+    }
+
+    fn require(
+        &self,
+        value: Option<String>,
+        field: &'static str,
+        variable: &'static str,
+    ) -> Result<String, Error> {
+        self.get(variable)
+            .or(value)
+            .ok_or(Error::Missing { field, variable })
+    }
+
+    fn address(
+        &self,
+        value: Option<String>,
+        field: &'static str,
+        variable: &'static str,
+    ) -> Result<Address, Error> {
+        address(field, &self.require(value, field, variable)?)
+    }
+
+    /// A role and its password, from the variables `PATRONI_<role>_USERNAME` and `_PASSWORD`.
+    fn credentials(&self, file: Option<Credentials>, role: &str, default: &str) -> Credentials {
+        let file = file.unwrap_or_else(|| Credentials {
+            username: default.to_owned(),
+            password: String::new(),
+        });
+        Credentials {
+            username: self
+                .get(&format!("PATRONI_{role}_USERNAME"))
+                .unwrap_or(file.username),
+            password: self
+                .get(&format!("PATRONI_{role}_PASSWORD"))
+                .unwrap_or(file.password),
+        }
+    }
+}
+
+pub(super) fn parse(
+    text: &str,
+    path: &Path,
+    environment: &BTreeMap<String, String>,
+) -> Result<AgentConfig, Error> {
+    let file: File = serde_saphyr::from_str(text).map_err(|error| Error::Parse {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })?;
+    from_file(file, &Environment(environment))
+}
+
+fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
+    let postgresql = file.postgresql;
+    let name = env.require(file.name, "name", "PATRONI_NAME")?;
+    let scope = env.require(file.scope, "scope", "PATRONI_SCOPE")?;
+    let rest = rest_api(file.restapi, env)?;
+    let (listen, connect) = listen_and_connect(
+        (
+            postgresql.listen,
+            "postgresql.listen",
+            "PATRONI_POSTGRESQL_LISTEN",
+        ),
+        (
+            postgresql.connect_address,
+            "postgresql.connect_address",
+            "PATRONI_POSTGRESQL_CONNECT_ADDRESS",
+        ),
+        env,
+    )?;
+    let data = env.require(
+        postgresql
+            .data_dir
+            .map(|path| path.to_string_lossy().into_owned()),
+        "postgresql.data_dir",
+        "PATRONI_POSTGRESQL_DATA_DIR",
+    )?;
+    let etcd = file.etcd3.or(file.etcd).unwrap_or_default();
+    let authentication = postgresql.authentication;
+    let invalid_name = |field| move |source: InvalidName| Error::Name { field, source };
+    Ok(AgentConfig {
+        scope: Scope::new(&scope).map_err(invalid_name("scope"))?,
+        name: MemberName::new(&name).map_err(invalid_name("name"))?,
+        namespace: env
+            .get("PATRONI_NAMESPACE")
+            .or(file.namespace)
+            .unwrap_or_else(|| "service".to_owned()),
+        rest_listen: rest.listen,
+        rest_connect: rest.connect,
+        rest_credentials: rest.credentials,
+        etcd_endpoints: endpoints(
+            &etcd,
+            env.get("PATRONI_ETCD3_HOSTS")
+                .or_else(|| env.get("PATRONI_ETCD3_HOST")),
+        )?,
+        etcd_user: etcd.username.zip(etcd.password),
+        bootstrap: DynamicConfig(file.bootstrap.dcs),
+        initdb: initdb_arguments(&file.bootstrap.initdb),
+        listen,
+        connect,
+        data_directory: PathBuf::from(data),
+        bin_directory: env
+            .get("PATRONI_POSTGRESQL_BIN_DIR")
+            .map(PathBuf::from)
+            .or(postgresql.bin_dir),
+        authentication: Authentication {
+            superuser: env.credentials(authentication.superuser, "SUPERUSER", "postgres"),
+            replication: env.credentials(authentication.replication, "REPLICATION", "replicator"),
+        },
+        parameters: parameters(&postgresql.parameters),
+        hba: postgresql.pg_hba,
+        tags: file.tags,
+        own: file.mrg,
+    })
+}
+
+struct Rest {
+    listen: Address,
+    connect: Address,
+    credentials: Option<Credentials>,
+}
+
+fn rest_api(file: RestApi, env: &Environment<'_>) -> Result<Rest, Error> {
+    let (listen, connect) = listen_and_connect(
+        (file.listen, "restapi.listen", "PATRONI_RESTAPI_LISTEN"),
+        (
+            file.connect_address,
+            "restapi.connect_address",
+            "PATRONI_RESTAPI_CONNECT_ADDRESS",
+        ),
+        env,
+    )?;
+    let user = env
+        .get("PATRONI_RESTAPI_USERNAME")
+        .zip(env.get("PATRONI_RESTAPI_PASSWORD"))
+        .map(|(username, password)| Credentials { username, password });
+    Ok(Rest {
+        listen,
+        connect,
+        credentials: user.or(file.authentication),
+    })
+}
+
+/// A setting's value in the file, its path there, and its environment variable.
+type Setting = (Option<String>, &'static str, &'static str);
+
+/// Others connect to where something listens, unless another address is given.
+fn listen_and_connect(
+    listen: Setting,
+    connect: Setting,
+    env: &Environment<'_>,
+) -> Result<(Address, Address), Error> {
+    let text = env.require(listen.0, listen.1, listen.2)?;
+    let connect = env.address(
+        connect.0.or_else(|| Some(text.clone())),
+        connect.1,
+        connect.2,
+    )?;
+    Ok((address(listen.1, &text)?, connect))
+}
+
+/// A parameter's value as `postgresql.conf` has it.
+pub(crate) fn parameter_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(flag) => if *flag { "on" } else { "off" }.to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn parameters(values: &Map<String, Value>) -> BTreeMap<String, String> {
+    values
+        .iter()
+        .map(|(name, value)| (name.clone(), parameter_text(value)))
+        .collect()
+}
+
+fn address(field: &'static str, value: &str) -> Result<Address, Error> {
+    let invalid = || Error::Address {
+        field,
+        value: value.to_owned(),
+    };
+    let (host, port) = value.rsplit_once(':').ok_or_else(invalid)?;
+    Ok(Address {
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: port.trim().parse().map_err(|_| invalid())?,
+    })
+}
+
+fn endpoints(etcd: &EtcdFile, from_environment: Option<String>) -> Result<Vec<String>, Error> {
+    let list = |text: &str| -> Vec<String> {
+        text.split(',')
+            .map(|host| host.trim().trim_matches(['\'', '"']).to_owned())
+            .filter(|host| !host.is_empty())
+            .collect()
+    };
+    let hosts = match (from_environment, &etcd.hosts, &etcd.host) {
+        (Some(text), _, _) => list(&text),
+        (None, Some(Hosts::List(hosts)), _) => hosts.clone(),
+        (None, Some(Hosts::Text(text)), _) => list(text),
+        (None, None, Some(host)) => vec![host.clone()],
+        (None, None, None) => vec![],
+    };
+    if hosts.is_empty() {
+        return Err(Error::Missing {
+            field: "etcd3.hosts",
+            variable: "PATRONI_ETCD3_HOSTS",
+        });
+    }
+    let protocol = etcd.protocol.as_deref().unwrap_or("http");
+    let with_protocol = |host: String| {
+        if host.contains("://") {
+            host
+        } else {
+            format!("{protocol}://{host}")
+        }
+    };
+    Ok(hosts.into_iter().map(with_protocol).collect())
+}
+
+/// Flags (`- data-checksums`) and options (`- encoding: UTF8`).
+fn initdb_arguments(options: &[Value]) -> Vec<String> {
+    let argument = |option: &Value| match option {
+        Value::String(flag) => Some(format!("--{flag}")),
+        Value::Object(map) => map
+            .iter()
+            .next()
+            .map(|(key, value)| format!("--{key}={}", parameter_text(value))),
+        _ => None,
+    };
+    options.iter().filter_map(argument).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YAML: &str = "
+scope: mrg-postgres-cluster
+name: pg-node-1
+restapi:
+  listen: 0.0.0.0:8008
+  connect_address: pg-node-1:8008
+etcd3:
+  hosts: [etcd1:2379, etcd2:2379, etcd3:2379]
+bootstrap:
+  dcs:
+    ttl: 30
+    postgresql:
+      parameters: {max_connections: 500, hot_standby: 'on'}
+  initdb:
+  - encoding: UTF8
+  - data-checksums
+postgresql:
+  listen: 0.0.0.0:5432
+  connect_address: pg-node-1:5432
+  data_dir: /data/pg
+  authentication:
+    superuser: {username: postgres, password: secret}
+tags: {nofailover: false}
+something_new: 1
+";
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<AgentConfig, Error> {
+        let environment = environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        parse(text, Path::new("patroni.yml"), &environment)
+    }
+
+    #[test]
+    fn the_analysis_own_patroni_yml_is_understood() {
+        let config = load(YAML, &[]).unwrap();
+        assert_eq!(
+            config.etcd_endpoints,
+            [
+                "http://etcd1:2379",
+                "http://etcd2:2379",
+                "http://etcd3:2379"
+            ]
+        );
+        assert_eq!(config.initdb, ["--encoding=UTF8", "--data-checksums"]);
+        assert_eq!(config.connect.to_string(), "pg-node-1:5432");
+        assert_eq!(config.bootstrap.parameters().len(), 2);
+        assert_eq!(config.priority(), Some(1));
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let config = load(
+            YAML,
+            &[
+                ("PATRONI_NAME", "other"),
+                ("PATRONI_SUPERUSER_PASSWORD", "changed"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.name.as_str(), "other");
+        assert_eq!(config.authentication.superuser.password, "changed");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_both_its_places() {
+        let message = load("scope: a", &[]).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "name is not set; give it in the file or as PATRONI_NAME"
+        );
+        let message = load(&YAML.replace("0.0.0.0:5432", "5432"), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("postgresql.listen"), "{message}");
+    }
+}

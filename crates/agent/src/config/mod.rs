@@ -1,0 +1,238 @@
+//! What an agent is told from outside etcd: `patroni.yml` and the `PATRONI_*` environment, as far as
+//! this agent uses them.
+
+mod file;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use mrg_base::{InvalidName, MemberName, Scope};
+use mrg_dcs::DynamicConfig;
+use mrg_postgres::{Authentication, Credentials};
+
+pub(crate) use file::parameter_text;
+
+/// Why the configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("unable to read {path}")]
+    Read {
+        /// The configuration file.
+        path: PathBuf,
+        /// The error of the file system.
+        source: std::io::Error,
+    },
+    /// The file is not YAML of the expected structure.
+    #[error("{path}: {message}")]
+    Parse {
+        /// The configuration file.
+        path: PathBuf,
+        /// The parser's message, with line and column.
+        message: String,
+    },
+    /// A required setting is missing.
+    #[error("{field} is not set; give it in the file or as {variable}")]
+    Missing {
+        /// Its path in the file.
+        field: &'static str,
+        /// Its environment variable.
+        variable: &'static str,
+    },
+    /// A name has characters that are not allowed in it.
+    #[error("{field}: {source}")]
+    Name {
+        /// Its path in the file.
+        field: &'static str,
+        /// The rule that it breaks.
+        source: InvalidName,
+    },
+    /// An address is not of the form `host:port`.
+    #[error("{field}: `{value}` is not of the form host:port")]
+    Address {
+        /// Its path in the file.
+        field: &'static str,
+        /// The value found there.
+        value: String,
+    },
+}
+
+/// The section `mrg`: settings that Patroni does not have.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Own {
+    /// The incarnation record; in a pod on an `emptyDir`. Beside the data directory if `None`.
+    pub incarnation_file: Option<PathBuf>,
+    /// Kubernetes' `terminationMessagePath`.
+    pub termination_message: Option<PathBuf>,
+    /// Whether this process is PID 1 of a container: a former incarnation is then surely dead.
+    pub container: bool,
+    /// Databases to create when the cluster is bootstrapped.
+    pub databases: Vec<Database>,
+    /// A directory with the owners' passwords as `<owner>-password`, which change when they are
+    /// rotated.
+    pub secret_directory: Option<PathBuf>,
+    /// How long an orderly stop may take, in seconds; 30 if `None`. More than Kubernetes waits
+    /// before it kills is pointless.
+    pub stop_timeout: Option<u64>,
+}
+
+/// A database to create when the cluster is bootstrapped.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Database {
+    /// The name of the database.
+    pub name: String,
+    /// The role that owns it, created as well.
+    pub owner: String,
+    /// The owner's password.
+    #[serde(default)]
+    pub password: Option<String>,
+    /// The environment variable that has the password if `password` is `None`.
+    #[serde(default)]
+    pub password_env: Option<String>,
+}
+
+/// `host:port`, without the brackets of an IPv6 address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// A host name or an IP address.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Everything an agent is told from outside etcd.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// The cluster's name.
+    pub scope: Scope,
+    /// This member's name.
+    pub name: MemberName,
+    /// The first part of every etcd key.
+    pub namespace: String,
+    /// The address that the REST API listens on.
+    pub rest_listen: Address,
+    /// The address at which other members reach the REST API.
+    pub rest_connect: Address,
+    /// What unsafe methods of the REST API require, if anything.
+    pub rest_credentials: Option<Credentials>,
+    /// `http://host:port` of every etcd endpoint; at least one.
+    pub etcd_endpoints: Vec<String>,
+    /// etcd's user and password.
+    pub etcd_user: Option<(String, String)>,
+    /// The dynamic configuration of a new cluster.
+    pub bootstrap: DynamicConfig,
+    /// Further arguments for `initdb`.
+    pub initdb: Vec<String>,
+    /// `listen_addresses` and `port` of postgres.
+    pub listen: Address,
+    /// The address at which others reach postgres.
+    pub connect: Address,
+    /// PostgreSQL's data directory. Paths beside it, on the same volume, must be free.
+    pub data_directory: PathBuf,
+    /// The directory of PostgreSQL's programs; they are looked up in `PATH` if `None`.
+    pub bin_directory: Option<PathBuf>,
+    /// The agent's roles in postgres.
+    pub authentication: Authentication,
+    /// Local parameters; they win over the dynamic ones.
+    pub parameters: BTreeMap<String, String>,
+    /// Local lines of `pg_hba.conf`; they win over the dynamic ones.
+    pub hba: Option<Vec<String>>,
+    /// This member's tags.
+    pub tags: Map<String, Value>,
+    /// Settings that Patroni does not have.
+    pub own: Own,
+}
+
+impl AgentConfig {
+    /// Reads a file. The environment wins over it and unknown keys are ignored, as in Patroni.
+    ///
+    /// # Errors
+    /// If the file cannot be read, and as [`AgentConfig::parse`].
+    pub fn load(path: &Path, environment: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path, environment)
+    }
+
+    /// Reads the text of a file; `path` is for error messages.
+    ///
+    /// # Errors
+    /// If it is not YAML of the expected structure, or a setting is missing or invalid.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, Error> {
+        file::parse(text, path, environment)
+    }
+
+    /// `failover_priority`, or `None` if the tags forbid this member to lead.
+    pub fn priority(&self) -> Option<i32> {
+        let forbidden = matches!(self.tags.get("nofailover"), Some(Value::Bool(true)));
+        let priority = self
+            .tags
+            .get("failover_priority")
+            .and_then(Value::as_i64)
+            .unwrap_or(1);
+        (!forbidden && priority > 0).then(|| i32::try_from(priority).unwrap_or(i32::MAX))
+    }
+
+    /// The path of one of PostgreSQL's programs.
+    pub fn program(&self, name: &str) -> String {
+        match &self.bin_directory {
+            Some(directory) => directory.join(name).to_string_lossy().into_owned(),
+            None => name.to_owned(),
+        }
+    }
+
+    /// A path beside the data directory, for what must not be part of it.
+    pub fn beside_data(&self, suffix: &str) -> PathBuf {
+        let mut name = self
+            .data_directory
+            .file_name()
+            .unwrap_or_default()
+            .to_os_string();
+        name.push(suffix);
+        self.data_directory.with_file_name(name)
+    }
+
+    /// The directory of postgres' socket; only its own user may enter.
+    pub fn socket_directory(&self) -> PathBuf {
+        self.beside_data(".run")
+    }
+
+    /// The record of promises, on the data volume.
+    pub fn promise_file(&self) -> PathBuf {
+        self.beside_data(".promise")
+    }
+
+    /// The URL of this member's REST API, as Patroni's keys have it.
+    pub fn api_url(&self) -> String {
+        format!("http://{}/patroni", self.rest_connect)
+    }
+
+    /// The record of which cluster the data is of.
+    pub fn system_file(&self) -> PathBuf {
+        self.beside_data(".system")
+    }
+
+    /// The incarnation record.
+    pub fn incarnation_file(&self) -> PathBuf {
+        self.own
+            .incarnation_file
+            .clone()
+            .unwrap_or_else(|| self.beside_data(".incarnation"))
+    }
+}

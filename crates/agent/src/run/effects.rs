@@ -1,0 +1,82 @@
+//! Performs what the node decides.
+
+use crate::peers::VoteAnswer;
+use crate::perform::perform;
+use crate::run::Agent;
+use mrg_base::Moment;
+use mrg_dcs_etcd::WatchCommand;
+use mrg_election::{Action, Effect, Event, Outcome, StepId, Why};
+use mrg_telemetry::chain;
+
+impl Agent {
+    /// Performs one effect. What takes long is a task that ends in an event.
+    pub(super) async fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::GrantLease(ttl) => self.grant(ttl),
+            Effect::KeepAlive(lease) => self.keep_alive(lease),
+            Effect::Fence(by) => self.arm_fence(by).await,
+            Effect::Perform(step, action) => self.begin(step, action),
+            Effect::Abort(step) => self.abort(step).await,
+            Effect::Probe(number) => {
+                let _ = self.probes.send(number);
+            }
+            Effect::ReadDcs => {
+                let read = self.reads.next();
+                let _ = self.commands.send(WatchCommand::Read(read)).await;
+            }
+            Effect::AskPromises {
+                round,
+                members,
+                within,
+            } => self.ask_promises(round, members, within),
+            Effect::WithdrawPromises { members, round } => self.withdraw_promises(members, round),
+            Effect::WriteFailsafe { over, members } => self.write_failsafe(over, members),
+            Effect::AnswerPromise(reply, answer) => self.answer_promise(reply, answer),
+            Effect::AnswerVote(reply, answer) => {
+                if let Some(waiting) = self.replies.take_vote(reply) {
+                    let _ = waiting
+                        .send(answer.map(|(position, priority)| VoteAnswer { position, priority }));
+                }
+            }
+            Effect::Explain(why) => self.explain(why),
+            Effect::Exit => self.exit = true,
+        }
+    }
+
+    async fn arm_fence(&self, by: Option<Moment>) {
+        if let Err(error) = self.fence.arm(by).await {
+            tracing::error!(error = chain(&error), "the fence cannot be armed");
+        }
+    }
+
+    fn begin(&mut self, step: StepId, action: Action) {
+        tracing::info!(?action, "step");
+        let (context, events) = (self.context.clone(), self.events.clone());
+        let lease = self.node.lease().map(|lease| lease.id);
+        let task = tokio::spawn(async move {
+            let outcome = perform(context, action.clone(), lease).await;
+            if !matches!(outcome, Outcome::Done) {
+                tracing::info!(?action, ?outcome, "step ended");
+            }
+            let _ = events.send(Event::Finished { step, outcome }).await;
+        });
+        self.step = Some((step, task));
+    }
+
+    async fn abort(&mut self, step: StepId) {
+        let Some((_, task)) = self.step.take_if(|(running, _)| *running == step) else {
+            return;
+        };
+        task.abort();
+        if !self.context.server.is_running() {
+            // A program that was run for the step must not go on by itself.
+            let _ = self.fence.kill().await;
+        }
+    }
+
+    fn explain(&self, why: Why) {
+        tracing::info!(why = why.label(), "{}", why.sentence());
+        self.context
+            .update(|status| *status.reasons.entry(why).or_insert(0) += 1);
+    }
+}

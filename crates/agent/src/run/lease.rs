@@ -1,0 +1,100 @@
+//! Requests to etcd about this member's lease, each a task that ends in an event.
+
+use crate::context::Context;
+use crate::incarnation::Incarnation;
+use crate::run::Agent;
+use mrg_base::Millis;
+use mrg_dcs::{Error as DcsError, Store, wire};
+use mrg_election::{Event, LeaseId};
+use mrg_telemetry::chain;
+
+impl Agent {
+    pub(super) fn grant(&self, ttl: Millis) {
+        let (context, events) = (self.context.clone(), self.events.clone());
+        let pids = [std::process::id(), self.fence.pid];
+        tokio::spawn(async move {
+            let _ = events.send(grant(&context, ttl, &pids).await).await;
+        });
+    }
+
+    pub(super) fn keep_alive(&self, lease: LeaseId) {
+        let (context, events) = (self.context.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let _ = events.send(keep_alive(&context, lease).await).await;
+        });
+    }
+
+    /// Revokes the lease of the incarnation before this one, if that is surely dead: its leader key
+    /// goes at once.
+    pub(super) async fn clear_former_incarnation(&self) {
+        let config = &self.context.config;
+        let Some(record) = Incarnation::load(&config.incarnation_file()) else {
+            return;
+        };
+        if !record.is_dead(config.own.container) {
+            tracing::warn!(
+                "an earlier incarnation of this agent may still run; waiting for its lease to end"
+            );
+            return;
+        }
+        let revoked = self
+            .context
+            .store
+            .revoke(record.lease, self.context.dcs_within());
+        match revoked.await {
+            Ok(()) => tracing::info!(
+                lease = record.lease.0,
+                "cleared the keys of this agent's earlier incarnation"
+            ),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "unable to clear the keys of this agent's earlier incarnation"
+            ),
+        }
+    }
+}
+
+/// The lease counts from before the request is sent.
+async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
+    let sent = mrg_clock::now();
+    let granted = match context.store.grant(ttl, context.dcs_within()).await {
+        Ok(granted) => granted,
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "no lease");
+            return Event::LeaseUnanswered;
+        }
+    };
+    if let Err(error) = record_lease(context, granted.id, pids) {
+        let path = context.config.incarnation_file();
+        tracing::error!(error = chain(&error), path = %path.display(), "failed to record the lease");
+        let _ = context.store.revoke(granted.id, context.dcs_within()).await;
+        return Event::LeaseUnanswered;
+    }
+    Event::LeaseGranted {
+        id: granted.id,
+        granted: granted.ttl,
+        sent,
+    }
+}
+
+async fn keep_alive(context: &Context, lease: LeaseId) -> Event {
+    let sent = mrg_clock::now();
+    match context.store.keep_alive(lease, context.dcs_within()).await {
+        Ok(()) => Event::LeaseKept { id: lease, sent },
+        Err(DcsError::LeaseGone(_)) => Event::LeaseGone(lease),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "the keepalive was not answered");
+            Event::LeaseUnanswered
+        }
+    }
+}
+
+/// Records the lease for the incarnation after this one, and for the kubelet, before the lease is
+/// used for anything.
+fn record_lease(context: &Context, lease: LeaseId, pids: &[u32]) -> std::io::Result<()> {
+    Incarnation::of(lease, pids).store(&context.config.incarnation_file())?;
+    if let Some(path) = &context.config.own.termination_message {
+        std::fs::write(path, wire::compact(&serde_json::json!({ "lease": lease })))?;
+    }
+    Ok(())
+}

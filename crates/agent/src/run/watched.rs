@@ -1,0 +1,109 @@
+//! Snapshots of etcd, on their way to the node.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::context::addresses;
+use crate::run::Agent;
+use mrg_dcs::{ClusterSnapshot, Error as DcsError, InvalidConfig, wire};
+use mrg_dcs_etcd::{WatchCommand, WatchEvent};
+use mrg_election::{Event, Settings};
+use mrg_telemetry::chain;
+
+impl Agent {
+    pub(super) async fn watched(&mut self, event: WatchEvent<ClusterSnapshot>) {
+        match event {
+            WatchEvent::Lost(error) => self.lost(error.as_ref()).await,
+            WatchEvent::Seen { snapshot, asked } => self.seen(snapshot, asked).await,
+        }
+    }
+
+    async fn lost(&mut self, error: &DcsError) {
+        if self.context.status().dcs_reachable {
+            tracing::warn!(error = chain(error), "etcd does not answer");
+        }
+        self.context.update(|status| status.dcs_reachable = false);
+        self.event(Event::DcsLost).await;
+    }
+
+    /// A snapshot that answers the reads up to the number `answered`. One that is older than the
+    /// last is dropped: what it answers is answered by a later one.
+    async fn seen(&mut self, snapshot: Arc<ClusterSnapshot>, answered: u64) {
+        if snapshot.revision() < self.snapshot.revision() {
+            return;
+        }
+        self.snapshot = snapshot.clone();
+        let cluster = snapshot.cluster();
+        self.context.update(|status| {
+            status.snapshot = snapshot.clone();
+            status.cluster = Arc::new(cluster.clone());
+            status.dcs_last_seen = epoch_ms();
+            status.dcs_reachable = true;
+        });
+        self.learn_addresses(&snapshot);
+        self.configure(&snapshot).await;
+        let linearizable = self.reads.answers_node(answered);
+        self.event(Event::Dcs {
+            cluster,
+            linearizable,
+        })
+        .await;
+        let votes = self.reads.take_votes(answered);
+        self.ask_for_votes(votes).await;
+    }
+
+    fn learn_addresses(&self, snapshot: &ClusterSnapshot) {
+        let failsafe = snapshot.failsafe().into_iter().flatten();
+        let listed = failsafe.filter_map(|(name, url)| Some((name.clone(), wire::base_of(url)?)));
+        self.context.peers.learn(listed.collect());
+        let present = snapshot
+            .members()
+            .filter_map(|(name, data)| Some((name.clone(), data.api_base()?)));
+        self.context.peers.learn(present.collect());
+    }
+
+    async fn configure(&mut self, snapshot: &ClusterSnapshot) {
+        let bootstrap = &self.context.config.bootstrap;
+        let in_force = self.dynamic.observe(snapshot, bootstrap);
+        if let Some(settings) = in_force.settings {
+            self.take_settings(settings).await;
+        }
+        if let Some(error) = in_force.refused {
+            self.refuse_config(&error);
+        }
+        self.housekeeping
+            .configure(in_force.revision, in_force.config, addresses(snapshot));
+    }
+
+    async fn take_settings(&mut self, settings: Settings) {
+        let timers = WatchCommand::Timers {
+            every: settings.failover.loop_wait.duration(),
+            within: settings.failover.retry_timeout.duration(),
+        };
+        let _ = self.commands.send(timers).await;
+        self.context.update(|status| {
+            status.settings = settings;
+            status.config_error = None;
+        });
+        self.event(Event::Settings(settings)).await;
+    }
+
+    fn refuse_config(&self, error: &InvalidConfig) {
+        let text = chain(error);
+        if self.context.status().config_error.as_deref() != Some(&text) {
+            tracing::error!(
+                error = text,
+                "the dynamic configuration is refused; the last good one stays in force"
+            );
+        }
+        self.context
+            .update(|status| status.config_error = Some(text));
+    }
+}
+
+fn epoch_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}

@@ -1,0 +1,146 @@
+//! The local PostgreSQL server: its processes (through the fence), its files, its session.
+//!
+//! Each subject has its own state, in a module of its own: the postmaster ([`process`]), the shared
+//! session ([`connection`]), what the files follow from ([`settings`]), what the probes found
+//! ([`observation`]), and which cluster the data is recorded to be of ([`provisioning`]). Each lock
+//! is held for one closure ([`guarded`]); none is taken within another.
+
+mod commands;
+mod connection;
+mod guarded;
+mod observation;
+mod probe;
+mod process;
+mod programs;
+mod provisioning;
+mod reconfigure;
+mod remote;
+mod settings;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::config::AgentConfig;
+use crate::fence::{self, Exit, Fence};
+use connection::Connection;
+use guarded::Guarded;
+use mrg_base::MemberName;
+use mrg_postgres::{Server as ServerFacts, Session};
+use observation::Known;
+use process::Postmaster;
+use settings::Settings;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Fence(#[from] fence::Error),
+    #[error(transparent)]
+    Session(#[from] mrg_postgres::Error),
+    #[error("failed to write {what}")]
+    File {
+        what: String,
+        source: std::io::Error,
+    },
+    /// `output` is the end of what the program printed.
+    #[error("{program} ended with {exit}: {output}")]
+    Program {
+        program: String,
+        exit: Exit,
+        output: String,
+    },
+    #[error("there is no room on the volume for what {program} writes: {output}")]
+    NoSpace { program: String, output: String },
+    #[error("{0} took longer than it may")]
+    Timeout(&'static str),
+    #[error("the address of {0} is not known")]
+    NoAddress(MemberName),
+    /// The server, or another member's, is not in the state that the operation needs.
+    #[error("{0}")]
+    State(String),
+}
+
+impl Error {
+    fn file(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::File {
+            what: what.to_string(),
+            source,
+        }
+    }
+
+    fn state(text: impl Into<String>) -> Self {
+        Self::State(text.into())
+    }
+}
+
+pub(crate) struct Server {
+    config: Arc<AgentConfig>,
+    /// The major version of the installed programs; `None` if it cannot be determined.
+    major: Option<String>,
+    fence: Fence,
+    postmaster: Postmaster,
+    connection: Connection,
+    settings: Guarded<Settings>,
+    observation: Guarded<Known>,
+    /// The system identifier that the system record beside the data has, once this process has
+    /// this process.
+    recorded: Guarded<Option<u64>>,
+}
+
+impl Server {
+    /// A server that does not run yet. `exits` receives a message for every postmaster that ends.
+    pub(crate) fn new(
+        config: Arc<AgentConfig>,
+        fence: Fence,
+        exits: mpsc::UnboundedSender<()>,
+    ) -> Self {
+        Self {
+            major: programs::major_version(&config),
+            postmaster: Postmaster::new(fence.clone(), exits),
+            connection: Connection::new(&config),
+            config,
+            fence,
+            settings: Guarded::default(),
+            observation: Guarded::default(),
+            recorded: Guarded::new(None),
+        }
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.config.data_directory
+    }
+
+    /// What the last probe found besides the role; `None` while no server runs.
+    pub(crate) fn facts(&self) -> Option<ServerFacts> {
+        self.observation.read(|known| known.facts.clone())
+    }
+
+    /// Why the data directory cannot be used, if so.
+    pub(crate) fn unusable_data(&self) -> Option<String> {
+        self.observation.read(|known| known.unusable.clone())
+    }
+
+    /// Why PostgreSQL refuses the user's parameters, if it does. The last accepted ones are in force
+    /// then.
+    pub(crate) fn refused_parameters(&self) -> Option<String> {
+        self.settings.read(Settings::refusal)
+    }
+
+    /// Whether a postmaster runs, as far as the agent's loop knows.
+    pub(crate) fn is_running(&self) -> bool {
+        self.postmaster.is_running()
+    }
+
+    /// Must be called for every message to `exits`, before the next probe.
+    pub(crate) fn note_exit(&self) {
+        if self.postmaster.note_exit() {
+            self.connection.close();
+        }
+    }
+
+    /// The session, opened if need be.
+    pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
+        Ok(self.connection.session().await?)
+    }
+}

@@ -1,0 +1,75 @@
+//! Reads the local server and its data directory.
+
+use crate::server::Server;
+use crate::server::observation::{AtRest, Reading, observe};
+use mrg_election::Postgres;
+use mrg_postgres::{Look, Replica, fork_of, look_at, timeline_at};
+
+impl Server {
+    /// Probes the server and its data directory.
+    pub(crate) async fn probe(&self) -> Postgres {
+        let reading = self.read().await;
+        let upstream = self.settings.read(|settings| settings.upstream());
+        let (postgres, newly_unusable) = self.observation.change(|known| {
+            let before = known.unusable.clone();
+            let postgres = observe(reading, upstream.as_ref(), known, mrg_clock::now());
+            let after = known
+                .unusable
+                .clone()
+                .filter(|why| before.as_ref() != Some(why));
+            (postgres, after)
+        });
+        if let Some(why) = newly_unusable {
+            tracing::error!(%why, directory = %self.data().display(), "the data directory cannot be used; it is left alone");
+        }
+        postgres
+    }
+
+    async fn read(&self) -> Reading {
+        if !self.is_running() {
+            return Reading::AtRest(AtRest {
+                data: look_at(self.data()),
+                made_by: std::fs::read_to_string(self.data().join("PG_VERSION")).ok(),
+                programs: self.major.clone(),
+                unfinished: self.is_unfinished(),
+                half_rewound: self.is_half_rewound(),
+            });
+        }
+        match self.look().await {
+            Ok(look) => {
+                let fork = match &look {
+                    Look::Replica(replica, _) => fork_of(self.data(), replica.timeline),
+                    Look::Primary(..) => None,
+                };
+                Reading::Answered { look, fork }
+            }
+            Err(mrg_postgres::Error::Connect(_)) => Reading::NotAccepting,
+            Err(error) => {
+                tracing::debug!(%error, "postgres does not answer");
+                Reading::Failed
+            }
+        }
+    }
+
+    /// Asks the running server.
+    pub(super) async fn look(&self) -> Result<Look, mrg_postgres::Error> {
+        let mut look = self.connection.look().await?;
+        if let Look::Replica(replica, _) = &mut look
+            && !replica.streaming
+            && let Some(flushed) = replica.flushed
+        {
+            // The server itself forgets the timeline that it received last.
+            let on_disk = timeline_at(self.data(), flushed).unwrap_or_default();
+            replica.timeline = replica.timeline.max(on_disk);
+        }
+        Ok(look)
+    }
+
+    /// How far the server has replayed and received; `None` unless it is in recovery and answers.
+    pub(crate) async fn replica(&self) -> Option<Replica> {
+        match self.look().await {
+            Ok(Look::Replica(replica, _)) => Some(replica),
+            Ok(Look::Primary(..)) | Err(_) => None,
+        }
+    }
+}

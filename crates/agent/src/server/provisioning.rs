@@ -1,0 +1,237 @@
+//! Where a data directory comes from: initialized, copied from another member, or rewound to its
+//! history. Marks beside the directory say what is not finished.
+
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use serde::{Deserialize, Serialize};
+
+use crate::config::AgentConfig;
+use crate::incarnation::write_durably;
+use crate::server::{Error, Server, programs, remote};
+use mrg_base::MemberName;
+use mrg_postgres::{Credentials, DataState, conninfo, look_at};
+
+/// The cluster that the data is of, for a start while the `initialize` key is missing.
+#[derive(Serialize, Deserialize)]
+struct SystemRecord {
+    scope: String,
+    system_id: u64,
+}
+
+impl Server {
+    /// Initializes a new data directory, whole or not at all. It is marked as unfinished until the
+    /// cluster has stored its system identifier.
+    pub(crate) async fn init_db(&self) -> Result<(), Error> {
+        let fresh = self.fresh_directory()?;
+        let mut arguments = initdb_arguments(&self.config, &fresh);
+        let password_file = self.config.beside_data(".pw");
+        let password = &self.config.authentication.superuser.password;
+        if !password.is_empty() {
+            std::fs::write(&password_file, password).map_err(Error::file("the password file"))?;
+            arguments.push(format!("--pwfile={}", password_file.display()));
+        }
+        let initialized = self.run_program("initdb", arguments, None).await;
+        let _ = std::fs::remove_file(&password_file);
+        initialized?;
+        let mark = self.unfinished_mark();
+        write_durably(&mark, b"").map_err(Error::file(mark.display()))?;
+        self.install(&fresh)
+    }
+
+    async fn run_program(
+        &self,
+        program: &str,
+        arguments: Vec<String>,
+        user: Option<&Credentials>,
+    ) -> Result<(), Error> {
+        programs::run(&self.config, &self.fence, program, arguments, user).await
+    }
+
+    fn unfinished_mark(&self) -> PathBuf {
+        self.config.beside_data(".unfinished")
+    }
+
+    /// Whether the data directory was initialized here for a cluster that is not known to have
+    /// stored its system identifier.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished_mark().exists()
+    }
+
+    /// Takes note of the cluster's system identifier. If the local data has it, the data is finished
+    /// and recorded to be of this cluster.
+    pub(crate) fn note_system(&self, system_id: u64) {
+        let recorded = self.recorded.read(|recorded| *recorded == Some(system_id));
+        if recorded && !self.is_unfinished() || !self.is_of(system_id) {
+            return;
+        }
+        let record = SystemRecord {
+            scope: self.config.scope.to_string(),
+            system_id,
+        };
+        let written = write_durably(
+            &self.config.system_file(),
+            mrg_dcs::wire::compact(&record).as_bytes(),
+        );
+        match written.and_then(|()| remove_if_there(&self.unfinished_mark())) {
+            Ok(()) => self.recorded.change(|recorded| *recorded = Some(system_id)),
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be written down which cluster the data is of");
+            }
+        }
+    }
+
+    /// The system identifier of the data, if the data is recorded to be of the cluster of this name.
+    pub(crate) fn recorded_system(&self) -> Option<u64> {
+        let bytes = std::fs::read(self.config.system_file()).ok()?;
+        let record: SystemRecord = serde_json::from_slice(&bytes).ok()?;
+        let scope = self.config.scope.to_string();
+        (record.scope == scope && self.is_of(record.system_id)).then_some(record.system_id)
+    }
+
+    fn is_of(&self, system_id: u64) -> bool {
+        matches!(look_at(self.data()), DataState::Present(control) if control.data.system_id == system_id)
+    }
+
+    /// Replaces the data directory by a copy of a member's.
+    pub(crate) async fn base_backup(&self, from: &MemberName) -> Result<(), Error> {
+        let address = self.address(from)?;
+        let fresh = self.fresh_directory()?;
+        let user = &self.config.authentication.replication;
+        let options = [("connect_timeout", "5")];
+        let arguments = vec![
+            format!("--pgdata={}", fresh.display()),
+            "--wal-method=stream".to_owned(),
+            "--checkpoint=fast".to_owned(),
+            "--no-password".to_owned(),
+            format!(
+                "--dbname={}",
+                conninfo(&address, &without_password(user), &options)
+            ),
+        ];
+        if let Err(error) = self
+            .run_program("pg_basebackup", arguments, Some(user))
+            .await
+        {
+            // Half a copy is of no use and takes room.
+            let _ = std::fs::remove_dir_all(&fresh);
+            return Err(error);
+        }
+        self.install(&fresh)?;
+        let mark = self.unfinished_mark();
+        remove_if_there(&mark).map_err(Error::file(mark.display()))
+    }
+
+    /// Rewinds the data directory to where it left the history of this member's.
+    pub(crate) async fn rewind(&self, from: &MemberName) -> Result<(), Error> {
+        let address = self.address(from)?;
+        let user = &self.config.authentication.superuser;
+        remote::checkpoint(&address, user).await?;
+        // The crash recovery that pg_rewind may have to run first refuses a standby's directory.
+        remove_if_there(&self.data().join("standby.signal"))
+            .and_then(|()| remove_if_there(&self.data().join("postmaster.pid")))
+            .map_err(Error::file("standby.signal"))?;
+        let options = [("dbname", "postgres"), ("connect_timeout", "5")];
+        let arguments = vec![
+            format!("--target-pgdata={}", self.data().display()),
+            format!(
+                "--source-server={}",
+                conninfo(&address, &without_password(user), &options)
+            ),
+        ];
+        // An interrupted rewind leaves what no server may be started on (PostgreSQL's manual,
+        // pg_rewind, "Warnings").
+        let mark = self.rewinding_mark();
+        write_durably(&mark, b"").map_err(Error::file(mark.display()))?;
+        self.run_program("pg_rewind", arguments, Some(user)).await?;
+        remove_if_there(&mark).map_err(Error::file(mark.display()))
+    }
+
+    fn rewinding_mark(&self) -> PathBuf {
+        self.config.beside_data(".rewinding")
+    }
+
+    /// Whether a rewind was begun and not finished. What is left counts as no data directory, and is
+    /// replaced by a copy.
+    pub(crate) fn is_half_rewound(&self) -> bool {
+        self.rewinding_mark().exists()
+    }
+
+    /// A path beside the data directory, on the same volume, where nothing is.
+    fn fresh_directory(&self) -> Result<PathBuf, Error> {
+        let fresh = self.config.beside_data(".new");
+        remove_directory_if_there(&fresh)?;
+        Ok(fresh)
+    }
+
+    /// Puts a complete directory in the place of the data directory. If there was one, there is one
+    /// at every moment.
+    fn install(&self, fresh: &Path) -> Result<(), Error> {
+        let failed = || Error::file(self.data().display());
+        if self.data().exists() {
+            let swapped = renameat2(
+                AT_FDCWD,
+                fresh,
+                AT_FDCWD,
+                self.data(),
+                RenameFlags::RENAME_EXCHANGE,
+            );
+            swapped.map_err(|errno| failed()(errno.into()))?;
+            std::fs::remove_dir_all(fresh).map_err(failed())?;
+        } else {
+            std::fs::rename(fresh, self.data()).map_err(failed())?;
+        }
+        remove_if_there(&self.rewinding_mark()).map_err(failed())
+    }
+
+    pub(crate) fn remove_data(&self) -> Result<(), Error> {
+        remove_directory_if_there(self.data())
+    }
+}
+
+/// The user without the password, which must not show in the list of processes.
+fn without_password(user: &Credentials) -> Credentials {
+    Credentials {
+        password: String::new(),
+        ..user.clone()
+    }
+}
+
+/// Arguments of `initdb` but the password's: the configured ones, defaults for what they leave open,
+/// and how clients authenticate until `pg_hba.conf` is written.
+fn initdb_arguments(config: &AgentConfig, directory: &Path) -> Vec<String> {
+    let mut arguments = vec![
+        format!("--pgdata={}", directory.display()),
+        format!("--username={}", config.authentication.superuser.username),
+    ];
+    arguments.extend(config.initdb.clone());
+    for (option, value) in [("--encoding", "UTF8"), ("--locale", "C.UTF-8")] {
+        if !arguments.iter().any(|given| given.starts_with(option)) {
+            arguments.push(format!("{option}={value}"));
+        }
+    }
+    if !arguments.iter().any(|given| given == "--data-checksums") {
+        arguments.push("--data-checksums".to_owned());
+    }
+    arguments.extend([
+        "--auth-local=trust".to_owned(),
+        "--auth-host=scram-sha-256".to_owned(),
+    ]);
+    arguments
+}
+
+pub(super) fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn remove_directory_if_there(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::file(path.display())(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,81 @@
+//! Questions to another member's server.
+
+use std::time::Duration;
+
+use crate::server::connection::STATEMENT_TIMEOUT;
+use crate::server::{Error, Server};
+use mrg_base::MemberName;
+use mrg_postgres::{ConnectTo, Credentials, DataState, look_at};
+
+/// A checkpoint of a busy leader writes all that its memory holds.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Server {
+    /// Fails unless the member's server accepts writes and has the same system identifier as the
+    /// local data.
+    pub(crate) async fn confirm_leader(&self, member: &MemberName) -> Result<(), Error> {
+        let address = self.address(member)?;
+        let client = connect(&address, &self.config.authentication.superuser).await?;
+        let question = "SELECT NOT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())";
+        let failed = statement_failed("ask the leader's server what it is");
+        let answer = tokio::time::timeout(STATEMENT_TIMEOUT, client.query_one(question, &[])).await;
+        let row = answer
+            .map_err(|_| Error::Timeout("the answer of the leader's server"))?
+            .map_err(failed)?;
+        let (leads, theirs): (bool, String) = (
+            row.try_get(0).map_err(failed)?,
+            row.try_get(1).map_err(failed)?,
+        );
+        if !leads {
+            let text = format!("the server of {member} is in recovery");
+            return Err(Error::State(text));
+        }
+        match look_at(self.data()) {
+            DataState::Present(control) if control.data.system_id.to_string() != theirs => {
+                let text = format!("the server of {member} is of another system, {theirs}");
+                Err(Error::State(text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn address(&self, member: &MemberName) -> Result<ConnectTo, Error> {
+        self.settings
+            .read(|settings| settings.address(member))
+            .ok_or_else(|| Error::NoAddress(member.clone()))
+    }
+}
+
+async fn connect(address: &ConnectTo, user: &Credentials) -> Result<tokio_postgres::Client, Error> {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&address.host)
+        .port(address.port)
+        .user(&user.username)
+        .password(&user.password)
+        .dbname("postgres")
+        .connect_timeout(STATEMENT_TIMEOUT);
+    let (client, connection) = config
+        .connect(tokio_postgres::NoTls)
+        .await
+        .map_err(|source| Error::Session(mrg_postgres::Error::Connect(source)))?;
+    tokio::spawn(async move {
+        // A lost connection shows in the next statement.
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+fn statement_failed(operation: &'static str) -> impl Fn(tokio_postgres::Error) -> Error + Copy {
+    move |source| Error::Session(mrg_postgres::Error::Statement { operation, source })
+}
+
+/// Writes a checkpoint on another member, so that its control file shows its timeline to
+/// `pg_rewind`.
+pub(super) async fn checkpoint(address: &ConnectTo, user: &Credentials) -> Result<(), Error> {
+    let client = connect(address, user).await?;
+    tokio::time::timeout(CHECKPOINT_TIMEOUT, client.batch_execute("CHECKPOINT"))
+        .await
+        .map_err(|_| Error::Timeout("the leader's checkpoint"))?
+        .map_err(statement_failed("write a checkpoint at the leader"))
+}
