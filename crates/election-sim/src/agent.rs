@@ -394,7 +394,7 @@ impl World {
         if to >= self.hosts.len() {
             self.pooler_news(to - self.hosts.len() - 1, number, keys, 0);
         } else if self.live(to, number).is_some_and(|agent| agent.ready) {
-            self.seen(to, keys, 0);
+            self.seen(to, &keys, 0);
         }
     }
 
@@ -481,7 +481,7 @@ impl World {
                 reads,
             },
         );
-        self.seen(member, keys, asked);
+        self.seen(member, &keys, asked);
         if self
             .live(member, number)
             .is_some_and(|agent| agent.watch.asked > asked)
@@ -490,7 +490,7 @@ impl World {
         }
     }
 
-    fn seen(&mut self, member: usize, keys: Rc<Keys>, asked: u64) {
+    fn seen(&mut self, member: usize, keys: &Rc<Keys>, asked: u64) {
         let arrived = WatchInput::Arrived {
             revision: keys.cluster.revision,
             has_leader: keys.cluster.leader.is_some(),

@@ -17,29 +17,14 @@ impl Node {
                 cluster,
                 linearizable,
             } => self.note_dcs(now, cluster, linearizable, effects),
-            Event::DcsLost => {
-                self.keeper.unreached(now);
-                if let DcsView::Read(last) = &self.dcs {
-                    self.dcs = DcsView::Away {
-                        since: now,
-                        last: last.clone(),
-                    };
-                }
-            }
+            Event::DcsLost => self.note_lost(now),
             Event::LeaseGranted { id, granted, sent } => {
                 self.keeper
                     .granted(id, granted, sent, &self.settings.failover);
                 // Whatever the DCS is believed to say may be older than this lease.
                 effects.push(Effect::ReadDcs);
             }
-            Event::LeaseKept { id, sent } => {
-                let counted = if bug!(LeaseCountsFromAnswer) {
-                    now
-                } else {
-                    sent
-                };
-                self.note_kept(now, id, counted, effects);
-            }
+            Event::LeaseKept { id, sent } => self.note_kept(now, id, sent, effects),
             Event::LeaseUnanswered => self.keeper.unanswered(now),
             Event::LeaseGone(id) => {
                 if self.keeper.gone(now, id) {
@@ -56,16 +41,12 @@ impl Node {
                 let probe = self.probe();
                 effects.push(probe);
             }
-            Event::Finished { step, outcome } => self.finish(now, step, outcome, effects),
+            Event::Finished { step, outcome } => self.finish(now, step, &outcome, effects),
             Event::PromiseAsked(request) => {
                 let answer = self.promise(now, &request);
                 effects.push(Effect::AnswerPromise(request.reply, answer));
             }
-            Event::PromiseWithdrawn { lease, round } => {
-                let withdrawn =
-                    |promise: &mut Promise| promise.lease == lease && promise.round <= round;
-                self.memory.promised.take_if(withdrawn);
-            }
+            Event::PromiseWithdrawn { lease, round } => self.note_withdrawn(lease, round),
             Event::Promises { round, asked, all } => {
                 let until = self
                     .rounds
@@ -81,6 +62,21 @@ impl Node {
             Event::RestartRequested => self.memory.restart_requested = true,
             Event::Stop => self.memory.stop_requested = true,
         }
+    }
+
+    fn note_lost(&mut self, now: Moment) {
+        self.keeper.unreached(now);
+        if let DcsView::Read(last) = &self.dcs {
+            self.dcs = DcsView::Away {
+                since: now,
+                last: last.clone(),
+            };
+        }
+    }
+
+    fn note_withdrawn(&mut self, lease: LeaseId, round: u64) {
+        let withdrawn = |promise: &mut Promise| promise.lease == lease && promise.round <= round;
+        self.memory.promised.take_if(withdrawn);
     }
 
     fn note_dcs(
@@ -100,7 +96,7 @@ impl Node {
                 self.keeper.reached(now);
             }
             // The read that is waited for was overtaken by a write of our own: what it would have
-            // told is still not known.
+            // shown is still not known.
             if linearizable && self.reading && !bug!(OvertakenReadAwaited) {
                 effects.push(Effect::ReadDcs);
             }
@@ -124,6 +120,11 @@ impl Node {
         if linearizable && unmoved {
             self.keeper.not_moved(now);
         }
+        self.take_over(now, cluster);
+    }
+
+    /// The state of the DCS is this.
+    fn take_over(&mut self, now: Moment, cluster: Cluster) {
         let leadership = |cluster: Option<&Cluster>| {
             cluster
                 .and_then(|cluster| cluster.leader.as_ref())
@@ -178,6 +179,11 @@ impl Node {
     }
 
     fn note_kept(&mut self, now: Moment, id: LeaseId, sent: Moment, effects: &mut Vec<Effect>) {
+        let sent = if bug!(LeaseCountsFromAnswer) {
+            now
+        } else {
+            sent
+        };
         let promised = self.view(now).holds_promises();
         if let Some(useless) = self
             .keeper

@@ -139,7 +139,7 @@ impl Node {
         &mut self,
         now: Moment,
         step: StepId,
-        outcome: Outcome,
+        outcome: &Outcome,
         effects: &mut Vec<Effect>,
     ) {
         let Some(running) = self.running.take_if(|running| running.step == step) else {
@@ -173,11 +173,11 @@ impl Node {
             _ => outcome.is_success(),
         };
         if !go_on {
-            self.note_failure(now, why, &action, &outcome, effects);
+            self.note_failure(now, why, &action, outcome, effects);
             return;
         }
         self.failures = 0;
-        self.note_success(now, why, lease, &action, &outcome);
+        self.note_success(now, why, lease, &action, outcome);
         let mut rest = rest;
         // The race was run by a server that is gone: what follows would take `/sync` for data that
         // may be gone, too.
@@ -230,7 +230,7 @@ impl Node {
             _ => {}
         }
         if action.compares() || matches!(outcome, Outcome::Unknown(_)) {
-            // What was believed of the DCS is wrong, or nobody knows: read before deciding again.
+            // What was believed of the DCS is wrong or in doubt: read before deciding again.
             self.reading = true;
             effects.push(Effect::ReadDcs);
         }
