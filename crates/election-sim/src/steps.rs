@@ -230,6 +230,10 @@ impl World {
                     self.transact(member, step, Transaction::PutPause(leadership));
                 }
                 PauseEffect::Withdraw => self.withdraw_pause(member),
+                PauseEffect::Cut { pods } => self.tell(|world| {
+                    let name = &world.hosts[member].name;
+                    format!("{name}: transactions of {pods:?} are cut")
+                }),
                 PauseEffect::End(outcome) => return self.outcome(member, step, outcome),
             }
         }
