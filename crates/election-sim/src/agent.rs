@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::etcd::{Keys, Transaction};
+use crate::happening::{Answer, Ask, Happening, Message};
 use crate::publish::Record;
 use crate::steps::Running;
-use crate::world::{Answer, Ask, Happening, Message, World};
-use mrg_base::{Lsn, MemberName, Millis, Moment, Position};
+use crate::votes::{Asker, Round};
+use crate::world::World;
+use mrg_base::{Lsn, Moment};
 use mrg_election::publisher::{Publisher, PublisherEvent};
 use mrg_election::watch_order::{WatchInput, WatchOrder, WatchOutput};
-use mrg_election::{
-    Effect, Event, LeaseId, Node, Outcome, Past, Postgres, Promise, PromiseRequest, Settings,
-    StepId,
-};
+use mrg_election::{Effect, Event, LeaseId, Node, Outcome, Past, Postgres, Settings, StepId};
 
 /// What a question to etcd was for.
 #[derive(Clone, Debug)]
@@ -44,30 +43,6 @@ pub(super) struct Watch {
     pub asked: u64,
     /// Counts the reads, so that an old backstop is known.
     pub reads: u64,
-}
-
-/// What a leader collects of promises.
-#[derive(Debug)]
-pub(super) struct Round {
-    pub number: u64,
-    pub asked: Moment,
-    pub waiting: Vec<usize>,
-    pub all: bool,
-}
-
-/// Whom an answer is for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Asker {
-    Vote {
-        from: usize,
-        agent: u32,
-        step: StepId,
-    },
-    Promise {
-        from: usize,
-        agent: u32,
-        round: u64,
-    },
 }
 
 /// An agent's process.
@@ -419,7 +394,7 @@ impl World {
         if to >= self.hosts.len() {
             self.pooler_news(to - self.hosts.len() - 1, number, keys, 0);
         } else if self.live(to, number).is_some_and(|agent| agent.ready) {
-            self.seen(to, keys, 0);
+            self.seen(to, &keys, 0);
         }
     }
 
@@ -506,7 +481,7 @@ impl World {
                 reads,
             },
         );
-        self.seen(member, keys, asked);
+        self.seen(member, &keys, asked);
         if self
             .live(member, number)
             .is_some_and(|agent| agent.watch.asked > asked)
@@ -515,7 +490,7 @@ impl World {
         }
     }
 
-    fn seen(&mut self, member: usize, keys: Rc<Keys>, asked: u64) {
+    fn seen(&mut self, member: usize, keys: &Rc<Keys>, asked: u64) {
         let arrived = WatchInput::Arrived {
             revision: keys.cluster.revision,
             has_leader: keys.cluster.leader.is_some(),
@@ -539,7 +514,7 @@ impl World {
     }
 
     /// Gives an input to the order of reads and snapshots, and performs what it says.
-    fn order(&mut self, member: usize, input: WatchInput) {
+    pub(crate) fn order(&mut self, member: usize, input: WatchInput) {
         let agent = self.agent(member);
         let (number, seen) = (agent.number, agent.seen.clone());
         for output in agent.order.on(input) {
@@ -567,228 +542,6 @@ impl World {
     }
 
     // ---- votes and promises ----
-
-    pub(crate) fn vote_asked(&mut self, member: usize, asker: Asker) {
-        let Some(agent) = self.hosts[member]
-            .agent
-            .as_mut()
-            .filter(|agent| agent.ready)
-        else {
-            return;
-        };
-        agent.replies += 1;
-        let reply = agent.replies;
-        agent.askers.insert(reply, asker);
-        self.order(member, WatchInput::VoteAsked { reply });
-    }
-
-    fn answer_vote(
-        &mut self,
-        member: usize,
-        reply: u64,
-        answer: Result<(Position, Option<i32>), String>,
-    ) {
-        let Some(Asker::Vote { from, agent, step }) = self.agent(member).askers.remove(&reply)
-        else {
-            return;
-        };
-        if let Ok((position, _)) = &answer {
-            self.judge_vote(member, *position);
-        }
-        let name = self.name(member);
-        let vote = answer.ok().map(|(position, candidate)| mrg_election::Vote {
-            member: name,
-            position,
-            candidate,
-        });
-        self.send(member, from, Message::Voted { agent, step, vote });
-    }
-
-    fn ask_promises(
-        &mut self,
-        member: usize,
-        round: u64,
-        members: Vec<MemberName>,
-        within: Millis,
-    ) {
-        let asked = self.clock(member);
-        let agent = self.agent(member);
-        let (number, ttl) = (agent.number, agent.settings.failover.ttl);
-        let lease = agent.node.lease().map(|lease| lease.id);
-        let waiting: Vec<usize> = members
-            .iter()
-            .filter_map(|name| self.number_of(name))
-            .collect();
-        self.agent(member).round = Some(Round {
-            number: round,
-            asked,
-            waiting: waiting.clone(),
-            all: true,
-        });
-        if waiting.is_empty() {
-            let event = Event::Promises {
-                round,
-                asked,
-                all: true,
-            };
-            self.later(
-                0,
-                Happening::Agent {
-                    member,
-                    agent: number,
-                    event: Box::new(event),
-                },
-            );
-        }
-        for to in waiting {
-            self.send(
-                member,
-                to,
-                Message::Promise {
-                    from: member,
-                    agent: number,
-                    lease,
-                    ttl,
-                    round,
-                },
-            );
-        }
-        let late = Event::Promises {
-            round,
-            asked,
-            all: false,
-        };
-        self.later(
-            within.0,
-            Happening::Agent {
-                member,
-                agent: number,
-                event: Box::new(late),
-            },
-        );
-    }
-
-    pub(crate) fn promise_asked(
-        &mut self,
-        member: usize,
-        from: usize,
-        number: u32,
-        lease: Option<LeaseId>,
-        ttl: Millis,
-        round: u64,
-    ) {
-        let Some(agent) = self.hosts[member]
-            .agent
-            .as_mut()
-            .filter(|agent| agent.ready)
-        else {
-            // Nobody listens: the connection is refused.
-            self.send(
-                member,
-                from,
-                Message::Promised {
-                    agent: number,
-                    round,
-                    from: member,
-                    given: false,
-                },
-            );
-            return;
-        };
-        agent.replies += 1;
-        let reply = agent.replies;
-        agent.askers.insert(
-            reply,
-            Asker::Promise {
-                from,
-                agent: number,
-                round,
-            },
-        );
-        let leader = self.name(from);
-        self.feed(
-            member,
-            Event::PromiseAsked(PromiseRequest {
-                reply,
-                leader,
-                lease,
-                ttl,
-                round,
-            }),
-        );
-    }
-
-    fn answer_promise(&mut self, member: usize, reply: u64, answer: Result<Promise, String>) {
-        let Some(Asker::Promise { from, agent, round }) = self.agent(member).askers.remove(&reply)
-        else {
-            return;
-        };
-        self.tell(|world| {
-            format!(
-                "{}: asked by {} for a promise: {answer:?}",
-                world.hosts[member].name, world.hosts[from].name
-            )
-        });
-        if let Ok(promise) = &answer {
-            // Written down before it is given.
-            self.hosts[member].promise_record = Some((self.hosts[member].boot, Some(*promise)));
-        }
-        self.send(
-            member,
-            from,
-            Message::Promised {
-                agent,
-                round,
-                from: member,
-                given: answer.is_ok(),
-            },
-        );
-    }
-
-    pub(crate) fn promised_by(
-        &mut self,
-        member: usize,
-        number: u32,
-        round: u64,
-        from: usize,
-        given: bool,
-    ) {
-        let Some(agent) = self.live(member, number) else {
-            return;
-        };
-        let Some(open) = agent.round.as_mut().filter(|open| open.number == round) else {
-            return;
-        };
-        open.waiting.retain(|waiting| *waiting != from);
-        open.all &= given;
-        if open.waiting.is_empty() {
-            let all = open.all;
-            let event = Event::Promises {
-                round,
-                asked: open.asked,
-                all: open.all,
-            };
-            agent.round = None;
-            self.tell(|world| {
-                format!(
-                    "{}: round {round} of promises: {}",
-                    world.hosts[member].name,
-                    if all { "all" } else { "not all" }
-                )
-            });
-            self.feed(member, event);
-        }
-    }
-
-    pub(crate) fn withdrawn(&mut self, member: usize, lease: LeaseId, round: u64) {
-        if self.hosts[member]
-            .agent
-            .as_ref()
-            .is_some_and(|agent| agent.ready)
-        {
-            self.feed(member, Event::PromiseWithdrawn { lease, round });
-        }
-    }
 
     /// The agent looks at its postgres, as asked or as it does now and then.
     pub(crate) fn look_again(&mut self, member: usize, number: u32) {

@@ -1,11 +1,12 @@
 //! What goes wrong, and how it is mended.
 
 use crate::etcd;
+use crate::happening::Happening;
 use crate::postgres::Data;
 use crate::random::Random;
 use crate::schedule::{Fault, settings};
 use crate::server::CONNECTION_TIMEOUT;
-use crate::world::{Happening, Host, World};
+use crate::world::{Host, World};
 use mrg_base::MemberName;
 use mrg_election::sync::Stored;
 use mrg_election::{Mode, Postgres};

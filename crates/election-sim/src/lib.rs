@@ -10,7 +10,9 @@
 mod agent;
 mod etcd;
 mod faults;
+mod happening;
 mod judge;
+mod network;
 mod pooler;
 mod postgres;
 mod publish;
@@ -19,6 +21,9 @@ mod reduce;
 mod schedule;
 mod server;
 mod steps;
+mod streaming;
+mod votes;
+mod wal;
 mod world;
 
 use std::collections::BTreeSet;

@@ -5,9 +5,10 @@ use std::rc::Rc;
 
 use crate::agent::Watch;
 use crate::etcd::{Keys, PoolerKey};
+use crate::happening::{Answer, Ask, Happening, Message};
 use crate::postgres::Server;
 use crate::server::end_of;
-use crate::world::{Answer, Ask, Happening, Message, World};
+use crate::world::World;
 use mrg_base::{MemberName, Millis, Moment};
 use mrg_election::Revision;
 use mrg_pool_core::{
@@ -652,7 +653,7 @@ impl World {
         };
         match message {
             Message::Vote { from, agent, step } => {
-                self.vote_asked(to, crate::agent::Asker::Vote { from, agent, step });
+                self.vote_asked(to, crate::votes::Asker::Vote { from, agent, step });
             }
             Message::Voted { agent, step, vote } => self.voted(to, from, agent, step, vote),
             Message::Receipt { .. } => self.receipt_asked(to, message),

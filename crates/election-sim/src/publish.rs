@@ -2,8 +2,9 @@
 
 use crate::agent::Call;
 use crate::etcd::Transaction;
+use crate::happening::Ask;
 use crate::postgres::Server;
-use crate::world::{Ask, World};
+use crate::world::World;
 use mrg_base::{Lsn, MemberName, Moment};
 use mrg_election::publisher::{ConfigKey, MemberRecord, Observed, PublisherEffect, PublisherEvent};
 use mrg_election::{Initialize, LeaseId, Member, Postgres};

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::agent::Call;
 use crate::etcd::{Keys, PoolerKey, Transaction};
+use crate::happening::{Answer, Ask, Happening, Message};
 use crate::postgres::{Server, lsn};
-use crate::world::{Answer, Ask, Fence, Happening, Message, World};
+use crate::world::{Fence, World};
 use mrg_base::{MemberName, Millis, Moment};
 use mrg_election::pool_pause::{PauseEffect, PauseEvent, PoolPause, WritePooler, WritePoolers};
 use mrg_election::{Action, Event, Outcome, Revision, StepId, StopMode, Vote};
@@ -229,6 +230,10 @@ impl World {
                     self.transact(member, step, Transaction::PutPause(leadership));
                 }
                 PauseEffect::Withdraw => self.withdraw_pause(member),
+                PauseEffect::Cut { pods } => self.tell(|world| {
+                    let name = &world.hosts[member].name;
+                    format!("{name}: transactions of {pods:?} are cut")
+                }),
                 PauseEffect::End(outcome) => return self.outcome(member, step, outcome),
             }
         }

@@ -64,7 +64,7 @@ pub enum Action {
     /// Stop postgres.
     Stop(StopMode),
     /// Write to the DCS that the next timeline after this position's is ours, on condition that the
-    /// leader key is. Whoever is behind it does not stand: two timelines of one number are two
+    /// leader key is. A member behind it is not eligible: two timelines of one number are two
     /// histories that PostgreSQL cannot tell apart.
     ReserveTimeline {
         /// Where it begins.
@@ -249,7 +249,7 @@ pub enum Outcome {
     Written(Revision),
     /// A compare-and-set found something else, or a peer said no: nothing was changed.
     Refused(String),
-    /// Nobody knows whether it was done; the truth must be read again.
+    /// It is in doubt whether it was done; the truth must be read again.
     Unknown(String),
     /// It failed.
     Failed(String),

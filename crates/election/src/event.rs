@@ -1,5 +1,4 @@
-//! What a member is told, and what it answers: the whole language between [`crate::Node`] and
-//! whoever drives it.
+//! Events and effects: the whole language between [`crate::Node`] and the shell that drives it.
 
 use std::collections::BTreeSet;
 
@@ -108,7 +107,7 @@ pub enum Event {
         all: bool,
     },
     /// What became of [`Effect::WriteFailsafe`]: the revision that the key has by it, or `None` if
-    /// it was not written or nobody knows.
+    /// it was not written or that is in doubt.
     FailsafeWritten(Option<Revision>),
     /// A peer that races asks for our position.
     VoteAsked {
@@ -130,7 +129,7 @@ pub enum Effect {
     GrantLease(Millis),
     /// Keep the lease.
     KeepAlive(LeaseId),
-    /// Kill postgres before this moment unless told otherwise; `None` disarms.
+    /// Kill postgres before this moment unless armed again; `None` disarms.
     Fence(Option<Moment>),
     /// Perform a step and report its end.
     Perform(StepId, Action),

@@ -40,29 +40,29 @@ impl HandOver {
     #[must_use]
     pub fn on(self, event: HandOverEvent) -> Self {
         use HandOver::{No, Pausing, Stopped};
-        match (event, self) {
-            (HandOverEvent::Pause, No | Pausing)
-            | (HandOverEvent::Primary, Pausing | Stopped { pausing: true })
-            | (
-                HandOverEvent::Stopped {
-                    to_hand_over: false,
-                },
-                Pausing | Stopped { pausing: true },
-            ) => Pausing,
-            (HandOverEvent::Pause, Stopped { .. }) => Stopped { pausing: true },
-            (HandOverEvent::Resumed, Stopped { .. }) => Stopped { pausing: false },
-            (HandOverEvent::Stopped { to_hand_over: true }, phase) => Stopped {
-                pausing: phase.pauses_poolers(),
+        match event {
+            HandOverEvent::Pause => match self {
+                No | Pausing => Pausing,
+                Stopped { .. } => Stopped { pausing: true },
             },
-            (
-                HandOverEvent::Stopped {
-                    to_hand_over: false,
+            HandOverEvent::Resumed => match self {
+                No | Pausing => No,
+                Stopped { .. } => Stopped { pausing: false },
+            },
+            HandOverEvent::Stopped { to_hand_over: true } => Stopped {
+                pausing: self.pauses_poolers(),
+            },
+            HandOverEvent::Stopped {
+                to_hand_over: false,
+            }
+            | HandOverEvent::Primary => {
+                if self.pauses_poolers() {
+                    Pausing
+                } else {
+                    No
                 }
-                | HandOverEvent::Primary,
-                No | Stopped { pausing: false },
-            )
-            | (HandOverEvent::Resumed, No | Pausing)
-            | (HandOverEvent::Released, _) => No,
+            }
+            HandOverEvent::Released => No,
         }
     }
 
@@ -77,5 +77,30 @@ impl HandOver {
     /// Whether postgres is down because we hand over.
     pub fn has_stopped(self) -> bool {
         matches!(self, HandOver::Stopped { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HandOver::{self, No, Pausing, Stopped};
+    use super::HandOverEvent;
+
+    const WITHOUT: HandOver = Stopped { pausing: false };
+    const WITH: HandOver = Stopped { pausing: true };
+
+    #[test]
+    fn every_transition() {
+        let phases = [No, Pausing, WITHOUT, WITH];
+        let stop = |to_hand_over| HandOverEvent::Stopped { to_hand_over };
+        for (event, after) in [
+            (HandOverEvent::Pause, [Pausing, Pausing, WITH, WITH]),
+            (HandOverEvent::Resumed, [No, No, WITHOUT, WITHOUT]),
+            (stop(true), [WITHOUT, WITH, WITHOUT, WITH]),
+            (stop(false), [No, Pausing, No, Pausing]),
+            (HandOverEvent::Primary, [No, Pausing, No, Pausing]),
+            (HandOverEvent::Released, [No; 4]),
+        ] {
+            assert_eq!(phases.map(|phase| phase.on(event)), after, "{event:?}");
+        }
     }
 }

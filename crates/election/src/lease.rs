@@ -61,6 +61,7 @@ impl Lease {
 
     /// The lease after an answered keepalive that was *sent* at `sent`. A late answer changes
     /// nothing.
+    #[must_use]
     pub fn kept(self, sent: Moment) -> Self {
         let valid_until = (sent + self.ttl - fence_margin(self.ttl)).max(self.valid_until);
         Self {

@@ -46,9 +46,9 @@ pub enum Part {
     Always,
     /// The leader key is ours.
     Leading,
-    /// It is somebody else's.
+    /// It is another member's.
     Following,
-    /// It is nobody's.
+    /// There is none.
     Leaderless,
 }
 
@@ -378,7 +378,7 @@ fn sync_step(view: &View<'_>) -> Option<Step> {
 
 fn write_sync(view: &View<'_>, stored: Stored) -> Option<Vec<Action>> {
     let expected = read(view)?.sync.as_ref().map(|(revision, _)| *revision);
-    // Names that nobody here wrote cannot be reasoned about: once nobody may take over, they are
+    // Names that no member wrote cannot be reasoned about: once no standby may take over, they are
     // replaced.
     let foreign = primary(view)?.names.is_none();
     let already = read(view)?

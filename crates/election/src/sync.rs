@@ -15,7 +15,7 @@ use crate::settings::{Mode, Replication};
 use crate::view::WalSender;
 use mrg_base::{Lsn, MemberName};
 
-/// The name that stands for "nobody can confirm, so commits wait" (Patroni's, so that its tools
+/// The name that stands for "no standby can confirm, so commits wait" (Patroni's, so that its tools
 /// know it).
 pub const STRICT_PLACEHOLDER: &str = "__patroni_strict_sync_replica_placeholder__";
 
@@ -72,7 +72,7 @@ impl Names {
         }
     }
 
-    /// Reads what [`fmt::Display`] writes; `None` for anything else, which somebody set by hand.
+    /// Reads what [`fmt::Display`] writes; `None` for anything else, which was set by hand.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         if text.is_empty() {
@@ -126,7 +126,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Nobody but the leader itself may take over.
+    /// Only the leader itself may take over.
     pub fn only(leader: MemberName) -> Self {
         Self {
             leader,

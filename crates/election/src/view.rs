@@ -23,7 +23,7 @@ pub struct Revision(pub i64);
 /// The `initialize` key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Initialize {
-    /// Whoever holds this lease is making the first data directory.
+    /// The holder of this lease is making the first data directory.
     InProgress(LeaseId),
     /// The cluster's system identifier.
     Done(u64),
@@ -89,11 +89,11 @@ pub struct Cluster {
     pub timeline: Option<Timeline>,
     /// Who began it, or was about to.
     pub timeline_of: Option<MemberName>,
-    /// `failsafe`: whose promises a leader without DCS needs. Whoever is not in it does not race;
-    /// without the key nobody leads by promises.
+    /// `failsafe`: whose promises a leader without DCS needs. A member that is not in it does not
+    /// race; without the key no member leads by promises.
     pub failsafe: Option<Failsafe>,
     /// Who belongs to the cluster by its configuration (`config`, `mrg.members`); `None` where it
-    /// does not say. Whoever is away and not among them will not come back.
+    /// does not say. A member that is away and not among them will not come back.
     pub expected: Option<BTreeSet<MemberName>>,
 }
 
@@ -111,7 +111,7 @@ impl Cluster {
 pub struct Failsafe {
     /// The key's revision.
     pub revision: Revision,
-    /// Who is listed; nobody if the key cannot be read.
+    /// The members listed; none if the key cannot be read.
     pub members: BTreeSet<MemberName>,
     /// Whether it has other addresses than the member keys.
     pub outdated: bool,
@@ -123,7 +123,7 @@ pub struct Failsafe {
 pub struct Unsettled {
     /// The revision that they compare with.
     pub over: Option<Revision>,
-    /// Whomever one of them lists.
+    /// The members that one of them lists.
     pub members: BTreeSet<MemberName>,
     /// Whether one of them deletes the key.
     pub removed: bool,
@@ -134,7 +134,7 @@ pub struct Unsettled {
 pub enum DcsView {
     /// Nothing yet.
     Unread,
-    /// This is its state, as far as the watch has told.
+    /// This is its state, as far as the watch has delivered it.
     Read(Cluster),
     /// It does not answer; this is what it said last.
     Away {
@@ -220,14 +220,14 @@ pub enum WalReceiver {
 pub struct Standby {
     /// The system identifier.
     pub system_id: u64,
-    /// Its durable position; `None` while local WAL is still being replayed, when nobody knows how
+    /// Its durable position; `None` while local WAL is still being replayed, when it is unknown how
     /// far it reaches.
     pub position: Option<Position>,
-    /// Whom it is told to follow.
+    /// The member that it is configured to follow.
     pub upstream: Option<MemberName>,
     /// Its receiver.
     pub receiver: WalReceiver,
-    /// Where its own timeline ended, by the newest timeline that it has been told of.
+    /// Where its own timeline ended, by the newest timeline that it knows of.
     pub fork: Option<Fork>,
 }
 
@@ -290,7 +290,7 @@ pub struct Memory {
     pub forgot_promises: bool,
     /// As of when the DCS was read last.
     pub read: Revision,
-    /// What this member wrote into `failsafe` and nobody knows of.
+    /// Writes of this member to `failsafe` that are in doubt.
     pub unsettled: Option<Unsettled>,
     /// Since when there has been no leader.
     pub leaderless: Option<Moment>,
@@ -301,7 +301,7 @@ pub struct Memory {
     pub system_id: Option<u64>,
     /// SIGTERM came.
     pub stop_requested: bool,
-    /// Somebody asked for a restart of postgres.
+    /// A restart of postgres was requested.
     pub restart_requested: bool,
     /// Leases that this process once had.
     pub past_leases: BTreeSet<LeaseId>,
@@ -390,7 +390,8 @@ impl<'a> View<'a> {
         matches!((key, self.valid_lease()), (Some(key), Some(lease)) if ours(key, lease))
     }
 
-    /// Whether all members promised to keep quiet long enough, and nobody leads all the same.
+    /// Whether all members promised to keep quiet long enough, and no other member leads all the
+    /// same.
     pub fn holds_promises(&self) -> bool {
         self.memory
             .held_promises
@@ -408,14 +409,14 @@ impl<'a> View<'a> {
         self.memory.forgot_promises && self.since(self.memory.started) < self.settings.failover.ttl
     }
 
-    /// Whether this member promised somebody to keep quiet.
+    /// Whether this member promised a leader to keep quiet.
     pub fn is_promised(&self) -> bool {
         self.memory
             .promised
             .is_some_and(|promise| self.now < promise.until)
     }
 
-    /// The leader key, if somebody else holds it.
+    /// The leader key, if another member holds it.
     pub fn other_leader(&self) -> Option<&'a LeaderKey> {
         let key = self.dcs.last()?.leader.as_ref()?;
         let ours = self.lease.is_some_and(|lease| lease.id == key.lease)
@@ -423,7 +424,7 @@ impl<'a> View<'a> {
         if ours { None } else { Some(key) }
     }
 
-    /// The cluster's system identifier: by the DCS, or, where somebody deleted the key, by what
+    /// The cluster's system identifier: by the DCS, or, where the key was deleted, by what
     /// this member remembers.
     pub fn system_id(&self) -> Option<u64> {
         match self.dcs.last()?.initialize {
@@ -438,7 +439,7 @@ impl<'a> View<'a> {
         self.now.since(moment)
     }
 
-    /// Whose promises this leader needs: everybody who may race. `None` if that is not known.
+    /// Whose promises this leader needs: all members that may race. `None` if that is not known.
     pub fn electors(&self) -> Option<BTreeSet<MemberName>> {
         let cluster = self.dcs.last()?;
         // What was read before this leadership may lack whom the last leader listed.

@@ -4,7 +4,7 @@ use crate::peers::VoteAnswer;
 use crate::perform::perform;
 use crate::run::Agent;
 use mrg_base::Moment;
-use mrg_dcs_etcd::WatchCommand;
+use mrg_election::watch_order::{WatchInput, WatchOutput};
 use mrg_election::{Action, Effect, Event, Outcome, StepId, Why};
 use mrg_telemetry::chain;
 
@@ -21,8 +21,11 @@ impl Agent {
                 let _ = self.probes.send(number);
             }
             Effect::ReadDcs => {
-                let read = self.reads.next();
-                let _ = self.commands.send(WatchCommand::Read(read)).await;
+                for output in self.order.on(WatchInput::ReadWanted) {
+                    if let WatchOutput::Read(number) = output {
+                        self.read(number).await;
+                    }
+                }
             }
             Effect::AskPromises {
                 round,

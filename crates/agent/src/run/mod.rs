@@ -6,7 +6,6 @@ mod effects;
 mod lease;
 mod monitor;
 mod promises;
-mod read_order;
 mod requests;
 mod watched;
 
@@ -34,8 +33,8 @@ use monitor::monitor;
 use mrg_base::{Millis, Moment};
 use mrg_dcs::{ClusterSnapshot, Keys, Store, settings};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch};
+use mrg_election::watch_order::WatchOrder;
 use mrg_election::{Event, Node, StepId};
-use read_order::ReadOrder;
 use requests::Replies;
 
 /// How often postgres is probed when nothing happens.
@@ -85,7 +84,7 @@ struct Agent {
     probes: mpsc::UnboundedSender<u64>,
     /// The last one that was taken to the node.
     snapshot: Arc<ClusterSnapshot>,
-    reads: ReadOrder,
+    order: WatchOrder,
     dynamic: Dynamic,
     replies: Replies,
     step: Option<(StepId, JoinHandle<()>)>,
@@ -130,7 +129,7 @@ impl Agent {
             commands,
             probes,
             snapshot: Arc::default(),
-            reads: ReadOrder::default(),
+            order: WatchOrder::default(),
             dynamic: Dynamic::default(),
             replies: Replies::default(),
             step: None,

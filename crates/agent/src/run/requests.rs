@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use crate::peers::{VoteAnswer, Withdrawal};
 use crate::rest::Ask;
 use crate::run::Agent;
-use mrg_dcs_etcd::WatchCommand;
 use mrg_election::Event;
+use mrg_election::watch_order::WatchInput;
 
 type Reply<T> = oneshot::Sender<Result<T, String>>;
 
@@ -59,21 +59,11 @@ impl Agent {
         }
     }
 
-    /// The last snapshot may be older than what the candidate knows: a vote waits for a read. Without
-    /// a leader in that snapshot it need not.
+    /// The last snapshot may be older than what the candidate knows: a vote waits for a read, unless
+    /// there is no leader in that snapshot.
     async fn vote_requested(&mut self, answer: Reply<VoteAnswer>) {
         let reply = self.replies.vote(answer);
-        let read = self.reads.next_for_vote(reply);
-        let _ = self.commands.send(WatchCommand::Read(read)).await;
-        if self.snapshot.leader_key().is_none() {
-            let votes = self.reads.take_all_votes();
-            self.ask_for_votes(votes).await;
-        }
-    }
-
-    pub(super) async fn ask_for_votes(&mut self, replies: Vec<u64>) {
-        for reply in replies {
-            self.event(Event::VoteAsked { reply }).await;
-        }
+        let outputs = self.order.on(WatchInput::VoteAsked { reply });
+        self.follow(outputs).await;
     }
 }

@@ -7,6 +7,7 @@ use crate::context::addresses;
 use crate::run::Agent;
 use mrg_dcs::{ClusterSnapshot, Error as DcsError, InvalidConfig, wire};
 use mrg_dcs_etcd::{WatchCommand, WatchEvent};
+use mrg_election::watch_order::{WatchInput, WatchOutput};
 use mrg_election::{Event, Settings};
 use mrg_telemetry::chain;
 
@@ -29,27 +30,49 @@ impl Agent {
     /// A snapshot that answers the reads up to the number `answered`. One that is older than the
     /// last is dropped: what it answers is answered by a later one.
     async fn seen(&mut self, snapshot: Arc<ClusterSnapshot>, answered: u64) {
-        if snapshot.revision() < self.snapshot.revision() {
+        let arrived = WatchInput::Arrived {
+            revision: snapshot.revision(),
+            has_leader: snapshot.leader_key().is_some(),
+        };
+        if self.order.on(arrived).is_empty() {
             return;
         }
         self.snapshot = snapshot.clone();
         let cluster = snapshot.cluster();
         self.context.update(|status| {
             status.snapshot = snapshot.clone();
-            status.cluster = Arc::new(cluster.clone());
+            status.cluster = Arc::new(cluster);
             status.dcs_last_seen = epoch_ms();
             status.dcs_reachable = true;
         });
         self.learn_addresses(&snapshot);
         self.configure(&snapshot).await;
-        let linearizable = self.reads.answers_node(answered);
-        self.event(Event::Dcs {
-            cluster,
-            linearizable,
-        })
-        .await;
-        let votes = self.reads.take_votes(answered);
-        self.ask_for_votes(votes).await;
+        let outputs = self.order.on(WatchInput::Configured { asked: answered });
+        self.follow(outputs).await;
+    }
+
+    /// Performs what the order of reads and snapshots says.
+    pub(super) async fn follow(&mut self, outputs: Vec<WatchOutput>) {
+        for output in outputs {
+            match output {
+                WatchOutput::Read(number) => self.read(number).await,
+                WatchOutput::Deliver { linearizable } => {
+                    let cluster = self.snapshot.cluster();
+                    let event = Event::Dcs {
+                        cluster,
+                        linearizable,
+                    };
+                    self.event(event).await;
+                }
+                WatchOutput::Vote { reply } => self.event(Event::VoteAsked { reply }).await,
+                // Only the answer to an arrival, which `seen` takes over.
+                WatchOutput::Take => {}
+            }
+        }
+    }
+
+    pub(super) async fn read(&self, number: u64) {
+        let _ = self.commands.send(WatchCommand::Read(number)).await;
     }
 
     fn learn_addresses(&self, snapshot: &ClusterSnapshot) {

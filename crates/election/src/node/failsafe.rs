@@ -1,9 +1,8 @@
-//! Who may race: what a leader writes into `failsafe`.
+//! Failsafe membership: the members that may race, as a leader writes them into `failsafe`.
 //!
-//! A leader without the DCS leads by the promises of everybody who may race, and whoever is not in
-//! the key does not (docs/ha.md, "Without etcd"). So nobody is listed while promises count or are
-//! asked for, and whomever a write may have listed is asked, too, as long as nobody knows what
-//! became of it.
+//! A leader without the DCS leads by the promises of all members that may race, and a member that
+//! is not in the key does not (docs/ha.md, "Without etcd"). So no member is added while promises
+//! count or are asked for, and the members of a write that is in doubt are asked, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +12,8 @@ use crate::mutant::bug;
 use crate::view::{Cluster, DcsView, Initialize, Revision, Unsettled};
 use mrg_base::{MemberName, Millis, Moment};
 
-/// How long a member that is away stays listed, so that a restart costs nobody his candidacy;
-/// whoever does not belong to the cluster any more goes at once.
+/// How long a member that is away stays listed, so that a restart costs no member its candidacy;
+/// one that does not belong to the cluster any more goes at once.
 const OUTLIVES_MEMBER: Millis = Millis::seconds(60);
 /// The pause after a write that failed.
 const RETRY: Millis = Millis(250);
@@ -103,7 +102,7 @@ impl Node {
         });
     }
 
-    /// Everybody who is there, and those who have not been away for long and may return.
+    /// All members that are there, and those that have not been away for long and may return.
     fn wanted(
         &mut self,
         now: Moment,
@@ -127,7 +126,7 @@ impl Node {
         peers
     }
 
-    /// What became of the write; `None` if it was not done, or nobody knows.
+    /// What became of the write; `None` if it was not done, or is in doubt.
     pub(super) fn note_listed(&mut self, now: Moment, written: Option<Revision>) {
         self.listing.writing = false;
         match written {

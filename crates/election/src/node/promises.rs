@@ -12,7 +12,7 @@ use crate::view::{LeaderKey, Poll, Postgres, Standby};
 use crate::why::Why;
 use mrg_base::{Millis, Moment};
 
-/// The longest promise to a leader of other settings: whoever asks for more would silence this
+/// The longest promise to a leader of other settings: one that asks for more would silence this
 /// member for good.
 const PROMISE_MOST: Millis = Millis::seconds(600);
 

@@ -14,14 +14,14 @@ pub(super) fn name_taken(view: &View<'_>) -> Option<Vec<Action>> {
     (!ours && (stopped(view) || no_data(view)) && !view.memory.stop_requested).then(Vec::new)
 }
 
-/// What was made for a new cluster and did not become one is of no use to anybody, and would keep
+/// What was made for a new cluster and did not become one is of no use, and would keep
 /// this member out of the one that did.
 pub(super) fn unfinished_bootstrap(view: &View<'_>) -> Option<Vec<Action>> {
     let data = data_at_rest(view).filter(|data| data.unfinished)?;
     let cluster = read(view)?;
     let remains = match cluster.initialize {
         Some(Initialize::Done(system_id)) => system_id == data.system_id,
-        // Somebody may have deleted the key that said so.
+        // The key that said so may have been deleted.
         Some(Initialize::InProgress(_)) | None => has_traces(cluster),
     };
     (!remains && !bug!(UnfinishedKept)).then(|| vec![Action::RemoveData])
@@ -45,7 +45,7 @@ pub(super) fn wrong_system(view: &View<'_>) -> Option<Vec<Action>> {
     }
 }
 
-/// Data that nobody has said to be this cluster's does not lead because the key that would tell was
+/// Data that is not known to be this cluster's does not lead because the key that would show it was
 /// deleted.
 pub(super) fn system_unknown(view: &View<'_>) -> Option<Vec<Action>> {
     let cluster = read(view)?;
@@ -55,7 +55,7 @@ pub(super) fn system_unknown(view: &View<'_>) -> Option<Vec<Action>> {
 
 pub(super) fn bootstrap(view: &View<'_>) -> Option<Vec<Action>> {
     let cluster = read(view)?;
-    // The claim may be ours although nobody told us: its answer was lost.
+    // The claim may be ours although its answer was lost.
     let ours = |claim| matches!((claim, view.lease), (Initialize::InProgress(claim), Some(lease)) if claim == lease.id);
     let claimed = cluster.initialize.is_some_and(ours) && !bug!(ClaimNotRecognised);
     let virgin =
@@ -85,7 +85,7 @@ pub(super) fn bootstrap(view: &View<'_>) -> Option<Vec<Action>> {
 }
 
 /// `initialize` is gone, but what only a finished cluster writes is there, or a member has data, or
-/// this one saw the cluster before: somebody deleted a key, or all of them, and a new cluster would
+/// this one saw the cluster before: a key was deleted, or all of them, and a new cluster would
 /// lock the old one's members out.
 pub(super) fn initialize_missing(view: &View<'_>) -> Option<Vec<Action>> {
     let cluster = read(view)?;

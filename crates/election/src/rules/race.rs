@@ -32,7 +32,7 @@ pub(super) fn finish_promotion(view: &View<'_>) -> Option<Vec<Action>> {
     )
 }
 
-/// The last steps of a promotion. In the synchronous modes `/sync` keeps everybody else from
+/// The last steps of a promotion. In the synchronous modes `/sync` keeps all others from
 /// beginning a timeline of the same number.
 pub(super) fn promotion_steps(view: &View<'_>, position: Position) -> Vec<Action> {
     let mut steps = vec![Action::SetSyncNames(first_names(view))];
@@ -50,8 +50,8 @@ pub(super) fn promotion_steps(view: &View<'_>, position: Position) -> Vec<Action
     steps
 }
 
-/// The names for the first moments of a new primary: whoever is alive must confirm, so that nothing
-/// is acknowledged by the new primary alone.
+/// The names for the first moments of a new primary: every live member must confirm, so that
+/// nothing is acknowledged by the new primary alone.
 pub(super) fn first_names(view: &View<'_>) -> Names {
     let replication = view.settings.replication;
     let members = view.dcs.last().map(|cluster| &cluster.members);
@@ -61,8 +61,8 @@ pub(super) fn first_names(view: &View<'_>) -> Names {
         .filter(|(name, member)| *name != view.me && member.may_sync);
     let alive: BTreeSet<MemberName> = alive.map(|(name, _)| name.clone()).collect();
     let alive = if replication.mode == Mode::Sync {
-        // Whoever answered in the race is there; a former leader that just crashed has its key,
-        // too, and would let commits wait.
+        // A member that answered in the race is there; a former leader that just crashed has its
+        // key, too, and would let commits wait.
         let answered = |name: &MemberName| {
             view.race
                 .iter()
@@ -100,7 +100,7 @@ pub(super) fn switchover_to_other(view: &View<'_>) -> Option<Vec<Action>> {
     (waits && !late && !sole_hope(view)).then(Vec::new)
 }
 
-/// Nobody else could take over.
+/// No other member could take over.
 pub(super) fn sole_hope(view: &View<'_>) -> bool {
     successors(view).is_empty()
 }
@@ -184,7 +184,7 @@ pub(super) fn votes_needed(view: &View<'_>) -> usize {
     }
 }
 
-/// Whether somebody who would take over is ahead: by position, then by being named, then by
+/// Whether a member that would take over is ahead: by position, then by being named, then by
 /// priority, then by name.
 pub(super) fn outrun(view: &View<'_>) -> bool {
     let Some(race) = view.race.filter(|_| !bug!(LaggardWins)) else {

@@ -1,15 +1,14 @@
 //! Bugs that the simulator found, each as the shortest story that shows it.
 
+use crate::story::*;
 use mrg_base::{Lsn, Millis, Position, Timeline};
 use mrg_election::sync::{Names, Stored};
 use mrg_election::{
-    Action, Cluster, DataDirectory, Effect, Event, Initialize, LeaderKey, LeaseId, Mode, Outcome,
-    Postgres, Revision, Standby, StartAs, StopMode, SwitchoverRequest, Why,
+    Action, Cluster, DataDirectory, Effect, Event, LeaderKey, LeaseId, Mode, Outcome, Postgres,
+    Revision, StartAs, StopMode, SwitchoverRequest, Why,
 };
 
-use crate::story::*;
-
-fn at_rest(was_primary: bool) -> DataDirectory {
+pub(crate) fn at_rest(was_primary: bool) -> DataDirectory {
     DataDirectory {
         system_id: 42,
         timeline: Timeline(1),
@@ -20,23 +19,9 @@ fn at_rest(was_primary: bool) -> DataDirectory {
     }
 }
 
-/// Nothing that only a finished cluster writes, and nobody with data.
-fn virgin() -> Cluster {
-    let mut virgin = Cluster {
-        optime: None,
-        failsafe: None,
-        ..cluster(None, None)
-    };
-    for member in virgin.members.values_mut() {
-        member.running = false;
-        member.position = None;
-    }
-    virgin
-}
-
 /// The leader's postgres dies, and etcd goes away while the key is let go: from then on nothing
 /// gives the right to write.
-fn expect_release_while_etcd_goes_away(story: &mut Story) {
+pub(crate) fn expect_release_while_etcd_goes_away(story: &mut Story) {
     story.look(Postgres::Stopped(at_rest(true)));
     let (step, action) = story.step().unwrap();
     assert_eq!(action, Action::ReleaseLeader);
@@ -78,22 +63,6 @@ fn a_position_from_before_a_restart_is_nobodys_vote() {
 }
 
 #[test]
-fn a_claim_whose_answer_was_lost_is_ones_own() {
-    let claimed = |lease| Cluster {
-        initialize: Some(Initialize::InProgress(lease)),
-        ..virgin()
-    };
-    let mut story = Story::new(Mode::Quorum, claimed(LEASE), Postgres::NoData);
-    assert_eq!(
-        (story.why(), story.step().map(|(_, action)| action)),
-        (Why::Bootstrap, Some(Action::InitDb))
-    );
-    let mut story = Story::new(Mode::Quorum, claimed(OTHER), Postgres::NoData);
-    assert_eq!(story.why(), Why::BootstrapElsewhere);
-    story.expect_no_step();
-}
-
-#[test]
 fn a_read_that_a_write_of_ones_own_overtook_is_asked_for_again() {
     let sync = Some(("a", &["b", "c"][..], 1));
     let mut led = cluster(Some((ME, LEASE)), sync);
@@ -124,103 +93,6 @@ fn a_read_that_a_write_of_ones_own_overtook_is_asked_for_again() {
         "it would wait for ever: {:?}",
         story.effects
     );
-}
-
-#[test]
-fn a_cluster_that_is_still_being_made_is_not_copied() {
-    let led = |initialize| Cluster {
-        initialize,
-        ..cluster(Some(("b", OTHER)), Some(("b", &[], 0)))
-    };
-    let mut story = Story::new(
-        Mode::Quorum,
-        led(Some(Initialize::InProgress(OTHER))),
-        Postgres::NoData,
-    );
-    story.expect_no_step();
-    let mut story = Story::new(
-        Mode::Quorum,
-        led(Some(Initialize::Done(42))),
-        Postgres::NoData,
-    );
-    assert!(matches!(story.step(), Some((_, Action::BaseBackup(_)))));
-}
-
-#[test]
-fn what_is_left_of_a_cluster_that_never_was_is_removed_and_nothing_else_is() {
-    let left = Postgres::Stopped(DataDirectory {
-        unfinished: true,
-        ..at_rest(true)
-    });
-    let with = |initialize, traces: bool| Cluster {
-        initialize,
-        optime: traces.then_some(Lsn(7)),
-        ..virgin()
-    };
-    for (initialize, traces, removed) in [
-        (None, false, true),
-        (Some(Initialize::Done(7)), true, true),
-        (Some(Initialize::Done(42)), false, false),
-        // Somebody deleted the key: it was a cluster.
-        (None, true, false),
-    ] {
-        let mut story = Story::new(Mode::Async, with(initialize, traces), left.clone());
-        let step = story.step().map(|(_, action)| action);
-        assert_eq!(
-            step == Some(Action::RemoveData),
-            removed,
-            "{initialize:?} {traces}: {step:?}"
-        );
-    }
-}
-
-#[test]
-fn no_new_cluster_is_made_over_the_traces_of_one() {
-    let mut story = Story::new(
-        Mode::Quorum,
-        Cluster {
-            initialize: None,
-            ..cluster(None, Some(("b", &["c"], 0)))
-        },
-        Postgres::NoData,
-    );
-    assert_eq!(story.why(), Why::InitializeMissing);
-    story.expect_no_step();
-    let mut story = Story::new(
-        Mode::Quorum,
-        Cluster {
-            initialize: None,
-            ..virgin()
-        },
-        Postgres::NoData,
-    );
-    assert_eq!(
-        story.step().map(|(_, action)| action),
-        Some(Action::ClaimInitialize)
-    );
-}
-
-#[test]
-fn a_member_that_saw_a_cluster_makes_no_other_when_every_key_is_gone() {
-    let mut story = Story::new(
-        Mode::Quorum,
-        Cluster {
-            initialize: Some(Initialize::Done(42)),
-            ..virgin()
-        },
-        Postgres::NoData,
-    );
-    story.expect_no_step();
-    story.on(Event::Dcs {
-        cluster: Cluster {
-            initialize: None,
-            revision: Revision(12),
-            ..virgin()
-        },
-        linearizable: true,
-    });
-    assert_eq!(story.why(), Why::InitializeMissing);
-    story.expect_no_step();
 }
 
 #[test]
@@ -368,19 +240,6 @@ fn without_sync_a_timeline_is_reserved_before_it_is_begun() {
 }
 
 #[test]
-fn a_member_that_no_leader_would_ask_does_not_race_when_failsafe_is_turned_off_either() {
-    let mut unlisted = cluster(None, Some(("b", &["a", "c"], 1)));
-    unlisted.failsafe = Some(listed(&["b", "c"]));
-    let mut story = Story::new(Mode::Quorum, unlisted, standby(100, Some("b")));
-    assert_eq!(story.why(), Why::NotInFailsafe);
-    let mut off = settings(Mode::Quorum);
-    off.failover.failsafe = false;
-    story.on(Event::Settings(off));
-    assert_eq!(story.why(), Why::NotInFailsafe);
-    story.expect_no_step();
-}
-
-#[test]
 fn a_switchover_that_nobody_took_is_not_tried_for_ever() {
     let sync = Some(("a", &["b", "c"][..], 1));
     let request = SwitchoverRequest {
@@ -480,52 +339,6 @@ fn poolers_that_may_have_been_paused_are_let_go_on_whatever_became_of_that_step(
 }
 
 #[test]
-fn data_of_another_cluster_does_not_lead_because_initialize_was_deleted() {
-    let sync = Some(("b", &["a", "c"][..], 0));
-    let foreign = Postgres::Stopped(DataDirectory {
-        system_id: 7,
-        ..at_rest(false)
-    });
-    let mut story = Story::new(Mode::Quorum, cluster(Some(("b", OTHER)), sync), foreign);
-    assert_eq!(story.why(), Why::WrongSystem);
-    story.on(Event::Dcs {
-        cluster: Cluster {
-            initialize: None,
-            revision: Revision(12),
-            ..cluster(None, sync)
-        },
-        linearizable: true,
-    });
-    assert_eq!(story.why(), Why::WrongSystem);
-    story.expect_no_step();
-    story.look(Postgres::Stopped(at_rest(false)));
-    assert_eq!(story.why(), Why::StartToRace);
-}
-
-#[test]
-fn a_leader_that_let_the_key_go_does_not_lead_on_by_promises() {
-    let sync = Some(("a", &["b", "c"][..], 1));
-    let mut story = Story::new(
-        Mode::Quorum,
-        cluster(Some((ME, LEASE)), sync),
-        primary(any_of(&["b", "c"])),
-    );
-    story.effects.clear();
-    story.on(Event::LeaseUnanswered);
-    let round = story.effects.iter().find_map(|effect| match effect {
-        Effect::AskPromises { round, .. } => Some(*round),
-        _ => None,
-    });
-    story.on(Event::Promises {
-        round: round.expect("promises are asked for"),
-        asked: story.now,
-        all: true,
-    });
-    assert!(story.node.view(story.now).holds_promises());
-    expect_release_while_etcd_goes_away(&mut story);
-}
-
-#[test]
 fn the_fence_stays_armed_while_a_standby_is_promoted_though_the_key_is_deleted() {
     let leaderless = cluster(None, None);
     let mut story = Story::new(Mode::Async, leaderless.clone(), standby(100, None));
@@ -560,176 +373,6 @@ fn the_fence_stays_armed_while_a_standby_is_promoted_though_the_key_is_deleted()
         "{:?}",
         story.effects
     );
-}
-
-/// A leader whose keepalive went unanswered has everybody's promise; then a third member comes.
-fn newcomer_while_promises_count() -> Story {
-    let few = Cluster {
-        failsafe: Some(listed(&["a", "b"])),
-        ..cluster(Some((ME, LEASE)), None)
-    };
-    let mut story = Story::new(Mode::Async, without_c(few.clone()), primary(Names::Nobody));
-    story.effects.clear();
-    story.on(Event::LeaseUnanswered);
-    let asked = story.effects.iter().find_map(|effect| match effect {
-        Effect::AskPromises { round, members, .. } => Some((*round, members.clone())),
-        _ => None,
-    });
-    let (round, members) = asked.expect("promises are asked for");
-    assert_eq!(members, [name("b")]);
-    story.on(Event::Promises {
-        round,
-        asked: story.now,
-        all: true,
-    });
-    story.effects.clear();
-    story.on(Event::Dcs {
-        cluster: Cluster {
-            revision: Revision(13),
-            ..few
-        },
-        linearizable: true,
-    });
-    story
-}
-
-fn without_c(mut cluster: Cluster) -> Cluster {
-    cluster.members.remove(&name("c"));
-    cluster
-}
-
-fn lists(story: &Story) -> Option<Vec<String>> {
-    story.effects.iter().find_map(|effect| match effect {
-        Effect::WriteFailsafe {
-            members: Some(members),
-            ..
-        } => Some(members.iter().map(ToString::to_string).collect()),
-        _ => None,
-    })
-}
-
-#[test]
-fn nobody_is_listed_as_one_that_may_race_while_the_promises_of_others_count() {
-    let mut story = newcomer_while_promises_count();
-    assert_eq!(lists(&story), None);
-    // Once the lease holds again, promises do not count any more, and the newcomer is listed.
-    story.on(Event::LeaseKept {
-        id: LEASE,
-        sent: story.now,
-    });
-    assert_eq!(lists(&story).expect("the list is written"), ["a", "b", "c"]);
-}
-
-#[test]
-fn whom_a_write_may_have_listed_is_asked_for_a_promise_though_it_is_away_again() {
-    let few = Cluster {
-        failsafe: Some(listed(&["a", "b"])),
-        ..cluster(Some((ME, LEASE)), None)
-    };
-    let mut story = Story::new(Mode::Async, few.clone(), primary(Names::Nobody));
-    assert_eq!(
-        lists(&story).expect("the newcomer is listed"),
-        ["a", "b", "c"]
-    );
-    story.on(Event::Dcs {
-        cluster: without_c(Cluster {
-            revision: Revision(13),
-            ..few
-        }),
-        linearizable: true,
-    });
-    story.on(Event::FailsafeWritten(None));
-    story.effects.clear();
-    story.on(Event::LeaseUnanswered);
-    let asked = story.effects.iter().any(|effect| matches!(effect, Effect::AskPromises { members, .. } if members.contains(&name("c"))));
-    assert!(asked, "{:?}", story.effects);
-}
-
-#[test]
-fn a_leader_that_has_not_read_the_list_since_it_leads_does_not_count_on_promises() {
-    let mut story = Story::new(Mode::Async, cluster(None, None), standby(100, None));
-    story.race(100, vec![vote("b", 100), vote("c", 100)]);
-    assert_eq!(
-        story.perform(Outcome::Written(Revision(11))),
-        Action::AcquireLeader
-    );
-    story.look(primary(Names::Nobody));
-    story.effects.clear();
-    story.on(Event::LeaseUnanswered);
-    assert!(
-        !story
-            .effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::AskPromises { .. })),
-        "{:?}",
-        story.effects
-    );
-}
-
-#[test]
-fn a_member_that_is_away_stays_listed_for_a_minute() {
-    let led = cluster(Some((ME, LEASE)), None);
-    let mut story = Story::new(Mode::Async, without_c(led.clone()), primary(Names::Nobody));
-    assert_eq!(lists(&story), None);
-    for seconds in 1..=61 {
-        story.later(1_000);
-        story.on(Event::LeaseKept {
-            id: LEASE,
-            sent: story.now,
-        });
-        assert_eq!(lists(&story).is_some(), seconds >= 60, "after {seconds} s");
-    }
-    assert_eq!(lists(&story).expect("the list is written"), ["a", "b"]);
-    story.on(Event::FailsafeWritten(Some(Revision(14))));
-    story.effects.clear();
-    let (failsafe, revision) = (Some(listed(&["a", "b"])), Revision(14));
-    story.on(Event::Dcs {
-        cluster: without_c(Cluster {
-            failsafe,
-            revision,
-            ..led
-        }),
-        linearizable: false,
-    });
-    assert_eq!(lists(&story), None);
-}
-
-#[test]
-fn data_that_nobody_has_said_to_be_of_this_cluster_does_not_lead_while_initialize_is_missing() {
-    let forgotten = Cluster {
-        initialize: None,
-        ..cluster(None, None)
-    };
-    let mut story = Story::new(
-        Mode::Async,
-        forgotten.clone(),
-        Postgres::Stopped(at_rest(false)),
-    );
-    assert_eq!(story.why(), Why::SystemUnknown);
-    story.expect_no_step();
-    // Somebody does what the message says, or a record beside the data has said so before.
-    story.on(Event::Dcs {
-        cluster: Cluster {
-            revision: Revision(12),
-            ..cluster(None, None)
-        },
-        linearizable: true,
-    });
-    assert_eq!(story.why(), Why::StartToRace);
-    let mut story = Story::new(Mode::Async, forgotten.clone(), Postgres::Unknown);
-    story.node.remember_system(42);
-    story.look(Postgres::Stopped(at_rest(false)));
-    assert_eq!(story.why(), Why::StartToRace);
-    // An existing server may become a new cluster: nothing tells of another.
-    let story = Story::new(
-        Mode::Async,
-        Cluster {
-            initialize: None,
-            ..virgin()
-        },
-        Postgres::Stopped(at_rest(false)),
-    );
-    assert_eq!(story.why(), Why::StartToRace);
 }
 
 #[test]
@@ -769,38 +412,6 @@ fn a_lease_that_lapsed_is_asked_for_again_though_the_answer_that_etcd_is_back_wa
 }
 
 #[test]
-fn data_of_another_cluster_has_no_vote_and_is_not_started_while_etcd_is_away() {
-    let leaderless = cluster(None, Some(("b", &["a", "c"], 1)));
-    let Postgres::Standby(ours) = standby(100, None) else {
-        unreachable!()
-    };
-    let mut story = Story::new(
-        Mode::Quorum,
-        leaderless.clone(),
-        Postgres::Standby(Standby {
-            system_id: 7,
-            ..ours
-        }),
-    );
-    story.on(Event::DcsLost);
-    story.effects.clear();
-    story.on(Event::VoteAsked { reply: 1 });
-    let refused = story
-        .effects
-        .iter()
-        .any(|effect| matches!(effect, Effect::AnswerVote(1, Err(_))));
-    assert!(refused, "{:?}", story.effects);
-    let foreign = Postgres::Stopped(DataDirectory {
-        system_id: 7,
-        ..at_rest(false)
-    });
-    let mut story = Story::new(Mode::Quorum, leaderless, Postgres::Unknown);
-    story.on(Event::DcsLost);
-    story.look(foreign);
-    story.expect_no_step();
-}
-
-#[test]
 fn a_winner_whose_server_ended_meanwhile_does_not_take_sync() {
     let mut story = Story::new(
         Mode::Quorum,
@@ -817,35 +428,4 @@ fn a_winner_whose_server_ended_meanwhile_does_not_take_sync() {
         story.step().map(|(_, action)| action),
         Some(Action::ReleaseLeader)
     );
-}
-
-#[test]
-fn a_member_that_the_configuration_names_no_more_leaves_the_list_as_soon_as_it_is_away() {
-    let scaled_down = |names: &[&str]| Cluster {
-        revision: Revision(13),
-        expected: Some(names.iter().map(|member| name(member)).collect()),
-        ..cluster(Some((ME, LEASE)), None)
-    };
-    let mut story = Story::new(
-        Mode::Async,
-        scaled_down(&["a", "b"]),
-        primary(Names::Nobody),
-    );
-    assert_eq!(lists(&story), None, "it is still there, and may race");
-    story.on(Event::Dcs {
-        cluster: without_c(scaled_down(&["a", "b"])),
-        linearizable: true,
-    });
-    assert_eq!(lists(&story).expect("the list is written"), ["a", "b"]);
-    // One that restarts stays a candidate.
-    let mut story = Story::new(
-        Mode::Async,
-        scaled_down(&["a", "b", "c"]),
-        primary(Names::Nobody),
-    );
-    story.on(Event::Dcs {
-        cluster: without_c(scaled_down(&["a", "b", "c"])),
-        linearizable: true,
-    });
-    assert_eq!(lists(&story), None);
 }

@@ -4,5 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 
 mod found;
+mod found_bootstrap;
+mod found_failsafe;
+mod leases;
 mod rules;
 mod story;

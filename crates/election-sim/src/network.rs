@@ -1,0 +1,202 @@
+//! The network, and the way to etcd and back.
+
+use crate::happening::{Answer, Ask, Happening, Message};
+use crate::world::World;
+use mrg_election::LeaseId;
+
+/// So many of a thousand requests to etcd that a cut holds up are sent again in time.
+const RESENT: u64 = 400;
+
+impl World {
+    /// Whether a message gets from one end to the other, and after how long.
+    pub(crate) fn way(&mut self, from: usize, to: usize) -> Option<u64> {
+        if from == to {
+            return Some(0);
+        }
+        if self.cut[from][to] > 0
+            || self.random.chance(if self.healed {
+                0
+            } else {
+                self.schedule.delays.lost
+            })
+        {
+            return None;
+        }
+        let (usual, most) = self.schedule.delays.network;
+        let slow = if self.now < self.slow_until {
+            self.random.between(20, 600)
+        } else {
+            0
+        };
+        Some(
+            self.random
+                .skewed(usual, if self.healed { usual } else { most })
+                + slow,
+        )
+    }
+
+    /// The same over a connection that stands: nothing is lost, unless the way is cut.
+    pub(crate) fn steady_way(&mut self, from: usize, to: usize) -> Option<u64> {
+        let lost = std::mem::take(&mut self.schedule.delays.lost);
+        let way = self.way(from, to);
+        self.schedule.delays.lost = lost;
+        way
+    }
+
+    /// Sends a message, which may get lost.
+    pub(crate) fn send(&mut self, from: usize, to: usize, message: Message) {
+        if let Some(wait) = self.way(from, to) {
+            self.later(
+                wait,
+                Happening::Arrives {
+                    from,
+                    to,
+                    message: Box::new(message),
+                },
+            );
+        }
+    }
+
+    /// Asks etcd; the answer, or that there is none in time, comes back under the same number.
+    pub(crate) fn ask_etcd(&mut self, from: usize, number: u32, within: u64, ask: Ask) -> u64 {
+        let call = self.call();
+        let etcd = self.etcd_end();
+        if let Some(wait) = self.way(from, etcd) {
+            self.later(
+                wait,
+                Happening::Request {
+                    from,
+                    number,
+                    call,
+                    ask: Box::new(ask),
+                },
+            );
+        } else if self.cut[from][etcd] > 0 && self.random.chance(RESENT) {
+            // TCP sends it again, until it gets there or whoever asked gives up: it may be done
+            // long after the answer is waited for.
+            let wait = self.random.between(200, within.max(201));
+            self.later(
+                wait,
+                Happening::Resent {
+                    from,
+                    number,
+                    call,
+                    ask: Box::new(ask),
+                },
+            );
+        }
+        self.later(
+            within,
+            Happening::Overdue {
+                who: from,
+                number,
+                call,
+            },
+        );
+        call
+    }
+
+    pub(crate) fn asked_of_etcd(&mut self, from: usize, number: u32, call: u64, ask: Ask) {
+        if self.now < self.etcd_silent_until {
+            return;
+        }
+        let answer = match ask {
+            Ask::Grant(ttl) => {
+                let length = self.etcd_time(ttl.0);
+                let id = self.etcd.grant(self.now, length);
+                self.later(length, Happening::Expire { lease: id });
+                Answer::Granted(id, ttl)
+            }
+            Ask::Keep(id) => Answer::Kept(self.etcd.keep(self.now, id)),
+            Ask::Revoke(id) => {
+                if self.etcd.revoke(id) {
+                    self.etcd_changed();
+                }
+                Answer::Revoked
+            }
+            Ask::Read => Answer::Keys(self.etcd.keys().clone()),
+            Ask::Transact(lease, transaction) => {
+                let who = self.name(from);
+                self.judge_transaction(from, lease, &transaction);
+                let done = self.etcd.transact(&who, lease, transaction);
+                if done.is_some() {
+                    self.etcd_changed();
+                }
+                Answer::Transacted(done)
+            }
+            Ask::Pooler(key) => {
+                let pooler = from - self.hosts.len() - 1;
+                self.etcd.change(|keys, _| keys.poolers.insert(pooler, key));
+                self.etcd_changed();
+                Answer::Revoked
+            }
+        };
+        let etcd = self.etcd_end();
+        if let Some(wait) = self.way(etcd, from) {
+            self.later(
+                wait,
+                Happening::Reply {
+                    to: from,
+                    number,
+                    call,
+                    answer,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn expire(&mut self, id: LeaseId) {
+        let Some(lease) = self.etcd.lease(id) else {
+            return;
+        };
+        let ends = lease.ends.max(self.etcd_silent_until);
+        if ends > self.now || self.now < self.etcd_silent_until {
+            self.at(ends.max(self.now + 1), Happening::Expire { lease: id });
+            return;
+        }
+        self.tell(|_| format!("etcd: lease {} ends", id.0));
+        if self.etcd.revoke(id) {
+            self.etcd_changed();
+        }
+    }
+
+    /// Everybody who watches hears of it, in order, each in his own time.
+    pub(crate) fn etcd_changed(&mut self) {
+        self.judge_keys();
+        let keys = self.etcd.keys().clone();
+        let etcd = self.etcd_end();
+        for end in 0..self.news_at.len() {
+            let watcher = if end < self.hosts.len() {
+                self.hosts[end]
+                    .agent
+                    .as_ref()
+                    .filter(|agent| agent.watch.open)
+                    .map(|agent| agent.number)
+            } else if end > etcd {
+                let pooler = &self.poolers[end - etcd - 1];
+                (pooler.up && pooler.watch.open).then_some(pooler.number)
+            } else {
+                None
+            };
+            let Some(number) = watcher else { continue };
+            let Some(wait) = self.steady_way(etcd, end) else {
+                continue;
+            };
+            let late = if end < self.hosts.len() {
+                self.hosts[end].watch_lags_until
+            } else {
+                0
+            };
+            let at = (self.now + wait).max(late).max(self.news_at[end]);
+            self.news_at[end] = at;
+            self.at(
+                at,
+                Happening::News {
+                    to: end,
+                    number,
+                    keys: keys.clone(),
+                },
+            );
+        }
+    }
+}
