@@ -13,5 +13,5 @@ mod routes;
 mod run;
 mod server;
 
-pub use queue::{Item, Line, Replayed, Standing, replay};
+pub use queue::{Item, Line, Replayed, Status, replay};
 pub use run::{Arguments, parse, run, validate};

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::routes::table::{Plan, Route};
-use crate::server::admission::Gate;
+use crate::routes::table::{Route, RouteTable};
+use crate::server::admission::Admission;
 use mrg_breaker::State;
 use mrg_policy::Reason;
 
@@ -12,12 +12,12 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 /// Everything, in Prometheus' text format.
-pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
+pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
     let mut text = String::new();
-    let workload = &plan.config.workload;
+    let workload = &table.config.workload;
     for_routes(
         &mut text,
-        plan,
+        table,
         "mrg_proxy_in_flight",
         "gauge",
         "Requests under way.",
@@ -31,7 +31,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
     );
     for_routes(
         &mut text,
-        plan,
+        table,
         "mrg_proxy_latency_seconds",
         "histogram",
         "Until an answer's head.",
@@ -61,7 +61,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
     ] {
         for_routes(
             &mut text,
-            plan,
+            table,
             name,
             "counter",
             help,
@@ -72,7 +72,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
     }
     for_routes(
         &mut text,
-        plan,
+        table,
         "mrg_proxy_unserved_total",
         "counter",
         "Requests that nobody could serve.",
@@ -88,14 +88,14 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
     );
     for_routes(
         &mut text,
-        plan,
+        table,
         "mrg_proxy_breaker_state",
         "gauge",
         "1 for the state that the breaker is in.",
         |route, labels, text| {
             for target in &route.targets {
                 let name = target.name.to_str().unwrap_or_default();
-                let (state, ..) = target.provider.standing();
+                let (state, ..) = target.provider.status();
                 for each in [State::Closed, State::HalfOpen, State::Open] {
                     let now = u8::from(each == state);
                     let _ = writeln!(
@@ -109,7 +109,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
     );
     for_routes(
         &mut text,
-        plan,
+        table,
         "mrg_proxy_requests_total",
         "counter",
         "Requests to a provider.",
@@ -133,7 +133,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
     );
     for_routes(
         &mut text,
-        plan,
+        table,
         "mrg_proxy_shadow_refused_total",
         "counter",
         "What a shadowed breaker would have refused.",
@@ -150,7 +150,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
     );
     for_routes(
         &mut text,
-        plan,
+        table,
         "mrg_proxy_breaker_opened_total",
         "counter",
         "How often the breaker opened.",
@@ -165,7 +165,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
             }
         },
     );
-    if let Some(gate) = inbound {
+    if let Some(admission) = inbound {
         let labels = format!("workload=\"{workload}\"");
         head(
             &mut text,
@@ -176,7 +176,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
         let _ = writeln!(
             text,
             "mrg_proxy_inbound_in_flight{{{labels}}} {}",
-            gate.concurrency.now()
+            admission.concurrency.now()
         );
         head(
             &mut text,
@@ -187,7 +187,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
         let _ = writeln!(
             text,
             "mrg_proxy_inbound_refused_total{{{labels}}} {}",
-            gate.refused.get()
+            admission.refused.get()
         );
         head(
             &mut text,
@@ -198,7 +198,7 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
         let _ = writeln!(
             text,
             "mrg_proxy_inbound_failed_total{{{labels}}} {}",
-            gate.failed.get()
+            admission.failed.get()
         );
         head(
             &mut text,
@@ -206,7 +206,8 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
             "histogram",
             "Until an answer's head.",
         );
-        gate.latencies
+        admission
+            .latencies
             .lines(&mut text, "mrg_proxy_inbound_latency_seconds", &labels);
     }
     text
@@ -214,17 +215,17 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
 
 fn for_routes(
     text: &mut String,
-    plan: &Plan,
+    table: &RouteTable,
     name: &str,
     kind: &str,
     help: &str,
     mut line: impl FnMut(&Route, &str, &mut String),
 ) {
     head(text, name, kind, help);
-    for route in &plan.routes {
+    for route in &table.routes {
         let labels = format!(
             "workload=\"{}\",dependency=\"{}\"",
-            plan.config.workload, route.spec.name
+            table.config.workload, route.spec.name
         );
         line(route, &labels, text);
     }
