@@ -1,5 +1,7 @@
 //! Bodies. They stream: a frame that comes in is the frame that goes out.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};

@@ -7,6 +7,7 @@ mod body;
 mod cache;
 mod client;
 mod counters;
+mod digest;
 mod headers;
 mod queue;
 mod routes;

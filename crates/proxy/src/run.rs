@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -16,6 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::admin::{self, Admin};
 use crate::client::{call, resend};
 use crate::counters::lock;
+use crate::digest::short_digest;
 use crate::queue::Queue;
 use crate::routes::table::{CurrentRoute, RouteTable, TableBuilder};
 use crate::server::admission::Admission;
@@ -93,14 +93,6 @@ pub(crate) struct Running {
     changing: tokio::sync::Mutex<()>,
 }
 
-fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
 /// Reads a configuration, JSON or YAML.
 ///
 /// # Errors
@@ -113,7 +105,7 @@ pub fn parse(bytes: &[u8]) -> anyhow::Result<Checked> {
     Ok(Checked::try_from(config)?)
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bind = || {
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?
@@ -158,11 +150,11 @@ impl Running {
     /// Why it was refused; the last one goes on.
     pub(crate) async fn configure(&self, bytes: &[u8]) -> Result<String, String> {
         let _one = self.changing.lock().await;
-        let hash = hash(bytes);
+        let hash = short_digest(bytes, 8);
         if read(&self.table).hash == hash {
             return Ok(hash);
         }
-        let applied = self.apply(bytes, hash.clone()).await;
+        let applied = self.apply(bytes, hash.clone());
         let refused = applied.err().map(|error| format!("{error:#}"));
         if let Some(refused) = &refused {
             tracing::warn!(
@@ -178,11 +170,11 @@ impl Running {
         refused.map_or(Ok(hash), Err)
     }
 
-    async fn apply(&self, bytes: &[u8], hash: String) -> anyhow::Result<()> {
+    fn apply(&self, bytes: &[u8], hash: String) -> anyhow::Result<()> {
         let checked = parse(bytes)?;
         // What can fail comes first: ports, then secrets and headers. Until then nothing has
         // changed.
-        let ports = self.bind_new(&checked).await?;
+        let ports = self.bind_new(&checked)?;
         let table = Arc::new(
             self.builder
                 .build(checked, hash, Some(&read(&self.table)))?,
@@ -191,7 +183,7 @@ impl Running {
         Ok(())
     }
 
-    async fn bind_new(&self, config: &Config) -> anyhow::Result<BTreeMap<u16, TcpListener>> {
+    fn bind_new(&self, config: &Config) -> anyhow::Result<BTreeMap<u16, TcpListener>> {
         let (dependencies, inbound) = {
             let listeners = lock(&self.listeners);
             let inbound = listeners
@@ -210,7 +202,7 @@ impl Running {
             .map(|dependency| dependency.port)
             .filter(|port| !dependencies.contains(port))
         {
-            bound.insert(port, bind(SocketAddr::new(self.outbound, port)).await?);
+            bound.insert(port, bind(SocketAddr::new(self.outbound, port))?);
         }
         if let Some(wanted) = config
             .inbound
@@ -220,7 +212,7 @@ impl Running {
         {
             bound.insert(
                 wanted,
-                bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted)).await?,
+                bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted))?,
             );
         }
         Ok(bound)
@@ -431,10 +423,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         changing: tokio::sync::Mutex::default(),
     });
     running
-        .apply(&bytes, hash(&bytes))
-        .await
+        .apply(&bytes, short_digest(&bytes, 8))
         .with_context(|| file.display().to_string())?;
-    let admin = bind(arguments.admin).await?;
+    let admin = bind(arguments.admin)?;
     let router = admin::router(
         Admin {
             running: running.clone(),

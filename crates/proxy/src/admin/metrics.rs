@@ -14,9 +14,17 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 /// Everything, in Prometheus' text format.
 pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
     let mut text = String::new();
-    let workload = &table.config.workload;
+    dependencies(&mut text, table);
+    providers(&mut text, table);
+    if let Some(admission) = inbound {
+        self::inbound(&mut text, &table.config.workload, admission);
+    }
+    text
+}
+
+fn dependencies(text: &mut String, table: &RouteTable) {
     for_routes(
-        &mut text,
+        text,
         table,
         "mrg_proxy_in_flight",
         "gauge",
@@ -30,7 +38,7 @@ pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
         },
     );
     for_routes(
-        &mut text,
+        text,
         table,
         "mrg_proxy_latency_seconds",
         "histogram",
@@ -59,19 +67,12 @@ pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
             |route| route.shared.fallbacks.get(),
         ),
     ] {
-        for_routes(
-            &mut text,
-            table,
-            name,
-            "counter",
-            help,
-            |route, labels, text| {
-                let _ = writeln!(text, "{name}{{{labels}}} {}", of(route));
-            },
-        );
+        for_routes(text, table, name, "counter", help, |route, labels, text| {
+            let _ = writeln!(text, "{name}{{{labels}}} {}", of(route));
+        });
     }
     for_routes(
-        &mut text,
+        text,
         table,
         "mrg_proxy_unserved_total",
         "counter",
@@ -86,8 +87,11 @@ pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
             }
         },
     );
+}
+
+fn providers(text: &mut String, table: &RouteTable) {
     for_routes(
-        &mut text,
+        text,
         table,
         "mrg_proxy_breaker_state",
         "gauge",
@@ -108,7 +112,7 @@ pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
         },
     );
     for_routes(
-        &mut text,
+        text,
         table,
         "mrg_proxy_requests_total",
         "counter",
@@ -132,7 +136,7 @@ pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
         },
     );
     for_routes(
-        &mut text,
+        text,
         table,
         "mrg_proxy_shadow_refused_total",
         "counter",
@@ -149,7 +153,7 @@ pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
         },
     );
     for_routes(
-        &mut text,
+        text,
         table,
         "mrg_proxy_breaker_opened_total",
         "counter",
@@ -165,52 +169,52 @@ pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
             }
         },
     );
-    if let Some(admission) = inbound {
-        let labels = format!("workload=\"{workload}\"");
-        head(
-            &mut text,
-            "mrg_proxy_inbound_in_flight",
-            "gauge",
-            "Requests to the workload under way.",
-        );
-        let _ = writeln!(
-            text,
-            "mrg_proxy_inbound_in_flight{{{labels}}} {}",
-            admission.concurrency.now()
-        );
-        head(
-            &mut text,
-            "mrg_proxy_inbound_refused_total",
-            "counter",
-            "Requests refused because too many were under way.",
-        );
-        let _ = writeln!(
-            text,
-            "mrg_proxy_inbound_refused_total{{{labels}}} {}",
-            admission.refused.get()
-        );
-        head(
-            &mut text,
-            "mrg_proxy_inbound_failed_total",
-            "counter",
-            "Answers with 5xx, and requests without an answer.",
-        );
-        let _ = writeln!(
-            text,
-            "mrg_proxy_inbound_failed_total{{{labels}}} {}",
-            admission.failed.get()
-        );
-        head(
-            &mut text,
-            "mrg_proxy_inbound_latency_seconds",
-            "histogram",
-            "Until an answer's head.",
-        );
-        admission
-            .latencies
-            .lines(&mut text, "mrg_proxy_inbound_latency_seconds", &labels);
-    }
-    text
+}
+
+fn inbound(text: &mut String, workload: &str, admission: &Admission) {
+    let labels = format!("workload=\"{workload}\"");
+    head(
+        text,
+        "mrg_proxy_inbound_in_flight",
+        "gauge",
+        "Requests to the workload under way.",
+    );
+    let _ = writeln!(
+        text,
+        "mrg_proxy_inbound_in_flight{{{labels}}} {}",
+        admission.concurrency.now()
+    );
+    head(
+        text,
+        "mrg_proxy_inbound_refused_total",
+        "counter",
+        "Requests refused because too many were under way.",
+    );
+    let _ = writeln!(
+        text,
+        "mrg_proxy_inbound_refused_total{{{labels}}} {}",
+        admission.refused.get()
+    );
+    head(
+        text,
+        "mrg_proxy_inbound_failed_total",
+        "counter",
+        "Answers with 5xx, and requests without an answer.",
+    );
+    let _ = writeln!(
+        text,
+        "mrg_proxy_inbound_failed_total{{{labels}}} {}",
+        admission.failed.get()
+    );
+    head(
+        text,
+        "mrg_proxy_inbound_latency_seconds",
+        "histogram",
+        "Until an answer's head.",
+    );
+    admission
+        .latencies
+        .lines(text, "mrg_proxy_inbound_latency_seconds", &labels);
 }
 
 fn for_routes(

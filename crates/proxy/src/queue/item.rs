@@ -1,16 +1,18 @@
 //! A request that waits, and how it is written down.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::kept_headers;
 use crate::answer::is_grpc;
 use crate::client::attempt::Head;
+use crate::digest::short_digest;
 
 /// The status of a request. What is stored and what the API answers call it its *standing*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -148,12 +150,7 @@ impl Item {
 }
 
 fn ticket(workload: &str, dependency: &str, key: &str) -> String {
-    let digest = Sha256::digest([workload, dependency, key].join("\0"));
-    digest
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    short_digest([workload, dependency, key].join("\0"), 16)
 }
 
 /// A line of the log.

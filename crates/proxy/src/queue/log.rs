@@ -1,6 +1,8 @@
 //! The log on this pod's volume: a line for everything that happens, on the disk before anybody
 //! hears of it.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -111,9 +113,10 @@ impl Log {
             lines,
             whole,
         } = replay(&text);
-        if whole < text.len() && text[whole..].contains(&b'\n') {
+        let rest = text.get(whole..).unwrap_or_default();
+        if rest.contains(&b'\n') {
             // Not a torn end: something else wrote here. What follows is kept aside for people.
-            tokio::fs::write(directory.join("queue.log.unreadable"), &text[whole..])
+            tokio::fs::write(directory.join("queue.log.unreadable"), rest)
                 .await
                 .map_err(failed("could not be set right"))?;
             tracing::error!(path = %path.display(), "lines of the queue's log cannot be read; they are in queue.log.unreadable");
