@@ -32,6 +32,9 @@ pub struct AnchorServer {
 
 impl AnchorServer {
     /// Listens in a directory that only this pod can reach.
+    ///
+    /// # Errors
+    /// If the directory or the socket cannot be made.
     pub fn listen(directory: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(directory)?;
         let socket = directory.join(format!(".s.PGSQL.{PORT}"));
@@ -128,6 +131,9 @@ pub struct Anchor {
 
 impl Anchor {
     /// Anchors the pool of a database and a user. PgBouncer must lead to the [`AnchorServer`].
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the login or the transaction, or does not answer in time.
     pub async fn drop_in(
         directory: &Path,
         port: u16,
@@ -142,6 +148,9 @@ impl Anchor {
     }
 
     /// Shows PgBouncer's idle timers that the session lives.
+    ///
+    /// # Errors
+    /// If the session is lost, or PgBouncer does not answer in time.
     pub async fn hold(&self, within: Duration) -> Result<(), Error> {
         let begun = tokio::time::timeout(within, self.client.batch_execute("BEGIN")).await;
         let failed = |source| Error::Command {

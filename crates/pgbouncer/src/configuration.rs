@@ -301,6 +301,9 @@ impl Configuration {
     }
 
     /// Writes all files; each is whole at every moment.
+    ///
+    /// # Errors
+    /// If a file cannot be written; those before it are new then.
     pub fn write(&self, pass: &Pass) -> std::io::Result<()> {
         let put = |name: &str, text: String| {
             let (path, fresh) = (

@@ -1,5 +1,7 @@
 //! The admin console: a session with the database `pgbouncer`, in the simple query protocol.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -76,6 +78,9 @@ pub(super) async fn connect(
 
 impl Console {
     /// Opens a session over the socket in `directory`.
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the login, or does not answer in time.
     pub async fn open(
         directory: &Path,
         port: u16,
@@ -107,18 +112,24 @@ impl Console {
         }
     }
 
-    /// Reads the files anew.
+    /// Makes PgBouncer read its files again.
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the command, or does not answer in time.
     pub async fn reload(&self) -> Result<(), Error> {
         self.run("RELOAD").await.map(|_| ())
     }
 
-    /// Lets everybody go on. That nobody was paused is no error.
+    /// Ends a pause; none is no error.
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the command, or does not answer in time.
     pub async fn resume(&self) -> Result<(), Error> {
         self.run_idempotent("RESUME").await
     }
 
-    /// Pauses everybody: new queries wait from the moment that this is sent. The answer comes when
-    /// the last transaction is done, which with an anchor is never, so nobody waits for it: the
+    /// Pauses all pools: new queries wait from the moment that this is sent. The answer comes when
+    /// the last transaction is done, which with an anchor is never, so it is not awaited: the
     /// session belongs to the pause and is dropped after the end of it.
     pub fn pause(self) -> Paused {
         let client = self.client;
@@ -130,7 +141,10 @@ impl Console {
         Paused { answer }
     }
 
-    /// Whether everybody is paused.
+    /// Whether all pools are paused.
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the command, or does not answer in time.
     pub async fn is_paused(&self) -> Result<bool, Error> {
         let says = |row: &BTreeMap<String, String>| {
             row.get("key").is_some_and(|key| key == "paused")
@@ -140,6 +154,9 @@ impl Console {
     }
 
     /// Whether new clients may log in to a database.
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the command, or does not answer in time.
     pub async fn enable(&self, alias: &str, enabled: bool) -> Result<(), Error> {
         let verb = if enabled { "ENABLE" } else { "DISABLE" };
         self.run_idempotent(&format!("{verb} \"{}\"", alias.replace('"', "\"\"")))
@@ -147,6 +164,9 @@ impl Console {
     }
 
     /// How long a client may wait for a server.
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the command, or does not answer in time.
     pub async fn set_patience(&self, patience: Duration) -> Result<(), Error> {
         self.run(&format!(
             "SET query_wait_timeout = '{}'",
@@ -157,6 +177,9 @@ impl Console {
     }
 
     /// How the pools stand. `anchors` is how many pools have one.
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the command, or does not answer in time.
     pub async fn pools(&self, anchors: u64) -> Result<Pools, Error> {
         let mut sums = BTreeMap::new();
         let mut longest_wait_us = 0;
@@ -190,6 +213,9 @@ impl Console {
 
     /// Ends the sessions of clients that have no server and wait for none: an application's own
     /// pool notices before it uses them again. Gives how many. PgBouncer before 1.24 cannot do it.
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the command, or does not answer in time.
     pub async fn end_idle_clients(&self) -> Result<usize, Error> {
         let mut ended = 0;
         for row in rows(self.run("SHOW CLIENTS").await?) {
@@ -205,6 +231,9 @@ impl Console {
     }
 
     /// `SHUTDOWN WAIT_FOR_CLIENTS`: no new clients; ends when the last one is gone.
+    ///
+    /// # Errors
+    /// If PgBouncer does not accept the command, or does not answer in time.
     pub async fn shut_down_after_clients(&self) -> Result<(), Error> {
         self.run("SHUTDOWN WAIT_FOR_CLIENTS").await.map(|_| ())
     }

@@ -31,6 +31,10 @@ pub struct Attempt {
 }
 
 /// What follows an attempt that ended like this.
+#[expect(
+    clippy::match_same_arms,
+    reason = "the table is read in order, by whether the request was processed"
+)]
 pub fn next(dependency: &Dependency, attempt: Attempt, ended: Ended) -> Next {
     let retry = &dependency.retry;
     let again = |on: RetryOn| attempt.may_retry && attempt.body_is_whole && retry.on.contains(&on);

@@ -132,7 +132,7 @@ impl Bouncer {
                     changed = self.shared.targets.changed() => { changed?; break }
                     changed = self.shared.logins.changed() => {
                         changed?;
-                        running.files.logins = self.shared.logins.borrow_and_update().clone();
+                        running.files.logins.clone_from(&self.shared.logins.borrow_and_update());
                         running.rewrite().await?;
                     }
                     status = running.child.wait() => {

@@ -144,6 +144,9 @@ fn program() -> String {
 
 impl PoolerConfig {
     /// Reads the file. The pod's name comes from the environment where the file has none.
+    ///
+    /// # Errors
+    /// If the file cannot be read or parsed, or a value in it is not allowed.
     pub fn load(path: &Path, pod: Option<String>) -> Result<Self, Error> {
         let text = std::fs::read(path).map_err(|source| Error::Read {
             path: path.to_owned(),
@@ -234,6 +237,9 @@ impl PoolerConfig {
     }
 
     /// The users with their passwords, as they stand in the secret now.
+    ///
+    /// # Errors
+    /// If a user's file in the secret's directory cannot be read.
     pub fn logins(&self) -> Result<Vec<Login>, Error> {
         let login = |user: &String| {
             let path = self.secret_directory.join(format!("{user}-password"));

@@ -123,7 +123,7 @@ impl Publisher {
         }
         self.status.send_modify(|status| {
             status.serving = state.started;
-            status.why = state.why.name().to_owned();
+            state.why.name().clone_into(&mut status.why);
             status.because = state.why.to_string();
             status.held_ms = state
                 .paused

@@ -303,7 +303,7 @@ impl Pooler {
                 self.targets.send_replace(target);
             }
             Effect::Probe { probe, leader } => self.probe(probe, leader),
-            Effect::ConfirmLeadership(leader) => self.confirm_leadership(leader),
+            Effect::ConfirmLeadership(leader) => self.confirm_leadership(&leader),
             Effect::ReadDcs(number) => {
                 // A full queue holds an older request; the watch's own backstop reads, too.
                 let _ = self.commands.try_send(WatchCommand::Read(number));
@@ -357,10 +357,10 @@ impl Pooler {
     }
 
     /// Asks the agent whether it holds a lease or promises: `/primary` answers 200 only then.
-    fn confirm_leadership(&self, leader: Leader) {
+    fn confirm_leadership(&self, leader: &Leader) {
         let member = self.snapshot.member(&leader.member);
         let base = member.and_then(|data| data.api_base());
-        let (http, answers) = (self.http.clone(), self.answers.clone());
+        let (http, answers, key) = (self.http.clone(), self.answers.clone(), leader.key);
         tokio::spawn(async move {
             let leads = match base {
                 Some(base) => {
@@ -370,10 +370,7 @@ impl Pooler {
                 }
                 None => false,
             };
-            let event = Event::LeadershipAnswered {
-                key: leader.key,
-                leads,
-            };
+            let event = Event::LeadershipAnswered { key, leads };
             let _ = answers.send(Answer::Event(event)).await;
         });
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::body::Answer;
 use crate::headers::REASON;
-use crate::queue::Standing;
+use crate::queue::Status;
 use mrg_base::Millis;
 use mrg_policy::Reason;
 
@@ -71,17 +71,17 @@ fn grpc_refusal(reason: Reason, dependency: &str) -> Response<Answer> {
 pub(crate) fn queued(
     dependency: &str,
     ticket: &str,
-    standing: Standing,
+    status: Status,
     reason: Reason,
 ) -> Response<Answer> {
-    let note = match standing {
-        Standing::Waiting => "kept; it will be sent when the dependency is back",
-        Standing::Sending => "kept; it is being sent",
-        Standing::Done => "it was sent and answered before",
-        Standing::Inquiry => "kept; it may have been processed, and people will ask",
-        Standing::Expired | Standing::Discarded => "kept; it will not be sent unless people say so",
+    let note = match status {
+        Status::Waiting => "kept; it will be sent when the dependency is back",
+        Status::Sending => "kept; it is being sent",
+        Status::Done => "it was sent and answered before",
+        Status::NeedsReview => "kept; it may have been processed, and people will ask",
+        Status::Expired | Status::Discarded => "kept; it will not be sent unless people say so",
     };
-    let body = json!({ "ticket": ticket, "status": "queued", "standing": standing, "dependency": dependency, "note": note });
+    let body = json!({ "ticket": ticket, "status": "queued", "standing": status, "dependency": dependency, "note": note });
     let mut response = own(StatusCode::ACCEPTED, "application/json", body.to_string());
     response
         .headers_mut()

@@ -1,5 +1,7 @@
 //! Bodies. They stream: a frame that comes in is the frame that goes out.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -11,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use crate::cache::recorder::Keeper;
+use crate::cache::recorder::Recorder;
 use crate::counters::{InFlight, lock};
 use crate::routes::provider::Permit;
 use mrg_breaker::Outcome;
@@ -147,7 +149,7 @@ pub(crate) struct Watch {
     /// Whether gRPC's status stands in the trailers.
     pub grpc: bool,
     /// Who keeps a copy for bad times.
-    pub keeper: Option<Keeper>,
+    pub recorder: Option<Recorder>,
     /// Held until the end.
     pub hold: Option<InFlight>,
     /// How long the permit is held after the head: a body that never ends must not keep a half-open
@@ -219,8 +221,8 @@ impl Watch {
                 outcome
             });
         }
-        if let Some(keeper) = self.keeper.take().filter(|_| outcome == Outcome::Success) {
-            keeper.keep();
+        if let Some(recorder) = self.recorder.take().filter(|_| outcome == Outcome::Success) {
+            recorder.store();
         }
         self.hold = None;
     }
@@ -246,8 +248,10 @@ impl Body for Answer {
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => {
                         watch.begun = true;
-                        if let (Some(data), Some(keeper)) = (frame.data_ref(), &mut watch.keeper) {
-                            keeper.read(data);
+                        if let (Some(data), Some(recorder)) =
+                            (frame.data_ref(), &mut watch.recorder)
+                        {
+                            recorder.read(data);
                         }
                         if let Some(trailers) = frame.trailers_ref() {
                             watch.trailers(trailers);

@@ -1,5 +1,7 @@
 //! Headers that belong to one connection, not to the message (RFC 9110, 7.6.1).
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 

@@ -7,11 +7,12 @@ mod body;
 mod cache;
 mod client;
 mod counters;
+mod digest;
 mod headers;
 mod queue;
 mod routes;
 mod run;
 mod server;
 
-pub use queue::{Item, Line, Replayed, Standing, replay};
+pub use queue::{Item, Line, Replayed, Status, replay};
 pub use run::{Arguments, parse, run, validate};

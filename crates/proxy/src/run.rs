@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -16,9 +15,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::admin::{self, Admin};
 use crate::client::{call, resend};
 use crate::counters::lock;
+use crate::digest::short_digest;
 use crate::queue::Queue;
-use crate::routes::table::{Maker, Place, Plan};
-use crate::server::admission::Gate;
+use crate::routes::table::{CurrentRoute, RouteTable, TableBuilder};
+use crate::server::admission::Admission;
 use crate::server::listen::Phase;
 use crate::server::{health, listen};
 use mrg_policy::{Checked, Config};
@@ -76,8 +76,8 @@ impl<T> Listening<T> {
 
 #[derive(Default)]
 struct Listeners {
-    dependencies: BTreeMap<u16, Listening<Place>>,
-    inbound: Option<Listening<Arc<RwLock<Arc<Gate>>>>>,
+    dependencies: BTreeMap<u16, Listening<CurrentRoute>>,
+    inbound: Option<Listening<Arc<RwLock<Arc<Admission>>>>>,
     checks: JoinSet<()>,
     refused: Option<String>,
     draining: bool,
@@ -85,20 +85,12 @@ struct Listeners {
 
 /// What runs.
 pub(crate) struct Running {
-    maker: Maker,
+    builder: TableBuilder,
     outbound: IpAddr,
-    plan: RwLock<Arc<Plan>>,
+    table: RwLock<Arc<RouteTable>>,
     listeners: Mutex<Listeners>,
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
-}
-
-fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 /// Reads a configuration, JSON or YAML.
@@ -113,7 +105,7 @@ pub fn parse(bytes: &[u8]) -> anyhow::Result<Checked> {
     Ok(Checked::try_from(config)?)
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bind = || {
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?
@@ -129,17 +121,17 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 impl Running {
     /// What serves now.
-    pub(crate) fn now(&self) -> (Arc<Plan>, Option<Arc<Gate>>) {
+    pub(crate) fn now(&self) -> (Arc<RouteTable>, Option<Arc<Admission>>) {
         let inbound = lock(&self.listeners)
             .inbound
             .as_ref()
             .map(|listening| read(&listening.place));
-        (read(&self.plan), inbound)
+        (read(&self.table), inbound)
     }
 
     /// Counts changes.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.maker.changes.subscribe()
+        self.builder.changes.subscribe()
     }
 
     /// Why the newest configuration was refused.
@@ -158,11 +150,11 @@ impl Running {
     /// Why it was refused; the last one goes on.
     pub(crate) async fn configure(&self, bytes: &[u8]) -> Result<String, String> {
         let _one = self.changing.lock().await;
-        let hash = hash(bytes);
-        if read(&self.plan).hash == hash {
+        let hash = short_digest(bytes, 8);
+        if read(&self.table).hash == hash {
             return Ok(hash);
         }
-        let applied = self.apply(bytes, hash.clone()).await;
+        let applied = self.apply(bytes, hash.clone());
         let refused = applied.err().map(|error| format!("{error:#}"));
         if let Some(refused) = &refused {
             tracing::warn!(
@@ -174,21 +166,24 @@ impl Running {
             tracing::info!(hash, "configuration taken");
         }
         lock(&self.listeners).refused.clone_from(&refused);
-        self.maker.changes.send_modify(|count| *count += 1);
+        self.builder.changes.send_modify(|count| *count += 1);
         refused.map_or(Ok(hash), Err)
     }
 
-    async fn apply(&self, bytes: &[u8], hash: String) -> anyhow::Result<()> {
+    fn apply(&self, bytes: &[u8], hash: String) -> anyhow::Result<()> {
         let checked = parse(bytes)?;
         // What can fail comes first: ports, then secrets and headers. Until then nothing has
         // changed.
-        let ports = self.bind_new(&checked).await?;
-        let plan = Arc::new(self.maker.make(checked, hash, Some(&read(&self.plan)))?);
-        self.serve(plan, ports);
+        let ports = self.bind_new(&checked)?;
+        let table = Arc::new(
+            self.builder
+                .build(checked, hash, Some(&read(&self.table)))?,
+        );
+        self.serve(table, ports);
         Ok(())
     }
 
-    async fn bind_new(&self, config: &Config) -> anyhow::Result<BTreeMap<u16, TcpListener>> {
+    fn bind_new(&self, config: &Config) -> anyhow::Result<BTreeMap<u16, TcpListener>> {
         let (dependencies, inbound) = {
             let listeners = lock(&self.listeners);
             let inbound = listeners
@@ -207,7 +202,7 @@ impl Running {
             .map(|dependency| dependency.port)
             .filter(|port| !dependencies.contains(port))
         {
-            bound.insert(port, bind(SocketAddr::new(self.outbound, port)).await?);
+            bound.insert(port, bind(SocketAddr::new(self.outbound, port))?);
         }
         if let Some(wanted) = config
             .inbound
@@ -217,16 +212,16 @@ impl Running {
         {
             bound.insert(
                 wanted,
-                bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted)).await?,
+                bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted))?,
             );
         }
         Ok(bound)
     }
 
     /// From here nothing fails.
-    fn serve(&self, plan: Arc<Plan>, mut ports: BTreeMap<u16, TcpListener>) {
+    fn serve(&self, table: Arc<RouteTable>, mut ports: BTreeMap<u16, TcpListener>) {
         let mut listeners = lock(&self.listeners);
-        let wanted: Vec<u16> = plan.routes.iter().map(|route| route.spec.port).collect();
+        let wanted: Vec<u16> = table.routes.iter().map(|route| route.spec.port).collect();
         let gone: Vec<u16> = listeners
             .dependencies
             .keys()
@@ -241,7 +236,7 @@ impl Running {
             // They end by themselves.
             drop(listening.end());
         }
-        for route in &plan.routes {
+        for route in &table.routes {
             let port = route.spec.port;
             if let Some(listening) = listeners.dependencies.get(&port) {
                 *listening
@@ -249,7 +244,7 @@ impl Running {
                     .write()
                     .unwrap_or_else(PoisonError::into_inner) = route.clone();
             } else if let Some(listener) = ports.remove(&port) {
-                let place: Place = Arc::new(RwLock::new(route.clone()));
+                let place: CurrentRoute = Arc::new(RwLock::new(route.clone()));
                 let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
                 let serve = move |request| call::serve(read(&served), request);
@@ -270,10 +265,10 @@ impl Running {
                 );
             }
         }
-        serve_inbound(&mut listeners, &plan, ports, &self.maker.changes);
+        serve_inbound(&mut listeners, &table, ports, &self.builder.changes);
         // Dropping the old checks ends them.
-        listeners.checks = health::check(&plan, &self.maker.changes);
-        *self.plan.write().unwrap_or_else(PoisonError::into_inner) = plan;
+        listeners.checks = health::check(&table, &self.builder.changes);
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
     }
 
     /// The pod is about to stop: callers are served, and sent elsewhere for their next request. The
@@ -285,7 +280,7 @@ impl Running {
             // Nobody listens to it if the task has ended by itself.
             let _ = inbound.phase.send(Phase::Leaving);
         }
-        self.maker.changes.send_modify(|count| *count += 1);
+        self.builder.changes.send_modify(|count| *count += 1);
     }
 
     /// No new connections; what is under way ends.
@@ -313,15 +308,15 @@ impl Running {
 
 fn serve_inbound(
     listeners: &mut Listeners,
-    plan: &Plan,
+    table: &RouteTable,
     mut ports: BTreeMap<u16, TcpListener>,
     changes: &watch::Sender<u64>,
 ) {
-    let wanted = plan
+    let wanted = table
         .config
         .inbound
         .clone()
-        .zip(plan.config.checked_inbound());
+        .zip(table.config.checked_inbound());
     match (wanted, &listeners.inbound) {
         (Some((wanted, parsed)), Some(listening))
             if read(&listening.place).limits().port == wanted.port =>
@@ -332,7 +327,7 @@ fn serve_inbound(
                     .place
                     .write()
                     .unwrap_or_else(PoisonError::into_inner) =
-                    Arc::new(Gate::after(&before, wanted, parsed, changes));
+                    Arc::new(Admission::after(&before, wanted, parsed, changes));
             }
         }
         (wanted, _) => {
@@ -342,8 +337,8 @@ fn serve_inbound(
             if let Some((wanted, parsed)) = wanted
                 && let Some(listener) = ports.remove(&wanted.port)
             {
-                let gate = Gate::new(wanted, parsed, changes);
-                let place = Arc::new(RwLock::new(Arc::new(gate)));
+                let admission = Admission::new(wanted, parsed, changes);
+                let place = Arc::new(RwLock::new(Arc::new(admission)));
                 let (phase, phases) = watch::channel(Phase::Serving);
                 let served = place.clone();
                 let serve = move |request| read(&served).serve(request);
@@ -410,28 +405,27 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     } else {
         None
     };
-    let maker = Maker {
+    let builder = TableBuilder {
         secrets: arguments.secrets.clone(),
         changes,
         queue: queue.clone(),
     };
-    let empty = Plan {
+    let empty = RouteTable {
         config: Arc::new(Checked::empty(workload)),
         hash: String::new(),
         routes: Vec::new(),
     };
     let running = Arc::new(Running {
-        maker,
+        builder,
         outbound: arguments.outbound,
-        plan: RwLock::new(Arc::new(empty)),
+        table: RwLock::new(Arc::new(empty)),
         listeners: Mutex::default(),
         changing: tokio::sync::Mutex::default(),
     });
     running
-        .apply(&bytes, hash(&bytes))
-        .await
+        .apply(&bytes, short_digest(&bytes, 8))
         .with_context(|| file.display().to_string())?;
-    let admin = bind(arguments.admin).await?;
+    let admin = bind(arguments.admin)?;
     let router = admin::router(
         Admin {
             running: running.clone(),
@@ -441,8 +435,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     );
     let serving = tokio::spawn(async move { axum::serve(admin, router).await });
     tracing::info!(
-        workload = read(&running.plan).config.workload,
-        hash = read(&running.plan).hash,
+        workload = read(&running.table).config.workload,
+        hash = read(&running.table).hash,
         "serving"
     );
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Found;
+use super::{Found, Rejected};
 use crate::values::{
     Authority, BasePath, HeaderName, HeaderValue, Method, RequestPath, StatusCode,
 };
@@ -72,11 +72,12 @@ const RESERVED_HEADERS: [&str; 8] = [
 ];
 
 /// Checks all dependencies; `dependencies[0].timeout.attempt` and the like say where a problem is.
-/// `None` only if a problem was found.
+/// Rejected only if a problem
+/// was found.
 pub(super) fn dependencies(
     found: &mut Found,
     dependencies: &[Dependency],
-) -> Option<Vec<CheckedDependency>> {
+) -> Result<Vec<CheckedDependency>, Rejected> {
     let (mut ports, mut known) = (BTreeSet::new(), BTreeSet::new());
     let mut checked = Vec::new();
     for (index, dependency) in dependencies.iter().enumerate() {
@@ -110,7 +111,11 @@ pub(super) fn dependencies(
     checked.into_iter().collect()
 }
 
-fn dependency(found: &mut Found, at: &str, dependency: &Dependency) -> Option<CheckedDependency> {
+fn dependency(
+    found: &mut Found,
+    at: &str,
+    dependency: &Dependency,
+) -> Result<CheckedDependency, Rejected> {
     let providers = providers(found, at, dependency);
     times(found, at, &dependency.timeout);
     breaker(found, at, &dependency.breaker);
@@ -127,25 +132,17 @@ fn dependency(found: &mut Found, at: &str, dependency: &Dependency) -> Option<Ch
     ambiguous(found, at, dependency);
     let queue_header = queue(found, at, dependency);
     let static_answer = fallback(found, at, &dependency.fallback);
-    Some(CheckedDependency {
+    Ok(CheckedDependency {
         providers: providers?,
         retry_methods: retry_methods?,
-        idempotency_header: whole(idempotency_header)?,
-        pin_header: whole(pin_header)?,
-        queue_header: whole(queue_header)?,
-        static_answer: whole(static_answer)?,
+        idempotency_header: idempotency_header.transpose()?,
+        pin_header: pin_header.transpose()?,
+        queue_header: queue_header.transpose()?,
+        static_answer: static_answer.transpose()?,
     })
 }
 
-/// What is not configured is `Some(None)`; what is configured and wrong is `None`.
-fn whole<T>(parsed: Option<Option<T>>) -> Option<Option<T>> {
-    match parsed {
-        None => Some(None),
-        Some(parsed) => parsed.map(Some),
-    }
-}
-
-fn header(found: &mut Found, field: String, name: &str) -> Option<HeaderName> {
+fn header(found: &mut Found, field: String, name: &str) -> Result<HeaderName, Rejected> {
     let parsed = HeaderName::new(name);
     if parsed.is_none() {
         found.add(
@@ -158,10 +155,10 @@ fn header(found: &mut Found, field: String, name: &str) -> Option<HeaderName> {
             format!("`{name}` is made by the proxy itself; take it out"),
         );
     }
-    parsed
+    parsed.ok_or(Rejected)
 }
 
-fn value(found: &mut Found, field: String, text: &str) -> Option<HeaderValue> {
+fn value(found: &mut Found, field: String, text: &str) -> Result<HeaderValue, Rejected> {
     let parsed = HeaderValue::new(text);
     if parsed.is_none() {
         let message = if text.is_ascii() {
@@ -171,24 +168,28 @@ fn value(found: &mut Found, field: String, text: &str) -> Option<HeaderValue> {
         };
         found.add(field, message);
     }
-    parsed
+    parsed.ok_or(Rejected)
 }
 
 fn headers(
     found: &mut Found,
     field: &str,
     headers: &BTreeMap<String, String>,
-) -> Option<Vec<(HeaderName, HeaderValue)>> {
+) -> Result<Vec<(HeaderName, HeaderValue)>, Rejected> {
     let mut parsed = Vec::new();
     for (name, text) in headers {
         let header = header(found, field.to_owned(), name);
         let value = value(found, format!("{field}.{name}"), text);
-        parsed.push(header.zip(value));
+        parsed.push(header.and_then(|header| Ok((header, value?))));
     }
     parsed.into_iter().collect()
 }
 
-fn providers(found: &mut Found, at: &str, dependency: &Dependency) -> Option<Vec<CheckedProvider>> {
+fn providers(
+    found: &mut Found,
+    at: &str,
+    dependency: &Dependency,
+) -> Result<Vec<CheckedProvider>, Rejected> {
     if dependency.providers.is_empty() {
         found.add(
             format!("{at}.providers"),
@@ -226,7 +227,7 @@ fn providers(found: &mut Found, at: &str, dependency: &Dependency) -> Option<Vec
     checked.into_iter().collect()
 }
 
-fn health_check(found: &mut Found, at: &str, check: &HealthCheck) -> Option<RequestPath> {
+fn health_check(found: &mut Found, at: &str, check: &HealthCheck) -> Result<RequestPath, Rejected> {
     if check.timeout > check.interval || check.interval.0 < Millis(100) {
         found.add(
             format!("{at}.healthCheck"),
@@ -246,10 +247,10 @@ fn health_check(found: &mut Found, at: &str, check: &HealthCheck) -> Option<Requ
             ),
         );
     }
-    path
+    path.ok_or(Rejected)
 }
 
-fn provider(found: &mut Found, at: &str, provider: &Provider) -> Option<CheckedProvider> {
+fn provider(found: &mut Found, at: &str, provider: &Provider) -> Result<CheckedProvider, Rejected> {
     let name = value(found, format!("{at}.name"), &provider.name);
     let authority = Authority::of(&provider.url);
     if authority.is_none() {
@@ -284,14 +285,14 @@ fn provider(found: &mut Found, at: &str, provider: &Provider) -> Option<CheckedP
         .health_check
         .as_ref()
         .map(|check| health_check(found, at, check));
-    Some(CheckedProvider {
+    Ok(CheckedProvider {
         name: name?,
-        authority: authority?,
-        base: base?,
+        authority: authority.ok_or(Rejected)?,
+        base: base.ok_or(Rejected)?,
         headers: headers?,
-        credentials_header: whole(credentials_header)?,
-        accepts: whole(accepts)?,
-        health_path: whole(health_path)?,
+        credentials_header: credentials_header.transpose()?,
+        accepts: accepts.transpose()?,
+        health_path: health_path.transpose()?,
     })
 }
 
@@ -299,7 +300,7 @@ fn accepts(
     found: &mut Found,
     at: &str,
     accepts: &Accepts,
-) -> Option<(HeaderName, Vec<HeaderValue>)> {
+) -> Result<(HeaderName, Vec<HeaderValue>), Rejected> {
     let name = HeaderName::new(&accepts.header);
     if name.is_none() || accepts.values.is_empty() {
         found.add(
@@ -307,12 +308,13 @@ fn accepts(
             "it needs the name of a header and at least one value".to_owned(),
         );
     }
-    let values: Vec<Option<HeaderValue>> = accepts
+    let values: Vec<Result<HeaderValue, Rejected>> = accepts
         .values
         .iter()
         .map(|text| value(found, format!("{at}.accepts.values"), text))
         .collect();
-    name.zip(values.into_iter().collect())
+    let values: Result<_, Rejected> = values.into_iter().collect();
+    Ok((name.ok_or(Rejected)?, values?))
 }
 
 fn times(found: &mut Found, at: &str, times: &Timeouts) {
@@ -376,7 +378,7 @@ fn breaker(found: &mut Found, at: &str, breaker: &BreakerPolicy) {
     }
 }
 
-fn retry(found: &mut Found, at: &str, retry: &Retry) -> Option<Vec<Method>> {
+fn retry(found: &mut Found, at: &str, retry: &Retry) -> Result<Vec<Method>, Rejected> {
     if retry.attempts == 0 {
         found.add(
             format!("{at}.retry.attempts"),
@@ -401,7 +403,7 @@ fn retry(found: &mut Found, at: &str, retry: &Retry) -> Option<Vec<Method>> {
                 format!("`{method}` is no method: write it in capitals, such as GET"),
             );
         }
-        methods.push(parsed);
+        methods.push(parsed.ok_or(Rejected));
     }
     methods.into_iter().collect()
 }
@@ -421,7 +423,11 @@ fn ambiguous(found: &mut Found, at: &str, dependency: &Dependency) {
     }
 }
 
-fn queue(found: &mut Found, at: &str, dependency: &Dependency) -> Option<Option<HeaderName>> {
+fn queue(
+    found: &mut Found,
+    at: &str,
+    dependency: &Dependency,
+) -> Option<Result<HeaderName, Rejected>> {
     let queue = dependency.fallback.queue.as_ref()?;
     if dependency.http2 {
         found.add(
@@ -439,10 +445,14 @@ fn queue(found: &mut Found, at: &str, dependency: &Dependency) -> Option<Option<
             ),
         );
     }
-    Some(parsed)
+    Some(parsed.ok_or(Rejected))
 }
 
-fn fallback(found: &mut Found, at: &str, fallback: &Fallback) -> Option<Option<CheckedAnswer>> {
+fn fallback(
+    found: &mut Found,
+    at: &str,
+    fallback: &Fallback,
+) -> Option<Result<CheckedAnswer, Rejected>> {
     let given = usize::from(fallback.queue.is_some())
         + usize::from(fallback.stale.is_some())
         + usize::from(fallback.fixed.is_some());
@@ -468,7 +478,11 @@ fn fallback(found: &mut Found, at: &str, fallback: &Fallback) -> Option<Option<C
     ))
 }
 
-fn static_answer(found: &mut Found, at: &str, answer: &StaticAnswer) -> Option<CheckedAnswer> {
+fn static_answer(
+    found: &mut Found,
+    at: &str,
+    answer: &StaticAnswer,
+) -> Result<CheckedAnswer, Rejected> {
     let status = StatusCode::new(answer.status);
     if status.is_none() {
         found.add(
@@ -480,8 +494,8 @@ fn static_answer(found: &mut Found, at: &str, answer: &StaticAnswer) -> Option<C
         );
     }
     let headers = headers(found, &format!("{at}.headers"), &answer.headers);
-    Some(CheckedAnswer {
-        status: status?,
+    Ok(CheckedAnswer {
+        status: status.ok_or(Rejected)?,
         headers: headers?,
         body: answer.body.clone(),
     })

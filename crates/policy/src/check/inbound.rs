@@ -1,6 +1,6 @@
 //! What is done for those who call the workload.
 
-use super::Found;
+use super::{Found, Rejected};
 use crate::values::Authority;
 use crate::{Canary, Dependency, Inbound};
 
@@ -15,8 +15,8 @@ pub struct CheckedInbound {
     pub routes: Vec<Authority>,
 }
 
-/// Checks `inbound`; `None` only if a problem was found.
-pub(super) fn inbound(found: &mut Found, inbound: &Inbound) -> Option<CheckedInbound> {
+/// Checks `inbound`; Rejected only if a problem was found.
+pub(super) fn inbound(found: &mut Found, inbound: &Inbound) -> Result<CheckedInbound, Rejected> {
     let canary = inbound
         .canary
         .as_ref()
@@ -25,7 +25,7 @@ pub(super) fn inbound(found: &mut Found, inbound: &Inbound) -> Option<CheckedInb
         canary_authority(found, &format!("inbound.routes[{index}].to"), to)
     };
     let targets = inbound.routes.iter().map(|route| &route.to);
-    let routes: Vec<Option<Authority>> = targets.enumerate().map(route).collect();
+    let routes: Vec<Result<Authority, Rejected>> = targets.enumerate().map(route).collect();
     for (index, route) in inbound.routes.iter().enumerate() {
         if let Some(path) = route.paths.iter().find(|path| !path.starts_with('/')) {
             found.add(
@@ -34,17 +34,18 @@ pub(super) fn inbound(found: &mut Found, inbound: &Inbound) -> Option<CheckedInb
             );
         }
     }
-    Some(CheckedInbound {
+    Ok(CheckedInbound {
         workload: Authority::loopback(inbound.target_port),
-        canary: match canary {
-            None => None,
-            Some(parsed) => Some(parsed?),
-        },
-        routes: routes.into_iter().collect::<Option<_>>()?,
+        canary: canary.transpose()?,
+        routes: routes.into_iter().collect::<Result<_, _>>()?,
     })
 }
 
-fn canary_authority(found: &mut Found, field: &str, canary: &Canary) -> Option<Authority> {
+fn canary_authority(
+    found: &mut Found,
+    field: &str,
+    canary: &Canary,
+) -> Result<Authority, Rejected> {
     if canary.share > 100 {
         found.add(
             format!("{field}.share"),
@@ -59,7 +60,7 @@ fn canary_authority(found: &mut Found, field: &str, canary: &Canary) -> Option<A
         );
         found.add(format!("{field}.url"), message);
     }
-    authority
+    authority.ok_or(Rejected)
 }
 
 /// Checks that the port of `inbound` is free.

@@ -97,10 +97,8 @@ impl TryFrom<Config> for Checked {
             inbound::port(&mut found, spec, &config.dependencies);
             checked
         });
-        // What could not be parsed is a problem that was found.
-        let inbound = inbound.map_or(Some(None), |checked| checked.map(Some));
-        match (dependencies, inbound) {
-            (Some(dependencies), Some(inbound)) if found.0.is_empty() => Ok(Self {
+        match (dependencies, inbound.transpose()) {
+            (Ok(dependencies), Ok(inbound)) if found.0.is_empty() => Ok(Self {
                 config,
                 dependencies,
                 inbound,
@@ -158,6 +156,9 @@ fn names(dependencies: &[Dependency]) -> String {
 }
 
 struct Found(Vec<Problem>);
+
+/// A part could not be parsed, and the problem was added to what was [`Found`].
+struct Rejected;
 
 impl Found {
     fn add(&mut self, field: String, message: String) {

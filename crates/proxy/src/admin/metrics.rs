@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::routes::table::{Plan, Route};
-use crate::server::admission::Gate;
+use crate::routes::table::{Route, RouteTable};
+use crate::server::admission::Admission;
 use mrg_breaker::State;
 use mrg_policy::Reason;
 
@@ -12,12 +12,20 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 /// Everything, in Prometheus' text format.
-pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
+pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
     let mut text = String::new();
-    let workload = &plan.config.workload;
+    dependencies(&mut text, table);
+    providers(&mut text, table);
+    if let Some(admission) = inbound {
+        self::inbound(&mut text, &table.config.workload, admission);
+    }
+    text
+}
+
+fn dependencies(text: &mut String, table: &RouteTable) {
     for_routes(
-        &mut text,
-        plan,
+        text,
+        table,
         "mrg_proxy_in_flight",
         "gauge",
         "Requests under way.",
@@ -30,8 +38,8 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
         },
     );
     for_routes(
-        &mut text,
-        plan,
+        text,
+        table,
         "mrg_proxy_latency_seconds",
         "histogram",
         "Until an answer's head.",
@@ -59,20 +67,13 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
             |route| route.shared.fallbacks.get(),
         ),
     ] {
-        for_routes(
-            &mut text,
-            plan,
-            name,
-            "counter",
-            help,
-            |route, labels, text| {
-                let _ = writeln!(text, "{name}{{{labels}}} {}", of(route));
-            },
-        );
+        for_routes(text, table, name, "counter", help, |route, labels, text| {
+            let _ = writeln!(text, "{name}{{{labels}}} {}", of(route));
+        });
     }
     for_routes(
-        &mut text,
-        plan,
+        text,
+        table,
         "mrg_proxy_unserved_total",
         "counter",
         "Requests that nobody could serve.",
@@ -86,16 +87,19 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
             }
         },
     );
+}
+
+fn providers(text: &mut String, table: &RouteTable) {
     for_routes(
-        &mut text,
-        plan,
+        text,
+        table,
         "mrg_proxy_breaker_state",
         "gauge",
         "1 for the state that the breaker is in.",
         |route, labels, text| {
             for target in &route.targets {
                 let name = target.name.to_str().unwrap_or_default();
-                let (state, ..) = target.provider.standing();
+                let (state, ..) = target.provider.status();
                 for each in [State::Closed, State::HalfOpen, State::Open] {
                     let now = u8::from(each == state);
                     let _ = writeln!(
@@ -108,8 +112,8 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
         },
     );
     for_routes(
-        &mut text,
-        plan,
+        text,
+        table,
         "mrg_proxy_requests_total",
         "counter",
         "Requests to a provider.",
@@ -132,8 +136,8 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
         },
     );
     for_routes(
-        &mut text,
-        plan,
+        text,
+        table,
         "mrg_proxy_shadow_refused_total",
         "counter",
         "What a shadowed breaker would have refused.",
@@ -149,8 +153,8 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
         },
     );
     for_routes(
-        &mut text,
-        plan,
+        text,
+        table,
         "mrg_proxy_breaker_opened_total",
         "counter",
         "How often the breaker opened.",
@@ -165,66 +169,67 @@ pub(crate) fn page(plan: &Plan, inbound: Option<&Gate>) -> String {
             }
         },
     );
-    if let Some(gate) = inbound {
-        let labels = format!("workload=\"{workload}\"");
-        head(
-            &mut text,
-            "mrg_proxy_inbound_in_flight",
-            "gauge",
-            "Requests to the workload under way.",
-        );
-        let _ = writeln!(
-            text,
-            "mrg_proxy_inbound_in_flight{{{labels}}} {}",
-            gate.concurrency.now()
-        );
-        head(
-            &mut text,
-            "mrg_proxy_inbound_refused_total",
-            "counter",
-            "Requests refused because too many were under way.",
-        );
-        let _ = writeln!(
-            text,
-            "mrg_proxy_inbound_refused_total{{{labels}}} {}",
-            gate.refused.get()
-        );
-        head(
-            &mut text,
-            "mrg_proxy_inbound_failed_total",
-            "counter",
-            "Answers with 5xx, and requests without an answer.",
-        );
-        let _ = writeln!(
-            text,
-            "mrg_proxy_inbound_failed_total{{{labels}}} {}",
-            gate.failed.get()
-        );
-        head(
-            &mut text,
-            "mrg_proxy_inbound_latency_seconds",
-            "histogram",
-            "Until an answer's head.",
-        );
-        gate.latencies
-            .lines(&mut text, "mrg_proxy_inbound_latency_seconds", &labels);
-    }
-    text
+}
+
+fn inbound(text: &mut String, workload: &str, admission: &Admission) {
+    let labels = format!("workload=\"{workload}\"");
+    head(
+        text,
+        "mrg_proxy_inbound_in_flight",
+        "gauge",
+        "Requests to the workload under way.",
+    );
+    let _ = writeln!(
+        text,
+        "mrg_proxy_inbound_in_flight{{{labels}}} {}",
+        admission.concurrency.now()
+    );
+    head(
+        text,
+        "mrg_proxy_inbound_refused_total",
+        "counter",
+        "Requests refused because too many were under way.",
+    );
+    let _ = writeln!(
+        text,
+        "mrg_proxy_inbound_refused_total{{{labels}}} {}",
+        admission.refused.get()
+    );
+    head(
+        text,
+        "mrg_proxy_inbound_failed_total",
+        "counter",
+        "Answers with 5xx, and requests without an answer.",
+    );
+    let _ = writeln!(
+        text,
+        "mrg_proxy_inbound_failed_total{{{labels}}} {}",
+        admission.failed.get()
+    );
+    head(
+        text,
+        "mrg_proxy_inbound_latency_seconds",
+        "histogram",
+        "Until an answer's head.",
+    );
+    admission
+        .latencies
+        .lines(text, "mrg_proxy_inbound_latency_seconds", &labels);
 }
 
 fn for_routes(
     text: &mut String,
-    plan: &Plan,
+    table: &RouteTable,
     name: &str,
     kind: &str,
     help: &str,
     mut line: impl FnMut(&Route, &str, &mut String),
 ) {
     head(text, name, kind, help);
-    for route in &plan.routes {
+    for route in &table.routes {
         let labels = format!(
             "workload=\"{}\",dependency=\"{}\"",
-            plan.config.workload, route.spec.name
+            table.config.workload, route.spec.name
         );
         line(route, &labels, text);
     }

@@ -58,8 +58,8 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 }
 
 async fn page(State(admin): State<Admin>) -> String {
-    let (plan, inbound) = admin.running.now();
-    metrics::page(&plan, inbound.as_deref())
+    let (table, inbound) = admin.running.now();
+    metrics::page(&table, inbound.as_deref())
 }
 
 #[derive(Deserialize)]
@@ -77,8 +77,8 @@ async fn state(State(admin): State<Admin>, Query(query): Query<After>) -> Respon
     }
     let version = *changes.borrow();
     let mut report = report(&admin.running, version);
-    let (plan, _) = admin.running.now();
-    for (route, dependency) in plan.routes.iter().zip(&mut report.dependencies) {
+    let (table, _) = admin.running.now();
+    for (route, dependency) in table.routes.iter().zip(&mut report.dependencies) {
         if let Some(queue) = &route.queue {
             dependency.queue = Some(queue.report(&route.spec.name).await);
         }
@@ -88,25 +88,25 @@ async fn state(State(admin): State<Admin>, Query(query): Query<After>) -> Respon
 
 /// What a proxy says of itself.
 pub(crate) fn report(running: &Running, version: u64) -> Report {
-    let (plan, inbound) = running.now();
-    let dependencies = plan.routes.iter().map(|route| {
+    let (table, inbound) = running.now();
+    let dependencies = table.routes.iter().map(|route| {
         let order = lock(&route.shared.order).order(|_| true, None, mrg_clock::now());
         let providers: Vec<ProviderReport> = route
             .targets
             .iter()
             .enumerate()
             .map(|(index, target)| {
-                let (state, standing, forced, counts) = target.provider.standing();
+                let (state, status, forced, counts) = target.provider.status();
                 // From the moment at which it opened, so that it is the same whoever asks.
                 let opens = (state == mrg_breaker::State::Open && forced.is_none())
                     .then_some(route.spec.breaker.timeout.0);
                 let next_probe =
-                    opens.map(|timeout| (standing.since + timeout.duration()).to_string());
+                    opens.map(|timeout| (status.since + timeout.duration()).to_string());
                 ProviderReport {
                     name: target.name.to_str().unwrap_or_default().to_owned(),
                     state,
-                    since: standing.since.to_string(),
-                    why: standing.why,
+                    since: status.since.to_string(),
+                    why: status.why,
                     forced: forced.map(|forced| {
                         if forced.open {
                             Forced::Open
@@ -140,8 +140,8 @@ pub(crate) fn report(running: &Running, version: u64) -> Report {
     });
     Report {
         version,
-        workload: plan.config.workload.clone(),
-        config_hash: plan.hash.clone(),
+        workload: table.config.workload.clone(),
+        config_hash: table.hash.clone(),
         refused: running.refused(),
         draining: running.is_draining(),
         dependencies: dependencies.collect(),
@@ -151,8 +151,8 @@ pub(crate) fn report(running: &Running, version: u64) -> Report {
 }
 
 async fn configuration(State(admin): State<Admin>) -> Response {
-    let (plan, _) = admin.running.now();
-    axum::Json(&**plan.config).into_response()
+    let (table, _) = admin.running.now();
+    axum::Json(&**table.config).into_response()
 }
 
 /// Takes a new configuration and answers with its hash, or refuses it and keeps the last one.

@@ -1,4 +1,4 @@
-//! Answers that were good once, kept for the time when nobody answers.
+//! Answers that were good once, cached for the time when nobody answers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use mrg_base::Moment;
 use mrg_policy::{Reason, Stale};
 
 #[derive(Debug)]
-struct Kept {
+struct CachedResponse {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
@@ -23,7 +23,7 @@ struct Kept {
 /// The answers of one dependency, by path and query.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
-    kept: HashMap<String, Kept>,
+    cached: HashMap<String, CachedResponse>,
     order: VecDeque<String>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Answers {
 pub(crate) type Shared = Arc<Mutex<Answers>>;
 
 /// Collects one answer while it passes.
-pub(crate) struct Keeper {
+pub(crate) struct Recorder {
     answers: Shared,
     limits: Stale,
     key: String,
@@ -41,7 +41,7 @@ pub(crate) struct Keeper {
     length: usize,
 }
 
-impl Keeper {
+impl Recorder {
     /// For this answer.
     pub(crate) fn new(answers: &Shared, limits: &Stale, key: String, head: &Response<()>) -> Self {
         let (status, headers) = (head.status(), head.headers().clone());
@@ -71,26 +71,26 @@ impl Keeper {
     }
 
     /// It is whole.
-    pub(crate) fn keep(self) {
+    pub(crate) fn store(self) {
         if self.length > self.limit() {
             return;
         }
         let capacity = usize::try_from(self.limits.max_entries).unwrap_or(usize::MAX);
         // One allocation: parts of network buffers would keep those alive.
         let body = Bytes::from(self.parts.concat());
-        let kept = Kept {
+        let cached = CachedResponse {
             status: self.status,
             headers: self.headers,
             body,
             at: mrg_clock::now(),
         };
         let mut answers = lock(&self.answers);
-        if answers.kept.insert(self.key.clone(), kept).is_none() {
+        if answers.cached.insert(self.key.clone(), cached).is_none() {
             answers.order.push_back(self.key);
         }
         while answers.order.len() > capacity {
             if let Some(oldest) = answers.order.pop_front() {
-                answers.kept.remove(&oldest);
+                answers.cached.remove(&oldest);
             }
         }
     }
@@ -104,14 +104,14 @@ pub(crate) fn answer(
     reason: Reason,
 ) -> Option<Response<Answer>> {
     let answers = lock(answers);
-    let kept = answers.kept.get(key)?;
-    let age = mrg_clock::now().since(kept.at);
+    let cached = answers.cached.get(key)?;
+    let age = mrg_clock::now().since(cached.at);
     if age > limits.max_age.0 {
         return None;
     }
-    let mut response = Response::new(Answer::own(kept.body.clone()));
-    *response.status_mut() = kept.status;
-    *response.headers_mut() = kept.headers.clone();
+    let mut response = Response::new(Answer::own(cached.body.clone()));
+    *response.status_mut() = cached.status;
+    *response.headers_mut() = cached.headers.clone();
     response.headers_mut().insert(STALE, (age.0 / 1000).into());
     response
         .headers_mut()

@@ -15,12 +15,12 @@ use tokio::time::Instant;
 
 use crate::answer::{is_grpc, own, queued, refusal};
 use crate::body::{Answer, Sent, Watch};
-use crate::cache::recorder::{self, Keeper};
+use crate::cache::recorder::{self, Recorder};
 use crate::client::attempt::{Head, attempt};
 use crate::client::upgrade;
 use crate::counters::{InFlight, lock};
 use crate::headers::{PROVIDER, strip_hop_by_hop, upgrade_of};
-use crate::queue::{Kept, Standing};
+use crate::queue::{Enqueued, Status};
 use crate::routes::provider::Permit;
 use crate::routes::table::{Route, Target};
 use mrg_base::Millis;
@@ -127,7 +127,7 @@ impl<'a> Call<'a> {
         let now = mrg_clock::now();
         lock(&self.route.shared.budget).request(now);
         match self.providers(deadline, Some(in_flight)).await {
-            Ok(response) => self.or_spare(response),
+            Ok(response) => self.or_fallback(response),
             // Every connection has room for what a request may need: what few need is not part of
             // it.
             Err(unserved) => match Box::pin(self.queue(&unserved)).await {
@@ -143,12 +143,12 @@ impl<'a> Call<'a> {
             self.route.queue.as_ref()?,
             self.route.spec.fallback.queue.as_ref()?,
         );
-        let standing = match why.reason {
-            Reason::BreakerOpen | Reason::NotConnected | Reason::NotAccepted => Standing::Waiting,
+        let status = match why.reason {
+            Reason::BreakerOpen | Reason::NotConnected | Reason::NotAccepted => Status::Waiting,
             Reason::Ambiguous | Reason::TimedOut
                 if self.route.spec.on_ambiguous == OnAmbiguous::Queue =>
             {
-                Standing::Inquiry
+                Status::NeedsReview
             }
             _ => return None,
         };
@@ -182,21 +182,14 @@ impl<'a> Call<'a> {
             Bytes::new()
         };
         match queue
-            .keep(
-                &self.route.spec.name,
-                key,
-                &self.head,
-                body,
-                standing,
-                limits,
-            )
+            .enqueue(&self.route.spec.name, key, &self.head, body, status, limits)
             .await
         {
-            Ok(Kept::Ticket(ticket, standing)) => {
+            Ok(Enqueued::Ticket(ticket, status)) => {
                 self.route.shared.fallbacks.add();
-                Some(queued(&self.route.spec.name, &ticket, standing, why.reason))
+                Some(queued(&self.route.spec.name, &ticket, status, why.reason))
             }
-            Ok(Kept::Full) => refuse(Reason::QueueFull),
+            Ok(Enqueued::Full) => refuse(Reason::QueueFull),
             Err(error) => {
                 tracing::error!(
                     dependency = self.route.spec.name,
@@ -210,20 +203,20 @@ impl<'a> Call<'a> {
 
     /// A better answer than an error, if there is one (RFC 5861, "stale-if-error", names the same
     /// statuses); else the provider's own words.
-    fn or_spare(&self, response: Response<Answer>) -> Response<Answer> {
+    fn or_fallback(&self, response: Response<Answer>) -> Response<Answer> {
         if !matches!(response.status().as_u16(), 500 | 502..=504) || self.head.grpc {
             return response;
         }
-        self.spare(Reason::Failed).unwrap_or(response)
+        self.fallback_response(Reason::Failed).unwrap_or(response)
     }
 
     fn fall_back(&self, why: &Unserved) -> Response<Answer> {
-        self.spare(why.reason)
+        self.fallback_response(why.reason)
             .unwrap_or_else(|| unserved(self.route, why.reason, why.retry_after, self.head.grpc))
     }
 
     /// The last good answer, or a fixed one.
-    fn spare(&self, why: Reason) -> Option<Response<Answer>> {
+    fn fallback_response(&self, why: Reason) -> Option<Response<Answer>> {
         let fallback = &self.route.spec.fallback;
         if let Some(limits) = fallback
             .stale
@@ -273,15 +266,15 @@ impl<'a> Call<'a> {
                 continue;
             };
             let more = turn + 1 < order.len();
-            match self.ask(target, more, deadline).await {
-                Asked::Answered(ended, response, permit) => {
+            match self.call_provider(target, more, deadline).await {
+                CallOutcome::Answered(ended, response, permit) => {
                     if turn > 0 {
                         self.route.shared.failovers.add();
                     }
                     self.pin(*index);
                     return Ok(self.answer(target, ended, response, permit, in_flight.take()));
                 }
-                Asked::Refused(refusal) => {
+                CallOutcome::Refused(refusal) => {
                     lock(&self.route.shared.order).left(*index, mrg_clock::now());
                     let left = match refusal {
                         Refusal::Open { retry_after } => retry_after,
@@ -297,7 +290,7 @@ impl<'a> Call<'a> {
                         };
                     }
                 }
-                Asked::Next(reason) => {
+                CallOutcome::Next(reason) => {
                     if target.provider.open_for().is_some() {
                         lock(&self.route.shared.order).left(*index, mrg_clock::now());
                     }
@@ -306,7 +299,7 @@ impl<'a> Call<'a> {
                         retry_after: None,
                     };
                 }
-                Asked::GiveUp(reason) => {
+                CallOutcome::GiveUp(reason) => {
                     return Err(Unserved {
                         reason,
                         retry_after: None,
@@ -318,13 +311,18 @@ impl<'a> Call<'a> {
     }
 
     /// Asks one provider, as often as it may be.
-    async fn ask(&self, target: &Target, more_providers: bool, deadline: Instant) -> Asked {
+    async fn call_provider(
+        &self,
+        target: &Target,
+        more_providers: bool,
+        deadline: Instant,
+    ) -> CallOutcome {
         let spec = &self.route.spec;
         let mut number = 1;
         loop {
             let permit = match target.provider.admit() {
                 Ok(permit) => permit,
-                Err(refusal) => return Asked::Refused(refusal),
+                Err(refusal) => return CallOutcome::Refused(refusal),
             };
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = spec.timeout.attempt.0.duration().min(left);
@@ -356,7 +354,7 @@ impl<'a> Call<'a> {
                 );
             }
             if let (Next::Answer, Some(response)) = (next, response) {
-                return Asked::Answered(ended, response, permit);
+                return CallOutcome::Answered(ended, response, permit);
             }
             permit.end(ended.outcome(&spec.breaker.failure_statuses));
             match next {
@@ -365,9 +363,9 @@ impl<'a> Call<'a> {
                     number += 1;
                     tokio::time::sleep(pause).await;
                 }
-                Next::NextProvider(reason) => return Asked::Next(reason),
-                Next::GiveUp(reason) => return Asked::GiveUp(reason),
-                Next::Answer => return Asked::GiveUp(Reason::Ambiguous),
+                Next::NextProvider(reason) => return CallOutcome::Next(reason),
+                Next::GiveUp(reason) => return CallOutcome::GiveUp(reason),
+                Next::Answer => return CallOutcome::GiveUp(Reason::Ambiguous),
             }
         }
     }
@@ -378,14 +376,14 @@ impl<'a> Call<'a> {
         ended: Ended,
         response: Response<Incoming>,
         permit: Permit,
-        hold: Option<InFlight>,
+        in_flight: Option<InFlight>,
     ) -> Response<Answer> {
         let (mut parts, body) = response.into_parts();
         strip_hop_by_hop(&mut parts.headers);
         if self.route.targets.len() > 1 {
             parts.headers.insert(PROVIDER, target.name.clone());
         }
-        let mut watch = Watch::over(hold);
+        let mut watch = Watch::over(in_flight);
         watch.grpc = self.head.grpc;
         match ended {
             Ended::Grpc(status) => permit.end(grpc_outcome(status)),
@@ -401,16 +399,16 @@ impl<'a> Call<'a> {
             let mut copy = Response::new(());
             *copy.status_mut() = parts.status;
             copy.headers_mut().clone_from(&parts.headers);
-            let keeper = Keeper::new(
+            let recorder = Recorder::new(
                 &self.route.shared.answers,
                 limits,
                 self.head.path.as_str().to_owned(),
                 &copy,
             );
             if body.is_end_stream() {
-                keeper.keep();
+                recorder.store();
             } else {
-                watch.keeper = Some(keeper);
+                watch.recorder = Some(recorder);
             }
         }
         watch.patience = self.route.spec.timeout.attempt.0.duration();
@@ -421,7 +419,7 @@ impl<'a> Call<'a> {
         if let Some((thing, _)) = &self.pinned
             && let Some(spec) = self.route.spec.providers.get(provider)
         {
-            lock(&self.route.shared.pins).set(thing, &spec.name, mrg_clock::now());
+            lock(&self.route.shared.affinity).set(thing, &spec.name, mrg_clock::now());
         }
     }
 }
@@ -469,7 +467,7 @@ pub(crate) async fn send_again(route: &Arc<Route>, head: Head, body: Bytes) -> R
     }
 }
 
-enum Asked {
+enum CallOutcome {
     Answered(Ended, Response<Incoming>, Permit),
     Refused(Refusal),
     Next(Reason),
@@ -504,8 +502,8 @@ fn accepts(target: &Target, headers: &HeaderMap) -> bool {
 fn pinned(route: &Route, headers: &HeaderMap) -> Option<(String, Option<usize>)> {
     let thing = headers.get(route.pin.as_ref()?)?.to_str().ok()?.to_owned();
     let keep = route.spec.pin.as_ref()?.keep.0;
-    let pins = lock(&route.shared.pins);
-    let known = pins.get(&thing, keep, mrg_clock::now());
+    let affinity = lock(&route.shared.affinity);
+    let known = affinity.get(&thing, keep, mrg_clock::now());
     // The workload may know better, after a restart of this proxy.
     let known = known.or_else(|| headers.get(PROVIDER)?.to_str().ok());
     let index = known.and_then(|name| {

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::client::call::{self, Resent};
-use crate::queue::{Item, Standing, Where};
-use crate::routes::table::{Place, Route};
+use crate::queue::{Item, Status, Where};
+use crate::routes::table::{CurrentRoute, Route};
 use crate::server::listen::Phase;
 use mrg_breaker::State;
 use mrg_policy::{Queue as Limits, Reason};
@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Works until `phase` says to stop; a request that is being sent then is sent to its end.
 pub(crate) async fn work(
-    place: Place,
+    place: CurrentRoute,
     mut changes: watch::Receiver<u64>,
     mut phase: watch::Receiver<Phase>,
 ) {
@@ -40,7 +40,7 @@ pub(crate) async fn work(
         let opens = route
             .targets
             .iter()
-            .any(|target| target.provider.standing().0 != State::Open);
+            .any(|target| target.provider.status().0 != State::Open);
         if opens {
             // Those that failed before it shut are the probes that it needs now; their pause was
             // for a dependency of which nothing was known.
@@ -87,7 +87,7 @@ async fn send(
             .settle(
                 &item,
                 at,
-                Standing::Inquiry,
+                Status::NeedsReview,
                 None,
                 "what is written down is no request",
             )
@@ -95,38 +95,34 @@ async fn send(
         return;
     };
     let later = Timestamp::now() + limits.retry_after.0.duration();
-    let (standing, retry_at, note) = match call::send_again(route, head, item.body.clone()).await {
-        Resent::Answered(status) if status < 500 => {
-            (Standing::Done, None, format!("answered {status}"))
+    let (status, retry_at, note) = match call::send_again(route, head, item.body.clone()).await {
+        Resent::Answered(code) if code < 500 => (Status::Done, None, format!("answered {code}")),
+        Resent::Answered(code) if repeatable => {
+            (Status::Waiting, Some(later), format!("answered {code}"))
         }
-        Resent::Answered(status) if repeatable => {
-            (Standing::Waiting, Some(later), format!("answered {status}"))
-        }
-        Resent::Answered(status) => (
-            Standing::Inquiry,
+        Resent::Answered(code) => (
+            Status::NeedsReview,
             None,
-            format!("answered {status}; it may have been processed"),
+            format!("answered {code}; it may have been processed"),
         ),
         // Not sent at all: it is its turn again as soon as somebody is let through.
         Resent::Unserved(Reason::BreakerOpen, Some(left)) => (
-            Standing::Waiting,
+            Status::Waiting,
             Some(Timestamp::now() + left.duration()),
             String::new(),
         ),
         Resent::Unserved(reason @ (Reason::Ambiguous | Reason::TimedOut), _) if !repeatable => {
-            (Standing::Inquiry, None, reason.sentence().to_owned())
+            (Status::NeedsReview, None, reason.sentence().to_owned())
         }
-        Resent::Unserved(reason, _) => {
-            (Standing::Waiting, Some(later), reason.sentence().to_owned())
-        }
+        Resent::Unserved(reason, _) => (Status::Waiting, Some(later), reason.sentence().to_owned()),
     };
     tracing::info!(
         ticket = item.ticket,
         dependency = item.dependency,
         attempts = item.attempts,
-        ?standing,
+        standing = status.name(),
         note,
         "sent from the queue"
     );
-    queue.settle(&item, at, standing, retry_at, &note).await;
+    queue.settle(&item, at, status, retry_at, &note).await;
 }

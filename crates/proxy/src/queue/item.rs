@@ -1,26 +1,29 @@
 //! A request that waits, and how it is written down.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::kept_headers;
 use crate::answer::is_grpc;
 use crate::client::attempt::Head;
+use crate::digest::short_digest;
 
-/// Where a request stands.
+/// The status of a request. What is stored and what the API answers call it its *standing*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Standing {
+pub enum Status {
     /// It was not sent, or certainly not processed.
     Waiting,
     /// It is being sent.
     Sending,
-    /// It was sent, and nobody knows whether it was processed. People ask.
-    Inquiry,
+    /// It was sent and may have been processed: a person must find out. Stored as `Inquiry`.
+    #[serde(rename = "Inquiry")]
+    NeedsReview,
     /// It was answered.
     Done,
     /// It waited too long. People decide.
@@ -29,13 +32,13 @@ pub enum Standing {
     Discarded,
 }
 
-impl Standing {
+impl Status {
     /// As it stands in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting => "Waiting",
             Self::Sending => "Sending",
-            Self::Inquiry => "Inquiry",
+            Self::NeedsReview => "Inquiry",
             Self::Done => "Done",
             Self::Expired => "Expired",
             Self::Discarded => "Discarded",
@@ -47,7 +50,7 @@ impl Standing {
         [
             Self::Waiting,
             Self::Sending,
-            Self::Inquiry,
+            Self::NeedsReview,
             Self::Done,
             Self::Expired,
             Self::Discarded,
@@ -82,7 +85,8 @@ pub struct Item {
     /// When it came.
     pub created: Timestamp,
     /// Where it stands.
-    pub standing: Standing,
+    #[serde(rename = "standing")]
+    pub status: Status,
     /// Not before then is it sent.
     pub retry_at: Timestamp,
     /// How often it was sent.
@@ -99,7 +103,7 @@ impl Item {
         key: &str,
         head: &Head,
         body: Bytes,
-        standing: Standing,
+        status: Status,
     ) -> Self {
         let now = Timestamp::now();
         Self {
@@ -112,7 +116,7 @@ impl Item {
             headers: kept_headers(&head.headers),
             body,
             created: now,
-            standing,
+            status,
             retry_at: now,
             attempts: 0,
             note: String::new(),
@@ -146,12 +150,7 @@ impl Item {
 }
 
 fn ticket(workload: &str, dependency: &str, key: &str) -> String {
-    let digest = Sha256::digest([workload, dependency, key].join("\0"));
-    digest
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    short_digest([workload, dependency, key].join("\0"), 16)
 }
 
 /// A line of the log.
@@ -163,8 +162,9 @@ pub enum Line {
     Stands {
         /// Which.
         ticket: String,
-        /// Where.
-        standing: Standing,
+        /// Its status from now on.
+        #[serde(rename = "standing")]
+        status: Status,
         /// Not before then is it sent.
         retry_at: Timestamp,
         /// What happened.
@@ -197,5 +197,37 @@ mod as_base64 {
             .decode(text)
             .map(Bytes::from)
             .map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_keeps_its_words() {
+        let line = r#"{"Stands":{"ticket":"t","standing":"Inquiry","retry_at":"2026-11-22T18:00:00Z","note":""}}"#;
+        let parsed: Line = serde_json::from_str(line).unwrap();
+        assert!(matches!(
+            &parsed,
+            Line::Stands {
+                status: Status::NeedsReview,
+                ..
+            }
+        ));
+        assert_eq!(serde_json::to_string(&parsed).unwrap(), line);
+        let path = PathAndQuery::from_static("/");
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        let head = Head {
+            method,
+            path,
+            headers,
+            grpc: false,
+        };
+        let item = Item::new("w", "d", "k", &head, Bytes::new(), Status::NeedsReview);
+        let json = serde_json::to_value(&item).unwrap();
+        assert_eq!(json["standing"], "Inquiry");
+        assert_eq!(Status::from_name("Inquiry"), Some(Status::NeedsReview));
+        assert_eq!(Status::NeedsReview.name(), "Inquiry");
     }
 }

@@ -1,6 +1,8 @@
 //! The log on this pod's volume: a line for everything that happens, on the disk before anybody
 //! hears of it.
 
+#![deny(clippy::indexing_slicing, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -8,8 +10,8 @@ use jiff::Timestamp;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 
-use super::item::{Item, Line, Standing};
-use super::{Error, Kept};
+use super::item::{Item, Line, Status};
+use super::{Enqueued, Error};
 use mrg_policy::Queue as Limits;
 
 /// So many lines more than requests, and the log is written anew.
@@ -61,12 +63,12 @@ pub fn replay(text: &[u8]) -> Replayed {
             }
             Line::Stands {
                 ticket,
-                standing,
+                status,
                 retry_at,
                 note,
             } => {
                 if let Some(item) = items.get_mut(&ticket) {
-                    stand(item, standing, retry_at, &note);
+                    stand(item, status, retry_at, &note);
                 }
             }
             Line::Forget { ticket } => {
@@ -81,11 +83,11 @@ pub fn replay(text: &[u8]) -> Replayed {
     }
 }
 
-fn stand(item: &mut Item, standing: Standing, retry_at: Timestamp, note: &str) {
-    if standing == Standing::Sending {
+fn stand(item: &mut Item, status: Status, retry_at: Timestamp, note: &str) {
+    if status == Status::Sending {
         item.attempts = item.attempts.saturating_add(1);
     }
-    item.standing = standing;
+    item.status = status;
     item.retry_at = retry_at;
     note.clone_into(&mut item.note);
 }
@@ -111,9 +113,10 @@ impl Log {
             lines,
             whole,
         } = replay(&text);
-        if whole < text.len() && text[whole..].contains(&b'\n') {
+        let rest = text.get(whole..).unwrap_or_default();
+        if rest.contains(&b'\n') {
             // Not a torn end: something else wrote here. What follows is kept aside for people.
-            tokio::fs::write(directory.join("queue.log.unreadable"), &text[whole..])
+            tokio::fs::write(directory.join("queue.log.unreadable"), rest)
                 .await
                 .map_err(failed("could not be set right"))?;
             tracing::error!(path = %path.display(), "lines of the queue's log cannot be read; they are in queue.log.unreadable");
@@ -139,13 +142,13 @@ impl Log {
         let sending: Vec<String> = log
             .items
             .values()
-            .filter(|item| item.standing == Standing::Sending)
+            .filter(|item| item.status == Status::Sending)
             .map(|item| item.ticket.clone())
             .collect();
         for ticket in sending {
             log.settle(
                 &ticket,
-                Standing::Inquiry,
+                Status::NeedsReview,
                 None,
                 "the proxy ended while it was being sent",
             )
@@ -223,18 +226,18 @@ impl Log {
     ///
     /// # Errors
     /// If it is not on the disk.
-    pub(super) async fn put(&mut self, item: &Item, capacity: u32) -> Result<Kept, Error> {
+    pub(super) async fn put(&mut self, item: &Item, capacity: u32) -> Result<Enqueued, Error> {
         if let Some(known) = self.items.get(&item.ticket) {
-            return Ok(Kept::Ticket(known.ticket.clone(), known.standing));
+            return Ok(Enqueued::Ticket(known.ticket.clone(), known.status));
         }
         let (waiting, inquiry, _) = self.count(&item.dependency);
         if waiting + inquiry >= u64::from(capacity) {
-            return Ok(Kept::Full);
+            return Ok(Enqueued::Full);
         }
         self.append(&Line::Put(Box::new(item.clone()))).await?;
         self.items.insert(item.ticket.clone(), item.clone());
         self.tidy().await?;
-        Ok(Kept::Ticket(item.ticket.clone(), item.standing))
+        Ok(Enqueued::Ticket(item.ticket.clone(), item.status))
     }
 
     /// Whoever waits for another try has it now. Not written down: after a restart the pause is
@@ -244,7 +247,7 @@ impl Log {
         for item in self
             .items
             .values_mut()
-            .filter(|item| item.dependency == dependency && item.standing == Standing::Waiting)
+            .filter(|item| item.dependency == dependency && item.status == Status::Waiting)
         {
             item.retry_at = item.retry_at.min(now);
         }
@@ -254,7 +257,7 @@ impl Log {
     pub(super) fn first_to_move(&self) -> Option<Item> {
         self.items
             .values()
-            .filter(|item| item.standing != Standing::Sending)
+            .filter(|item| item.status != Status::Sending)
             .min_by_key(|item| item.created)
             .cloned()
     }
@@ -282,7 +285,7 @@ impl Log {
         limits: &Limits,
     ) -> Result<Option<Item>, Error> {
         let now = Timestamp::now();
-        let of = |item: &&Item| item.dependency == dependency && item.standing == Standing::Waiting;
+        let of = |item: &&Item| item.dependency == dependency && item.status == Status::Waiting;
         let old = |item: &&Item| item.is_older_than(limits.max_age.0.duration(), now);
         let expired: Vec<String> = self
             .items
@@ -292,7 +295,7 @@ impl Log {
             .map(|item| item.ticket.clone())
             .collect();
         for ticket in expired {
-            self.settle(&ticket, Standing::Expired, None, "it waited too long")
+            self.settle(&ticket, Status::Expired, None, "it waited too long")
                 .await?;
         }
         let next = self
@@ -304,7 +307,7 @@ impl Log {
         let Some(ticket) = next.map(|item| item.ticket.clone()) else {
             return Ok(None);
         };
-        self.settle(&ticket, Standing::Sending, None, "").await?;
+        self.settle(&ticket, Status::Sending, None, "").await?;
         Ok(self.items.get(&ticket).cloned())
     }
 
@@ -315,20 +318,20 @@ impl Log {
     pub(super) async fn settle(
         &mut self,
         ticket: &str,
-        standing: Standing,
+        status: Status,
         retry_at: Option<Timestamp>,
         note: &str,
     ) -> Result<(), Error> {
         let retry_at = retry_at.unwrap_or_else(Timestamp::now);
         self.append(&Line::Stands {
             ticket: ticket.to_owned(),
-            standing,
+            status,
             retry_at,
             note: note.to_owned(),
         })
         .await?;
         if let Some(item) = self.items.get_mut(ticket) {
-            stand(item, standing, retry_at, note);
+            stand(item, status, retry_at, note);
         }
         self.tidy().await
     }
@@ -340,32 +343,30 @@ impl Log {
     pub(super) async fn decide(
         &mut self,
         ticket: &str,
-        standing: Standing,
+        status: Status,
         note: &str,
     ) -> Result<bool, Error> {
         if self
             .items
             .get(ticket)
-            .is_none_or(|item| matches!(item.standing, Standing::Sending | Standing::Done))
+            .is_none_or(|item| matches!(item.status, Status::Sending | Status::Done))
         {
             return Ok(false);
         }
-        self.settle(ticket, standing, None, note)
-            .await
-            .map(|()| true)
+        self.settle(ticket, status, None, note).await.map(|()| true)
     }
 
     /// How many wait, how many people must ask about, and since when the oldest does.
     pub(super) fn count(&self, dependency: &str) -> (u64, u64, Option<Timestamp>) {
-        let of = |standing: &[Standing]| {
+        let of = |status: &[Status]| {
             self.items
                 .values()
-                .filter(|item| item.dependency == dependency && standing.contains(&item.standing))
+                .filter(|item| item.dependency == dependency && status.contains(&item.status))
                 .count() as u64
         };
         let open = |item: &&Item| {
             item.dependency == dependency
-                && !matches!(item.standing, Standing::Done | Standing::Discarded)
+                && !matches!(item.status, Status::Done | Status::Discarded)
         };
         let oldest = self
             .items
@@ -374,8 +375,8 @@ impl Log {
             .map(|item| item.created)
             .min();
         (
-            of(&[Standing::Waiting, Standing::Sending]),
-            of(&[Standing::Inquiry, Standing::Expired]),
+            of(&[Status::Waiting, Status::Sending]),
+            of(&[Status::NeedsReview, Status::Expired]),
             oldest,
         )
     }
@@ -407,7 +408,7 @@ mod tests {
             key,
             &head,
             Bytes::from_static(b"{}"),
-            Standing::Waiting,
+            Status::Waiting,
         )
     }
 
@@ -422,7 +423,7 @@ mod tests {
         for key in ["a", "b", "c"] {
             log.put(&item(key), 10).await.unwrap();
         }
-        log.settle(&item("a").ticket, Standing::Done, None, "200")
+        log.settle(&item("a").ticket, Status::Done, None, "200")
             .await
             .unwrap();
         let claimed = log.claim("bbd", &limits()).await.unwrap().unwrap();
@@ -433,18 +434,18 @@ mod tests {
         text.extend(br#"{"Put": {"ticket": "torn"#);
         std::fs::write(&path, text).unwrap();
         let log = Log::open(directory.path()).await.unwrap();
-        let standings: Vec<(String, Standing)> = log
+        let statuses: Vec<(String, Status)> = log
             .list()
             .into_iter()
-            .map(|item| (item.key, item.standing))
+            .map(|item| (item.key, item.status))
             .collect();
-        assert!(standings.contains(&("a".to_owned(), Standing::Done)));
+        assert!(statuses.contains(&("a".to_owned(), Status::Done)));
         assert!(
-            standings.contains(&("b".to_owned(), Standing::Inquiry)),
-            "it was being sent: {standings:?}"
+            statuses.contains(&("b".to_owned(), Status::NeedsReview)),
+            "it was being sent: {statuses:?}"
         );
-        assert!(standings.contains(&("c".to_owned(), Standing::Waiting)));
-        assert_eq!(standings.len(), 3);
+        assert!(statuses.contains(&("c".to_owned(), Status::Waiting)));
+        assert_eq!(statuses.len(), 3);
     }
 
     #[tokio::test]
@@ -453,7 +454,7 @@ mod tests {
         let mut log = Log::open(directory.path()).await.unwrap();
         let first = log.put(&item("a"), 1).await.unwrap();
         assert_eq!(log.put(&item("a"), 1).await.unwrap(), first);
-        assert_eq!(log.put(&item("b"), 1).await.unwrap(), Kept::Full);
+        assert_eq!(log.put(&item("b"), 1).await.unwrap(), Enqueued::Full);
     }
 
     #[tokio::test]

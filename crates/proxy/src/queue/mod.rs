@@ -1,4 +1,4 @@
-//! Requests that wait for a dependency to come back. Kept in PostgreSQL, where every pod sees them;
+//! Requests that wait for a dependency to come back. Enqueued in PostgreSQL, where every pod sees them;
 //! in a log on this pod's volume while PostgreSQL cannot be reached. A request is sent once: before
 //! it is sent it is marked, durably, and one whose end nobody knows is left to people, unless its
 //! dependency is known to tell a second time by its key.
@@ -8,7 +8,7 @@ mod log;
 mod postgres;
 mod web;
 
-pub use item::{Item, Line, Standing};
+pub use item::{Item, Line, Status};
 pub use log::{Replayed, replay};
 pub(crate) use web::router;
 
@@ -66,9 +66,9 @@ pub(crate) enum Error {
 
 /// What became of a request that was to be kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
+pub(crate) enum Enqueued {
     /// It is, under this ticket; or was before, by its key.
-    Ticket(String, Standing),
+    Ticket(String, Status),
     /// So many wait already.
     Full,
 }
@@ -121,16 +121,16 @@ impl Queue {
     ///
     /// # Errors
     /// If it is nowhere.
-    pub(crate) async fn keep(
+    pub(crate) async fn enqueue(
         &self,
         dependency: &str,
         key: &str,
         head: &Head,
         body: Bytes,
-        standing: Standing,
+        status: Status,
         limits: &Limits,
-    ) -> Result<Kept, Error> {
-        let item = Item::new(&self.workload, dependency, key, head, body, standing);
+    ) -> Result<Enqueued, Error> {
+        let item = Item::new(&self.workload, dependency, key, head, body, status);
         let kept = self.put(&item, limits.capacity).await;
         if kept.is_ok() {
             self.news.notify_waiters();
@@ -139,7 +139,7 @@ impl Queue {
         kept
     }
 
-    async fn put(&self, item: &Item, capacity: u32) -> Result<Kept, Error> {
+    async fn put(&self, item: &Item, capacity: u32) -> Result<Enqueued, Error> {
         let mut failed = None;
         if let Some(postgres) = &self.postgres {
             match tokio::time::timeout(POSTGRES_WITHIN, postgres.put(item, capacity))
@@ -269,14 +269,14 @@ impl Queue {
         &self,
         item: &Item,
         place: Where,
-        standing: Standing,
+        status: Status,
         retry_at: Option<Timestamp>,
         note: &str,
     ) {
         for _ in 0..30 {
             let settled = match (place, &self.postgres, &self.log) {
                 (Where::Postgres, Some(postgres), _) => {
-                    let settle = postgres.settle(&item.ticket, standing, retry_at, note);
+                    let settle = postgres.settle(&item.ticket, status, retry_at, note);
                     tokio::time::timeout(POSTGRES_WITHIN, settle)
                         .await
                         .unwrap_or(Err(Error::Slow))
@@ -284,7 +284,7 @@ impl Queue {
                 (Where::Log, _, Some(log)) => {
                     log.lock()
                         .await
-                        .settle(&item.ticket, standing, retry_at, note)
+                        .settle(&item.ticket, status, retry_at, note)
                         .await
                 }
                 _ => return,
@@ -297,7 +297,7 @@ impl Queue {
                 Err(error) => {
                     tracing::warn!(
                         ticket = item.ticket,
-                        ?standing,
+                        standing = status.name(),
                         error = chain(&error),
                         "the end of a request could not be written"
                     );
@@ -362,10 +362,10 @@ impl Queue {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(crate) async fn decide(&self, ticket: &str, standing: Standing) -> Result<bool, Error> {
+    pub(crate) async fn decide(&self, ticket: &str, status: Status) -> Result<bool, Error> {
         let note = "decided by a person";
         if let Some(log) = &self.log
-            && log.lock().await.decide(ticket, standing, note).await?
+            && log.lock().await.decide(ticket, status, note).await?
         {
             self.news.notify_waiters();
             return Ok(true);
@@ -373,10 +373,9 @@ impl Queue {
         let Some(postgres) = &self.postgres else {
             return Ok(false);
         };
-        let decided =
-            tokio::time::timeout(POSTGRES_WITHIN, postgres.decide(ticket, standing, note))
-                .await
-                .unwrap_or(Err(Error::Slow))?;
+        let decided = tokio::time::timeout(POSTGRES_WITHIN, postgres.decide(ticket, status, note))
+            .await
+            .unwrap_or(Err(Error::Slow))?;
         self.news.notify_waiters();
         Ok(decided)
     }

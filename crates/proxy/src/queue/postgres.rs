@@ -9,8 +9,8 @@ use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Row};
 
-use super::item::{Item, Standing};
-use super::{Error, Kept};
+use super::item::{Item, Status};
+use super::{Enqueued, Error};
 use mrg_policy::Queue as Limits;
 
 /// Moments are milliseconds since 1970: no type of the server's stands between the two clocks.
@@ -106,10 +106,10 @@ impl Postgres {
     ///
     /// # Errors
     /// If it cannot be known to be kept.
-    pub(super) async fn put(&self, item: &Item, capacity: u32) -> Result<Kept, Error> {
+    pub(super) async fn put(&self, item: &Item, capacity: u32) -> Result<Enqueued, Error> {
         let headers = serde_json::to_string(&item.headers).unwrap_or_default();
         let (created, retry_at) = (millis(item.created), millis(item.retry_at));
-        let (standing, capacity) = (item.standing.name(), i64::from(capacity));
+        let (status, capacity) = (item.status.name(), i64::from(capacity));
         let attempts = i32::try_from(item.attempts).unwrap_or(i32::MAX);
         let body: &[u8] = &item.body;
         let values: [&(dyn ToSql + Sync); 14] = [
@@ -122,7 +122,7 @@ impl Postgres {
             &headers,
             &body,
             &created,
-            &standing,
+            &status,
             &retry_at,
             &attempts,
             &item.note,
@@ -140,11 +140,11 @@ impl Postgres {
                 )
                 .await?;
             if kept > 0 {
-                return Ok(Kept::Ticket(item.ticket.clone(), item.standing));
+                return Ok(Enqueued::Ticket(item.ticket.clone(), item.status));
             }
             let known = client.query_opt("SELECT standing FROM mrg_queue WHERE ticket = $1", &[&item.ticket]).await?;
-            let standing = known.and_then(|row| Standing::from_name(row.get(0)));
-            Ok(standing.map_or(Kept::Full, |standing| Kept::Ticket(item.ticket.clone(), standing)))
+            let status = known.and_then(|row| Status::from_name(row.get(0)));
+            Ok(status.map_or(Enqueued::Full, |status| Enqueued::Ticket(item.ticket.clone(), status)))
         })
         .await
     }
@@ -169,9 +169,9 @@ impl Postgres {
             now + length(CLAIMED_FOR),
         );
         let lost = if repeatable {
-            Standing::Waiting
+            Status::Waiting
         } else {
-            Standing::Inquiry
+            Status::NeedsReview
         }
         .name();
         let statement = format!(
@@ -218,15 +218,15 @@ impl Postgres {
     pub(super) async fn settle(
         &self,
         ticket: &str,
-        standing: Standing,
+        status: Status,
         retry_at: Option<Timestamp>,
         note: &str,
     ) -> Result<(), Error> {
         let retry_at = millis(retry_at.unwrap_or_else(Timestamp::now));
-        let standing = standing.name();
+        let status = status.name();
         self.with("did not write how a request ended", async |client| {
             let statement = "UPDATE mrg_queue SET standing = $2, retry_at_ms = $3, note = $4, claimed_until_ms = NULL WHERE ticket = $1";
-            client.execute(statement, &[&ticket, &standing, &retry_at, &note]).await
+            client.execute(statement, &[&ticket, &status, &retry_at, &note]).await
         })
         .await
         .map(drop)
@@ -239,15 +239,15 @@ impl Postgres {
     pub(super) async fn decide(
         &self,
         ticket: &str,
-        standing: Standing,
+        status: Status,
         note: &str,
     ) -> Result<bool, Error> {
-        let (standing, now) = (standing.name(), millis(Timestamp::now()));
+        let (status, now) = (status.name(), millis(Timestamp::now()));
         let decided = self.with("did not write what was decided", async |client| {
             let statement = "UPDATE mrg_queue SET standing = $2, retry_at_ms = $3, note = $4
                              WHERE ticket = $1 AND standing NOT IN ('Sending', 'Done')";
             client
-                .execute(statement, &[&ticket, &standing, &now, &note])
+                .execute(statement, &[&ticket, &status, &now, &note])
                 .await
         });
         Ok(decided.await? > 0)
@@ -309,7 +309,7 @@ fn item(row: &Row) -> Item {
         body: Bytes::from(row.get::<_, Vec<u8>>(7)),
         created: moment(row.get(8)),
         // What is not understood is not sent.
-        standing: Standing::from_name(row.get(9)).unwrap_or(Standing::Inquiry),
+        status: Status::from_name(row.get(9)).unwrap_or(Status::NeedsReview),
         retry_at: moment(row.get(10)),
         attempts: u32::try_from(row.get::<_, i32>(11)).unwrap_or(0),
         note: row.get(12),

@@ -11,7 +11,7 @@ use axum::routing::{get, post};
 use serde_json::json;
 
 use super::Queue;
-use super::item::Standing;
+use super::item::Status;
 use mrg_telemetry::chain;
 
 /// The routes below `/queue`.
@@ -44,7 +44,7 @@ async fn list(State(queue): Shared) -> Result<Response, Response> {
     let line = |item: &super::Item| {
         json!({
             "ticket": item.ticket, "dependency": item.dependency, "key": item.key, "method": item.method, "path": item.path,
-            "created": item.created, "standing": item.standing, "retryAt": item.retry_at, "attempts": item.attempts, "note": item.note,
+            "created": item.created, "standing": item.status, "retryAt": item.retry_at, "attempts": item.attempts, "note": item.note,
             "bytes": item.body.len(),
         })
     };
@@ -68,25 +68,25 @@ fn unknown(ticket: &str) -> Response {
 }
 
 async fn replay(queue: Shared, ticket: Path<String>) -> Result<Response, Response> {
-    decide(queue, ticket, Standing::Waiting).await
+    decide(queue, ticket, Status::Waiting).await
 }
 
 async fn discard(queue: Shared, ticket: Path<String>) -> Result<Response, Response> {
-    decide(queue, ticket, Standing::Discarded).await
+    decide(queue, ticket, Status::Discarded).await
 }
 
 async fn decide(
     State(queue): Shared,
     Path(ticket): Path<String>,
-    standing: Standing,
+    status: Status,
 ) -> Result<Response, Response> {
     let decided = of(queue)?
-        .decide(&ticket, standing)
+        .decide(&ticket, status)
         .await
         .map_err(|error| failed(&error))?;
     if decided {
-        tracing::info!(ticket, ?standing, "decided by a person");
-        return Ok(axum::Json(json!({ "ticket": ticket, "standing": standing })).into_response());
+        tracing::info!(ticket, standing = status.name(), "decided by a person");
+        return Ok(axum::Json(json!({ "ticket": ticket, "standing": status })).into_response());
     }
     Err((
         StatusCode::CONFLICT,

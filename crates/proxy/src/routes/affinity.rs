@@ -9,12 +9,12 @@ const CAPACITY: usize = 100_000;
 
 /// Things and the provider of each.
 #[derive(Debug, Default)]
-pub(crate) struct Pins {
+pub(crate) struct Affinity {
     of: HashMap<String, (String, Moment)>,
     order: VecDeque<String>,
 }
 
-impl Pins {
+impl Affinity {
     /// The provider's name.
     pub(crate) fn get(&self, thing: &str, keep: Millis, now: Moment) -> Option<&str> {
         self.of
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_pin_ends_when_it_was_not_used_for_long() {
-        let mut pins = Pins::default();
+        let mut pins = Affinity::default();
         pins.set("order-1", "xendit", Moment(0));
         assert_eq!(pins.get("order-1", Millis(10), Moment(10)), Some("xendit"));
         assert_eq!(pins.get("order-1", Millis(10), Moment(11)), None);
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut pins = Pins::default();
+        let mut pins = Affinity::default();
         for number in 0..=CAPACITY {
             pins.set(&number.to_string(), "a", Moment(0));
         }

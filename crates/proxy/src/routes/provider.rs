@@ -12,7 +12,7 @@ use mrg_breaker::{Admission, Counts, Gate, Mode, Outcome, Override, Refusal, Set
 
 /// A breaker's state with its story.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Standing {
+pub(crate) struct BreakerStatus {
     /// The state.
     pub state: State,
     /// Since when.
@@ -26,7 +26,7 @@ pub(crate) struct Provider {
     /// `dependency/provider`, for logs.
     pub label: String,
     gate: Mutex<Gate>,
-    standing: Mutex<Standing>,
+    status: Mutex<BreakerStatus>,
     /// How many requests it answered well, badly, or neither.
     pub successes: Counter,
     /// Those that failed.
@@ -49,7 +49,7 @@ impl Provider {
         settings: Settings,
         changes: watch::Sender<u64>,
     ) -> Self {
-        let standing = Standing {
+        let status = BreakerStatus {
             state: State::Closed,
             since: Timestamp::now(),
             why: "no failures yet".to_owned(),
@@ -57,7 +57,7 @@ impl Provider {
         Self {
             label,
             gate: Mutex::new(Gate::new(mode, settings, mrg_clock::now())),
-            standing: Mutex::new(standing),
+            status: Mutex::new(status),
             successes: Counter::default(),
             failures: Counter::default(),
             excluded: Counter::default(),
@@ -105,7 +105,7 @@ impl Provider {
             why,
             "breaker"
         );
-        *lock(&self.standing) = Standing {
+        *lock(&self.status) = BreakerStatus {
             state: after,
             since: Timestamp::now(),
             why,
@@ -137,10 +137,10 @@ impl Provider {
     }
 
     /// What clients feel, its story, and what is forced.
-    pub(crate) fn standing(&self) -> (State, Standing, Option<Override>, Counts) {
+    pub(crate) fn status(&self) -> (State, BreakerStatus, Option<Override>, Counts) {
         let (felt, forced, counts) =
             self.with(|gate, now| (gate.state(now), gate.forced(now), gate.counts()));
-        (felt, lock(&self.standing).clone(), forced, counts)
+        (felt, lock(&self.status).clone(), forced, counts)
     }
 
     /// How long an open breaker stays so.

@@ -18,7 +18,7 @@ use crate::body::SentBody;
 use crate::cache::recorder;
 use crate::counters::{Concurrency, Counter};
 use crate::queue::Queue;
-use crate::routes::affinity::Pins;
+use crate::routes::affinity::Affinity;
 use crate::routes::convert;
 use crate::routes::provider::Provider;
 use mrg_base::{Millis, Moment};
@@ -94,7 +94,7 @@ pub(crate) struct Shared {
     pub order: Mutex<Providers>,
     order_settings: (Vec<String>, Millis),
     /// Who served what.
-    pub pins: Mutex<Pins>,
+    pub affinity: Mutex<Affinity>,
     /// Good answers for bad times.
     pub answers: recorder::Shared,
     /// How long answers took.
@@ -122,7 +122,7 @@ impl Shared {
                 spec.failback.min_hold.0,
             )),
             order_settings,
-            pins: Mutex::default(),
+            affinity: Mutex::default(),
             answers: recorder::Shared::default(),
             latencies: Histogram::default(),
             unserved: std::array::from_fn(|_| Counter::default()),
@@ -228,11 +228,11 @@ pub(crate) struct Route {
 }
 
 /// Where each listener finds its dependency; a push changes what stands there.
-pub(crate) type Place = Arc<RwLock<Arc<Route>>>;
+pub(crate) type CurrentRoute = Arc<RwLock<Arc<Route>>>;
 
 /// Everything that serves.
 #[derive(Clone)]
-pub(crate) struct Plan {
+pub(crate) struct RouteTable {
     /// As configured.
     pub config: Arc<Checked>,
     /// What was configured, in short.
@@ -242,7 +242,7 @@ pub(crate) struct Plan {
 }
 
 /// How plans are made.
-pub(crate) struct Maker {
+pub(crate) struct TableBuilder {
     /// The directory with a directory for each Secret.
     pub secrets: std::path::PathBuf,
     /// Counts changes of breakers.
@@ -251,22 +251,22 @@ pub(crate) struct Maker {
     pub queue: Option<Arc<Queue>>,
 }
 
-impl Maker {
+impl TableBuilder {
     /// Makes a configuration ready. What of `before` fits is taken over: breakers, counters,
     /// connections.
     ///
     /// # Errors
     /// Why it cannot run; `before` goes on.
-    pub(crate) fn make(
+    pub(crate) fn build(
         &self,
         checked: Checked,
         hash: String,
-        before: Option<&Plan>,
-    ) -> Result<Plan, Error> {
+        before: Option<&RouteTable>,
+    ) -> Result<RouteTable, Error> {
         let forced = overrides(&checked.overrides)?;
         let old: BTreeMap<&str, &Arc<Route>> = before
             .into_iter()
-            .flat_map(|plan| &plan.routes)
+            .flat_map(|table| &table.routes)
             .map(|route| (route.spec.name.as_str(), route))
             .collect();
         let mut routes = Vec::new();
@@ -296,7 +296,7 @@ impl Maker {
                 );
             }
         }
-        Ok(Plan {
+        Ok(RouteTable {
             config: Arc::new(checked),
             hash,
             routes: routes.into_iter().map(Arc::new).collect(),

@@ -26,11 +26,11 @@ use mrg_policy::{Canary, CanaryReport, CheckedInbound, Ended, Inbound, LaneRepor
 use mrg_telemetry::Histogram;
 
 /// What stands between callers and the workload.
-pub(crate) struct Gate {
+pub(crate) struct Admission {
     limits: Inbound,
     authority: Authority,
-    canary: Option<Beside>,
-    routes: Vec<(Route, Beside)>,
+    canary: Option<CanaryUpstream>,
+    routes: Vec<(Route, CanaryUpstream)>,
     one: Client<HttpConnector, SentBody>,
     two: Client<HttpConnector, SentBody>,
     /// Requests under way.
@@ -43,8 +43,8 @@ pub(crate) struct Gate {
     pub failed: Counter,
 }
 
-/// The canary beside the workload, and how both fare.
-struct Beside {
+/// The canary upstream the workload, and how both fare.
+struct CanaryUpstream {
     spec: Canary,
     authority: Authority,
     number: AtomicU64,
@@ -54,19 +54,19 @@ struct Beside {
     /// it: that speaks against nobody.
     reached: AtomicBool,
     /// Until then one request at a time looks for it.
-    scout: Semaphore,
-    canary: Lane,
-    stable: Lane,
+    probe: Semaphore,
+    canary: TrafficStats,
+    stable: TrafficStats,
 }
 
 #[derive(Default)]
-struct Lane {
+struct TrafficStats {
     requests: Counter,
     failed: Counter,
     latencies: Histogram,
 }
 
-impl Lane {
+impl TrafficStats {
     fn count(&self, took: Duration, failed: bool) {
         self.requests.add();
         self.latencies.record(took);
@@ -84,7 +84,7 @@ impl Lane {
     }
 }
 
-impl Beside {
+impl CanaryUpstream {
     fn new(spec: Canary, authority: &mrg_policy::Authority, changes: &watch::Sender<u64>) -> Self {
         Self {
             authority: convert::authority(authority),
@@ -96,9 +96,9 @@ impl Beside {
                 changes.clone(),
             )),
             reached: AtomicBool::new(false),
-            scout: Semaphore::new(1),
-            canary: Lane::default(),
-            stable: Lane::default(),
+            probe: Semaphore::new(1),
+            canary: TrafficStats::default(),
+            stable: TrafficStats::default(),
             spec,
         }
     }
@@ -113,20 +113,20 @@ impl Beside {
         }
     }
 
-    fn turn(&self) -> Option<Turn<'_>> {
+    fn turn(&self) -> Option<CanaryTurn<'_>> {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         if !self.spec.takes(number) {
             return None;
         }
-        let scout = if self.reached.load(Ordering::Relaxed) {
+        let probe = if self.reached.load(Ordering::Relaxed) {
             None
         } else {
-            Some(self.scout.try_acquire().ok()?)
+            Some(self.probe.try_acquire().ok()?)
         };
-        Some(Turn {
-            beside: self,
+        Some(CanaryTurn {
+            upstream: self,
             permit: self.provider.admit().ok()?,
-            _scout: scout,
+            _probe: probe,
         })
     }
 
@@ -149,20 +149,20 @@ impl Beside {
     }
 }
 
-/// Whoever is refused within so long has lost nothing by having tried.
+/// A connection that is refused this soon has cost the caller nothing.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// A request that goes beside the workload.
-struct Turn<'a> {
-    beside: &'a Beside,
+/// A request that goes upstream the workload.
+struct CanaryTurn<'a> {
+    upstream: &'a CanaryUpstream,
     permit: Permit,
-    _scout: Option<SemaphorePermit<'a>>,
+    _probe: Option<SemaphorePermit<'a>>,
 }
 
-/// Where a request goes; and beside whom its answer is counted.
-struct Way<'a> {
-    to: Option<Turn<'a>>,
-    counted: Option<&'a Beside>,
+/// Where a request goes; and upstream whom its answer is counted.
+struct RouteChoice<'a> {
+    to: Option<CanaryTurn<'a>>,
+    counted: Option<&'a CanaryUpstream>,
 }
 
 /// What came of a request to one of the two.
@@ -171,7 +171,7 @@ type Answered = Result<
     tokio::time::error::Elapsed,
 >;
 
-impl Gate {
+impl Admission {
     /// One whose workload listens on the loopback of the pod.
     pub(crate) fn new(
         limits: Inbound,
@@ -196,11 +196,11 @@ impl Gate {
         let routes = limits.routes.iter().zip(&parsed.routes);
         Self {
             authority: convert::authority(&parsed.workload),
-            canary: canary.map(|(spec, authority)| Beside::new(spec, authority, changes)),
+            canary: canary.map(|(spec, authority)| CanaryUpstream::new(spec, authority, changes)),
             routes: routes
                 .map(|(route, authority)| {
-                    let beside = Beside::new(route.to.clone(), authority, changes);
-                    (route.clone(), beside)
+                    let upstream = CanaryUpstream::new(route.to.clone(), authority, changes);
+                    (route.clone(), upstream)
                 })
                 .collect(),
             limits,
@@ -220,23 +220,23 @@ impl Gate {
         parsed: &CheckedInbound,
         changes: &watch::Sender<u64>,
     ) -> Self {
-        let mut gate = Self::new(limits, parsed, changes);
-        if gate.limits.target_port == before.limits.target_port {
-            (gate.one, gate.two) = (before.one.clone(), before.two.clone());
+        let mut admission = Self::new(limits, parsed, changes);
+        if admission.limits.target_port == before.limits.target_port {
+            (admission.one, admission.two) = (before.one.clone(), before.two.clone());
         }
-        gate
+        admission
     }
 
     /// How the canary fares, if there is one.
     pub(crate) fn canary(&self) -> Option<CanaryReport> {
-        self.canary.as_ref().map(Beside::report)
+        self.canary.as_ref().map(CanaryUpstream::report)
     }
 
     /// How the routes fare.
     pub(crate) fn routes(&self) -> Vec<CanaryReport> {
         self.routes
             .iter()
-            .map(|(_, beside)| beside.report())
+            .map(|(_, upstream)| upstream.report())
             .collect()
     }
 
@@ -257,10 +257,13 @@ impl Gate {
         let client = if http2 { &self.two } else { &self.one };
         let protocol = upgrade_of(request.headers());
         let (caller, parts, body) = self.for_workload(request, protocol.as_ref());
-        let way = self.way(&parts);
-        let answered = match way.to {
-            Some(turn) => self.ask_beside(turn, client, parts, body).await,
-            None => self.ask_workload(way.counted, client, parts, &body).await,
+        let choice = self.choose(&parts);
+        let answered = match choice.to {
+            Some(turn) => self.call_canary(turn, client, parts, body).await,
+            None => {
+                self.call_workload(choice.counted, client, parts, &body)
+                    .await
+            }
         };
         self.latencies.record(began.elapsed());
         let reason = match answered {
@@ -293,25 +296,25 @@ impl Gate {
         }
     }
 
-    fn way(&self, parts: &Parts) -> Way<'_> {
+    fn choose(&self, parts: &Parts) -> RouteChoice<'_> {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
         let route = self
             .routes
             .iter()
             .filter(|_| reads)
             .find(|(route, _)| route.takes(parts.uri.path()))
-            .map(|(_, beside)| beside);
+            .map(|(_, upstream)| upstream);
         let counted = route.or(self.canary.as_ref());
         // What a route leaves to the workload, its canary gets its share of.
         let to = route
-            .and_then(Beside::turn)
+            .and_then(CanaryUpstream::turn)
             .or_else(|| self.canary.as_ref()?.turn());
-        Way { to, counted }
+        RouteChoice { to, counted }
     }
 
-    async fn ask_workload(
+    async fn call_workload(
         &self,
-        counted: Option<&Beside>,
+        counted: Option<&CanaryUpstream>,
         client: &Client<HttpConnector, SentBody>,
         parts: Parts,
         body: &Sent,
@@ -320,39 +323,40 @@ impl Gate {
         let request = Request::from_parts(parts, body.body());
         let answered =
             tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
-        if let Some(beside) = counted {
-            beside.stable.count(began.elapsed(), failed(&answered));
+        if let Some(upstream) = counted {
+            upstream.stable.count(began.elapsed(), failed(&answered));
         }
         answered
     }
 
-    /// The answer of who stands beside the workload; the workload's own, if the other cannot be
+    /// The answer of who stands upstream the workload; the workload's own, if the other cannot be
     /// reached.
-    async fn ask_beside(
+    async fn call_canary(
         &self,
-        turn: Turn<'_>,
+        turn: CanaryTurn<'_>,
         client: &Client<HttpConnector, SentBody>,
         parts: Parts,
         body: Sent,
     ) -> Answered {
-        let Turn {
-            beside,
+        let CanaryTurn {
+            upstream,
             permit,
-            _scout,
+            _probe,
         } = turn;
         let began = Instant::now();
         let mut elsewhere = parts.clone();
         let mut uri = elsewhere.uri.into_parts();
-        uri.authority = Some(beside.authority.clone());
+        uri.authority = Some(upstream.authority.clone());
         elsewhere.uri = Uri::from_parts(uri).unwrap_or_default();
         let request = Request::from_parts(elsewhere, body.body());
         let answered =
             tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
-        beside.took(permit, began.elapsed(), &answered);
+        upstream.took(permit, began.elapsed(), &answered);
         match &answered {
             // Nothing of it was sent.
             Ok(Err(error)) if attempt::ended(error) == Ended::NotConnected && body.is_whole() => {
-                self.ask_workload(Some(beside), client, parts, &body).await
+                self.call_workload(Some(upstream), client, parts, &body)
+                    .await
             }
             _ => answered,
         }

@@ -10,13 +10,13 @@ use tokio::task::JoinSet;
 use crate::body::Sent;
 use crate::client::attempt::{Head, attempt};
 use crate::counters::lock;
-use crate::routes::table::{Plan, Route};
+use crate::routes::table::{Route, RouteTable};
 use mrg_policy::{Ended, HealthCheck};
 
-/// Asks the providers of a plan. Dropping what is returned ends the asking.
-pub(crate) fn check(plan: &Plan, changes: &watch::Sender<u64>) -> JoinSet<()> {
+/// Asks the providers of a table. Dropping what is returned ends the asking.
+pub(crate) fn check(table: &RouteTable, changes: &watch::Sender<u64>) -> JoinSet<()> {
     let mut checks = JoinSet::new();
-    for route in &plan.routes {
+    for route in &table.routes {
         for (index, provider) in route.spec.providers.iter().enumerate() {
             if let Some(check) = &provider.health_check {
                 checks.spawn(keep_asking(
