@@ -7,6 +7,8 @@
 //! saw. The [`runner`] deletes the namespace afterwards, and if the test failed keeps the logs of
 //! its pods and prints their last lines.
 
+#![cfg(feature = "kubernetes")]
+
 mod clients;
 mod cluster;
 mod junit;

@@ -123,13 +123,12 @@ fn run(tests: &[&Test]) -> anyhow::Result<bool> {
             outcomes.push(one(test).await);
         }
         let report = lab.target().join("e2e/junit.xml");
+        std::fs::create_dir_all(lab.target().join("e2e"))?;
         std::fs::write(&report, junit::report(&outcomes))
             .with_context(|| format!("unable to write {}", report.display()))?;
         anyhow::Ok(outcomes)
     })?;
-    let failed = outcomes.iter().filter(|one| one.failure.is_some()).count();
-    println!("{} passed, {failed} failed", outcomes.len() - failed);
-    Ok(failed == 0)
+    Ok(outcomes.iter().all(|one| one.failure.is_none()))
 }
 
 async fn run_one(lab: &Lab, test: &Test) -> Outcome {

@@ -5,6 +5,7 @@ mod claim_away;
 mod containers;
 mod etcd;
 mod healthy;
+mod laggards;
 mod no_control_plane;
 mod node_cut;
 mod pools;
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
         agent_stopped::TESTS,
         pools::TESTS,
         claim_away::TESTS,
+        laggards::TESTS,
         node_cut::TESTS,
         no_control_plane::TESTS,
     ])
