@@ -15,6 +15,7 @@ use mrg_api::{Duration, PostgresCluster};
 use serde_json::json;
 
 use crate::namespace::Namespace;
+use crate::pods;
 use crate::wait::{eventually, seconds};
 
 /// The container of a database pod.
@@ -188,7 +189,6 @@ impl Cluster {
     async fn etcd_healthy(&self) -> anyhow::Result<()> {
         let arguments = ["endpoint", "health", "--cluster", "--command-timeout=2s"];
         let all_healthy = async || {
-            // Healthy ones are named on the standard error, too, in some versions.
             let said = self.etcdctl(0, &arguments).await?;
             let healthy = said.matches("is healthy").count();
             anyhow::ensure!(healthy == ETCD_MEMBERS, "{healthy} healthy: {said}");
@@ -197,16 +197,15 @@ impl Cluster {
         eventually("an etcd with all its members", seconds(60), all_healthy).await
     }
 
-    /// What `etcdctl` prints in one of the cluster's etcd pods.
+    /// What `etcdctl` prints in one of the cluster's etcd pods, errors last.
     ///
     /// # Errors
     /// If it fails.
     pub async fn etcdctl(&self, ordinal: usize, arguments: &[&str]) -> anyhow::Result<String> {
-        let command = format!("exec etcdctl {} 2>&1", arguments.join(" "));
-        let pod = self.etcd_name(ordinal);
-        self.namespace
-            .execute(&pod, "etcd", &["sh", "-c", &command])
-            .await
+        let command = [&["etcdctl"], arguments].concat();
+        let (pods, pod) = (self.namespace.api(), self.etcd_name(ordinal));
+        let printed = pods::execute(&pods, &pod, "etcd", &command).await?;
+        Ok(printed.output + &printed.errors)
     }
 
     /// The name of the etcd pod with this ordinal.

@@ -89,7 +89,8 @@ impl Namespace {
         container: &str,
         command: &[&str],
     ) -> anyhow::Result<String> {
-        pods::execute(&self.api(), pod, container, command).await
+        let printed = pods::execute(&self.api(), pod, container, command).await?;
+        Ok(printed.output.trim_end().to_owned())
     }
 
     /// Prints what a test measured, under its name.
@@ -158,6 +159,13 @@ impl Namespace {
         {
             anyhow::ensure!(is_absent(&error), "unable to delete {}: {error}", self.name);
         }
+        // Nobody needs a database that stops in good order.
+        self.api::<Pod>()
+            .delete_collection(
+                &DeleteParams::default().grace_period(1),
+                &ListParams::default(),
+            )
+            .await?;
         eventually("the namespace is gone", seconds(90), async || {
             let Some(left) = namespaces.get_opt(&self.name).await? else {
                 return Ok(());

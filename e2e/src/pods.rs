@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{AttachParams, LogParams};
 use kube::{Api, ResourceExt};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -11,16 +12,22 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// How long a line of a log may be in a failure's message.
 const LINE_LENGTH: usize = 300;
 
+/// What a command printed.
+pub(crate) struct Printed {
+    pub(crate) output: String,
+    pub(crate) errors: String,
+}
+
 /// Runs a command in a container and returns what it printed.
 ///
 /// # Errors
-/// If it ends with anything but 0; with what it printed as an error.
+/// If it ends with anything but 0; with what it printed.
 pub(crate) async fn execute(
     pods: &Api<Pod>,
     pod: &str,
     container: &str,
     command: &[&str],
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Printed> {
     let what = || format!("`{}` in {pod}", command.join(" "));
     let parameters = AttachParams::default().container(container);
     let mut process = pods
@@ -29,14 +36,18 @@ pub(crate) async fn execute(
         .with_context(what)?;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let status = process.take_status();
-    let (printed, errors) = tokio::try_join!(read(stdout), read(stderr)).with_context(what)?;
+    let (output, errors) = tokio::try_join!(read(stdout), read(stderr)).with_context(what)?;
     let status = match status {
-        Some(status) => status.await,
-        None => None,
+        Some(status) => status.await.unwrap_or_default(),
+        None => Status::default(),
     };
-    let succeeded = status.is_some_and(|status| status.status.as_deref() == Some("Success"));
-    anyhow::ensure!(succeeded, "{}: {printed}{errors}", what());
-    Ok(printed.trim_end().to_owned())
+    let reason = status.message.unwrap_or_default();
+    anyhow::ensure!(
+        status.status.as_deref() == Some("Success"),
+        "{}: {reason} {output}{errors}",
+        what()
+    );
+    Ok(Printed { output, errors })
 }
 
 async fn read(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
