@@ -91,7 +91,7 @@ mutants DAYS="20000":
 standalone:
     e2e/lab/dependencies etcd
     e2e/lab/dependencies patroni
-    cargo build --quiet -p mrg-e2e --example writer
+    cargo build --quiet -p mrg-e2e --no-default-features --example writer
     cargo test -p mrg-dcs-etcd --test memory
     cargo test -p mrg-agent --test standalone -- --test-threads=1
     cargo test -p mrg-order-reads --test orders -- --test-threads=1
@@ -140,7 +140,7 @@ bench-pools *ARGS: packages
     e2e/lab/dependencies patroni
     e2e/lab/dependencies haproxy
     cargo build --quiet --profile lab --bins
-    cargo build --quiet --profile lab -p mrg-e2e --example crowd
+    cargo build --quiet --profile lab -p mrg-e2e --no-default-features --example crowd
     e2e/bench-pools {{ARGS}}
 
 # mrg-proxy and Envoy as the same sidecar: latency, throughput, CPU a request, memory
@@ -148,7 +148,7 @@ bench-pools *ARGS: packages
 bench-proxy *ARGS: packages
     e2e/lab/dependencies envoy
     cargo build --quiet --profile lab -p mrg-proxy
-    cargo build --quiet --profile lab -p mrg-e2e --example breaker-cost
+    cargo build --quiet --profile lab -p mrg-e2e --no-default-features --example breaker-cost
     e2e/bench-proxy {{ARGS}}
 
 # Reads of orders before and after the split, on the same million orders
@@ -194,7 +194,7 @@ image TAG="" E2E_TAG="":
     builder=$(command -v docker || command -v podman) || { echo "neither docker nor podman is here" >&2; exit 1; }
     "$builder" build -t "{{TAG}}" -f Containerfile "$context"
     [ -n "{{E2E_TAG}}" ] || exit 0
-    cargo build --release -p mrg-e2e --example writer --example crowd --example stand-in --example reads
+    cargo build --release -p mrg-e2e --no-default-features --example writer --example crowd --example stand-in --example reads
     cp target/release/examples/{writer,crowd,stand-in,reads} "$context/"
     printf 'FROM {{TAG}}\nCOPY writer crowd stand-in reads /usr/local/bin/\nENTRYPOINT ["/usr/local/bin/writer"]\n' >"$context/e2e"
     "$builder" build -t "{{E2E_TAG}}" -f "$context/e2e" "$context"
@@ -207,7 +207,7 @@ deploy *ARGS:
 # Write gaps in the lab, by pod
 [group('dev')]
 bench-lab *ARGS: packages
-    e2e/run 02
+    e2e/lab/ready
     # A second cluster on the same processors would be measured, too.
-    e2e/lab/lab enter kubectl delete pgc pg --wait >/dev/null
+    e2e/lab/lab enter kubectl delete pgc pg --ignore-not-found --wait >/dev/null
     e2e/bench-lab {{ARGS}}

@@ -43,11 +43,11 @@ until_true() { # WHAT SECONDS COMMAND...
     sleep 0.5
   done
 }
-# As a test finds it, whatever the one before left.
+# As a test finds it, whatever the one before left; the first one creates it.
 settled() {
   spec "$cluster" | k apply -f - >/dev/null
   sleep 1
-  wait_healthy
+  wait_healthy 180
 }
 wait_healthy() {
   until_true "a healthy cluster" "${1:-120}" healthy
