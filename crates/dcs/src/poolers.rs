@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::words::PoolerReason;
-use mrg_base::Millis;
 use mrg_election::Revision;
 
 /// The value of `poolers/<pod>`.
@@ -76,9 +75,6 @@ pub fn fingerprint(password: &str) -> u16 {
     let digest = Sha256::digest(password.as_bytes());
     u16::from_be_bytes([digest[0], digest[1]])
 }
-
-/// How long a leader waits for a pooler to say anything at all.
-pub const HEARD_WITHIN: Millis = Millis(500);
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::snapshot::Intent;
 use crate::words::{MemberRole, MemberState, ReplicationState};
 use mrg_base::{FLOORED_PARAMETERS, Lsn, MemberName, Position, Timeline};
+use mrg_election::publisher::MemberRecord;
 use mrg_election::{Initialize, LeaseId, Revision, Stored};
 
 /// A key as etcd stores it.
@@ -163,6 +164,20 @@ impl MemberData {
     /// `http://host:port` of `api_url`.
     pub fn api_base(&self) -> Option<String> {
         base_of(&self.api_url)
+    }
+}
+
+impl MemberRecord for MemberData {
+    fn is_urgent(&self, published: &Self) -> bool {
+        // Without what changes all the time, and what is only for people.
+        let urgent = |data: &Self| Self {
+            xlog_location: None,
+            receive_lsn: None,
+            replay_lsn: None,
+            obstacle: None,
+            ..data.clone()
+        };
+        urgent(self) != urgent(published)
     }
 }
 

@@ -169,7 +169,11 @@ fn search(name: &str, count: u64) {
         .expect("a bug of the list");
     mutant::set(Some(*mutant));
     std::panic::set_hook(Box::new(move |panic| {
-        let message = panic.payload_as_str().unwrap_or_default();
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let message = text
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or_default();
         println!("{}\t{}\t{message}", mutant.name(), SEED.get() + 1);
     }));
     for seed in 0..count {
