@@ -13,7 +13,7 @@ use crate::context::{Context, Status};
 use crate::passwords::Passwords;
 use crate::rest::reports::{PATRONI_VERSION, role, state};
 use crate::run::LOOK_EVERY;
-use mrg_base::{MemberName, Timeline};
+use mrg_base::{MemberName, Timeline, lock};
 use mrg_dcs::wire::{HistoryLine, MemberData, PROMOTION_UNDER_WAY, StatusData};
 use mrg_dcs::{Attempt, DynamicConfig, ReplicationState, Store};
 use mrg_election::publisher::{ConfigKey, Observed, Publisher, PublisherEffect, PublisherEvent};
@@ -66,11 +66,7 @@ impl Housekeeping {
         dynamic: DynamicConfig,
         addresses: BTreeMap<MemberName, ConnectTo>,
     ) {
-        *self
-            .wanted
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Some((revision, dynamic, addresses));
+        *lock(&self.wanted) = Some((revision, dynamic, addresses));
         self.wake.notify_one();
     }
 }
@@ -90,11 +86,7 @@ impl Task {
     async fn run(mut self, wake: Arc<Notify>) {
         loop {
             wake.notified().await;
-            let wanted = self
-                .wanted
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .take();
+            let wanted = lock(&self.wanted).take();
             if let Some((revision, dynamic, addresses)) = wanted {
                 match self.context.server.configure(&dynamic, addresses).await {
                     Ok(())

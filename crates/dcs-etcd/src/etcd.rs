@@ -114,9 +114,7 @@ impl Etcd {
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Current> {
-        self.current
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        mrg_base::lock(&self.current)
     }
 
     /// A client on the current endpoint.

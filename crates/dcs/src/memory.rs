@@ -6,7 +6,7 @@
 //! [`MemoryStore`] is a [`Store`] on it, whose answers can be lost.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::keys::Key;
@@ -14,7 +14,7 @@ use crate::snapshot::{Section, Versioned};
 use crate::store::{Attempt, Error, Granted, Store};
 use crate::transaction::{Compare, Transaction, Write};
 use crate::value::Value;
-use mrg_base::{Millis, Moment};
+use mrg_base::{Millis, Moment, lock};
 use mrg_election::{LeaseId, Revision};
 
 const NO_LEASE: LeaseId = LeaseId(0);
@@ -186,10 +186,6 @@ pub enum Fault {
 pub struct MemoryStore {
     memory: Mutex<Memory>,
     faults: Mutex<VecDeque<Fault>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl MemoryStore {

@@ -14,8 +14,9 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use crate::cache::recorder::Recorder;
-use crate::counters::{InFlight, lock};
+use crate::counters::InFlight;
 use crate::routes::provider::Permit;
+use mrg_base::lock;
 use mrg_breaker::Outcome;
 use mrg_policy::grpc_outcome;
 

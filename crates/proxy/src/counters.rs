@@ -1,12 +1,7 @@
 //! What outlives a change of configuration: counters, and who is under way.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Nothing that is done under the locks of this proxy can be left half done.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// How many are under way, with a limit.
 #[derive(Clone, Debug, Default)]

@@ -14,13 +14,13 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::admin::{self, Admin};
 use crate::client::{call, resend};
-use crate::counters::lock;
 use crate::digest::short_digest;
 use crate::queue::Queue;
 use crate::routes::table::{CurrentRoute, RouteTable, TableBuilder};
 use crate::server::admission::Admission;
 use crate::server::listen::Phase;
 use crate::server::{health, listen};
+use mrg_base::lock;
 use mrg_policy::{Checked, Config};
 use mrg_telemetry::chain;
 

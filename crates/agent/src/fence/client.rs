@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fence::protocol::{Command, Event};
-use mrg_base::Moment;
+use mrg_base::{Moment, lock};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -125,7 +125,7 @@ impl Fence {
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 
     fn next_id(&self) -> Result<u64, Error> {
@@ -236,15 +236,15 @@ async fn read_events(
     waiting: Arc<Mutex<Waiting>>,
     gone: oneshot::Sender<()>,
 ) {
-    let lock = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    let waiting = || lock(&waiting);
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         if let Ok(event) = serde_json::from_str(&line) {
-            lock().take(event);
+            waiting().take(event);
         }
     }
     let _ = child.wait().await;
-    lock().end();
+    waiting().end();
     let _ = gone.send(());
 }
 

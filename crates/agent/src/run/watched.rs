@@ -57,7 +57,7 @@ impl Agent {
             match output {
                 WatchOutput::Read(number) => self.read(number).await,
                 WatchOutput::Deliver { linearizable } => {
-                    let cluster = self.snapshot.cluster();
+                    let cluster = self.context.status().cluster.as_ref().clone();
                     let event = Event::Dcs {
                         cluster,
                         linearizable,

@@ -1,4 +1,6 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use mrg_base::lock;
 
 /// State of one subject. The lock lasts for one closure, so it cannot be held across an `await`.
 /// No closure takes another lock: there is no order to keep.
@@ -11,10 +13,10 @@ impl<T> Guarded<T> {
     }
 
     pub(super) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        read(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        read(&lock(&self.0))
     }
 
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut lock(&self.0))
     }
 }

@@ -16,9 +16,9 @@ use axum::routing::{get, put};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::counters::lock;
 use crate::queue::{self, Queue};
 use crate::run::Running;
+use mrg_base::lock;
 use mrg_policy::{DependencyReport, Forced, ProviderReport, Report};
 
 /// How long a caller who waits for a change is kept waiting.

@@ -7,9 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::body::Answer;
-use crate::counters::lock;
 use crate::headers::{REASON, STALE};
-use mrg_base::Moment;
+use mrg_base::{Moment, lock};
 use mrg_policy::{Reason, Stale};
 
 #[derive(Debug)]

@@ -18,12 +18,12 @@ use crate::body::{Answer, Sent, Watch};
 use crate::cache::recorder::{self, Recorder};
 use crate::client::attempt::{Head, attempt};
 use crate::client::upgrade;
-use crate::counters::{InFlight, lock};
+use crate::counters::InFlight;
 use crate::headers::{PROVIDER, strip_hop_by_hop, upgrade_of};
 use crate::queue::{Enqueued, Status};
 use crate::routes::provider::Permit;
 use crate::routes::table::{Route, Target};
-use mrg_base::Millis;
+use mrg_base::{Millis, lock};
 use mrg_breaker::{Outcome, Refusal};
 use mrg_policy::{Attempt, Ended, Next, OnAmbiguous, Reason, grpc_outcome};
 

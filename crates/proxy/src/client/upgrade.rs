@@ -14,9 +14,10 @@ use hyper_util::rt::TokioIo;
 use crate::answer::refusal;
 use crate::body::{Answer, Sent, Watch};
 use crate::client::attempt::{Head, attempt};
-use crate::counters::{InFlight, lock};
+use crate::counters::InFlight;
 use crate::headers::strip_hop_by_hop;
 use crate::routes::table::Route;
+use mrg_base::lock;
 use mrg_policy::Reason;
 
 /// How long both sides may take for the change once the provider has agreed.

@@ -22,8 +22,8 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::client::attempt::Head;
-use crate::counters::lock;
 use log::Log;
+use mrg_base::lock;
 use mrg_policy::{Queue as Limits, QueueReport};
 use mrg_telemetry::chain;
 use postgres::Postgres;

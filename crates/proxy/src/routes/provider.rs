@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::counters::{Counter, lock};
-use mrg_base::{Millis, Moment};
+use crate::counters::Counter;
+use mrg_base::{Millis, Moment, lock};
 use mrg_breaker::{Admission, Counts, Gate, Mode, Outcome, Override, Refusal, Settings, State};
 
 /// A breaker's state with its story.

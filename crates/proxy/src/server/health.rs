@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 
 use crate::body::Sent;
 use crate::client::attempt::{Head, attempt};
-use crate::counters::lock;
 use crate::routes::table::{Route, RouteTable};
+use mrg_base::lock;
 use mrg_policy::{Ended, HealthCheck};
 
 /// Asks the providers of a table. Dropping what is returned ends the asking.
