@@ -9,8 +9,8 @@ use mrg_dcs::wire::Entry;
 use mrg_dcs::{ClusterSnapshot, DynamicConfig, Pause, Poolers, Section, settings};
 use mrg_election::sync::Names;
 use mrg_election::{
-    Action, Effect, Event, LeaseId, Mode, Node, Past, Postgres, Primary, PromiseRequest,
-    Replication, Revision, Settings, StopMode, decide,
+    Action, Effect, Event, LeaseId, Mode, Node, Postgres, PreviousIncarnation, Primary,
+    PromiseRequest, Replication, Revision, Settings, StopMode, decide,
 };
 use mrg_postgres::ControlFile;
 use mrg_proxy::{Line, parse, replay};
@@ -109,7 +109,7 @@ fn leader(keys: &Entries) -> (Node, Moment) {
             ..Settings::default()
         },
         Some(1),
-        Past::Remembered(None),
+        PreviousIncarnation::Known(None),
         now,
     );
     node.on(

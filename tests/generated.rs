@@ -57,7 +57,7 @@ fn rules() -> String {
             .iter()
             .enumerate()
             .filter(|(_, rule)| rule.part == *part)
-            .map(|(index, rule)| format!("r{index}[{}]", rule.why.label()))
+            .map(|(index, rule)| format!("r{index}[{}]", rule.reason.label()))
             .collect();
         writeln!(text, "    {}\n  end", names.join(" --> ")).unwrap();
     }
@@ -70,8 +70,8 @@ fn rules() -> String {
             text,
             "| {} | {title} | `{}` | {} |",
             number + 1,
-            rule.why.label(),
-            rule.why.sentence()
+            rule.reason.label(),
+            rule.reason.sentence()
         )
         .unwrap();
     }

@@ -13,7 +13,7 @@ use mrg_base::{MemberName, Millis, Moment};
 use mrg_dcs::ClusterSnapshot;
 use mrg_dcs::wire::MemberData;
 use mrg_dcs_etcd::Etcd;
-use mrg_election::{Cluster, LeaseId, Postgres, Settings, Why};
+use mrg_election::{Cluster, LeaseId, Postgres, Reason, Settings};
 use mrg_postgres::ConnectTo;
 
 /// What the REST API and the housekeeping show of this member.
@@ -40,9 +40,9 @@ pub(crate) struct Status {
     /// The lease before it, if our keys were moved from there.
     pub former_lease: Option<LeaseId>,
     /// The reason of the last decision.
-    pub why: Option<Why>,
+    pub why: Option<Reason>,
     /// How often each reason was given.
-    pub reasons: BTreeMap<Why, u64>,
+    pub reasons: BTreeMap<Reason, u64>,
     /// The settings in force.
     pub settings: Settings,
     /// What is wrong with the dynamic configuration; the last good one is in force then.

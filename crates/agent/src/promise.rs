@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::incarnation::{boot_id, write_durably};
-use mrg_election::{Past, Promise};
+use mrg_election::{PreviousIncarnation, Promise};
 
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -28,14 +28,14 @@ pub(crate) fn record(path: &Path, promise: Option<Promise>) -> std::io::Result<(
 
 /// What the record says. A promise whose end was measured by the clock of another boot cannot be
 /// compared, and counts as forgotten.
-pub(crate) fn recall(path: &Path) -> Past {
+pub(crate) fn recall(path: &Path) -> PreviousIncarnation {
     let record = std::fs::read(path)
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
     match record {
-        Some(Record { promise: None, .. }) => Past::Remembered(None),
-        Some(Record { boot, promise }) if boot == boot_id() => Past::Remembered(promise),
-        _ => Past::Forgotten,
+        Some(Record { promise: None, .. }) => PreviousIncarnation::Known(None),
+        Some(Record { boot, promise }) if boot == boot_id() => PreviousIncarnation::Known(promise),
+        _ => PreviousIncarnation::Unknown,
     }
 }
 
@@ -49,16 +49,16 @@ mod tests {
     fn a_promise_survives_a_restart_and_its_absence_does_too() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data.promise");
-        assert_eq!(recall(&path), Past::Forgotten);
+        assert_eq!(recall(&path), PreviousIncarnation::Unknown);
         record(&path, None).unwrap();
-        assert_eq!(recall(&path), Past::Remembered(None));
+        assert_eq!(recall(&path), PreviousIncarnation::Known(None));
         let promise = Promise {
             lease: LeaseId(7),
             until: Moment(5),
             round: 2,
         };
         record(&path, Some(promise)).unwrap();
-        assert_eq!(recall(&path), Past::Remembered(Some(promise)));
+        assert_eq!(recall(&path), PreviousIncarnation::Known(Some(promise)));
     }
 
     #[test]
@@ -66,8 +66,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data.promise");
         std::fs::write(&path, r#"{"boot":"earlier","promise":[7,5]}"#).unwrap();
-        assert_eq!(recall(&path), Past::Forgotten);
+        assert_eq!(recall(&path), PreviousIncarnation::Unknown);
         std::fs::write(&path, "garbage").unwrap();
-        assert_eq!(recall(&path), Past::Forgotten);
+        assert_eq!(recall(&path), PreviousIncarnation::Unknown);
     }
 }

@@ -80,7 +80,7 @@ impl Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mrg_pool_core::Why;
+    use mrg_pool_core::Reason;
     use serde_json::Map;
 
     fn name(text: &str) -> MemberName {
@@ -120,7 +120,7 @@ mod tests {
             writes: true,
             max_wait_ms: 5000,
             pause: Some(Revision(31)),
-            reason: Why::Confirmed.into(),
+            reason: Reason::Confirmed.into(),
             passwords: BTreeMap::from([("app".to_owned(), 7)]),
             members: vec!["a".to_owned()],
             addresses: vec!["10.0.0.2:5432".to_owned()],

@@ -107,7 +107,7 @@ words! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolerReason {
     /// One of those that this program knows.
-    Known(mrg_pool_core::Why),
+    Known(mrg_pool_core::Reason),
     /// Another word, from another version.
     Unknown(String),
 }
@@ -122,7 +122,7 @@ impl PoolerReason {
     }
 
     /// The reason, if this program knows it.
-    pub fn known(&self) -> Option<mrg_pool_core::Why> {
+    pub fn known(&self) -> Option<mrg_pool_core::Reason> {
         match self {
             PoolerReason::Known(why) => Some(*why),
             PoolerReason::Unknown(_) => None,
@@ -130,15 +130,15 @@ impl PoolerReason {
     }
 }
 
-impl From<mrg_pool_core::Why> for PoolerReason {
-    fn from(why: mrg_pool_core::Why) -> Self {
+impl From<mrg_pool_core::Reason> for PoolerReason {
+    fn from(why: mrg_pool_core::Reason) -> Self {
         PoolerReason::Known(why)
     }
 }
 
 impl From<&str> for PoolerReason {
     fn from(text: &str) -> Self {
-        mrg_pool_core::Why::by_name(text).map_or_else(
+        mrg_pool_core::Reason::by_name(text).map_or_else(
             || PoolerReason::Unknown(text.to_owned()),
             PoolerReason::Known,
         )

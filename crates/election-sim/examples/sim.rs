@@ -150,7 +150,7 @@ fn many(from: u64, count: u64) -> bool {
             .into_inner()
             .expect("no panic here")
             .iter()
-            .map(|why| why.label())
+            .map(|reason| reason.label())
             .collect::<Vec<_>>()
             .join(" ")
     );

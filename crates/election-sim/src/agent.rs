@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::etcd::{Keys, Transaction};
-use crate::happening::{Answer, Ask, Happening, Message};
+use crate::event::{Answer, Ask, Message, SimulationEvent};
 use crate::publish::Record;
 use crate::steps::Running;
 use crate::votes::{Asker, Round};
@@ -13,7 +13,9 @@ use crate::world::World;
 use mrg_base::{Lsn, Moment};
 use mrg_election::publisher::{Publisher, PublisherEvent};
 use mrg_election::watch_order::{WatchInput, WatchOrder, WatchOutput};
-use mrg_election::{Effect, Event, LeaseId, Node, Outcome, Past, Postgres, Settings, StepId};
+use mrg_election::{
+    Effect, Event, LeaseId, Node, Outcome, Postgres, PreviousIncarnation, Settings, StepId,
+};
 
 /// What a question to etcd was for.
 #[derive(Clone, Debug)]
@@ -85,15 +87,15 @@ impl World {
         if self.is_forgotten() && (host.has_nothing() || host.may_pass_for_another()) {
             // Nothing would tell it of the cluster. In Kubernetes the operator could; here somebody
             // writes the keys again first.
-            self.later(1_000, Happening::StartAgent { member, boot });
+            self.later(1_000, SimulationEvent::StartAgent { member, boot });
             return;
         }
         let now = self.clock(member);
         let settings = self.schedule.settings;
         let past = match self.hosts[member].promise_record {
-            Some((_, None)) => Past::Remembered(None),
-            Some((record, promise)) if record == boot => Past::Remembered(promise),
-            _ => Past::Forgotten,
+            Some((_, None)) => PreviousIncarnation::Known(None),
+            Some((record, promise)) if record == boot => PreviousIncarnation::Known(promise),
+            _ => PreviousIncarnation::Unknown,
         };
         self.hosts[member].agents += 1;
         let number = self.hosts[member].agents;
@@ -168,7 +170,7 @@ impl World {
         self.read(member);
         self.later(
             1,
-            Happening::Look {
+            SimulationEvent::Look {
                 member,
                 agent: number,
             },
@@ -240,7 +242,7 @@ impl World {
             let at = agent.wake;
             self.at(
                 at,
-                Happening::Wake {
+                SimulationEvent::Wake {
                     member,
                     agent: number,
                 },
@@ -271,7 +273,7 @@ impl World {
                 self.agent(member).probe = probe;
                 self.later(
                     2,
-                    Happening::Look {
+                    SimulationEvent::Look {
                         member,
                         agent: number,
                     },
@@ -315,9 +317,9 @@ impl World {
             }
             Effect::AnswerPromise(reply, answer) => self.answer_promise(member, reply, answer),
             Effect::AnswerVote(reply, answer) => self.answer_vote(member, reply, answer),
-            Effect::Explain(why) => {
-                self.judge.reached.insert(why);
-                self.tell(|world| format!("{}: {}", world.hosts[member].name, why.sentence()));
+            Effect::Explain(reason) => {
+                self.judge.reached.insert(reason);
+                self.tell(|world| format!("{}: {}", world.hosts[member].name, reason.sentence()));
             }
             Effect::Exit => self.agent_exits(member),
         }
@@ -338,7 +340,7 @@ impl World {
         }
         self.tell(|world| format!("{}: agent {number} has stopped", world.hosts[member].name));
         self.hosts[member].agent = None;
-        self.later(wait.max(1), Happening::StartAgent { member, boot });
+        self.later(wait.max(1), SimulationEvent::StartAgent { member, boot });
     }
 
     pub(crate) fn ask_to_stop(&mut self, member: usize, restart_after: u64) {
@@ -351,7 +353,7 @@ impl World {
             let number = agent.number;
             self.later(
                 0,
-                Happening::Agent {
+                SimulationEvent::Agent {
                     member,
                     agent: number,
                     event: Box::new(Event::Stop),
@@ -431,7 +433,7 @@ impl World {
                 let reads = agent.watch.reads;
                 self.later(
                     100,
-                    Happening::Backstop {
+                    SimulationEvent::Backstop {
                         end: to,
                         number,
                         reads,
@@ -475,7 +477,7 @@ impl World {
         );
         self.later(
             every,
-            Happening::Backstop {
+            SimulationEvent::Backstop {
                 end: member,
                 number,
                 reads,
@@ -556,7 +558,7 @@ impl World {
         let event = Event::Postgres { probe, postgres };
         self.later(
             0,
-            Happening::Agent {
+            SimulationEvent::Agent {
                 member,
                 agent: number,
                 event: Box::new(event),
@@ -574,7 +576,7 @@ impl World {
             agent.next_look = now + wait;
             self.later(
                 wait,
-                Happening::Look {
+                SimulationEvent::Look {
                     member,
                     agent: number,
                 },

@@ -1,7 +1,7 @@
 //! What goes wrong, and how it is mended.
 
 use crate::etcd;
-use crate::happening::Happening;
+use crate::event::SimulationEvent;
 use crate::postgres::Data;
 use crate::random::Random;
 use crate::schedule::{Fault, settings};
@@ -37,7 +37,7 @@ impl World {
         self.faults_done = index;
         self.at(
             at,
-            Happening::Fault {
+            SimulationEvent::Fault {
                 index,
                 plan: self.plan,
             },
@@ -90,24 +90,24 @@ impl World {
                 self.hosts[member].frozen_until =
                     self.hosts[member].frozen_until.max(self.now + wait);
                 let until = self.hosts[member].frozen_until;
-                self.at(until, Happening::Thaw { member });
+                self.at(until, SimulationEvent::Thaw { member });
             }
             Fault::Stop(member, wait) => self.ask_to_stop(member, wait),
             Fault::Cut(from, to, wait) => {
                 self.cut_way(from, to);
-                self.later(wait, Happening::Undo { fault });
+                self.later(wait, SimulationEvent::Undo { fault });
             }
             Fault::Isolate(member, wait) => {
                 for other in (0..self.cut.len()).filter(|other| *other != member) {
                     self.cut_way(member, other);
                     self.cut_way(other, member);
                 }
-                self.later(wait, Happening::Undo { fault });
+                self.later(wait, SimulationEvent::Undo { fault });
             }
             Fault::EtcdSilent(wait) => {
                 self.etcd_silent_until = self.etcd_silent_until.max(self.now + wait);
                 let until = self.etcd_silent_until;
-                self.at(until, Happening::Undo { fault });
+                self.at(until, SimulationEvent::Undo { fault });
             }
             Fault::WatchLags(member, wait) => self.hosts[member].watch_lags_until = self.now + wait,
             Fault::NetworkSlow(wait) => self.slow_until = self.now + wait,
@@ -117,7 +117,7 @@ impl World {
                     // WAL cannot be written: PANIC.
                     self.kill_server(member);
                 }
-                self.later(wait, Happening::Undo { fault });
+                self.later(wait, SimulationEvent::Undo { fault });
             }
             Fault::LoseData(member) => {
                 self.lose_data(member);
@@ -152,7 +152,7 @@ impl World {
                     let number = agent.number;
                     self.later(
                         0,
-                        Happening::Agent {
+                        SimulationEvent::Agent {
                             member,
                             agent: number,
                             event: Box::new(mrg_election::Event::RestartRequested),
@@ -163,7 +163,7 @@ impl World {
             Fault::Reconfigure(how) => self.reconfigure(how),
             Fault::PauseCluster(wait) => {
                 self.set_paused(true);
-                self.later(wait, Happening::Undo { fault });
+                self.later(wait, SimulationEvent::Undo { fault });
             }
             Fault::DeleteLeader => self.delete_key(|keys| keys.cluster.leader = None),
             Fault::DeleteInitialize => self.delete_key(|keys| keys.cluster.initialize = None),
@@ -175,7 +175,7 @@ impl World {
             Fault::DeleteEverything => self.delete_everything(),
             Fault::KillPooler(pooler, wait) => {
                 self.stop_pooler(pooler);
-                self.later(wait, Happening::StartPooler { pooler });
+                self.later(wait, SimulationEvent::StartPooler { pooler });
             }
             Fault::PausePooler(pooler, wait) => {
                 let until = self.now + wait;
@@ -213,7 +213,7 @@ impl World {
         if from < self.hosts.len() && to < self.hosts.len() {
             self.later(
                 CONNECTION_TIMEOUT,
-                Happening::ConnectionTimeout { from, to },
+                SimulationEvent::ConnectionTimeout { from, to },
             );
         }
     }
@@ -232,7 +232,7 @@ impl World {
         // nothing else.
         let now = self.now;
         for (lease, ends) in self.etcd.promote(now) {
-            self.at(ends, Happening::Expire { lease });
+            self.at(ends, SimulationEvent::Expire { lease });
         }
     }
 
@@ -243,7 +243,7 @@ impl World {
         // Its fence sees the pipe close, or is killed with it.
         self.kill_server(member);
         let boot = self.hosts[member].boot;
-        self.later(wait, Happening::StartAgent { member, boot });
+        self.later(wait, SimulationEvent::StartAgent { member, boot });
     }
 
     fn kill_host(&mut self, member: usize, wait: u64) {
@@ -255,7 +255,7 @@ impl World {
         self.lose_power(member);
         self.later(
             wait,
-            Happening::Boot {
+            SimulationEvent::Boot {
                 member,
                 boot: self.hosts[member].boot,
             },
@@ -401,7 +401,7 @@ impl World {
             host.agent_paused_until = host.agent_paused_until.min(now);
             let boot = host.boot;
             if !host.up {
-                self.later(100, Happening::Boot { member, boot });
+                self.later(100, SimulationEvent::Boot { member, boot });
             }
         }
         for pooler in 0..self.poolers.len() {
@@ -416,7 +416,7 @@ impl World {
     /// The person on call does what docs/ha.md says, and nothing else: ends a pause, moves away the
     /// data of another cluster, and chooses a leader where `/sync` was deleted and nobody leads.
     pub(crate) fn help(&mut self) {
-        self.later(HELP_EVERY, Happening::Help);
+        self.later(HELP_EVERY, SimulationEvent::Help);
         self.set_paused(false);
         for host in self.hosts.iter_mut().filter(|host| !host.postgres.runs()) {
             host.postgres.data.take_if(|data| data.system == FOREIGN);

@@ -7,7 +7,7 @@ use crate::postgres::{Server, lsn};
 use crate::schedule::{Fault, Schedule};
 use crate::world::{Host, World};
 use mrg_base::Position;
-use mrg_election::{Initialize, LeaseId, Mode, Revision, Why, sync};
+use mrg_election::{Initialize, LeaseId, Mode, Reason, Revision, sync};
 
 /// After everything is mended, the cluster must be whole within so long, and so many lengths of its
 /// ttl.
@@ -23,7 +23,7 @@ struct Commit {
 /// What was seen, and what was wrong with it.
 pub(super) struct Judge {
     pub events: u64,
-    pub reached: BTreeSet<Why>,
+    pub reached: BTreeSet<Reason>,
     pub acknowledged: u64,
     pub last_acknowledged: Vec<u64>,
     pub failovers: u64,
@@ -364,9 +364,9 @@ impl World {
                 .receiver
                 .is_some_and(|receiver| receiver.upstream == number);
             if !streams || !matches!(host.postgres.server, Server::Standby { .. }) {
-                let why = host.agent.as_ref().and_then(|agent| agent.node.why());
+                let reason = host.agent.as_ref().and_then(|agent| agent.node.reason());
                 return Err(format!(
-                    "{} does not stream from {}: {:?}, {why:?}",
+                    "{} does not stream from {}: {:?}, {reason:?}",
                     host.name,
                     leader.member,
                     self.look(member)
@@ -389,7 +389,7 @@ impl World {
         for (client, last) in self.judge.last_acknowledged.iter().enumerate() {
             if *last <= since {
                 let pooler = (client < 2 && !self.poolers.is_empty())
-                    .then(|| self.poolers[client % self.poolers.len()].why());
+                    .then(|| self.poolers[client % self.poolers.len()].reason());
                 return Err(format!(
                     "client {client} has not written since ({pooler:?})"
                 ));
@@ -418,9 +418,10 @@ impl World {
                 self.judge_end();
                 true
             }
-            Err(why) if self.now > healed_at + self.judge.within => {
-                self.judge
-                    .blame(format!("not whole long after everything was mended: {why}"));
+            Err(reason) if self.now > healed_at + self.judge.within => {
+                self.judge.blame(format!(
+                    "not whole long after everything was mended: {reason}"
+                ));
                 true
             }
             Err(_) => false,

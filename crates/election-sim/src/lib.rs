@@ -9,8 +9,8 @@
 
 mod agent;
 mod etcd;
+mod event;
 mod faults;
-mod happening;
 mod judge;
 mod network;
 mod pooler;
@@ -31,7 +31,7 @@ use std::collections::BTreeSet;
 pub use reduce::reduce;
 pub use schedule::{Delays, Fault, Schedule};
 
-use mrg_election::Why;
+use mrg_election::Reason;
 use world::World;
 
 /// How a day went.
@@ -52,7 +52,7 @@ pub struct Report {
     /// From the mending to the whole cluster, in simulated milliseconds.
     pub recovered_in: u64,
     /// Reasons that members gave.
-    pub reached: BTreeSet<Why>,
+    pub reached: BTreeSet<Reason>,
     /// What happened, line by line, if it was to be told.
     pub story: Vec<(u64, String)>,
 }

@@ -1,6 +1,6 @@
 //! The network, and the way to etcd and back.
 
-use crate::happening::{Answer, Ask, Happening, Message};
+use crate::event::{Answer, Ask, Message, SimulationEvent};
 use crate::world::World;
 use mrg_election::LeaseId;
 
@@ -48,7 +48,7 @@ impl World {
         if let Some(wait) = self.way(from, to) {
             self.later(
                 wait,
-                Happening::Arrives {
+                SimulationEvent::Arrives {
                     from,
                     to,
                     message: Box::new(message),
@@ -64,7 +64,7 @@ impl World {
         if let Some(wait) = self.way(from, etcd) {
             self.later(
                 wait,
-                Happening::Request {
+                SimulationEvent::Request {
                     from,
                     number,
                     call,
@@ -77,7 +77,7 @@ impl World {
             let wait = self.random.between(200, within.max(201));
             self.later(
                 wait,
-                Happening::Resent {
+                SimulationEvent::Resent {
                     from,
                     number,
                     call,
@@ -87,7 +87,7 @@ impl World {
         }
         self.later(
             within,
-            Happening::Overdue {
+            SimulationEvent::Overdue {
                 who: from,
                 number,
                 call,
@@ -104,7 +104,7 @@ impl World {
             Ask::Grant(ttl) => {
                 let length = self.etcd_time(ttl.0);
                 let id = self.etcd.grant(self.now, length);
-                self.later(length, Happening::Expire { lease: id });
+                self.later(length, SimulationEvent::Expire { lease: id });
                 Answer::Granted(id, ttl)
             }
             Ask::Keep(id) => Answer::Kept(self.etcd.keep(self.now, id)),
@@ -135,7 +135,7 @@ impl World {
         if let Some(wait) = self.way(etcd, from) {
             self.later(
                 wait,
-                Happening::Reply {
+                SimulationEvent::Reply {
                     to: from,
                     number,
                     call,
@@ -151,7 +151,10 @@ impl World {
         };
         let ends = lease.ends.max(self.etcd_silent_until);
         if ends > self.now || self.now < self.etcd_silent_until {
-            self.at(ends.max(self.now + 1), Happening::Expire { lease: id });
+            self.at(
+                ends.max(self.now + 1),
+                SimulationEvent::Expire { lease: id },
+            );
             return;
         }
         self.tell(|_| format!("etcd: lease {} ends", id.0));
@@ -191,7 +194,7 @@ impl World {
             self.news_at[end] = at;
             self.at(
                 at,
-                Happening::News {
+                SimulationEvent::News {
                     to: end,
                     number,
                     keys: keys.clone(),

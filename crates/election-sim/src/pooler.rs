@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::agent::Watch;
 use crate::etcd::{Keys, PoolerKey};
-use crate::happening::{Answer, Ask, Happening, Message};
+use crate::event::{Answer, Ask, Message, SimulationEvent};
 use crate::postgres::Server;
 use crate::server::end_of;
 use crate::world::World;
@@ -86,8 +86,8 @@ impl Pooler {
     }
 
     /// Why its clients wait.
-    pub(crate) fn why(&self) -> &'static str {
-        self.core.why().name()
+    pub(crate) fn reason(&self) -> &'static str {
+        self.core.reason().name()
     }
 }
 
@@ -189,7 +189,7 @@ impl World {
         let end = self.pooler_end(pooler);
         if let Some(Answer::Keys(keys)) = answer {
             self.poolers[pooler].watch.open = true;
-            self.later(10_000, Happening::Backstop { end, number, reads });
+            self.later(10_000, SimulationEvent::Backstop { end, number, reads });
             self.pooler_news(pooler, number, keys, asked);
             let state = &self.poolers[pooler];
             if state.watch.asked > asked && state.watch.reading.is_none() {
@@ -198,7 +198,7 @@ impl World {
             }
         } else {
             self.poolers[pooler].watch.open = false;
-            self.later(100, Happening::Backstop { end, number, reads });
+            self.later(100, SimulationEvent::Backstop { end, number, reads });
             self.pooler_feed(pooler, Event::DcsLost);
         }
     }
@@ -213,7 +213,7 @@ impl World {
             let wait = self.random.between(0, 3);
             self.later(
                 wait,
-                Happening::PoolerPause {
+                SimulationEvent::PoolerPause {
                     pooler,
                     number,
                     pause: keys.pause,
@@ -291,7 +291,7 @@ impl World {
         {
             state.wake = wake.0.max(self.now + 1);
             let (at, number) = (state.wake, state.number);
-            self.at(at, Happening::Pooler { pooler, number });
+            self.at(at, SimulationEvent::Pooler { pooler, number });
         }
     }
 
@@ -305,7 +305,7 @@ impl World {
                 self.poolers[pooler].wanted = target;
                 self.later(
                     wait,
-                    Happening::PoolerSet {
+                    SimulationEvent::PoolerSet {
                         pooler,
                         number,
                         setting: count,
@@ -337,7 +337,7 @@ impl World {
                 };
                 self.later(
                     PROBE_PATIENCE + 300,
-                    Happening::Arrives {
+                    SimulationEvent::Arrives {
                         from: to,
                         to: end,
                         message: Box::new(silent),
@@ -439,7 +439,7 @@ impl World {
                 pooler,
             },
         );
-        self.later(PATIENCE, Happening::Forget { transaction });
+        self.later(PATIENCE, SimulationEvent::Forget { transaction });
         match pooler {
             None => self.send(
                 end,
@@ -504,7 +504,7 @@ impl World {
             5 * self.schedule.think
         };
         let wait = self.random.between(think / 2, think * 2);
-        self.later(wait, Happening::Think { client });
+        self.later(wait, SimulationEvent::Think { client });
     }
 
     /// A server is gone: its clients' connections close.
@@ -517,7 +517,7 @@ impl World {
             let number = self.poolers[pooler].number;
             self.later(
                 2,
-                Happening::Arrives {
+                SimulationEvent::Arrives {
                     from: server.0,
                     to: end,
                     message: Box::new(Message::Closed {
@@ -587,7 +587,7 @@ impl World {
                 let end = self.pooler_end(pooler);
                 self.later(
                     5,
-                    Happening::Arrives {
+                    SimulationEvent::Arrives {
                         from: end,
                         to,
                         message: Box::new(Message::Probe {
@@ -628,7 +628,7 @@ impl World {
                 let (number, end) = (self.poolers[pooler].number, self.pooler_end(pooler));
                 self.later(
                     2,
-                    Happening::Arrives {
+                    SimulationEvent::Arrives {
                         from: server.0,
                         to: end,
                         message: Box::new(Message::Closed {

@@ -2,7 +2,7 @@
 
 use crate::agent::Call;
 use crate::etcd::Transaction;
-use crate::happening::Ask;
+use crate::event::Ask;
 use crate::postgres::Server;
 use crate::world::World;
 use mrg_base::{Lsn, MemberName, Moment};

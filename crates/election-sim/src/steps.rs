@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::agent::Call;
 use crate::etcd::{Keys, PoolerKey, Transaction};
-use crate::happening::{Answer, Ask, Happening, Message};
+use crate::event::{Answer, Ask, Message, SimulationEvent};
 use crate::postgres::{Server, lsn};
 use crate::world::{Fence, World};
 use mrg_base::{MemberName, Millis, Moment};
@@ -48,8 +48,8 @@ fn leadership(keys: &Keys) -> Option<Revision> {
     keys.cluster.leader.as_ref().map(|leader| leader.created)
 }
 
-pub(super) fn failed(why: &str) -> Outcome {
-    Outcome::Failed(why.to_owned())
+pub(super) fn failed(reason: &str) -> Outcome {
+    Outcome::Failed(reason.to_owned())
 }
 
 impl World {
@@ -101,7 +101,7 @@ impl World {
                 let wait = self.begin_local(member, &other);
                 self.later(
                     wait,
-                    Happening::StepDone {
+                    SimulationEvent::StepDone {
                         member,
                         agent: number,
                         step,
@@ -124,7 +124,7 @@ impl World {
         let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
             self.later(
                 0,
-                Happening::StepDone {
+                SimulationEvent::StepDone {
                     member,
                     agent: number,
                     step,
@@ -217,7 +217,7 @@ impl World {
         let effects = pause.on(now, event);
         if let Some(wake) = pause.wake_at(now).filter(|wake| timed && *wake > now) {
             let at = self.when(member, wake);
-            let late = Happening::StepLate {
+            let late = SimulationEvent::StepLate {
                 member,
                 agent: number,
                 step,
@@ -263,7 +263,7 @@ impl World {
         if peers.is_empty() {
             self.later(
                 0,
-                Happening::StepDone {
+                SimulationEvent::StepDone {
                     member,
                     agent: number,
                     step,
@@ -284,7 +284,7 @@ impl World {
         }
         self.later(
             VOTE_WITHIN,
-            Happening::StepLate {
+            SimulationEvent::StepLate {
                 member,
                 agent: number,
                 step,
@@ -345,7 +345,7 @@ impl World {
         }
         self.later(
             within,
-            Happening::StepLate {
+            SimulationEvent::StepLate {
                 member,
                 agent: number,
                 step,
@@ -379,7 +379,7 @@ impl World {
         } else {
             self.later(
                 10,
-                Happening::Arrives {
+                SimulationEvent::Arrives {
                     from,
                     to: member,
                     message: Box::new(Message::Receipt {
@@ -443,7 +443,7 @@ impl World {
                 let boot = self.hosts[member].boot;
                 self.later(
                     half,
-                    Happening::Names {
+                    SimulationEvent::Names {
                         member,
                         boot,
                         names: names.clone(),
@@ -516,7 +516,7 @@ impl World {
             Action::StopReceiver => self.receiver_stopped(member),
             Action::ConfirmLeader(leader) => match self.source(member, leader) {
                 Ok(_) => Outcome::Done,
-                Err(why) => failed(why),
+                Err(reason) => failed(reason),
             },
             Action::RemoveData => {
                 self.hosts[member].postgres.data = None;
@@ -575,7 +575,7 @@ impl World {
         };
         if let Some(by) = by {
             let at = self.when(member, by - mrg_base::Millis(150));
-            self.at(at, Happening::Fence { member, generation });
+            self.at(at, SimulationEvent::Fence { member, generation });
         }
     }
 
@@ -617,7 +617,7 @@ impl World {
             let number = agent.number;
             self.later(
                 1,
-                Happening::Agent {
+                SimulationEvent::Agent {
                     member,
                     agent: number,
                     event: Box::new(Event::PostmasterGone),

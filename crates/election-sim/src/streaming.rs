@@ -1,6 +1,6 @@
 //! A standby's WAL receiver, and copies of another's data.
 
-use crate::happening::{Happening, Message};
+use crate::event::{Message, SimulationEvent};
 use crate::postgres::{Data, Receiver, Sender, Server};
 use crate::server::KNOCK_AGAIN;
 use crate::steps::failed;
@@ -38,7 +38,7 @@ impl World {
         }
         self.later(
             1,
-            Happening::Knock {
+            SimulationEvent::Knock {
                 member,
                 incarnation,
             },
@@ -81,7 +81,7 @@ impl World {
         };
         self.later(
             KNOCK_AGAIN,
-            Happening::Knock {
+            SimulationEvent::Knock {
                 member,
                 incarnation,
             },
@@ -183,7 +183,7 @@ impl World {
     pub(crate) fn rewound(&mut self, member: usize, leader: &mrg_base::MemberName) -> Outcome {
         let source = match self.source(member, leader) {
             Ok(data) => data.clone(),
-            Err(why) => return failed(why),
+            Err(reason) => return failed(reason),
         };
         let postgres = &mut self.hosts[member].postgres;
         let Some(data) = postgres

@@ -1,6 +1,6 @@
 //! Votes and promises: what agents ask each other, over a network that loses it.
 
-use crate::happening::{Happening, Message};
+use crate::event::{Message, SimulationEvent};
 use crate::world::World;
 use mrg_base::{MemberName, Millis, Moment, Position};
 use mrg_election::watch_order::WatchInput;
@@ -96,7 +96,7 @@ impl World {
             };
             self.later(
                 0,
-                Happening::Agent {
+                SimulationEvent::Agent {
                     member,
                     agent: number,
                     event: Box::new(event),
@@ -123,7 +123,7 @@ impl World {
         };
         self.later(
             within.0,
-            Happening::Agent {
+            SimulationEvent::Agent {
                 member,
                 agent: number,
                 event: Box::new(late),

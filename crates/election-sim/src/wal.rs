@@ -1,6 +1,6 @@
 //! WAL: written, flushed, sent, and confirmed.
 
-use crate::happening::{Happening, Message};
+use crate::event::{Message, SimulationEvent};
 use crate::postgres::{Data, Receiver, Record, Server, Waiting};
 use crate::world::World;
 
@@ -55,7 +55,7 @@ impl World {
         let wait = self.takes(self.schedule.delays.fsync);
         self.later(
             wait,
-            Happening::Flush {
+            SimulationEvent::Flush {
                 member,
                 incarnation,
                 upto: index + 1,
@@ -99,7 +99,7 @@ impl World {
         match self.steady_way(from, to) {
             Some(wait) => self.later(
                 wait,
-                Happening::Arrives {
+                SimulationEvent::Arrives {
                     from,
                     to,
                     message: Box::new(message),
@@ -107,7 +107,7 @@ impl World {
             ),
             None => self.later(
                 200,
-                Happening::Late {
+                SimulationEvent::Late {
                     from,
                     to,
                     message: Box::new(message),
@@ -187,7 +187,7 @@ impl World {
         let wait = self.takes(self.schedule.delays.fsync);
         self.later(
             wait,
-            Happening::Flush {
+            SimulationEvent::Flush {
                 member: standby,
                 incarnation,
                 upto,

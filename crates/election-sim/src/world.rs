@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::agent::Agent;
 use crate::etcd::Etcd;
+use crate::event::{Message, SimulationEvent};
 use crate::faults::FOREIGN;
-use crate::happening::{Happening, Message};
 use crate::judge::Judge;
 use crate::pooler::Pooler;
 use crate::postgres::Postgres;
@@ -19,7 +19,7 @@ use mrg_election::{LeaseId, Promise};
 struct Entry {
     at: u64,
     order: u64,
-    what: Happening,
+    what: SimulationEvent,
 }
 
 impl PartialEq for Entry {
@@ -175,17 +175,17 @@ impl World {
     fn begin(&mut self) {
         for member in 0..self.hosts.len() {
             let wait = self.random.between(0, 400);
-            self.later(wait, Happening::StartAgent { member, boot: 0 });
+            self.later(wait, SimulationEvent::StartAgent { member, boot: 0 });
         }
         for pooler in 0..self.schedule.poolers {
             self.poolers.push(Pooler::new(pooler));
-            self.later(500, Happening::StartPooler { pooler });
+            self.later(500, SimulationEvent::StartPooler { pooler });
         }
         self.expect_fault(0);
         for client in 0..3 {
             self.at(
                 1_000 + client,
-                Happening::Think {
+                SimulationEvent::Think {
                     client: usize::try_from(client).unwrap_or(0),
                 },
             );
@@ -202,7 +202,7 @@ impl World {
         self.hosts.len() + 1 + pooler
     }
 
-    pub(crate) fn at(&mut self, at: u64, what: Happening) {
+    pub(crate) fn at(&mut self, at: u64, what: SimulationEvent) {
         self.order += 1;
         self.queue.push(Reverse(Entry {
             at: at.max(self.now),
@@ -211,7 +211,7 @@ impl World {
         }));
     }
 
-    pub(crate) fn later(&mut self, wait: u64, what: Happening) {
+    pub(crate) fn later(&mut self, wait: u64, what: SimulationEvent) {
         self.at(self.now + wait, what);
     }
 
@@ -296,20 +296,24 @@ impl World {
     }
 
     /// Puts off what happens to somebody who stands still.
-    fn postponed(&mut self, what: Happening) -> Option<Happening> {
+    fn postponed(&mut self, what: SimulationEvent) -> Option<SimulationEvent> {
         let until = match &what {
-            Happening::Wake { member, .. }
-            | Happening::Agent { member, .. }
-            | Happening::StepDone { member, .. }
-            | Happening::StepLate { member, .. } => self.agent_standing(*member),
-            Happening::Backstop { end: member, .. } if *member < self.hosts.len() => {
+            SimulationEvent::Wake { member, .. }
+            | SimulationEvent::Agent { member, .. }
+            | SimulationEvent::StepDone { member, .. }
+            | SimulationEvent::StepLate { member, .. } => self.agent_standing(*member),
+            SimulationEvent::Backstop { end: member, .. } if *member < self.hosts.len() => {
                 self.agent_standing(*member)
             }
-            Happening::News { to, .. } | Happening::Reply { to, .. } if *to < self.hosts.len() => {
+            SimulationEvent::News { to, .. } | SimulationEvent::Reply { to, .. }
+                if *to < self.hosts.len() =>
+            {
                 self.agent_standing(*to)
             }
-            Happening::Overdue { who, .. } if *who < self.hosts.len() => self.agent_standing(*who),
-            Happening::Arrives { to, message, .. } if *to < self.hosts.len() => {
+            SimulationEvent::Overdue { who, .. } if *who < self.hosts.len() => {
+                self.agent_standing(*who)
+            }
+            SimulationEvent::Arrives { to, message, .. } if *to < self.hosts.len() => {
                 match message.as_ref() {
                     Message::Connect { .. }
                     | Message::Wal { .. }
@@ -319,25 +323,25 @@ impl World {
                     _ => self.agent_standing(*to),
                 }
             }
-            Happening::Fence { member, .. }
-            | Happening::ServerUp { member, .. }
-            | Happening::Replayed { member, .. }
-            | Happening::Promoted { member, .. }
-            | Happening::Stopped { member, .. }
-            | Happening::Flush { member, .. }
-            | Happening::Names { member, .. }
-            | Happening::Knock { member, .. }
-            | Happening::Look { member, .. } => self.standing(*member),
-            Happening::Pooler { pooler, .. }
-            | Happening::PoolerSet { pooler, .. }
-            | Happening::PoolerPause { pooler, .. } => self.pooler_standing(*pooler),
-            Happening::Backstop { end, .. }
-            | Happening::News { to: end, .. }
-            | Happening::Reply { to: end, .. }
-            | Happening::Overdue { who: end, .. } => {
+            SimulationEvent::Fence { member, .. }
+            | SimulationEvent::ServerUp { member, .. }
+            | SimulationEvent::Replayed { member, .. }
+            | SimulationEvent::Promoted { member, .. }
+            | SimulationEvent::Stopped { member, .. }
+            | SimulationEvent::Flush { member, .. }
+            | SimulationEvent::Names { member, .. }
+            | SimulationEvent::Knock { member, .. }
+            | SimulationEvent::Look { member, .. } => self.standing(*member),
+            SimulationEvent::Pooler { pooler, .. }
+            | SimulationEvent::PoolerSet { pooler, .. }
+            | SimulationEvent::PoolerPause { pooler, .. } => self.pooler_standing(*pooler),
+            SimulationEvent::Backstop { end, .. }
+            | SimulationEvent::News { to: end, .. }
+            | SimulationEvent::Reply { to: end, .. }
+            | SimulationEvent::Overdue { who: end, .. } => {
                 self.pooler_standing(end - self.hosts.len() - 1)
             }
-            Happening::Arrives { to, .. } if *to > self.hosts.len() => {
+            SimulationEvent::Arrives { to, .. } if *to > self.hosts.len() => {
                 self.pooler_standing(to - self.hosts.len() - 1)
             }
             _ => None,
@@ -356,30 +360,30 @@ impl World {
         (self.now < until).then_some(until)
     }
 
-    fn happen(&mut self, what: Happening) {
+    fn happen(&mut self, what: SimulationEvent) {
         let Some(what) = self.postponed(what) else {
             return;
         };
         match what {
-            Happening::Fault { index, plan } => self.fault_due(index, plan),
-            Happening::Undo { fault } => self.undo(fault),
-            Happening::Think { client } => self.think(client),
-            Happening::StartAgent { member, boot } => self.start_agent(member, boot),
-            Happening::Wake { member, agent } => self.wake(member, agent),
-            Happening::Agent {
+            SimulationEvent::Fault { index, plan } => self.fault_due(index, plan),
+            SimulationEvent::Undo { fault } => self.undo(fault),
+            SimulationEvent::Think { client } => self.think(client),
+            SimulationEvent::StartAgent { member, boot } => self.start_agent(member, boot),
+            SimulationEvent::Wake { member, agent } => self.wake(member, agent),
+            SimulationEvent::Agent {
                 member,
                 agent,
                 event,
             } => self.input(member, agent, *event),
-            Happening::Fence { member, generation } => self.enforce(member, generation),
-            Happening::Thaw { member } => self.thaw(member),
-            Happening::Request {
+            SimulationEvent::Fence { member, generation } => self.enforce(member, generation),
+            SimulationEvent::Thaw { member } => self.thaw(member),
+            SimulationEvent::Request {
                 from,
                 number,
                 call,
                 ask,
             } => self.asked_of_etcd(from, number, call, *ask),
-            Happening::Resent {
+            SimulationEvent::Resent {
                 from,
                 number,
                 call,
@@ -389,99 +393,101 @@ impl World {
                     self.asked_of_etcd(from, number, call, *ask);
                 }
             }
-            Happening::Reply {
+            SimulationEvent::Reply {
                 to,
                 number,
                 call,
                 answer,
             } => self.answered(to, number, call, Some(answer)),
-            Happening::Overdue { who, number, call } => self.answered(who, number, call, None),
-            Happening::News { to, number, keys } => self.news(to, number, keys),
-            Happening::Expire { lease } => self.expire(lease),
-            Happening::Arrives { from, to, message } => self.arrives(from, to, *message),
-            Happening::ServerUp {
+            SimulationEvent::Overdue { who, number, call } => {
+                self.answered(who, number, call, None)
+            }
+            SimulationEvent::News { to, number, keys } => self.news(to, number, keys),
+            SimulationEvent::Expire { lease } => self.expire(lease),
+            SimulationEvent::Arrives { from, to, message } => self.arrives(from, to, *message),
+            SimulationEvent::ServerUp {
                 member,
                 incarnation,
                 primary,
             } => {
                 self.server_up(member, incarnation, primary);
             }
-            Happening::Replayed {
+            SimulationEvent::Replayed {
                 member,
                 incarnation,
             } => self.replayed(member, incarnation),
-            Happening::Promoted {
+            SimulationEvent::Promoted {
                 member,
                 incarnation,
             } => self.promoted(member, incarnation),
-            Happening::Stopped {
+            SimulationEvent::Stopped {
                 member,
                 incarnation,
             } => self.stopped(member, incarnation),
-            Happening::Flush {
+            SimulationEvent::Flush {
                 member,
                 incarnation,
                 upto,
             } => self.flush(member, incarnation, upto),
-            Happening::Names {
+            SimulationEvent::Names {
                 member,
                 boot,
                 names,
             } => self.names_change(member, boot, names),
-            Happening::Knock {
+            SimulationEvent::Knock {
                 member,
                 incarnation,
             } => self.knock(member, incarnation),
-            Happening::Look { member, agent } => self.look_again(member, agent),
-            Happening::StepDone {
+            SimulationEvent::Look { member, agent } => self.look_again(member, agent),
+            SimulationEvent::StepDone {
                 member,
                 agent,
                 step,
             } => self.step_done(member, agent, step),
-            Happening::StepLate {
+            SimulationEvent::StepLate {
                 member,
                 agent,
                 step,
             } => self.step_late(member, agent, step),
-            Happening::Backstop {
+            SimulationEvent::Backstop {
                 end,
                 number,
                 reads: read,
             } => self.backstop(end, number, read),
-            Happening::Pooler { pooler, number } => self.pooler_tick(pooler, number),
-            Happening::PoolerSet {
+            SimulationEvent::Pooler { pooler, number } => self.pooler_tick(pooler, number),
+            SimulationEvent::PoolerSet {
                 pooler,
                 number,
                 setting,
             } => {
                 self.pooler_set(pooler, number, setting);
             }
-            Happening::PoolerPause {
+            SimulationEvent::PoolerPause {
                 pooler,
                 number,
                 pause,
             } => {
                 self.pooler_paused(pooler, number, pause);
             }
-            Happening::StartPooler { pooler } => self.start_pooler(pooler),
-            Happening::Help => self.help(),
-            Happening::Forget { transaction } => self.transaction_ends(transaction, false),
-            Happening::Late { from, to, message } => self.late(from, to, *message),
-            Happening::ConnectionTimeout { from, to } => self.connection_times_out(from, to),
-            Happening::SenderGone {
+            SimulationEvent::StartPooler { pooler } => self.start_pooler(pooler),
+            SimulationEvent::Help => self.help(),
+            SimulationEvent::Forget { transaction } => self.transaction_ends(transaction, false),
+            SimulationEvent::Late { from, to, message } => self.late(from, to, *message),
+            SimulationEvent::ConnectionTimeout { from, to } => self.connection_times_out(from, to),
+            SimulationEvent::SenderGone {
                 primary,
                 standby,
                 connection,
             } => {
                 self.sender_ends(primary, standby, connection);
             }
-            Happening::ReceiverGone {
+            SimulationEvent::ReceiverGone {
                 standby,
                 connection,
             } => {
                 self.receiver_breaks(standby, connection);
             }
-            Happening::Boot { member, boot } => self.boot(member, boot),
+            SimulationEvent::Boot { member, boot } => self.boot(member, boot),
         }
     }
 }

@@ -14,9 +14,9 @@ use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_election::sync::{self, Names, Stored};
 use mrg_election::{
     Action, Cluster, DataDirectory, DcsView, Decision, Failsafe, HandOverEvent, Initialize,
-    LeaderKey, Lease, LeaseId, Member, Memory, Mode, Part, Postgres, Primary, RULES, Race,
+    LeaderKey, Lease, LeaseId, Member, Memory, Mode, Part, Postgres, Primary, RULES, Race, Reason,
     Replication, Revision, Settings, Standby, StartAs, StopMode, SwitchoverRequest, View, Vote,
-    WalReceiver, WalSender, Why, decide,
+    WalReceiver, WalSender, decide,
 };
 
 const NOW: Moment = Moment(1_000_000);
@@ -433,7 +433,7 @@ fn check(world: &World, decision: &Decision) {
     let view = world.view();
     let part = RULES
         .iter()
-        .find(|rule| rule.why == decision.why && (rule.steps)(&view).is_some())
+        .find(|rule| rule.reason == decision.reason && (rule.steps)(&view).is_some())
         .expect("a rule that applies")
         .part;
     match part {
@@ -508,7 +508,7 @@ fn comes_to_rest(mut world: World) {
         if decision.actions.is_empty() {
             return;
         }
-        path.push(decision.why);
+        path.push(decision.reason);
         let safe = world.is_safe();
         for action in &decision.actions {
             if !apply(&mut world, action) {
@@ -517,13 +517,13 @@ fn comes_to_rest(mut world: World) {
             assert!(
                 !safe || world.is_safe(),
                 "{action:?} of {:?} makes lost commits possible: {world:?}",
-                decision.why
+                decision.reason
             );
         }
         if matches!(world.postgres, Postgres::Primary(_)) && !world.view().may_write() {
             assert_eq!(
-                decide(&world.view()).why,
-                Why::WriterWithoutLease,
+                decide(&world.view()).reason,
+                Reason::WriterWithoutLease,
                 "a writer without a right to write: {world:?}"
             );
         }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::action::{Action, Outcome};
 use crate::lease::{LeaseId, Promise};
+use crate::reason::Reason;
 use crate::settings::Settings;
 use crate::view::{Cluster, Postgres, Revision};
-use crate::why::Why;
 use mrg_base::{MemberName, Millis, Moment, Position};
 
 /// Names one performance of one step; an answer to an older one is ignored.
@@ -15,12 +15,12 @@ pub struct StepId(pub u64);
 
 /// What is known of the promises of the incarnation before this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Past {
+pub enum PreviousIncarnation {
     /// Its last promise stands in a durable record; `None` if it had made none that could still
     /// hold.
-    Remembered(Option<Promise>),
+    Known(Option<Promise>),
     /// There is no record, or none that can be compared with this clock.
-    Forgotten,
+    Unknown,
 }
 
 /// A leader without etcd asks this member not to race.
@@ -168,7 +168,7 @@ pub enum Effect {
     /// Answer a vote: our position, and whether we would lead ourselves; or why not.
     AnswerVote(u64, Result<(Position, Option<i32>), String>),
     /// The reason changed.
-    Explain(Why),
+    Explain(Reason),
     /// Everything is stopped; end the process.
     Exit,
 }

@@ -26,25 +26,25 @@ mod node;
 pub mod pool_pause;
 mod promise_rounds;
 pub mod publisher;
+mod reason;
 mod rules;
 mod settings;
 pub mod sync;
 mod view;
 pub mod watch_order;
-mod why;
 
 pub use action::{Action, Outcome, StartAs, StopMode, Vote};
 pub use lease::{Lease, LeaseId, Promise, fence_margin};
 
 pub use hand_over::{HandOver, HandOverEvent};
 
-pub use event::{Effect, Event, Past, PromiseRequest, StepId};
+pub use event::{Effect, Event, PreviousIncarnation, PromiseRequest, StepId};
 pub use node::Node;
+pub use reason::Reason;
 pub use rules::{Decision, Part, RULES, Rule, decide, has_traces};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{
-    Cluster, DataDirectory, DcsView, Failsafe, Fork, Initialize, LeaderKey, Member, Memory, Poll,
-    Postgres, Primary, Race, Revision, Standby, Stored, SwitchoverRequest, Unsettled, View,
+    Cluster, DataDirectory, DcsView, Failsafe, Fork, InDoubt, Initialize, LeaderKey, Member,
+    Memory, Poll, Postgres, Primary, Race, Revision, Standby, Stored, SwitchoverRequest, View,
     WalReceiver, WalSender,
 };
-pub use why::Why;

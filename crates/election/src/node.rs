@@ -14,20 +14,20 @@ mod steps;
 use std::collections::VecDeque;
 
 use crate::action::Action;
-use crate::event::{Effect, Event, Past, StepId};
+use crate::event::{Effect, Event, PreviousIncarnation, StepId};
 use crate::lease::{Lease, LeaseId};
 use crate::lease_keeper::LeaseKeeper;
 use crate::mutant::bug;
 use crate::promise_rounds::PromiseRounds;
+use crate::reason::Reason;
 use crate::rules::RACE_AGAIN_AFTER;
 use crate::settings::Settings;
 use crate::view::{DcsView, Memory, Postgres, Race, View};
-use crate::why::Why;
 use mrg_base::{MemberName, Millis, Moment, Position};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Running {
-    why: Why,
+    reason: Reason,
     lease: Option<LeaseId>,
     step: StepId,
     action: Action,
@@ -55,7 +55,7 @@ pub struct Node {
     pending_votes: Vec<u64>,
     halted_at: Position,
     listing: failsafe::Listing,
-    explained: Option<Why>,
+    explained: Option<Reason>,
     exited: bool,
 }
 
@@ -66,12 +66,12 @@ impl Node {
         me: MemberName,
         settings: Settings,
         priority: Option<i32>,
-        past: Past,
+        past: PreviousIncarnation,
         now: Moment,
     ) -> Self {
         let (promised, forgot_promises) = match past {
-            Past::Remembered(promised) => (promised, false),
-            Past::Forgotten => (None, true),
+            PreviousIncarnation::Known(promised) => (promised, false),
+            PreviousIncarnation::Unknown => (None, true),
         };
         Self {
             me,
@@ -147,7 +147,7 @@ impl Node {
     }
 
     /// The last reason given.
-    pub fn why(&self) -> Option<Why> {
+    pub fn reason(&self) -> Option<Reason> {
         self.explained
     }
 

@@ -3,7 +3,7 @@
 
 /// Why a member did what it did, or did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Why {
+pub enum Reason {
     /// Postgres accepts writes and nothing proves that it may.
     WriterWithoutLease,
     /// SIGTERM.
@@ -115,7 +115,7 @@ pub enum Why {
     Win,
 }
 
-impl Why {
+impl Reason {
     /// The metric label and event reason.
     pub fn label(self) -> String {
         format!("{self:?}")
@@ -126,113 +126,115 @@ impl Why {
     pub fn is_obstacle(self) -> bool {
         matches!(
             self,
-            Why::NameTaken
-                | Why::Paused
-                | Why::WrongSystem
-                | Why::InitializeMissing
-                | Why::NoLeaderToCopy
-                | Why::SystemUnknown
-                | Why::Replaying
-                | Why::JustStarted
-                | Why::Promised
-                | Why::NotInFailsafe
-                | Why::MayNotLead
-                | Why::SwitchoverToOther
-                | Why::SyncStateMissing
-                | Why::NotInSync
-                | Why::OldTimeline
-                | Why::TooFarBehind
-                | Why::TooFewVotes
+            Reason::NameTaken
+                | Reason::Paused
+                | Reason::WrongSystem
+                | Reason::InitializeMissing
+                | Reason::NoLeaderToCopy
+                | Reason::SystemUnknown
+                | Reason::Replaying
+                | Reason::JustStarted
+                | Reason::Promised
+                | Reason::NotInFailsafe
+                | Reason::MayNotLead
+                | Reason::SwitchoverToOther
+                | Reason::SyncStateMissing
+                | Reason::NotInSync
+                | Reason::OldTimeline
+                | Reason::TooFarBehind
+                | Reason::TooFewVotes
         )
     }
 
     /// One sentence for the log and for `kubectl describe`.
     pub fn sentence(self) -> &'static str {
         match self {
-            Why::WriterWithoutLease => {
+            Reason::WriterWithoutLease => {
                 "postgres accepts writes without a lease that proves it may; killed"
             }
-            Why::ShuttingDown => "stopping in order",
-            Why::DcsUnread => "waiting for the first answer of etcd",
-            Why::DcsAway => "etcd does not answer; nothing is decided without it",
-            Why::PostgresUnknown => "waiting for the state of postgres",
-            Why::NameTaken => {
+            Reason::ShuttingDown => "stopping in order",
+            Reason::DcsUnread => "waiting for the first answer of etcd",
+            Reason::DcsAway => "etcd does not answer; nothing is decided without it",
+            Reason::PostgresUnknown => "waiting for the state of postgres",
+            Reason::NameTaken => {
                 "another process holds this member's name in etcd; waiting until its lease ends, the data is not touched"
             }
-            Why::NoLease => "waiting for a lease",
-            Why::Paused => "the cluster is paused; `patronictl resume` ends that",
-            Why::UnfinishedBootstrap => {
+            Reason::NoLease => "waiting for a lease",
+            Reason::Paused => "the cluster is paused; `patronictl resume` ends that",
+            Reason::UnfinishedBootstrap => {
                 "the data here was made for a new cluster that did not come to be; removing it"
             }
-            Why::WrongSystem => {
+            Reason::WrongSystem => {
                 "the data directory belongs to another cluster (system identifier differs); move it away to let the member copy afresh"
             }
-            Why::InitializeMissing => {
+            Reason::InitializeMissing => {
                 "no data here, and /initialize is missing although other keys tell of a cluster; not making a new one over it; bring a member with data back, or, to begin anew, delete all keys and restart the members"
             }
-            Why::Bootstrap => "making a new cluster",
-            Why::BootstrapElsewhere => "waiting for another member that makes the cluster",
-            Why::SystemUnknown => {
+            Reason::Bootstrap => "making a new cluster",
+            Reason::BootstrapElsewhere => "waiting for another member that makes the cluster",
+            Reason::SystemUnknown => {
                 "no leader, and /initialize is missing: nothing tells whether the data here is this cluster's; write the system identifier that the members agree on into /initialize"
             }
-            Why::NoLeaderToCopy => {
+            Reason::NoLeaderToCopy => {
                 "no data here and no leader to copy it from; waiting for a leader"
             }
-            Why::CopyFromLeader => "copying the data from the leader",
-            Why::Starting => "postgres is starting",
-            Why::CrashedFailover => {
+            Reason::CopyFromLeader => "copying the data from the leader",
+            Reason::Starting => "postgres is starting",
+            Reason::CrashedFailover => {
                 "postgres died; the leader key is released to a streaming standby"
             }
-            Why::CrashedRestart => "postgres died; restarting it in place",
-            Why::HandOver => "postgres is down in order; the leader key is released",
-            Why::FinishPromotion => "finishing an interrupted promotion",
-            Why::GiveBackKey => "holding the leader key without the right to promote; released",
-            Why::Reclaim => {
+            Reason::CrashedRestart => "postgres died; restarting it in place",
+            Reason::HandOver => "postgres is down in order; the leader key is released",
+            Reason::FinishPromotion => "finishing an interrupted promotion",
+            Reason::GiveBackKey => "holding the leader key without the right to promote; released",
+            Reason::Reclaim => {
                 "etcd is back and the leader key is gone; taking it again, as all members promised"
             }
-            Why::Switchover => "handing over to another member",
-            Why::SwitchoverDone => "the switchover is done; the request is cleared",
-            Why::SwitchoverRefused => "the switchover cannot be done; the request is cleared",
-            Why::RestartRequested => "restarting postgres as asked",
-            Why::ResumePoolers => "letting the poolers go on",
-            Why::ChangeLease => "the ttl changed; moving the leader key to a lease of the new one",
-            Why::StoreSystemId => "writing the system identifier",
-            Why::NarrowSync => "narrowing the set of members that may take over",
-            Why::ChangeSyncNames => "changing synchronous_standby_names",
-            Why::WidenSync => "adjusting the set of members that may take over",
-            Why::Leading => "leading",
-            Why::Rejoin => "a former primary joins the new leader",
-            Why::Diverged => "cannot follow the leader from here; rewinding or copying the data",
-            Why::StartStandby => "starting as a standby",
-            Why::FollowLeader => "turning to the new leader",
-            Why::Following => "following the leader",
-            Why::StartToRace => "no leader; starting to learn how far the local WAL reaches",
-            Why::Replaying => "no leader; still replaying local WAL",
-            Why::JustStarted => {
+            Reason::Switchover => "handing over to another member",
+            Reason::SwitchoverDone => "the switchover is done; the request is cleared",
+            Reason::SwitchoverRefused => "the switchover cannot be done; the request is cleared",
+            Reason::RestartRequested => "restarting postgres as asked",
+            Reason::ResumePoolers => "letting the poolers go on",
+            Reason::ChangeLease => {
+                "the ttl changed; moving the leader key to a lease of the new one"
+            }
+            Reason::StoreSystemId => "writing the system identifier",
+            Reason::NarrowSync => "narrowing the set of members that may take over",
+            Reason::ChangeSyncNames => "changing synchronous_standby_names",
+            Reason::WidenSync => "adjusting the set of members that may take over",
+            Reason::Leading => "leading",
+            Reason::Rejoin => "a former primary joins the new leader",
+            Reason::Diverged => "cannot follow the leader from here; rewinding or copying the data",
+            Reason::StartStandby => "starting as a standby",
+            Reason::FollowLeader => "turning to the new leader",
+            Reason::Following => "following the leader",
+            Reason::StartToRace => "no leader; starting to learn how far the local WAL reaches",
+            Reason::Replaying => "no leader; still replaying local WAL",
+            Reason::JustStarted => {
                 "no leader; no record of this member's promises; not racing within one ttl of the start, since one may still hold"
             }
-            Why::Promised => "no leader; a promise not to race still holds",
-            Why::NotInFailsafe => {
+            Reason::Promised => "no leader; a promise not to race still holds",
+            Reason::NotInFailsafe => {
                 "no leader; this member is not in the failsafe key, so a leader without etcd would not have asked it; waiting"
             }
-            Why::MayNotLead => "no leader; this member's tags forbid it to lead",
-            Why::SwitchoverToOther => "no leader; a switchover names another member",
-            Why::SyncStateMissing => {
+            Reason::MayNotLead => "no leader; this member's tags forbid it to lead",
+            Reason::SwitchoverToOther => "no leader; a switchover names another member",
+            Reason::SyncStateMissing => {
                 "no leader, and /sync is missing: nobody can tell who has every acknowledged commit; write /sync by hand to choose"
             }
-            Why::NotInSync => {
+            Reason::NotInSync => {
                 "no leader; this member is not in /sync and may lack acknowledged commits"
             }
-            Why::OldTimeline => {
+            Reason::OldTimeline => {
                 "no leader; this member's timeline is older than the cluster's history"
             }
-            Why::TooFarBehind => {
+            Reason::TooFarBehind => {
                 "no leader; this member is further behind than maximum_lag_on_failover"
             }
-            Why::Race => "no leader; asking the others",
-            Why::TooFewVotes => "no leader; too few members answered",
-            Why::Outrun => "no leader; another member is ahead",
-            Why::Win => "taking the leader key",
+            Reason::Race => "no leader; asking the others",
+            Reason::TooFewVotes => "no leader; too few members answered",
+            Reason::Outrun => "no leader; another member is ahead",
+            Reason::Win => "taking the leader key",
         }
     }
 }

@@ -24,17 +24,17 @@ use self::race::{
 };
 use crate::action::{Action, StartAs, StopMode};
 use crate::mutant::bug;
+use crate::reason::Reason;
 use crate::sync;
 use crate::sync::{Names, Situation, Step, Stored};
 use crate::view::{Cluster, DataDirectory, DcsView, Initialize, Postgres, Primary, Standby, View};
-use crate::why::Why;
 use mrg_base::MemberName;
 
 /// What to do now, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// The reason.
-    pub why: Why,
+    pub reason: Reason,
     /// Steps, in order; the first failure ends them.
     pub actions: Vec<Action>,
 }
@@ -58,123 +58,123 @@ pub struct Rule {
     /// When it is about anything.
     pub part: Part,
     /// Its reason.
-    pub why: Why,
+    pub reason: Reason,
     /// The steps, if it applies.
     pub steps: fn(&View<'_>) -> Option<Vec<Action>>,
 }
 
 type Steps = fn(&View<'_>) -> Option<Vec<Action>>;
 
-const fn always(why: Why, steps: Steps) -> Rule {
+const fn always(reason: Reason, steps: Steps) -> Rule {
     Rule {
         part: Part::Always,
-        why,
+        reason,
         steps,
     }
 }
 
-const fn leading(why: Why, steps: Steps) -> Rule {
+const fn leading(reason: Reason, steps: Steps) -> Rule {
     Rule {
         part: Part::Leading,
-        why,
+        reason,
         steps,
     }
 }
 
-const fn following(why: Why, steps: Steps) -> Rule {
+const fn following(reason: Reason, steps: Steps) -> Rule {
     Rule {
         part: Part::Following,
-        why,
+        reason,
         steps,
     }
 }
 
-const fn leaderless(why: Why, steps: Steps) -> Rule {
+const fn leaderless(reason: Reason, steps: Steps) -> Rule {
     Rule {
         part: Part::Leaderless,
-        why,
+        reason,
         steps,
     }
 }
 
 /// Every rule, in order.
 pub const RULES: &[Rule] = &[
-    always(Why::WriterWithoutLease, writer_without_lease),
-    always(Why::ShuttingDown, shutting_down),
-    always(Why::DcsUnread, |view| {
+    always(Reason::WriterWithoutLease, writer_without_lease),
+    always(Reason::ShuttingDown, shutting_down),
+    always(Reason::DcsUnread, |view| {
         matches!(view.dcs, DcsView::Unread).then(Vec::new)
     }),
-    always(Why::PostgresUnknown, |view| {
+    always(Reason::PostgresUnknown, |view| {
         matches!(view.postgres, Postgres::Unknown).then(Vec::new)
     }),
-    always(Why::DcsAway, dcs_away),
-    always(Why::NoLease, |view| {
+    always(Reason::DcsAway, dcs_away),
+    always(Reason::NoLease, |view| {
         view.valid_lease().is_none().then(Vec::new)
     }),
-    always(Why::NameTaken, name_taken),
-    always(Why::Starting, |view| {
+    always(Reason::NameTaken, name_taken),
+    always(Reason::Starting, |view| {
         matches!(view.postgres, Postgres::Starting).then(Vec::new)
     }),
-    always(Why::UnfinishedBootstrap, unfinished_bootstrap),
-    always(Why::WrongSystem, wrong_system),
-    always(Why::InitializeMissing, initialize_missing),
-    always(Why::Bootstrap, bootstrap),
-    always(Why::BootstrapElsewhere, |view| {
+    always(Reason::UnfinishedBootstrap, unfinished_bootstrap),
+    always(Reason::WrongSystem, wrong_system),
+    always(Reason::InitializeMissing, initialize_missing),
+    always(Reason::Bootstrap, bootstrap),
+    always(Reason::BootstrapElsewhere, |view| {
         let cluster = read(view)?;
         (no_data(view)
             && cluster.leader.is_none()
             && matches!(cluster.initialize, Some(Initialize::InProgress(_))))
         .then(Vec::new)
     }),
-    always(Why::Paused, |view| view.settings.paused.then(Vec::new)),
-    leading(Why::HandOver, |view| {
+    always(Reason::Paused, |view| view.settings.paused.then(Vec::new)),
+    leading(Reason::HandOver, |view| {
         (leads(view) && stopped(view) && view.memory.hand_over.has_stopped())
             .then(|| vec![Action::ReleaseLeader])
     }),
-    leading(Why::CrashedFailover, |view| {
+    leading(Reason::CrashedFailover, |view| {
         (leads(view) && stopped(view) && crash_fails_over(view))
             .then(|| vec![Action::ReleaseLeader])
     }),
-    leading(Why::CrashedRestart, |view| {
+    leading(Reason::CrashedRestart, |view| {
         data_at_rest(view)
             .filter(|_| leads(view))
             .map(|data| vec![start_leader(data)])
     }),
-    leading(Why::FinishPromotion, finish_promotion),
-    leading(Why::GiveBackKey, |view| {
+    leading(Reason::FinishPromotion, finish_promotion),
+    leading(Reason::GiveBackKey, |view| {
         (leads(view) && primary(view).is_none()).then(|| vec![Action::ReleaseLeader])
     }),
-    leading(Why::ChangeLease, |view| {
+    leading(Reason::ChangeLease, |view| {
         let next = view
             .next_lease
             .filter(|next| next.is_valid(view.now) && leads(view))?;
         Some(vec![Action::MoveLeader(next.id)])
     }),
-    leading(Why::StoreSystemId, store_system_id),
-    leading(Why::SwitchoverDone, switchover_done),
-    leading(Why::SwitchoverRefused, switchover_refused),
-    leading(Why::Switchover, switchover),
-    leading(Why::RestartRequested, restart_leader),
-    leading(Why::ResumePoolers, |view| {
+    leading(Reason::StoreSystemId, store_system_id),
+    leading(Reason::SwitchoverDone, switchover_done),
+    leading(Reason::SwitchoverRefused, switchover_refused),
+    leading(Reason::Switchover, switchover),
+    leading(Reason::RestartRequested, restart_leader),
+    leading(Reason::ResumePoolers, |view| {
         (leads(view) && primary(view).is_some() && view.memory.hand_over.pauses_poolers())
             .then(|| vec![Action::ResumePoolers])
     }),
-    leading(Why::NarrowSync, |view| match sync_step(view)? {
+    leading(Reason::NarrowSync, |view| match sync_step(view)? {
         Step::Narrow(stored) => write_sync(view, stored),
         _ => None,
     }),
-    leading(Why::ChangeSyncNames, |view| match sync_step(view)? {
+    leading(Reason::ChangeSyncNames, |view| match sync_step(view)? {
         Step::Names(names) => Some(vec![Action::SetSyncNames(names)]),
         _ => None,
     }),
-    leading(Why::WidenSync, |view| match sync_step(view)? {
+    leading(Reason::WidenSync, |view| match sync_step(view)? {
         Step::Widen(stored) => write_sync(view, stored),
         _ => None,
     }),
-    leading(Why::Leading, |view| leads(view).then(Vec::new)),
-    following(Why::CopyFromLeader, copy_from_leader),
-    following(Why::Rejoin, rejoin),
-    following(Why::StartStandby, |view| {
+    leading(Reason::Leading, |view| leads(view).then(Vec::new)),
+    following(Reason::CopyFromLeader, copy_from_leader),
+    following(Reason::Rejoin, rejoin),
+    following(Reason::StartStandby, |view| {
         let leader = other(view)?;
         stopped(view).then(|| {
             vec![Action::Start(StartAs::Standby {
@@ -182,13 +182,13 @@ pub const RULES: &[Rule] = &[
             })]
         })
     }),
-    following(Why::FollowLeader, |view| {
+    following(Reason::FollowLeader, |view| {
         let leader = other(view)?;
         (standby(view)?.upstream.as_ref() != Some(leader))
             .then(|| vec![Action::Follow(leader.clone())])
     }),
-    following(Why::Diverged, diverged),
-    following(Why::RestartRequested, |view| {
+    following(Reason::Diverged, diverged),
+    following(Reason::RestartRequested, |view| {
         let upstream = Some(other(view)?.clone());
         let steps = || {
             vec![
@@ -198,44 +198,44 @@ pub const RULES: &[Rule] = &[
         };
         (standby(view).is_some() && view.memory.restart_requested).then(steps)
     }),
-    following(Why::Following, |view| other(view).map(|_| Vec::new())),
-    leaderless(Why::Reclaim, |view| {
+    following(Reason::Following, |view| other(view).map(|_| Vec::new())),
+    leaderless(Reason::Reclaim, |view| {
         primary(view).map(|_| vec![Action::AcquireLeader])
     }),
-    leaderless(Why::NoLeaderToCopy, |view| no_data(view).then(Vec::new)),
-    leaderless(Why::SystemUnknown, system_unknown),
-    leaderless(Why::StartToRace, |view| {
+    leaderless(Reason::NoLeaderToCopy, |view| no_data(view).then(Vec::new)),
+    leaderless(Reason::SystemUnknown, system_unknown),
+    leaderless(Reason::StartToRace, |view| {
         stopped(view).then(|| vec![Action::Start(StartAs::Standby { upstream: None })])
     }),
-    leaderless(Why::Replaying, |view| {
+    leaderless(Reason::Replaying, |view| {
         standby(view)?.position.is_none().then(Vec::new)
     }),
-    leaderless(Why::JustStarted, |view| {
+    leaderless(Reason::JustStarted, |view| {
         view.may_have_promised().then(Vec::new)
     }),
-    leaderless(Why::Promised, |view| view.is_promised().then(Vec::new)),
-    leaderless(Why::NotInFailsafe, |view| {
+    leaderless(Reason::Promised, |view| view.is_promised().then(Vec::new)),
+    leaderless(Reason::NotInFailsafe, |view| {
         // Also when the setting is off by now: a leader that cannot read that may lead by promises,
         // and did not ask us.
         let listed = read(view)?.failsafe.as_ref()?;
         (!listed.members.contains(view.me) && !bug!(UnlistedRaces)).then(Vec::new)
     }),
-    leaderless(Why::MayNotLead, |view| {
+    leaderless(Reason::MayNotLead, |view| {
         view.memory.priority.is_none().then(Vec::new)
     }),
-    leaderless(Why::SwitchoverToOther, switchover_to_other),
-    leaderless(Why::SyncStateMissing, |view| {
+    leaderless(Reason::SwitchoverToOther, switchover_to_other),
+    leaderless(Reason::SyncStateMissing, |view| {
         (view.settings.is_synchronous() && read(view)?.sync.is_none()).then(Vec::new)
     }),
-    leaderless(Why::NotInSync, |view| (!may_stand(view)).then(Vec::new)),
-    leaderless(Why::OldTimeline, old_timeline),
-    leaderless(Why::TooFarBehind, too_far_behind),
-    leaderless(Why::Race, race),
-    leaderless(Why::TooFewVotes, |view| {
+    leaderless(Reason::NotInSync, |view| (!may_stand(view)).then(Vec::new)),
+    leaderless(Reason::OldTimeline, old_timeline),
+    leaderless(Reason::TooFarBehind, too_far_behind),
+    leaderless(Reason::Race, race),
+    leaderless(Reason::TooFewVotes, |view| {
         is_short_of_votes(view).then(Vec::new)
     }),
-    leaderless(Why::Outrun, |view| outrun(view).then(Vec::new)),
-    leaderless(Why::Win, win),
+    leaderless(Reason::Outrun, |view| outrun(view).then(Vec::new)),
+    leaderless(Reason::Win, win),
 ];
 
 /// Decides. Total: some rule always applies.
@@ -243,7 +243,7 @@ pub fn decide(view: &View<'_>) -> Decision {
     for rule in RULES {
         if let Some(actions) = (rule.steps)(view) {
             return Decision {
-                why: rule.why,
+                reason: rule.reason,
                 actions,
             };
         }

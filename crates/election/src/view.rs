@@ -120,7 +120,7 @@ pub struct Failsafe {
 /// Writes of `failsafe` that may have been done, or may still be, although the key does not show
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Unsettled {
+pub struct InDoubt {
     /// The revision that they compare with.
     pub over: Option<Revision>,
     /// The members that one of them lists.
@@ -291,7 +291,7 @@ pub struct Memory {
     /// As of when the DCS was read last.
     pub read: Revision,
     /// Writes of this member to `failsafe` that are in doubt.
-    pub unsettled: Option<Unsettled>,
+    pub unsettled: Option<InDoubt>,
     /// Since when there has been no leader.
     pub leaderless: Option<Moment>,
     /// Whether this process has ever seen that there is a cluster: it does not make another,

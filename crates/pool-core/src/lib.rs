@@ -7,12 +7,12 @@
 
 mod pool;
 mod read_pool;
+mod reason;
 mod view;
-mod why;
 mod write_pool;
 
 pub use pool::{Effect, Event, PoolCore, Retargeted, Servers};
 pub use read_pool::{Fallback, MaxLag, ReadPool};
+pub use reason::Reason;
 pub use view::{Address, Admission, Finding, Leader, Member, PauseRequest, PoolTarget, Snapshot};
-pub use why::Why;
 pub use write_pool::WritePool;

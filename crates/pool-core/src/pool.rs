@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::reason::Reason;
 use crate::view::{Address, Finding, Leader, PauseRequest, PoolTarget, Snapshot};
-use crate::why::Why;
 use mrg_base::{MemberName, Millis, Moment};
 use mrg_election::Revision;
 
@@ -22,8 +22,8 @@ pub trait PoolCore {
     /// When [`Event::Tick`] is due at the latest; `None` while only other events matter.
     fn wake_at(&self) -> Option<Moment>;
 
-    /// Why clients wait, or [`Why::Confirmed`].
-    fn why(&self) -> Why;
+    /// Why clients wait, or [`Reason::Confirmed`].
+    fn reason(&self) -> Reason;
 
     /// When the present pause began; `None` while clients work.
     fn paused_since(&self) -> Option<Moment>;
@@ -119,7 +119,7 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retargeted {
     /// What began the pause.
-    pub cause: Why,
+    pub cause: Reason,
     /// How long it was.
     pub paused: Millis,
     /// The servers that clients reach from now on.

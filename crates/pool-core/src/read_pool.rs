@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pool::{Effect, Event, PoolCore, Retargeted, Servers};
+use crate::reason::Reason;
 use crate::view::{Address, Admission, Finding, PoolTarget, Snapshot};
-use crate::why::Why;
 use mrg_base::{Lsn, MemberName, Millis, Moment};
 
 /// How far a standby may be behind.
@@ -114,7 +114,7 @@ impl ReadPool {
         };
         if let (Some(since), Admission::Open) = (paused_since, admission) {
             effects.push(Effect::Retargeted(Retargeted {
-                cause: Why::NoReplica,
+                cause: Reason::NoReplica,
                 paused: now.since(since),
                 servers: self.serving(),
             }));
@@ -216,12 +216,12 @@ impl PoolCore for ReadPool {
             .map(|since| since + self.max_pause)
     }
 
-    fn why(&self) -> Why {
+    fn reason(&self) -> Reason {
         match self.target.admission {
-            Admission::Open => Why::Confirmed,
-            Admission::Rejecting => Why::HeldTooLong,
-            Admission::Paused if self.empty_since.is_none() => Why::Starting,
-            Admission::Paused => Why::NoReplica,
+            Admission::Open => Reason::Confirmed,
+            Admission::Rejecting => Reason::HeldTooLong,
+            Admission::Paused if self.empty_since.is_none() => Reason::Starting,
+            Admission::Paused => Reason::NoReplica,
         }
     }
 
@@ -325,7 +325,7 @@ mod tests {
             pool.target_after(0, event);
         }
         assert_eq!(pool.target.addresses, vec![address("n2"), address("n3")]);
-        assert_eq!(pool.why(), Why::Confirmed);
+        assert_eq!(pool.reason(), Reason::Confirmed);
         pool
     }
 
@@ -374,8 +374,8 @@ mod tests {
             (Admission::Open, vec![address("n1")])
         );
         assert_eq!(
-            (refusing.target.admission, refusing.why()),
-            (Admission::Paused, Why::NoReplica)
+            (refusing.target.admission, refusing.reason()),
+            (Admission::Paused, Reason::NoReplica)
         );
         assert_eq!(refusing.wake_at(), Some(Moment(501)));
         assert_eq!(
@@ -403,7 +403,7 @@ mod tests {
         pool.on(Moment(10), monitored("n3", Finding::Unreachable));
         let effects = pool.on(Moment(50), monitored("n2", standby(1_000)));
         let retargeted = Retargeted {
-            cause: Why::NoReplica,
+            cause: Reason::NoReplica,
             paused: Millis(40),
             servers: Servers::from([(name("n2"), address("n2"))]),
         };
@@ -490,6 +490,6 @@ mod tests {
             None
         );
         assert_eq!(pool.target_after(9_000, Event::Tick), None);
-        assert_eq!(pool.why(), Why::Starting);
+        assert_eq!(pool.reason(), Reason::Starting);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 /// The closed list of reasons. One is the log line, the metric label, the status and the heading in
 /// the runbook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Why {
+pub enum Reason {
     /// The server is confirmed.
     Confirmed,
     /// The pooler has just started and knows no server yet.
@@ -24,56 +24,59 @@ pub enum Why {
     HeldTooLong,
 }
 
-impl Why {
+impl Reason {
     /// The reason as one word.
     pub fn name(self) -> &'static str {
         match self {
-            Why::Confirmed => "Confirmed",
-            Why::Starting => "Starting",
-            Why::PauseAsked => "PauseAsked",
-            Why::LeaderGone => "LeaderGone",
-            Why::LeaderChanged => "LeaderChanged",
-            Why::ServerLost => "ServerLost",
-            Why::NoReplica => "NoReplica",
-            Why::HeldTooLong => "HeldTooLong",
+            Reason::Confirmed => "Confirmed",
+            Reason::Starting => "Starting",
+            Reason::PauseAsked => "PauseAsked",
+            Reason::LeaderGone => "LeaderGone",
+            Reason::LeaderChanged => "LeaderChanged",
+            Reason::ServerLost => "ServerLost",
+            Reason::NoReplica => "NoReplica",
+            Reason::HeldTooLong => "HeldTooLong",
         }
     }
 
     /// The reason by its word.
     pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|why| why.name() == name)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.name() == name)
     }
 
     /// Every reason.
     pub const ALL: [Self; 8] = [
-        Why::Confirmed,
-        Why::Starting,
-        Why::PauseAsked,
-        Why::LeaderGone,
-        Why::LeaderChanged,
-        Why::ServerLost,
-        Why::NoReplica,
-        Why::HeldTooLong,
+        Reason::Confirmed,
+        Reason::Starting,
+        Reason::PauseAsked,
+        Reason::LeaderGone,
+        Reason::LeaderChanged,
+        Reason::ServerLost,
+        Reason::NoReplica,
+        Reason::HeldTooLong,
     ];
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Why::Confirmed => "the server is confirmed; clients work",
-            Why::Starting => "no server is confirmed yet; clients wait",
-            Why::PauseAsked => "the leader is about to hand over; clients wait",
-            Why::LeaderGone => "the leader key is gone; clients wait for the next leader",
-            Why::LeaderChanged => {
+            Reason::Confirmed => "the server is confirmed; clients work",
+            Reason::Starting => "no server is confirmed yet; clients wait",
+            Reason::PauseAsked => "the leader is about to hand over; clients wait",
+            Reason::LeaderGone => "the leader key is gone; clients wait for the next leader",
+            Reason::LeaderChanged => {
                 "another leadership began; clients wait until its server accepts writes"
             }
-            Why::ServerLost => {
+            Reason::ServerLost => {
                 "the server closed its connections and does not answer as the primary; clients wait"
             }
-            Why::NoReplica => {
+            Reason::NoReplica => {
                 "no standby is near enough and the primary may not be used; clients wait"
             }
-            Why::HeldTooLong => {
+            Reason::HeldTooLong => {
                 "no server could be confirmed in time; clients are turned away until one is"
             }
         })

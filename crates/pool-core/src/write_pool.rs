@@ -13,8 +13,8 @@
 //! 4. After the longest pause clients are rejected, and the search goes on.
 
 use crate::pool::{Effect, Event, PoolCore, Retargeted, Servers};
+use crate::reason::Reason;
 use crate::view::{Address, Admission, Finding, Leader, PauseRequest, PoolTarget, Snapshot};
-use crate::why::Why;
 use mrg_base::{MemberName, Millis, Moment, Timeline};
 use mrg_election::Revision;
 use mrg_election::mutant::bug;
@@ -42,7 +42,7 @@ struct Confirmed {
 #[derive(Debug)]
 struct Pause {
     since: Moment,
-    cause: Why,
+    cause: Reason,
     /// The number of the read that began with the pause.
     read: u64,
     /// Whether that read, or a later one, was answered.
@@ -136,10 +136,10 @@ impl PoolCore for WritePool {
             .min()
     }
 
-    fn why(&self) -> Why {
+    fn reason(&self) -> Reason {
         match &self.pause {
-            None => Why::Confirmed,
-            Some(pause) if pause.rejecting => Why::HeldTooLong,
+            None => Reason::Confirmed,
+            Some(pause) if pause.rejecting => Reason::HeldTooLong,
             Some(pause) => pause.cause,
         }
     }
@@ -180,7 +180,7 @@ impl WritePool {
             reads: 0,
             target: PoolTarget::INITIAL,
         };
-        pool.begin_pause(now, Why::Starting);
+        pool.begin_pause(now, Reason::Starting);
         pool
     }
 
@@ -273,22 +273,22 @@ impl WritePool {
     }
 
     /// The reason to pause clients; `None` while there is none.
-    fn obstacle(&self) -> Option<Why> {
+    fn obstacle(&self) -> Option<Reason> {
         let Some(snapshot) = &self.snapshot else {
-            return Some(Why::Starting);
+            return Some(Reason::Starting);
         };
         let Some(leader) = &snapshot.leader else {
-            return Some(Why::LeaderGone);
+            return Some(Reason::LeaderGone);
         };
         let Some(serving) = &self.serving else {
-            return Some(Why::Starting);
+            return Some(Reason::Starting);
         };
         if self.request_applies() {
-            Some(Why::PauseAsked)
+            Some(Reason::PauseAsked)
         } else if serving.leader != *leader {
-            Some(Why::LeaderChanged)
+            Some(Reason::LeaderChanged)
         } else if self.lost {
-            Some(Why::ServerLost)
+            Some(Reason::ServerLost)
         } else {
             None
         }
@@ -318,7 +318,7 @@ impl WritePool {
         }
     }
 
-    fn begin_pause(&mut self, now: Moment, cause: Why) {
+    fn begin_pause(&mut self, now: Moment, cause: Reason) {
         self.pause = Some(Pause {
             since: now,
             cause,

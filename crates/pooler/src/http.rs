@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use mrg_pgbouncer::Pools;
-use mrg_pool_core::Why;
+use mrg_pool_core::Reason;
 
 /// What is status.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -58,7 +58,7 @@ pub(crate) async fn serve(
 /// them away is not.
 async fn ready(State(status): State<watch::Receiver<Status>>) -> (StatusCode, String) {
     let status = status.borrow();
-    let ready = status.serving && status.why != Why::HeldTooLong.name();
+    let ready = status.serving && status.why != Reason::HeldTooLong.name();
     (
         if ready {
             StatusCode::OK
@@ -137,7 +137,7 @@ fn page(status: &Status) -> String {
     text.push_str(
         "# HELP mrg_pooler_state Why clients wait, or Confirmed.\n# TYPE mrg_pooler_state gauge\n",
     );
-    for why in Why::ALL {
+    for why in Reason::ALL {
         let now = u8::from(status.why == why.name());
         let _ = writeln!(
             text,
@@ -181,7 +181,7 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("mrg_pooler_state{"))
             .collect();
-        assert_eq!(states.len(), Why::ALL.len());
+        assert_eq!(states.len(), Reason::ALL.len());
         assert_eq!(states.iter().filter(|line| line.ends_with(" 1")).count(), 1);
         assert!(page.contains("mrg_pooler_state{pool=\"w\",why=\"LeaderGone\"} 1"));
     }

@@ -12,14 +12,14 @@ use mrg_clock::now;
 use mrg_dcs::poolers::{PoolerRecord, Rewire};
 use mrg_election::Revision;
 use mrg_pgbouncer::Pools;
-use mrg_pool_core::{PoolCore, Retargeted, Servers, Why};
+use mrg_pool_core::{PoolCore, Reason, Retargeted, Servers};
 
 /// From this wait on, waiting clients are published: clients wait for a moment all the time.
 const LONG_WAIT_US: u64 = 1_000_000;
 
 /// The pool at one moment.
 pub(crate) struct PoolState {
-    why: Why,
+    why: Reason,
     /// For how long clients have waited; `None` while they work.
     paused: Option<Millis>,
     servers: Servers,
@@ -34,7 +34,7 @@ impl PoolState {
     /// The state of a pool's core and its processes.
     pub(crate) fn of(core: &dyn PoolCore, started: bool, pools: Pools, generation: u64) -> Self {
         Self {
-            why: core.why(),
+            why: core.reason(),
             paused: core.paused_since().map(|since| now().since(since)),
             servers: core.serving(),
             started,
@@ -80,7 +80,7 @@ impl PoolState {
 pub(crate) struct Publisher {
     record: watch::Sender<PoolerRecord>,
     status: watch::Sender<Status>,
-    logged: Option<Why>,
+    logged: Option<Reason>,
 }
 
 impl Publisher {
@@ -91,7 +91,7 @@ impl Publisher {
             writes: config.mode == Mode::Write,
             max_wait_ms: config.max_wait_ms.0,
             abandons: config.abandons,
-            reason: Why::Starting.into(),
+            reason: Reason::Starting.into(),
             ..PoolerRecord::default()
         });
         let status = watch::Sender::new(Status {
@@ -177,7 +177,7 @@ impl Publisher {
             *total += paused.0;
         });
         // A pod that has just started had no clients.
-        if cause == Why::Starting {
+        if cause == Reason::Starting {
             return;
         }
         let at_ms = SystemTime::now()
@@ -202,7 +202,7 @@ mod tests {
 
     fn state(clients: u64, waiting: u64) -> PoolState {
         PoolState {
-            why: Why::Confirmed,
+            why: Reason::Confirmed,
             paused: None,
             servers: Servers::new(),
             started: true,

@@ -9,7 +9,7 @@ use crate::kinds::pgbouncer_pool::validate::{Desired, Invalid};
 use mrg_api::PgBouncerPool;
 use mrg_api::pgbouncer_pool::{LastRewire, PgBouncerPoolStatus, PodStatus};
 use mrg_dcs::poolers::PoolerRecord;
-use mrg_pool_core::Why;
+use mrg_pool_core::Reason;
 
 /// A status for a spec that cannot be built: everything stays, and the reason is told.
 pub(super) fn stalled(
@@ -145,7 +145,7 @@ fn judge(
 ) -> Vec<Verdict> {
     let stuck = records
         .iter()
-        .find(|(_, record)| record.reason.known() != Some(Why::Confirmed));
+        .find(|(_, record)| record.reason.known() != Some(Reason::Confirmed));
     let failing = records
         .iter()
         .find_map(|(name, record)| Some(format!("{name}: {}", record.failure.as_ref()?)));
@@ -158,7 +158,7 @@ fn judge(
     };
     let why = stuck
         .and_then(|(_, record)| record.reason.known())
-        .map_or("PodsMissing", Why::name);
+        .map_or("PodsMissing", Reason::name);
     let reason = if failing.is_some() {
         "PgBouncerFails"
     } else {

@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_member_that_says_what_is_in_its_way_is_heard() {
-        let obstacle = mrg_election::Why::NotInSync.sentence();
+        let obstacle = mrg_election::Reason::NotInSync.sentence();
         let data = mrg_dcs::wire::MemberData {
             obstacle: Some(obstacle.to_owned()),
             ..Default::default()

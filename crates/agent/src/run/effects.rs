@@ -5,7 +5,7 @@ use crate::perform::perform;
 use crate::run::Agent;
 use mrg_base::Moment;
 use mrg_election::watch_order::{WatchInput, WatchOutput};
-use mrg_election::{Action, Effect, Event, Outcome, StepId, Why};
+use mrg_election::{Action, Effect, Event, Outcome, Reason, StepId};
 use mrg_telemetry::chain;
 
 impl Agent {
@@ -77,7 +77,7 @@ impl Agent {
         }
     }
 
-    fn explain(&self, why: Why) {
+    fn explain(&self, why: Reason) {
         tracing::info!(why = why.label(), "{}", why.sentence());
         self.context
             .update(|status| *status.reasons.entry(why).or_insert(0) += 1);

@@ -226,7 +226,7 @@ impl Agent {
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
         let lease = self.node.lease().copied();
         let former_lease = self.node.former_lease();
-        let why = self.node.why();
+        let why = self.node.reason();
         self.context.update(|status| {
             status.holds_key = holds_key;
             status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use mrg_base::{MemberName, Millis, Moment};
 use mrg_election::sync::{Names, Stored};
 use mrg_election::{
-    Action as Step, Event, Failsafe, LeaderKey, LeaseId, Mode, Node, Outcome, Past, Revision,
-    SwitchoverRequest,
+    Action as Step, Event, Failsafe, LeaderKey, LeaseId, Mode, Node, Outcome, PreviousIncarnation,
+    Revision, SwitchoverRequest,
 };
 use stateright::{Model, Property};
 
@@ -70,7 +70,7 @@ impl Members {
                 name(host),
                 State::settings(self.mode),
                 Some(1),
-                Past::Remembered(None),
+                PreviousIncarnation::Known(None),
                 now,
             )),
             server: server(host),

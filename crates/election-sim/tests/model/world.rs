@@ -6,9 +6,9 @@ use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_election::sync::{Names, Stored};
 use mrg_election::{
     Action as Step, Cluster, DataDirectory, Effect, Event, Failsafe, Initialize, LeaderKey,
-    LeaseId, Member, Mode, Node, Outcome, Past, Postgres, Primary, Promise, PromiseRequest,
-    Replication, Revision, Settings, Standby, StartAs, StepId, StopMode, SwitchoverRequest, Vote,
-    WalReceiver, WalSender,
+    LeaseId, Member, Mode, Node, Outcome, Postgres, PreviousIncarnation, Primary, Promise,
+    PromiseRequest, Replication, Revision, Settings, Standby, StartAs, StepId, StopMode,
+    SwitchoverRequest, Vote, WalReceiver, WalSender,
 };
 
 pub(crate) const BEGIN: u64 = 1_000_000;
@@ -667,7 +667,7 @@ impl State {
             name(host),
             Self::settings(mode),
             Some(1),
-            Past::Remembered(self.hosts[host].promise),
+            PreviousIncarnation::Known(self.hosts[host].promise),
             self.now,
         );
         self.hosts[host].node = Some(node);

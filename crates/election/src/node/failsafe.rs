@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Node;
 use crate::event::Effect;
 use crate::mutant::bug;
-use crate::view::{Cluster, DcsView, Initialize, Revision, Unsettled};
+use crate::view::{Cluster, DcsView, InDoubt, Initialize, Revision};
 use mrg_base::{MemberName, Millis, Moment};
 
 /// How long a member that is away stays listed, so that a restart costs no member its candidacy;
@@ -87,7 +87,7 @@ impl Node {
             .unsettled
             .take()
             .filter(|unsettled| unsettled.over == over);
-        let mut unsettled = unsettled.unwrap_or(Unsettled {
+        let mut unsettled = unsettled.unwrap_or(InDoubt {
             over,
             members: BTreeSet::new(),
             removed: false,

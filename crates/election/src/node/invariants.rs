@@ -4,9 +4,9 @@
 use super::Node;
 use crate::action::Action;
 use crate::event::Effect;
+use crate::reason::Reason;
 use crate::sync::{Names, is_safe};
 use crate::view::{Postgres, View};
-use crate::why::Why;
 use mrg_base::Moment;
 
 impl Node {
@@ -27,7 +27,7 @@ impl Node {
             let wins = self
                 .running
                 .as_ref()
-                .is_some_and(|running| running.step == *step && running.why == Why::Win);
+                .is_some_and(|running| running.step == *step && running.reason == Reason::Win);
             if *action == Action::AcquireLeader && wins {
                 assert!(
                     is_elected(&view),

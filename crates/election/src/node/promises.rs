@@ -7,9 +7,9 @@ use crate::action::Action;
 use crate::event::{Effect, PromiseRequest};
 use crate::lease::{LeaseId, Promise};
 use crate::mutant::bug;
+use crate::reason::Reason;
 use crate::rules::{decide, would_lead};
 use crate::view::{LeaderKey, Poll, Postgres, Standby};
-use crate::why::Why;
 use mrg_base::{Millis, Moment};
 
 /// The longest promise to a leader of other settings: one that asks for more would silence this
@@ -40,7 +40,7 @@ impl Node {
             || self
                 .running
                 .as_ref()
-                .is_some_and(|running| matches!(running.why, Why::Race | Why::Win));
+                .is_some_and(|running| matches!(running.reason, Reason::Race | Reason::Win));
         if racing && !bug!(PromisesWhileRacing) {
             return Err("taking part in an election".to_owned());
         }
@@ -119,7 +119,7 @@ impl Node {
             Some(Err(format!("{} holds the leader key", key.member)))
         } else if let Some(race) = &self.race {
             let racing =
-                would_lead(decide(&view).why) || race.votes.is_none() && self.running.is_some();
+                would_lead(decide(&view).reason) || race.votes.is_none() && self.running.is_some();
             let willing =
                 racing && (self.memory.poll != Poll::TooFew || bug!(HopelessCandidateInsists));
             Some(Ok((
@@ -145,7 +145,7 @@ impl Node {
         } else if self.running.is_none() && matches!(self.postgres, Postgres::Standby(_)) {
             self.perform(
                 now,
-                Why::Race,
+                Reason::Race,
                 Action::StopReceiver,
                 VecDeque::new(),
                 effects,

@@ -8,9 +8,9 @@ use crate::event::{Effect, StepId};
 use crate::hand_over::HandOverEvent;
 use crate::lease::LeaseId;
 use crate::mutant::bug;
+use crate::reason::Reason;
 use crate::rules::{CRASH_WINDOW, Decision, START_FAILURES_MAX, decide, is_short_of_votes};
 use crate::view::{Initialize, LeaderKey, Poll, Postgres, Race};
-use crate::why::Why;
 use mrg_base::{Millis, Moment};
 
 const RETRY_LEAST: Millis = Millis(250);
@@ -31,13 +31,14 @@ impl Node {
             // Half a rewind is no data directory.
             self.memory.rewind_failures += u32::from(matches!(running.action, Action::Rewind(_)));
             self.running = None;
-        } else if decision.why != Why::WriterWithoutLease && (self.reading || now < self.idle_until)
+        } else if decision.reason != Reason::WriterWithoutLease
+            && (self.reading || now < self.idle_until)
         {
             return;
         }
-        self.explain(decision.why, effects);
+        self.explain(decision.reason, effects);
         if decision.actions.is_empty() {
-            if decision.why == Why::ShuttingDown {
+            if decision.reason == Reason::ShuttingDown {
                 self.exited = true;
                 effects.push(Effect::Exit);
             }
@@ -48,12 +49,12 @@ impl Node {
 
     /// Whether what runs has lost its point.
     fn must_abandon(&self, decision: &Decision, running: &Running, now: Moment) -> bool {
-        match decision.why {
-            Why::WriterWithoutLease => {
-                running.why != Why::WriterWithoutLease
+        match decision.reason {
+            Reason::WriterWithoutLease => {
+                running.reason != Reason::WriterWithoutLease
                     && running.action != Action::Stop(StopMode::Kill)
             }
-            Why::ShuttingDown => running.action.is_long(),
+            Reason::ShuttingDown => running.action.is_long(),
             _ => match &running.action {
                 Action::BaseBackup(from) | Action::Rewind(from) => self
                     .view(now)
@@ -64,18 +65,18 @@ impl Node {
         }
     }
 
-    fn explain(&mut self, why: Why, effects: &mut Vec<Effect>) {
+    fn explain(&mut self, reason: Reason, effects: &mut Vec<Effect>) {
         // A look is under way after each step; that is not worth a word.
-        if why != Why::PostgresUnknown && self.explained != Some(why) {
-            self.explained = Some(why);
-            effects.push(Effect::Explain(why));
+        if reason != Reason::PostgresUnknown && self.explained != Some(reason) {
+            self.explained = Some(reason);
+            effects.push(Effect::Explain(reason));
         }
     }
 
     fn start(&mut self, now: Moment, decision: Decision, effects: &mut Vec<Effect>) {
         let mut rest = VecDeque::from(decision.actions);
         if let Some(action) = rest.pop_front() {
-            self.perform(now, decision.why, action, rest, effects);
+            self.perform(now, decision.reason, action, rest, effects);
         }
     }
 
@@ -83,7 +84,7 @@ impl Node {
     pub(super) fn perform(
         &mut self,
         now: Moment,
-        why: Why,
+        reason: Reason,
         action: Action,
         rest: VecDeque<Action>,
         effects: &mut Vec<Effect>,
@@ -127,7 +128,7 @@ impl Node {
         effects.push(Effect::Perform(step, action.clone()));
         let lease = self.keeper.lease().map(|lease| lease.id);
         self.running = Some(Running {
-            why,
+            reason,
             lease,
             step,
             action,
@@ -146,7 +147,7 @@ impl Node {
             return;
         };
         let Running {
-            why,
+            reason,
             lease,
             action,
             rest,
@@ -173,15 +174,19 @@ impl Node {
             _ => outcome.is_success(),
         };
         if !go_on {
-            self.note_failure(now, why, &action, outcome, effects);
+            self.note_failure(now, reason, &action, outcome, effects);
             return;
         }
         self.failures = 0;
-        self.note_success(now, why, lease, &action, outcome);
+        self.note_success(now, reason, lease, &action, outcome);
         let mut rest = rest;
         // The race was run by a server that is gone: what follows would take `/sync` for data that
         // may be gone, too.
-        if why == Why::Win && self.race.is_none() && !rest.is_empty() && !bug!(WinsWithoutServer) {
+        if reason == Reason::Win
+            && self.race.is_none()
+            && !rest.is_empty()
+            && !bug!(WinsWithoutServer)
+        {
             return;
         }
         // A later step rests on what was known before the first: where a key was changed by hand
@@ -189,7 +194,7 @@ impl Node {
         if let Some(next) = rest.pop_front()
             && self.keeps_sync(now, &next)
         {
-            self.perform(now, why, next, rest, effects);
+            self.perform(now, reason, next, rest, effects);
         }
     }
 
@@ -202,7 +207,7 @@ impl Node {
     fn note_failure(
         &mut self,
         now: Moment,
-        why: Why,
+        reason: Reason,
         action: &Action,
         outcome: &Outcome,
         effects: &mut Vec<Effect>,
@@ -234,12 +239,12 @@ impl Node {
             self.reading = true;
             effects.push(Effect::ReadDcs);
         }
-        if why == Why::Bootstrap
+        if reason == Reason::Bootstrap
             && *action != Action::ClaimInitialize
             && *action != Action::AbandonInitialize
         {
             let rest = VecDeque::from([Action::AbandonInitialize, Action::ReleaseLeader]);
-            self.perform(now, why, Action::Stop(StopMode::Kill), rest, effects);
+            self.perform(now, reason, Action::Stop(StopMode::Kill), rest, effects);
         }
     }
 
@@ -250,7 +255,7 @@ impl Node {
     fn note_success(
         &mut self,
         now: Moment,
-        why: Why,
+        reason: Reason,
         lease: Option<LeaseId>,
         action: &Action,
         outcome: &Outcome,
@@ -277,7 +282,7 @@ impl Node {
             }
             (Action::MoveLeader(to), Outcome::Written(_)) => self.move_to(*to),
             (Action::ResumePoolers, _) => self.hand_over(HandOverEvent::Resumed),
-            (Action::ReleaseLeader, _) => self.note_released(now, why),
+            (Action::ReleaseLeader, _) => self.note_released(now, reason),
             (Action::SetSyncNames(_), Outcome::At(position)) => {
                 self.memory.names_set_at = Some(position.flushed);
             }
@@ -288,7 +293,7 @@ impl Node {
             (Action::Stop(StopMode::Fast), Outcome::At(position)) => {
                 self.halted_at = *position;
                 self.hand_over(HandOverEvent::Stopped {
-                    to_hand_over: matches!(why, Why::Switchover | Why::ShuttingDown),
+                    to_hand_over: matches!(reason, Reason::Switchover | Reason::ShuttingDown),
                 });
             }
             (Action::Start(_), _) => {
@@ -339,13 +344,13 @@ impl Node {
     }
 
     /// The leader key was released.
-    fn note_released(&mut self, now: Moment, why: Why) {
+    fn note_released(&mut self, now: Moment, reason: Reason) {
         // A member that released the key does not lead by promises either.
         if !bug!(PromisesOutliveRelease) {
             self.memory.held_promises = None;
         }
         self.hand_over(HandOverEvent::Released);
-        if why == Why::Switchover {
+        if reason == Reason::Switchover {
             // Should we lead again by this request, no other member could take over.
             let request = self
                 .dcs
@@ -353,7 +358,7 @@ impl Node {
                 .and_then(|cluster| cluster.switchover.as_ref());
             self.memory.abandoned = request.map(|request| request.revision);
         }
-        if why == Why::CrashedFailover {
+        if reason == Reason::CrashedFailover {
             self.memory
                 .crash_releases
                 .retain(|at| now.since(*at) < CRASH_WINDOW);

@@ -7,10 +7,10 @@ use super::hand_over::successors;
 use super::{leads, read, standby, stored};
 use crate::action::{Action, Vote};
 use crate::mutant::bug;
+use crate::reason::Reason;
 use crate::settings::Mode;
 use crate::sync::{Names, Stored};
 use crate::view::View;
-use crate::why::Why;
 use mrg_base::{MemberName, Millis, Position};
 
 /// A lost race is run again after this time, in case the one who was ahead does not take the key.
@@ -142,8 +142,11 @@ pub(super) fn race(view: &View<'_>) -> Option<Vec<Action>> {
 }
 
 /// Whether a member that decided so would take the key if it were the most advanced.
-pub(crate) fn would_lead(why: Why) -> bool {
-    matches!(why, Why::Race | Why::TooFewVotes | Why::Outrun | Why::Win)
+pub(crate) fn would_lead(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Race | Reason::TooFewVotes | Reason::Outrun | Reason::Win
+    )
 }
 
 /// Whom to ask: every member whose key is there, and every voter.

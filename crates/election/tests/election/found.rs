@@ -5,7 +5,7 @@ use mrg_base::{Lsn, Millis, Position, Timeline};
 use mrg_election::sync::{Names, Stored};
 use mrg_election::{
     Action, Cluster, DataDirectory, Effect, Event, LeaderKey, LeaseId, Mode, Outcome, Postgres,
-    Revision, StartAs, StopMode, SwitchoverRequest, Why,
+    Reason, Revision, StartAs, StopMode, SwitchoverRequest,
 };
 
 pub(crate) fn at_rest(was_primary: bool) -> DataDirectory {
@@ -103,7 +103,7 @@ fn a_candidate_with_too_few_votes_does_not_hold_up_one_that_needs_none() {
         standby(100, Some("b")),
     );
     story.race(100, vec![]);
-    assert_eq!(story.why(), Why::TooFewVotes);
+    assert_eq!(story.reason(), Reason::TooFewVotes);
     story.effects.clear();
     story.on(Event::VoteAsked { reply: 1 });
     assert_eq!(
@@ -174,7 +174,7 @@ fn a_standbys_files_are_never_started_as_a_primarys() {
         cluster(Some((ME, LEASE)), Some(("a", &[], 0))),
         Postgres::Stopped(at_rest(false)),
     );
-    assert_eq!(story.why(), Why::CrashedRestart);
+    assert_eq!(story.reason(), Reason::CrashedRestart);
     assert_eq!(
         story.step().map(|(_, action)| action),
         Some(Action::Start(StartAs::Standby { upstream: None }))
@@ -230,12 +230,12 @@ fn without_sync_a_timeline_is_reserved_before_it_is_begun() {
         ..cluster(None, None)
     };
     assert_eq!(
-        Story::new(Mode::Async, of("c"), standby(100, Some("b"))).why(),
-        Why::OldTimeline
+        Story::new(Mode::Async, of("c"), standby(100, Some("b"))).reason(),
+        Reason::OldTimeline
     );
     assert_eq!(
-        Story::new(Mode::Async, of(ME), standby(100, Some("b"))).why(),
-        Why::Race
+        Story::new(Mode::Async, of(ME), standby(100, Some("b"))).reason(),
+        Reason::Race
     );
 }
 
@@ -252,7 +252,7 @@ fn a_switchover_that_nobody_took_is_not_tried_for_ever() {
         ..cluster(Some((ME, LEASE)), sync)
     };
     let mut story = Story::new(Mode::Quorum, asked.clone(), primary(any_of(&["b", "c"])));
-    assert_eq!(story.why(), Why::Switchover);
+    assert_eq!(story.reason(), Reason::Switchover);
     let mut steps = 0;
     while story.perform(Outcome::Done) != Action::ReleaseLeader {
         steps += 1;
@@ -275,7 +275,7 @@ fn a_switchover_that_nobody_took_is_not_tried_for_ever() {
     });
     story.effects.clear();
     story.look(primary(any_of(&["b", "c"])));
-    assert_eq!(story.why(), Why::SwitchoverRefused);
+    assert_eq!(story.reason(), Reason::SwitchoverRefused);
     assert_eq!(
         story.step().map(|(_, action)| action),
         Some(Action::ClearSwitchover {
@@ -298,7 +298,7 @@ fn a_new_leader_waits_for_its_replay_before_it_promotes() {
         cluster(Some((ME, LEASE)), Some(("a", &[], 0))),
         replaying(None),
     );
-    assert_eq!(story.why(), Why::FinishPromotion);
+    assert_eq!(story.reason(), Reason::FinishPromotion);
     story.expect_no_step();
     story.look(replaying(Some(at(100))));
     assert!(matches!(story.step(), Some((_, Action::SetSyncNames(_)))));
@@ -335,7 +335,7 @@ fn poolers_that_may_have_been_paused_are_let_go_on_whatever_became_of_that_step(
         story.done(step, Outcome::Done);
         story.look(primary(any_of(&["b", "c"])));
     }
-    assert!(resumed, "{:?}", story.why());
+    assert!(resumed, "{:?}", story.reason());
 }
 
 #[test]

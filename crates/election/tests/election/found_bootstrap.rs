@@ -4,8 +4,8 @@
 use crate::found::at_rest;
 use mrg_base::Lsn;
 use mrg_election::{
-    Action, Cluster, DataDirectory, Effect, Event, Initialize, Mode, Postgres, Revision, Standby,
-    Why,
+    Action, Cluster, DataDirectory, Effect, Event, Initialize, Mode, Postgres, Reason, Revision,
+    Standby,
 };
 
 use crate::story::*;
@@ -32,11 +32,11 @@ fn a_claim_whose_answer_was_lost_is_ones_own() {
     };
     let mut story = Story::new(Mode::Quorum, claimed(LEASE), Postgres::NoData);
     assert_eq!(
-        (story.why(), story.step().map(|(_, action)| action)),
-        (Why::Bootstrap, Some(Action::InitDb))
+        (story.reason(), story.step().map(|(_, action)| action)),
+        (Reason::Bootstrap, Some(Action::InitDb))
     );
     let mut story = Story::new(Mode::Quorum, claimed(OTHER), Postgres::NoData);
-    assert_eq!(story.why(), Why::BootstrapElsewhere);
+    assert_eq!(story.reason(), Reason::BootstrapElsewhere);
     story.expect_no_step();
 }
 
@@ -98,7 +98,7 @@ fn no_new_cluster_is_made_over_the_traces_of_one() {
         },
         Postgres::NoData,
     );
-    assert_eq!(story.why(), Why::InitializeMissing);
+    assert_eq!(story.reason(), Reason::InitializeMissing);
     story.expect_no_step();
     let mut story = Story::new(
         Mode::Quorum,
@@ -133,7 +133,7 @@ fn a_member_that_saw_a_cluster_makes_no_other_when_every_key_is_gone() {
         },
         linearizable: true,
     });
-    assert_eq!(story.why(), Why::InitializeMissing);
+    assert_eq!(story.reason(), Reason::InitializeMissing);
     story.expect_no_step();
 }
 
@@ -145,7 +145,7 @@ fn data_of_another_cluster_does_not_lead_because_initialize_was_deleted() {
         ..at_rest(false)
     });
     let mut story = Story::new(Mode::Quorum, cluster(Some(("b", OTHER)), sync), foreign);
-    assert_eq!(story.why(), Why::WrongSystem);
+    assert_eq!(story.reason(), Reason::WrongSystem);
     story.on(Event::Dcs {
         cluster: Cluster {
             initialize: None,
@@ -154,10 +154,10 @@ fn data_of_another_cluster_does_not_lead_because_initialize_was_deleted() {
         },
         linearizable: true,
     });
-    assert_eq!(story.why(), Why::WrongSystem);
+    assert_eq!(story.reason(), Reason::WrongSystem);
     story.expect_no_step();
     story.look(Postgres::Stopped(at_rest(false)));
-    assert_eq!(story.why(), Why::StartToRace);
+    assert_eq!(story.reason(), Reason::StartToRace);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn data_that_nobody_has_said_to_be_of_this_cluster_does_not_lead_while_initializ
         forgotten.clone(),
         Postgres::Stopped(at_rest(false)),
     );
-    assert_eq!(story.why(), Why::SystemUnknown);
+    assert_eq!(story.reason(), Reason::SystemUnknown);
     story.expect_no_step();
     // Somebody does what the message says, or a record beside the data has said so before.
     story.on(Event::Dcs {
@@ -181,11 +181,11 @@ fn data_that_nobody_has_said_to_be_of_this_cluster_does_not_lead_while_initializ
         },
         linearizable: true,
     });
-    assert_eq!(story.why(), Why::StartToRace);
+    assert_eq!(story.reason(), Reason::StartToRace);
     let mut story = Story::new(Mode::Async, forgotten.clone(), Postgres::Unknown);
     story.node.remember_system(42);
     story.look(Postgres::Stopped(at_rest(false)));
-    assert_eq!(story.why(), Why::StartToRace);
+    assert_eq!(story.reason(), Reason::StartToRace);
     // An existing server may become a new cluster: nothing tells of another.
     let story = Story::new(
         Mode::Async,
@@ -195,7 +195,7 @@ fn data_that_nobody_has_said_to_be_of_this_cluster_does_not_lead_while_initializ
         },
         Postgres::Stopped(at_rest(false)),
     );
-    assert_eq!(story.why(), Why::StartToRace);
+    assert_eq!(story.reason(), Reason::StartToRace);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::found::expect_release_while_etcd_goes_away;
 use crate::story::*;
 use mrg_election::sync::Names;
-use mrg_election::{Action, Cluster, Effect, Event, Mode, Outcome, Revision, Why};
+use mrg_election::{Action, Cluster, Effect, Event, Mode, Outcome, Reason, Revision};
 
 /// A leader whose keepalive went unanswered has everybody's promise; then a third member comes.
 fn newcomer_while_promises_count() -> Story {
@@ -174,11 +174,11 @@ fn a_member_that_no_leader_would_ask_does_not_race_when_failsafe_is_turned_off_e
     let mut unlisted = cluster(None, Some(("b", &["a", "c"], 1)));
     unlisted.failsafe = Some(listed(&["b", "c"]));
     let mut story = Story::new(Mode::Quorum, unlisted, standby(100, Some("b")));
-    assert_eq!(story.why(), Why::NotInFailsafe);
+    assert_eq!(story.reason(), Reason::NotInFailsafe);
     let mut off = settings(Mode::Quorum);
     off.failover.failsafe = false;
     story.on(Event::Settings(off));
-    assert_eq!(story.why(), Why::NotInFailsafe);
+    assert_eq!(story.reason(), Reason::NotInFailsafe);
     story.expect_no_step();
 }
 

@@ -4,8 +4,8 @@ use crate::story::*;
 use mrg_base::{Millis, Moment};
 use mrg_election::sync::Names;
 use mrg_election::{
-    Action, Cluster, Effect, Event, LeaderKey, LeaseId, Mode, Outcome, Past, Promise,
-    PromiseRequest, Revision, StopMode, Why,
+    Action, Cluster, Effect, Event, LeaderKey, LeaseId, Mode, Outcome, PreviousIncarnation,
+    Promise, PromiseRequest, Reason, Revision, StopMode,
 };
 
 #[test]
@@ -16,7 +16,7 @@ fn a_primary_that_loses_its_key_is_killed_at_once() {
         cluster(Some((ME, LEASE)), sync),
         primary(any_of(&["b", "c"])),
     );
-    assert_eq!(story.why(), Why::Leading);
+    assert_eq!(story.reason(), Reason::Leading);
     story.step();
     let taken = Cluster {
         revision: Revision(20),
@@ -27,7 +27,7 @@ fn a_primary_that_loses_its_key_is_killed_at_once() {
         linearizable: false,
     });
     assert_eq!(story.step().unwrap().1, Action::Stop(StopMode::Kill));
-    assert_eq!(story.why(), Why::WriterWithoutLease);
+    assert_eq!(story.reason(), Reason::WriterWithoutLease);
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn the_leader_keys_owner_is_its_lease_and_not_its_name() {
         cluster(Some((ME, OTHER)), sync),
         primary(any_of(&["b", "c"])),
     );
-    assert_eq!(story.why(), Why::WriterWithoutLease);
+    assert_eq!(story.reason(), Reason::WriterWithoutLease);
     assert_eq!(story.step().unwrap().1, Action::Stop(StopMode::Kill));
 }
 
@@ -109,7 +109,7 @@ fn a_member_that_promised_neither_races_nor_votes_nor_promises_another() {
         cluster: gone,
         linearizable: true,
     });
-    assert_eq!(story.why(), Why::Promised);
+    assert_eq!(story.reason(), Reason::Promised);
     story.on(Event::VoteAsked { reply: 2 });
     assert!(
         story
@@ -187,18 +187,23 @@ fn a_member_that_sees_the_key_gone_refuses_a_promise() {
 #[test]
 fn a_promise_survives_a_restart() {
     let gone = cluster(None, Some(("b", &["a", "c"], 1)));
-    let promised = Past::Remembered(Some(Promise {
+    let promised = PreviousIncarnation::Known(Some(Promise {
         lease: OTHER,
         until: Moment(1_005_000),
         round: 1,
     }));
     let mut story = Story::with_past(Mode::Quorum, gone.clone(), standby(100, None), promised);
-    assert_eq!(story.why(), Why::Promised);
+    assert_eq!(story.reason(), Reason::Promised);
     story.later(5_001);
     story.on(Event::Tick);
-    assert_eq!(story.why(), Why::Race);
-    let story = Story::with_past(Mode::Quorum, gone, standby(100, None), Past::Forgotten);
-    assert_eq!(story.why(), Why::JustStarted);
+    assert_eq!(story.reason(), Reason::Race);
+    let story = Story::with_past(
+        Mode::Quorum,
+        gone,
+        standby(100, None),
+        PreviousIncarnation::Unknown,
+    );
+    assert_eq!(story.reason(), Reason::JustStarted);
 }
 
 #[test]
@@ -353,12 +358,12 @@ fn a_withdrawal_frees_of_its_round_and_not_of_a_later_one() {
         cluster: gone,
         linearizable: true,
     });
-    assert_eq!(story.why(), Why::Promised);
+    assert_eq!(story.reason(), Reason::Promised);
     story.on(Event::PromiseWithdrawn {
         lease: OTHER,
         round: 2,
     });
-    assert_eq!(story.why(), Why::Race);
+    assert_eq!(story.reason(), Reason::Race);
 }
 
 #[test]
@@ -465,7 +470,7 @@ fn a_changed_ttl_moves_the_leader_key_to_a_new_lease_without_a_gap() {
         (next, Some(LEASE))
     );
     story.done(step, Outcome::Written(Revision(30)));
-    assert_eq!(story.why(), Why::Leading);
+    assert_eq!(story.reason(), Reason::Leading);
     assert!(
         !story
             .effects

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use mrg_base::{Lsn, Moment, Position, Timeline};
 use mrg_election::sync::{Names, Stored};
 use mrg_election::{
-    Action, Cluster, DataDirectory, Effect, Event, Fork, LeaseId, Mode, Outcome, Postgres,
-    Revision, Standby, StopMode, Vote, WalReceiver, Why,
+    Action, Cluster, DataDirectory, Effect, Event, Fork, LeaseId, Mode, Outcome, Postgres, Reason,
+    Revision, Standby, StopMode, Vote, WalReceiver,
 };
 
 use crate::story::*;
@@ -18,7 +18,7 @@ fn a_candidate_stops_its_wal_receiver_before_it_asks_anybody() {
         cluster(None, Some(("b", &["a", "c"], 1))),
         standby(100, Some("b")),
     );
-    assert_eq!(story.why(), Why::Race);
+    assert_eq!(story.reason(), Reason::Race);
     assert_eq!(story.step().unwrap().1, Action::StopReceiver);
 }
 
@@ -29,7 +29,7 @@ fn a_voter_stops_its_wal_receiver_before_it_answers() {
         cluster(None, Some(("b", &["c"], 0))),
         standby(100, Some("b")),
     );
-    assert_eq!(story.why(), Why::NotInSync);
+    assert_eq!(story.reason(), Reason::NotInSync);
     story.on(Event::VoteAsked { reply: 1 });
     assert_eq!(story.perform(Outcome::At(at(90))), Action::StopReceiver);
     let answer = story
@@ -47,7 +47,7 @@ fn the_winner_takes_the_key_then_sync_then_the_names_and_only_then_promotes() {
         standby(100, Some("b")),
     );
     story.race(100, vec![vote("c", 100)]);
-    assert_eq!(story.why(), Why::Win);
+    assert_eq!(story.reason(), Reason::Win);
     let armed = story
         .effects
         .iter()
@@ -125,7 +125,7 @@ fn in_quorum_mode_too_few_votes_promote_nobody() {
         standby(100, Some("b")),
     );
     story.race(100, vec![]);
-    assert_eq!(story.why(), Why::TooFewVotes);
+    assert_eq!(story.reason(), Reason::TooFewVotes);
     story.expect_no_step();
 }
 
@@ -143,7 +143,7 @@ fn a_voter_that_is_ahead_is_never_passed_over_even_if_it_would_not_lead() {
             ..vote("c", 101)
         }],
     );
-    assert_eq!(story.why(), Why::Outrun);
+    assert_eq!(story.reason(), Reason::Outrun);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn an_equal_that_would_not_lead_does_not_hold_up_the_election() {
             },
         ],
     );
-    assert_eq!(story.why(), Why::Win);
+    assert_eq!(story.reason(), Reason::Win);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_member_outside_sync_does_not_stand() {
             cluster(None, Some(("b", &["c"], 0))),
             standby(100, Some("b")),
         );
-        assert_eq!(story.why(), Why::NotInSync);
+        assert_eq!(story.reason(), Reason::NotInSync);
         story.expect_no_step();
     }
 }
@@ -182,7 +182,7 @@ fn a_member_outside_sync_does_not_stand() {
 #[test]
 fn without_a_sync_key_nobody_promotes_in_a_synchronous_mode() {
     let mut story = Story::new(Mode::Sync, cluster(None, None), standby(100, Some("b")));
-    assert_eq!(story.why(), Why::SyncStateMissing);
+    assert_eq!(story.reason(), Reason::SyncStateMissing);
     story.expect_no_step();
 }
 
@@ -191,12 +191,12 @@ fn a_member_that_no_leader_would_have_asked_does_not_race() {
     let mut gone = cluster(None, Some(("b", &["a", "c"], 1)));
     gone.failsafe = Some(listed(&["b", "c"]));
     let mut story = Story::new(Mode::Quorum, gone.clone(), standby(100, Some("b")));
-    assert_eq!(story.why(), Why::NotInFailsafe);
+    assert_eq!(story.reason(), Reason::NotInFailsafe);
     story.expect_no_step();
     gone.failsafe = None;
     assert_eq!(
-        Story::new(Mode::Quorum, gone, standby(100, Some("b"))).why(),
-        Why::Race
+        Story::new(Mode::Quorum, gone, standby(100, Some("b"))).reason(),
+        Reason::Race
     );
 }
 
@@ -276,7 +276,7 @@ fn a_name_that_another_process_holds_keeps_the_data_untouched() {
     let mut led = cluster(Some(("b", OTHER)), None);
     led.members.insert(name(ME), member(LeaseId(31), false));
     let mut story = Story::new(Mode::Async, led, Postgres::NoData);
-    assert_eq!(story.why(), Why::NameTaken);
+    assert_eq!(story.reason(), Reason::NameTaken);
     story.expect_no_step();
 }
 
@@ -295,7 +295,7 @@ fn data_of_another_cluster_is_left_alone() {
         cluster(Some(("b", OTHER)), None),
         Postgres::Stopped(data),
     );
-    assert_eq!(story.why(), Why::WrongSystem);
+    assert_eq!(story.reason(), Reason::WrongSystem);
     story.expect_no_step();
 }
 
@@ -339,13 +339,13 @@ fn a_standby_beyond_the_end_of_its_timeline_is_rewound_at_once_whatever_its_rece
         })
     };
     let mut story = Story::new(Mode::Quorum, led.clone(), beyond(900));
-    assert_eq!(story.why(), Why::Diverged);
+    assert_eq!(story.reason(), Reason::Diverged);
     assert_eq!(
         story.perform(Outcome::Done),
         Action::ConfirmLeader(name("b"))
     );
     let mut story = Story::new(Mode::Quorum, led, beyond(890));
-    assert_eq!(story.why(), Why::Following);
+    assert_eq!(story.reason(), Reason::Following);
     story.expect_no_step();
 }
 
@@ -453,15 +453,15 @@ fn an_old_snapshot_of_the_dcs_is_ignored() {
         linearizable: false,
     });
     story.expect_no_step();
-    assert_eq!(story.why(), Why::Leading);
+    assert_eq!(story.reason(), Reason::Leading);
 }
 
 #[test]
 fn every_rule_has_a_reason_of_its_own_sentence() {
     let sentences: BTreeSet<&str> = mrg_election::RULES
         .iter()
-        .map(|rule| rule.why.sentence())
+        .map(|rule| rule.reason.sentence())
         .collect();
-    let reasons: BTreeSet<Why> = mrg_election::RULES.iter().map(|rule| rule.why).collect();
+    let reasons: BTreeSet<Reason> = mrg_election::RULES.iter().map(|rule| rule.reason).collect();
     assert_eq!(sentences.len(), reasons.len());
 }

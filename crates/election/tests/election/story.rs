@@ -7,8 +7,8 @@ use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_election::sync::{Names, Stored};
 use mrg_election::{
     Action, Cluster, Effect, Event, Failsafe, Initialize, LeaderKey, LeaseId, Member, Mode, Node,
-    Outcome, Past, Postgres, Primary, Replication, Revision, Settings, Standby, StepId, Vote,
-    WalReceiver, WalSender, Why,
+    Outcome, Postgres, PreviousIncarnation, Primary, Reason, Replication, Revision, Settings,
+    Standby, StepId, Vote, WalReceiver, WalSender,
 };
 
 pub(crate) const ME: &str = "a";
@@ -147,10 +147,15 @@ pub(crate) struct Story {
 impl Story {
     /// A member that has been up for long, with a lease that was just granted.
     pub(crate) fn new(mode: Mode, cluster: Cluster, postgres: Postgres) -> Self {
-        Self::with_past(mode, cluster, postgres, Past::Remembered(None))
+        Self::with_past(mode, cluster, postgres, PreviousIncarnation::Known(None))
     }
 
-    pub(crate) fn with_past(mode: Mode, cluster: Cluster, postgres: Postgres, past: Past) -> Self {
+    pub(crate) fn with_past(
+        mode: Mode,
+        cluster: Cluster,
+        postgres: Postgres,
+        past: PreviousIncarnation,
+    ) -> Self {
         let now = Moment(1_000_000);
         let node = Node::new(name(ME), settings(mode), Some(1), past, now);
         let mut story = Self {
@@ -216,8 +221,8 @@ impl Story {
         });
     }
 
-    pub(crate) fn why(&self) -> Why {
-        self.node.why().unwrap()
+    pub(crate) fn reason(&self) -> Reason {
+        self.node.reason().unwrap()
     }
 
     /// Runs the race up to the collected votes.

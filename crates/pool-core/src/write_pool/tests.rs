@@ -154,7 +154,7 @@ fn a_silent_dcs_or_one_closed_connection_pauses_no_client() {
         }),
         vec![]
     );
-    assert_eq!(script.pool.why(), Why::Confirmed);
+    assert_eq!(script.pool.reason(), Reason::Confirmed);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_closed_connection_and_a_probe_that_fails_pause_the_clients() {
     });
     assert_eq!(admission_in(&effects).unwrap().0, Admission::Paused);
     assert!(read_in(&effects).is_some());
-    assert_eq!(script.pool.why(), Why::ServerLost);
+    assert_eq!(script.pool.reason(), Reason::ServerLost);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_pause_ends_only_with_a_read_that_began_after_it_and_a_probe_after_it() {
     assert_eq!(
         retargeted.unwrap(),
         Retargeted {
-            cause: Why::LeaderGone,
+            cause: Reason::LeaderGone,
             paused: Millis(40),
             servers: Servers::from([server(&leader(12, "n2"))])
         }
@@ -243,7 +243,7 @@ fn a_standby_an_older_timeline_and_another_system_are_no_target() {
             None,
             "{finding:?}"
         );
-        assert_ne!(script.pool.why(), Why::Confirmed);
+        assert_ne!(script.pool.reason(), Reason::Confirmed);
     }
 }
 
@@ -321,7 +321,7 @@ fn a_request_ends_with_the_leadership_that_it_is_about() {
         admission_in(&effects),
         Some((Admission::Open, "10.0.0.2:5432".to_owned()))
     );
-    assert_eq!(script.pool.why(), Why::Confirmed);
+    assert_eq!(script.pool.reason(), Reason::Confirmed);
 }
 
 #[test]
@@ -375,12 +375,16 @@ fn a_request_that_is_never_taken_back_pauses_for_the_longest_pause_and_no_longer
         "it serves all the same"
     );
     script.on(Event::Pause(Some(pause)));
-    assert_eq!(script.pool.why(), Why::Confirmed, "that request is over");
+    assert_eq!(
+        script.pool.reason(),
+        Reason::Confirmed,
+        "that request is over"
+    );
     script.on(Event::Pause(Some(PauseRequest {
         id: Revision(40),
         ..pause
     })));
-    assert_eq!(script.pool.why(), Why::PauseAsked);
+    assert_eq!(script.pool.reason(), Reason::PauseAsked);
 }
 
 #[test]
@@ -434,7 +438,7 @@ fn clients_are_rejected_when_no_server_is_confirmed_in_time_and_admitted_once_on
         admission_in(&script.after(1).on(Event::Tick)).unwrap().0,
         Admission::Rejecting
     );
-    assert_eq!(script.pool.why(), Why::HeldTooLong);
+    assert_eq!(script.pool.reason(), Reason::HeldTooLong);
     let effects = script.on(Event::Dcs {
         snapshot: snapshot(12, Some(leader(12, "n2"))),
         read,
@@ -456,7 +460,7 @@ fn a_leader_that_takes_the_key_again_is_confirmed_again() {
     let mut script = Script::flowing();
     let effects = script.watched(15, Some(leader(15, "n1")));
     assert_eq!(admission_in(&effects).unwrap().0, Admission::Paused);
-    assert_eq!(script.pool.why(), Why::LeaderChanged);
+    assert_eq!(script.pool.reason(), Reason::LeaderChanged);
 }
 
 #[test]

@@ -133,7 +133,7 @@ pub(super) enum Message {
 
 /// Something that is about to happen.
 #[derive(Debug)]
-pub(super) enum Happening {
+pub(super) enum SimulationEvent {
     Fault {
         index: usize,
         plan: u32,
