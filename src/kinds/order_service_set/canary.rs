@@ -39,8 +39,9 @@ impl Lane {
         }
     }
 
-    fn p99(&self) -> f64 {
-        quantile(&self.latencies, 0.99).unwrap_or(0.0)
+    /// Milliseconds within which this share of the answers came.
+    fn quantile(&self, share: f64) -> f64 {
+        quantile(&self.latencies, share).unwrap_or(0.0)
     }
 }
 
@@ -134,14 +135,17 @@ pub fn step(
     if let Some(why) = fails(spec, seen) {
         return aborted(why);
     }
-    let baked = now - state.since >= i64::try_from(spec.bake.as_seconds()).unwrap_or(i64::MAX);
-    if let Some(why) = slow(spec, seen).filter(|_| baked && state.phase == CanaryPhase::Baking) {
-        return aborted(why);
-    }
     match state.phase {
         CanaryPhase::Paused => Step::Try(state),
         CanaryPhase::Starting => start(spec, state, seen, now),
-        _ => judge(spec, state, seen, now),
+        _ => match too_slow(spec, &state, seen, now) {
+            Some(Latency::Slow(figures)) => aborted(figures),
+            Some(Latency::Doubtful(figures)) => Step::Try(CanaryStatus {
+                message: format!("baked for longer: {figures}"),
+                ..state
+            }),
+            _ => judge(spec, state, seen, now),
+        },
     }
 }
 
@@ -326,22 +330,53 @@ fn fails(spec: &Canary, seen: &Seen) -> Option<String> {
     None
 }
 
-/// Whether the slowest hundredth of the new version's answers is too slow: judged when a step is
-/// over, since whatever has just started is slow at first, and among a hundred answers or more,
-/// since there is no such hundredth of fewer.
-fn slow(spec: &Canary, seen: &Seen) -> Option<String> {
-    let enough = spec.minimum_samples.max(100);
-    if seen.canary.requests < enough {
+/// The step's latency, once its bake time is over. A doubtful one gets three times the bake time, in
+/// which a disturbance of a few seconds is outweighed; one that is doubtful still is slow.
+fn too_slow(spec: &Canary, state: &CanaryStatus, seen: &Seen, now: i64) -> Option<Latency> {
+    let bake = i64::try_from(spec.bake.as_seconds()).unwrap_or(i64::MAX);
+    let baked = now - state.since;
+    if baked < bake {
         return None;
     }
-    let (slow, usual) = (seen.canary.p99(), seen.stable.p99());
-    // Where answers take a few milliseconds, twice as long is no harm.
-    let too_slow = seen.stable.requests >= enough
-        && slow > usual * f64::from(spec.maximum_latency_percent) / 100.0
-        && slow > usual + 50.0;
-    too_slow.then(|| {
-        format!("99% of its answers come within {slow:.0} ms, and within {usual:.0} ms beside it")
+    Some(match latency(spec, seen) {
+        Latency::Doubtful(figures) if baked >= bake.saturating_mul(3) => Latency::Slow(figures),
+        latency => latency,
     })
+}
+
+/// What the new version's latency says about it, with the figures.
+enum Latency {
+    /// Nothing against it, or too few answers to compare.
+    Acceptable,
+    /// One answer in a hundred is too slow: the change, or a disturbance of the pod or its node.
+    Doubtful(String),
+    /// Already one answer in twenty is too slow, which no short disturbance explains.
+    Slow(String),
+}
+
+/// Compares the tails of both versions. It is asked when a step's bake time is over, since whatever
+/// has just started is slow at first, and only about a hundred answers or more: fewer have no 99th
+/// percentile.
+fn latency(spec: &Canary, seen: &Seen) -> Latency {
+    let enough = spec.minimum_samples.max(100);
+    if seen.canary.requests < enough || seen.stable.requests < enough {
+        return Latency::Acceptable;
+    }
+    let limit = |usual: f64| {
+        // Where answers take a few milliseconds, twice as long is no harm.
+        (usual * f64::from(spec.maximum_latency_percent) / 100.0).max(usual + 50.0)
+    };
+    let (tail, usual) = (seen.canary.quantile(0.99), seen.stable.quantile(0.99));
+    if tail <= limit(usual) {
+        return Latency::Acceptable;
+    }
+    let figures =
+        format!("99% of its answers come within {tail:.0} ms, and within {usual:.0} ms beside it");
+    if seen.canary.quantile(0.95) > limit(seen.stable.quantile(0.95)) {
+        Latency::Slow(figures)
+    } else {
+        Latency::Doubtful(figures)
+    }
 }
 
 #[cfg(test)]
@@ -479,6 +514,54 @@ mod tests {
                 matches!(step(&spec(), "new", Some(&state), &retry, 900), Step::Try(fresh) if fresh.phase == CanaryPhase::Starting)
             );
         }
+    }
+
+    #[test]
+    fn a_slow_hundredth_has_three_bake_times_to_pass_and_a_slow_twentieth_none() {
+        let tail = |slow: u64| {
+            let mut latencies = vec![0; 16];
+            (latencies[3], latencies[9]) = (2_000 - slow, slow);
+            Lane {
+                requests: 2_000,
+                failed: 0,
+                latencies,
+            }
+        };
+        let ended = |slow: fn(i64) -> u64| {
+            let since = std::cell::Cell::new(None);
+            let observed = |now: i64, state: &CanaryStatus| {
+                let mut seen = well();
+                if state.weight > 0 {
+                    let began = since.get().unwrap_or(now);
+                    since.set(Some(began));
+                    seen.canary = tail(slow(now - began));
+                }
+                seen
+            };
+            let (weights, end) = run(&spec(), observed, 1_200);
+            (weights, since.get().unwrap_or(0), end)
+        };
+        // A disturbance at the beginning is outweighed by what comes after it.
+        let (_, _, end) = ended(|age| if age < 100 { 40 } else { 10 });
+        assert!(matches!(end, Step::Promote(_)), "{end:?}");
+        // Two in a hundred all the time are the change.
+        let (weights, _, end) = ended(|_| 40);
+        assert!(weights.iter().all(|(_, weight)| *weight <= 10));
+        let Step::Abort(state) = end else {
+            panic!("{end:?}")
+        };
+        assert!(state.message.contains("answers come within"), "{state:?}");
+        let doubted = state.since;
+        // One in ten is seen at the end of the bake time.
+        let (_, _, end) = ended(|_| 200);
+        let Step::Abort(state) = end else {
+            panic!("{end:?}")
+        };
+        assert!(
+            doubted >= state.since + 110,
+            "{doubted} and {}",
+            state.since
+        );
     }
 
     #[test]

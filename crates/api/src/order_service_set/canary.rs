@@ -38,8 +38,9 @@ pub struct Canary {
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 50))]
     pub maximum_error_increase: u32,
-    /// How long the slowest hundredth of the answers may take, in percent of the old version's;
-    /// differences below 50 ms count as none.
+    /// How high the 99th percentile of the answer times may be at the end of a step, in percent of
+    /// the old version's; differences below 50 ms count as none. If the 95th percentile is within
+    /// the limit, the step bakes for up to three times `bake` before the change is rolled back.
     #[serde(default = "half_as_much_more")]
     #[schemars(range(min = 100, max = 1000))]
     pub maximum_latency_percent: u32,
