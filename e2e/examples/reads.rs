@@ -49,6 +49,24 @@ struct Kind {
     sources: BTreeMap<String, u64>,
 }
 
+/// Whether an order, or that there is none, was answered whole, and which store answered.
+async fn read_one(client: &Client<HttpConnector, Empty<Bytes>>, url: &str) -> (bool, String) {
+    let url = url.parse().unwrap_or_else(|error| panic!("{url}: {error}"));
+    let Ok(answer) = client.get(url).await else {
+        return (false, "-".to_owned());
+    };
+    let source = answer
+        .headers()
+        .get("order-source")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("-")
+        .to_owned();
+    let status = answer.status();
+    let whole = answer.into_body().collect().await.is_ok();
+    let good = whole && (status.is_success() || status == http::StatusCode::NOT_FOUND);
+    (good, source)
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let arguments = Arc::new(Arguments::parse());
@@ -102,30 +120,7 @@ async fn main() {
                 } else {
                     format!("/orders/{id}/{kind}")
                 };
-                let asked = client
-                    .get(
-                        format!("{}{path}", arguments.base)
-                            .parse()
-                            .unwrap_or_else(|error| panic!("{path}: {error}")),
-                    )
-                    .await;
-                let (good, source) = match asked {
-                    Ok(answer) => {
-                        let source = answer
-                            .headers()
-                            .get("order-source")
-                            .and_then(|value| value.to_str().ok())
-                            .unwrap_or("-")
-                            .to_owned();
-                        let status = answer.status();
-                        let whole = answer.into_body().collect().await.is_ok();
-                        (
-                            whole && (status.is_success() || status == http::StatusCode::NOT_FOUND),
-                            source,
-                        )
-                    }
-                    Err(_) => (false, "-".to_owned()),
-                };
+                let (good, source) = read_one(&client, &format!("{}{path}", arguments.base)).await;
                 let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
                 let mut kinds = kinds
                     .lock()
@@ -147,14 +142,13 @@ async fn main() {
     let mut said = serde_json::Map::new();
     for (name, mut kind) in kinds {
         kind.micros.sort_unstable();
-        let at = |share: f64| {
-            kind.micros[((kind.micros.len() - 1) as f64 * share) as usize] as f64 / 1e3
-        };
+        let percentile =
+            |share: usize| kind.micros[(kind.micros.len() - 1) * share / 100] as f64 / 1e3;
         said.insert(
             name,
             serde_json::json!({
                 "count": kind.micros.len(), "per_second": (kind.micros.len() as f64 / seconds).round(), "wrong": kind.wrong,
-                "p50_ms": at(0.5), "p95_ms": at(0.95), "p99_ms": at(0.99), "sources": kind.sources,
+                "p50_ms": percentile(50), "p95_ms": percentile(95), "p99_ms": percentile(99), "sources": kind.sources,
             }),
         );
     }

@@ -1,4 +1,4 @@
-//! A report in JUnit's XML, which CI systems read.
+//! A report in `JUnit`'s XML, which CI systems read.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -126,6 +126,10 @@ impl Member {
 }
 
 /// Writes etcd's configuration file.
+///
+/// # Errors
+/// If the environment is incomplete, the other members cannot be asked to take this one in, or the
+/// file cannot be written.
 pub async fn configure(file: &Path) -> anyhow::Result<()> {
     let member = Member::from_environment()?;
     let has_data = Path::new("/var/lib/etcd/data/member/wal").exists();

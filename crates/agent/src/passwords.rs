@@ -123,9 +123,8 @@ async fn takes(context: &Context, owner: &str, password: &str) -> Option<bool> {
 
 /// Sets a password; whether it is set now.
 async fn set(context: &Context, owner: &str, password: &str) -> bool {
-    let session = match context.server.session().await {
-        Ok(session) => session,
-        Err(_) => return false,
+    let Ok(session) = context.server.session().await else {
+        return false;
     };
     // The verifier goes over the wire and into logs, never the password.
     let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());

@@ -449,7 +449,7 @@ pub struct ServiceResilienceStatus {
     /// The checklist of the analysis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Audit>,
-    /// Ready, Reconciling, Stalled, Degraded, Enforced, FieldConflict.
+    /// `Ready`, `Reconciling`, `Stalled`, `Degraded`, `Enforced`, `FieldConflict`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }

@@ -24,6 +24,10 @@ enum Caller {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "which states were reached, each for an assertion of its own"
+)]
 struct Shared {
     breaker: Breaker,
     now: Moment,

@@ -34,6 +34,9 @@ fn member(member: &etcd_client::Member, leader: u64) -> EtcdMember {
 
 impl Etcd {
     /// The members, as one of them knows them: two round trips.
+    ///
+    /// # Errors
+    /// If no endpoint answers both requests within the time.
     pub async fn members(&self, within: Duration) -> Result<Vec<EtcdMember>, Error> {
         let request = |mut client: Client| async move {
             let leader = client.status().await?.leader();
@@ -44,6 +47,9 @@ impl Etcd {
     }
 
     /// Lets another member lead. Only the one that leads can be asked.
+    ///
+    /// # Errors
+    /// If `from` does not lead, or does not answer within the time.
     pub async fn move_etcd_leader(
         &self,
         from: &EtcdMember,
@@ -70,6 +76,9 @@ pub struct Membership(Client);
 
 impl Membership {
     /// Connects; each request may take as long as the connection.
+    ///
+    /// # Errors
+    /// If none of the endpoints accepts a connection.
     pub async fn connect(endpoints: Vec<String>, within: Duration) -> Result<Self, Error> {
         let options = ConnectOptions::new()
             .with_connect_timeout(within)
@@ -85,6 +94,9 @@ impl Membership {
     }
 
     /// The members, without which of them leads.
+    ///
+    /// # Errors
+    /// If etcd does not answer, or refuses.
     pub async fn list(&mut self) -> Result<Vec<EtcdMember>, Error> {
         let operation = "list etcd's members";
         let list = self.0.member_list().await;
@@ -97,6 +109,9 @@ impl Membership {
     }
 
     /// Removes a member. Without an answer it may be removed; the list shows.
+    ///
+    /// # Errors
+    /// If etcd does not answer, or refuses: its quorum would not survive the removal.
     pub async fn remove(&mut self, id: u64) -> Result<(), Error> {
         let removed = self.0.member_remove(id).await;
         removed
@@ -106,6 +121,10 @@ impl Membership {
 
     /// Adds a member that is yet to be started, and gives all of them. Without an answer it may be
     /// added; the list shows.
+    ///
+    /// # Errors
+    /// If etcd does not answer, or refuses: a member of that address exists, or not enough members
+    /// are connected.
     pub async fn add(&mut self, peer_url: &str) -> Result<Vec<EtcdMember>, Error> {
         let added = self.0.member_add([peer_url], None).await;
         let added = added.map_err(|source| failed("add a member to etcd", source))?;

@@ -40,6 +40,9 @@ pub enum InvalidConfig {
 
 impl DynamicConfig {
     /// Reads the key's value.
+    ///
+    /// # Errors
+    /// If it is not JSON, or not an object.
     pub fn parse(value: &[u8]) -> Result<Self, InvalidConfig> {
         match serde_json::from_slice(value) {
             Ok(Value::Object(map)) => Ok(Self(map)),
@@ -140,6 +143,9 @@ fn truth(value: &Value) -> Option<bool> {
 }
 
 /// The election settings in a dynamic configuration; Patroni's defaults where it is silent.
+///
+/// # Errors
+/// The first field whose value has no meaning, or settings that do not fit together.
 pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
     let mode = match config.0.get("synchronous_mode") {
         None | Some(Value::Null) => Mode::Async,

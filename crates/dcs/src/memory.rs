@@ -110,9 +110,10 @@ impl Memory {
         existed
     }
 
-    /// Does a transaction: `Ok(Some(revision))` if a branch held, `Ok(None)` if none did. The error
-    /// is a lease that the branch would put keys under and that does not exist; nothing is written
-    /// then.
+    /// Does a transaction: `Ok(Some(revision))` if a branch held, `Ok(None)` if none did.
+    ///
+    /// # Errors
+    /// A lease that the branch would put keys under and that does not exist; nothing is written.
     pub fn transact(&mut self, transaction: &Transaction) -> Result<Option<Revision>, LeaseId> {
         let holding = |compares: &[Compare]| compares.iter().all(|compare| self.holds(compare));
         let branch = transaction

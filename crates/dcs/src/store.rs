@@ -83,6 +83,9 @@ impl<T> Attempt<T> {
 
     /// What was done (`None`: a conflict), for callers to whom it makes no difference why it is not
     /// known to be done.
+    ///
+    /// # Errors
+    /// The cause, whether the write is in doubt or surely failed.
     pub fn into_result(self) -> Result<Option<T>, Error> {
         match self {
             Attempt::Done(value) => Ok(Some(value)),

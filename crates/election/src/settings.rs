@@ -114,6 +114,9 @@ impl std::error::Error for InvalidSettings {}
 impl Settings {
     /// Checks the floors (ttl 3 s, `loop_wait` 1 s, `retry_timeout` 1 s) and that two failed keepalives
     /// fit into one lease.
+    ///
+    /// # Errors
+    /// The first field that is out of range or does not fit the others, with the value to set.
     pub fn check(&self) -> Result<(), InvalidSettings> {
         let Failover {
             ttl,

@@ -42,6 +42,10 @@ pub struct LeaderKey {
 
 /// A member key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a member says of itself, each independent of the others"
+)]
 pub struct Member {
     /// The lease that owns it.
     pub lease: LeaseId,
@@ -282,6 +286,10 @@ pub enum Poll {
 
 /// What a member remembers between decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts; what excludes one another is in LeaseKeeper, PromiseRounds and HandOver"
+)]
 pub struct Memory {
     /// When this process started.
     pub started: Moment,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +26,10 @@ use tokio::sync::Notify;
 /// What goes wrong; `PUT /faults` changes it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the JSON of a request: each fault may be asked for beside the others"
+)]
 pub(crate) struct Faults {
     /// Connections are refused, and those that stand are closed.
     pub refuse: bool,
@@ -90,14 +95,15 @@ impl Story {
             "# TYPE {name}_requests_total counter\n{name}_requests_total {}\n",
             self.requests
         );
-        page += &format!(
-            "# TYPE {name}_errors_total counter\n{name}_errors_total {}\n",
+        let _ = write!(
+            page,
+            "# TYPE {name}_errors_total counter\n{name}_errors_total {}\n# TYPE {name}_request_duration_seconds summary\n",
             self.errors
         );
-        page += &format!("# TYPE {name}_request_duration_seconds summary\n");
         for share in [50, 95, 99] {
-            page += &format!(
-                "{name}_request_duration_seconds{{quantile=\"0.{share}\"}} {}\n",
+            let _ = writeln!(
+                page,
+                "{name}_request_duration_seconds{{quantile=\"0.{share}\"}} {}",
                 at(share)
             );
         }

@@ -77,7 +77,7 @@ async fn volumes_grow_without_a_restart_and_another_major_version_is_refused(
     let cluster = Cluster::create(namespace).await?;
     let before = cluster.identities().await?;
     let mut spec = small_cluster();
-    spec.storage.size = "2Gi".to_owned();
+    "2Gi".clone_into(&mut spec.storage.size);
     cluster.apply(&spec).await?;
     eventually(
         "every claim, and those of later members, ask for 2Gi",

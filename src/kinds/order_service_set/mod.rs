@@ -42,6 +42,7 @@ use mrg_api::order_service_set::{CanaryPhase, CanaryStatus, OrderServiceSetStatu
 use mrg_api::{OrderServiceSet, ServiceResilience};
 use mrg_base::lock;
 use mrg_kube_support::{Manifest, Reported, delete_if_unchanged, write_status};
+use mrg_telemetry::chain;
 use observe::{DatabaseState, Observed};
 use order::{Candidate, Circumstances, Turn, turns};
 use status::Found;
@@ -213,82 +214,19 @@ impl Reconciler for Context {
             // The news that are waited for bring it here; this is for when they do not come.
             return Ok(Action::requeue(SOON));
         };
-        let stores = self.stores.ask(&reference, &observed.stores);
-        let candidates = candidates(set, &desired, &observed, &self.settings);
-        let circumstances = circumstances(set, &desired, &observed, &database, now);
-        let mut turns = turns(&candidates, &circumstances);
-        let asked = trial::asked(set, &desired, &observed);
-        let pods = trial::pods(&self.shared.client, &self.http, &desired, &asked)
-            .await
-            .map_err(observe_failed)?;
-        let split = trial::split(set, &desired, &observed, &database, &pods, now);
-        let trials = trial::decide(
+        let input = Input {
             set,
-            &desired,
-            &observed,
-            &candidates,
-            &pods,
-            &mut turns,
+            stores: self.stores.ask(&reference, &observed.stores),
+            desired,
+            observed,
+            database,
             now,
-        );
-        let plan = Plan {
-            turns: &turns,
-            trials: &trials,
-            split: split.as_ref(),
         };
-        let objects = self
-            .objects(&desired, &observed, &database, &plan)
-            .await
-            .map_err(observe_failed)?;
-        let (applied, corrected) = self.shared.applied.enforce_all(&objects).await;
-        let pruned = self.prune(set, &desired, &objects).await;
-        let failure = applied
-            .as_ref()
-            .err()
-            .map(|error| mrg_telemetry::chain(error));
-        let failure = failure.or_else(|| {
-            pruned
-                .as_ref()
-                .err()
-                .map(|error| mrg_telemetry::chain(error))
-        });
-        let retired = trial::retire(&self.shared.client, &desired, &observed, &trials, &pods).await;
-        let found = Found {
-            observed: &observed,
-            database: &database,
-            turns: &turns,
-            trials: &trials,
-            split,
-            stores: &stores,
-            failure,
+        let next = if self.perform(&input).await?.waits {
+            SOON
+        } else {
+            backstop(set, BACKSTOP)
         };
-        let new = status::status(set, &desired, &found, now);
-        let settled = new
-            .conditions
-            .iter()
-            .any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
-        publish(
-            &self.recorder,
-            &set.object_ref(&()),
-            corrected.into_iter().map(news::corrected).collect(),
-        )
-        .await;
-        self.report(set, new).await?;
-        // What is forgotten before it is in the status would be said in vain.
-        trial::heard(&self.shared.client, set)
-            .await
-            .map_err(|error| Error::Status(Box::new(error)))?;
-        applied?;
-        pruned?;
-        let lingers = retired.map_err(|error| Error::Prune(Box::new(error)))?;
-        // Trials, jobs, Secrets and patience are told by no watch.
-        let untold = !trials.is_empty()
-            || desired.spec.read_split.is_some()
-            || !observed.missing_secrets.is_empty();
-        let waits = lingers
-            || (!settled
-                && (untold || circumstances.database.is_some() || !circumstances.patience_over));
-        let next = if waits { SOON } else { backstop(set, BACKSTOP) };
         Ok(Action::requeue(
             secrets.look_again().map_or(next, |soon| next.min(soon)),
         ))
@@ -298,6 +236,92 @@ impl Reconciler for Context {
         self.stores.forget(namespace, name);
         self.reported.forget(namespace, name);
         lock(&self.pruned).remove(&(namespace.to_owned(), name.to_owned()));
+    }
+}
+
+/// What a reconciliation decides from, observed in full before it begins.
+struct Input<'a> {
+    set: &'a OrderServiceSet,
+    desired: Desired,
+    observed: Observed,
+    database: DatabaseState,
+    stores: BTreeMap<&'static str, stores::Known>,
+    now: Timestamp,
+}
+
+/// How a reconciliation ended.
+struct Performed {
+    /// Whether something is under way that no watch will announce.
+    waits: bool,
+}
+
+impl Context {
+    /// Decides, applies, and writes the status.
+    async fn perform(&self, input: &Input<'_>) -> Result<Performed, Error> {
+        let Input {
+            set,
+            desired,
+            observed,
+            database,
+            stores,
+            now,
+        } = input;
+        let observe_failed = |error| Error::Observe(Box::new(error));
+        let candidates = candidates(set, desired, observed, &self.settings);
+        let circumstances = circumstances(set, desired, observed, database, *now);
+        let mut turns = turns(&candidates, &circumstances);
+        let asked = trial::asked(set, desired, observed);
+        let pods = trial::pods(&self.shared.client, &self.http, desired, &asked)
+            .await
+            .map_err(observe_failed)?;
+        let split = trial::split(set, desired, observed, database, &pods, *now);
+        let trials = trial::decide(set, desired, observed, &candidates, &pods, &mut turns, *now);
+        let plan = Plan {
+            turns: &turns,
+            trials: &trials,
+            split: split.as_ref(),
+        };
+        let objects = self
+            .objects(desired, observed, database, &plan)
+            .await
+            .map_err(observe_failed)?;
+        let (applied, corrected) = self.shared.applied.enforce_all(&objects).await;
+        let pruned = self.prune(set, desired, &objects).await;
+        let retired = trial::retire(&self.shared.client, desired, observed, &trials, &pods).await;
+        let failure = applied.as_ref().err().map(|error| chain(error));
+        let found = Found {
+            observed,
+            database,
+            turns: &turns,
+            trials: &trials,
+            split,
+            stores,
+            failure: failure.or_else(|| pruned.as_ref().err().map(|error| chain(error))),
+        };
+        let new = status::status(set, desired, &found, *now);
+        let settled = new
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Reconciling" && condition.status == "False");
+        let corrected = corrected.into_iter().map(news::corrected).collect();
+        publish(&self.recorder, &set.object_ref(&()), corrected).await;
+        self.report(set, new).await?;
+        // What is forgotten before it is in the status would be said in vain.
+        trial::heard(&self.shared.client, set)
+            .await
+            .map_err(|error| Error::Status(Box::new(error)))?;
+        applied?;
+        pruned?;
+        let lingers = retired.map_err(|error| Error::Prune(Box::new(error)))?;
+        // Canaries, jobs, Secrets and the rollout's patience are announced by no watch.
+        let unannounced = !trials.is_empty()
+            || desired.spec.read_split.is_some()
+            || !observed.missing_secrets.is_empty()
+            || circumstances.database.is_some()
+            || !circumstances.patience_over;
+        Ok(Performed {
+            waits: lingers || !settled && unannounced,
+        })
     }
 }
 

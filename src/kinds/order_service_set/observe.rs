@@ -19,9 +19,10 @@ use super::validate::{Address, Wiring};
 use crate::kinds::postgres_cluster::validate::secret_name;
 use crate::seen::{Deployment, Workload};
 use crate::shared::Shared;
+use mrg_api::order_service_set::Database;
 use mrg_api::pgbouncer_pool::Mode;
 use mrg_api::service_resilience::ServiceResilienceStatus;
-use mrg_api::{OrderServiceSet, PgBouncerPool};
+use mrg_api::{OrderServiceSet, PgBouncerPool, PostgresCluster};
 use mrg_kube_support::Reader;
 
 /// The database as the pools and their cluster show it.
@@ -94,6 +95,75 @@ fn ready(conditions: Option<&[Condition]>) -> Result<(), String> {
     }
 }
 
+/// The objects that a spec's `database` names.
+struct Named {
+    write: PgBouncerPool,
+    read: PgBouncerPool,
+    cluster: PostgresCluster,
+}
+
+/// The pools and their cluster, from the shared caches; else what is wrong with the spec's names. An
+/// object that cannot be parsed counts as absent.
+fn named(shared: &Shared, namespace: &str, database: &Database) -> Result<Named, String> {
+    let not_there = |field: &str, what: &str, name: &str| {
+        format!(
+            "spec.database.{field}: there is no {what} `{name}` in this namespace; create it, or correct the name"
+        )
+    };
+    let pool = |field: &str, name: &str| {
+        shared
+            .pools
+            .get(namespace, name)
+            .and_then(|object| readable(&object))
+            .ok_or_else(|| not_there(field, "PgBouncerPool", name))
+    };
+    let write = pool("write.name", &database.write.name)?;
+    if write.spec.mode != Mode::Write {
+        return Err(format!(
+            "spec.database.write.name: `{}` is a pool of mode Read; name one of mode Write",
+            database.write.name
+        ));
+    }
+    let read = match &database.read {
+        Some(read) => pool("read.name", &read.name)?,
+        None => write.clone(),
+    };
+    let name = &write.spec.cluster_ref.name;
+    let cluster = shared
+        .clusters
+        .get(namespace, name)
+        .and_then(|object| readable(&object))
+        .ok_or_else(|| not_there("write.name", "PostgresCluster", name))?;
+    Ok(Named {
+        write,
+        read,
+        cluster,
+    })
+}
+
+/// Who owns a database, by the cluster's bootstrap.
+fn owner(cluster: &PostgresCluster, database: &str) -> Option<String> {
+    let databases = &cluster.spec.bootstrap.databases;
+    databases
+        .iter()
+        .find(|known| known.name == database)
+        .map(|known| known.owner.clone())
+}
+
+/// Which of the two is not ready, and why.
+fn not_ready(cluster: &PostgresCluster, write: &PgBouncerPool) -> Option<String> {
+    let conditions = cluster
+        .status
+        .as_ref()
+        .map(|status| status.conditions.as_slice());
+    match ready(conditions) {
+        Err(why) => Some(format!("PostgresCluster {}: {why}", cluster.name_any())),
+        Ok(()) => {
+            (!pool_ready(write)).then(|| format!("PgBouncerPool {} is not ready", write.name_any()))
+        }
+    }
+}
+
 /// The database behind the pools that the spec names.
 ///
 /// # Errors
@@ -107,71 +177,30 @@ pub(super) async fn database(
         return Ok(DatabaseState::default());
     };
     let namespace = object.namespace().unwrap_or_default();
-    // One that cannot be read is as good as none.
-    let pool = |name: &str| {
-        shared
-            .pools
-            .get(&namespace, name)
-            .and_then(|object| readable(&object))
+    let named = match named(shared, &namespace, database) {
+        Ok(named) => named,
+        Err(missing) => {
+            return Ok(DatabaseState {
+                missing: Some(missing),
+                ..DatabaseState::default()
+            });
+        }
     };
-    let not_there = |field: &str, what: &str, name: &str| DatabaseState {
-        missing: Some(format!(
-            "spec.database.{field}: there is no {what} `{name}` in this namespace; create it, or correct the name"
-        )),
-        ..DatabaseState::default()
-    };
-    let Some(write) = pool(&database.write.name) else {
-        return Ok(not_there(
-            "write.name",
-            "PgBouncerPool",
-            &database.write.name,
-        ));
-    };
-    if write.spec.mode != Mode::Write {
-        let missing = format!(
-            "spec.database.write.name: `{}` is a pool of mode Read; name one of mode Write",
-            database.write.name
-        );
-        return Ok(DatabaseState {
-            missing: Some(missing),
-            ..DatabaseState::default()
-        });
-    }
-    let read = match &database.read {
-        Some(read) => match pool(&read.name) {
-            Some(pool) => pool,
-            None => return Ok(not_there("read.name", "PgBouncerPool", &read.name)),
-        },
-        None => write.clone(),
-    };
-    let Some(cluster) = shared
-        .clusters
-        .get(&namespace, &write.spec.cluster_ref.name)
-        .and_then(|object| readable(&object))
-    else {
-        return Ok(not_there(
-            "write.name",
-            "PostgresCluster",
-            &write.spec.cluster_ref.name,
-        ));
-    };
+    let Named {
+        write,
+        read,
+        cluster,
+    } = named;
     let first = write
         .spec
         .databases
         .first()
         .map(|alias| alias.database.clone())
         .unwrap_or_default();
-    let owner = cluster
-        .spec
-        .bootstrap
-        .databases
-        .iter()
-        .find(|database| database.name == first)
-        .map(|database| database.owner.clone());
     let user = database
         .user
         .clone()
-        .or(owner)
+        .or_else(|| owner(&cluster, &first))
         .unwrap_or_else(|| "postgres".to_owned());
     let (secret, key) = (secret_name(&cluster.name_any()), format!("{user}-password"));
     let data = secrets.get(&namespace, &secret).await?.unwrap_or_default();
@@ -184,18 +213,7 @@ pub(super) async fn database(
     let password = password
         .and_then(|value| String::from_utf8(value).ok())
         .filter(|text| !text.is_empty());
-    let trouble = ready(
-        cluster
-            .status
-            .as_ref()
-            .map(|status| status.conditions.as_slice()),
-    )
-    .err()
-    .map(|why| format!("PostgresCluster {}: {why}", cluster.name_any()))
-    .or_else(|| {
-        (!pool_ready(&write)).then(|| format!("PgBouncerPool {} is not ready", write.name_any()))
-    })
-    .or_else(|| {
+    let trouble = not_ready(&cluster, &write).or_else(|| {
         password
             .is_none()
             .then(|| format!("Secret {secret} has no `{key}` yet"))

@@ -439,124 +439,103 @@ fn judge(
     services: &[ServiceStatus],
     objectives: &[ObjectiveRow],
 ) -> Vec<Verdict> {
-    let those = |wanted: fn(&ServiceStatus) -> bool| {
-        services
-            .iter()
-            .filter(|service| wanted(service))
-            .map(|service| service.name.as_str())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let (down, waiting) = (
-        those(|service| service.phase == Phase::Down),
-        those(|service| service.phase == Phase::Waiting),
-    );
-    let stuck = those(|service| service.phase == Phase::Stuck);
-    let moving = those(|service| {
-        matches!(
-            service.phase,
-            Phase::Progressing | Phase::Pending | Phase::Waiting
-        )
-    });
-    let ready = if let Some(missing) = &found.database.missing {
-        verdict("Ready", false, "DatabaseNotFound", missing.clone())
-    } else if let Some(missing) = found.observed.missing_secrets.first() {
-        verdict("Ready", false, "SecretNotFound", missing.clone())
-    } else if !down.is_empty() {
-        verdict(
-            "Ready",
-            false,
-            "ServicesDown",
-            format!("no pod is ready of {down}"),
-        )
-    } else if !waiting.is_empty() {
-        verdict(
-            "Ready",
-            false,
-            "Starting",
-            format!("not there yet: {waiting}"),
-        )
-    } else {
-        verdict(
-            "Ready",
-            true,
-            if stuck.is_empty() {
-                "Healthy"
-            } else {
-                "RolloutStuck"
-            },
-            format!("{} services serve", desired.services.len()),
-        )
-    };
-    let mut bad: Vec<String> = services
+    vec![
+        ready(desired, found, services),
+        reconciling(found, services),
+        stalled_by_rollout(services),
+        degraded(found, services),
+        met(objectives),
+    ]
+}
+
+/// The services in one of these phases, separated by commas.
+fn in_phase(services: &[ServiceStatus], phases: &[Phase]) -> String {
+    services
         .iter()
-        .filter(|service| {
-            matches!(
-                service.phase,
-                Phase::Down | Phase::Degraded | Phase::Stuck | Phase::Aborted
-            )
-        })
-        .map(told)
-        .collect();
-    bad.extend(
-        services
-            .iter()
-            .filter(|service| !service.breakers_open.is_empty())
-            .map(|service| {
-                format!(
-                    "{} has open breakers: {}",
-                    service.name,
-                    service.breakers_open.join(", ")
-                )
-            }),
-    );
-    bad.extend(found.database.trouble.clone());
-    bad.extend(found.stores.iter().filter_map(|(name, known)| {
-        Some(format!(
-            "{name} does not answer: {}",
-            known.trouble.as_ref()?
-        ))
-    }));
-    let degraded = if bad.is_empty() {
+        .filter(|service| phases.contains(&service.phase))
+        .map(|service| service.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn ready(desired: &Desired, found: &Found<'_>, services: &[ServiceStatus]) -> Verdict {
+    let unready = |reason, message| verdict("Ready", false, reason, message);
+    if let Some(missing) = &found.database.missing {
+        return unready("DatabaseNotFound", missing.clone());
+    }
+    if let Some(missing) = found.observed.missing_secrets.first() {
+        return unready("SecretNotFound", missing.clone());
+    }
+    let down = in_phase(services, &[Phase::Down]);
+    if !down.is_empty() {
+        return unready("ServicesDown", format!("no pod is ready of {down}"));
+    }
+    let waiting = in_phase(services, &[Phase::Waiting]);
+    if !waiting.is_empty() {
+        return unready("Starting", format!("not there yet: {waiting}"));
+    }
+    let reason = if in_phase(services, &[Phase::Stuck]).is_empty() {
+        "Healthy"
+    } else {
+        "RolloutStuck"
+    };
+    let message = format!("{} services serve", desired.services.len());
+    verdict("Ready", true, reason, message)
+}
+
+fn degraded(found: &Found<'_>, services: &[ServiceStatus]) -> Verdict {
+    let failing = [Phase::Down, Phase::Degraded, Phase::Stuck, Phase::Aborted];
+    let failing = services
+        .iter()
+        .filter(|service| failing.contains(&service.phase))
+        .map(told);
+    let open = services
+        .iter()
+        .filter(|service| !service.breakers_open.is_empty())
+        .map(|service| {
+            let breakers = service.breakers_open.join(", ");
+            format!("{} has open breakers: {breakers}", service.name)
+        });
+    let stores = found.stores.iter().filter_map(|(name, known)| {
+        let trouble = known.trouble.as_ref()?;
+        Some(format!("{name} does not answer: {trouble}"))
+    });
+    let database = found.database.trouble.clone();
+    let bad: Vec<String> = failing.chain(open).chain(database).chain(stores).collect();
+    if bad.is_empty() {
         verdict("Degraded", false, "Healthy", "")
     } else {
         verdict("Degraded", true, "PartsFail", bad.join("; "))
-    };
-    let reconciling = match &found.failure {
-        Some(what) => verdict(
-            "Reconciling",
-            true,
-            "ApplyFailed",
-            format!("{what}; it is tried again"),
-        ),
-        None if !moving.is_empty() => verdict("Reconciling", true, "Progressing", moving),
-        None if splits(found) => {
-            let why = found
-                .split
-                .as_ref()
-                .map_or("", |split| split.message.as_str());
-            verdict(
-                "Reconciling",
-                true,
-                "SplittingReads",
-                format!("reads of orders: {why}"),
-            )
-        }
-        None => verdict("Reconciling", false, "Settled", ""),
-    };
-    let aborted = those(|service| service.phase == Phase::Aborted);
-    let stalled = if aborted.is_empty() {
-        verdict("Stalled", false, "Progressing", "")
-    } else {
-        let way_out = "the old pods serve; correct the spec, or say retry: kubectl mrg rollout";
-        verdict(
-            "Stalled",
-            true,
-            "RolloutAborted",
-            format!("the change of {aborted} was taken back; {way_out}"),
-        )
-    };
-    vec![ready, reconciling, stalled, degraded, met(objectives)]
+    }
+}
+
+fn reconciling(found: &Found<'_>, services: &[ServiceStatus]) -> Verdict {
+    let busy = |reason, message| verdict("Reconciling", true, reason, message);
+    if let Some(what) = &found.failure {
+        return busy("ApplyFailed", format!("{what}; it is tried again"));
+    }
+    let moving = [Phase::Progressing, Phase::Pending, Phase::Waiting];
+    let moving = in_phase(services, &moving);
+    if !moving.is_empty() {
+        return busy("Progressing", moving);
+    }
+    if splits(found) {
+        let split = found.split.as_ref();
+        let message = split.map_or("", |split| split.message.as_str());
+        return busy("SplittingReads", format!("reads of orders: {message}"));
+    }
+    verdict("Reconciling", false, "Settled", "")
+}
+
+fn stalled_by_rollout(services: &[ServiceStatus]) -> Verdict {
+    let aborted = in_phase(services, &[Phase::Aborted]);
+    if aborted.is_empty() {
+        return verdict("Stalled", false, "Progressing", "");
+    }
+    let message = format!(
+        "the change of {aborted} was taken back; the old pods serve; correct the spec, or say retry: kubectl mrg rollout"
+    );
+    verdict("Stalled", true, "RolloutAborted", message)
 }
 
 /// Whether the split of order reads is under way.

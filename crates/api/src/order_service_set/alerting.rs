@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alerting {
-    /// Rules and targets as objects of the Prometheus operator (PrometheusRule, PodMonitor), too.
+    /// Rules and targets as objects of the Prometheus operator (`PrometheusRule`, `PodMonitor`), too.
     /// The rules are in a ConfigMap in any case.
     #[serde(default)]
     pub prometheus_operator: bool,

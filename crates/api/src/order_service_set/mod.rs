@@ -147,7 +147,7 @@ pub struct ServiceTemplate {
     /// Environment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<EnvVar>,
-    /// Environment from ConfigMaps and Secrets.
+    /// Environment from `ConfigMap`s and Secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env_from: Vec<EnvFromSource>,
     /// Resources of the service's container.

@@ -41,7 +41,11 @@ fn what_was_checked_is_carried() {
     )
     .unwrap();
     let (_, parsed) = checked.checked_dependencies().next().unwrap();
-    let methods: Vec<&str> = parsed.retry_methods.iter().map(|it| it.as_str()).collect();
+    let methods: Vec<&str> = parsed
+        .retry_methods
+        .iter()
+        .map(crate::values::Method::as_str)
+        .collect();
     assert_eq!(methods, ["GET", "PURGE"]);
     let key = parsed.idempotency_header.as_ref().unwrap();
     assert_eq!(key.as_str(), "X-Key");
