@@ -45,10 +45,10 @@ fn the_reference_pages_are_those_of_the_code() {
 /// The rules as a diagram and a table.
 fn rules() -> String {
     let parts = [
-        (Part::Always, "whoever leads"),
+        (Part::Always, "always"),
         (Part::Leading, "the leader key is ours"),
-        (Part::Following, "somebody else leads"),
-        (Part::Leaderless, "nobody leads"),
+        (Part::Following, "another member leads"),
+        (Part::Leaderless, "no member leads"),
     ];
     let mut text = String::from("```mermaid\nflowchart LR\n");
     for (number, (part, title)) in parts.iter().enumerate() {

@@ -47,7 +47,8 @@ fn failed(operation: &'static str) -> impl FnOnce(kube::Error) -> Error {
     }
 }
 
-/// Makes the Secret with the passwords, or adds those that are missing; never changes one.
+/// Creates the Secret with the passwords, or adds those that are missing. One that is there is
+/// replaced only where its rotation was requested.
 pub(super) async fn keep_secret(client: &Client, desired: &Desired) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);
     let mut wanted = vec![
@@ -242,7 +243,7 @@ pub(super) async fn grow_volumes(client: &Client, desired: &Desired) -> Result<(
 
 /// Keeps the dynamic configuration in etcd as the spec says. Keys that the spec does not speak of
 /// are left alone.
-pub(super) async fn write_intent(
+pub(super) async fn write_config(
     store: &impl Store,
     desired: &Desired,
     observed: &Observed,

@@ -1,4 +1,4 @@
-//! `PostgresCluster`: observe → validate → build → apply → status.
+//! `PostgresCluster`: validate → build → apply → observe → roll → status.
 
 mod absent;
 mod apply;
@@ -190,7 +190,7 @@ impl Reconciler for Context {
         roll::revoke_proven_dead(&self.shared.client, &etcd, &desired, &observed)
             .await
             .map_err(roll_failed)?;
-        if let Err(error) = apply::write_intent(etcd.as_ref(), &desired, &observed).await {
+        if let Err(error) = apply::write_config(etcd.as_ref(), &desired, &observed).await {
             tracing::warn!(
                 error = mrg_telemetry::chain(&error),
                 cluster = desired.name,

@@ -83,8 +83,8 @@ pub(crate) struct Server {
     connection: Connection,
     settings: Guarded<Settings>,
     observation: Guarded<Known>,
-    /// The system identifier that the system record beside the data has, once this process has
-    /// this process.
+    /// The system identifier in the record beside the data; `None` until this process has read or
+    /// written that record.
     recorded: Guarded<Option<u64>>,
 }
 

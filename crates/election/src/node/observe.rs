@@ -120,11 +120,11 @@ impl Node {
         if linearizable && unmoved {
             self.keeper.not_moved(now);
         }
-        self.take_over(now, cluster);
+        self.adopt(now, cluster);
     }
 
     /// The state of the DCS is this.
-    fn take_over(&mut self, now: Moment, cluster: Cluster) {
+    fn adopt(&mut self, now: Moment, cluster: Cluster) {
         let leadership = |cluster: Option<&Cluster>| {
             cluster
                 .and_then(|cluster| cluster.leader.as_ref())

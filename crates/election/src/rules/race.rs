@@ -50,8 +50,8 @@ pub(super) fn promotion_steps(view: &View<'_>, position: Position) -> Vec<Action
     steps
 }
 
-/// The names for the first moments of a new primary: every live member must confirm, so that
-/// nothing is acknowledged by the new primary alone.
+/// The names for the first moments of a new primary: of the live members as many must confirm as
+/// the mode asks for, so that nothing is acknowledged by the new primary alone.
 pub(super) fn first_names(view: &View<'_>) -> Names {
     let replication = view.settings.replication;
     let members = view.dcs.last().map(|cluster| &cluster.members);

@@ -1,5 +1,5 @@
-//! The objects of a cluster, from its validated spec alone. Pure: no client, no clock, nothing that
-//! can fail.
+//! The objects of a cluster, from its `Desired`: the validated spec and the operator's settings.
+//! Pure: no client, no clock, nothing that can fail.
 
 mod config;
 mod etcd;
