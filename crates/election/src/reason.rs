@@ -168,7 +168,7 @@ impl Reason {
                 "the data directory belongs to another cluster (system identifier differs); move it away to let the member copy afresh"
             }
             Reason::InitializeMissing => {
-                "no data here, and /initialize is missing although other keys tell of a cluster; not making a new one over it; bring a member with data back, or, to begin anew, delete all keys and restart the members"
+                "no data here, and /initialize is missing although other keys tell of a cluster; not making a new one over it; bring a member with data back, or, to start over, delete all keys and restart the members"
             }
             Reason::Bootstrap => "making a new cluster",
             Reason::BootstrapElsewhere => "waiting for another member that makes the cluster",
@@ -220,7 +220,7 @@ impl Reason {
             Reason::MayNotLead => "no leader; this member's tags forbid it to lead",
             Reason::SwitchoverToOther => "no leader; a switchover names another member",
             Reason::SyncStateMissing => {
-                "no leader, and /sync is missing: nobody can tell who has every acknowledged commit; write /sync by hand to choose"
+                "no leader, and /sync is missing: which members have every acknowledged commit is unknown; write /sync by hand to choose"
             }
             Reason::NotInSync => {
                 "no leader; this member is not in /sync and may lack acknowledged commits"
