@@ -17,7 +17,7 @@ use crate::client::{call, resend};
 use crate::digest::short_digest;
 use crate::queue::Queue;
 use crate::routes::table::{CurrentRoute, RouteTable, TableBuilder};
-use crate::server::admission::Admission;
+use crate::server::inbound::Admission;
 use crate::server::listen::Phase;
 use crate::server::{health, listen};
 use mrg_base::lock;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::routes::table::{Route, RouteTable};
-use crate::server::admission::Admission;
+use crate::server::inbound::Admission;
 use mrg_breaker::State;
 use mrg_policy::Reason;
 

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 
-use super::item::{Item, Line, Status};
-use super::{Enqueued, Error};
+use crate::queue::item::{Item, Line, Status};
+use crate::queue::{Enqueued, Error};
 use mrg_policy::Queue as Limits;
 
 /// So many lines more than requests, and the log is written anew.
