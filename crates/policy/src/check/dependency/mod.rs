@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Found, Rejected};
+use crate::check::{Found, Rejected};
 use crate::values::{
     Authority, BasePath, HeaderName, HeaderValue, Method, RequestPath, StatusCode,
 };
