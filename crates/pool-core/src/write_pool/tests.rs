@@ -1,5 +1,6 @@
 use super::*;
-use mrg_base::MemberName;
+use crate::pool::Retargeted;
+use crate::view::Finding;
 
 const MAX_PAUSE: Millis = Millis::seconds(30);
 
