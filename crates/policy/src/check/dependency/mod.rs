@@ -1,16 +1,21 @@
 //! Dependencies: their times and numbers checked, their headers, methods and statuses parsed.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod fallback;
+mod headers;
+mod provider;
 
-use crate::check::{Found, Rejected};
-use crate::values::{
-    Authority, BasePath, HeaderName, HeaderValue, Method, RequestPath, StatusCode,
-};
-use crate::{
-    Accepts, Dependency, Fallback, HealthCheck, OnAmbiguous, Provider, Retry, StaticAnswer,
-};
-use crate::{BreakerPolicy, Timeouts};
+use std::collections::BTreeSet;
+
+use super::{Found, Rejected};
+use crate::values::{HeaderName, Method};
+use crate::{BreakerPolicy, Dependency, OnAmbiguous, Retry, Timeouts};
+use fallback::{fallback, queue};
+use headers::header;
 use mrg_base::Millis;
+use provider::providers;
+
+pub use fallback::CheckedAnswer;
+pub use provider::CheckedProvider;
 
 /// What was parsed of a dependency.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,51 +34,10 @@ pub struct CheckedDependency {
     pub static_answer: Option<CheckedAnswer>,
 }
 
-/// What was parsed of a provider.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckedProvider {
-    /// Its name, as answers carry it.
-    pub name: HeaderValue,
-    /// Where it is.
-    pub authority: Authority,
-    /// What every path to it begins with.
-    pub base: BasePath,
-    /// What is set on every request to it.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The header of its credentials.
-    pub credentials_header: Option<HeaderName>,
-    /// Only requests whose header has one of the values are for it; `None`: all are.
-    pub accepts: Option<(HeaderName, Vec<HeaderValue>)>,
-    /// What its health is asked at.
-    pub health_path: Option<RequestPath>,
-}
-
-/// A static answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckedAnswer {
-    /// Its status.
-    pub status: StatusCode,
-    /// Its headers.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Its body.
-    pub body: String,
-}
-
-/// Headers that the proxy makes itself.
-const RESERVED_HEADERS: [&str; 8] = [
-    "host",
-    "connection",
-    "transfer-encoding",
-    "content-length",
-    "upgrade",
-    "te",
-    "trailer",
-    "keep-alive",
-];
-
 /// Checks all dependencies; `dependencies[0].timeout.attempt` and the like say where a problem is.
-/// Rejected only if a problem
-/// was found.
+///
+/// # Errors
+/// If a part could not be parsed; each cause is in `found`.
 pub(super) fn dependencies(
     found: &mut Found,
     dependencies: &[Dependency],
@@ -140,181 +104,6 @@ fn dependency(
         queue_header: queue_header.transpose()?,
         static_answer: static_answer.transpose()?,
     })
-}
-
-fn header(found: &mut Found, field: String, name: &str) -> Result<HeaderName, Rejected> {
-    let parsed = HeaderName::new(name);
-    if parsed.is_none() {
-        found.add(
-            field,
-            format!("`{name}` is no name of a header: use letters, digits and -"),
-        );
-    } else if RESERVED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
-        found.add(
-            field,
-            format!("`{name}` is made by the proxy itself; take it out"),
-        );
-    }
-    parsed.ok_or(Rejected)
-}
-
-fn value(found: &mut Found, field: String, text: &str) -> Result<HeaderValue, Rejected> {
-    let parsed = HeaderValue::new(text);
-    if parsed.is_none() {
-        let message = if text.is_ascii() {
-            "its value has control characters; take them out".to_owned()
-        } else {
-            format!("`{text}` has characters beyond ASCII, which no header carries; encode them")
-        };
-        found.add(field, message);
-    }
-    parsed.ok_or(Rejected)
-}
-
-fn headers(
-    found: &mut Found,
-    field: &str,
-    headers: &BTreeMap<String, String>,
-) -> Result<Vec<(HeaderName, HeaderValue)>, Rejected> {
-    let mut parsed = Vec::new();
-    for (name, text) in headers {
-        let header = header(found, field.to_owned(), name);
-        let value = value(found, format!("{field}.{name}"), text);
-        parsed.push(header.and_then(|header| Ok((header, value?))));
-    }
-    parsed.into_iter().collect()
-}
-
-fn providers(
-    found: &mut Found,
-    at: &str,
-    dependency: &Dependency,
-) -> Result<Vec<CheckedProvider>, Rejected> {
-    if dependency.providers.is_empty() {
-        found.add(
-            format!("{at}.providers"),
-            "there is none: name at least one, with its url".to_owned(),
-        );
-    }
-    let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
-    let mut checked = Vec::new();
-    for (index, provider) in dependency.providers.iter().enumerate() {
-        let at = format!("{at}.providers[{index}]");
-        if !names.insert(&provider.name) {
-            found.add(
-                format!("{at}.name"),
-                format!(
-                    "`{}` is there twice: name each provider once",
-                    provider.name
-                ),
-            );
-        }
-        if !urls.insert((
-            provider.url.to_string(),
-            provider.headers.clone(),
-            provider.accepts.as_ref().map(|accepts| &accepts.values),
-        )) {
-            found.add(
-                format!("{at}.url"),
-                format!(
-                    "{} is another provider's too: failing over to it would ask the same one again",
-                    provider.url
-                ),
-            );
-        }
-        checked.push(self::provider(found, &at, provider));
-    }
-    checked.into_iter().collect()
-}
-
-fn health_check(found: &mut Found, at: &str, check: &HealthCheck) -> Result<RequestPath, Rejected> {
-    if check.timeout > check.interval || check.interval.0 < Millis(100) {
-        found.add(
-            format!("{at}.healthCheck"),
-            format!(
-                "timeout {} must be at most interval {}, and that at least 100ms",
-                check.timeout, check.interval
-            ),
-        );
-    }
-    let path = RequestPath::new(&check.path);
-    if path.is_none() {
-        found.add(
-            format!("{at}.healthCheck.path"),
-            format!(
-                "`{}` is no path of a request: begin with /, and write other characters as %XX",
-                check.path
-            ),
-        );
-    }
-    path.ok_or(Rejected)
-}
-
-fn provider(found: &mut Found, at: &str, provider: &Provider) -> Result<CheckedProvider, Rejected> {
-    let name = value(found, format!("{at}.name"), &provider.name);
-    let authority = Authority::of(&provider.url);
-    if authority.is_none() {
-        found.add(
-            format!("{at}.url"),
-            format!(
-                "`{}` is neither the name nor the address of a host: write it like bbd.dispatch or [::1]",
-                provider.url.host
-            ),
-        );
-    }
-    let base = BasePath::new(&provider.url.base);
-    if base.is_none() {
-        found.add(
-            format!("{at}.url"),
-            format!(
-                "`{}` is no path that requests can begin with: write other characters as %XX",
-                provider.url.base
-            ),
-        );
-    }
-    let headers = headers(found, &format!("{at}.headers"), &provider.headers);
-    let credentials_header = provider.credentials.as_ref().map(|credentials| {
-        let field = format!("{at}.credentials.header");
-        header(found, field, &credentials.header)
-    });
-    let accepts = provider
-        .accepts
-        .as_ref()
-        .map(|accepts| self::accepts(found, at, accepts));
-    let health_path = provider
-        .health_check
-        .as_ref()
-        .map(|check| health_check(found, at, check));
-    Ok(CheckedProvider {
-        name: name?,
-        authority: authority.ok_or(Rejected)?,
-        base: base.ok_or(Rejected)?,
-        headers: headers?,
-        credentials_header: credentials_header.transpose()?,
-        accepts: accepts.transpose()?,
-        health_path: health_path.transpose()?,
-    })
-}
-
-fn accepts(
-    found: &mut Found,
-    at: &str,
-    accepts: &Accepts,
-) -> Result<(HeaderName, Vec<HeaderValue>), Rejected> {
-    let name = HeaderName::new(&accepts.header);
-    if name.is_none() || accepts.values.is_empty() {
-        found.add(
-            format!("{at}.accepts"),
-            "it needs the name of a header and at least one value".to_owned(),
-        );
-    }
-    let values: Vec<Result<HeaderValue, Rejected>> = accepts
-        .values
-        .iter()
-        .map(|text| value(found, format!("{at}.accepts.values"), text))
-        .collect();
-    let values: Result<_, Rejected> = values.into_iter().collect();
-    Ok((name.ok_or(Rejected)?, values?))
 }
 
 fn times(found: &mut Found, at: &str, times: &Timeouts) {
@@ -421,82 +210,4 @@ fn ambiguous(found: &mut Found, at: &str, dependency: &Dependency) {
             "Failover needs a second provider: add one, or choose Fail".to_owned(),
         );
     }
-}
-
-fn queue(
-    found: &mut Found,
-    at: &str,
-    dependency: &Dependency,
-) -> Option<Result<HeaderName, Rejected>> {
-    let queue = dependency.fallback.queue.as_ref()?;
-    if dependency.http2 {
-        found.add(
-            format!("{at}.fallback.queue"),
-            "a gRPC call cannot be queued: its caller waits for the message itself".to_owned(),
-        );
-    }
-    let parsed = HeaderName::new(&queue.idempotency_header);
-    if parsed.is_none() {
-        found.add(
-            format!("{at}.fallback.queue.idempotencyHeader"),
-            format!(
-                "`{}` is no name of a header: a queue must know what it holds already",
-                queue.idempotency_header
-            ),
-        );
-    }
-    Some(parsed.ok_or(Rejected))
-}
-
-fn fallback(
-    found: &mut Found,
-    at: &str,
-    fallback: &Fallback,
-) -> Option<Result<CheckedAnswer, Rejected>> {
-    let given = usize::from(fallback.queue.is_some())
-        + usize::from(fallback.stale.is_some())
-        + usize::from(fallback.fixed.is_some());
-    if given > 1 {
-        found.add(
-            format!("{at}.fallback"),
-            "queue, stale and static exclude each other: keep one".to_owned(),
-        );
-    }
-    if let Some(stale) = &fallback.stale
-        && stale.max_age.0 == Millis(0)
-    {
-        found.add(
-            format!("{at}.fallback.stale.maxAge"),
-            "0s would never give an answer: raise it".to_owned(),
-        );
-    }
-    let fixed = fallback.fixed.as_ref()?;
-    Some(static_answer(
-        found,
-        &format!("{at}.fallback.static"),
-        fixed,
-    ))
-}
-
-fn static_answer(
-    found: &mut Found,
-    at: &str,
-    answer: &StaticAnswer,
-) -> Result<CheckedAnswer, Rejected> {
-    let status = StatusCode::new(answer.status);
-    if status.is_none() {
-        found.add(
-            format!("{at}.status"),
-            format!(
-                "{} is no status of an answer: give one from 200 to 599",
-                answer.status
-            ),
-        );
-    }
-    let headers = headers(found, &format!("{at}.headers"), &answer.headers);
-    Ok(CheckedAnswer {
-        status: status.ok_or(Rejected)?,
-        headers: headers?,
-        body: answer.body.clone(),
-    })
 }
