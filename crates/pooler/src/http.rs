@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use mrg_pgbouncer::Pools;
 use mrg_pool_core::Reason;
 
-/// What is status.
+/// The state that is served as JSON.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Status {
     /// The pool.
@@ -27,7 +27,7 @@ pub(crate) struct Status {
     pub because: String,
     /// For how long clients have waited; milliseconds.
     pub held_ms: u64,
-    /// Whom clients reach.
+    /// The members that clients reach.
     pub members: Vec<String>,
     /// Where that is.
     pub addresses: Vec<String>,
