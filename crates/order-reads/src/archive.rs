@@ -147,7 +147,7 @@ impl Archive {
         Ok(self.store.delete(&Path::from(part)).await?)
     }
 
-    /// An order: from this part, or, if nobody knows which, from the parts of the day that its id
+    /// An order: from this part, or, if it is not known which, from the parts of the day that its id
     /// names.
     ///
     /// # Errors

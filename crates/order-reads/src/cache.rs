@@ -185,7 +185,7 @@ impl Cache {
     ///
     /// # Errors
     /// If the cache does not answer.
-    pub(crate) async fn get_at_last(
+    pub(crate) async fn get_last_resort(
         &self,
         id: OrderId,
         now: Micros,
@@ -204,8 +204,8 @@ impl Cache {
         Ok(found.and_then(|bytes| believable(&bytes, id, now)))
     }
 
-    /// Keeps a copy, unless a newer version of the order is known. A cache that is full or gone is
-    /// nobody's trouble.
+    /// Keeps a copy, unless a newer version of the order is known. A cache that is full or gone
+    /// fails no answer: its errors are only counted and logged.
     pub(crate) async fn put(&self, order: &Order, at: Micros, metrics: &Metrics) {
         let life = if order.is_final() {
             self.lives.history

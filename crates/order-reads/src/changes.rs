@@ -71,14 +71,14 @@ async fn listen(
     });
     // The pump ends with the client; a hanging one is ended here.
     let _end = AbortOnDrop(pump);
-    let ask = async |statement: &str| {
+    let query = async |statement: &str| {
         tokio::time::timeout(PATIENCE, client.simple_query(statement))
             .await
             .map_err(|_| Error::Late)
     };
-    ask("LISTEN mrg_orders").await??;
+    query("LISTEN mrg_orders").await??;
     let probe = async || -> Result<(), Error> {
-        let rows = ask("SELECT pg_is_in_recovery()").await??;
+        let rows = query("SELECT pg_is_in_recovery()").await??;
         let standby = rows.iter().any(|row| matches!(row, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("t")));
         if standby { Err(Error::Standby) } else { Ok(()) }
     };
