@@ -1,4 +1,4 @@
-//! What callers of the proxy meet: listeners, and what admits calls to the workload.
+//! What callers of the proxy meet: listeners, the inbound side, and health checks of providers.
 
 pub(crate) mod health;
 pub(crate) mod inbound;
