@@ -298,10 +298,10 @@ async fn ready(State(app): State<App>) -> Response {
             );
         }
     }
-    let heard = reader.heard_since.borrow().is_some();
+    let received = reader.received_since.borrow().is_some();
     checks.insert(
         "changes",
-        if heard {
+        if received {
             "healthy".into()
         } else {
             "unhealthy: changes are not heard; copies of active orders are not used".into()
@@ -323,5 +323,5 @@ async fn metrics(State(app): State<App>) -> String {
     }
     reader
         .metrics
-        .page(&connections, reader.heard_since.borrow().is_some())
+        .page(&connections, reader.received_since.borrow().is_some())
 }

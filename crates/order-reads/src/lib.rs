@@ -34,8 +34,8 @@ pub const SCHEMA: &str = include_str!("schema.sql");
 /// # Errors
 /// If an option cannot be used or the address is taken.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
-    let (heard, heard_since) = watch::channel(None);
-    let reader = Arc::new(reader(&options, heard_since)?);
+    let (received, received_since) = watch::channel(None);
+    let reader = Arc::new(reader(&options, received_since)?);
     let listener = tokio::net::TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("failed to listen on {}", options.listen))?;
@@ -48,7 +48,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             .application_name("mrg-orders changes")
             .connect_timeout(std::time::Duration::from_secs(1));
         let reader = reader.clone();
-        tokio::spawn(async move { changes::hear(config, &reader, &heard).await });
+        tokio::spawn(async move { changes::receive(config, &reader, &received).await });
     }
     // The first questions must not wait for connections.
     let warm = reader.clone();
@@ -63,7 +63,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 /// The places to read from, as the options name them.
 fn reader(
     options: &ServeOptions,
-    heard_since: watch::Receiver<Option<order::Micros>>,
+    received_since: watch::Receiver<Option<order::Micros>>,
 ) -> anyhow::Result<read::Reader> {
     let connections = options
         .primary_connections
@@ -100,7 +100,7 @@ fn reader(
             .map(Archive::open)
             .transpose()?,
         written: std::sync::Mutex::default(),
-        heard_since,
+        received_since,
         budgets: read::Budgets {
             active: options.active_budget,
             replica: options.replica_budget,

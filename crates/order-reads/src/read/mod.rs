@@ -52,17 +52,17 @@ pub(crate) struct Reader {
     pub primary: Database,
     /// Places at the leader: many for active orders, few for history.
     pub bulkhead: Semaphore,
-    /// Standbys; `None`: only the leader is asked.
+    /// Standbys; `None`: only the leader is read from.
     pub replica: Option<Database>,
     /// Object storage; `None`: nothing is archived.
     pub archive: Option<Archive>,
     /// What the leader had written, and when.
     pub written: Mutex<Written>,
-    /// Since when changes are heard without a gap; `None`: they are not.
-    pub heard_since: watch::Receiver<Option<Micros>>,
+    /// Since when changes are received without a gap; `None`: they are not.
+    pub received_since: watch::Receiver<Option<Micros>>,
     /// How much may be spent.
     pub budgets: Budgets,
-    /// What is counted.
+    /// Counters and histograms.
     pub metrics: Arc<Metrics>,
     /// Questions under way.
     pub flights: Flights<(Kind, OrderId), Answer>,

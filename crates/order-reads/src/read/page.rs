@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Reader;
 use super::answer::{Kind, Page, Source};
 use super::verdict::is_recent;
-use crate::database::{Database, Standing};
+use crate::database::{Database, ServerState};
 use crate::order::{Cursor, Micros, Row};
 use mrg_telemetry::chain;
 
@@ -70,27 +70,27 @@ impl Reader {
     }
 
     async fn replica_page(&self, replica: &Database, query: Query<'_>) -> Result<Page, String> {
-        let (standing, rows, skipped) = query
+        let (state, rows, skipped) = query
             .run(replica, self.budgets.replica)
             .await
             .map_err(|error| format!("replica: {error}"))?;
-        let source = if standing.standby {
+        let source = if state.standby {
             Source::Replica
         } else {
             Source::Primary
         };
-        Ok(self.page_of(source, self.staleness(standing), rows, skipped))
+        Ok(self.page_of(source, self.staleness(state), rows, skipped))
     }
 
     async fn primary_page(&self, query: Query<'_>) -> Result<Page, String> {
         let Ok(_place) = self.bulkhead.try_acquire() else {
             return Err("all places at the primary are taken".to_owned());
         };
-        let (standing, rows, skipped) = query
+        let (state, rows, skipped) = query
             .run(&self.primary, self.budgets.active)
             .await
             .map_err(|error| format!("primary: {error}"))?;
-        if standing.standby {
+        if state.standby {
             return Err("the write pool leads to a standby".to_owned());
         }
         Ok(self.page_of(Source::Primary, Some(Micros(0)), rows, skipped))
@@ -117,7 +117,7 @@ impl Query<'_> {
         self,
         database: &Database,
         budget: Duration,
-    ) -> Result<(Standing, Vec<Row>, u64), String> {
+    ) -> Result<(ServerState, Vec<Row>, u64), String> {
         database
             .page(self.customer, self.finals, self.after, self.limit, budget)
             .await

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::Reader;
 use super::answer::{Answer, Found, Source};
 use super::verdict::{Cached, Replica, judge, weigh};
-use crate::database::{Place, Standing};
+use crate::database::{Place, ServerState};
 use crate::order::{Micros, Order, OrderId};
 use mrg_base::lock;
 use mrg_telemetry::chain;
 
 /// How long an answer waits for its copy to be cached.
-const CACHE_WITHIN: Duration = Duration::from_millis(5);
+const CACHE_TIMEOUT: Duration = Duration::from_millis(5);
 
 impl Reader {
     pub(super) async fn cached(&self, id: OrderId) -> Cached {
@@ -22,7 +22,12 @@ impl Reader {
         };
         let now = Micros::now();
         match cache.get(id, now, &self.metrics).await {
-            Ok(Some(copy)) => judge(copy, now, *self.heard_since.borrow(), cache.lives().active),
+            Ok(Some(copy)) => judge(
+                copy,
+                now,
+                *self.received_since.borrow(),
+                cache.lives().active,
+            ),
             Ok(None) => Cached::Nothing,
             Err(error) => {
                 tracing::debug!(error = %chain(&error), "the cache was not asked");
@@ -37,7 +42,7 @@ impl Reader {
             return Err("all places at the primary are taken".to_owned());
         };
         match self.primary.place(id, self.budgets.active).await {
-            Ok((standing, place)) if !standing.standby => Ok(place),
+            Ok((state, place)) if !state.standby => Ok(place),
             Ok(_) => Err("the write pool leads to a standby".to_owned()),
             Err(error) => Err(format!("primary: {}", chain(&error))),
         }
@@ -50,7 +55,7 @@ impl Reader {
                 why: "there is no read pool".into(),
             };
         };
-        let (standing, place) = match replica.place(id, self.budgets.replica).await {
+        let (state, place) = match replica.place(id, self.budgets.replica).await {
             Ok(answer) => answer,
             Err(error) => {
                 return Replica::Nothing {
@@ -59,8 +64,8 @@ impl Reader {
                 };
             }
         };
-        let staleness = self.staleness(standing);
-        let source = if standing.standby {
+        let staleness = self.staleness(state);
+        let source = if state.standby {
             Source::Replica
         } else {
             Source::Primary
@@ -69,11 +74,11 @@ impl Reader {
     }
 
     /// How old an answer of this server is at most.
-    pub(super) fn staleness(&self, standing: Standing) -> Option<Micros> {
-        if !standing.standby {
+    pub(super) fn staleness(&self, state: ServerState) -> Option<Micros> {
+        if !state.standby {
             return Some(Micros(0));
         }
-        let staleness = lock(&self.written).staleness(Micros::now(), standing.at);
+        let staleness = lock(&self.written).staleness(Micros::now(), state.at);
         self.metrics.lag.store(
             staleness.map_or(u64::MAX, |age| age.0.unsigned_abs()),
             Relaxed,
@@ -133,6 +138,6 @@ impl Reader {
         };
         let metrics = self.metrics.clone();
         let kept = tokio::spawn(async move { cache.put(&order, Micros::now(), &metrics).await });
-        let _ = tokio::time::timeout(CACHE_WITHIN, kept).await;
+        let _ = tokio::time::timeout(CACHE_TIMEOUT, kept).await;
     }
 }

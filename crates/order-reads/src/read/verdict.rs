@@ -49,22 +49,22 @@ pub(super) fn of_kind(kind: Kind, found: Found) -> Answer {
 }
 
 /// What a copy is worth. One of an order that has ended is as good as any. One of an order under
-/// way must be young, and from a time since which every change was heard.
+/// way must be young, and from a time since which every change was received.
 pub(super) fn judge(
     copy: Copy,
     now: Micros,
-    heard_since: Option<Micros>,
+    received_since: Option<Micros>,
     fresh: Duration,
 ) -> Cached {
     let age = now.since(copy.at);
-    let heard = heard_since.is_some_and(|since| copy.at >= since);
+    let received = received_since.is_some_and(|since| copy.at >= since);
     let is_final = copy.order.is_final();
     let found = Found {
         source: Source::Cache,
         staleness: Some(Micros(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))),
         order: Arc::new(copy.order),
     };
-    if is_final || (heard && age <= fresh) {
+    if is_final || (received && age <= fresh) {
         Cached::Good(found)
     } else {
         Cached::Doubtful(found)
@@ -136,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_an_active_order_answers_only_while_changes_are_heard_and_it_is_young() {
+    fn a_copy_of_an_active_order_answers_only_while_changes_are_received_and_it_is_young() {
         let fresh = Duration::from_secs(30);
-        let worth = |state: &str, at: i64, heard: Option<i64>| {
+        let worth = |state: &str, at: i64, received: Option<i64>| {
             let copy = Copy {
                 at: Micros(at * 1_000_000),
                 order: order(state, 1),
@@ -147,7 +147,7 @@ mod tests {
                 judge(
                     copy,
                     Micros(100_000_000),
-                    heard.map(|since| Micros(since * 1_000_000)),
+                    received.map(|since| Micros(since * 1_000_000)),
                     fresh
                 ),
                 Cached::Good(_)
@@ -160,9 +160,9 @@ mod tests {
         );
         assert!(
             !worth("ongoing", 90, Some(95)),
-            "a change may have gone unheard"
+            "a change may have been missed"
         );
-        assert!(!worth("ongoing", 90, None), "nothing is heard");
+        assert!(!worth("ongoing", 90, None), "no changes are received");
         assert!(
             worth("completed", 1, None),
             "what has ended does not change"
