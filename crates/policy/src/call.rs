@@ -105,7 +105,7 @@ impl Reason {
         }
     }
 
-    /// What the workload is told.
+    /// The reason in words, for the answer to the workload.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::BreakerOpen => {

@@ -147,7 +147,7 @@ impl Body for SentBody {
 pub(crate) struct Watch {
     /// To be given back when the body has ended.
     pub permit: Option<Permit>,
-    /// Whether gRPC's status stands in the trailers.
+    /// Whether the outcome is gRPC's status, which is in the trailers.
     pub grpc: bool,
     /// Records a copy for bad times.
     pub recorder: Option<Recorder>,

@@ -57,8 +57,8 @@ impl Running {
             ending.next = Instant::now() + ending.drain;
             return Ok(self.console.shut_down_after_clients().await?);
         }
-        // Those that stay are ended while they are idle, as far as that comes; one that sends its
-        // next query that very moment gets an error.
+        // Clients that stay are evicted while they are idle. One that sends its next query at that
+        // moment gets an error.
         if ending.evictions > 0 {
             ending.evictions -= 1;
             self.anchors.clear();

@@ -25,14 +25,14 @@ const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(4);
 /// How often the pools are counted otherwise, and the anchors held.
 const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What a process tells.
+/// A message of a process.
 #[derive(Clone, Debug)]
 pub(crate) enum Report {
-    /// It is where this target says.
+    /// It has reached the target of this number.
     Settled(u64),
-    /// And no transaction is under way.
+    /// It has no transaction under way under the target of this number.
     Drained(u64),
-    /// How its pools stand.
+    /// The state of its pools.
     Pools(Pools),
     /// It ended, and why; it is started again.
     Ended(String),

@@ -40,7 +40,7 @@ impl Running {
                 None => open_console(&self.files).await?,
             };
             self.paused = Some(console.pause());
-            // The command goes another way than those that follow.
+            // The command goes over a session of its own, so the following ones could overtake it.
             let deadline = Instant::now() + ANSWER_WITHIN;
             while !self.console.is_paused().await? {
                 anyhow::ensure!(Instant::now() < deadline, "PgBouncer does not pause");

@@ -22,7 +22,7 @@ use crate::running::Running;
 use mrg_base::lock;
 use mrg_policy::{DependencyReport, Forced, ProviderReport, Report};
 
-/// How long a caller who waits for a change is kept waiting.
+/// How long a caller may wait for a change of the state.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// What the port serves.
@@ -72,7 +72,7 @@ struct After {
 async fn state(State(admin): State<Admin>, Query(query): Query<After>) -> Response {
     let mut changes: watch::Receiver<u64> = admin.running.changes();
     if let Some(after) = query.after {
-        // Its end is news as well.
+        // If no change comes in time the state is reported as it is.
         let _ = tokio::time::timeout(MAX_WAIT, changes.wait_for(|version| *version != after)).await;
     }
     let version = *changes.borrow();

@@ -95,7 +95,7 @@ pub(crate) fn pass(
             else {
                 return;
             };
-            // The end of either side is the end of both: there is nothing to report.
+            // An error on either side ends both, and neither has a way to report it.
             let _ = tokio::io::copy_bidirectional(
                 &mut TokioIo::new(caller),
                 &mut TokioIo::new(provider),

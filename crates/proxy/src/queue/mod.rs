@@ -81,7 +81,7 @@ impl Queue {
     /// Keeps a request. When this returns a ticket, it is on a disk.
     ///
     /// # Errors
-    /// If it is nowhere.
+    /// If neither the database nor the log took it.
     pub(crate) async fn enqueue(
         &self,
         dependency: &str,

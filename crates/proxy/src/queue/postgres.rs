@@ -105,7 +105,7 @@ impl Postgres {
     /// Keeps a request, unless it is there already or too many are.
     ///
     /// # Errors
-    /// If it cannot be known to be kept.
+    /// If the database does not answer; the request may be kept all the same.
     pub(super) async fn put(&self, item: &Item, capacity: u32) -> Result<Enqueued, Error> {
         let headers = serde_json::to_string(&item.headers).unwrap_or_default();
         let (created, retry_at) = (millis(item.created), millis(item.retry_at));
@@ -153,7 +153,7 @@ impl Postgres {
     /// left to people first.
     ///
     /// # Errors
-    /// If the database does not do it.
+    /// If the database does not answer.
     pub(super) async fn claim(
         &self,
         workload: &str,

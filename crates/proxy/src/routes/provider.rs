@@ -37,7 +37,7 @@ pub(crate) struct Provider {
     pub refused: Counter,
     /// How often its breaker opened.
     pub opened: Counter,
-    /// Counts changes, for those who watch.
+    /// Counts changes, for receivers that wait for one.
     changes: watch::Sender<u64>,
 }
 
@@ -160,8 +160,8 @@ impl Provider {
     }
 }
 
-/// A request that was let through. It is given back with its outcome; one that is dropped says
-/// nothing about the provider, since its caller went away.
+/// The permit of a request that was let through. It is given back with the outcome; one that is
+/// dropped counts as excluded, since the caller went away.
 pub(crate) struct Permit {
     provider: Arc<Provider>,
     admission: Option<Admission>,

@@ -49,7 +49,7 @@ impl Call<'_> {
     /// Tries the providers in order until one answers.
     ///
     /// # Errors
-    /// Why none did, by the last that was tried.
+    /// If none answered, with the reason of the last attempt, or of the refusals if there was none.
     pub(super) async fn providers(
         &self,
         deadline: Instant,
