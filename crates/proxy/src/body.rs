@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 
 use crate::cache::recorder::Recorder;
 use crate::counters::InFlight;
-use crate::routes::provider::Permit;
+use crate::provider::Permit;
 use mrg_base::lock;
 use mrg_breaker::Outcome;
 use mrg_policy::grpc_outcome;

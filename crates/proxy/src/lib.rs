@@ -14,6 +14,7 @@ mod head;
 mod headers;
 mod listeners;
 mod phase;
+mod provider;
 mod queue;
 mod routes;
 mod run;

@@ -6,9 +6,9 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::current::Current;
+use crate::provider::Provider;
 use crate::queue::Queue;
 use crate::routes::convert;
-use crate::routes::provider::Provider;
 use crate::routes::shared::Shared;
 use crate::routes::upstream::Upstream;
 use mrg_policy::{BasePath, CheckedAnswer, Dependency};

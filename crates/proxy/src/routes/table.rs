@@ -9,9 +9,9 @@ use http::uri::Scheme;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::provider::Provider;
 use crate::queue::Queue;
 use crate::routes::convert;
-use crate::routes::provider::Provider;
 use crate::routes::route::{Route, StaticAnswer, Target};
 use crate::routes::shared::Shared;
 use crate::routes::upstream::{client, same_connections};

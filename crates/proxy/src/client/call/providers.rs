@@ -12,7 +12,7 @@ use crate::body::Answer;
 use crate::client::attempt::attempt;
 use crate::counters::InFlight;
 use crate::headers::PROVIDER;
-use crate::routes::provider::Permit;
+use crate::provider::Permit;
 use crate::routes::route::{Route, Target};
 use mrg_base::{Millis, lock};
 use mrg_breaker::Refusal;

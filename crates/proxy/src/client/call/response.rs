@@ -9,7 +9,7 @@ use crate::body::{Answer, Watch};
 use crate::cache::recorder::Recorder;
 use crate::counters::InFlight;
 use crate::headers::{PROVIDER, strip_hop_by_hop};
-use crate::routes::provider::Permit;
+use crate::provider::Permit;
 use crate::routes::route::Target;
 use mrg_breaker::Outcome;
 use mrg_policy::{Ended, grpc_outcome};

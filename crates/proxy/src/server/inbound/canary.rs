@@ -9,8 +9,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::traffic::{Answered, TrafficStats, failed};
 use crate::client::attempt;
+use crate::provider::{Permit, Provider};
 use crate::routes::convert;
-use crate::routes::provider::{Permit, Provider};
 use mrg_breaker::{Mode, Outcome, Settings};
 use mrg_policy::{Canary, CanaryReport, Ended};
 
