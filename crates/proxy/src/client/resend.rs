@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::client::call::{self, Resent};
 use crate::phase::Phase;
-use crate::queue::{Item, Status, Where};
+use crate::queue::{Item, Location, Status};
 use crate::routes::route::{CurrentRoute, Route};
 use mrg_breaker::State;
 use mrg_policy::{Queue as Limits, Reason};
@@ -79,7 +79,7 @@ async fn send(
     route: &std::sync::Arc<Route>,
     limits: &Limits,
     item: Item,
-    at: Where,
+    at: Location,
     repeatable: bool,
 ) {
     let Some(queue) = &route.queue else { return };

@@ -181,7 +181,8 @@ pub enum Line {
     /// A request came.
     Put(Box<Item>),
     /// A request's status changed. Stored as `Stands`.
-    Stands {
+    #[serde(rename = "Stands")]
+    StatusChanged {
         /// Which.
         ticket: String,
         /// Its status from now on.
@@ -232,7 +233,7 @@ mod tests {
         let parsed: Line = serde_json::from_str(line).unwrap();
         assert!(matches!(
             &parsed,
-            Line::Stands {
+            Line::StatusChanged {
                 status: Status::NeedsReview,
                 ..
             }

@@ -168,11 +168,11 @@ impl Queue {
         dependency: &str,
         limits: &Limits,
         repeatable: bool,
-    ) -> Option<(Item, Where)> {
+    ) -> Option<(Item, Location)> {
         if let Some(postgres) = &self.postgres {
             let claim = postgres.claim(&self.workload, dependency, &self.pod, limits, repeatable);
             match in_time(claim).await {
-                Ok(Some(item)) => return Some((item, Where::Postgres)),
+                Ok(Some(item)) => return Some((item, Location::Postgres)),
                 Ok(None) => *lock(&self.trouble) = None,
                 Err(error) => *lock(&self.trouble) = Some(chain(&error)),
             }
@@ -185,7 +185,7 @@ impl Queue {
             .claim(dependency, limits)
             .await;
         match claimed {
-            Ok(item) => item.map(|item| (item, Where::Log)),
+            Ok(item) => item.map(|item| (item, Location::Log)),
             Err(error) => {
                 tracing::warn!(
                     error = chain(&error),
@@ -217,18 +217,18 @@ impl Queue {
     pub(crate) async fn settle(
         &self,
         item: &Item,
-        place: Where,
+        place: Location,
         status: Status,
         retry_at: Option<Timestamp>,
         note: &str,
     ) {
         for _ in 0..30 {
             let settled = match (place, &self.postgres, &self.log) {
-                (Where::Postgres, Some(postgres), _) => {
+                (Location::Postgres, Some(postgres), _) => {
                     let settle = postgres.settle(&item.ticket, status, retry_at, note);
                     in_time(settle).await
                 }
-                (Where::Log, _, Some(log)) => {
+                (Location::Log, _, Some(log)) => {
                     log.lock()
                         .await
                         .settle(&item.ticket, status, retry_at, note)
@@ -332,7 +332,7 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T,
 
 /// Where a request waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Where {
+pub(crate) enum Location {
     Postgres,
     Log,
 }

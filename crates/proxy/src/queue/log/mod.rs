@@ -278,7 +278,7 @@ impl Log {
         note: &str,
     ) -> Result<(), Error> {
         let retry_at = retry_at.unwrap_or_else(Timestamp::now);
-        self.append(&Line::Stands {
+        self.append(&Line::StatusChanged {
             ticket: ticket.to_owned(),
             status,
             retry_at,

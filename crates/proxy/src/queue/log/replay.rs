@@ -39,7 +39,7 @@ pub fn replay(text: &[u8]) -> Replayed {
             Line::Put(item) => {
                 items.insert(item.ticket.clone(), *item);
             }
-            Line::Stands {
+            Line::StatusChanged {
                 ticket,
                 status,
                 retry_at,
