@@ -79,7 +79,7 @@ impl Pooler {
     /// Asks the agent whether it holds a lease or promises: `/primary` answers 200 only then.
     fn confirm_leadership(&self, leader: &Leader) {
         let member = self.snapshot.member(&leader.member);
-        let base = member.and_then(|data| data.api_base());
+        let base = member.and_then(mrg_dcs::wire::MemberData::api_base);
         let (http, answers, key) = (self.http.clone(), self.answers.clone(), leader.key);
         tokio::spawn(async move {
             let leads = match base {
