@@ -58,6 +58,18 @@ impl<T> Versioned<T> {
     }
 }
 
+impl Versioned<Value> {
+    /// The key as etcd stores it.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            value: self.value.render().into_bytes(),
+            lease: self.lease.0,
+            created: self.created.0,
+            modified: self.modified.0,
+        }
+    }
+}
+
 /// The value of `failover`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Intent {
