@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::etcd::{Keys, Transaction};
+use crate::etcd::Keys;
 use crate::event::{Answer, Ask, Message, SimulationEvent};
-use crate::publish::Record;
+use crate::publish::api_url;
 use crate::steps::Running;
 use crate::votes::{Asker, Round};
 use crate::world::World;
-use mrg_base::{Lsn, Moment};
+use mrg_base::Moment;
+use mrg_dcs::DynamicConfig;
+use mrg_dcs::wire::{MemberData, StatusData};
 use mrg_election::publisher::{Publisher, PublisherEvent};
 use mrg_election::watch_order::{WatchInput, WatchOrder, WatchOutput};
 use mrg_election::{
@@ -57,7 +59,7 @@ pub(super) struct Agent {
     pub step: Option<Running>,
     pub watch: Watch,
     pub order: WatchOrder,
-    pub publisher: Publisher<Record, Lsn>,
+    pub publisher: Publisher<MemberData, StatusData>,
     pub seen: Rc<Keys>,
     pub reachable: bool,
     pub settings: Settings,
@@ -67,15 +69,15 @@ pub(super) struct Agent {
     pub postgres: Postgres,
     probe: u64,
     next_look: u64,
-    /// The last settings that were read.
-    pub known_settings: Option<Settings>,
+    /// The last configuration that was read.
+    pub known_config: Option<DynamicConfig>,
     pub started: Moment,
     pub promises_recorded: bool,
     restart_after: u64,
 }
 
 fn is_done(answer: Option<&Answer>) -> bool {
-    matches!(answer, Some(Answer::Transacted(Some(_))))
+    matches!(answer, Some(Answer::Transacted(Ok(Some(_)))))
 }
 
 impl World {
@@ -137,7 +139,7 @@ impl World {
             postgres: Postgres::Unknown,
             probe: 0,
             next_look: 0,
-            known_settings: None,
+            known_config: None,
             started: now,
             promises_recorded: false,
             restart_after: 0,
@@ -302,18 +304,13 @@ impl World {
                 }
             }
             Effect::WriteFailsafe { over, members } => {
-                let agent = self.agent(member);
-                let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
-                    return;
-                };
-                let within = agent.settings.failover.retry_timeout.0;
-                let call = self.ask_etcd(
-                    member,
-                    number,
-                    within,
-                    Ask::Transact(lease, Transaction::PutFailsafe(over, members)),
-                );
-                self.agent(member).calls.insert(call, Call::Failsafe);
+                let url = api_url(member);
+                let written = self.with_writer(member, |writer| {
+                    writer.failsafe(over, members.clone(), &url)
+                });
+                if let Ok(transaction) = written {
+                    self.ask_to_write(member, transaction, Call::Failsafe);
+                }
             }
             Effect::AnswerPromise(reply, answer) => self.answer_promise(member, reply, answer),
             Effect::AnswerVote(reply, answer) => self.answer_vote(member, reply, answer),
@@ -453,10 +450,9 @@ impl World {
                 self.published(to, PublisherEvent::HistoryWritten(is_done(answer.as_ref())));
             }
             (Call::Failsafe, answer) => {
-                let written = if let Some(Answer::Transacted(written)) = answer {
-                    written
-                } else {
-                    None
+                let written = match answer {
+                    Some(Answer::Transacted(Ok(written))) => written,
+                    _ => None,
                 };
                 self.feed(to, Event::FailsafeWritten(written));
             }
@@ -495,16 +491,20 @@ impl World {
     fn seen(&mut self, member: usize, keys: &Rc<Keys>, asked: u64) {
         let arrived = WatchInput::Arrived {
             revision: keys.cluster.revision,
-            has_leader: keys.cluster.leader.is_some(),
+            has_leader: keys.snapshot.leader_key().is_some(),
         };
         let agent = self.agent(member);
         let number = agent.number;
         if agent.order.on(arrived).is_empty() {
             return;
         }
-        agent.seen = keys.clone();
+        let former = std::mem::replace(&mut agent.seen, keys.clone());
         agent.reachable = true;
-        agent.known_settings = keys.settings.or(agent.known_settings);
+        let modified = |keys: &Keys| keys.config().map(|(revision, _)| revision);
+        if modified(keys) != modified(&former) {
+            let read = keys.config().map(|(_, config)| config.clone());
+            agent.known_config = read.or(agent.known_config.take());
+        }
         if let Some(settings) = keys.settings.filter(|settings| agent.settings != *settings) {
             agent.settings = settings;
             self.feed(member, Event::Settings(settings));

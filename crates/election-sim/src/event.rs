@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use crate::etcd::{Keys, PoolerKey, Transaction};
+use crate::etcd::Keys;
 use crate::postgres::Record;
 use crate::schedule::Fault;
 use mrg_base::{Millis, Position};
+use mrg_dcs::Transaction;
 use mrg_election::sync::Names;
-use mrg_election::{Event, LeaseId, StepId};
+use mrg_election::{Event, LeaseId, Revision, StepId};
 use mrg_pool_core::Finding;
 
 /// What somebody asks of etcd.
@@ -17,8 +18,7 @@ pub(super) enum Ask {
     Keep(LeaseId),
     Revoke(LeaseId),
     Read,
-    Transact(LeaseId, Transaction),
-    Pooler(PoolerKey),
+    Transact(Transaction),
 }
 
 /// What it answers.
@@ -28,7 +28,8 @@ pub(super) enum Answer {
     Kept(bool),
     Revoked,
     Keys(Rc<Keys>),
-    Transacted(Option<mrg_election::Revision>),
+    /// The revision, `None` if no compare held, or the lease that is gone.
+    Transacted(Result<Option<Revision>, LeaseId>),
 }
 
 /// A message between members, poolers and clients.
@@ -110,13 +111,13 @@ pub(super) enum Message {
     Vouch {
         pooler: usize,
         number: u32,
-        key: mrg_election::Revision,
+        key: Revision,
     },
     /// Yes or no.
     Vouched {
         pooler: usize,
         number: u32,
-        key: mrg_election::Revision,
+        key: Revision,
         leads: bool,
     },
     /// A write.

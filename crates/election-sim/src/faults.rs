@@ -1,6 +1,6 @@
 //! What goes wrong, and how it is mended.
 
-use crate::etcd;
+use crate::etcd::config;
 use crate::event::SimulationEvent;
 use crate::postgres::Data;
 use crate::random::Random;
@@ -8,6 +8,8 @@ use crate::schedule::{Fault, settings};
 use crate::server::CONNECTION_TIMEOUT;
 use crate::world::{Host, World};
 use mrg_base::MemberName;
+use mrg_dcs::wire::FailoverData;
+use mrg_dcs::{DynamicConfig, Key, Transaction, Value, Write};
 use mrg_election::sync::Stored;
 use mrg_election::{Mode, Postgres};
 
@@ -105,8 +107,8 @@ impl World {
                 self.later(wait, SimulationEvent::Undo { fault });
             }
             Fault::EtcdSilent(wait) => {
-                self.etcd_silent_until = self.etcd_silent_until.max(self.now + wait);
-                let until = self.etcd_silent_until;
+                self.etcd.fall_silent(self.now + wait);
+                let until = self.etcd.silent_until();
                 self.at(until, SimulationEvent::Undo { fault });
             }
             Fault::WatchLags(member, wait) => self.hosts[member].watch_lags_until = self.now + wait,
@@ -131,22 +133,7 @@ impl World {
                     self.hosts[member].postgres.data = Some(foreign);
                 }
             }
-            Fault::Switchover(candidate) => {
-                let candidate = candidate.map(|member| self.name(member));
-                let leader = self
-                    .etcd
-                    .keys()
-                    .cluster
-                    .leader
-                    .as_ref()
-                    .map(|leader| leader.member.clone());
-                if let Some(leader) = leader.filter(|leader| Some(leader) != candidate.as_ref()) {
-                    self.etcd.change(|keys, revision| {
-                        etcd::request(keys, revision, Some(leader), candidate);
-                    });
-                    self.etcd_changed();
-                }
-            }
+            Fault::Switchover(candidate) => self.request_switchover(candidate),
             Fault::Restart(member) => {
                 if let Some(agent) = &self.hosts[member].agent {
                     let number = agent.number;
@@ -165,13 +152,11 @@ impl World {
                 self.set_paused(true);
                 self.later(wait, SimulationEvent::Undo { fault });
             }
-            Fault::DeleteLeader => self.delete_key(|keys| keys.cluster.leader = None),
-            Fault::DeleteInitialize => self.delete_key(|keys| keys.cluster.initialize = None),
-            Fault::DeleteFailsafe => self.delete_key(|keys| keys.cluster.failsafe = None),
-            Fault::DeleteSync => self.delete_key(|keys| keys.cluster.sync = None),
-            Fault::DeleteConfig => {
-                self.delete_key(|keys| (keys.settings, keys.cluster.expected) = (None, None));
-            }
+            Fault::DeleteLeader => self.delete_keys([Key::Leader]),
+            Fault::DeleteInitialize => self.delete_keys([Key::Initialize]),
+            Fault::DeleteFailsafe => self.delete_keys([Key::Failsafe]),
+            Fault::DeleteSync => self.delete_keys([Key::Sync]),
+            Fault::DeleteConfig => self.delete_keys([Key::Config]),
             Fault::DeleteEverything => self.delete_everything(),
             Fault::KillPooler(pooler, wait) => {
                 self.stop_pooler(pooler);
@@ -198,7 +183,7 @@ impl World {
                     self.mend_way(other, member);
                 }
             }
-            Fault::EtcdSilent(_) => self.etcd_answers(),
+            Fault::EtcdSilent(_) => self.etcd_time_passes(),
             Fault::DiskFull(member, _) => self.hosts[member].postgres.disk_full = false,
             Fault::PauseCluster(_) => self.set_paused(false),
             _ => {}
@@ -221,18 +206,6 @@ impl World {
     fn mend_way(&mut self, from: usize, to: usize) {
         if from != to {
             self.cut[from][to] = self.cut[from][to].saturating_sub(1);
-        }
-    }
-
-    fn etcd_answers(&mut self) {
-        if self.now < self.etcd_silent_until {
-            return;
-        }
-        // Its new leader gives every lease its whole ttl again; those that keep asking notice
-        // nothing else.
-        let now = self.now;
-        for (lease, ends) in self.etcd.promote(now) {
-            self.at(ends, SimulationEvent::Expire { lease });
         }
     }
 
@@ -322,35 +295,59 @@ impl World {
             .filter(|_| random.chance(700))
             .collect();
         let expected = random.chance(500).then_some(expected);
-        self.etcd
-            .change(|keys, _| (keys.settings, keys.cluster.expected) = (Some(new), expected));
-        self.etcd_changed();
+        self.write_config(&config(&new, expected.as_ref()));
     }
 
     fn set_paused(&mut self, paused: bool) {
+        let keys = self.etcd.keys();
         // Without the key there is nothing to change.
-        if self
-            .etcd
-            .keys()
+        let Some((_, config)) = keys.config() else {
+            return;
+        };
+        if keys
             .settings
             .is_some_and(|settings| settings.paused != paused)
         {
-            self.etcd.change(|keys, _| {
-                keys.settings
-                    .iter_mut()
-                    .for_each(|settings| settings.paused = paused);
-            });
-            self.etcd_changed();
+            let patch = DynamicConfig::parse(format!(r#"{{"pause":{paused}}}"#).as_bytes());
+            let mut config = config.clone();
+            config.patch(&patch.expect("a JSON object").0);
+            self.write_config(&config);
         }
     }
 
-    fn delete_key(&mut self, delete: impl FnOnce(&mut etcd::Keys)) {
-        // An etcd that has no leader does not do it for anybody.
-        if self.now < self.etcd_silent_until {
-            return;
-        }
-        self.etcd.change(|keys, _| delete(keys));
+    /// Somebody writes the configuration over the one that is there.
+    fn write_config(&mut self, config: &DynamicConfig) {
+        let over = self.etcd.keys().config().map(|(revision, _)| revision);
+        let written = self
+            .etcd
+            .transact(&Transaction::write_config(over, config.clone()));
+        assert!(written.is_ok_and(|written| written.is_some()));
         self.etcd_changed();
+    }
+
+    fn request_switchover(&mut self, candidate: Option<usize>) {
+        let candidate = candidate.map(|member| self.name(member));
+        let leader = self.etcd.keys().cluster.leader.as_ref();
+        let leader = leader.map(|leader| leader.member.clone());
+        let Some(leader) = leader.filter(|leader| Some(leader) != candidate.as_ref()) else {
+            return;
+        };
+        let request = FailoverData {
+            leader: Some(leader.to_string()),
+            member: candidate.map(|name| name.to_string()),
+            scheduled_at: None,
+        };
+        let written = self.etcd.transact(&Transaction::request_failover(request));
+        assert!(written.is_ok_and(|written| written.is_some()));
+        self.etcd_changed();
+    }
+
+    fn delete_keys(&mut self, keys: impl IntoIterator<Item = Key>) {
+        // An etcd that has no leader does not do it for anybody.
+        if self.etcd.answers(self.now) {
+            self.etcd.delete(keys);
+            self.etcd_changed();
+        }
     }
 
     /// Every key of a cluster goes. Not in Async mode, where nothing but `history` tells of a
@@ -367,13 +364,19 @@ impl World {
         if self.schedule.settings.replication.mode == Mode::Async || self.hosts.iter().any(blank) {
             return;
         }
-        self.delete_key(|keys| {
-            keys.cluster = mrg_election::Cluster {
-                revision: keys.cluster.revision,
-                ..Default::default()
-            };
-            keys.settings = None;
-        });
+        let members = self.hosts.iter().map(|host| Key::Member(host.name.clone()));
+        let single = [
+            Key::Leader,
+            Key::Initialize,
+            Key::Config,
+            Key::Sync,
+            Key::Failover,
+            Key::Failsafe,
+            Key::History,
+            Key::Status,
+        ];
+        let keys: Vec<Key> = single.into_iter().chain(members).collect();
+        self.delete_keys(keys);
     }
 
     /// Whether the keys say nothing of a cluster that there is.
@@ -391,8 +394,8 @@ impl World {
             row.fill(0);
         }
         self.slow_until = 0;
-        self.etcd_silent_until = self.now;
-        self.etcd_answers();
+        self.etcd.mend();
+        self.etcd_time_passes();
         for member in 0..self.hosts.len() {
             let now = self.now;
             let host = &mut self.hosts[member];
@@ -435,9 +438,8 @@ impl World {
         };
         if let Some(system_id) = self.hosts.iter().find_map(ours).filter(|_| nameless) {
             self.tell(|_| format!("*** somebody writes /initialize: {system_id}"));
-            self.etcd.change(|keys, _| {
-                keys.cluster.initialize = Some(mrg_election::Initialize::Done(system_id));
-            });
+            self.etcd
+                .write(&[Write::Put(Value::SystemId(system_id), None)]);
             self.etcd_changed();
         }
         let keys = self.etcd.keys();
@@ -449,13 +451,16 @@ impl World {
                 .is_synchronous();
         if let Some(leader) = self.most_advanced().filter(|_| stuck) {
             self.tell(|_| format!("*** somebody writes /sync for {leader}"));
-            self.etcd.change(|keys, revision| {
+            let listed = &self.etcd.keys().cluster.failsafe;
+            let unlisted = listed
+                .as_ref()
+                .is_some_and(|listed| !listed.members.contains(&leader));
+            let mut writes = vec![Write::Put(Value::Sync(Stored::only(leader)), None)];
+            if unlisted {
                 // Every member is there, and none is a primary: nobody leads by promises.
-                keys.cluster
-                    .failsafe
-                    .take_if(|listed| !listed.members.contains(&leader));
-                keys.cluster.sync = Some((revision, Stored::only(leader)));
-            });
+                writes.push(Write::Delete(Key::Failsafe));
+            }
+            self.etcd.write(&writes);
             self.etcd_changed();
         }
     }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::etcd::Transaction;
+use crate::etcd::Keys;
 use crate::postgres::{Server, lsn};
 use crate::schedule::{Fault, Schedule};
 use crate::world::{Host, World};
-use mrg_base::Position;
-use mrg_election::{Initialize, LeaseId, Mode, Reason, Revision, sync};
+use mrg_base::{MemberName, Position};
+use mrg_election::{Initialize, Mode, Reason, Revision, sync};
 
 /// After everything is mended, the cluster must be whole within so long, and so many lengths of its
 /// ttl.
@@ -32,8 +32,8 @@ pub(super) struct Judge {
     pub healed_at: Option<u64>,
     /// When each member's server was last seen to accept writes.
     wrote_at: Vec<u64>,
-    /// The revision that created the leader key, if it is there.
-    created: Option<Revision>,
+    /// The leader key's creation and its holder, if it is there.
+    held: Option<(Revision, MemberName)>,
     /// Who held the leader key, since when.
     leaderships: Vec<(u64, Option<usize>)>,
     violation: Option<String>,
@@ -63,7 +63,7 @@ impl Judge {
             rewires: 0,
             systems: 0,
             healed_at: None,
-            created: None,
+            held: None,
             wrote_at: vec![0; schedule.members],
             leaderships: vec![(0, None)],
             violation: None,
@@ -239,18 +239,13 @@ impl World {
 
     /// `/sync` and the names in force must never permit an election that could miss a commit.
     pub(crate) fn judge_keys(&mut self) {
-        let created = self
-            .etcd
-            .keys()
-            .cluster
-            .leader
-            .as_ref()
-            .map(|leader| leader.created);
-        if created.is_some() && self.judge.created.is_some() && created != self.judge.created {
+        let leader = self.etcd.keys().cluster.leader.as_ref();
+        let held = leader.map(|leader| (leader.created, leader.member.clone()));
+        if held.is_some() && self.judge.held.is_some() && held != self.judge.held {
             self.judge
                 .blame("the leader key was taken from whoever held it".to_owned());
         }
-        self.judge.created = created;
+        self.judge.held = held;
         if let Some(Initialize::Done(system)) = self.etcd.keys().cluster.initialize {
             self.judge.system.get_or_insert(system);
         }
@@ -291,30 +286,22 @@ impl World {
         }
     }
 
-    /// The leader key goes only when nothing of that server runs.
-    pub(crate) fn judge_transaction(
-        &mut self,
-        member: usize,
-        lease: LeaseId,
-        transaction: &Transaction,
-    ) {
-        let leads = self
-            .etcd
-            .keys()
-            .cluster
-            .leader
-            .as_ref()
-            .is_some_and(|leader| leader.lease == lease);
-        if leads
-            && *transaction == Transaction::Release
-            && matches!(
-                self.hosts[member].postgres.server,
-                Server::Primary | Server::Stopping
-            )
-        {
-            let name = self.name(member);
+    /// The leader key is released only when nothing of that server runs.
+    pub(crate) fn judge_release(&mut self, by: usize, before: &Keys) {
+        let Some(leader) = &before.cluster.leader else {
+            return;
+        };
+        if self.etcd.keys().cluster.leader.is_some() {
+            return;
+        }
+        let server = |member: usize| self.hosts[member].postgres.server;
+        let runs = self
+            .number_of(&leader.member)
+            .is_some_and(|member| matches!(server(member), Server::Primary | Server::Stopping));
+        if runs {
+            let (name, by) = (&leader.member, self.name(by));
             self.judge.blame(format!(
-                "{name} released the leader key while its postgres runs"
+                "{by} released the leader key while the postgres of {name} runs"
             ));
         }
     }

@@ -8,10 +8,12 @@
 //! same day. docs/proof.md says what the model knows of the world and what it does not.
 
 mod agent;
+mod clients;
 mod etcd;
 mod event;
 mod faults;
 mod judge;
+mod messages;
 mod network;
 mod pooler;
 mod postgres;

@@ -3,18 +3,17 @@
 use std::collections::BTreeSet;
 
 use crate::agent::Call;
-use crate::etcd::{Keys, PoolerKey, Transaction};
+use crate::etcd::Keys;
 use crate::event::{Answer, Ask, Message, SimulationEvent};
 use crate::postgres::{Server, lsn};
 use crate::world::{Fence, World};
 use mrg_base::{MemberName, Millis, Moment};
-use mrg_election::pool_pause::{PauseEffect, PauseEvent, PoolPause, WritePooler, WritePoolers};
+use mrg_dcs::{Transaction, Untried};
+use mrg_election::pool_pause::{PauseEffect, PauseEvent, PoolPause};
 use mrg_election::{Action, Event, Outcome, Revision, StepId, StopMode, Vote};
 
 /// Peers that are alive answer in a few milliseconds; one that is not must not hold up an election.
 const VOTE_WITHIN: u64 = 700;
-/// How long the last transactions of a pooler may take.
-const POOLERS_WAIT: Millis = Millis(2_000);
 
 /// A step that is being performed.
 pub(super) struct Running {
@@ -24,28 +23,16 @@ pub(super) struct Running {
     pub waiting: BTreeSet<usize>,
     pub incarnation: u32,
     pub pause: Option<PoolPause>,
+    /// What came of it, of a step that ended at once.
+    pub ended: Option<Outcome>,
 }
 
 fn refused() -> Outcome {
     Outcome::Refused("another was faster".to_owned())
 }
 
-/// The poolers as a leader reads them: each gives a switchover up rather than cut transactions.
-fn write_poolers(keys: &Keys) -> WritePoolers {
-    let pooler = |(number, key): (&usize, &PoolerKey)| {
-        let pooler = WritePooler {
-            max_wait: POOLERS_WAIT,
-            abandons: true,
-            request: key.pause,
-            drained: key.drained,
-        };
-        (format!("pooler-{number}"), pooler)
-    };
-    keys.poolers.iter().map(pooler).collect()
-}
-
 fn leadership(keys: &Keys) -> Option<Revision> {
-    keys.cluster.leader.as_ref().map(|leader| leader.created)
+    keys.snapshot.leader_key().map(|key| key.created)
 }
 
 pub(super) fn failed(reason: &str) -> Outcome {
@@ -63,77 +50,60 @@ impl World {
             waiting: BTreeSet::new(),
             incarnation,
             pause: None,
+            ended: None,
         };
         self.agent(member).step = Some(running);
-        let number = self.agent(member).number;
-        let transaction = match action {
-            Action::ClaimInitialize => Transaction::ClaimInitialize,
-            Action::AbandonInitialize => {
-                self.hosts[member].postgres.data = None;
-                Transaction::AbandonInitialize
+        match self.with_writer(member, |writer| writer.action(&action)) {
+            Ok(Some(transaction)) => {
+                if action == Action::AbandonInitialize {
+                    self.hosts[member].postgres.data = None;
+                }
+                self.ask_to_write(member, transaction, Call::Step(step));
             }
-            Action::StoreSystemId(id) => {
-                let flushed = self.hosts[member]
-                    .postgres
-                    .data
-                    .as_ref()
-                    .map_or(0, |data| data.flushed);
-                Transaction::StoreSystemId(id, lsn(flushed))
-            }
-            Action::AcquireLeader => Transaction::Acquire,
-            Action::MoveLeader(to) => Transaction::Move(to),
-            Action::ReleaseLeader => Transaction::Release,
-            Action::WriteSync { expected, stored } => Transaction::WriteSync(expected, stored),
-            Action::ClearSwitchover { expected } => Transaction::ClearSwitchover(expected),
-            Action::ResumePoolers => Transaction::DeletePause,
-            Action::ReserveTimeline { after, known } => {
-                Transaction::Reserve(mrg_base::Timeline(after.timeline.0 + 1), known)
-            }
-            Action::PausePoolers { may_abandon } => {
-                return self.pause_poolers(member, step, may_abandon);
-            }
-            Action::AskPeers(peers) => return self.ask_peers(member, step, &peers),
+            Ok(None) => self.begin_here(member, step, action),
+            Err(untried) => self.end_at_once(member, step, untried.outcome()),
+        }
+    }
+
+    /// Begins what is more than a write to etcd.
+    fn begin_here(&mut self, member: usize, step: StepId, action: Action) {
+        match action {
+            Action::PausePoolers { may_abandon } => self.pause_poolers(member, step, may_abandon),
+            Action::AskPeers(peers) => self.ask_peers(member, step, &peers),
             Action::AwaitReceipt {
                 candidates,
                 position,
-            } => return self.await_receipt(member, step, &candidates, position),
+            } => self.await_receipt(member, step, &candidates, position),
             other => {
                 let wait = self.begin_local(member, &other);
-                self.later(
-                    wait,
-                    SimulationEvent::StepDone {
-                        member,
-                        agent: number,
-                        step,
-                    },
-                );
-                return;
+                self.done_in(member, step, wait);
             }
-        };
-        self.transact(member, step, transaction);
+        }
+    }
+
+    /// The step is done after so long.
+    fn done_in(&mut self, member: usize, step: StepId, wait: u64) {
+        let agent = self.agent(member).number;
+        self.later(
+            wait,
+            SimulationEvent::StepDone {
+                member,
+                agent,
+                step,
+            },
+        );
+    }
+
+    fn end_at_once(&mut self, member: usize, step: StepId, outcome: Outcome) {
+        let running = self.agent(member).step.as_mut();
+        if let Some(running) = running.filter(|running| running.step == step) {
+            running.ended = Some(outcome);
+            self.done_in(member, step, 0);
+        }
     }
 
     fn retry(&mut self, member: usize) -> u64 {
         self.agent(member).settings.failover.retry_timeout.0
-    }
-
-    fn transact(&mut self, member: usize, step: StepId, transaction: Transaction) {
-        let within = self.retry(member);
-        let agent = self.agent(member);
-        let number = agent.number;
-        let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
-            self.later(
-                0,
-                SimulationEvent::StepDone {
-                    member,
-                    agent: number,
-                    step,
-                },
-            );
-            return;
-        };
-        let call = self.ask_etcd(member, number, within, Ask::Transact(lease, transaction));
-        self.agent(member).calls.insert(call, Call::Step(step));
     }
 
     /// etcd answered a step's question, or did not.
@@ -149,12 +119,13 @@ impl World {
         let pauses = running.pause.is_some();
         let stores = matches!(running.action, Action::StoreSystemId(_));
         let outcome = match answer {
-            Some(Answer::Transacted(Some(revision))) => {
+            Some(Answer::Transacted(Ok(Some(revision)))) => {
                 if let Some(data) = self.hosts[member].postgres.data.as_mut().filter(|_| stores) {
                     data.unfinished = false;
                 }
                 Outcome::Written(revision)
             }
+            Some(Answer::Transacted(Err(lease))) => failed(&format!("lease {} is gone", lease.0)),
             Some(_) => refused(),
             None => Outcome::Unknown("etcd did not answer".to_owned()),
         };
@@ -181,7 +152,7 @@ impl World {
     pub(crate) fn poolers_read(&mut self, member: usize, step: StepId, answer: Option<Answer>) {
         let event = match answer {
             Some(Answer::Keys(keys)) => PauseEvent::Poolers {
-                poolers: write_poolers(&keys),
+                poolers: keys.poolers.write_poolers(),
                 leadership: leadership(&self.agent(member).seen),
             },
             _ => PauseEvent::Lost,
@@ -197,7 +168,7 @@ impl World {
         let seen = agent.seen.clone();
         if let Some(step) = agent.step.as_ref().map(|running| running.step) {
             let event = PauseEvent::Poolers {
-                poolers: write_poolers(&seen),
+                poolers: seen.poolers.write_poolers(),
                 leadership: leadership(&seen),
             };
             self.pause_event(member, step, event);
@@ -227,7 +198,7 @@ impl World {
         for effect in effects {
             match effect {
                 PauseEffect::Request { leadership } => {
-                    self.transact(member, step, Transaction::PutPause(leadership));
+                    self.request_pause(member, step, leadership);
                 }
                 PauseEffect::Withdraw => self.withdraw_pause(member),
                 PauseEffect::Cut { pods } => self.tell(|world| {
@@ -239,13 +210,19 @@ impl World {
         }
     }
 
+    fn request_pause(&mut self, member: usize, step: StepId, leadership: Revision) {
+        match self.agent(member).node.lease().map(|lease| lease.id) {
+            Some(lease) => {
+                let request = Transaction::ask_poolers(lease, leadership);
+                self.ask_to_write(member, request, Call::Step(step));
+            }
+            None => self.end_at_once(member, step, Untried::NoLease.outcome()),
+        }
+    }
+
     fn withdraw_pause(&mut self, member: usize) {
-        let agent = self.agent(member);
-        let number = agent.number;
-        if let Some(lease) = agent.node.lease().map(|lease| lease.id) {
-            let ask = Ask::Transact(lease, Transaction::DeletePause);
-            let call = self.ask_etcd(member, number, 2_000, ask);
-            self.agent(member).calls.insert(call, Call::Last);
+        if let Some(lease) = self.agent(member).node.lease().map(|lease| lease.id) {
+            self.ask_to_write(member, Transaction::resume_poolers(lease), Call::Last);
         }
     }
 
@@ -261,14 +238,7 @@ impl World {
             running.waiting.clone_from(&peers);
         }
         if peers.is_empty() {
-            self.later(
-                0,
-                SimulationEvent::StepDone {
-                    member,
-                    agent: number,
-                    step,
-                },
-            );
+            self.done_in(member, step, 0);
             return;
         }
         for peer in peers {
@@ -481,13 +451,14 @@ impl World {
     pub(crate) fn step_done(&mut self, member: usize, number: u32, step: StepId) {
         let Some(running) = self
             .live(member, number)
-            .and_then(|agent| agent.step.as_ref())
+            .and_then(|agent| agent.step.as_mut())
             .filter(|running| running.step == step)
         else {
             return;
         };
         let (action, incarnation) = (running.action.clone(), running.incarnation);
-        let outcome = self.complete(member, &action, incarnation);
+        let ended = running.ended.take();
+        let outcome = ended.unwrap_or_else(|| self.complete(member, &action, incarnation));
         if !outcome.is_success() {
             self.tell(|world| format!("{}: {action:?} {outcome:?}", world.hosts[member].name));
         }
@@ -525,7 +496,7 @@ impl World {
             Action::Rewind(leader) => self.rewound(member, leader),
             Action::BaseBackup(leader) => self.copied(member, leader),
             Action::AskPeers(_) => Outcome::Votes(Vec::new()),
-            _ => failed("there is no lease"),
+            _ => failed("it is a question to others"),
         }
     }
 

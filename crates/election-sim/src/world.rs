@@ -14,7 +14,7 @@ use crate::postgres::Postgres;
 use crate::random::Random;
 use crate::schedule::Schedule;
 use mrg_base::{MemberName, Moment};
-use mrg_election::{LeaseId, Promise};
+use mrg_election::{LeaseId, Promise, Revision};
 
 struct Entry {
     at: u64,
@@ -95,7 +95,8 @@ pub(super) struct World {
     pub schedule: Schedule,
     pub random: Random,
     pub etcd: Etcd,
-    pub etcd_silent_until: u64,
+    /// The revision that watchers were told of last.
+    pub etcd_told: Revision,
     pub hosts: Vec<Host>,
     pub poolers: Vec<Pooler>,
     pub cut: Vec<Vec<u32>>,
@@ -109,7 +110,7 @@ pub(super) struct World {
     pub connections: u32,
     pub records: u32,
     pub transactions: u64,
-    pub open: BTreeMap<u64, super::pooler::Transaction>,
+    pub open: BTreeMap<u64, crate::clients::Transaction>,
     pub news_at: Vec<u64>,
     queue: BinaryHeap<Reverse<Entry>>,
     order: u64,
@@ -145,8 +146,8 @@ impl World {
         let mut world = Self {
             now: 0,
             random: Random::fork(schedule.seed, 2),
-            etcd: Etcd::new(schedule.settings),
-            etcd_silent_until: 0,
+            etcd: Etcd::new(&schedule.settings),
+            etcd_told: Revision(0),
             hosts: names.into_iter().enumerate().map(host).collect(),
             poolers: Vec::new(),
             cut: vec![vec![0; ends]; ends],
