@@ -61,7 +61,13 @@ impl World {
     pub(crate) fn ask_etcd(&mut self, from: usize, number: u32, within: u64, ask: Ask) -> u64 {
         let call = self.call();
         let etcd = self.etcd_end();
-        if let Some(wait) = self.way(from, etcd) {
+        let sent = self.way(from, etcd).map(|wait| (wait, false)).or_else(|| {
+            // TCP sends it again, until it gets there or whoever asked gives up: it may be done
+            // long after the answer is waited for.
+            let again = self.cut[from][etcd] > 0 && self.random.chance(RESENT);
+            again.then(|| (self.random.between(200, within.max(201)), true))
+        });
+        if let Some((wait, resent)) = sent {
             self.later(
                 wait,
                 SimulationEvent::Request {
@@ -69,19 +75,7 @@ impl World {
                     number,
                     call,
                     ask: Box::new(ask),
-                },
-            );
-        } else if self.cut[from][etcd] > 0 && self.random.chance(RESENT) {
-            // TCP sends it again, until it gets there or whoever asked gives up: it may be done
-            // long after the answer is waited for.
-            let wait = self.random.between(200, within.max(201));
-            self.later(
-                wait,
-                SimulationEvent::Resent {
-                    from,
-                    number,
-                    call,
-                    ask: Box::new(ask),
+                    resent,
                 },
             );
         }
@@ -96,8 +90,17 @@ impl World {
         call
     }
 
-    pub(crate) fn asked_of_etcd(&mut self, from: usize, number: u32, call: u64, ask: Ask) {
-        if !self.etcd.answers(self.now) {
+    pub(crate) fn asked_of_etcd(
+        &mut self,
+        from: usize,
+        number: u32,
+        call: u64,
+        ask: Ask,
+        resent: bool,
+    ) {
+        // What is sent again does not get there while the way is cut either.
+        let lost = resent && self.cut[from][self.etcd_end()] > 0;
+        if lost || !self.etcd.answers(self.now) {
             return;
         }
         self.etcd_time_passes();

@@ -3,21 +3,18 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::agent::Watch;
 use crate::etcd::Keys;
-use crate::event::{Answer, Ask, Message, SimulationEvent};
+use crate::event::{Answer, Ask, Message, PoolerEvent, SimulationEvent};
+use crate::watch::Watch;
 use crate::world::World;
 use mrg_base::{MemberName, Millis, Moment};
 use mrg_dcs::Transaction;
 use mrg_dcs::poolers::PoolerRecord;
 use mrg_election::{LeaseId, Revision};
 use mrg_pool_core::{
-    Address, Admission, Effect, Event, Finding, Leader, PauseRequest, PoolCore, PoolTarget,
-    Retargeted, WritePool,
+    Address, Admission, Effect, Event, PauseRequest, PoolCore, PoolTarget, Retargeted, WritePool,
 };
 
-/// How long one probe waits for a server to leave recovery.
-const PROBE_PATIENCE: u64 = 500;
 /// Clients are held so long.
 const MAX_HOLD: Millis = Millis(15_000);
 /// How long a leader waits for the last transactions of a pooler.
@@ -228,7 +225,7 @@ impl World {
             let wait = self.random.between(0, 3);
             self.later(
                 wait,
-                SimulationEvent::PoolerPause {
+                PoolerEvent::Pause {
                     pooler,
                     number,
                     pause: keys.pause.0,
@@ -280,7 +277,7 @@ impl World {
         {
             state.wake = wake.0.max(self.now + 1);
             let (at, number) = (state.wake, state.number);
-            self.at(at, SimulationEvent::Pooler { pooler, number });
+            self.at(at, PoolerEvent::Tick { pooler, number });
         }
     }
 
@@ -294,7 +291,7 @@ impl World {
                 self.poolers[pooler].wanted = target;
                 self.later(
                     wait,
-                    SimulationEvent::PoolerSet {
+                    PoolerEvent::Set {
                         pooler,
                         number,
                         setting: count,
@@ -328,37 +325,6 @@ impl World {
             Effect::Monitor(_) => {}
             Effect::Retargeted(retargeted) => self.pooler_retargeted(pooler, &retargeted),
         }
-    }
-
-    fn pooler_probes(&mut self, pooler: usize, probe: u64, leader: &Leader) {
-        let Some(to) = member_at(&leader.address) else {
-            return;
-        };
-        let (number, end) = (self.poolers[pooler].number, self.pooler_end(pooler));
-        let until = self.now + PROBE_PATIENCE;
-        self.poolers[pooler].probing = Some((probe, leader.key));
-        let question = Message::Probe {
-            pooler,
-            number,
-            probe,
-            until,
-        };
-        self.send(end, to, question);
-        let silent = Message::Found {
-            pooler,
-            number,
-            probe,
-            finding: Finding::Unreachable,
-            server: (to, 0),
-        };
-        self.later(
-            PROBE_PATIENCE + 300,
-            SimulationEvent::Arrives {
-                from: to,
-                to: end,
-                message: Box::new(silent),
-            },
-        );
     }
 
     fn pooler_retargeted(&mut self, pooler: usize, retargeted: &Retargeted) {

@@ -1,10 +1,10 @@
 //! Performs what the publisher says, against the model.
 
-use crate::agent::Call;
 use crate::etcd::config;
 use crate::event::Ask;
 use crate::pooler::address;
 use crate::postgres::Server;
+use crate::watch::Call;
 use crate::world::World;
 use mrg_base::{MemberName, Moment};
 use mrg_dcs::wire::{MemberData, StatusData};
@@ -12,16 +12,28 @@ use mrg_dcs::{Transaction, Writer};
 use mrg_election::publisher::{ConfigKey, Observed, PublisherEffect, PublisherEvent};
 use mrg_election::{Initialize, Postgres};
 
-/// The URL of a member's REST API.
-pub(super) fn api_url(member: usize) -> String {
-    format!("http://{}:8008/patroni", address(member).host)
+/// Where a member is reached, as its key says.
+#[derive(Clone, Debug)]
+pub(super) struct Urls {
+    conn: String,
+    /// The URL of its REST API.
+    pub api: String,
 }
 
-fn record(member: usize, postgres: &Postgres) -> MemberData {
-    MemberData {
-        conn_url: format!("postgres://{}/postgres", address(member)),
-        api_url: api_url(member),
-        ..MemberData::of(postgres)
+impl Urls {
+    pub(crate) fn of(member: usize) -> Self {
+        Self {
+            conn: format!("postgres://{}/postgres", address(member)),
+            api: format!("http://{}:8008/patroni", address(member).host),
+        }
+    }
+
+    fn record(&self, postgres: &Postgres) -> MemberData {
+        MemberData {
+            conn_url: self.conn.clone(),
+            api_url: self.api.clone(),
+            ..MemberData::of(postgres)
+        }
     }
 }
 
@@ -42,7 +54,7 @@ impl World {
             lease,
             former_lease: agent.node.former_lease(),
             holds_key: agent.node.view(now).holds_key(),
-            member: record(member, &agent.postgres),
+            member: agent.urls.record(&agent.postgres),
             member_key: seen.snapshot.member_lease(&name),
             status: StatusData::of(&name, &agent.postgres),
             config: match seen.snapshot.config() {
@@ -111,7 +123,7 @@ impl World {
     }
 
     /// What a member writes follows from what it knows now.
-    pub(crate) fn with_writer<T>(&self, member: usize, write: impl Fn(&Writer) -> T) -> T {
+    pub(crate) fn with_writer<T>(&self, member: usize, write: impl FnOnce(&Writer) -> T) -> T {
         let host = &self.hosts[member];
         let agent = host.agent.as_ref().expect("an agent that runs");
         write(&Writer {
