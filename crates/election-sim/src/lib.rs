@@ -8,14 +8,23 @@
 //! same day. docs/proof.md says what the model knows of the world and what it does not.
 
 mod agent;
+mod clients;
 mod etcd;
 mod event;
 mod faults;
+mod fence;
+mod happen;
 mod judge;
+mod local;
+mod messages;
 mod network;
+mod pauses;
+mod people;
 mod pooler;
 mod postgres;
+mod probes;
 mod publish;
+mod questions;
 mod random;
 mod reduce;
 mod schedule;
@@ -24,6 +33,8 @@ mod steps;
 mod streaming;
 mod votes;
 mod wal;
+mod watch;
+mod whole;
 mod world;
 
 use std::collections::BTreeSet;

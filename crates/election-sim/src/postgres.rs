@@ -104,6 +104,21 @@ impl Data {
         (at < self.wal.len()).then_some(at)
     }
 
+    /// The text of PostgreSQL's history file of a timeline.
+    pub(crate) fn history_file(&self, timeline: Timeline) -> String {
+        let mut text = String::new();
+        let mut from = 0;
+        while let Some(record) = self.wal.get(from) {
+            let ended = record.timeline;
+            let Some(end) = self.end_of(ended).filter(|_| ended < timeline.0) else {
+                break;
+            };
+            text += &format!("{ended}\t{}\tno recovery target specified\n", lsn(end));
+            from = end;
+        }
+        text
+    }
+
     /// As `pg_control` tells it.
     pub(crate) fn control(&self) -> DataDirectory {
         DataDirectory {
