@@ -45,6 +45,9 @@ impl Untried {
 
 impl Writer<'_> {
     /// The transaction that performs an action; `None` if the action is not one write to the store.
+    ///
+    /// # Errors
+    /// If it is not tried: without a lease, or because another timeline was begun meanwhile.
     pub fn action(&self, action: &Action) -> Result<Option<Transaction>, Untried> {
         let lease = || self.lease.ok_or(Untried::NoLease);
         Ok(Some(match action {
@@ -115,6 +118,9 @@ impl Writer<'_> {
 
     /// Writes the list of the members that may race, as Patroni keeps it: names and addresses.
     /// `api_url` is this member's own; a member without a key keeps the address that is listed.
+    ///
+    /// # Errors
+    /// [`Untried::NoLease`].
     pub fn failsafe(
         &self,
         over: Option<Revision>,

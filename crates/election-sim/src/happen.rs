@@ -100,7 +100,7 @@ impl World {
                 answer,
             } => self.answered(to, number, call, Some(answer)),
             SimulationEvent::Overdue { who, number, call } => {
-                self.answered(who, number, call, None)
+                self.answered(who, number, call, None);
             }
             SimulationEvent::News { to, number, keys } => self.news(to, number, keys),
             SimulationEvent::Expire { lease } => self.expire(lease),

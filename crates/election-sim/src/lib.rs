@@ -7,6 +7,11 @@
 //! mended, and within a bounded time the cluster must be whole by itself. The same seed gives the
 //! same day. docs/proof.md says what the model knows of the world and what it does not.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "handlers own the events that happen to them"
+)]
+
 mod agent;
 mod clients;
 mod etcd;
@@ -68,8 +73,8 @@ pub struct Report {
     pub story: Vec<(u64, String)>,
 }
 
-/// Looks whether it is over after so many events.
-const LOOK_EVERY: u64 = 32;
+/// Events between two checks whether the day is over.
+const EVENTS_PER_CHECK: u64 = 32;
 
 /// Lives through a day.
 pub fn run(schedule: &Schedule, tell: bool) -> Report {
@@ -77,7 +82,7 @@ pub fn run(schedule: &Schedule, tell: bool) -> Report {
     let mut count = 0;
     while world.advance() {
         count += 1;
-        if (world.judge.violation().is_some() || count % LOOK_EVERY == 0) && world.is_over() {
+        if (world.judge.violation().is_some() || count % EVENTS_PER_CHECK == 0) && world.is_over() {
             break;
         }
     }

@@ -2,6 +2,7 @@
 //! timelines, recovery, and who must confirm a commit.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use mrg_base::{Lsn, Moment, Position, Timeline};
 use mrg_election::DataDirectory;
@@ -21,6 +22,10 @@ pub(crate) struct Record {
 
 /// A data directory.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "marks of a data directory, each independent of the others"
+)]
 pub(crate) struct Data {
     /// The system identifier.
     pub system: u64,
@@ -113,7 +118,7 @@ impl Data {
             let Some(end) = self.end_of(ended).filter(|_| ended < timeline.0) else {
                 break;
             };
-            text += &format!("{ended}\t{}\tno recovery target specified\n", lsn(end));
+            let _ = writeln!(text, "{ended}\t{}\tno recovery target specified", lsn(end));
             from = end;
         }
         text

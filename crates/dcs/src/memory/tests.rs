@@ -48,12 +48,16 @@ fn done(attempt: Attempt<Revision>) -> Revision {
 
 #[track_caller]
 fn conflict(attempt: Attempt<Revision>) {
-    assert!(matches!(attempt, Attempt::Conflict), "{attempt:?}");
+    let result = attempt.into_result();
+    assert!(matches!(result, Ok(None)), "{result:?}");
 }
 
 #[track_caller]
 fn in_doubt(attempt: Attempt<Revision>) {
-    assert!(matches!(attempt, Attempt::InDoubt(_)), "{attempt:?}");
+    match attempt {
+        Attempt::InDoubt(_) => {}
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A store whose leader is `a`, with its lease and another.
