@@ -143,6 +143,22 @@ fn pure_crates_have_serde_alone_from_outside() {
     }
 }
 
+#[test]
+fn every_path_that_architecture_md_names_exists() {
+    let page = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let named = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| text.starts_with("crates/") || text.starts_with("src/"));
+    let mut count = 0;
+    for path in named {
+        assert!(root().join(path).exists(), "`{path}` does not exist");
+        count += 1;
+    }
+    assert!(count > 20, "the page names {count} paths");
+}
+
 fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();

@@ -21,7 +21,7 @@ pub enum Mode {
 /// What a person has forced, until a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Override {
-    /// [`State::Open`] refuses everything, [`State::Closed`] nothing.
+    /// Whether every request is refused; if not, every one is let through.
     pub open: bool,
     /// It ends then.
     pub until: Moment,

@@ -116,7 +116,8 @@ impl Provider {
     /// Lets a request through, or not.
     ///
     /// # Errors
-    /// If the breaker is open, or half-open with all its probes under way.
+    /// If the breaker is open, or half-open with all its probes under way, or forced open. Where
+    /// the policy only observes (mode `Shadow`), never.
     pub(crate) fn admit(self: &Arc<Self>) -> Result<Permit, Refusal> {
         match self.with(Gate::admit) {
             Ok(admission) => Ok(Permit {

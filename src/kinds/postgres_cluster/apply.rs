@@ -1,5 +1,6 @@
-//! Brings the API server and etcd in line with what is wanted. Settled means silent: what is as
-//! wanted is not written.
+//! What a cluster needs besides the objects that `build` makes: passwords, volumes that grow, the
+//! members' role labels, and the dynamic configuration in etcd. What is as wanted already is not
+//! written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
