@@ -9,12 +9,11 @@ use tokio::sync::watch;
 use crate::config::AgentConfig;
 use crate::peers::Peers;
 use crate::server::Server;
-use mrg_base::{MemberName, Millis, Moment};
+use mrg_base::{Address, MemberName, Millis, Moment};
 use mrg_dcs::ClusterSnapshot;
 use mrg_dcs::wire::MemberData;
 use mrg_dcs_etcd::Etcd;
 use mrg_election::{Cluster, LeaseId, Postgres, Reason, Settings};
-use mrg_postgres::ConnectTo;
 
 /// What the REST API and the housekeeping show of this member.
 #[derive(Clone, Debug)]
@@ -141,10 +140,8 @@ impl Context {
 }
 
 /// Where the members' servers are.
-pub(crate) fn addresses(snapshot: &ClusterSnapshot) -> BTreeMap<MemberName, ConnectTo> {
-    let address = |(name, data): (&MemberName, &MemberData)| {
-        let (host, port) = data.postgres_address()?;
-        Some((name.clone(), ConnectTo { host, port }))
-    };
+pub(crate) fn addresses(snapshot: &ClusterSnapshot) -> BTreeMap<MemberName, Address> {
+    let address =
+        |(name, data): (&MemberName, &MemberData)| Some((name.clone(), data.postgres_address()?));
     snapshot.members().filter_map(address).collect()
 }

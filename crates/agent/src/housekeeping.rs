@@ -13,19 +13,18 @@ use crate::context::{Context, Status};
 use crate::passwords::Passwords;
 use crate::rest::reports::{PATRONI_VERSION, role, state};
 use crate::run::LOOK_EVERY;
-use mrg_base::{MemberName, Timeline, lock};
+use mrg_base::{Address, MemberName, Timeline, lock};
 use mrg_dcs::wire::{HistoryLine, MemberData, PROMOTION_UNDER_WAY, StatusData};
 use mrg_dcs::{Attempt, DynamicConfig, ReplicationState, Store};
 use mrg_election::publisher::{ConfigKey, Observed, Publisher, PublisherEffect, PublisherEvent};
 use mrg_election::{Initialize, LeaseId, Postgres, Revision, WalReceiver};
-use mrg_postgres::ConnectTo;
 use mrg_telemetry::chain;
 
 /// The revision of the dynamic configuration, itself, and where the members are.
 type Configured = (
     Option<Revision>,
     DynamicConfig,
-    BTreeMap<MemberName, ConnectTo>,
+    BTreeMap<MemberName, Address>,
 );
 
 /// The task's handle.
@@ -64,7 +63,7 @@ impl Housekeeping {
         &self,
         revision: Option<Revision>,
         dynamic: DynamicConfig,
-        addresses: BTreeMap<MemberName, ConnectTo>,
+        addresses: BTreeMap<MemberName, Address>,
     ) {
         *lock(&self.wanted) = Some((revision, dynamic, addresses));
         self.wake.notify_one();

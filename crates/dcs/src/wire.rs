@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::snapshot::Intent;
 use crate::words::{MemberRole, MemberState, ReplicationState};
-use mrg_base::{FLOORED_PARAMETERS, Lsn, MemberName, Position, Timeline};
+use mrg_base::{Address, FLOORED_PARAMETERS, Lsn, MemberName, Position, Timeline};
 use mrg_election::publisher::MemberRecord;
 use mrg_election::{Initialize, LeaseId, Revision, Stored};
 
@@ -150,15 +150,14 @@ impl MemberData {
         })
     }
 
-    /// `host:port` of `conn_url`.
-    pub fn postgres_address(&self) -> Option<(String, u16)> {
+    /// The address in `conn_url`; `None` if there is none that could be dialled.
+    pub fn postgres_address(&self) -> Option<Address> {
         let rest = self.conn_url.split_once("://")?.1;
-        let authority = rest.split('/').next()?;
+        let authority = rest.split(['/', '?']).next()?;
         let authority = authority
             .rsplit_once('@')
             .map_or(authority, |(_, host)| host);
-        let (host, port) = authority.rsplit_once(':')?;
-        Some((host.to_owned(), port.parse().ok()?))
+        authority.parse().ok()
     }
 
     /// `http://host:port` of `api_url`.
@@ -384,10 +383,12 @@ pub(crate) fn pause(value: &[u8]) -> Option<Revision> {
     Some(data.leader)
 }
 
-/// `http://host:port` of a member's `api_url`.
+/// `http://host:port` or `https://host:port` of a member's `api_url`; `None` if that is not where a
+/// REST API could be dialled.
 pub fn base_of(api_url: &str) -> Option<String> {
     let (scheme, rest) = api_url.split_once("://")?;
-    Some(format!("{scheme}://{}", rest.split('/').next()?))
+    let address: Address = rest.split(['/', '?']).next()?.parse().ok()?;
+    matches!(scheme, "http" | "https").then(|| format!("{scheme}://{address}"))
 }
 
 #[cfg(test)]
@@ -562,7 +563,22 @@ mod tests {
             api_url: "http://10.0.0.7:8009/patroni".to_owned(),
             ..MemberData::default()
         };
-        assert_eq!(data.postgres_address(), Some(("10.0.0.7".to_owned(), 5433)));
+        assert_eq!(
+            data.postgres_address(),
+            Some("10.0.0.7:5433".parse().unwrap())
+        );
         assert_eq!(data.api_base(), Some("http://10.0.0.7:8009".to_owned()));
+        assert_eq!(
+            base_of("https://[::1]:8008/patroni"),
+            Some("https://[::1]:8008".to_owned())
+        );
+        for url in [
+            "http://::1:8008/patroni",
+            "file://h:1/",
+            "http://a@b:1/",
+            "http://:1",
+        ] {
+            assert_eq!(base_of(url), None, "{url}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use mrg_base::FLOORED_PARAMETERS;
+use mrg_base::{Address, FLOORED_PARAMETERS};
 
 /// A role and its password. `Debug` hides the password.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,17 +89,8 @@ pub fn minimum_standby_settings(control_data: &str) -> BTreeMap<String, u64> {
     control_data.lines().filter_map(minimum).collect()
 }
 
-/// The address of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectTo {
-    /// A host name or an IP address.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
-}
-
 /// A libpq connection string. An empty password is left out.
-pub fn conninfo(to: &ConnectTo, user: &Credentials, options: &[(&str, &str)]) -> String {
+pub fn conninfo(to: &Address, user: &Credentials, options: &[(&str, &str)]) -> String {
     let mut pairs = vec![
         ("host", to.host.clone()),
         ("port", to.port.to_string()),
@@ -121,9 +112,27 @@ pub fn conninfo(to: &ConnectTo, user: &Credentials, options: &[(&str, &str)]) ->
         .join(" ")
 }
 
-/// Quotes a string constant for SQL (with `standard_conforming_strings`) and for `postgresql.conf`.
+/// Quotes a string constant for SQL (with `standard_conforming_strings`).
 pub fn quote_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Quotes a value for `postgresql.conf`, whose lexer knows C's escapes beside the doubled quote
+/// (PostgreSQL's `guc-file.l`); a line break would end the line.
+pub fn quote_setting(value: &str) -> String {
+    let mut quoted = String::with_capacity(value.len() + 2);
+    quoted.push('\'');
+    for character in value.chars() {
+        match character {
+            '\'' => quoted.push_str("''"),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('\'');
+    quoted
 }
 
 /// Quotes an identifier for SQL and for `pg_hba.conf`.
@@ -228,7 +237,7 @@ impl Configuration {
         );
         let _ = writeln!(text, "{BASE_FILE_INCLUDE}\n");
         for (name, value) in self.effective() {
-            let _ = writeln!(text, "{name} = {}", quote_literal(&value));
+            let _ = writeln!(text, "{name} = {}", quote_setting(&value));
         }
         text
     }
@@ -350,7 +359,7 @@ mod tests {
 
     #[test]
     fn quotes_cannot_break_out() {
-        let to = ConnectTo {
+        let to = Address {
             host: "h".into(),
             port: 1,
         };

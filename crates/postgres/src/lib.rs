@@ -9,8 +9,8 @@ mod slots;
 mod wal_files;
 
 pub use configuration::{
-    Authentication, BASE_FILE_INCLUDE, Configuration, ConnectTo, Credentials, RESERVED_PARAMETERS,
-    conninfo, minimum_standby_settings, quote_identifier, quote_literal,
+    Authentication, BASE_FILE_INCLUDE, Configuration, Credentials, RESERVED_PARAMETERS, conninfo,
+    minimum_standby_settings, quote_identifier, quote_literal, quote_setting,
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile};
 pub use probe::{Probe, Replica, ReplicationRow, ServerFacts};

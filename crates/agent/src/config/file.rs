@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::config::{Address, AgentConfig, Error, Own};
-use mrg_base::{InvalidName, MemberName, Scope};
+use crate::config::{AgentConfig, Error, Listen, Own};
+use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
 use mrg_dcs::DynamicConfig;
 use mrg_postgres::{Authentication, Credentials};
 
@@ -192,7 +192,7 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
 }
 
 struct Rest {
-    listen: Address,
+    listen: Listen,
     connect: Address,
     credentials: Option<Credentials>,
 }
@@ -207,6 +207,12 @@ fn rest_api(file: RestApi, env: &Environment<'_>) -> Result<Rest, Error> {
         ),
         env,
     )?;
+    if listen.hosts.len() > 1 {
+        return Err(Error::SeveralAddresses {
+            field: "restapi.listen",
+            value: listen.hosts.join(","),
+        });
+    }
     let user = env
         .get("PATRONI_RESTAPI_USERNAME")
         .zip(env.get("PATRONI_RESTAPI_PASSWORD"))
@@ -226,14 +232,19 @@ fn listen_and_connect(
     listen: Setting,
     connect: Setting,
     env: &Environment<'_>,
-) -> Result<(Address, Address), Error> {
-    let listen_text = env.require(listen.0, listen.1, listen.2)?;
-    let same = || Some(listen_text.clone());
-    let connect_text = env.require(connect.0.or_else(same), connect.1, connect.2)?;
-    Ok((
-        address(listen.1, &listen_text)?,
-        address(connect.1, &connect_text)?,
-    ))
+) -> Result<(Listen, Address), Error> {
+    let text = env.require(listen.0, listen.1, listen.2)?;
+    let parsed = Listen::parse(&text).map_err(invalid(listen.1, &text))?;
+    let connect_text = env.get(connect.2).or(connect.0);
+    let address = match connect_text {
+        Some(text) => text.parse().map_err(invalid(connect.1, &text))?,
+        None => parsed.dialled().ok_or(Error::NotDialled {
+            field: connect.1,
+            variable: connect.2,
+            listen: text,
+        })?,
+    };
+    Ok((parsed, address))
 }
 
 /// A parameter's value as `postgresql.conf` has it.
@@ -252,16 +263,13 @@ fn parameters(values: &Map<String, Value>) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn address(field: &'static str, value: &str) -> Result<Address, Error> {
-    let invalid = || Error::Address {
+fn invalid(field: &'static str, value: &str) -> impl FnOnce(InvalidAddress) -> Error {
+    let value = value.to_owned();
+    move |source| Error::Address {
         field,
-        value: value.to_owned(),
-    };
-    let (host, port) = value.rsplit_once(':').ok_or_else(invalid)?;
-    Ok(Address {
-        host: host.trim_matches(['[', ']']).to_owned(),
-        port: port.trim().parse().map_err(|_| invalid())?,
-    })
+        value,
+        source,
+    }
 }
 
 fn endpoints(etcd: &EtcdFile, env: &Environment<'_>) -> Result<Vec<String>, Error> {

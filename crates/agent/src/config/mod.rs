@@ -2,6 +2,7 @@
 //! this agent uses them.
 
 mod file;
+mod listen;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use mrg_base::{InvalidName, MemberName, Scope};
+use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
 use mrg_dcs::DynamicConfig;
 use mrg_postgres::{Authentication, Credentials};
 
 pub(crate) use file::parameter_text;
+pub(crate) use listen::Listen;
 
 /// Why the configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +53,32 @@ pub enum Error {
         source: InvalidName,
     },
     /// An address is not of the form `host:port`.
-    #[error("{field}: `{value}` is not of the form host:port")]
+    #[error("{field}: `{value}` {source}")]
     Address {
+        /// Its path in the file.
+        field: &'static str,
+        /// The value found there.
+        value: String,
+        /// What is wrong with it.
+        source: InvalidAddress,
+    },
+    /// What is listened on does not say where others can connect.
+    #[error(
+        "{field} is not set, and others cannot dial `{listen}`; set this member's own address there or as {variable}"
+    )]
+    NotDialled {
+        /// Its path in the file.
+        field: &'static str,
+        /// Its environment variable.
+        variable: &'static str,
+        /// What is listened on.
+        listen: String,
+    },
+    /// The REST API listens on one address.
+    #[error(
+        "{field}: `{value}` names more than one address; the REST API listens on one, or on `*`"
+    )]
+    SeveralAddresses {
         /// Its path in the file.
         field: &'static str,
         /// The value found there.
@@ -95,21 +121,6 @@ pub struct Database {
     pub password_env: Option<String>,
 }
 
-/// `host:port`, without the brackets of an IPv6 address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// A host name or an IP address.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
 /// Everything an agent is told from outside etcd.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -120,7 +131,7 @@ pub struct AgentConfig {
     /// The first part of every etcd key.
     pub namespace: String,
     /// The address that the REST API listens on.
-    pub rest_listen: Address,
+    pub rest_listen: Listen,
     /// The address at which other members reach the REST API.
     pub rest_connect: Address,
     /// What unsafe methods of the REST API require, if anything.
@@ -134,7 +145,7 @@ pub struct AgentConfig {
     /// Further arguments for `initdb`.
     pub initdb: Vec<String>,
     /// `listen_addresses` and `port` of postgres.
-    pub listen: Address,
+    pub listen: Listen,
     /// The address at which others reach postgres.
     pub connect: Address,
     /// PostgreSQL's data directory. Paths beside it, on the same volume, must be free.

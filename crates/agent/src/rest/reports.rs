@@ -174,7 +174,9 @@ pub(crate) async fn cluster(State(api): State<Api>) -> Response {
 }
 
 fn member_row(name: &MemberName, data: &MemberData, role: &str, head: Option<u64>) -> Value {
-    let (host, port) = data.postgres_address().unwrap_or_default();
+    let address = data.postgres_address();
+    let host = address.as_ref().map_or("", |address| address.host.as_str());
+    let port = address.as_ref().map_or(0, |address| address.port);
     let state = match &data.replication_state {
         Some(state) if data.is_running() => state.as_str(),
         _ => data.state.as_str(),

@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, Listen};
 use crate::context::Context;
 use crate::fence::{Fence, kill_descendants};
 use crate::housekeeping::Housekeeping;
@@ -51,16 +51,29 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     // Orphans of a fence that was killed become our children, so that they can be killed, too.
     nix::sys::prctl::set_child_subreaper(true).context("failed to become a subreaper")?;
-    let listen = config.rest_listen.to_string();
-    let listener = TcpListener::bind(&listen)
-        .await
-        .with_context(|| format!("unable to listen on {listen} (restapi.listen)"))?;
+    let listener = bind(&config.rest_listen).await?;
     let (asks, requests) = mpsc::channel(64);
     let (agent, inputs) = Agent::start(Arc::new(config), requests)?;
     let context = agent.context.clone();
     tokio::spawn(rest::serve(listener, Api { context, asks }));
     agent.clear_former_incarnation().await;
     agent.run(inputs).await
+}
+
+/// Listens on the first address that this machine has.
+async fn bind(listen: &Listen) -> anyhow::Result<TcpListener> {
+    let addresses = listen.to_bind();
+    let mut failure = anyhow::anyhow!("restapi.listen names no address");
+    for address in addresses {
+        match TcpListener::bind((address.host.as_str(), address.port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => {
+                failure = anyhow::Error::new(error)
+                    .context(format!("unable to listen on {address} (restapi.listen)"));
+            }
+        }
+    }
+    Err(failure)
 }
 
 /// Everything that the loop reacts to besides time and signals.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::server::settings::{Parameters, ineffective};
 use crate::server::{Error, Server, programs};
-use mrg_base::MemberName;
+use mrg_base::{Address, MemberName};
 use mrg_dcs::DynamicConfig;
-use mrg_postgres::{BASE_FILE_INCLUDE, ConnectTo, DataState};
+use mrg_postgres::{BASE_FILE_INCLUDE, DataState};
 
 impl Server {
     /// Takes over the dynamic configuration and the members' addresses. A running server reloads its
@@ -14,7 +14,7 @@ impl Server {
     pub(crate) async fn configure(
         &self,
         dynamic: &DynamicConfig,
-        addresses: BTreeMap<MemberName, ConnectTo>,
+        addresses: BTreeMap<MemberName, Address>,
     ) -> Result<(), Error> {
         self.settings
             .change(|settings| settings.set_cluster(dynamic.clone(), addresses));

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::config::{AgentConfig, parameter_text};
-use mrg_base::{MemberName, Moment};
+use mrg_base::{Address, MemberName, Moment};
 use mrg_dcs::DynamicConfig;
 use mrg_election::sync::Names;
-use mrg_postgres::{Configuration, ConnectTo, RESERVED_PARAMETERS, conninfo};
+use mrg_postgres::{Configuration, RESERVED_PARAMETERS, conninfo};
 
 /// Parameters by name, as `postgresql.conf` has them.
 pub(super) type Parameters = BTreeMap<String, String>;
@@ -23,7 +23,7 @@ pub(super) struct Upstream {
 #[derive(Default)]
 pub(super) struct Settings {
     dynamic: DynamicConfig,
-    addresses: BTreeMap<MemberName, ConnectTo>,
+    addresses: BTreeMap<MemberName, Address>,
     upstream: Option<Upstream>,
     names: Names,
     minimums: BTreeMap<String, u64>,
@@ -46,13 +46,13 @@ impl Settings {
     pub(super) fn set_cluster(
         &mut self,
         dynamic: DynamicConfig,
-        addresses: BTreeMap<MemberName, ConnectTo>,
+        addresses: BTreeMap<MemberName, Address>,
     ) {
         self.dynamic = dynamic;
         self.addresses = addresses;
     }
 
-    pub(super) fn address(&self, member: &MemberName) -> Option<ConnectTo> {
+    pub(super) fn address(&self, member: &MemberName) -> Option<Address> {
         self.addresses.get(member).cloned()
     }
 
@@ -116,7 +116,7 @@ impl Settings {
         let primary_conninfo = self.primary_conninfo(local);
         Configuration {
             cluster_name: local.scope.to_string(),
-            listen: local.listen.host.clone(),
+            listen: local.listen.listen_addresses(),
             port: local.listen.port,
             socket_directory: local.socket_directory(),
             parameters,
@@ -234,7 +234,7 @@ postgresql:
         tcp_user_timeout='5000' sslmode='prefer'";
 
     fn cluster_of_two(settings: &mut Settings) {
-        let address = ConnectTo {
+        let address = Address {
             host: "h2".to_owned(),
             port: 5433,
         };
