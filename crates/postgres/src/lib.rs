@@ -4,6 +4,7 @@
 mod configuration;
 mod control_file;
 mod probe;
+mod processes;
 mod session;
 mod slots;
 mod wal_files;
@@ -14,5 +15,6 @@ pub use configuration::{
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile};
 pub use probe::{Probe, Replica, ReplicationRow, ServerFacts};
+pub use processes::server_in;
 pub use session::{Error, Session, SessionSettings};
 pub use wal_files::{fork_of, timeline_at};

@@ -13,4 +13,4 @@ mod protocol;
 
 pub(crate) use client::{Error, Exit, Fence, Process};
 pub(crate) use descendants::kill_descendants;
-pub use process::run;
+pub use process::{become_program, run};

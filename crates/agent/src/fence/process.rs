@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
 use nix::errno::Errno;
@@ -240,12 +241,6 @@ fn spawn(
     env: Vec<(String, String)>,
     log: Option<&std::path::Path>,
 ) -> std::io::Result<i32> {
-    let Some((program, arguments)) = argv.split_first() else {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "no program given",
-        ));
-    };
     let output = || match log {
         Some(path) => OpenOptions::new()
             .create(true)
@@ -257,8 +252,12 @@ fn spawn(
             .try_clone_to_owned()
             .map(Stdio::from),
     };
-    let child = std::process::Command::new(program)
-        .args(arguments)
+    // This program in the child, whatever has become of its file: it asks to die with the fence.
+    let child = std::process::Command::new("/proc/self/exe")
+        .arg("run")
+        .arg(std::process::id().to_string())
+        .arg("--")
+        .args(argv)
         .envs(env)
         .stdin(Stdio::null())
         .stdout(output()?)
@@ -266,4 +265,23 @@ fn spawn(
         .spawn()?;
     // The child is waited for by number, together with the orphans.
     i32::try_from(child.id()).map_err(std::io::Error::other)
+}
+
+/// Replaces this process by a program that the kernel kills when the fence dies, however that
+/// happens: an agent and its fence that are killed together leave no server behind. Returns only
+/// with the reason why that failed.
+pub fn become_program(fence: u32, argv: &[std::ffi::OsString]) -> std::io::Error {
+    if let Err(errno) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
+        return errno.into();
+    }
+    // A fence that died before the line above is not noticed by it.
+    if u32::try_from(nix::unistd::getppid().as_raw()) != Ok(fence) {
+        return std::io::Error::other("the fence is gone");
+    }
+    let Some((program, arguments)) = argv.split_first() else {
+        return std::io::Error::new(std::io::ErrorKind::InvalidInput, "no program given");
+    };
+    let error = std::process::Command::new(program).args(arguments).exec();
+    let program = program.to_string_lossy();
+    std::io::Error::new(error.kind(), format!("{program}: {error}"))
 }

@@ -6,6 +6,7 @@ use crate::run::Agent;
 use mrg_base::Millis;
 use mrg_dcs::{Error as DcsError, Store, wire};
 use mrg_election::{Event, LeaseId};
+use mrg_postgres::server_in;
 use mrg_telemetry::chain;
 
 impl Agent {
@@ -28,6 +29,15 @@ impl Agent {
     /// goes at once.
     pub(super) async fn clear_former_incarnation(&self) {
         let config = &self.context.config;
+        // The agent and its fence may be gone while their server is not.
+        if let Some(pid) = server_in(&config.data_directory) {
+            tracing::error!(
+                pid,
+                directory = %config.data_directory.display(),
+                "a PostgreSQL server that this agent did not start runs on its data; the lease of the agent before is not revoked while it may write"
+            );
+            return;
+        }
         let Some(record) = Incarnation::load(&config.incarnation_file()) else {
             return;
         };

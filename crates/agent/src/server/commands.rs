@@ -81,6 +81,7 @@ impl Server {
     }
 
     fn prepare_start(&self, role: &StartAs) -> Result<(), Error> {
+        self.clear_locks()?;
         std::fs::create_dir_all(self.config.socket_directory())
             .map_err(Error::file("the socket directory"))?;
         let upstream = match role {
@@ -98,9 +99,6 @@ impl Server {
             StartAs::Standby { .. } => std::fs::write(&signal, ""),
         }
         .map_err(Error::file("standby.signal"))?;
-        // Left by a postmaster that was killed; the fence has shown that it is gone.
-        remove_if_there(&self.data().join("postmaster.pid"))
-            .map_err(Error::file("postmaster.pid"))?;
         self.write_configuration()?;
         Ok(())
     }

@@ -86,6 +86,8 @@ pub(crate) struct Server {
     /// The system identifier in the record beside the data; `None` until this process has read or
     /// written that record.
     recorded: Guarded<Option<u64>>,
+    /// The cluster's system identifier, as etcd has it; `None` until it is known.
+    cluster_system: Guarded<Option<u64>>,
 }
 
 impl Server {
@@ -104,6 +106,7 @@ impl Server {
             settings: Guarded::default(),
             observation: Guarded::default(),
             recorded: Guarded::new(None),
+            cluster_system: Guarded::new(None),
         }
     }
 

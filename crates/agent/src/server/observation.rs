@@ -30,6 +30,12 @@ pub(super) struct AtRest {
     pub(super) unfinished: bool,
     /// `pg_rewind` was interrupted: no server may be started on it.
     pub(super) half_rewound: bool,
+    /// The record beside the data names this cluster: what is there is this member's own.
+    pub(super) ours: bool,
+    /// A process of a server on the directory that this agent did not start.
+    pub(super) server: Option<u32>,
+    /// For messages.
+    pub(super) directory: String,
 }
 
 /// What is known of the server besides its role, from the probes so far.
@@ -75,12 +81,31 @@ pub(super) fn observe(
 }
 
 fn at_rest(rest: AtRest, known: &mut Known) -> Postgres {
-    if rest.half_rewound {
-        return Postgres::NoData;
+    let directory = rest.directory;
+    if let Some(pid) = rest.server {
+        known.unusable = Some(format!(
+            "a PostgreSQL server that this agent did not start (process {pid}) runs in {directory}; stop it (`pg_ctl -D {directory} stop`) and this agent takes over, or correct postgresql.data_dir"
+        ));
+        return Postgres::Unknown;
     }
     let mismatch = version_mismatch(rest.made_by.as_deref(), rest.programs.as_deref());
     let unusable = match (rest.data, mismatch) {
-        (DataState::Absent, _) => return Postgres::NoData,
+        (DataState::Absent, _) => {
+            known.unusable = None;
+            return Postgres::NoData;
+        }
+        // A copy replaces it; until the copy streams, what is there is kept.
+        _ if rest.half_rewound => {
+            known.unusable = None;
+            return Postgres::NoData;
+        }
+        (DataState::Foreign(_), _) if rest.ours => {
+            known.unusable = None;
+            return Postgres::NoData;
+        }
+        (DataState::Foreign(names), _) => format!(
+            "{directory} has no global/pg_control and is not empty ({names}), and no record beside it says that it is this cluster's; nothing of it is touched: move it away, or correct postgresql.data_dir"
+        ),
         (DataState::Present(control), None) => {
             known.unusable = None;
             return Postgres::Stopped(DataDirectory {

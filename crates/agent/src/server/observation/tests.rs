@@ -27,6 +27,9 @@ fn rest() -> AtRest {
         programs: Some("17".to_owned()),
         unfinished: false,
         half_rewound: false,
+        ours: false,
+        server: None,
+        directory: "/data".to_owned(),
     }
 }
 
@@ -182,6 +185,40 @@ fn data_at_rest_that_cannot_be_used() {
         ],
         None,
     );
+}
+
+#[test]
+fn what_is_not_known_to_be_ours_is_refused_with_the_way_out() {
+    let foreign = |ours| AtRest {
+        data: DataState::Foreign("PG_VERSION, dump.sql".to_owned()),
+        ours,
+        ..rest()
+    };
+    let mut known = Known::default();
+    assert_eq!(
+        observe(Reading::AtRest(foreign(false)), None, &mut known, NOW),
+        Postgres::Unknown
+    );
+    let refusal = known.unusable.clone().unwrap();
+    assert!(refusal.contains("PG_VERSION, dump.sql") && refusal.contains("move it away"));
+    assert_eq!(
+        observe(Reading::AtRest(foreign(true)), None, &mut known, NOW),
+        Postgres::NoData
+    );
+    assert_eq!(known, Known::default());
+
+    let living = AtRest {
+        server: Some(77),
+        half_rewound: true,
+        ..rest()
+    };
+    assert_eq!(
+        observe(Reading::AtRest(living), None, &mut known, NOW),
+        Postgres::Unknown,
+        "not even what a rewind left is touched under a server"
+    );
+    let refusal = known.unusable.unwrap();
+    assert!(refusal.contains("process 77") && refusal.contains("pg_ctl -D /data stop"));
 }
 
 fn replica(streaming: bool, flushed: Option<Lsn>) -> Replica {
