@@ -184,6 +184,18 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("logging_collector", "off"),
 ];
 
+const HBA_HEADER: &str = "# Written by mrg-agent; changes here are lost. Use spec.postgresql.pgHba or patronictl edit-config.\n";
+/// Stands before the user's lines.
+const USER_LINES: &str = "# The configuration's lines:\n";
+
+/// The user's lines in a `pg_hba.conf` that [`Configuration::render_hba`] has made; `None` if the
+/// file is another's.
+pub fn user_hba_lines(text: &str) -> Option<Vec<String>> {
+    let rest = text.strip_prefix(HBA_HEADER)?;
+    let (_, lines) = rest.split_once(USER_LINES)?;
+    Some(lines.lines().map(str::to_owned).collect())
+}
+
 impl Configuration {
     /// The parameters in force: defaults, then the user's, then the reserved ones.
     fn effective(&self) -> BTreeMap<String, String> {
@@ -247,12 +259,11 @@ impl Configuration {
     pub fn render_hba(&self) -> String {
         let superuser = quote_identifier(&self.authentication.superuser.username);
         let replication = quote_identifier(&self.authentication.replication.username);
-        let mut text = String::from(
-            "# Written by mrg-agent; changes here are lost. Use spec.postgresql.pgHba or patronictl edit-config.\n",
-        );
+        let mut text = String::from(HBA_HEADER);
         let _ = writeln!(text, "local all {superuser} trust");
         let _ = writeln!(text, "host replication {replication} all scram-sha-256");
         let _ = writeln!(text, "host all {superuser} all scram-sha-256");
+        text.push_str(USER_LINES);
         match &self.hba {
             Some(lines) => {
                 for line in lines {
@@ -273,7 +284,11 @@ impl Configuration {
         let base = data_directory.join("postgresql.base.conf");
         let conf = data_directory.join("postgresql.conf");
         if !base.exists() {
-            if conf.exists() {
+            // A file that includes the base is one of ours, or Patroni's: as the base it would
+            // include itself.
+            let is_initdbs = std::fs::read_to_string(&conf)
+                .is_ok_and(|text| !text.lines().any(|line| line.trim() == BASE_FILE_INCLUDE));
+            if is_initdbs {
                 std::fs::rename(&conf, &base)?;
             } else {
                 std::fs::write(&base, "")?;
@@ -358,6 +373,30 @@ mod tests {
     }
 
     #[test]
+    fn the_users_lines_are_found_again_in_the_file() {
+        let lines = vec!["host all all ::/0 md5".to_owned(), "# x".to_owned()];
+        let with = Configuration {
+            hba: Some(lines.clone()),
+            ..configuration()
+        };
+        assert_eq!(user_hba_lines(&with.render_hba()), Some(lines));
+        assert_eq!(user_hba_lines("local all all trust\n"), None);
+    }
+
+    #[test]
+    fn a_setting_is_quoted_for_postgresqls_lexer() {
+        for (value, quoted) in [
+            ("4MB", "'4MB'"),
+            ("it's", "'it''s'"),
+            (r"s/\./_/", r"'s/\\./_/'"),
+            (r"C:\new", r"'C:\\new'"),
+            ("two\nlines\r", r"'two\nlines\r'"),
+        ] {
+            assert_eq!(quote_setting(value), quoted);
+        }
+    }
+
+    #[test]
     fn quotes_cannot_break_out() {
         let to = Address {
             host: "h".into(),
@@ -388,5 +427,11 @@ mod tests {
         configuration().write(directory.path()).unwrap();
         let base = std::fs::read_to_string(directory.path().join("postgresql.base.conf")).unwrap();
         assert_eq!(base, "max_connections = 7\n");
+
+        // A base that was deleted is not made from a file that includes it.
+        std::fs::remove_file(directory.path().join("postgresql.base.conf")).unwrap();
+        configuration().write(directory.path()).unwrap();
+        let base = std::fs::read_to_string(directory.path().join("postgresql.base.conf")).unwrap();
+        assert_eq!(base, "");
     }
 }
