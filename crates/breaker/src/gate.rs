@@ -1,4 +1,4 @@
-//! What stands above a breaker: whether it is enforced at all, and what people have forced.
+//! What overrules a breaker: whether it is enforced at all, and what people have forced.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +47,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A closed one.
+    /// A gate with a closed breaker.
     pub fn new(mode: Mode, settings: Settings, now: Moment) -> Self {
         Self {
             mode,
@@ -77,10 +77,11 @@ impl Gate {
         self.forced.filter(|forced| now < forced.until)
     }
 
-    /// Lets a request through, or not.
+    /// Admits a request.
     ///
     /// # Errors
-    /// Why not.
+    /// If it is forced open, or the breaker is enforced and refuses; with the time after which
+    /// another attempt makes sense.
     pub fn admit(&mut self, now: Moment) -> Result<Admission, Refusal> {
         match (self.forced(now), self.mode) {
             (Some(forced), _) if forced.open => Err(Refusal::Open {
@@ -114,7 +115,7 @@ impl Gate {
         }
     }
 
-    /// When it was last touched, by the breaker itself.
+    /// The breaker, whatever is forced upon it. Its state is that of the last call with a time.
     pub fn breaker(&self) -> &Breaker {
         &self.breaker
     }

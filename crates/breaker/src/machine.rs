@@ -163,10 +163,11 @@ impl Breaker {
         self.expiry.filter(|_| self.state == State::Open)
     }
 
-    /// Lets a request through, or not.
+    /// Admits a request.
     ///
     /// # Errors
-    /// Why not.
+    /// If the breaker is open, with the time that it stays so; or if it is half-open and
+    /// `max_requests` probes were admitted.
     pub fn admit(&mut self, now: Moment) -> Result<Ticket, Refusal> {
         self.refresh(now);
         match self.state {

@@ -49,8 +49,8 @@ impl Providers {
             .is_some_and(|known| known.unhealthy)
     }
 
-    /// Who is tried, and in which order. Those that are avoided or unhealthy come last: better than
-    /// nobody. A pinned provider is the only one, since another knows nothing of what it was asked
+    /// Which providers are tried, and in which order. Those that are avoided or unhealthy come last,
+    /// since they are better than none. A pinned provider is the only one, since another knows nothing of what it was asked
     /// for.
     pub fn order(
         &self,

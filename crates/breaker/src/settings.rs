@@ -72,7 +72,7 @@ pub struct Settings {
     /// How many requests a half-open breaker lets through, and how many successes in a row close it
     /// (gobreaker's `MaxRequests`).
     pub max_requests: NonZeroU32,
-    /// How long a closed breaker counts before it begins anew; zero: it never does (gobreaker's
+    /// How long a closed breaker counts before its counts are reset; zero: they never are (gobreaker's
     /// `Interval`).
     pub interval: Millis,
     /// The window rolls in steps of this length instead (gobreaker's `BucketPeriod`); zero: fixed

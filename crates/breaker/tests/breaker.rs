@@ -139,13 +139,13 @@ fn a_hundred_thousand_random_traces_end_as_gobreakers_do() {
     assert_eq!(seeds, TRACES);
 }
 
+/// A half-open breaker, the tickets of its callers, and how many requests were excluded so far.
+type Situation = (Breaker, Vec<Option<Ticket>>, u32);
+
 /// Five callers, three permits: every order of admissions, ends, and the passing of time, with the
 /// callers' tickets kept until they end.
 #[test]
 fn no_order_of_five_callers_gets_more_than_three_through_a_half_open_breaker_or_leaves_it_stuck() {
-    #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-    struct Caller(Option<Ticket>);
-
     let settings = Settings {
         interval: Millis(0),
         min_requests: 1,
@@ -159,73 +159,68 @@ fn no_order_of_five_callers_gets_more_than_three_through_a_half_open_breaker_or_
     assert_eq!(opened.state(now), State::HalfOpen);
 
     let mut seen = BTreeSet::new();
-    let mut queue = VecDeque::from([(opened, vec![Caller(None); 5], 0u32)]);
+    let mut queue = VecDeque::from([(opened, vec![None; 5], 0u32)]);
     let (mut closed, mut reopened) = (0, 0);
     while let Some((breaker, mut callers, excluded)) = queue.pop_front() {
         callers.sort();
-        let mut probe = breaker.clone();
-        if !seen.insert(format!(
-            "{breaker:?}{:?}{excluded}",
-            callers.iter().map(|caller| caller.0).collect::<Vec<_>>()
-        )) {
+        if !seen.insert(format!("{breaker:?}{callers:?}{excluded}")) {
             continue;
         }
-        match probe.state(now) {
+        match breaker.clone().state(now) {
             State::HalfOpen => {
-                let held = callers.iter().filter(|caller| caller.0.is_some()).count();
-                assert!(held <= 3, "{held} at once");
-                // Whatever is under way may end as excluded; then there is room again.
-                for caller in &callers {
-                    if let Some(ticket) = caller.0 {
-                        probe.report(now, ticket, Outcome::Excluded);
-                    }
-                }
-                let counts = probe.counts();
-                assert!(
-                    counts.valid_requests() == counts.successes && counts.successes < 3,
-                    "{counts:?}"
-                );
-                assert!(probe.admit(now).is_ok(), "stuck: {counts:?}");
+                assert_has_room(breaker.clone(), &callers, now);
+                queue.extend(followers(&(breaker, callers, excluded), now));
             }
-            State::Closed => {
-                closed += 1;
-                continue;
-            }
-            State::Open => {
-                reopened += 1;
-                continue;
-            }
-        }
-        for at in 0..callers.len() {
-            if let Some(ticket) = callers[at].0 {
-                for outcome in [Outcome::Success, Outcome::Failure, Outcome::Excluded] {
-                    if outcome == Outcome::Excluded && excluded == 3 {
-                        continue;
-                    }
-                    let (mut breaker, mut callers) = (breaker.clone(), callers.clone());
-                    breaker.report(now, ticket, outcome);
-                    callers[at].0 = None;
-                    queue.push_back((
-                        breaker,
-                        callers,
-                        excluded + u32::from(outcome == Outcome::Excluded),
-                    ));
-                }
-            } else {
-                let (mut breaker, mut callers) = (breaker.clone(), callers.clone());
-                let answer = breaker.admit(now);
-                assert!(
-                    answer
-                        != Err(Refusal::Open {
-                            retry_after: Millis(0)
-                        })
-                );
-                callers[at].0 = answer.ok();
-                queue.push_back((breaker, callers, excluded));
-            }
+            State::Closed => closed += 1,
+            State::Open => reopened += 1,
         }
     }
     assert!(closed > 0 && reopened > 0, "both ends are reached");
+}
+
+/// Whatever is under way may end as excluded; then there is room again.
+fn assert_has_room(mut breaker: Breaker, callers: &[Option<Ticket>], now: Moment) {
+    breaker.state(now);
+    let held: Vec<Ticket> = callers.iter().copied().flatten().collect();
+    assert!(held.len() <= 3, "{} at once", held.len());
+    for ticket in held {
+        breaker.report(now, ticket, Outcome::Excluded);
+    }
+    let counts = breaker.counts();
+    assert!(
+        counts.valid_requests() == counts.successes && counts.successes < 3,
+        "{counts:?}"
+    );
+    assert!(breaker.admit(now).is_ok(), "stuck: {counts:?}");
+}
+
+/// What one caller can make of a situation: a request that begins, or one that ends in any way.
+fn followers((breaker, callers, excluded): &Situation, now: Moment) -> Vec<Situation> {
+    let mut followers = Vec::new();
+    for (at, caller) in callers.iter().enumerate() {
+        let Some(ticket) = *caller else {
+            let (mut breaker, mut callers) = (breaker.clone(), callers.clone());
+            let answer = breaker.admit(now);
+            let contradiction = Refusal::Open {
+                retry_after: Millis(0),
+            };
+            assert!(answer != Err(contradiction));
+            callers[at] = answer.ok();
+            followers.push((breaker, callers, *excluded));
+            continue;
+        };
+        for outcome in [Outcome::Success, Outcome::Failure, Outcome::Excluded] {
+            if outcome == Outcome::Excluded && *excluded == 3 {
+                continue;
+            }
+            let (mut breaker, mut callers) = (breaker.clone(), callers.clone());
+            breaker.report(now, ticket, outcome);
+            callers[at] = None;
+            let excluded = excluded + u32::from(outcome == Outcome::Excluded);
+            followers.push((breaker, callers, excluded));
+        }
+    }
+    followers
 }
 
 fn after_ten(failures: u32) -> Breaker {

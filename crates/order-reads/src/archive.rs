@@ -64,7 +64,7 @@ impl Archive {
     /// endpoint come from the environment, by AWS' names.
     ///
     /// # Errors
-    /// If there can be none.
+    /// If the address is of neither form, or the store cannot be set up.
     pub fn open(url: &str) -> Result<Self, Error> {
         let wrong = |why: String| Error::Address {
             url: url.to_owned(),
@@ -130,7 +130,7 @@ impl Archive {
     /// All orders of a part.
     ///
     /// # Errors
-    /// If it cannot be had or read.
+    /// If the store fails, or the part is no Parquet file of orders.
     pub async fn read(&self, part: &str) -> Result<Vec<Order>, Error> {
         Ok(decode(
             self.store.get(&Path::from(part)).await?.bytes().await?,
@@ -147,7 +147,7 @@ impl Archive {
         Ok(self.store.delete(&Path::from(part)).await?)
     }
 
-    /// An order: from this part, or, if nobody knows which, from the parts of the day that its id
+    /// An order: from this part, or, if it is not known which, from the parts of the day that its id
     /// names.
     ///
     /// # Errors

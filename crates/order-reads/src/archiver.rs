@@ -113,7 +113,7 @@ async fn move_part(
     let transaction = client.transaction().await?;
     let ids: Vec<uuid::Uuid> = orders.iter().map(|order| order.id).collect();
     let versions: Vec<i64> = orders.iter().map(|order| order.version).collect();
-    // Those that changed since they were read stay, and their copy in the part is named by nobody.
+    // Those that changed since they were read stay, and no row names their copy in the part.
     let sql = "WITH wanted AS (SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS w (id, version)),
                gone AS (DELETE FROM orders o USING wanted w WHERE o.id = w.id AND o.version = w.version
                         RETURNING o.id, o.customer, o.state, o.created_at, o.updated_at, o.version)

@@ -185,7 +185,7 @@ impl Cache {
     ///
     /// # Errors
     /// If the cache does not answer.
-    pub(crate) async fn get_at_last(
+    pub(crate) async fn get_last_resort(
         &self,
         id: OrderId,
         now: Micros,
@@ -204,8 +204,8 @@ impl Cache {
         Ok(found.and_then(|bytes| believable(&bytes, id, now)))
     }
 
-    /// Keeps a copy, unless a newer version of the order is known. A cache that is full or gone is
-    /// nobody's trouble.
+    /// Keeps a copy, unless a newer version of the order is known. A cache that is full or gone
+    /// fails no answer: its errors are only counted and logged.
     pub(crate) async fn put(&self, order: &Order, at: Micros, metrics: &Metrics) {
         let life = if order.is_final() {
             self.lives.history
@@ -235,10 +235,10 @@ impl Cache {
         }
     }
 
-    /// An order has changed: copies older than this version are old.
+    /// Removes the copies of an order that are older than this version.
     ///
     /// # Errors
-    /// If the cache does not do it.
+    /// If the cache does not answer in time, or refuses the write.
     pub(crate) async fn forget(&self, id: OrderId, version: i64) -> Result<(), Error> {
         self.call(self.budget * 4, async {
             let mut connection = self.connection().await?;
@@ -256,7 +256,7 @@ impl Cache {
     /// Whether it answers.
     ///
     /// # Errors
-    /// If it does not.
+    /// If the cache does not answer in time.
     pub(crate) async fn ping(&self, budget: Duration) -> Result<(), Error> {
         let ping = async {
             Ok(redis::cmd("PING")

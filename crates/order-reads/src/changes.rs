@@ -1,6 +1,6 @@
-//! Hears from the database which orders change, in the moment of the commit (LISTEN), and forgets
-//! their copies. While it cannot hear, copies of active orders are not trusted; those made before
-//! it could hear again never are.
+//! Receives notifications of orders that change, at the moment of the commit (LISTEN), and forgets
+//! their copies. While they are not received, copies of active orders are not trusted; copies from
+//! before they were received again never are.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,17 +14,18 @@ use super::order::{Micros, OrderId};
 use super::read::Reader;
 use mrg_telemetry::chain;
 
-/// How often the connection is asked whether it still reaches a primary. A connection that dies in
-/// silence is noticed after this and [`PATIENCE`].
-const PROBE: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How often the connection is probed for whether it still reaches a primary. A connection that dies
+/// in silence is noticed after this and [`ANSWER_TIMEOUT`].
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the database may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why hearing ended.
+/// Why no more notifications are received.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("the database does not answer")]
     Database(#[from] tokio_postgres::Error),
-    #[error("no answer within {} ms", PATIENCE.as_millis())]
+    #[error("no answer within {} ms", ANSWER_TIMEOUT.as_millis())]
     Late,
     #[error("the server is a standby, and standbys tell no changes")]
     Standby,
@@ -32,17 +33,17 @@ enum Error {
     Ended,
 }
 
-/// Hears for ever. The connection must reach the primary itself: poolers in transaction mode do not
+/// Receives for ever. The connection must reach the primary itself: poolers in transaction mode do not
 /// pass notifications on.
-pub(crate) async fn hear(
+pub(crate) async fn receive(
     config: Config,
     reader: &Reader,
-    heard_since: &watch::Sender<Option<Micros>>,
+    received_since: &watch::Sender<Option<Micros>>,
 ) {
     let mut wait = Duration::from_millis(50);
     loop {
-        let Err(error) = listen(&config, reader, heard_since).await;
-        if heard_since.send_replace(None).is_some() {
+        let Err(error) = listen(&config, reader, received_since).await;
+        if received_since.send_replace(None).is_some() {
             tracing::warn!(error = %chain(&error), "changes of orders are not heard; copies of active orders are not trusted until they are");
             wait = Duration::from_millis(50);
         }
@@ -54,12 +55,12 @@ pub(crate) async fn hear(
 async fn listen(
     config: &Config,
     reader: &Reader,
-    heard_since: &watch::Sender<Option<Micros>>,
+    received_since: &watch::Sender<Option<Micros>>,
 ) -> Result<std::convert::Infallible, Error> {
-    let (client, mut connection) = tokio::time::timeout(PATIENCE * 2, config.connect(NoTls))
+    let (client, mut connection) = tokio::time::timeout(ANSWER_TIMEOUT * 2, config.connect(NoTls))
         .await
         .map_err(|_| Error::Late)??;
-    let (sender, mut told) = mpsc::unbounded::<String>();
+    let (sender, mut notifications) = mpsc::unbounded::<String>();
     let pump = tokio::spawn(async move {
         let mut messages =
             futures::stream::poll_fn(move |context| connection.poll_message(context));
@@ -71,26 +72,26 @@ async fn listen(
     });
     // The pump ends with the client; a hanging one is ended here.
     let _end = AbortOnDrop(pump);
-    let ask = async |statement: &str| {
-        tokio::time::timeout(PATIENCE, client.simple_query(statement))
+    let query = async |statement: &str| {
+        tokio::time::timeout(ANSWER_TIMEOUT, client.simple_query(statement))
             .await
             .map_err(|_| Error::Late)
     };
-    ask("LISTEN mrg_orders").await??;
+    query("LISTEN mrg_orders").await??;
     let probe = async || -> Result<(), Error> {
-        let rows = ask("SELECT pg_is_in_recovery()").await??;
+        let rows = query("SELECT pg_is_in_recovery()").await??;
         let standby = rows.iter().any(|row| matches!(row, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("t")));
         if standby { Err(Error::Standby) } else { Ok(()) }
     };
     probe().await?;
     // A little later than now, for the clocks of those who make copies.
-    heard_since.send_replace(Some(Micros(Micros::now().0 + 100_000)));
+    received_since.send_replace(Some(Micros(Micros::now().0 + 100_000)));
     tracing::info!("changes of orders are heard");
-    let mut tick = tokio::time::interval(PROBE);
+    let mut tick = tokio::time::interval(PROBE_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            change = told.next() => forget(&change.ok_or(Error::Ended)?, reader).await,
+            change = notifications.next() => forget(&change.ok_or(Error::Ended)?, reader).await,
             _ = tick.tick() => probe().await?,
         }
     }

@@ -47,7 +47,7 @@ const END_OF_TIME: i64 = 253_402_300_800_000_000;
 
 /// What a server said of itself beside its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct ServerState {
     /// Whether it is a standby.
     pub standby: bool,
     /// Up to where it had written, or replayed.
@@ -77,9 +77,9 @@ macro_rules! micros {
     };
 }
 
-/// The position is read a moment after the snapshot is taken, within the same statement:
-/// microseconds.
-macro_rules! standing {
+/// The columns of a [`ServerState`]. The position is read within the same statement, some
+/// microseconds after its snapshot.
+macro_rules! server_state {
     () => {
         "pg_is_in_recovery(), ((CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END) - '0/0'::pg_lsn)::bigint"
     };
@@ -87,7 +87,7 @@ macro_rules! standing {
 
 const ONE: &str = concat!(
     "SELECT ",
-    standing!(),
+    server_state!(),
     ", o.id, o.customer, o.state, ",
     micros!("o.created_at"),
     ", ",
@@ -97,7 +97,7 @@ const ONE: &str = concat!(
 
 const ACTIVE: &str = concat!(
     "SELECT ",
-    standing!(),
+    server_state!(),
     ", page.* FROM (SELECT 1) one LEFT JOIN LATERAL (SELECT id, state, ",
     micros!("created_at"),
     ", false FROM orders WHERE customer = $1 AND NOT state = ANY ($5) AND created_at > '-infinity'
@@ -106,7 +106,7 @@ const ACTIVE: &str = concat!(
 
 const HISTORY: &str = concat!(
     "SELECT ",
-    standing!(),
+    server_state!(),
     ", page.* FROM (SELECT 1) one LEFT JOIN LATERAL (
      (SELECT id, state, ",
     micros!("created_at"),
@@ -179,16 +179,16 @@ impl Database {
     /// Where an order is.
     ///
     /// # Errors
-    /// If the server does not say so in time.
+    /// If the server does not answer in time.
     pub(crate) async fn place(
         &self,
         id: OrderId,
         budget: Duration,
-    ) -> Result<(Standing, Place), Error> {
+    ) -> Result<(ServerState, Place), Error> {
         let lines = self.query(budget, ONE, &[(&id.0, Type::UUID)]).await?;
         let Some(line) = lines.first() else {
             return Ok((
-                Standing {
+                ServerState {
                     standby: false,
                     at: Lsn(0),
                 },
@@ -213,7 +213,7 @@ impl Database {
             (None, Some(part)) => Place::Archived(part),
             (None, None) => Place::Missing,
         };
-        Ok((standing(line)?, place))
+        Ok((server_state(line)?, place))
     }
 
     /// A page of a customer's orders, newest first, and how many rows were left out because they
@@ -228,7 +228,7 @@ impl Database {
         after: Option<Cursor>,
         limit: i64,
         budget: Duration,
-    ) -> Result<(Standing, Vec<Row>, u64), Error> {
+    ) -> Result<(ServerState, Vec<Row>, u64), Error> {
         let after = after.unwrap_or(Cursor {
             created_at: Micros(END_OF_TIME - 1),
             id: Uuid::max(),
@@ -245,12 +245,12 @@ impl Database {
             .query(budget, if finals { HISTORY } else { ACTIVE }, &parameters)
             .await?;
         let (mut rows, mut skipped) = (Vec::with_capacity(lines.len()), 0);
-        let mut seen = Standing {
+        let mut seen = ServerState {
             standby: false,
             at: Lsn(0),
         };
         for line in &lines {
-            seen = standing(line)?;
+            seen = server_state(line)?;
             let Some(id) = line.try_get::<_, Option<Uuid>>(2)? else {
                 continue;
             };
@@ -269,20 +269,20 @@ impl Database {
         Ok((seen, rows, skipped))
     }
 
-    /// Whether it answers, and what it is.
+    /// The state of a server.
     ///
     /// # Errors
-    /// If it does not.
-    pub(crate) async fn ping(&self, budget: Duration) -> Result<Standing, Error> {
+    /// If no server answers in time.
+    pub(crate) async fn ping(&self, budget: Duration) -> Result<ServerState, Error> {
         let lines = self
-            .query(budget, concat!("SELECT ", standing!()), &[])
+            .query(budget, concat!("SELECT ", server_state!()), &[])
             .await?;
         lines.first().map_or(
-            Ok(Standing {
+            Ok(ServerState {
                 standby: false,
                 at: Lsn(0),
             }),
-            standing,
+            server_state,
         )
     }
 
@@ -292,9 +292,9 @@ impl Database {
     }
 }
 
-fn standing(line: &Line) -> Result<Standing, Error> {
+fn server_state(line: &Line) -> Result<ServerState, Error> {
     let at: i64 = line.try_get(1)?;
-    Ok(Standing {
+    Ok(ServerState {
         standby: line.try_get(0)?,
         at: Lsn(at.unsigned_abs()),
     })
@@ -307,7 +307,7 @@ pub(crate) async fn sample(primary: &Database, written: &Mutex<Written>) {
     loop {
         tick.tick().await;
         let asked = Micros::now();
-        if let Ok(Standing { standby: false, at }) = primary.ping(Duration::from_secs(1)).await {
+        if let Ok(ServerState { standby: false, at }) = primary.ping(Duration::from_secs(1)).await {
             lock(written).sample(asked, at);
         }
     }

@@ -1,4 +1,4 @@
-//! One question under way for each order: whoever asks the same meanwhile waits for its answer, so
+//! One question under way for each order: callers with the same question wait for its answer, so
 //! that a cache that has just lost a copy does not send a thousand readers to the database.
 
 use mrg_base::lock;
@@ -20,8 +20,8 @@ impl<K, V: Clone> Default for Flights<K, V> {
 }
 
 impl<K: Hash + Eq + Copy + Send + 'static, V: Clone + Send + Sync + 'static> Flights<K, V> {
-    /// The answer, and whether somebody else had asked already. `ask` runs as a task: callers that
-    /// go away do not end it for the others, so it must have a deadline of its own.
+    /// The answer, and whether the question was under way already. `ask` runs as a task: callers
+    /// that go away do not end it for the others, so it must have a deadline of its own.
     ///
     /// # Panics
     /// If `ask` panics.

@@ -37,8 +37,9 @@ struct App {
 const SOURCE: HeaderName = HeaderName::from_static("order-source");
 const STALENESS: HeaderName = HeaderName::from_static("order-staleness");
 
-/// Rows of a page, if nobody says how many, and at most.
-const LIMIT: i64 = 50;
+/// Rows of a page, unless the query has a `limit`.
+const DEFAULT_LIMIT: i64 = 50;
+/// Rows of a page at most.
 const MAXIMUM_LIMIT: i64 = 200;
 
 /// Serves until `stop`, and then until those under way have their answers.
@@ -253,7 +254,7 @@ fn parse(query: &BTreeMap<String, String>) -> Result<(&str, Option<Cursor>, i64)
         .get("cursor")
         .map(|text| text.parse().map_err(|error| format!("cursor: {error}")))
         .transpose()?;
-    let limit = query.get("limit").map_or(Ok(LIMIT), |text| {
+    let limit = query.get("limit").map_or(Ok(DEFAULT_LIMIT), |text| {
         let limit = text
             .parse()
             .ok()
@@ -266,40 +267,20 @@ fn parse(query: &BTreeMap<String, String>) -> Result<(&str, Option<Cursor>, i64)
     Ok((customer, after, limit))
 }
 
+fn healthy<T, E: std::error::Error>(answer: Result<T, E>) -> Result<(), String> {
+    answer
+        .map(drop)
+        .map_err(|error| mrg_telemetry::chain(&error))
+}
+
 /// Ready while any database answers: without its cache or its standbys this service is slower, not
 /// useless.
 async fn ready(State(app): State<App>) -> Response {
     let reader = &app.reader;
     let limit = Duration::from_millis(1_500);
-    let primary = async {
-        Some(
-            reader
-                .primary
-                .ping(limit)
-                .await
-                .map(|_| ())
-                .map_err(|error| mrg_telemetry::chain(&error)),
-        )
-    };
-    let replica = async {
-        let replica = reader.replica.as_ref()?;
-        Some(
-            replica
-                .ping(limit)
-                .await
-                .map(|_| ())
-                .map_err(|error| mrg_telemetry::chain(&error)),
-        )
-    };
-    let cache = async {
-        let cache = reader.cache.as_ref()?;
-        Some(
-            cache
-                .ping(limit)
-                .await
-                .map_err(|error| mrg_telemetry::chain(&error)),
-        )
-    };
+    let primary = async { Some(healthy(reader.primary.ping(limit).await)) };
+    let replica = async { Some(healthy(reader.replica.as_ref()?.ping(limit).await)) };
+    let cache = async { Some(healthy(reader.cache.as_ref()?.ping(limit).await)) };
     let (primary, replica, cache) = tokio::join!(primary, replica, cache);
     let ready = [&primary, &replica]
         .into_iter()
@@ -317,10 +298,10 @@ async fn ready(State(app): State<App>) -> Response {
             );
         }
     }
-    let heard = reader.heard_since.borrow().is_some();
+    let received = reader.received_since.borrow().is_some();
     checks.insert(
         "changes",
-        if heard {
+        if received {
             "healthy".into()
         } else {
             "unhealthy: changes are not heard; copies of active orders are not used".into()
@@ -342,5 +323,5 @@ async fn metrics(State(app): State<App>) -> String {
     }
     reader
         .metrics
-        .page(&connections, reader.heard_since.borrow().is_some())
+        .page(&connections, reader.received_since.borrow().is_some())
 }

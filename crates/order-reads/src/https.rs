@@ -19,8 +19,8 @@ pub(crate) struct Connector;
 #[derive(Debug)]
 struct Service(Client<HttpsConnector<Tcp>, HttpRequestBody>);
 
-/// Until an answer's head.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the head of an answer may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
@@ -44,7 +44,7 @@ impl HttpConnector for Connector {
 #[async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let answer = tokio::time::timeout(PATIENCE, self.0.request(request)).await;
+        let answer = tokio::time::timeout(HEAD_TIMEOUT, self.0.request(request)).await;
         let answer = answer.map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))?;
         let answer = answer.map_err(|error| {
             let kind = if error.is_connect() {

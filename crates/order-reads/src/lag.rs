@@ -14,7 +14,8 @@ pub(crate) struct Written {
     samples: VecDeque<(Micros, Lsn)>,
 }
 
-const KEPT: usize = 120;
+/// One sample a second, for two minutes.
+const MAX_SAMPLES: usize = 120;
 
 impl Written {
     /// Asked at `at`, the primary said that it had written up to here. Take the time before asking:
@@ -25,7 +26,7 @@ impl Written {
             self.samples.clear();
         }
         self.samples.push_back((at, lsn));
-        if self.samples.len() > KEPT {
+        if self.samples.len() > MAX_SAMPLES {
             self.samples.pop_front();
         }
     }

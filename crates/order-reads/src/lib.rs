@@ -29,21 +29,51 @@ pub use options::{ArchiveOptions, Passwords, ServeOptions};
 /// What the tables, roles and triggers are made with.
 pub const SCHEMA: &str = include_str!("schema.sql");
 
-/// Serves until the process is told to stop.
+/// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// If an option cannot be used or the address is taken.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    let (received, received_since) = watch::channel(None);
+    let reader = Arc::new(reader(&options, received_since)?);
+    let listener = tokio::net::TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("failed to listen on {}", options.listen))?;
+    tracing::info!(role = ?options.role, address = %options.listen, "serving");
+    if let Some(dsn) = &options.changes_dsn {
+        let mut config: tokio_postgres::Config = dsn
+            .parse()
+            .context("ORDERS_CHANGES_DSN is not a connection string")?;
+        config
+            .application_name("mrg-orders changes")
+            .connect_timeout(std::time::Duration::from_secs(1));
+        let reader = reader.clone();
+        tokio::spawn(async move { changes::receive(config, &reader, &received).await });
+    }
+    // The first questions must not wait for connections.
+    let warm = reader.clone();
+    tokio::spawn(async move { warm.warm().await });
+    let sampled = reader.clone();
+    tokio::spawn(async move { database::sample(&sampled.primary, &sampled.written).await });
+    http::serve(listener, reader, options.role, termination())
+        .await
+        .context("failed to serve")
+}
+
+/// The places to read from, as the options name them.
+fn reader(
+    options: &ServeOptions,
+    received_since: watch::Receiver<Option<order::Micros>>,
+) -> anyhow::Result<read::Reader> {
     let connections = options
         .primary_connections
         .unwrap_or(if options.role == Role::History { 2 } else { 20 });
-    let (heard, heard_since) = watch::channel(None);
     let lives = cache::Lives {
         active: options.active_ttl,
         stale: options.stale_ttl,
         history: options.history_ttl,
     };
-    let reader = Arc::new(read::Reader {
+    Ok(read::Reader {
         cache: options
             .cache_url
             .as_deref()
@@ -70,7 +100,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             .map(Archive::open)
             .transpose()?,
         written: std::sync::Mutex::default(),
-        heard_since,
+        received_since,
         budgets: read::Budgets {
             active: options.active_budget,
             replica: options.replica_budget,
@@ -80,32 +110,10 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         },
         metrics: Arc::default(),
         flights: flight::Flights::default(),
-    });
-    let listener = tokio::net::TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("failed to listen on {}", options.listen))?;
-    tracing::info!(role = ?options.role, address = %options.listen, "serving");
-    if let Some(dsn) = &options.changes_dsn {
-        let mut config: tokio_postgres::Config = dsn
-            .parse()
-            .context("ORDERS_CHANGES_DSN is not a connection string")?;
-        config
-            .application_name("mrg-orders changes")
-            .connect_timeout(std::time::Duration::from_secs(1));
-        let reader = reader.clone();
-        tokio::spawn(async move { changes::hear(config, &reader, &heard).await });
-    }
-    // Whoever asks first must not wait for connections.
-    let warm = reader.clone();
-    tokio::spawn(async move { warm.warm().await });
-    let sampled = reader.clone();
-    tokio::spawn(async move { database::sample(&sampled.primary, &sampled.written).await });
-    http::serve(listener, reader, options.role, told_to_stop())
-        .await
-        .context("failed to serve")
+    })
 }
 
-async fn told_to_stop() {
+async fn termination() {
     use tokio::signal::unix::{SignalKind, signal};
     match (
         signal(SignalKind::terminate()),

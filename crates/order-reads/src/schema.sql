@@ -48,7 +48,7 @@ BEGIN
 END $$;
 CREATE OR REPLACE TRIGGER orders_changed AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION orders_changed();
 
--- Three roles. They cannot log in until somebody gives them passwords.
+-- Three roles. They cannot log in until they have passwords.
 DO $$
 DECLARE
     wanted text;
@@ -68,7 +68,7 @@ GRANT SELECT ON orders_archived TO mrg_orders_active, mrg_orders_history;
 GRANT SELECT, DELETE ON orders TO mrg_orders_archiver;
 GRANT SELECT, INSERT, UPDATE ON orders_archived TO mrg_orders_archiver;
 
--- Services write orders as the owner of the database, whoever made the tables.
+-- Services write orders as the owner of the database, even where another role made the tables.
 DO $$
 BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO %I', (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()));

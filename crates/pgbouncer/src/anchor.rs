@@ -3,7 +3,7 @@
 //! PgBouncer turns a query away at once ("server login has been failing") when the last server
 //! login of its pool failed and the pool has no server connection (`check_fast_fail` in
 //! `src/objects.c`). When a primary dies, all server connections end and every login is refused
-//! until somebody pauses PgBouncer, so clients that were idle get errors: 107 of 200 in the 30 ms
+//! until PgBouncer is paused, so clients that were idle get errors: 107 of 200 in the 30 ms
 //! before a late pause, where with an anchor there are none (docs/adr/0005). An *anchor* is a
 //! session of ours in each pool, in a transaction that never ends, on a server connection to a few
 //! lines of protocol in this process. It is opened while the pool leads there and stays when the

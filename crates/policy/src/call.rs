@@ -31,14 +31,14 @@ pub enum Processed {
     Answered,
     /// It certainly has not.
     No,
-    /// Nobody knows.
+    /// It may have been processed, or not.
     Unknown,
 }
 
 /// What a request lets happen to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// It changes nothing: it may be sent to anybody again.
+    /// It changes nothing: it may be sent again, to any provider.
     pub safe: bool,
     /// The same provider may get it twice.
     pub repeatable: bool,
@@ -105,7 +105,7 @@ impl Reason {
         }
     }
 
-    /// What the workload is told.
+    /// The reason in words, for the answer to the workload.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::BreakerOpen => {

@@ -1,4 +1,4 @@
-//! What a workload gets when nobody could serve it.
+//! What a workload gets when no provider served its request.
 
 use std::collections::BTreeMap;
 

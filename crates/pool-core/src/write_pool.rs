@@ -12,51 +12,18 @@
 //!    longest pause: the leader that made it may be unable to take it back.
 //! 4. After the longest pause clients are rejected, and the search goes on.
 
-use crate::pool::{Effect, Event, PoolCore, Retargeted, Servers};
+mod acknowledgement;
+mod evidence;
+mod pause;
+
+use crate::pool::{Effect, Event, PoolCore, Servers};
 use crate::reason::Reason;
-use crate::view::{Address, Admission, Finding, Leader, PauseRequest, PoolTarget, Snapshot};
+use crate::view::{Address, Admission, Leader, PauseRequest, PoolTarget, Snapshot};
+use acknowledgement::ACKNOWLEDGE_AFTER;
+use evidence::{CONFIRM_RETRY, CONFIRMED_FOR};
 use mrg_base::{MemberName, Millis, Moment, Timeline};
 use mrg_election::Revision;
-use mrg_election::mutant::bug;
-
-/// The delay after a probe that failed.
-const PROBE_RETRY: Millis = Millis(20);
-/// How long the last transactions may take before the request is acknowledged as under way: most
-/// often it is acknowledged once, as drained.
-const ACKNOWLEDGE_AFTER: Millis = Millis(100);
-/// How long a probe's finding counts: the heartbeat connection does not show that the server's
-/// machine is cut off.
-const CONFIRMED_FOR: Millis = Millis(1_000);
-/// The interval between two questions to an agent.
-const CONFIRM_RETRY: Millis = Millis(200);
-
-/// What a probe found.
-#[derive(Clone, Copy, Debug)]
-struct Confirmed {
-    key: Revision,
-    timeline: Timeline,
-    at: Moment,
-}
-
-/// A pause of the clients, and what has been shown since it began.
-#[derive(Debug)]
-struct Pause {
-    since: Moment,
-    cause: Reason,
-    /// The number of the read that began with the pause.
-    read: u64,
-    /// Whether that read, or a later one, was answered.
-    fresh: bool,
-    /// The leadership that its agent has confirmed.
-    leadership_of: Option<Revision>,
-    /// When the agent was asked last.
-    asked_at: Option<Moment>,
-    confirmed: Option<Confirmed>,
-    /// Whether PgBouncer has no transaction under way.
-    drained: bool,
-    /// Whether the pause lasted too long.
-    rejecting: bool,
-}
+use pause::Pause;
 
 /// The server that clients reach, or reached last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,115 +193,6 @@ impl WritePool {
         }
     }
 
-    fn note_finding(&mut self, now: Moment, probe: u64, finding: Finding) {
-        let Some((_, key)) = self.probe.take_if(|(running, _)| *running == probe) else {
-            return;
-        };
-        self.suspect = false;
-        let known = self
-            .snapshot
-            .as_ref()
-            .and_then(|snapshot| snapshot.system_id);
-        match finding {
-            Finding::Standby { .. } if bug!(PoolTrustsAnybody) => {
-                if let Some(pause) = &mut self.pause {
-                    pause.confirmed = Some(Confirmed {
-                        key,
-                        timeline: Timeline(1),
-                        at: now,
-                    });
-                }
-            }
-            Finding::Primary {
-                system_id,
-                timeline,
-                ..
-            } if Some(system_id) == known && self.is_not_older(timeline) => {
-                self.lost = false;
-                if let Some(pause) = &mut self.pause {
-                    pause.confirmed = Some(Confirmed {
-                        key,
-                        timeline,
-                        at: now,
-                    });
-                }
-            }
-            _ => {
-                self.lost |= self.leads_to(key);
-                self.probe_due = now + PROBE_RETRY;
-            }
-        }
-    }
-
-    fn is_not_older(&self, timeline: Timeline) -> bool {
-        self.serving
-            .as_ref()
-            .is_none_or(|serving| timeline >= serving.timeline)
-    }
-
-    /// The reason to pause clients; `None` while there is none.
-    fn obstacle(&self) -> Option<Reason> {
-        let Some(snapshot) = &self.snapshot else {
-            return Some(Reason::Starting);
-        };
-        let Some(leader) = &snapshot.leader else {
-            return Some(Reason::LeaderGone);
-        };
-        let Some(serving) = &self.serving else {
-            return Some(Reason::Starting);
-        };
-        if self.request_applies() {
-            Some(Reason::PauseAsked)
-        } else if serving.leader != *leader {
-            Some(Reason::LeaderChanged)
-        } else if self.lost {
-            Some(Reason::ServerLost)
-        } else {
-            None
-        }
-    }
-
-    /// A request is about one leadership, and ends with it.
-    fn request_applies(&self) -> bool {
-        let key = self.leader().map(|leader| leader.key);
-        let unexpired = self
-            .request
-            .filter(|request| Some(request.id) != self.expired);
-        unexpired.is_some_and(|request| Some(request.leader) == key || bug!(PauseOutlivesLeader))
-    }
-
-    fn wants_probe(&self) -> bool {
-        let Some(leader) = self.leader() else {
-            return false;
-        };
-        match &self.pause {
-            Some(pause) => {
-                !self.request_applies()
-                    && pause
-                        .confirmed
-                        .is_none_or(|confirmed| confirmed.key != leader.key)
-            }
-            None => self.suspect,
-        }
-    }
-
-    fn begin_pause(&mut self, now: Moment, cause: Reason) {
-        self.pause = Some(Pause {
-            since: now,
-            cause,
-            read: self.reads,
-            fresh: false,
-            leadership_of: None,
-            asked_at: None,
-            confirmed: None,
-            drained: false,
-            rejecting: false,
-        });
-        // A probe from before the pause proves nothing about after it.
-        self.probe = None;
-        self.probe_due = now;
-    }
-
     fn proceed(&mut self, now: Moment) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.pause.is_none()
@@ -360,50 +218,6 @@ impl WritePool {
         effects
     }
 
-    /// Ends the pause if all evidence is there.
-    fn end_pause(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let Some(pause) = &self.pause else { return };
-        let Some(leader) = self.leader().cloned().filter(|_| !self.request_applies()) else {
-            return;
-        };
-        let assured = bug!(PoolTrustsOldNews)
-            || pause.fresh
-            || self.dcs_lost && pause.leadership_of == Some(leader.key);
-        let Some(confirmed) = pause
-            .confirmed
-            .filter(|confirmed| assured && confirmed.key == leader.key)
-        else {
-            return;
-        };
-        let timeline = confirmed.timeline;
-        effects.push(Effect::Retargeted(Retargeted {
-            cause: pause.cause,
-            paused: now.since(pause.since),
-            servers: Servers::from([server(&leader)]),
-        }));
-        self.serving = Some(Serving { leader, timeline });
-        self.pause = None;
-        self.suspect = false;
-        self.lost = false;
-    }
-
-    fn reject_if_late(&mut self, now: Moment) {
-        let (started, max_pause) = (self.serving.is_some(), self.max_pause);
-        let request = self
-            .request
-            .filter(|_| self.request_applies())
-            .map(|request| request.id);
-        // Before the first server there are no clients to turn away.
-        if let Some(pause) = self
-            .pause
-            .as_mut()
-            .filter(|pause| started && now.since(pause.since) >= max_pause)
-        {
-            pause.rejecting = true;
-            self.expired = request.or(self.expired);
-        }
-    }
-
     /// Where PgBouncer points. While clients wait it is pointed to the next leader in advance, but
     /// not while transactions end on the last one.
     fn addresses(&self) -> Vec<Address> {
@@ -426,65 +240,6 @@ impl WritePool {
         if let Some(target) = self.target.next(admission, addresses) {
             self.target = target.clone();
             effects.push(Effect::Retarget(target));
-        }
-    }
-
-    /// The request that pauses clients and is not acknowledged, and since when.
-    fn unacknowledged(&self) -> Option<(PauseRequest, Moment)> {
-        let request = self.request.filter(|_| self.request_applies())?;
-        let acknowledged = self.acknowledged.is_some_and(|(id, _)| id == request.id);
-        self.pause
-            .as_ref()
-            .filter(|_| !acknowledged)
-            .map(|pause| (request, pause.since))
-    }
-
-    fn acknowledge(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let request = self.request.filter(|_| self.request_applies());
-        let (Some(request), Some(pause)) = (request, &self.pause) else {
-            return;
-        };
-        // Before the first server there are no clients.
-        let drained = pause.drained || self.serving.is_none() || bug!(PoolSaysDrained);
-        let early = self
-            .unacknowledged()
-            .is_some_and(|(_, since)| now.since(since) < ACKNOWLEDGE_AFTER);
-        if self.acknowledged != Some((request.id, drained)) && (drained || !early) {
-            self.acknowledged = Some((request.id, drained));
-            effects.push(Effect::Acknowledge {
-                pause: request.id,
-                drained,
-            });
-        }
-    }
-
-    /// Asks for the evidence that is missing.
-    fn request_evidence(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let Some(leader) = self.leader().cloned() else {
-            return;
-        };
-        if self.probe.is_none() && now >= self.probe_due && self.wants_probe() {
-            self.probes += 1;
-            self.probe = Some((self.probes, leader.key));
-            effects.push(Effect::Probe {
-                probe: self.probes,
-                leader: leader.clone(),
-            });
-        }
-        let dcs_lost = self.dcs_lost && !self.request_applies();
-        let Some(pause) = self
-            .pause
-            .as_mut()
-            .filter(|pause| dcs_lost && !pause.fresh && pause.leadership_of.is_none())
-        else {
-            return;
-        };
-        if pause
-            .asked_at
-            .is_none_or(|at| now.since(at) >= CONFIRM_RETRY)
-        {
-            pause.asked_at = Some(now);
-            effects.push(Effect::ConfirmLeadership(leader));
         }
     }
 

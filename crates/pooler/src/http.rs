@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use mrg_pgbouncer::Pools;
 use mrg_pool_core::Reason;
 
-/// What is status.
+/// The state that is served as JSON.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Status {
     /// The pool.
@@ -27,7 +27,7 @@ pub(crate) struct Status {
     pub because: String,
     /// For how long clients have waited; milliseconds.
     pub held_ms: u64,
-    /// Whom clients reach.
+    /// The members that clients reach.
     pub members: Vec<String>,
     /// Where that is.
     pub addresses: Vec<String>,
@@ -79,6 +79,13 @@ async fn metrics(State(status): State<watch::Receiver<Status>>) -> String {
 
 fn page(status: &Status) -> String {
     let mut text = String::new();
+    numbers(&mut text, status);
+    states(&mut text, status);
+    holds(&mut text, status);
+    text
+}
+
+fn numbers(text: &mut String, status: &Status) {
     let pool = &status.pool;
     let mut gauge = |name: &str, kind: &str, help: &str, value: f64| {
         let _ = writeln!(
@@ -134,6 +141,10 @@ fn page(status: &Status) -> String {
         "How often PgBouncer ended by itself.",
         status.restarts as f64,
     );
+}
+
+fn states(text: &mut String, status: &Status) {
+    let pool = &status.pool;
     text.push_str(
         "# HELP mrg_pooler_state Why clients wait, or Confirmed.\n# TYPE mrg_pooler_state gauge\n",
     );
@@ -145,6 +156,10 @@ fn page(status: &Status) -> String {
             why.name()
         );
     }
+}
+
+fn holds(text: &mut String, status: &Status) {
+    let pool = &status.pool;
     text.push_str("# HELP mrg_pooler_rewires_total Holds that ended with a confirmed server.\n# TYPE mrg_pooler_rewires_total counter\n");
     for (cause, (count, _)) in &status.rewires {
         let _ = writeln!(
@@ -162,7 +177,6 @@ fn page(status: &Status) -> String {
             *held as f64 / 1e3
         );
     }
-    text
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `mrg-pooler`: PID 1 beside PgBouncer. Performs what [`mrg_pool_core`] decides, follows etcd, and
 //! never calls the Kubernetes API.
 
+mod answer;
 mod bouncer;
 mod config;
 mod http;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::answer::Answer;
 use crate::probe;
-use crate::run::Answer;
 use mrg_base::MemberName;
 use mrg_pgbouncer::Login;
 use mrg_pool_core::{Address, Event, Finding, Servers};

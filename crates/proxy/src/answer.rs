@@ -1,7 +1,7 @@
 //! Answers that are made here: problem+json (RFC 9457) for HTTP, a status for gRPC.
 
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use crate::body::Answer;
@@ -10,14 +10,7 @@ use crate::queue::Status;
 use mrg_base::Millis;
 use mrg_policy::Reason;
 
-/// Whether a message is gRPC's.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// Nobody could serve the request.
+/// The answer to a request that was not served.
 pub(crate) fn refusal(
     reason: Reason,
     dependency: &str,
@@ -49,7 +42,7 @@ pub(crate) fn refusal(
     response
 }
 
-/// Trailers-only: the status stands in the headers (gRPC over HTTP/2, "Responses").
+/// A Trailers-Only response: gRPC's status is in the headers (gRPC over HTTP/2, "Responses").
 fn grpc_refusal(reason: Reason, dependency: &str) -> Response<Answer> {
     // UNAVAILABLE says that the call may be tried again, DEADLINE_EXCEEDED that it may have been
     // processed.
@@ -67,7 +60,7 @@ fn grpc_refusal(reason: Reason, dependency: &str) -> Response<Answer> {
     response
 }
 
-/// It is kept, and will be sent.
+/// The answer to a request that is in the queue now, or was before.
 pub(crate) fn queued(
     dependency: &str,
     ticket: &str,

@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 
 use crate::cache::recorder::Recorder;
 use crate::counters::InFlight;
-use crate::routes::provider::Permit;
+use crate::provider::Permit;
 use mrg_base::lock;
 use mrg_breaker::Outcome;
 use mrg_policy::grpc_outcome;
@@ -25,9 +25,9 @@ use mrg_policy::grpc_outcome;
 pub(crate) enum Sent {
     /// There is none.
     Empty,
-    /// It is kept.
+    /// All of it is in memory.
     Whole(Bytes),
-    /// It comes while it goes. It can be sent again only as long as nobody has begun to read it.
+    /// It is passed on while it arrives. It can be sent again only as long as none of it was read.
     Streaming {
         /// Where it is until then.
         slot: Arc<Mutex<Option<Incoming>>>,
@@ -73,7 +73,7 @@ impl Sent {
 
 /// One sending of it.
 pub(crate) enum SentBody {
-    /// Kept.
+    /// All of it is in memory.
     Whole(Option<Bytes>),
     /// Taken from its slot when it is first read.
     Streaming {
@@ -141,22 +141,22 @@ impl Body for SentBody {
     }
 }
 
-/// What an answer's end still has to tell: the breaker its outcome, the cache what was read, the
-/// counters that it is over.
+/// What follows the end of an answer's body: the breaker gets the outcome, the cache the copy, and
+/// the request is no longer in flight.
 #[derive(Default)]
 pub(crate) struct Watch {
     /// To be given back when the body has ended.
     pub permit: Option<Permit>,
-    /// Whether gRPC's status stands in the trailers.
+    /// Whether the outcome is gRPC's status, which is in the trailers.
     pub grpc: bool,
-    /// Who keeps a copy for bad times.
+    /// Records a copy for bad times.
     pub recorder: Option<Recorder>,
     /// Held until the end.
     pub hold: Option<InFlight>,
     /// How long the permit is held after the head: a body that never ends must not keep a half-open
     /// breaker from closing.
     pub patience: Duration,
-    /// When that is over; made when the body first makes us wait.
+    /// When `patience` is over; made when the body first makes the caller wait.
     deadline: Option<Pin<Box<Sleep>>>,
     /// Whether something of the body has come.
     begun: bool,
@@ -178,7 +178,7 @@ impl Answer {
 }
 
 impl Watch {
-    /// Holds this until the end.
+    /// A watch that holds this until the end.
     pub(crate) fn over(hold: Option<InFlight>) -> Box<Self> {
         Box::new(Self {
             hold,
@@ -194,8 +194,8 @@ impl Watch {
         }
     }
 
-    /// The body makes us wait. A permit whose time is over is given back: a body of which something
-    /// came is one that works.
+    /// The body has nothing to read yet. A permit whose time is over is given back: as a success if
+    /// some of the body came, as a failure otherwise.
     fn wait(&mut self, context: &mut Context<'_>) {
         if self.permit.is_none() {
             return;

@@ -1,18 +1,18 @@
-//! What outlives a change of configuration: counters, and who is under way.
+//! Counters that outlive a change of configuration.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// How many are under way, with a limit.
+/// How many requests are under way, with a limit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Concurrency(Arc<AtomicU32>);
 
-/// One that is under way, until it is dropped.
+/// One request that is under way, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight(Arc<AtomicU32>);
 
 impl Concurrency {
-    /// One more, if the limit allows.
+    /// One more request; `None` if the limit is reached.
     pub(crate) fn enter(&self, limit: u32) -> Option<InFlight> {
         // Counting needs no order with other memory.
         let before = self.0.fetch_add(1, Ordering::Relaxed);
@@ -20,7 +20,7 @@ impl Concurrency {
         (before < limit).then_some(entered)
     }
 
-    /// How many are.
+    /// How many requests are under way.
     pub(crate) fn now(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
@@ -42,7 +42,7 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How much.
+    /// The value.
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -1,8 +1,9 @@
-//! Headers that belong to one connection, not to the message (RFC 9110, 7.6.1).
+//! Headers: those between sidecars and workloads, and those that belong to one connection, not to
+//! the message (RFC 9110, 7.6.1).
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
-use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Why this answer is what it is; one of [`mrg_policy::Reason`].
@@ -18,19 +19,26 @@ pub(crate) const NOT_PROCESSED: HeaderName = HeaderName::from_static("x-mrg-not-
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Whether a message is gRPC's.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// What the message wants its connection to become, such as `websocket`.
 pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asks = headers
+    let options = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok());
-    let upgrades = asks
+    let upgrades = options
         .flat_map(|value| value.split(','))
         .any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
     headers.get(UPGRADE).filter(|_| upgrades).cloned()
 }
 
-/// Takes out what was meant for the connection that the message came by.
+/// Removes what was meant only for the connection that the message came by.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers

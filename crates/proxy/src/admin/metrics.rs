@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::routes::table::{Route, RouteTable};
-use crate::server::admission::Admission;
+use crate::routes::route::{Route, Target};
+use crate::routes::table::RouteTable;
+use crate::server::inbound::InboundHandler;
 use mrg_breaker::State;
 use mrg_policy::Reason;
 
@@ -12,12 +13,15 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 /// Everything, in Prometheus' text format.
-pub(crate) fn page(table: &RouteTable, inbound: Option<&Admission>) -> String {
+pub(crate) fn page(table: &RouteTable, inbound: Option<&InboundHandler>) -> String {
     let mut text = String::new();
     dependencies(&mut text, table);
-    providers(&mut text, table);
-    if let Some(admission) = inbound {
-        self::inbound(&mut text, &table.config.workload, admission);
+    outcomes(&mut text, table);
+    breakers(&mut text, table);
+    requests(&mut text, table);
+    breaker_counters(&mut text, table);
+    if let Some(handler) = inbound {
+        self::inbound(&mut text, &table.config.workload, handler);
     }
     text
 }
@@ -50,6 +54,9 @@ fn dependencies(text: &mut String, table: &RouteTable) {
                 .lines(text, "mrg_proxy_latency_seconds", labels);
         },
     );
+}
+
+fn outcomes(text: &mut String, table: &RouteTable) {
     for (name, help, of) in [
         (
             "mrg_proxy_retries_total",
@@ -89,89 +96,84 @@ fn dependencies(text: &mut String, table: &RouteTable) {
     );
 }
 
-fn providers(text: &mut String, table: &RouteTable) {
-    for_routes(
+fn breakers(text: &mut String, table: &RouteTable) {
+    for_targets(
         text,
         table,
         "mrg_proxy_breaker_state",
         "gauge",
         "1 for the state that the breaker is in.",
-        |route, labels, text| {
-            for target in &route.targets {
-                let name = target.name.to_str().unwrap_or_default();
-                let (state, ..) = target.provider.status();
-                for each in [State::Closed, State::HalfOpen, State::Open] {
-                    let now = u8::from(each == state);
-                    let _ = writeln!(
-                        text,
-                        "mrg_proxy_breaker_state{{{labels},provider=\"{name}\",state=\"{}\"}} {now}",
-                        each.name()
-                    );
-                }
-            }
-        },
-    );
-    for_routes(
-        text,
-        table,
-        "mrg_proxy_requests_total",
-        "counter",
-        "Requests to a provider.",
-        |route, labels, text| {
-            for target in &route.targets {
-                let (name, provider) = (target.name.to_str().unwrap_or_default(), &target.provider);
-                for (outcome, count) in [
-                    ("success", &provider.successes),
-                    ("failure", &provider.failures),
-                    ("excluded", &provider.excluded),
-                    ("refused", &provider.refused),
-                ] {
-                    let _ = writeln!(
-                        text,
-                        "mrg_proxy_requests_total{{{labels},provider=\"{name}\",outcome=\"{outcome}\"}} {}",
-                        count.get()
-                    );
-                }
-            }
-        },
-    );
-    for_routes(
-        text,
-        table,
-        "mrg_proxy_shadow_refused_total",
-        "counter",
-        "What a shadowed breaker would have refused.",
-        |route, labels, text| {
-            for target in &route.targets {
-                let name = target.name.to_str().unwrap_or_default();
+        |target, labels, text| {
+            let (state, ..) = target.provider.status();
+            for each in [State::Closed, State::HalfOpen, State::Open] {
+                let now = u8::from(each == state);
                 let _ = writeln!(
                     text,
-                    "mrg_proxy_shadow_refused_total{{{labels},provider=\"{name}\"}} {}",
-                    target.provider.shadow_refusals()
-                );
-            }
-        },
-    );
-    for_routes(
-        text,
-        table,
-        "mrg_proxy_breaker_opened_total",
-        "counter",
-        "How often the breaker opened.",
-        |route, labels, text| {
-            for target in &route.targets {
-                let name = target.name.to_str().unwrap_or_default();
-                let _ = writeln!(
-                    text,
-                    "mrg_proxy_breaker_opened_total{{{labels},provider=\"{name}\"}} {}",
-                    target.provider.opened.get()
+                    "mrg_proxy_breaker_state{{{labels},state=\"{}\"}} {now}",
+                    each.name()
                 );
             }
         },
     );
 }
 
-fn inbound(text: &mut String, workload: &str, admission: &Admission) {
+fn requests(text: &mut String, table: &RouteTable) {
+    for_targets(
+        text,
+        table,
+        "mrg_proxy_requests_total",
+        "counter",
+        "Requests to a provider.",
+        |target, labels, text| {
+            let provider = &target.provider;
+            for (outcome, count) in [
+                ("success", &provider.successes),
+                ("failure", &provider.failures),
+                ("excluded", &provider.excluded),
+                ("refused", &provider.refused),
+            ] {
+                let _ = writeln!(
+                    text,
+                    "mrg_proxy_requests_total{{{labels},outcome=\"{outcome}\"}} {}",
+                    count.get()
+                );
+            }
+        },
+    );
+}
+
+fn breaker_counters(text: &mut String, table: &RouteTable) {
+    for_targets(
+        text,
+        table,
+        "mrg_proxy_shadow_refused_total",
+        "counter",
+        "What a shadowed breaker would have refused.",
+        |target, labels, text| {
+            let _ = writeln!(
+                text,
+                "mrg_proxy_shadow_refused_total{{{labels}}} {}",
+                target.provider.shadow_refusals()
+            );
+        },
+    );
+    for_targets(
+        text,
+        table,
+        "mrg_proxy_breaker_opened_total",
+        "counter",
+        "How often the breaker opened.",
+        |target, labels, text| {
+            let _ = writeln!(
+                text,
+                "mrg_proxy_breaker_opened_total{{{labels}}} {}",
+                target.provider.opened.get()
+            );
+        },
+    );
+}
+
+fn inbound(text: &mut String, workload: &str, handler: &InboundHandler) {
     let labels = format!("workload=\"{workload}\"");
     head(
         text,
@@ -182,7 +184,7 @@ fn inbound(text: &mut String, workload: &str, admission: &Admission) {
     let _ = writeln!(
         text,
         "mrg_proxy_inbound_in_flight{{{labels}}} {}",
-        admission.concurrency.now()
+        handler.concurrency.now()
     );
     head(
         text,
@@ -193,7 +195,7 @@ fn inbound(text: &mut String, workload: &str, admission: &Admission) {
     let _ = writeln!(
         text,
         "mrg_proxy_inbound_refused_total{{{labels}}} {}",
-        admission.refused.get()
+        handler.refused.get()
     );
     head(
         text,
@@ -204,7 +206,7 @@ fn inbound(text: &mut String, workload: &str, admission: &Admission) {
     let _ = writeln!(
         text,
         "mrg_proxy_inbound_failed_total{{{labels}}} {}",
-        admission.failed.get()
+        handler.failed.get()
     );
     head(
         text,
@@ -212,11 +214,29 @@ fn inbound(text: &mut String, workload: &str, admission: &Admission) {
         "histogram",
         "Until an answer's head.",
     );
-    admission
+    handler
         .latencies
         .lines(text, "mrg_proxy_inbound_latency_seconds", &labels);
 }
 
+/// A metric with lines for every provider of every dependency.
+fn for_targets(
+    text: &mut String,
+    table: &RouteTable,
+    name: &str,
+    kind: &str,
+    help: &str,
+    line: impl Fn(&Target, &str, &mut String),
+) {
+    for_routes(text, table, name, kind, help, |route, labels, text| {
+        for target in &route.targets {
+            let provider = target.name.to_str().unwrap_or_default();
+            line(target, &format!("{labels},provider=\"{provider}\""), text);
+        }
+    });
+}
+
+/// A metric with lines for every dependency.
 fn for_routes(
     text: &mut String,
     table: &RouteTable,

@@ -17,19 +17,20 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::queue::{self, Queue};
-use crate::run::Running;
+use crate::routes::route::Route;
+use crate::running::Running;
 use mrg_base::lock;
 use mrg_policy::{DependencyReport, Forced, ProviderReport, Report};
 
-/// How long a caller who waits for a change is kept waiting.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long a caller may wait for a change of the state.
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// What the port serves.
 #[derive(Clone)]
 pub(crate) struct Admin {
     /// What runs.
     pub running: Arc<Running>,
-    /// Where the token stands.
+    /// The file with the token; `None`: nothing can be changed.
     pub token_file: Option<PathBuf>,
 }
 
@@ -71,9 +72,8 @@ struct After {
 async fn state(State(admin): State<Admin>, Query(query): Query<After>) -> Response {
     let mut changes: watch::Receiver<u64> = admin.running.changes();
     if let Some(after) = query.after {
-        // Its end is news as well.
-        let _ =
-            tokio::time::timeout(LONGEST_WAIT, changes.wait_for(|version| *version != after)).await;
+        // If no change comes in time the state is reported as it is.
+        let _ = tokio::time::timeout(MAX_WAIT, changes.wait_for(|version| *version != after)).await;
     }
     let version = *changes.borrow();
     let mut report = report(&admin.running, version);
@@ -86,68 +86,63 @@ async fn state(State(admin): State<Admin>, Query(query): Query<After>) -> Respon
     axum::Json(report).into_response()
 }
 
-/// What a proxy says of itself.
+/// The state of the proxy, but for the queue.
 pub(crate) fn report(running: &Running, version: u64) -> Report {
     let (table, inbound) = running.now();
-    let dependencies = table.routes.iter().map(|route| {
-        let order = lock(&route.shared.order).order(|_| true, None, mrg_clock::now());
-        let providers: Vec<ProviderReport> = route
-            .targets
-            .iter()
-            .enumerate()
-            .map(|(index, target)| {
-                let (state, status, forced, counts) = target.provider.status();
-                // From the moment at which it opened, so that it is the same whoever asks.
-                let opens = (state == mrg_breaker::State::Open && forced.is_none())
-                    .then_some(route.spec.breaker.timeout.0);
-                let next_probe =
-                    opens.map(|timeout| (status.since + timeout.duration()).to_string());
-                ProviderReport {
-                    name: target.name.to_str().unwrap_or_default().to_owned(),
-                    state,
-                    since: status.since.to_string(),
-                    why: status.why,
-                    forced: forced.map(|forced| {
-                        if forced.open {
-                            Forced::Open
-                        } else {
-                            Forced::Closed
-                        }
-                    }),
-                    unhealthy: lock(&route.shared.order).is_unhealthy(index),
-                    counts,
-                    next_probe,
-                }
-            })
-            .collect();
-        let takes = |index: &&usize| {
-            providers
-                .get(**index)
-                .is_some_and(|provider| provider.state != mrg_breaker::State::Open)
-        };
-        let active = order
-            .iter()
-            .find(takes)
-            .and_then(|index| providers.get(*index))
-            .map(|provider| provider.name.clone());
-        DependencyReport {
-            name: route.spec.name.clone(),
-            in_flight: route.shared.concurrency.now(),
-            active,
-            providers,
-            queue: None,
-        }
-    });
     Report {
         version,
         workload: table.config.workload.clone(),
         config_hash: table.hash.clone(),
         refused: running.refused(),
         draining: running.is_draining(),
-        dependencies: dependencies.collect(),
-        canary: inbound.as_ref().and_then(|gate| gate.canary()),
-        routes: inbound.map(|gate| gate.routes()).unwrap_or_default(),
+        dependencies: table.routes.iter().map(|route| dependency(route)).collect(),
+        canary: inbound.as_ref().and_then(|inbound| inbound.canary()),
+        routes: inbound.map(|inbound| inbound.routes()).unwrap_or_default(),
     }
+}
+
+fn dependency(route: &Route) -> DependencyReport {
+    let order = lock(&route.shared.order).order(|_| true, None, mrg_clock::now());
+    let providers: Vec<ProviderReport> = (0..route.targets.len())
+        .filter_map(|index| provider(route, index))
+        .collect();
+    let active = order
+        .iter()
+        .filter_map(|index| providers.get(*index))
+        .find(|provider| provider.state != mrg_breaker::State::Open)
+        .map(|provider| provider.name.clone());
+    DependencyReport {
+        name: route.spec.name.clone(),
+        in_flight: route.shared.concurrency.now(),
+        active,
+        providers,
+        queue: None,
+    }
+}
+
+fn provider(route: &Route, index: usize) -> Option<ProviderReport> {
+    let target = route.targets.get(index)?;
+    let (state, status, forced, counts) = target.provider.status();
+    // From the moment at which it opened, so that all who read the state see the same.
+    let opens = (state == mrg_breaker::State::Open && forced.is_none())
+        .then_some(route.spec.breaker.timeout.0);
+    let next_probe = opens.map(|timeout| (status.since + timeout.duration()).to_string());
+    Some(ProviderReport {
+        name: target.name.to_str().unwrap_or_default().to_owned(),
+        state,
+        since: status.since.to_string(),
+        why: status.why,
+        forced: forced.map(|forced| {
+            if forced.open {
+                Forced::Open
+            } else {
+                Forced::Closed
+            }
+        }),
+        unhealthy: lock(&route.shared.order).is_unhealthy(index),
+        counts,
+        next_probe,
+    })
 }
 
 async fn configuration(State(admin): State<Admin>) -> Response {
@@ -212,7 +207,7 @@ async fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<(), Response> {
     }
 }
 
-/// How long this takes tells nothing of where the two differ.
+/// Compares in a time that does not depend on where the two differ.
 fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len()
         && one

@@ -1,3 +1,3 @@
-//! Answers that were good once, for the time when no provider answers.
+//! Good responses, for the time when no provider answers.
 
 pub(crate) mod recorder;

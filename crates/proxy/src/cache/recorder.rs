@@ -1,4 +1,4 @@
-//! Answers that were good once, cached for the time when nobody answers.
+//! Good responses, cached for the time when no provider answers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
-use crate::body::Answer;
 use crate::headers::{REASON, STALE};
 use mrg_base::{Moment, lock};
 use mrg_policy::{Reason, Stale};
@@ -19,19 +18,19 @@ struct CachedResponse {
     at: Moment,
 }
 
-/// The answers of one dependency, by path and query.
+/// The responses of one dependency, by path and query.
 #[derive(Debug, Default)]
-pub(crate) struct Answers {
+pub(crate) struct ResponseCache {
     cached: HashMap<String, CachedResponse>,
     order: VecDeque<String>,
 }
 
-/// Shared by those who answer.
-pub(crate) type Shared = Arc<Mutex<Answers>>;
+/// A cache as the requests under way share it.
+pub(crate) type SharedCache = Arc<Mutex<ResponseCache>>;
 
-/// Collects one answer while it passes.
+/// Records one response while it passes.
 pub(crate) struct Recorder {
-    answers: Shared,
+    cache: SharedCache,
     limits: Stale,
     key: String,
     status: StatusCode,
@@ -41,11 +40,16 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// For this answer.
-    pub(crate) fn new(answers: &Shared, limits: &Stale, key: String, head: &Response<()>) -> Self {
+    /// A recorder of the response with this head.
+    pub(crate) fn new(
+        cache: &SharedCache,
+        limits: &Stale,
+        key: String,
+        head: &Response<()>,
+    ) -> Self {
         let (status, headers) = (head.status(), head.headers().clone());
         Self {
-            answers: answers.clone(),
+            cache: cache.clone(),
             limits: limits.clone(),
             key,
             status,
@@ -59,7 +63,7 @@ impl Recorder {
         usize::try_from(self.limits.max_body_bytes).unwrap_or(usize::MAX)
     }
 
-    /// A part of it. The bytes are shared, not copied.
+    /// Takes a part of the body. The bytes are shared, not copied.
     pub(crate) fn read(&mut self, part: &Bytes) {
         self.length += part.len();
         if self.length <= self.limit() {
@@ -69,7 +73,7 @@ impl Recorder {
         }
     }
 
-    /// It is whole.
+    /// Caches the response, now that its body is complete. One that is too long is not cached.
     pub(crate) fn store(self) {
         if self.length > self.limit() {
             return;
@@ -83,32 +87,32 @@ impl Recorder {
             body,
             at: mrg_clock::now(),
         };
-        let mut answers = lock(&self.answers);
-        if answers.cached.insert(self.key.clone(), cached).is_none() {
-            answers.order.push_back(self.key);
+        let mut cache = lock(&self.cache);
+        if cache.cached.insert(self.key.clone(), cached).is_none() {
+            cache.order.push_back(self.key);
         }
-        while answers.order.len() > capacity {
-            if let Some(oldest) = answers.order.pop_front() {
-                answers.cached.remove(&oldest);
+        while cache.order.len() > capacity {
+            if let Some(oldest) = cache.order.pop_front() {
+                cache.cached.remove(&oldest);
             }
         }
     }
 }
 
-/// The last good answer, if it is not too old.
-pub(crate) fn answer(
-    answers: &Shared,
+/// The cached response, if it is not too old.
+pub(crate) fn lookup(
+    cache: &SharedCache,
     limits: &Stale,
     key: &str,
     reason: Reason,
-) -> Option<Response<Answer>> {
-    let answers = lock(answers);
-    let cached = answers.cached.get(key)?;
+) -> Option<Response<Bytes>> {
+    let cache = lock(cache);
+    let cached = cache.cached.get(key)?;
     let age = mrg_clock::now().since(cached.at);
     if age > limits.max_age.0 {
         return None;
     }
-    let mut response = Response::new(Answer::own(cached.body.clone()));
+    let mut response = Response::new(cached.body.clone());
     *response.status_mut() = cached.status;
     *response.headers_mut() = cached.headers.clone();
     response.headers_mut().insert(STALE, (age.0 / 1000).into());

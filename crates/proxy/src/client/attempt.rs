@@ -3,58 +3,39 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::{Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
 use crate::body::{BodyError, Sent, SentBody, grpc_status};
+use crate::head::Head;
 use crate::headers::NOT_PROCESSED;
-use crate::routes::table::{Route, Target};
+use crate::routes::route::{Route, Target};
 use mrg_policy::Ended;
 
-/// A request's head, without what belonged to the caller's connection.
-pub(crate) struct Head {
-    /// Its method.
-    pub method: Method,
-    /// Its path and query.
-    pub path: PathAndQuery,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Whether it is a gRPC call.
-    pub grpc: bool,
-}
-
-impl Head {
-    /// The request for a provider.
-    pub(crate) fn request(
-        &self,
-        target: &Target,
-        body: SentBody,
-        http2: bool,
-    ) -> Option<Request<SentBody>> {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(target.scheme.clone());
-        parts.authority = Some(target.authority.clone());
-        parts.path_and_query = Some(target.path(&self.path)?);
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = Uri::from_parts(parts).ok()?;
-        *request.version_mut() = if http2 {
-            Version::HTTP_2
-        } else {
-            Version::HTTP_11
-        };
-        let headers = request.headers_mut();
-        headers.clone_from(&self.headers);
-        for (name, value) in &target.headers {
-            headers.insert(name.clone(), value.clone());
-        }
-        Some(request)
+/// The request as a provider gets it; `None` if its path is too long with the provider's base.
+fn request(head: &Head, target: &Target, body: SentBody, http2: bool) -> Option<Request<SentBody>> {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(target.scheme.clone());
+    parts.authority = Some(target.authority.clone());
+    parts.path_and_query = Some(target.path(&head.path)?);
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = Uri::from_parts(parts).ok()?;
+    *request.version_mut() = if http2 {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    };
+    let headers = request.headers_mut();
+    headers.clone_from(&head.headers);
+    for (name, value) in &target.headers {
+        headers.insert(name.clone(), value.clone());
     }
+    Some(request)
 }
 
-/// Sends the request, and waits so long for the head of an answer.
+/// Sends the request and waits for the head of the answer, at most for `limit`.
 pub(crate) async fn attempt(
     route: &Route,
     target: &Target,
@@ -62,7 +43,7 @@ pub(crate) async fn attempt(
     body: &Sent,
     limit: Duration,
 ) -> (Ended, Option<Response<Incoming>>) {
-    let Some(request) = head.request(target, body.body(), route.spec.http2) else {
+    let Some(request) = request(head, target, body.body(), route.spec.http2) else {
         return (Ended::NotConnected, None);
     };
     match tokio::time::timeout(limit, route.client.request(request)).await {

@@ -1,5 +1,5 @@
-//! Sends what waits, once the dependency is back: paced, and through the same breakers as
-//! everything else.
+//! Sends the requests that wait, once the dependency is back: paced, and through the same breakers
+//! as all others.
 
 use std::time::Duration;
 
@@ -7,27 +7,28 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::client::call::{self, Resent};
-use crate::queue::{Item, Status, Where};
-use crate::routes::table::{CurrentRoute, Route};
-use crate::server::listen::Phase;
+use crate::phase::Phase;
+use crate::queue::{Item, Location, Status};
+use crate::routes::route::{CurrentRoute, Route};
 use mrg_breaker::State;
 use mrg_policy::{Queue as Limits, Reason};
 
-/// Nobody tells this proxy of what another one keeps, or that a pause is over.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the queue is polled: nothing announces a request that another proxy has queued, or that
+/// a pause is over.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Works until `phase` says to stop; a request that is being sent then is sent to its end.
 pub(crate) async fn work(
-    place: CurrentRoute,
+    current: CurrentRoute,
     mut changes: watch::Receiver<u64>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let mut shut = false;
+    let mut refused = false;
     loop {
         if *phase.borrow() == Phase::Stopping {
             return;
         }
-        let route = crate::run::read(&place);
+        let route = current.get();
         let (Some(queue), Some(limits)) = (&route.queue, &route.spec.fallback.queue) else {
             tokio::select! {
                 _ = changes.changed() => {}
@@ -36,15 +37,15 @@ pub(crate) async fn work(
             continue;
         };
         queue.move_to_postgres().await;
-        // Whoever waits while all breakers are open would only be refused.
-        let opens = route
+        // While all breakers are open a request would only be refused.
+        let lets_through = route
             .targets
             .iter()
             .any(|target| target.provider.status().0 != State::Open);
-        if opens {
-            // Those that failed before it shut are the probes that it needs now; their pause was
-            // for a dependency of which nothing was known.
-            if std::mem::take(&mut shut) {
+        if lets_through {
+            // A breaker has just half-opened. The requests that failed before it opened are the
+            // probes that it needs now; their pauses need not end first.
+            if std::mem::take(&mut refused) {
                 queue.hurry(&route.spec.name).await;
             }
             let repeatable = may_be_sent_twice(&route, limits);
@@ -54,17 +55,17 @@ pub(crate) async fn work(
                 continue;
             }
         }
-        shut = !opens;
+        refused = !lets_through;
         tokio::select! {
             () = queue.news.notified() => {}
             _ = changes.changed() => {}
             _ = phase.changed() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
     }
 }
 
-/// Whether the dependency knows a request by the key under which it is queued.
+/// Whether the dependency recognises a request by the key under which it is queued.
 fn may_be_sent_twice(route: &Route, limits: &Limits) -> bool {
     route
         .spec
@@ -78,7 +79,7 @@ async fn send(
     route: &std::sync::Arc<Route>,
     limits: &Limits,
     item: Item,
-    at: Where,
+    at: Location,
     repeatable: bool,
 ) {
     let Some(queue) = &route.queue else { return };
@@ -105,7 +106,7 @@ async fn send(
             None,
             format!("answered {code}; it may have been processed"),
         ),
-        // Not sent at all: it is its turn again as soon as somebody is let through.
+        // Not sent at all: its turn comes again as soon as the breaker half-opens.
         Resent::Unserved(Reason::BreakerOpen, Some(left)) => (
             Status::Waiting,
             Some(Timestamp::now() + left.duration()),

@@ -1,5 +1,6 @@
-//! Connections that become something else, such as `WebSockets`: the head is judged like any other,
-//! then bytes are passed on.
+//! Connections that become something else, such as `WebSockets`. Their heads count for the breaker
+//! like any other, but `accepts` and `pin` are not looked at, and nothing is retried; then bytes are
+//! passed on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +14,18 @@ use hyper_util::rt::TokioIo;
 
 use crate::answer::refusal;
 use crate::body::{Answer, Sent, Watch};
-use crate::client::attempt::{Head, attempt};
+use crate::client::attempt::attempt;
 use crate::counters::InFlight;
+use crate::head::Head;
 use crate::headers::strip_hop_by_hop;
-use crate::routes::table::Route;
+use crate::routes::route::Route;
 use mrg_base::lock;
 use mrg_policy::Reason;
 
-/// How long both sides may take for the change once the provider has agreed.
-const CHANGE_WITHIN: Duration = Duration::from_secs(10);
+/// How long both sides may take to switch protocols once the provider has agreed.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves it: one attempt at the first provider that may.
+/// Serves such a request: one attempt at the first provider whose breaker lets it through.
 pub(crate) async fn serve(
     route: &Arc<Route>,
     mut request: Request<Incoming>,
@@ -77,7 +79,7 @@ pub(crate) async fn serve(
     pass(Some(caller), response, Some(protocol), hold)
 }
 
-/// The upstream has agreed: from now on bytes are passed on.
+/// Passes bytes on in both directions, now that the upstream has agreed.
 pub(crate) fn pass(
     caller: Option<OnUpgrade>,
     mut response: Response<Incoming>,
@@ -89,10 +91,11 @@ pub(crate) fn pass(
         tokio::spawn(async move {
             let _until_the_end = hold;
             let both = async { tokio::try_join!(caller, provider) };
-            let Ok(Ok((caller, provider))) = tokio::time::timeout(CHANGE_WITHIN, both).await else {
+            let Ok(Ok((caller, provider))) = tokio::time::timeout(SWITCH_TIMEOUT, both).await
+            else {
                 return;
             };
-            // Its end, whoever's, is the end of both: there is nothing to tell.
+            // An error on either side ends both, and neither has a way to report it.
             let _ = tokio::io::copy_bidirectional(
                 &mut TokioIo::new(caller),
                 &mut TokioIo::new(provider),

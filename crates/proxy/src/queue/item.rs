@@ -9,10 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::kept_headers;
-use crate::answer::is_grpc;
-use crate::client::attempt::Head;
 use crate::digest::short_digest;
+use crate::head::Head;
+use crate::headers::is_grpc;
 
 /// The status of a request. What is stored and what the API answers call it its *standing*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,7 +32,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// As it stands in the table.
+    /// The name in the table and in the log.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting => "Waiting",
@@ -45,7 +44,7 @@ impl Status {
         }
     }
 
-    /// From there.
+    /// The status of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [
             Self::Waiting,
@@ -60,16 +59,16 @@ impl Status {
     }
 }
 
-/// A request with its story.
+/// A request in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
     /// Its name here: by workload, dependency and key, so that the same request has the same one
     /// wherever it is kept.
     pub ticket: String,
-    /// Whose it is.
+    /// The workload that made it.
     pub workload: String,
-    /// For whom.
+    /// The dependency that it is for.
     pub dependency: String,
     /// What it is about.
     pub key: String,
@@ -84,7 +83,7 @@ pub struct Item {
     pub body: Bytes,
     /// When it came.
     pub created: Timestamp,
-    /// Where it stands.
+    /// Its status. Stored as `standing`.
     #[serde(rename = "standing")]
     pub status: Status,
     /// Not before then is it sent.
@@ -123,13 +122,14 @@ impl Item {
         }
     }
 
-    /// Whether it has waited for so long. One from the future, by a clock that was wrong, has not.
+    /// Whether it has waited for longer than `age`. One from the future, by a clock that was wrong,
+    /// has not.
     pub fn is_older_than(&self, age: std::time::Duration, now: Timestamp) -> bool {
         std::time::Duration::try_from(now.duration_since(self.created))
             .is_ok_and(|waited| waited > age)
     }
 
-    /// As it is sent.
+    /// The head that is sent; `None` if what was stored is no request.
     pub(crate) fn head(&self) -> Option<Head> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
@@ -149,8 +149,30 @@ impl Item {
     }
 }
 
+/// Headers that are kept: not those of the connection, which the caller's head has lost already,
+/// and no body's length.
+fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| *name != http::header::CONTENT_LENGTH)
+        .filter_map(text)
+        .collect()
+}
+
 fn ticket(workload: &str, dependency: &str, key: &str) -> String {
     short_digest([workload, dependency, key].join("\0"), 16)
+}
+
+/// What became of a request that was to be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Enqueued {
+    /// It is, under this ticket; or was before, by its key.
+    Ticket(String, Status),
+    /// So many wait already.
+    Full,
 }
 
 /// A line of the log.
@@ -158,8 +180,9 @@ fn ticket(workload: &str, dependency: &str, key: &str) -> String {
 pub enum Line {
     /// A request came.
     Put(Box<Item>),
-    /// It stands elsewhere now.
-    Stands {
+    /// A request's status changed. Stored as `Stands`.
+    #[serde(rename = "Stands")]
+    StatusChanged {
         /// Which.
         ticket: String,
         /// Its status from now on.
@@ -210,7 +233,7 @@ mod tests {
         let parsed: Line = serde_json::from_str(line).unwrap();
         assert!(matches!(
             &parsed,
-            Line::Stands {
+            Line::StatusChanged {
                 status: Status::NeedsReview,
                 ..
             }

@@ -1,13 +1,16 @@
-//! Requests that wait for a dependency to come back. Enqueued in PostgreSQL, where every pod sees them;
-//! in a log on this pod's volume while PostgreSQL cannot be reached. A request is sent once: before
-//! it is sent it is marked, durably, and one whose end nobody knows is left to people, unless its
-//! dependency is known to tell a second time by its key.
+//! Requests that wait for a dependency to come back. They are in PostgreSQL, where every pod sees
+//! them; in a log on this pod's volume while PostgreSQL cannot be reached. A request is sent once:
+//! before it is sent it is marked, durably, and one whose outcome is unknown is left to people,
+//! unless its dependency recognises a second attempt by its key.
 
+mod error;
 mod item;
 mod log;
 mod postgres;
 mod web;
 
+pub(crate) use error::Error;
+pub(crate) use item::Enqueued;
 pub use item::{Item, Line, Status};
 pub use log::{Replayed, replay};
 pub(crate) use web::router;
@@ -17,11 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 
-use crate::client::attempt::Head;
+use crate::head::Head;
 use log::Log;
 use mrg_base::lock;
 use mrg_policy::{Queue as Limits, QueueReport};
@@ -30,48 +32,7 @@ use postgres::Postgres;
 
 /// How long PostgreSQL may take before the log is used. It answers in a few milliseconds when it is
 /// well; the caller waits.
-const POSTGRES_WITHIN: Duration = Duration::from_secs(1);
-
-/// Why something cannot be kept, found or changed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// The log's file.
-    #[error("the queue's log {action}")]
-    Log {
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-    /// PostgreSQL.
-    #[error("the queue's database {action}")]
-    Postgres {
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        source: tokio_postgres::Error,
-    },
-    /// PostgreSQL took too long.
-    #[error("the queue's database did not answer in time")]
-    Slow,
-    /// The address of the database is none.
-    #[error("the queue's database address is wrong")]
-    Address(#[source] tokio_postgres::Error),
-    /// Neither a database nor a directory.
-    #[error(
-        "the queue has neither a database nor a directory: start the proxy with --queue-dsn-file, --queue-directory, or both"
-    )]
-    NoPlace,
-}
-
-/// What became of a request that was to be kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Enqueued {
-    /// It is, under this ticket; or was before, by its key.
-    Ticket(String, Status),
-    /// So many wait already.
-    Full,
-}
+const POSTGRES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where requests wait.
 pub(crate) struct Queue {
@@ -79,7 +40,7 @@ pub(crate) struct Queue {
     pod: String,
     postgres: Option<Postgres>,
     log: Option<Mutex<Log>>,
-    /// Something came, or may be sent again.
+    /// A request came, or may be sent again.
     pub(crate) news: Notify,
     /// Counts changes that the status shows.
     changes: watch::Sender<u64>,
@@ -87,7 +48,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Opens what there is.
+    /// Opens the log, if there is a directory for it; the database is connected to when it is used.
     ///
     /// # Errors
     /// If the log cannot be read, or there is neither log nor database.
@@ -120,7 +81,7 @@ impl Queue {
     /// Keeps a request. When this returns a ticket, it is on a disk.
     ///
     /// # Errors
-    /// If it is nowhere.
+    /// If neither the database nor the log took it.
     pub(crate) async fn enqueue(
         &self,
         dependency: &str,
@@ -142,10 +103,7 @@ impl Queue {
     async fn put(&self, item: &Item, capacity: u32) -> Result<Enqueued, Error> {
         let mut failed = None;
         if let Some(postgres) = &self.postgres {
-            match tokio::time::timeout(POSTGRES_WITHIN, postgres.put(item, capacity))
-                .await
-                .unwrap_or(Err(Error::Slow))
-            {
+            match in_time(postgres.put(item, capacity)).await {
                 Ok(kept) => {
                     *lock(&self.trouble) = None;
                     return Ok(kept);
@@ -168,8 +126,8 @@ impl Queue {
         }
     }
 
-    /// Moves what waits on disk into the database, if that takes it: whether or not somebody would
-    /// take the requests.
+    /// Moves what waits on disk into the database, as long as that takes it. Whether the dependency
+    /// would take the requests makes no difference.
     pub(crate) async fn move_to_postgres(&self) {
         let (Some(postgres), Some(log)) = (&self.postgres, &self.log) else {
             return;
@@ -178,11 +136,8 @@ impl Queue {
             let Some(item) = log.lock().await.first_to_move() else {
                 return;
             };
-            // Its place is paid for already.
-            match tokio::time::timeout(POSTGRES_WITHIN, postgres.put(&item, u32::MAX))
-                .await
-                .unwrap_or(Err(Error::Slow))
-            {
+            // Its place was counted when it came.
+            match in_time(postgres.put(&item, u32::MAX)).await {
                 Ok(_) => {
                     *lock(&self.trouble) = None;
                     tracing::info!(
@@ -213,14 +168,11 @@ impl Queue {
         dependency: &str,
         limits: &Limits,
         repeatable: bool,
-    ) -> Option<(Item, Where)> {
+    ) -> Option<(Item, Location)> {
         if let Some(postgres) = &self.postgres {
             let claim = postgres.claim(&self.workload, dependency, &self.pod, limits, repeatable);
-            match tokio::time::timeout(POSTGRES_WITHIN, claim)
-                .await
-                .unwrap_or(Err(Error::Slow))
-            {
-                Ok(Some(item)) => return Some((item, Where::Postgres)),
+            match in_time(claim).await {
+                Ok(Some(item)) => return Some((item, Location::Postgres)),
                 Ok(None) => *lock(&self.trouble) = None,
                 Err(error) => *lock(&self.trouble) = Some(chain(&error)),
             }
@@ -233,7 +185,7 @@ impl Queue {
             .claim(dependency, limits)
             .await;
         match claimed {
-            Ok(item) => item.map(|item| (item, Where::Log)),
+            Ok(item) => item.map(|item| (item, Location::Log)),
             Err(error) => {
                 tracing::warn!(
                     error = chain(&error),
@@ -244,14 +196,11 @@ impl Queue {
         }
     }
 
-    /// Whoever waits for another try has it now.
+    /// Lets the requests that wait for another attempt be sent now.
     pub(crate) async fn hurry(&self, dependency: &str) {
         if let Some(postgres) = &self.postgres {
             let hurry = postgres.hurry(&self.workload, dependency);
-            if let Err(error) = tokio::time::timeout(POSTGRES_WITHIN, hurry)
-                .await
-                .unwrap_or(Err(Error::Slow))
-            {
+            if let Err(error) = in_time(hurry).await {
                 tracing::warn!(
                     error = chain(&error),
                     "what waits is sent later than it could be"
@@ -263,25 +212,23 @@ impl Queue {
         }
     }
 
-    /// How a request that was sent has ended. Said until it is taken: who does not hear it leaves
-    /// the request to people.
+    /// Writes how a request that was sent has ended, with retries for half a minute: a request whose
+    /// outcome is not written is left to people.
     pub(crate) async fn settle(
         &self,
         item: &Item,
-        place: Where,
+        place: Location,
         status: Status,
         retry_at: Option<Timestamp>,
         note: &str,
     ) {
         for _ in 0..30 {
             let settled = match (place, &self.postgres, &self.log) {
-                (Where::Postgres, Some(postgres), _) => {
+                (Location::Postgres, Some(postgres), _) => {
                     let settle = postgres.settle(&item.ticket, status, retry_at, note);
-                    tokio::time::timeout(POSTGRES_WITHIN, settle)
-                        .await
-                        .unwrap_or(Err(Error::Slow))
+                    in_time(settle).await
                 }
-                (Where::Log, _, Some(log)) => {
+                (Location::Log, _, Some(log)) => {
                     log.lock()
                         .await
                         .settle(&item.ticket, status, retry_at, note)
@@ -314,10 +261,7 @@ impl Queue {
             ..QueueReport::default()
         };
         if let Some(postgres) = &self.postgres {
-            match tokio::time::timeout(POSTGRES_WITHIN, postgres.count(&self.workload, dependency))
-                .await
-                .unwrap_or(Err(Error::Slow))
-            {
+            match in_time(postgres.count(&self.workload, dependency)).await {
                 Ok((waiting, inquiry, oldest)) => {
                     report.waiting = waiting;
                     report.inquiry = inquiry;
@@ -346,7 +290,7 @@ impl Queue {
     pub(crate) async fn list(&self) -> Result<Vec<Item>, Error> {
         let mut items = match &self.postgres {
             Some(postgres) => {
-                tokio::time::timeout(POSTGRES_WITHIN * 5, postgres.list(&self.workload))
+                tokio::time::timeout(POSTGRES_TIMEOUT * 5, postgres.list(&self.workload))
                     .await
                     .unwrap_or(Err(Error::Slow))?
             }
@@ -373,30 +317,22 @@ impl Queue {
         let Some(postgres) = &self.postgres else {
             return Ok(false);
         };
-        let decided = tokio::time::timeout(POSTGRES_WITHIN, postgres.decide(ticket, status, note))
-            .await
-            .unwrap_or(Err(Error::Slow))?;
+        let decided = in_time(postgres.decide(ticket, status, note)).await?;
         self.news.notify_waiters();
         Ok(decided)
     }
 }
 
-/// Where a request waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Where {
-    Postgres,
-    Log,
+/// What PostgreSQL answers in time.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(POSTGRES_TIMEOUT, answer)
+        .await
+        .unwrap_or(Err(Error::Slow))
 }
 
-/// Headers that are kept: not those of the connection, which the caller's head has lost already,
-/// and no body's length.
-fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
-    let text = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
-    };
-    headers
-        .iter()
-        .filter(|(name, _)| *name != http::header::CONTENT_LENGTH)
-        .filter_map(text)
-        .collect()
+/// Where a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Location {
+    Postgres,
+    Log,
 }

@@ -9,8 +9,8 @@ use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Row};
 
-use super::item::{Item, Status};
-use super::{Enqueued, Error};
+use super::error::Error;
+use super::item::{Enqueued, Item, Status};
 use mrg_policy::Queue as Limits;
 
 /// Moments are milliseconds since 1970: no type of the server's stands between the two clocks.
@@ -35,8 +35,8 @@ CREATE INDEX IF NOT EXISTS mrg_queue_open ON mrg_queue (workload, dependency, cr
 
 const COLUMNS: &str = "ticket, workload, dependency, idempotency_key, method, path, headers, body, created_ms, standing, retry_at_ms, attempts, note";
 
-/// A proxy that has not said within this how a request ended will not say it any more.
-const CLAIMED_FOR: Duration = Duration::from_secs(120);
+/// How long a claim holds: a proxy that has not written by then how the request ended never will.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The database.
 pub(super) struct Postgres {
@@ -57,10 +57,10 @@ fn moment(millis: i64) -> Timestamp {
 }
 
 impl Postgres {
-    /// At this address.
+    /// The database at this address; it is connected to when it is used.
     ///
     /// # Errors
-    /// If it is none.
+    /// If the address cannot be parsed.
     pub(super) fn new(dsn: &str) -> Result<Self, Error> {
         let mut config: Config = dsn.parse().map_err(Error::Address)?;
         config
@@ -105,7 +105,7 @@ impl Postgres {
     /// Keeps a request, unless it is there already or too many are.
     ///
     /// # Errors
-    /// If it cannot be known to be kept.
+    /// If the database does not answer; the request may be kept all the same.
     pub(super) async fn put(&self, item: &Item, capacity: u32) -> Result<Enqueued, Error> {
         let headers = serde_json::to_string(&item.headers).unwrap_or_default();
         let (created, retry_at) = (millis(item.created), millis(item.retry_at));
@@ -153,7 +153,7 @@ impl Postgres {
     /// left to people first.
     ///
     /// # Errors
-    /// If the database does not do it.
+    /// If the database does not answer.
     pub(super) async fn claim(
         &self,
         workload: &str,
@@ -166,7 +166,7 @@ impl Postgres {
         let length = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         let (too_old, until) = (
             now.saturating_sub(length(limits.max_age.0.duration())),
-            now + length(CLAIMED_FOR),
+            now + length(CLAIM_TIMEOUT),
         );
         let lost = if repeatable {
             Status::Waiting
@@ -196,7 +196,7 @@ impl Postgres {
         .await
     }
 
-    /// Whoever waits for another try has it now.
+    /// Lets the requests that wait for another attempt be sent now.
     ///
     /// # Errors
     /// If the database does not write it.
@@ -232,7 +232,8 @@ impl Postgres {
         .map(drop)
     }
 
-    /// A person decides about one that is not being sent. False: there is none.
+    /// Gives a request the status that a person chose. False if it is unknown, answered, or being
+    /// sent.
     ///
     /// # Errors
     /// If the database does not write it.

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
 
-use super::Queue;
-use super::item::Status;
+use super::item::{Item, Status};
+use super::{Error, Queue};
 use mrg_telemetry::chain;
 
 /// The routes below `/queue`.
@@ -26,11 +26,11 @@ pub(crate) fn router(queue: Option<Arc<Queue>>) -> Router {
 
 type Shared = State<Option<Arc<Queue>>>;
 
-fn of(queue: Option<Arc<Queue>>) -> Result<Arc<Queue>, Response> {
+fn present(queue: Option<Arc<Queue>>) -> Result<Arc<Queue>, Response> {
     queue.ok_or_else(|| (StatusCode::NOT_FOUND, "this proxy keeps no queue\n").into_response())
 }
 
-fn failed(error: &super::Error) -> Response {
+fn failed(error: &Error) -> Response {
     (
         StatusCode::SERVICE_UNAVAILABLE,
         format!("{}\n", chain(error)),
@@ -40,8 +40,11 @@ fn failed(error: &super::Error) -> Response {
 
 /// Without the payloads.
 async fn list(State(queue): Shared) -> Result<Response, Response> {
-    let items = of(queue)?.list().await.map_err(|error| failed(&error))?;
-    let line = |item: &super::Item| {
+    let items = present(queue)?
+        .list()
+        .await
+        .map_err(|error| failed(&error))?;
+    let line = |item: &Item| {
         json!({
             "ticket": item.ticket, "dependency": item.dependency, "key": item.key, "method": item.method, "path": item.path,
             "created": item.created, "standing": item.status, "retryAt": item.retry_at, "attempts": item.attempts, "note": item.note,
@@ -52,7 +55,10 @@ async fn list(State(queue): Shared) -> Result<Response, Response> {
 }
 
 async fn show(State(queue): Shared, Path(ticket): Path<String>) -> Result<Response, Response> {
-    let items = of(queue)?.list().await.map_err(|error| failed(&error))?;
+    let items = present(queue)?
+        .list()
+        .await
+        .map_err(|error| failed(&error))?;
     let found = items.into_iter().find(|item| item.ticket == ticket);
     found
         .map(|item| axum::Json(item).into_response())
@@ -68,19 +74,19 @@ fn unknown(ticket: &str) -> Response {
 }
 
 async fn replay(queue: Shared, ticket: Path<String>) -> Result<Response, Response> {
-    decide(queue, ticket, Status::Waiting).await
+    set_status(queue, ticket, Status::Waiting).await
 }
 
 async fn discard(queue: Shared, ticket: Path<String>) -> Result<Response, Response> {
-    decide(queue, ticket, Status::Discarded).await
+    set_status(queue, ticket, Status::Discarded).await
 }
 
-async fn decide(
+async fn set_status(
     State(queue): Shared,
     Path(ticket): Path<String>,
     status: Status,
 ) -> Result<Response, Response> {
-    let decided = of(queue)?
+    let decided = present(queue)?
         .decide(&ticket, status)
         .await
         .map_err(|error| failed(&error))?;

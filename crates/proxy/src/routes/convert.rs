@@ -1,20 +1,21 @@
-//! The one place where what a configuration was parsed into becomes the HTTP library's types. It
+//! The one place where the values of a checked configuration become the HTTP library's types. It
 //! cannot fail: [`mrg_policy`]'s values are valid by construction, by the same grammar, and the
 //! tests here hold every character of every one of them against the library.
 
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-const VALID: &str = "a checked value is one of HTTP";
-
 /// The name of a header; the library writes it in small letters.
 pub(crate) fn header_name(name: &mrg_policy::HeaderName) -> HeaderName {
-    name.as_str().parse().expect(VALID)
+    name.as_str().parse().expect("a checked header name parses")
 }
 
 /// The value of a header.
 pub(crate) fn header_value(value: &mrg_policy::HeaderValue) -> HeaderValue {
-    value.as_str().parse().expect(VALID)
+    value
+        .as_str()
+        .parse()
+        .expect("a checked header value parses")
 }
 
 /// Headers; of two with the same name the last one counts.
@@ -28,22 +29,25 @@ pub(crate) fn headers(headers: &[(mrg_policy::HeaderName, mrg_policy::HeaderValu
 
 /// A method.
 pub(crate) fn method(method: &mrg_policy::Method) -> Method {
-    method.as_str().parse().expect(VALID)
+    method.as_str().parse().expect("a checked method parses")
 }
 
 /// The status of an answer.
 pub(crate) fn status(status: mrg_policy::StatusCode) -> StatusCode {
-    StatusCode::from_u16(status.get()).expect(VALID)
+    StatusCode::from_u16(status.get()).expect("a checked status is in range")
 }
 
 /// Where a server is.
 pub(crate) fn authority(authority: &mrg_policy::Authority) -> Authority {
-    authority.as_str().parse().expect(VALID)
+    authority
+        .as_str()
+        .parse()
+        .expect("a checked authority parses")
 }
 
 /// What a request asks for.
 pub(crate) fn path(path: &mrg_policy::RequestPath) -> PathAndQuery {
-    path.as_str().parse().expect(VALID)
+    path.as_str().parse().expect("a checked path parses")
 }
 
 #[cfg(test)]

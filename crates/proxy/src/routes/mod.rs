@@ -2,5 +2,7 @@
 
 pub(crate) mod affinity;
 pub(crate) mod convert;
-pub(crate) mod provider;
+pub(crate) mod route;
+mod shared;
 pub(crate) mod table;
+mod upstream;

@@ -2,39 +2,25 @@
 //! survive a change is taken over.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http::HeaderValue;
+use http::uri::Scheme;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::body::SentBody;
-use crate::cache::recorder;
-use crate::counters::{Concurrency, Counter};
+use crate::provider::Provider;
 use crate::queue::Queue;
-use crate::routes::affinity::Affinity;
 use crate::routes::convert;
-use crate::routes::provider::Provider;
+use crate::routes::route::{Route, StaticAnswer, Target};
+use crate::routes::shared::Shared;
+use crate::routes::upstream::{client, same_connections};
 use mrg_base::{Millis, Moment};
-use mrg_breaker::{Budget, Override, Providers};
+use mrg_breaker::Override;
 use mrg_policy::{
-    BasePath, Checked, CheckedAnswer, CheckedDependency, CheckedProvider, Credentials, Dependency,
-    Forced, OverrideSpec, Provider as ProviderSpec, Reason, Retry,
+    Checked, CheckedDependency, CheckedProvider, Credentials, Dependency, Forced, OverrideSpec,
+    Provider as ProviderSpec,
 };
-use mrg_telemetry::Histogram;
-
-/// Connections that upstreams close after a quiet time are the ones on which requests get lost:
-/// these are closed first.
-const IDLE: Duration = Duration::from_secs(4);
-
-/// Speaks to upstreams.
-pub(crate) type Upstream = Client<HttpsConnector<HttpConnector>, SentBody>;
 
 /// Why a configuration cannot run, although it is well-formed.
 #[derive(Debug, thiserror::Error)]
@@ -83,153 +69,6 @@ pub(crate) enum Error {
     Roots(#[source] std::io::Error),
 }
 
-/// What of a dependency survives changes.
-pub(crate) struct Shared {
-    /// Requests under way.
-    pub concurrency: Concurrency,
-    /// Retries left.
-    pub budget: Mutex<Budget>,
-    budget_settings: (u32, u32),
-    /// Who is tried first.
-    pub order: Mutex<Providers>,
-    order_settings: (Vec<String>, Millis),
-    /// Who served what.
-    pub affinity: Mutex<Affinity>,
-    /// Good answers for bad times.
-    pub answers: recorder::Shared,
-    /// How long answers took.
-    pub latencies: Histogram,
-    /// Requests that nobody could serve, by reason.
-    pub unserved: [Counter; Reason::ALL.len()],
-    /// Attempts after the first.
-    pub retries: Counter,
-    /// Requests that another than the first provider served.
-    pub failovers: Counter,
-    /// Answers from a fallback.
-    pub fallbacks: Counter,
-}
-
-impl Shared {
-    fn new(spec: &Dependency) -> Self {
-        let (budget_settings, order_settings) =
-            (budget_settings(&spec.retry), order_settings(spec));
-        Self {
-            concurrency: Concurrency::default(),
-            budget: Mutex::new(Budget::new(budget_settings.0, budget_settings.1)),
-            budget_settings,
-            order: Mutex::new(Providers::new(
-                spec.providers.len(),
-                spec.failback.min_hold.0,
-            )),
-            order_settings,
-            affinity: Mutex::default(),
-            answers: recorder::Shared::default(),
-            latencies: Histogram::default(),
-            unserved: std::array::from_fn(|_| Counter::default()),
-            retries: Counter::default(),
-            failovers: Counter::default(),
-            fallbacks: Counter::default(),
-        }
-    }
-
-    fn fits(&self, spec: &Dependency) -> bool {
-        self.budget_settings == budget_settings(&spec.retry)
-            && self.order_settings == order_settings(spec)
-    }
-}
-
-fn budget_settings(retry: &Retry) -> (u32, u32) {
-    (retry.budget_percent, retry.min_per_second)
-}
-
-fn order_settings(spec: &Dependency) -> (Vec<String>, Millis) {
-    (
-        spec.providers
-            .iter()
-            .map(|provider| provider.name.clone())
-            .collect(),
-        spec.failback.min_hold.0,
-    )
-}
-
-/// One provider as requests need it.
-pub(crate) struct Target {
-    /// Its breaker and counters.
-    pub provider: Arc<Provider>,
-    /// Its name.
-    pub name: HeaderValue,
-    /// `http` or `https`.
-    pub scheme: Scheme,
-    /// Where it is.
-    pub authority: Authority,
-    /// What every path begins with.
-    pub base: BasePath,
-    /// What is set on every request.
-    pub headers: HeaderMap,
-    /// Which requests are for it: those whose header has one of these values.
-    pub accepts: Option<(HeaderName, Vec<HeaderValue>)>,
-    /// What its health is asked at, if it is.
-    pub health_path: Option<PathAndQuery>,
-}
-
-impl Target {
-    /// Its path for a request's; `None` if both together are too long for one.
-    pub(crate) fn path(&self, asked: &PathAndQuery) -> Option<PathAndQuery> {
-        let base = self.base.as_str();
-        if base.is_empty() {
-            return Some(asked.clone());
-        }
-        PathAndQuery::try_from(format!("{base}{asked}")).ok()
-    }
-}
-
-/// An answer that is always the same.
-pub(crate) struct StaticAnswer {
-    /// Its status.
-    pub status: StatusCode,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Its body.
-    pub body: String,
-}
-
-impl StaticAnswer {
-    fn new(checked: &CheckedAnswer) -> Self {
-        Self {
-            status: convert::status(checked.status),
-            headers: convert::headers(&checked.headers),
-            body: checked.body.clone(),
-        }
-    }
-}
-
-/// One dependency as requests need it.
-pub(crate) struct Route {
-    /// As configured.
-    pub spec: Dependency,
-    /// Speaks to its providers.
-    pub client: Upstream,
-    /// Its providers, in order.
-    pub targets: Vec<Target>,
-    /// What survives.
-    pub shared: Arc<Shared>,
-    /// Methods whose requests may be sent twice.
-    pub repeatable: Vec<Method>,
-    /// Requests with it may be.
-    pub idempotency: Option<HeaderName>,
-    /// The header that names what a request is about.
-    pub pin: Option<HeaderName>,
-    /// Where requests wait that nobody could serve.
-    pub queue: Option<Arc<Queue>>,
-    /// The header by which they are known.
-    pub queue_key: Option<HeaderName>,
-    /// The answer where no provider gives one.
-    pub static_answer: Option<StaticAnswer>,
-}
-
-/// Where each listener finds its dependency; a push changes what stands there.
-pub(crate) type CurrentRoute = Arc<RwLock<Arc<Route>>>;
-
 /// Everything that serves.
 #[derive(Clone)]
 pub(crate) struct RouteTable {
@@ -241,7 +80,7 @@ pub(crate) struct RouteTable {
     pub routes: Vec<Arc<Route>>,
 }
 
-/// How plans are made.
+/// What a table is made with, beside its configuration.
 pub(crate) struct TableBuilder {
     /// The directory with a directory for each Secret.
     pub secrets: std::path::PathBuf,
@@ -256,7 +95,9 @@ impl TableBuilder {
     /// connections.
     ///
     /// # Errors
-    /// Why it cannot run; `before` goes on.
+    /// If an override's end is no moment, a Secret cannot be read, its value is no header's, a queue
+    /// is asked for without a place for it, or certificate authorities are missing. Nothing of
+    /// `before` has changed then.
     pub(crate) fn build(
         &self,
         checked: Checked,
@@ -279,22 +120,7 @@ impl TableBuilder {
         }
         // Only now, since nothing may change before all of it can.
         for route in &routes {
-            for (spec, target) in route.spec.providers.iter().zip(&route.targets) {
-                let of = |forced: &&(OverrideSpec, Override)| {
-                    forced.0.dependency == route.spec.name
-                        && forced
-                            .0
-                            .provider
-                            .as_ref()
-                            .is_none_or(|name| *name == spec.name)
-                };
-                let forced = forced.iter().rev().find(of).map(|forced| forced.1);
-                target.provider.configure(
-                    route.spec.breaker.mode,
-                    route.spec.breaker.settings(),
-                    forced,
-                );
-            }
+            configure_breakers(route, &forced);
         }
         Ok(RouteTable {
             config: Arc::new(checked),
@@ -326,7 +152,7 @@ impl TableBuilder {
         }
         let client = match old {
             Some(route) if same_connections(&route.spec, spec) => route.client.clone(),
-            _ => client(spec)?,
+            _ => client(spec).map_err(Error::Roots)?,
         };
         let shared = match old {
             Some(route) if route.shared.fits(spec) => route.shared.clone(),
@@ -413,47 +239,29 @@ impl TableBuilder {
     }
 }
 
-fn same_connections(one: &Dependency, other: &Dependency) -> bool {
-    let tls = |spec: &Dependency| spec.providers.iter().any(|provider| provider.url.tls);
-    one.http2 == other.http2
-        && one.timeout.connect == other.timeout.connect
-        && tls(one) == tls(other)
+/// Gives the breakers of a dependency their settings, and what is forced upon them.
+fn configure_breakers(route: &Route, overrides: &[(OverrideSpec, Override)]) {
+    for (spec, target) in route.spec.providers.iter().zip(&route.targets) {
+        let concerns = |(forced, _): &&(OverrideSpec, Override)| {
+            forced.dependency == route.spec.name
+                && forced
+                    .provider
+                    .as_ref()
+                    .is_none_or(|name| *name == spec.name)
+        };
+        let forced = overrides
+            .iter()
+            .rev()
+            .find(concerns)
+            .map(|(_, forced)| *forced);
+        let breaker = &route.spec.breaker;
+        target
+            .provider
+            .configure(breaker.mode, breaker.settings(), forced);
+    }
 }
 
-fn client(spec: &Dependency) -> Result<Upstream, Error> {
-    let mut tcp = HttpConnector::new();
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(spec.timeout.connect.0.duration()));
-    tcp.enforce_http(false);
-    let builder = hyper_rustls::HttpsConnectorBuilder::new();
-    // Reading the certificates costs memory that a proxy without https has no use for.
-    let builder = if spec.providers.iter().any(|provider| provider.url.tls) {
-        builder.with_native_roots().map_err(Error::Roots)?
-    } else {
-        builder.with_tls_config(
-            rustls::ClientConfig::builder()
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth(),
-        )
-    };
-    let builder = builder.https_or_http();
-    let connector = if spec.http2 {
-        builder.enable_http2().wrap_connector(tcp)
-    } else {
-        builder.enable_http1().wrap_connector(tcp)
-    };
-    Ok(Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(IDLE)
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .http2_only(spec.http2)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .http2_keep_alive_timeout(Duration::from_secs(5))
-        .http1_max_buf_size(64 << 10)
-        .build(connector))
-}
-
-/// What is forced, with its end on our clock.
+/// What is forced, with its end on the monotonic clock.
 fn overrides(specs: &[OverrideSpec]) -> Result<Vec<(OverrideSpec, Override)>, Error> {
     let (now, moment) = (Timestamp::now(), mrg_clock::now());
     let parse = |(index, spec): (usize, &OverrideSpec)| {

@@ -1,4 +1,4 @@
-//! Providers that are asked for their health all the time.
+//! Active health checks of providers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,18 +8,20 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::body::Sent;
-use crate::client::attempt::{Head, attempt};
-use crate::routes::table::{Route, RouteTable};
+use crate::client::attempt::attempt;
+use crate::head::Head;
+use crate::routes::route::Route;
+use crate::routes::table::RouteTable;
 use mrg_base::lock;
 use mrg_policy::{Ended, HealthCheck};
 
-/// Asks the providers of a table. Dropping what is returned ends the asking.
+/// Checks the providers of a table. Dropping what is returned ends the checks.
 pub(crate) fn check(table: &RouteTable, changes: &watch::Sender<u64>) -> JoinSet<()> {
     let mut checks = JoinSet::new();
     for route in &table.routes {
         for (index, provider) in route.spec.providers.iter().enumerate() {
             if let Some(check) = &provider.health_check {
-                checks.spawn(keep_asking(
+                checks.spawn(check_provider(
                     route.clone(),
                     index,
                     check.clone(),
@@ -33,7 +35,7 @@ pub(crate) fn check(table: &RouteTable, changes: &watch::Sender<u64>) -> JoinSet
     checks
 }
 
-async fn keep_asking(
+async fn check_provider(
     route: Arc<Route>,
     index: usize,
     check: HealthCheck,
@@ -51,7 +53,7 @@ async fn keep_asking(
         headers: HeaderMap::new(),
         grpc: false,
     };
-    let mut against = 0;
+    let mut contrary = 0;
     loop {
         let (ended, _) = attempt(
             &route,
@@ -63,14 +65,14 @@ async fn keep_asking(
         .await;
         let well = matches!(ended, Ended::Status(..500));
         let known_well = !lock(&route.shared.order).is_unhealthy(index);
-        against = if well == known_well { 0 } else { against + 1 };
-        if against >= check.threshold {
-            against = 0;
+        contrary = if well == known_well { 0 } else { contrary + 1 };
+        if contrary >= check.threshold {
+            contrary = 0;
             tracing::info!(provider = target.provider.label, well, "health check");
             lock(&route.shared.order).checked(index, well);
             changes.send_modify(|count| *count += 1);
         }
-        // Pods that start together must not ask together.
+        // Pods that start together must not check together.
         tokio::time::sleep(
             check
                 .interval

@@ -18,32 +18,33 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::body::Answer;
+use crate::phase::Phase;
 
 /// Connections at a port; more wait in the kernel's queue.
-const CONNECTIONS: u32 = 4096;
+const MAX_CONNECTIONS: u32 = 4096;
 /// How long a request's head may take (slow loris).
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new connection may be silent.
-const SILENT_FOR: Duration = Duration::from_secs(60);
-/// How long a request's head may be.
-const HEAD_BYTES: usize = 64 << 10;
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request's head may be; bytes.
+const MAX_HEAD_BYTES: usize = 64 << 10;
 /// How many requests one HTTP/2 connection may have under way.
-const STREAMS: u32 = 256;
+const MAX_STREAMS: u32 = 256;
 /// How long connections may take to end once the proxy stops.
-const END_WITHIN: Duration = Duration::from_secs(25);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 fn server() -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(HEAD_BYTES)
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
         .half_close(false);
     server
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(64 << 10)
         // Streams that are reset as soon as they are opened cost the caller nothing
         // (CVE-2023-44487).
@@ -54,18 +55,6 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
 }
 
-/// How far a listener is on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// It serves.
-    Serving,
-    /// It serves, and asks whoever it answers to come by another connection next time: they find
-    /// one who stays.
-    Leaving,
-    /// No new connections; what is under way ends.
-    Stopping,
-}
-
 /// Serves connections until `phase` says to stop; then lets the requests end that are under way.
 pub(crate) async fn listen<S, F>(listener: TcpListener, serve: S, mut phase: watch::Receiver<Phase>)
 where
@@ -73,7 +62,7 @@ where
     F: Future<Output = Response<Answer>> + Send + 'static,
 {
     let server = Arc::new(server());
-    let places = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     loop {
         let place = tokio::select! {
             place = places.clone().acquire_owned() => place,
@@ -84,7 +73,7 @@ where
             () = reaches(&mut phase, Phase::Stopping) => break,
         };
         let Ok((stream, _)) = accepted else {
-            // Out of file descriptors, most likely: those who are served will free some.
+            // Out of file descriptors, most likely: connections that end will free some.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
@@ -97,7 +86,7 @@ where
         });
     }
     drop(listener);
-    if tokio::time::timeout(END_WITHIN, places.acquire_many(CONNECTIONS))
+    if tokio::time::timeout(DRAIN_TIMEOUT, places.acquire_many(MAX_CONNECTIONS))
         .await
         .is_err()
     {
@@ -105,7 +94,7 @@ where
     }
 }
 
-/// The end of the one who would say so counts as the last phase.
+/// Waits until `phase` is at least `wanted`. A sender that is gone counts as the last phase.
 async fn reaches(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
     let _ = phase.wait_for(|phase| *phase >= wanted).await;
 }
@@ -140,9 +129,9 @@ async fn connection<S, F>(
         })
     });
     let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let mut told = Phase::Serving;
+    let mut known = Phase::Serving;
     loop {
-        let next = if told == Phase::Serving {
+        let next = if known == Phase::Serving {
             Phase::Leaving
         } else {
             Phase::Stopping
@@ -150,17 +139,17 @@ async fn connection<S, F>(
         tokio::select! {
             biased;
             ended = connection.as_mut() => {
-                // A caller that breaks off is its own affair.
+                // A caller that breaks off is no fault of the proxy.
                 if let Err(error) = ended {
                     tracing::trace!(error = mrg_telemetry::chain(&*error), "connection");
                 }
                 return;
             }
-            () = reaches(&mut phase, next), if told < Phase::Stopping => {
-                told = next;
-                // HTTP/2 has words for it. HTTP/1 has none between two requests, where closing
-                // would meet the next one: its answer says so.
-                if told == Phase::Stopping || http2.load(Ordering::Relaxed) {
+            () = reaches(&mut phase, next), if known < Phase::Stopping => {
+                known = next;
+                // HTTP/2 has GOAWAY. HTTP/1 has no such frame, and closing between two requests
+                // could cut off the next one: the answer to it says `connection: close`.
+                if known == Phase::Stopping || http2.load(Ordering::Relaxed) {
                     connection.as_mut().graceful_shutdown();
                 }
             }
@@ -171,7 +160,7 @@ async fn connection<S, F>(
 async fn speaks(stream: &TcpStream) -> bool {
     // Not setting it costs latency, nothing else.
     let _ = stream.set_nodelay(true);
-    tokio::time::timeout(SILENT_FOR, stream.readable())
+    tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable())
         .await
         .is_ok_and(|ready| ready.is_ok())
 }

@@ -1,5 +1,5 @@
-//! What callers of the proxy meet: listeners, and what admits calls to the workload.
+//! What callers of the proxy meet: listeners, the inbound side, and health checks of providers.
 
-pub(crate) mod admission;
 pub(crate) mod health;
+pub(crate) mod inbound;
 pub(crate) mod listen;

@@ -176,28 +176,33 @@ async fn a_canary_that_makes_no_sense_is_refused_and_the_last_configuration_kept
     assert_eq!(proxy.get("/x").await.status(), StatusCode::OK);
 }
 
+/// Two routes of reads, and the share of each that goes elsewhere.
+fn routed(
+    inbound: u16,
+    old: &StandIn,
+    (active, history): (&StandIn, &StandIn),
+    share: u8,
+) -> Value {
+    let to = |server: &StandIn| json!({ "url": format!("http://{}", server.address()), "share": share, "trial": "split" });
+    let mut config = config(inbound, old, None);
+    config["inbound"]["routes"] = json!([
+        { "paths": ["/orders/active", "/orders/{id}/active"], "to": to(active) },
+        { "paths": ["/orders/history", "/orders/{id}/history"], "to": to(history) },
+    ]);
+    config
+}
+
+async fn who(proxy: &Proxy, path: &str) -> String {
+    let answer: Value = proxy.get(path).await.json().await.unwrap();
+    answer["name"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test]
-async fn reads_of_a_route_are_answered_elsewhere_and_by_the_workload_when_nobody_is_there() {
-    let (old, active, history, inbound) = (
-        upstream("old"),
-        upstream("active"),
-        upstream("history"),
-        free_port(),
-    );
-    let to = |server: &StandIn, share: u8| json!({ "url": format!("http://{}", server.address()), "share": share, "trial": "split" });
-    let routed = |share| {
-        let mut config = config(inbound, &old, None);
-        config["inbound"]["routes"] = json!([
-            { "paths": ["/orders/active", "/orders/{id}/active"], "to": to(&active, share) },
-            { "paths": ["/orders/history", "/orders/{id}/history"], "to": to(&history, share) },
-        ]);
-        config
-    };
+async fn reads_of_a_route_are_answered_elsewhere_and_counted_there() {
+    let (old, active, history) = (upstream("old"), upstream("active"), upstream("history"));
+    let inbound = free_port();
+    let routed = |share| routed(inbound, &old, (&active, &history), share);
     let proxy = Proxy::with(&routed(100), inbound).await;
-    let who = async |path: &str| {
-        let answer: Value = proxy.get(path).await.json().await.unwrap();
-        answer["name"].as_str().unwrap().to_owned()
-    };
     for (path, expected) in [
         ("/orders/active", "active"),
         ("/orders/7/active", "active"),
@@ -206,7 +211,7 @@ async fn reads_of_a_route_are_answered_elsewhere_and_by_the_workload_when_nobody
         ("/orders/7", "old"),
         ("/carts/7", "old"),
     ] {
-        assert_eq!(who(path).await, expected, "{path}");
+        assert_eq!(who(&proxy, path).await, expected, "{path}");
     }
     let written: Value = proxy
         .send(reqwest::Method::POST, "/orders/active", &[], "{}")
@@ -231,7 +236,7 @@ async fn reads_of_a_route_are_answered_elsewhere_and_by_the_workload_when_nobody
     assert_eq!(proxy.push(&routed(25)).await.status(), StatusCode::OK);
     let mut elsewhere = 0;
     for _ in 0..100 {
-        elsewhere += u32::from(who("/orders/7/history").await == "history");
+        elsewhere += u32::from(who(&proxy, "/orders/7/history").await == "history");
     }
     assert_eq!(elsewhere, 25);
     assert_eq!(
@@ -239,14 +244,19 @@ async fn reads_of_a_route_are_answered_elsewhere_and_by_the_workload_when_nobody
         75,
         "both are counted at the same place"
     );
+}
 
-    assert_eq!(proxy.push(&routed(100)).await.status(), StatusCode::OK);
-    let gone = free_port();
-    let mut config = routed(100);
+#[tokio::test]
+async fn reads_of_a_route_that_leads_nowhere_are_answered_by_the_workload() {
+    let (old, active, history) = (upstream("old"), upstream("active"), upstream("history"));
+    let (inbound, gone) = (free_port(), free_port());
+    let mut config = routed(inbound, &old, (&active, &history), 100);
+    let proxy = Proxy::with(&config, inbound).await;
+    assert_eq!(who(&proxy, "/orders/7/history").await, "history");
     config["inbound"]["routes"][1]["to"]["url"] = json!(format!("http://127.0.0.1:{gone}"));
     assert_eq!(proxy.push(&config).await.status(), StatusCode::OK);
     for _ in 0..30 {
-        assert_eq!(who("/orders/7/history").await, "old", "as before");
+        assert_eq!(who(&proxy, "/orders/7/history").await, "old", "as before");
     }
     config["inbound"]["routes"][0]["paths"] = json!(["orders"]);
     let refused = proxy.push(&config).await;

@@ -6,9 +6,15 @@
 #[allow(dead_code, unused_imports, reason = "the lab's program uses the rest")]
 mod server;
 
+mod breaker;
 mod calls;
 mod canary;
+mod configuration;
 mod harness;
 mod hostile;
 mod http2;
+mod inbound;
 mod outages;
+mod providers;
+mod queue;
+mod retries;

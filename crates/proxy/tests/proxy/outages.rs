@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::harness::{Proxy, spawn, until, upstream};
-use crate::server::Faults;
+use crate::server::{Faults, StandIn};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -83,7 +83,7 @@ async fn orders(
     answers
 }
 
-async fn bad_day(proxy: &mut Proxy, bbd: &crate::server::StandIn, stop: &AtomicBool) {
+async fn bad_day(proxy: &mut Proxy, bbd: &StandIn, stop: &AtomicBool) {
     let mut chance = SmallRng::seed_from_u64(number("MRG_SEED", 1));
     for outage in 0..number("MRG_OUTAGES", 12) {
         bbd.fail(misfortune(&mut chance));
@@ -132,25 +132,35 @@ async fn whatever_happens_an_order_that_was_taken_is_sent_once_or_people_are_tol
         .json()
         .await
         .unwrap();
-    let standing: BTreeMap<&str, &str> = list
+    let seen = tally(&bbd, &list, &all);
+    println!("{seen:?}");
+    for what in ["answered", "taken, sent later"] {
+        assert!(
+            seen.get(what).is_some_and(|count| *count > 10),
+            "the day was not bad enough: {seen:?}"
+        );
+    }
+}
+
+/// How often each thing happened to an order, after a look at whether it may.
+fn tally(
+    bbd: &StandIn,
+    list: &[Value],
+    orders: &[BTreeMap<String, Option<(u16, Value)>>],
+) -> BTreeMap<&'static str, u64> {
+    let text = |item: &Value, name: &str| item[name].as_str().unwrap().to_owned();
+    let statuses: BTreeMap<String, String> = list
         .iter()
-        .map(|item| {
-            (
-                item["key"].as_str().unwrap(),
-                item["standing"].as_str().unwrap(),
-            )
-        })
+        .map(|item| (text(item, "key"), text(item, "standing")))
         .collect();
     let reached = bbd.by_key();
-    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
-    for (key, answer) in all.iter().flatten() {
-        let (times, stands) = (
-            reached.get(key).copied().unwrap_or(0),
-            standing.get(key.as_str()).copied(),
-        );
+    let mut seen = BTreeMap::new();
+    for (key, answer) in orders.iter().flatten() {
+        let times = reached.get(key).copied().unwrap_or(0);
+        let status = statuses.get(key).map(String::as_str);
         assert!(
             times <= 1,
-            "{key} reached the dispatch {times} times; {answer:?}, {stands:?}"
+            "{key} reached the dispatch {times} times; {answer:?}, {status:?}"
         );
         let what = match answer {
             Some((200, _)) => {
@@ -159,10 +169,10 @@ async fn whatever_happens_an_order_that_was_taken_is_sent_once_or_people_are_tol
             }
             Some((202, body)) => {
                 assert!(
-                    times == 1 || stands == Some("Inquiry"),
-                    "{key} was taken ({body}), did not arrive, and stands as {stands:?}"
+                    times == 1 || status == Some("Inquiry"),
+                    "{key} was taken ({body}), did not arrive, and its status is {status:?}"
                 );
-                if stands == Some("Inquiry") {
+                if status == Some("Inquiry") {
                     "taken, left to people"
                 } else {
                     "taken, sent later"
@@ -171,13 +181,7 @@ async fn whatever_happens_an_order_that_was_taken_is_sent_once_or_people_are_tol
             Some(_) => "refused",
             None => "no answer: the proxy was killed",
         };
-        *seen.entry(what.to_owned()).or_default() += 1;
+        *seen.entry(what).or_default() += 1;
     }
-    println!("{seen:?}");
-    for what in ["answered", "taken, sent later"] {
-        assert!(
-            seen.get(what).is_some_and(|count| *count > 10),
-            "the day was not bad enough: {seen:?}"
-        );
-    }
+    seen
 }

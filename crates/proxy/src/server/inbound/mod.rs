@@ -1,7 +1,10 @@
-//! Calls to the workload: so many at a time, and no longer than they may take.
+//! The inbound side: requests to the workload, as many at a time as it can take and no longer than
+//! they may take, with a share of them for its canary.
+
+mod canary;
+mod traffic;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::request::Parts;
@@ -11,28 +14,28 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::answer::{is_grpc, refusal};
+use crate::answer::refusal;
 use crate::body::{Answer, Sent, SentBody, Watch};
 use crate::client::attempt;
-use crate::counters::{Concurrency, Counter};
-use crate::headers::{NOT_PROCESSED, strip_hop_by_hop, upgrade_of};
+use crate::counters::{Concurrency, Counter, InFlight};
+use crate::headers::{NOT_PROCESSED, is_grpc, strip_hop_by_hop, upgrade_of};
 use crate::routes::convert;
-use crate::routes::provider::{Permit, Provider};
-use mrg_breaker::{Mode, Outcome, Settings};
-use mrg_policy::{Canary, CanaryReport, CheckedInbound, Ended, Inbound, LaneReport, Reason, Route};
+use canary::{CanaryTurn, CanaryUpstream};
+use mrg_policy::{CanaryReport, CheckedInbound, Ended, Inbound, Reason, Route};
 use mrg_telemetry::Histogram;
+use traffic::{Answered, failed};
 
-/// What stands between callers and the workload.
-pub(crate) struct Admission {
+/// Serves the requests to the workload.
+pub(crate) struct InboundHandler {
     limits: Inbound,
     authority: Authority,
     canary: Option<CanaryUpstream>,
     routes: Vec<(Route, CanaryUpstream)>,
-    one: Client<HttpConnector, SentBody>,
-    two: Client<HttpConnector, SentBody>,
+    http1: Client<HttpConnector, SentBody>,
+    http2: Client<HttpConnector, SentBody>,
     /// Requests under way.
     pub concurrency: Concurrency,
     /// How long answers took.
@@ -43,136 +46,16 @@ pub(crate) struct Admission {
     pub failed: Counter,
 }
 
-/// The canary upstream the workload, and how both fare.
-struct CanaryUpstream {
-    spec: Canary,
-    authority: Authority,
-    number: AtomicU64,
-    /// Its breaker: while it is open, the canary's share goes to the workload.
-    provider: Arc<Provider>,
-    /// Whether it has answered once. Its first pod may be ready before every node knows the way to
-    /// it: that speaks against nobody.
-    reached: AtomicBool,
-    /// Until then one request at a time looks for it.
-    probe: Semaphore,
-    canary: TrafficStats,
-    stable: TrafficStats,
-}
-
-#[derive(Default)]
-struct TrafficStats {
-    requests: Counter,
-    failed: Counter,
-    latencies: Histogram,
-}
-
-impl TrafficStats {
-    fn count(&self, took: Duration, failed: bool) {
-        self.requests.add();
-        self.latencies.record(took);
-        if failed {
-            self.failed.add();
-        }
-    }
-
-    fn report(&self) -> LaneReport {
-        LaneReport {
-            requests: self.requests.get(),
-            failed: self.failed.get(),
-            latencies: self.latencies.counts(),
-        }
-    }
-}
-
-impl CanaryUpstream {
-    fn new(spec: Canary, authority: &mrg_policy::Authority, changes: &watch::Sender<u64>) -> Self {
-        Self {
-            authority: convert::authority(authority),
-            number: AtomicU64::new(0),
-            provider: Arc::new(Provider::new(
-                format!("canary {}", spec.trial),
-                Mode::Enforce,
-                Settings::default(),
-                changes.clone(),
-            )),
-            reached: AtomicBool::new(false),
-            probe: Semaphore::new(1),
-            canary: TrafficStats::default(),
-            stable: TrafficStats::default(),
-            spec,
-        }
-    }
-
-    fn report(&self) -> CanaryReport {
-        CanaryReport {
-            trial: self.spec.trial.clone(),
-            share: self.spec.share,
-            opened: self.provider.opened.get(),
-            canary: self.canary.report(),
-            stable: self.stable.report(),
-        }
-    }
-
-    fn turn(&self) -> Option<CanaryTurn<'_>> {
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
-        if !self.spec.takes(number) {
-            return None;
-        }
-        let probe = if self.reached.load(Ordering::Relaxed) {
-            None
-        } else {
-            Some(self.probe.try_acquire().ok()?)
-        };
-        Some(CanaryTurn {
-            upstream: self,
-            permit: self.provider.admit().ok()?,
-            _probe: probe,
-        })
-    }
-
-    /// What came of a turn.
-    fn took(&self, permit: Permit, took: Duration, answered: &Answered) {
-        let connected =
-            !matches!(answered, Ok(Err(error)) if attempt::ended(error) == Ended::NotConnected);
-        if connected {
-            self.reached.store(true, Ordering::Relaxed);
-        } else if !self.reached.load(Ordering::Relaxed) && took < AT_ONCE {
-            return permit.end(Outcome::Excluded);
-        }
-        let has_failed = failed(answered);
-        self.canary.count(took, has_failed);
-        permit.end(if has_failed {
-            Outcome::Failure
-        } else {
-            Outcome::Success
-        });
-    }
-}
-
-/// A connection that is refused this soon has cost the caller nothing.
-const AT_ONCE: Duration = Duration::from_millis(100);
-
-/// A request that goes upstream the workload.
-struct CanaryTurn<'a> {
-    upstream: &'a CanaryUpstream,
-    permit: Permit,
-    _probe: Option<SemaphorePermit<'a>>,
-}
-
-/// Where a request goes; and upstream whom its answer is counted.
+/// Where a request goes, and in whose comparison its answer is counted.
 struct RouteChoice<'a> {
+    /// The canary's turn; `None`: to the workload.
     to: Option<CanaryTurn<'a>>,
+    /// The canary that the workload is compared with; `None`: there is none.
     counted: Option<&'a CanaryUpstream>,
 }
 
-/// What came of a request to one of the two.
-type Answered = Result<
-    Result<Response<Incoming>, hyper_util::client::legacy::Error>,
-    tokio::time::error::Elapsed,
->;
-
-impl Admission {
-    /// One whose workload listens on the loopback of the pod.
+impl InboundHandler {
+    /// A handler for a workload that listens on the loopback of the pod.
     pub(crate) fn new(
         limits: Inbound,
         parsed: &CheckedInbound,
@@ -204,8 +87,8 @@ impl Admission {
                 })
                 .collect(),
             limits,
-            one: builder().build(connector()),
-            two: builder().http2_only(true).build(connector()),
+            http1: builder().build(connector()),
+            http2: builder().http2_only(true).build(connector()),
             concurrency: Concurrency::default(),
             latencies: Histogram::default(),
             refused: Counter::default(),
@@ -213,18 +96,18 @@ impl Admission {
         }
     }
 
-    /// One in place of another: connections stay; what is counted of a trial begins anew.
+    /// A handler in place of `before`: connections stay, counters start from zero.
     pub(crate) fn after(
         before: &Self,
         limits: Inbound,
         parsed: &CheckedInbound,
         changes: &watch::Sender<u64>,
     ) -> Self {
-        let mut admission = Self::new(limits, parsed, changes);
-        if admission.limits.target_port == before.limits.target_port {
-            (admission.one, admission.two) = (before.one.clone(), before.two.clone());
+        let mut handler = Self::new(limits, parsed, changes);
+        if handler.limits.target_port == before.limits.target_port {
+            (handler.http1, handler.http2) = (before.http1.clone(), before.http2.clone());
         }
-        admission
+        handler
     }
 
     /// How the canary fares, if there is one.
@@ -240,7 +123,7 @@ impl Admission {
             .collect()
     }
 
-    /// What it was made with.
+    /// The configuration.
     pub(crate) fn limits(&self) -> &Inbound {
         &self.limits
     }
@@ -254,7 +137,7 @@ impl Admission {
             return not_processed(refusal(Reason::TooManyConcurrent, "inbound", None, grpc));
         };
         let http2 = request.version() == Version::HTTP_2;
-        let client = if http2 { &self.two } else { &self.one };
+        let client = if http2 { &self.http2 } else { &self.http1 };
         let protocol = upgrade_of(request.headers());
         let (caller, parts, body) = self.for_workload(request, protocol.as_ref());
         let choice = self.choose(&parts);
@@ -266,34 +149,31 @@ impl Admission {
             }
         };
         self.latencies.record(began.elapsed());
-        let reason = match answered {
+        match answered {
             Ok(Ok(response)) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-                return crate::client::upgrade::pass(caller, response, protocol, in_flight);
+                crate::client::upgrade::pass(caller, response, protocol, in_flight)
             }
-            Ok(Ok(response)) => {
-                if response.status().is_server_error() {
-                    self.failed.add();
-                }
-                let (mut parts, body) = response.into_parts();
-                strip_hop_by_hop(&mut parts.headers);
-                return Response::from_parts(
-                    parts,
-                    Answer::Upstream(body, Watch::over(Some(in_flight))),
-                );
-            }
+            Ok(Ok(response)) => self.pass(response, in_flight),
             Ok(Err(error)) => match attempt::ended(&error) {
-                Ended::NotConnected => Reason::NotConnected,
-                _ => Reason::Ambiguous,
+                Ended::NotConnected => not_processed(self.no_answer(Reason::NotConnected, grpc)),
+                _ => self.no_answer(Reason::Ambiguous, grpc),
             },
-            Err(_) => Reason::TimedOut,
-        };
-        self.failed.add();
-        let answer = refusal(reason, "inbound", None, grpc);
-        if reason == Reason::NotConnected {
-            not_processed(answer)
-        } else {
-            answer
+            Err(_) => self.no_answer(Reason::TimedOut, grpc),
         }
+    }
+
+    fn pass(&self, response: Response<Incoming>, in_flight: InFlight) -> Response<Answer> {
+        if response.status().is_server_error() {
+            self.failed.add();
+        }
+        let (mut parts, body) = response.into_parts();
+        strip_hop_by_hop(&mut parts.headers);
+        Response::from_parts(parts, Answer::Upstream(body, Watch::over(Some(in_flight))))
+    }
+
+    fn no_answer(&self, reason: Reason, grpc: bool) -> Response<Answer> {
+        self.failed.add();
+        refusal(reason, "inbound", None, grpc)
     }
 
     fn choose(&self, parts: &Parts) -> RouteChoice<'_> {
@@ -305,7 +185,7 @@ impl Admission {
             .find(|(route, _)| route.takes(parts.uri.path()))
             .map(|(_, upstream)| upstream);
         let counted = route.or(self.canary.as_ref());
-        // What a route leaves to the workload, its canary gets its share of.
+        // Of what a route leaves to the workload, the canary gets its share.
         let to = route
             .and_then(CanaryUpstream::turn)
             .or_else(|| self.canary.as_ref()?.turn());
@@ -329,8 +209,8 @@ impl Admission {
         answered
     }
 
-    /// The answer of who stands upstream the workload; the workload's own, if the other cannot be
-    /// reached.
+    /// The answer of the canary; the workload's own, if the canary cannot be reached and nothing of
+    /// the body was sent.
     async fn call_canary(
         &self,
         turn: CanaryTurn<'_>,
@@ -351,7 +231,7 @@ impl Admission {
         let request = Request::from_parts(elsewhere, body.body());
         let answered =
             tokio::time::timeout(self.limits.timeout.0.duration(), client.request(request)).await;
-        upstream.took(permit, began.elapsed(), &answered);
+        upstream.record(permit, began.elapsed(), &answered);
         match &answered {
             // Nothing of it was sent.
             Ok(Err(error)) if attempt::ended(error) == Ended::NotConnected && body.is_whole() => {
@@ -362,6 +242,7 @@ impl Admission {
         }
     }
 
+    /// The request as the workload gets it, and the caller's side of an upgrade.
     fn for_workload(
         &self,
         mut request: Request<Incoming>,
@@ -402,15 +283,10 @@ impl Admission {
     }
 }
 
-/// Tells the caller's sidecar that the request may be sent again, or kept.
+/// Marks an answer so that the caller's sidecar may send the request again, or queue it.
 fn not_processed(mut answer: Response<Answer>) -> Response<Answer> {
     answer
         .headers_mut()
         .insert(NOT_PROCESSED, HeaderValue::from_static("1"));
     answer
-}
-
-/// Whether an answer speaks against who gave it.
-fn failed(answered: &Answered) -> bool {
-    !matches!(answered, Ok(Ok(response)) if !response.status().is_server_error())
 }

@@ -1,51 +1,24 @@
 //! A leader and a standby of PostgreSQL, a Redis, and `mrg-orders`, all real, all on loopback.
 
+mod processes;
+mod service;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::{Client, NoTls};
+use processes::{as_postgres, postgres};
 
-const BIN: &str = "/usr/lib/postgresql/15/bin";
+pub(crate) use processes::{Running, connect};
+pub(crate) use service::Service;
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 static PORT: AtomicU16 = AtomicU16::new(27_100);
 
 pub(crate) fn port() -> u16 {
     PORT.fetch_add(1, Ordering::SeqCst)
-}
-
-/// A process that ends with the test.
-pub(crate) struct Running(pub Child);
-
-impl Running {
-    pub(crate) fn signal(&self, name: &str) {
-        assert!(
-            Command::new("kill")
-                .args([&format!("-{name}"), &self.0.id().to_string()])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.signal_quietly("CONT");
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Running {
-    fn signal_quietly(&self, name: &str) {
-        let _ = Command::new("kill")
-            .args([&format!("-{name}"), &self.0.id().to_string()])
-            .stderr(Stdio::null())
-            .status();
-    }
 }
 
 pub(crate) struct World {
@@ -56,21 +29,6 @@ pub(crate) struct World {
     pub primary: Running,
     pub standby: Running,
     pub redis: Option<Running>,
-}
-
-fn as_postgres(program: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command
-        .args([
-            "--reuid",
-            "postgres",
-            "--regid",
-            "postgres",
-            "--clear-groups",
-        ])
-        .arg(format!("{BIN}/{program}"));
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command
 }
 
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
@@ -103,39 +61,7 @@ impl World {
             .arg(&home)
             .status()
             .unwrap();
-        let data = home.join("primary");
-        assert!(
-            as_postgres("initdb")
-                .args(["-A", "trust", "-U", "postgres", "--no-sync", "-D"])
-                .arg(&data)
-                .status()
-                .unwrap()
-                .success()
-        );
-        let primary = postgres(&data, primary_port);
-        connect("postgres", primary_port).await;
-        let standby_data = home.join("standby");
-        let from = format!("host=127.0.0.1 port={primary_port} user=postgres");
-        assert!(
-            as_postgres("pg_basebackup")
-                .args([
-                    "-R",
-                    "-X",
-                    "stream",
-                    "-c",
-                    "fast",
-                    "--no-sync",
-                    "-d",
-                    &from,
-                    "-D"
-                ])
-                .arg(&standby_data)
-                .status()
-                .unwrap()
-                .success()
-        );
-        let standby = postgres(&standby_data, standby_port);
-        connect("postgres", standby_port).await;
+        let (primary, standby) = cluster(&home, primary_port, standby_port).await;
         let mut world = Self {
             folder,
             primary_port,
@@ -146,6 +72,11 @@ impl World {
             redis: None,
         };
         world.start_redis(&[]).await;
+        world.apply_schema();
+        world
+    }
+
+    fn apply_schema(&self) {
         let mut schema = Command::new(env!("CARGO_BIN_EXE_mrg-orders"));
         schema.args([
             "schema",
@@ -153,7 +84,7 @@ impl World {
             "--active-password",
             "it's",
             "--dsn",
-            &World::dsn("postgres", world.primary_port),
+            &World::dsn("postgres", self.primary_port),
         ]);
         for _ in 0..2 {
             assert!(
@@ -161,7 +92,6 @@ impl World {
                 "the schema can be applied again and again"
             );
         }
-        world
     }
 
     pub(crate) async fn start_redis(&mut self, arguments: &[&str]) {
@@ -317,128 +247,41 @@ impl World {
     }
 }
 
-fn postgres(data: &Path, port: u16) -> Running {
-    let mut command = as_postgres("postgres");
-    command.arg("-D").arg(data).args([
-        "-p",
-        &port.to_string(),
-        "-k",
-        "",
-        "-c",
-        "listen_addresses=127.0.0.1",
-        "-c",
-        "fsync=off",
-    ]);
-    command.args([
-        "-c",
-        "wal_receiver_status_interval=1",
-        "-c",
-        "hot_standby=on",
-        "-c",
-        "shared_buffers=16MB",
-    ]);
-    Running(command.spawn().unwrap())
-}
-
-pub(crate) async fn connect(user: &str, port: u16) -> Client {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match tokio_postgres::connect(
-            &format!("host=127.0.0.1 port={port} user={user} dbname=postgres connect_timeout=2"),
-            NoTls,
-        )
-        .await
-        {
-            Ok((client, connection)) => {
-                tokio::spawn(connection);
-                return client;
-            }
-            Err(error) => assert!(
-                Instant::now() < deadline,
-                "PostgreSQL at {port} does not answer: {error}"
-            ),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-pub(crate) struct Service {
-    pub base: String,
-    pub client: reqwest::Client,
-    _process: Running,
-}
-
-/// An answer, as far as tests ask.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub status: u16,
-    pub source: String,
-    pub staleness: String,
-    pub body: serde_json::Value,
-}
-
-impl Service {
-    pub(crate) async fn get(&self, path: &str) -> Answer {
-        let answer = self
-            .client
-            .get(format!("{}{path}", self.base))
-            .timeout(Duration::from_secs(10))
-            .send()
-            .await
-            .unwrap();
-        let header = |name: &str| {
-            answer
-                .headers()
-                .get(name)
-                .map(|value| value.to_str().unwrap().to_owned())
-                .unwrap_or_default()
-        };
-        let (status, source, staleness) = (
-            answer.status().as_u16(),
-            header("order-source"),
-            header("order-staleness"),
-        );
-        Answer {
-            status,
-            source,
-            staleness,
-            body: answer.json().await.unwrap_or_default(),
-        }
-    }
-
-    /// Status, source and state in one line.
-    pub(crate) async fn line(&self, path: &str) -> String {
-        let answer = self.get(path).await;
-        format!(
-            "{} {} {}",
-            answer.status,
-            answer.source,
-            answer.body["state"].as_str().unwrap_or_default()
-        )
-    }
-
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
-        self.sample(name).await.parse().unwrap()
-    }
-
-    pub(crate) async fn count(&self, name: &str) -> u64 {
-        self.sample(name).await.parse().unwrap()
-    }
-
-    async fn sample(&self, name: &str) -> String {
-        let page = self
-            .client
-            .get(format!("{}/metrics", self.base))
-            .send()
-            .await
+/// A leader and its standby.
+async fn cluster(home: &Path, primary_port: u16, standby_port: u16) -> (Running, Running) {
+    let data = home.join("primary");
+    assert!(
+        as_postgres("initdb")
+            .args(["-A", "trust", "-U", "postgres", "--no-sync", "-D"])
+            .arg(&data)
+            .status()
             .unwrap()
-            .text()
-            .await
-            .unwrap();
-        let line = page
-            .lines()
-            .find(|line| line.starts_with(name))
-            .unwrap_or_else(|| panic!("{name} is not in {page}"));
-        line.rsplit(' ').next().unwrap().to_owned()
-    }
+            .success()
+    );
+    let primary = postgres(&data, primary_port);
+    connect("postgres", primary_port).await;
+    let standby_data = home.join("standby");
+    let from = format!("host=127.0.0.1 port={primary_port} user=postgres");
+    let options = [
+        "-R",
+        "-X",
+        "stream",
+        "-c",
+        "fast",
+        "--no-sync",
+        "-d",
+        &from,
+        "-D",
+    ];
+    assert!(
+        as_postgres("pg_basebackup")
+            .args(options)
+            .arg(&standby_data)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let standby = postgres(&standby_data, standby_port);
+    connect("postgres", standby_port).await;
+    (primary, standby)
 }

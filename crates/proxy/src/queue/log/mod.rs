@@ -1,7 +1,9 @@
-//! The log on this pod's volume: a line for everything that happens, on the disk before anybody
-//! hears of it.
+//! The log on this pod's volume: a line for everything that happens, on the disk before it is
+//! acknowledged.
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
+
+mod replay;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,11 +12,14 @@ use jiff::Timestamp;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 
-use super::item::{Item, Line, Status};
-use super::{Enqueued, Error};
+use super::error::Error;
+use super::item::{Enqueued, Item, Line, Status};
 use mrg_policy::Queue as Limits;
+use replay::set_status;
 
-/// So many lines more than requests, and the log is written anew.
+pub use replay::{Replayed, replay};
+
+/// How many more lines than requests the log may have before it is compacted.
 const SLACK: usize = 10_000;
 
 /// The log, with what it says.
@@ -30,66 +35,48 @@ fn failed(action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Log { action, source }
 }
 
-/// What a log says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Replayed {
-    /// The requests, by their tickets.
-    pub items: BTreeMap<String, Item>,
-    /// Lines that could be read.
-    pub lines: usize,
-    /// Their length; bytes. What follows cannot be read.
-    pub whole: usize,
+/// Opens the file for appending, cut to this length.
+async fn open_at(path: &Path, length: u64) -> Result<File, Error> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .await
+        .map_err(failed("could not be opened"))?;
+    file.set_len(length)
+        .await
+        .map_err(failed("could not be set right"))?;
+    file.sync_all()
+        .await
+        .map_err(failed("could not be synced"))?;
+    Ok(file)
 }
 
-/// Reads a log. A torn last line was never acknowledged.
-pub fn replay(text: &[u8]) -> Replayed {
-    let Replayed {
-        mut items,
-        mut lines,
-        mut whole,
-    } = Replayed::default();
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let Some(record) = line
-            .strip_suffix(b"\n")
-            .and_then(|line| serde_json::from_slice::<Line>(line).ok())
-        else {
-            break;
-        };
-        whole += line.len();
-        lines += 1;
-        match record {
-            Line::Put(item) => {
-                items.insert(item.ticket.clone(), *item);
-            }
-            Line::Stands {
-                ticket,
-                status,
-                retry_at,
-                note,
-            } => {
-                if let Some(item) = items.get_mut(&ticket) {
-                    stand(item, status, retry_at, &note);
-                }
-            }
-            Line::Forget { ticket } => {
-                items.remove(&ticket);
-            }
-        }
+/// Puts a file with this text in place of the one at `path`; after a crash it is one or the other.
+async fn replace_file(path: &Path, text: &[u8]) -> Result<(), Error> {
+    let next = path.with_extension("new");
+    let mut file = File::create(&next)
+        .await
+        .map_err(failed("could not be written anew"))?;
+    file.write_all(text)
+        .await
+        .map_err(failed("could not be written anew"))?;
+    file.sync_all()
+        .await
+        .map_err(failed("could not be synced"))?;
+    tokio::fs::rename(&next, path)
+        .await
+        .map_err(failed("could not be written anew"))?;
+    if let Some(directory) = path.parent() {
+        let directory = File::open(directory)
+            .await
+            .map_err(failed("could not be synced"))?;
+        directory
+            .sync_all()
+            .await
+            .map_err(failed("could not be synced"))?;
     }
-    Replayed {
-        items,
-        lines,
-        whole,
-    }
-}
-
-fn stand(item: &mut Item, status: Status, retry_at: Timestamp, note: &str) {
-    if status == Status::Sending {
-        item.attempts = item.attempts.saturating_add(1);
-    }
-    item.status = status;
-    item.retry_at = retry_at;
-    note.clone_into(&mut item.note);
+    Ok(())
 }
 
 impl Log {
@@ -121,18 +108,7 @@ impl Log {
                 .map_err(failed("could not be set right"))?;
             tracing::error!(path = %path.display(), "lines of the queue's log cannot be read; they are in queue.log.unreadable");
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .await
-            .map_err(failed("could not be opened"))?;
-        file.set_len(whole as u64)
-            .await
-            .map_err(failed("could not be set right"))?;
-        file.sync_all()
-            .await
-            .map_err(failed("could not be synced"))?;
+        let file = open_at(&path, whole as u64).await?;
         let mut log = Self {
             path,
             file,
@@ -177,9 +153,9 @@ impl Log {
         Ok(())
     }
 
-    /// Writes the log anew if most of it is over. Only once memory has what the last line says,
-    /// since memory is what is written.
-    async fn tidy(&mut self) -> Result<(), Error> {
+    /// Compacts the log once most of it is outdated: what is in memory replaces it. Call this only
+    /// when memory has what the last line says.
+    async fn compact(&mut self) -> Result<(), Error> {
         if self.lines <= self.items.len() + SLACK {
             return Ok(());
         }
@@ -191,28 +167,7 @@ impl Log {
             );
             text.push(b'\n');
         }
-        let next = self.path.with_extension("new");
-        let mut file = File::create(&next)
-            .await
-            .map_err(failed("could not be written anew"))?;
-        file.write_all(&text)
-            .await
-            .map_err(failed("could not be written anew"))?;
-        file.sync_all()
-            .await
-            .map_err(failed("could not be synced"))?;
-        tokio::fs::rename(&next, &self.path)
-            .await
-            .map_err(failed("could not be written anew"))?;
-        if let Some(directory) = self.path.parent() {
-            let directory = File::open(directory)
-                .await
-                .map_err(failed("could not be synced"))?;
-            directory
-                .sync_all()
-                .await
-                .map_err(failed("could not be synced"))?;
-        }
+        replace_file(&self.path, &text).await?;
         self.file = OpenOptions::new()
             .append(true)
             .open(&self.path)
@@ -236,12 +191,12 @@ impl Log {
         }
         self.append(&Line::Put(Box::new(item.clone()))).await?;
         self.items.insert(item.ticket.clone(), item.clone());
-        self.tidy().await?;
+        self.compact().await?;
         Ok(Enqueued::Ticket(item.ticket.clone(), item.status))
     }
 
-    /// Whoever waits for another try has it now. Not written down: after a restart the pause is
-    /// what it was.
+    /// Lets the requests that wait for another attempt be sent now. Not written down: after a
+    /// restart the pause is what it was.
     pub(super) fn hurry(&mut self, dependency: &str) {
         let now = Timestamp::now();
         for item in self
@@ -262,7 +217,7 @@ impl Log {
             .cloned()
     }
 
-    /// It is kept elsewhere now.
+    /// Removes a request that is kept elsewhere now.
     ///
     /// # Errors
     /// If that is not on the disk.
@@ -272,7 +227,7 @@ impl Log {
         })
         .await?;
         self.items.remove(ticket);
-        self.tidy().await
+        self.compact().await
     }
 
     /// The oldest that may be sent, marked as being sent.
@@ -311,7 +266,7 @@ impl Log {
         Ok(self.items.get(&ticket).cloned())
     }
 
-    /// It stands elsewhere now. What was answered is not kept.
+    /// Gives a request its new status.
     ///
     /// # Errors
     /// If that is not on the disk.
@@ -323,7 +278,7 @@ impl Log {
         note: &str,
     ) -> Result<(), Error> {
         let retry_at = retry_at.unwrap_or_else(Timestamp::now);
-        self.append(&Line::Stands {
+        self.append(&Line::StatusChanged {
             ticket: ticket.to_owned(),
             status,
             retry_at,
@@ -331,12 +286,13 @@ impl Log {
         })
         .await?;
         if let Some(item) = self.items.get_mut(ticket) {
-            stand(item, status, retry_at, note);
+            set_status(item, status, retry_at, note);
         }
-        self.tidy().await
+        self.compact().await
     }
 
-    /// A person decides about one that is not being sent. False: it is not here.
+    /// Gives a request the status that a person chose. False if it is not here, answered, or being
+    /// sent.
     ///
     /// # Errors
     /// If that is not on the disk.
@@ -388,100 +344,4 @@ impl Log {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::attempt::Head;
-    use bytes::Bytes;
-    use http::uri::PathAndQuery;
-    use http::{HeaderMap, Method};
-
-    fn item(key: &str) -> Item {
-        let head = Head {
-            method: Method::POST,
-            path: PathAndQuery::from_static("/orders"),
-            headers: HeaderMap::new(),
-            grpc: false,
-        };
-        Item::new(
-            "tpg",
-            "bbd",
-            key,
-            &head,
-            Bytes::from_static(b"{}"),
-            Status::Waiting,
-        )
-    }
-
-    fn limits() -> Limits {
-        serde_json::from_str(r#"{"idempotencyHeader": "idempotency-key"}"#).unwrap()
-    }
-
-    #[tokio::test]
-    async fn what_was_acknowledged_is_there_after_a_crash_and_a_torn_line_is_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut log = Log::open(directory.path()).await.unwrap();
-        for key in ["a", "b", "c"] {
-            log.put(&item(key), 10).await.unwrap();
-        }
-        log.settle(&item("a").ticket, Status::Done, None, "200")
-            .await
-            .unwrap();
-        let claimed = log.claim("bbd", &limits()).await.unwrap().unwrap();
-        assert_eq!(claimed.key, "b");
-        drop(log);
-        let path = directory.path().join("queue.log");
-        let mut text = std::fs::read(&path).unwrap();
-        text.extend(br#"{"Put": {"ticket": "torn"#);
-        std::fs::write(&path, text).unwrap();
-        let log = Log::open(directory.path()).await.unwrap();
-        let statuses: Vec<(String, Status)> = log
-            .list()
-            .into_iter()
-            .map(|item| (item.key, item.status))
-            .collect();
-        assert!(statuses.contains(&("a".to_owned(), Status::Done)));
-        assert!(
-            statuses.contains(&("b".to_owned(), Status::NeedsReview)),
-            "it was being sent: {statuses:?}"
-        );
-        assert!(statuses.contains(&("c".to_owned(), Status::Waiting)));
-        assert_eq!(statuses.len(), 3);
-    }
-
-    #[tokio::test]
-    async fn the_same_key_has_the_same_ticket_and_a_full_queue_says_so() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut log = Log::open(directory.path()).await.unwrap();
-        let first = log.put(&item("a"), 1).await.unwrap();
-        assert_eq!(log.put(&item("a"), 1).await.unwrap(), first);
-        assert_eq!(log.put(&item("b"), 1).await.unwrap(), Enqueued::Full);
-    }
-
-    #[tokio::test]
-    async fn lines_that_cannot_be_read_are_kept_aside() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(
-            directory.path().join("queue.log"),
-            "what is this\nand this\n",
-        )
-        .unwrap();
-        let log = Log::open(directory.path()).await.unwrap();
-        assert!(log.list().is_empty());
-        assert_eq!(
-            std::fs::read_to_string(directory.path().join("queue.log.unreadable")).unwrap(),
-            "what is this\nand this\n"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_log_of_much_that_is_over_is_written_anew() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut log = Log::open(directory.path()).await.unwrap();
-        log.put(&item("a"), 10).await.unwrap();
-        log.lines = SLACK + 1;
-        log.put(&item("b"), 10).await.unwrap();
-        log.put(&item("c"), 10).await.unwrap();
-        drop(log);
-        assert_eq!(Log::open(directory.path()).await.unwrap().list().len(), 3);
-    }
-}
+mod tests;

@@ -27,17 +27,17 @@ pub(crate) struct Provider {
     pub label: String,
     gate: Mutex<Gate>,
     status: Mutex<BreakerStatus>,
-    /// How many requests it answered well, badly, or neither.
+    /// Requests that succeeded.
     pub successes: Counter,
-    /// Those that failed.
+    /// Requests that failed.
     pub failures: Counter,
-    /// Those that say nothing about it.
+    /// Requests whose outcome says nothing about the provider, such as those that a caller broke off.
     pub excluded: Counter,
-    /// Those that its breaker refused.
+    /// Requests that its breaker refused.
     pub refused: Counter,
     /// How often its breaker opened.
     pub opened: Counter,
-    /// Counts changes, for those who watch.
+    /// Counts changes, for receivers that wait for one.
     changes: watch::Sender<u64>,
 }
 
@@ -67,7 +67,7 @@ impl Provider {
         }
     }
 
-    /// Does something with the breaker, and tells if its state is another after that.
+    /// Does something with the breaker. A change of its state is logged and announced.
     fn with<T>(&self, act: impl FnOnce(&mut Gate, Moment) -> T) -> T {
         let now = mrg_clock::now();
         let mut gate = lock(&self.gate);
@@ -76,14 +76,14 @@ impl Provider {
         let after = gate.breaker().last_state();
         if before != after {
             let trip = gate.breaker().trip();
-            // Nobody else's code runs under the lock.
+            // Logs and the receivers of changes do not run under the lock.
             drop(gate);
-            self.tell(before, after, trip);
+            self.announce(before, after, trip);
         }
         result
     }
 
-    fn tell(&self, before: State, after: State, trip: Option<Counts>) {
+    fn announce(&self, before: State, after: State, trip: Option<Counts>) {
         let why = match (before, after, trip) {
             (State::Closed, State::Open, Some(counts)) => {
                 format!("{} of {} failed", counts.failures, counts.valid_requests())
@@ -116,7 +116,7 @@ impl Provider {
     /// Lets a request through, or not.
     ///
     /// # Errors
-    /// Why not.
+    /// If the breaker is open, or half-open with all its probes under way.
     pub(crate) fn admit(self: &Arc<Self>) -> Result<Permit, Refusal> {
         match self.with(Gate::admit) {
             Ok(admission) => Ok(Permit {
@@ -160,15 +160,15 @@ impl Provider {
     }
 }
 
-/// A request that was let through. It is given back with its outcome; one that is dropped says
-/// nothing about the provider, since its caller went away.
+/// The permit of a request that was let through. It is given back with the outcome; one that is
+/// dropped counts as excluded, since the caller went away.
 pub(crate) struct Permit {
     provider: Arc<Provider>,
     admission: Option<Admission>,
 }
 
 impl Permit {
-    /// Gives it back.
+    /// Gives the permit back.
     pub(crate) fn end(mut self, outcome: Outcome) {
         self.give_back(outcome);
     }

@@ -1,0 +1,182 @@
+//! How the pooler starts: everything that it needs is built, and every task but the loop runs.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::Pooler;
+use crate::answer::Answer;
+use crate::bouncer::{Bouncer, Report, Shared};
+use crate::config::{Mode, PoolerConfig};
+use crate::monitor::ReplicaMonitors;
+use crate::processes::Processes;
+use crate::publish::Publisher;
+use crate::register::register;
+use crate::{http, secret};
+use mrg_base::Scope;
+use mrg_clock::now;
+use mrg_dcs::{ClusterSnapshot, Keys, Pause, Section};
+use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch as follow};
+use mrg_pgbouncer::{AnchorServer, Login};
+use mrg_pool_core::{PoolCore, PoolTarget, ReadPool, WritePool};
+
+/// A watch of a section of the keys in etcd. Its task ends once `events` is dropped.
+pub(super) struct Watch<S> {
+    pub(super) events: mpsc::Receiver<WatchEvent<S>>,
+    pub(super) commands: mpsc::Sender<WatchCommand>,
+}
+
+impl<S: Section> Watch<S> {
+    fn of(etcd: &Arc<Etcd>) -> Self {
+        let (events_in, events) = mpsc::channel(16);
+        let (commands, commands_out) = mpsc::channel(16);
+        tokio::spawn(follow(etcd.clone(), commands_out, events_in));
+        Self { events, commands }
+    }
+}
+
+/// Everything that the loop waits for.
+pub(super) struct Inputs {
+    /// Patroni's keys of the cluster.
+    pub(super) cluster: Watch<ClusterSnapshot>,
+    /// The key of the leader's pause request.
+    pub(super) pause: Watch<Pause>,
+    pub(super) reports: mpsc::Receiver<(u16, Report)>,
+    pub(super) answers: mpsc::Receiver<Answer>,
+}
+
+/// What has to end before the process does.
+pub(super) struct Tasks {
+    /// Raised once, when the processes are to end.
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) bouncers: JoinSet<()>,
+    pub(super) registration: JoinHandle<()>,
+}
+
+impl Pooler {
+    /// Builds everything and starts every task but the loop.
+    pub(super) async fn start(config: PoolerConfig) -> anyhow::Result<(Self, Inputs, Tasks)> {
+        let config = Arc::new(config);
+        let keys = Keys::new(&config.namespace, &Scope::new(&config.scope)?);
+        let etcd = Arc::new(etcd(&config, keys));
+        let cluster = Watch::of(&etcd);
+        let pause = Watch::of(&etcd);
+        let (targets, target) = watch::channel(PoolTarget::INITIAL);
+        let (logins_in, logins) = watch::channel(config.logins()?);
+        let (stop, stopping) = watch::channel(false);
+        let (reports_in, reports) = mpsc::channel(16);
+        let bouncers = start_bouncers(&Shared {
+            anchor_server: anchor_server(&config)?,
+            config: config.clone(),
+            targets: target.clone(),
+            logins: logins.clone(),
+            stop: stopping,
+            reports: reports_in,
+        });
+        let publisher = Publisher::new(&config);
+        let record = publisher.record();
+        tokio::spawn(secret::follow(
+            config.clone(),
+            logins_in,
+            target,
+            record.clone(),
+        ));
+        let registration = tokio::spawn(register(etcd, config.pod.clone(), record.subscribe()));
+        serve_http(config.http_port, &publisher).await?;
+        let (answers, answers_out) = mpsc::channel(64);
+        let pooler = Self::new(
+            config,
+            cluster.commands.clone(),
+            answers,
+            targets,
+            publisher,
+            logins,
+        );
+        let inputs = Inputs {
+            cluster,
+            pause,
+            reports,
+            answers: answers_out,
+        };
+        let tasks = Tasks {
+            stop,
+            bouncers,
+            registration,
+        };
+        Ok((pooler, inputs, tasks))
+    }
+
+    fn new(
+        config: Arc<PoolerConfig>,
+        commands: mpsc::Sender<WatchCommand>,
+        answers: mpsc::Sender<Answer>,
+        targets: watch::Sender<PoolTarget>,
+        publisher: Publisher,
+        logins: watch::Receiver<Vec<Login>>,
+    ) -> Self {
+        let database = config.databases.first().map(|it| it.name.clone());
+        Self {
+            core: core(&config),
+            commands,
+            snapshot: Arc::default(),
+            heartbeat: None,
+            heartbeats: 0,
+            monitors: ReplicaMonitors::new(
+                answers.clone(),
+                logins.clone(),
+                database.unwrap_or_default(),
+            ),
+            answers,
+            targets,
+            processes: Processes::new(config.processes),
+            publisher,
+            http: reqwest::Client::new(),
+            logins,
+            config,
+        }
+    }
+}
+
+/// Every pod begins with another endpoint.
+fn etcd(config: &PoolerConfig, keys: Keys) -> Etcd {
+    let first = config.pod.bytes().map(usize::from).sum::<usize>() % config.etcd.len().max(1);
+    let connection = Connection {
+        endpoints: config.etcd.clone(),
+        user: None,
+    };
+    Etcd::new(connection, keys, first)
+}
+
+fn anchor_server(config: &PoolerConfig) -> anyhow::Result<Arc<AnchorServer>> {
+    let socket = config.run_directory.join("anchor");
+    let server = AnchorServer::listen(&socket).context("the anchor's socket")?;
+    Ok(Arc::new(server))
+}
+
+fn start_bouncers(shared: &Shared) -> JoinSet<()> {
+    (1..=shared.config.processes)
+        .map(|number| Bouncer::new(number, shared.clone()).run())
+        .collect()
+}
+
+async fn serve_http(port: u16, publisher: &Publisher) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", port))
+        .await
+        .with_context(|| format!("port {port} for HTTP"))?;
+    tokio::spawn(http::serve(listener, publisher.status()));
+    Ok(())
+}
+
+fn core(config: &PoolerConfig) -> Box<dyn PoolCore> {
+    match config.mode {
+        Mode::Write => Box::new(WritePool::new(config.max_hold_ms, now())),
+        Mode::Read => Box::new(ReadPool::new(
+            config.max_lag(),
+            config.fallback(),
+            config.max_hold_ms,
+        )),
+    }
+}

@@ -1,0 +1,64 @@
+//! The answer of a provider on its way to the caller.
+
+use http::{Method, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::Call;
+use crate::body::{Answer, Watch};
+use crate::cache::recorder::Recorder;
+use crate::counters::InFlight;
+use crate::headers::{PROVIDER, strip_hop_by_hop};
+use crate::provider::Permit;
+use crate::routes::route::Target;
+use mrg_breaker::Outcome;
+use mrg_policy::{Ended, grpc_outcome};
+
+impl Call<'_> {
+    /// Passes the answer on. Its body reports the outcome to the breaker once it has ended, and is
+    /// recorded where a stale answer may stand in later.
+    pub(super) fn answer(
+        &self,
+        target: &Target,
+        ended: Ended,
+        response: Response<Incoming>,
+        permit: Permit,
+        in_flight: Option<InFlight>,
+    ) -> Response<Answer> {
+        let (mut parts, body) = response.into_parts();
+        strip_hop_by_hop(&mut parts.headers);
+        if self.route.targets.len() > 1 {
+            parts.headers.insert(PROVIDER, target.name.clone());
+        }
+        let mut watch = Watch::over(in_flight);
+        watch.grpc = self.head.grpc;
+        match ended {
+            Ended::Grpc(status) => permit.end(grpc_outcome(status)),
+            _ => match ended.outcome(&self.route.spec.breaker.failure_statuses) {
+                Outcome::Success if !body.is_end_stream() => watch.permit = Some(permit),
+                outcome => permit.end(outcome),
+            },
+        }
+        if let Some(limits) = &self.route.spec.fallback.stale
+            && self.head.method == Method::GET
+            && parts.status == StatusCode::OK
+        {
+            let mut copy = Response::new(());
+            *copy.status_mut() = parts.status;
+            copy.headers_mut().clone_from(&parts.headers);
+            let recorder = Recorder::new(
+                &self.route.shared.responses,
+                limits,
+                self.head.path.as_str().to_owned(),
+                &copy,
+            );
+            if body.is_end_stream() {
+                recorder.store();
+            } else {
+                watch.recorder = Some(recorder);
+            }
+        }
+        watch.patience = self.route.spec.timeout.attempt.0.duration();
+        Response::from_parts(parts, Answer::Upstream(body, watch))
+    }
+}

@@ -1,0 +1,212 @@
+//! The durable queue.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::harness::{Proxy, free_port, spawn, until, upstream};
+use crate::server::Faults;
+
+#[tokio::test]
+async fn a_queue_keeps_what_nobody_took_and_sends_it_once_when_the_dependency_is_back() {
+    let bbd = upstream("bbd");
+    let queue = json!({ "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "200ms", "perSecond": 100 } } });
+    let mut proxy = Proxy::start(&[&bbd], queue).await;
+    bbd.fail(Faults {
+        refuse: true,
+        ..Faults::default()
+    });
+    sleep(Duration::from_millis(20)).await;
+    let mut tickets = Vec::new();
+    for number in 0..20 {
+        let answer = proxy.post(&format!("order-{number}")).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        tickets.push(
+            answer.json::<Value>().await.unwrap()["ticket"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
+    }
+    let again = proxy.post("order-0").await.json::<Value>().await.unwrap();
+    assert_eq!(again["ticket"], tickets[0], "the same key, the same ticket");
+    let keyless = proxy.send(Method::POST, "/orders", &[], "{}").await;
+    assert_eq!(
+        (
+            keyless.status().as_u16(),
+            keyless.headers()["x-mrg-reason"].to_str().unwrap()
+        ),
+        (503, "NotQueueable")
+    );
+    assert_eq!(proxy.queue().await["waiting"], 20);
+    // What was answered with 202 survives a crash.
+    proxy.child.kill().unwrap();
+    proxy.child.wait().unwrap();
+    proxy.child = spawn(&proxy.directory, proxy.admin);
+    proxy.ready().await;
+    assert_eq!(proxy.queue().await["onDisk"], 20);
+    bbd.fail(Faults::default());
+    until("all are sent", || async {
+        proxy.queue().await["waiting"] == 0
+    })
+    .await;
+    let keys = bbd.by_key();
+    assert_eq!(keys.len(), 20);
+    assert!(keys.values().all(|count| *count == 1), "{keys:?}");
+    assert_eq!(bbd.last()["body"], "{}");
+}
+
+#[tokio::test]
+async fn what_may_have_been_processed_is_left_to_people() {
+    let bbd = upstream("bbd");
+    let queue = json!({ "onAmbiguous": "Queue", "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "100ms" } } });
+    let proxy = Proxy::start(&[&bbd], queue).await;
+    bbd.fail(Faults {
+        hang: true,
+        ..Faults::default()
+    });
+    let answer: Value = proxy.post("order-1").await.json().await.unwrap();
+    assert_eq!(answer["standing"], "Inquiry");
+    bbd.fail(Faults::default());
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(proxy.queue().await["inquiry"], 1);
+    assert_eq!(bbd.by_key()["order-1"], 1);
+    let base = format!("http://127.0.0.1:{}/queue", proxy.admin);
+    assert_eq!(
+        proxy.client.get(&base).send().await.unwrap().status(),
+        StatusCode::UNAUTHORIZED
+    );
+    let ticket = answer["ticket"].as_str().unwrap();
+    let replay = proxy
+        .client
+        .post(format!("{base}/{ticket}/replay"))
+        .bearer_auth("secret")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(replay.status(), StatusCode::OK);
+    until("people had it sent", || async {
+        bbd.by_key()["order-1"] == 2
+    })
+    .await;
+    until("nothing waits", || async {
+        proxy.queue().await["inquiry"] == 0 && proxy.queue().await["waiting"] == 0
+    })
+    .await;
+    let list: Value = proxy
+        .client
+        .get(&base)
+        .bearer_auth("secret")
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(list[0]["standing"], "Done");
+    assert_eq!(
+        proxy
+            .client
+            .post(format!("{base}/{ticket}/discard"))
+            .bearer_auth("secret")
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        StatusCode::CONFLICT
+    );
+}
+
+#[tokio::test]
+async fn a_full_queue_says_so() {
+    let bbd = upstream("bbd");
+    let queue = json!({ "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "capacity": 2 } } });
+    let proxy = Proxy::start(&[&bbd], queue).await;
+    bbd.fail(Faults {
+        refuse: true,
+        ..Faults::default()
+    });
+    sleep(Duration::from_millis(20)).await;
+    for key in ["a", "b"] {
+        assert_eq!(proxy.post(key).await.status(), StatusCode::ACCEPTED);
+    }
+    let full = proxy.post("c").await;
+    assert_eq!(
+        (
+            full.status().as_u16(),
+            full.headers()["x-mrg-reason"].to_str().unwrap()
+        ),
+        (503, "QueueFull")
+    );
+}
+
+#[tokio::test]
+async fn what_the_sidecar_before_a_dead_workload_refuses_is_kept_or_answered_from_better_days() {
+    let workload = upstream("userservice");
+    let inbound = free_port();
+    let config = json!({ "workload": "userservice", "inbound": { "port": inbound, "targetPort": workload.address().port() } });
+    let _sidecar = Proxy::with(&config, inbound).await;
+    let at = json!([{ "name": "p0", "url": format!("http://127.0.0.1:{inbound}") }]);
+    let queue = json!({ "providers": at, "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "1s" } } });
+    let (keeps, plain) = (
+        Proxy::start(&[], queue).await,
+        Proxy::start(&[], json!({ "providers": at })).await,
+    );
+    assert_eq!(keeps.post("a").await.status().as_u16(), 200);
+    workload.fail(Faults {
+        refuse: true,
+        ..Faults::default()
+    });
+    sleep(Duration::from_millis(20)).await;
+    // The first may go down with a connection that was kept open; that one may have been heard.
+    let _ = keeps.post("b").await;
+    assert_eq!(
+        keeps.post("c").await.status().as_u16(),
+        202,
+        "the workload did not get it, and its sidecar says so"
+    );
+    let answer = plain.post("d").await;
+    assert_eq!(answer.status().as_u16(), 502);
+    assert!(
+        !answer.headers().contains_key("x-mrg-not-processed"),
+        "that is between the sidecars"
+    );
+    workload.fail(Faults::default());
+    until("it is sent", || async {
+        workload.by_key().get("c") == Some(&1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_failed_before_the_breaker_opened_is_what_it_lets_through_first() {
+    let bbd = upstream("bbd");
+    let queue = json!({ "idempotencyHeader": "Idempotency-Key", "retryAfter": "300s" });
+    let proxy = Proxy::start(&[&bbd], json!({ "breaker": { "minRequests": 5, "maxRequests": 3 }, "fallback": { "queue": queue } })).await;
+    bbd.fail(Faults {
+        refuse: true,
+        ..Faults::default()
+    });
+    sleep(Duration::from_millis(20)).await;
+    // Each is tried once, kept, and tried once more at once; the breaker opens on the way.
+    for key in ["a", "b", "c", "d", "e"] {
+        assert_eq!(proxy.post(key).await.status().as_u16(), 202);
+    }
+    until("the breaker is open", || async {
+        proxy.breaker(0).await == "Open"
+    })
+    .await;
+    bbd.fail(Faults::default());
+    until("everything is sent", || async { bbd.by_key().len() == 5 }).await;
+    assert!(
+        bbd.by_key().values().all(|times| *times == 1),
+        "{:?}",
+        bbd.by_key()
+    );
+    until("the breaker is closed", || async {
+        proxy.breaker(0).await == "Closed"
+    })
+    .await;
+}
