@@ -52,6 +52,10 @@ pub struct Session {
     timeout: Duration,
 }
 
+/// The first line that the server would refuse, with its reason.
+const WRONG_HBA_LINE: &str = "SELECT format('pg_hba.conf, line %s: %s', line_number, error) \
+    FROM pg_catalog.pg_hba_file_rules WHERE error IS NOT NULL ORDER BY line_number LIMIT 1";
+
 impl Session {
     /// Opens a session. Its statements never wait for synchronous replication.
     ///
@@ -135,6 +139,15 @@ impl Session {
             .iter()
             .map(|row| text(row).unwrap_or_default())
             .collect())
+    }
+
+    /// The first line of the `pg_hba.conf` on disk that the server would refuse, with its reason.
+    ///
+    /// # Errors
+    /// As [`Session::texts`].
+    pub async fn wrong_hba_line(&self) -> Result<Option<String>, Error> {
+        let wrong = self.texts("check pg_hba.conf", WRONG_HBA_LINE).await?;
+        Ok(wrong.into_iter().next())
     }
 
     /// Probes the server.

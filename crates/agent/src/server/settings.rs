@@ -7,7 +7,7 @@ use crate::config::{AgentConfig, parameter_text};
 use mrg_base::{Address, MemberName, Moment};
 use mrg_dcs::DynamicConfig;
 use mrg_election::sync::Names;
-use mrg_postgres::{Configuration, RESERVED_PARAMETERS, conninfo};
+use mrg_postgres::{Configuration, RESERVED_PARAMETERS, check_hba_line, conninfo};
 
 /// Parameters by name, as `postgresql.conf` has them.
 pub(super) type Parameters = BTreeMap<String, String>;
@@ -28,7 +28,43 @@ pub(super) struct Settings {
     names: Names,
     minimums: BTreeMap<String, u64>,
     validation: Validation,
+    hba: HbaValidation,
     written: Option<Configuration>,
+}
+
+/// The user's lines of `pg_hba.conf`; `None` if the configuration has none.
+pub(super) type HbaLines = Option<Vec<String>>;
+
+/// Which lines of `pg_hba.conf` may reach the file. A server does not start on a file with one wrong
+/// line, and leaving a line out could let in what it was to keep out, so wrong lines leave the last
+/// good ones in force as a whole.
+#[derive(Default)]
+struct HbaValidation {
+    /// The last good lines. `None` before the first verdict.
+    accepted: Option<HbaLines>,
+    /// Lines that were refused, and why.
+    refused: Option<(HbaLines, String)>,
+    /// The lines before those that were written last, until the server has confirmed the change.
+    unconfirmed: Option<HbaLines>,
+}
+
+/// What PostgreSQL says of parameters.
+pub(super) enum Verdict {
+    /// It would start with them.
+    Accepted,
+    /// It would start with these; why not with the others.
+    InPart(Parameters, String),
+    /// It would not start with them, for this reason.
+    Refused(String),
+}
+
+impl Verdict {
+    pub(super) fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Accepted => None,
+            Self::InPart(_, why) | Self::Refused(why) => Some(why.clone()),
+        }
+    }
 }
 
 /// PostgreSQL's own verdict on the user's parameters.
@@ -89,17 +125,82 @@ impl Settings {
         self.validation.validated.as_ref() == Some(parameters)
     }
 
-    /// Records PostgreSQL's verdict. Refused parameters leave the last accepted ones in force.
-    pub(super) fn set_validated(&mut self, parameters: Parameters, refusal: Option<String>) {
-        if refusal.is_none() {
-            self.validation.accepted.clone_from(&parameters);
+    /// Records PostgreSQL's verdict. For each refused parameter the value that was accepted last
+    /// stays in force.
+    pub(super) fn set_validated(&mut self, parameters: Parameters, verdict: Verdict) {
+        self.validation.refusal = verdict.refusal();
+        match verdict {
+            Verdict::Accepted => self.validation.accepted.clone_from(&parameters),
+            Verdict::Refused(_) => {}
+            Verdict::InPart(good, _) => {
+                let before = std::mem::take(&mut self.validation.accepted);
+                let kept = before
+                    .into_iter()
+                    .filter(|(name, _)| parameters.contains_key(name));
+                self.validation.accepted = kept.collect();
+                self.validation.accepted.extend(good);
+            }
         }
-        self.validation.refusal = refusal;
         self.validation.validated = Some(parameters);
     }
 
     pub(super) fn refusal(&self) -> Option<String> {
-        self.validation.refusal.clone()
+        let hba = self.hba.refused.as_ref();
+        let hba = hba.map(|(_, why)| format!("{why}; the last good lines stay in force"));
+        match (self.validation.refusal.clone(), hba) {
+            (Some(parameters), Some(hba)) => Some(format!("{parameters}; {hba}")),
+            (parameters, hba) => parameters.or(hba),
+        }
+    }
+
+    /// The configured lines: the local ones win over the dynamic ones.
+    fn hba_lines(&self, local: &AgentConfig) -> HbaLines {
+        local.hba.clone().or_else(|| self.dynamic.pg_hba())
+    }
+
+    /// Checks the configured lines. `on_disk` are those of the file that is there, which a server
+    /// has started on or which came with the data. Gives the refusal if it is new.
+    pub(super) fn validate_hba(
+        &mut self,
+        local: &AgentConfig,
+        on_disk: impl FnOnce() -> HbaLines,
+    ) -> Option<String> {
+        let lines = self.hba_lines(local);
+        if self
+            .hba
+            .refused
+            .as_ref()
+            .is_some_and(|(refused, _)| *refused == lines)
+        {
+            return None;
+        }
+        let wrong = lines
+            .iter()
+            .flatten()
+            .find_map(|line| check_hba_line(line).err());
+        match wrong {
+            None => {
+                self.hba.accepted = Some(lines);
+                self.hba.refused = None;
+                None
+            }
+            Some(wrong) => {
+                self.hba.accepted.get_or_insert_with(on_disk);
+                self.refuse_hba(lines, wrong.to_string())
+            }
+        }
+    }
+
+    /// The server itself refuses the lines that were written last; `good` are those before them.
+    /// Gives the refusal.
+    pub(super) fn refuse_written_hba(&mut self, good: HbaLines, why: String) -> Option<String> {
+        let refused = self.hba.accepted.replace(good).unwrap_or_default();
+        self.refuse_hba(refused, why)
+    }
+
+    fn refuse_hba(&mut self, lines: HbaLines, why: String) -> Option<String> {
+        self.hba.refused = Some((lines, why.clone()));
+        Some(why)
     }
 
     /// What the files should say, with the last accepted parameters.
@@ -121,7 +222,10 @@ impl Settings {
             socket_directory: local.socket_directory(),
             parameters,
             minimums: self.minimums.clone(),
-            hba: local.hba.clone().or_else(|| self.dynamic.pg_hba()),
+            hba: match &self.hba.accepted {
+                Some(lines) => lines.clone(),
+                None => self.hba_lines(local),
+            },
             authentication: local.authentication.clone(),
             synchronous_standby_names: self.names.to_string(),
             primary_slot_name: if primary_conninfo.is_some() {
@@ -155,8 +259,19 @@ impl Settings {
         (self.written.as_ref() != Some(&configuration)).then_some(configuration)
     }
 
-    pub(super) fn set_written(&mut self, configuration: Configuration) {
+    /// Records what was written. Lines of `pg_hba.conf` that change wait for the server's verdict.
+    pub(super) fn note_written(&mut self, configuration: Configuration) {
+        if let Some(before) = &self.written
+            && before.hba != configuration.hba
+        {
+            self.hba.unconfirmed = Some(before.hba.clone());
+        }
         self.written = Some(configuration);
+    }
+
+    /// The lines before the last change, if the server has not confirmed those after it.
+    pub(super) fn take_unconfirmed_hba(&mut self) -> Option<HbaLines> {
+        self.hba.unconfirmed.take()
     }
 
     /// The data directory may be another one now: its files are written in any case.
@@ -255,14 +370,17 @@ postgresql:
         ),
         (
             "an accepted parameter is in force",
-            |settings| settings.set_validated(pairs(&[("work_mem", "1MB")]), None),
+            |settings| settings.set_validated(pairs(&[("work_mem", "1MB")]), Verdict::Accepted),
             |expected| expected.parameters = pairs(&[("work_mem", "1MB")]),
         ),
         (
             "a refused one leaves the last accepted in force",
             |settings| {
-                settings.set_validated(pairs(&[("work_mem", "1MB")]), None);
-                settings.set_validated(pairs(&[("work_mem", "x")]), Some("why".to_owned()));
+                settings.set_validated(pairs(&[("work_mem", "1MB")]), Verdict::Accepted);
+                settings.set_validated(
+                    pairs(&[("work_mem", "x")]),
+                    Verdict::Refused("why".to_owned()),
+                );
             },
             |expected| expected.parameters = pairs(&[("work_mem", "1MB")]),
         ),
@@ -351,7 +469,7 @@ postgresql:
         let local = local();
         let mut settings = Settings::default();
         let first = settings.unwritten(&local).unwrap();
-        settings.set_written(first.clone());
+        settings.note_written(first.clone());
         assert_eq!(settings.unwritten(&local), None);
         settings.set_names(Names::parse("ANY 1 (\"pg-2\")").unwrap());
         assert_ne!(settings.unwritten(&local), None);
@@ -366,10 +484,10 @@ postgresql:
         let mut settings = Settings::default();
         let (good, bad) = (pairs(&[("work_mem", "1MB")]), pairs(&[("work_mem", "x")]));
         assert!(!settings.is_validated(&Parameters::new()), "not even none");
-        settings.set_validated(bad.clone(), Some("invalid value".to_owned()));
+        settings.set_validated(bad.clone(), Verdict::Refused("invalid value".to_owned()));
         assert!(settings.is_validated(&bad) && !settings.is_validated(&good));
         assert_eq!(settings.refusal().as_deref(), Some("invalid value"));
-        settings.set_validated(good, None);
+        settings.set_validated(good, Verdict::Accepted);
         assert!(!settings.is_validated(&bad));
         assert_eq!(settings.refusal(), None);
     }
