@@ -35,7 +35,7 @@ packages:
 lint:
     cargo fmt --all --check
     cargo clippy --quiet --workspace --all-targets -- -D warnings
-    cargo clippy --quiet -p mrg-election -p mrg-pool-core -p mrg-election-sim --features mrg-election-sim/proof --all-targets -- -D warnings
+    cargo clippy --quiet -p mrg-election -p mrg-pool-core -p mrg-dcs -p mrg-election-sim --features mrg-election-sim/proof --all-targets -- -D warnings
 
 # What the workspace depends on: bans, licences, sources, duplicates (deny.toml); `just deny advisories` fetches a database from outside
 [group('dev')]

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use crate::context::{Context, Status};
 use crate::passwords::Passwords;
-use crate::rest::reports::{PATRONI_VERSION, role, state};
+use crate::rest::reports::PATRONI_VERSION;
 use crate::run::LOOK_EVERY;
 use mrg_base::{Address, MemberName, Timeline, lock};
-use mrg_dcs::wire::{HistoryLine, MemberData, PROMOTION_UNDER_WAY, StatusData};
-use mrg_dcs::{Attempt, DynamicConfig, ReplicationState, Store};
+use mrg_dcs::wire::{MemberData, StatusData};
+use mrg_dcs::{Attempt, DynamicConfig, Store, Writer};
 use mrg_election::publisher::{ConfigKey, Observed, Publisher, PublisherEffect, PublisherEvent};
-use mrg_election::{Initialize, LeaseId, Postgres, Revision, WalReceiver};
+use mrg_election::{Initialize, LeaseId, Postgres, Revision};
 use mrg_telemetry::chain;
 
 /// The revision of the dynamic configuration, itself, and where the members are.
@@ -150,7 +150,7 @@ impl Task {
             holds_key: status.holds_key,
             member,
             member_key: status.snapshot.member_lease(name),
-            status: status_data(name, &status.postgres),
+            status: StatusData::of(name, &status.postgres),
             config,
             loop_wait: status.settings.failover.loop_wait,
         }
@@ -222,21 +222,23 @@ impl Task {
         }
     }
 
-    /// One line for each timeline that ended, from PostgreSQL's own history file. Only as the
-    /// leader, and only over what was read: a late write would undo the timeline that a leader has
-    /// reserved since.
+    /// One line for each timeline that ended, from PostgreSQL's own history file.
     async fn write_history(&self, status: &Status, lease: LeaseId, timeline: Timeline) -> bool {
         let file = format!("pg_wal/{:08X}.history", timeline.0);
         let path = self.context.server.data().join(file);
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let known = status.snapshot.history();
-        let lines = history_lines(&text, known, self.context.config.name.as_str());
-        if lines == known {
+        let writer = Writer {
+            me: &self.context.config.name,
+            lease: Some(lease),
+            snapshot: &status.snapshot,
+            postgres: &status.postgres,
+            time: &jiff::Timestamp::now().to_string(),
+        };
+        let Some(transaction) = writer.history(lease, &text) else {
             return true;
-        }
-        let over = status.snapshot.history_modified();
-        let (store, within) = (&self.context.store, self.context.dcs_within());
-        let written = store.write_history(lease, over, lines, within).await;
+        };
+        let within = self.context.dcs_within();
+        let written = self.context.store.execute(transaction, within).await;
         written.is_done()
     }
 
@@ -257,50 +259,10 @@ impl Task {
     }
 }
 
-/// What `status` says: nothing, if this member is no primary.
-fn status_data(me: &MemberName, postgres: &Postgres) -> StatusData {
-    let Postgres::Primary(primary) = postgres else {
-        return StatusData::default();
-    };
-    let senders = primary.senders.iter();
-    let mut slots: BTreeMap<String, u64> = senders
-        .map(|(name, sender)| (name.slot_name(), sender.flushed.0))
-        .collect();
-    slots.insert(me.slot_name(), primary.position.flushed.0);
-    StatusData {
-        optime: primary.position.flushed.0,
-        slots,
-    }
-}
-
-/// The lines of PostgreSQL's history file; what is `known` of a timeline stays as it was written
-/// when that began.
-fn history_lines(file: &str, known: &[HistoryLine], me: &str) -> Vec<HistoryLine> {
-    let now = jiff::Timestamp::now().to_string();
-    let line = |text: &str| {
-        let mut fields = text.splitn(3, '\t');
-        let timeline: u32 = fields.next()?.trim().parse().ok()?;
-        let ended_at: mrg_base::Lsn = fields.next()?.trim().parse().ok()?;
-        let reason = fields.next().unwrap_or_default().to_owned();
-        let old = known
-            .iter()
-            .find(|line| line.timeline == timeline && line.reason != PROMOTION_UNDER_WAY);
-        Some(old.cloned().unwrap_or_else(|| HistoryLine {
-            timeline,
-            ended_at: ended_at.0,
-            reason,
-            time: now.clone(),
-            leader: me.to_owned(),
-        }))
-    };
-    file.lines().filter_map(line).collect()
-}
-
 /// What the member key says.
 fn member_data(context: &Context, status: &Status) -> MemberData {
     let config = &context.config;
     let facts = context.server.facts().unwrap_or_default();
-    let replayed = facts.replayed.map(|lsn| lsn.0);
     let pending = facts.pending_restart;
     let reason = |(name, old, new): &(String, String, String)| {
         (name.clone(), json!({ "old_value": old, "new_value": new }))
@@ -316,33 +278,14 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),
         api_url: config.api_url(),
-        state: state(status).into(),
-        role: role(status).into(),
         version: PATRONI_VERSION.to_owned(),
         pause: status.settings.paused,
         pending_restart: !pending.is_empty(),
         tags: config.tags.clone(),
-        ..MemberData::default()
+        ..MemberData::of(&status.postgres)
     };
-    match &status.postgres {
-        Postgres::Primary(primary) => {
-            data.xlog_location = Some(primary.position.flushed.0);
-            data.timeline = Some(primary.position.timeline.0);
-        }
-        Postgres::Standby(standby) => {
-            let flushed = standby.position.map(|position| position.flushed.0);
-            data.xlog_location = flushed;
-            data.receive_lsn = flushed;
-            data.replay_lsn = replayed;
-            data.timeline = standby.position.map(|position| position.timeline.0);
-            let streaming = standby.receiver == WalReceiver::Streaming;
-            data.replication_state = Some(if streaming {
-                ReplicationState::Streaming
-            } else {
-                ReplicationState::InArchiveRecovery
-            });
-        }
-        _ => {}
+    if matches!(status.postgres, Postgres::Standby(_)) {
+        data.replay_lsn = facts.replayed.map(|lsn| lsn.0);
     }
     data
 }

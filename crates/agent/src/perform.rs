@@ -1,6 +1,6 @@
 //! Performs one step of a decision and says what came of it. Decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +9,9 @@ use futures::future::{join_all, select_ok};
 use crate::context::{Context, Status};
 use crate::poolers;
 use crate::server::Error as ServerError;
-use mrg_base::{MemberName, Position, Timeline};
-use mrg_dcs::wire::{HistoryLine, PROMOTION_UNDER_WAY, StatusData};
-use mrg_dcs::{Attempt, ClusterSnapshot, Store, next_timeline};
-use mrg_election::{Action, LeaseId, Outcome, Postgres, Revision, StopMode, Stored};
+use mrg_base::{MemberName, Position};
+use mrg_dcs::{Attempt, ClusterSnapshot, Store, Transaction, Untried, Writer};
+use mrg_election::{Action, LeaseId, Outcome, Postgres, Revision, StopMode};
 use mrg_postgres::{quote_identifier, quote_literal};
 use mrg_telemetry::chain;
 
@@ -47,39 +46,68 @@ pub(crate) async fn perform(
     action: Action,
     lease: Option<LeaseId>,
 ) -> Outcome {
-    let done = step(&context, action, lease).await;
-    done.unwrap_or_else(|NoLease| Outcome::Failed("there is no lease".to_owned()))
+    let status = context.status();
+    let writer = Writer {
+        me: &context.config.name,
+        lease,
+        snapshot: &status.snapshot,
+        postgres: &status.postgres,
+        time: &jiff::Timestamp::now().to_string(),
+    };
+    match writer.action(&action) {
+        Ok(Some(transaction)) => write(&context, &action, transaction).await,
+        Ok(None) => step(&context, action, lease).await,
+        Err(untried) => untried.outcome(),
+    }
 }
 
-/// The action writes under our lease, or compares with it, and we have none.
-struct NoLease;
+/// Performs an action that is one write to the store, with what it takes here.
+async fn write(context: &Context, action: &Action, transaction: Transaction) -> Outcome {
+    let local = &context.server;
+    let prepared = match action {
+        // The key may go only when nothing of the former primary can write any more.
+        Action::ReleaseLeader if !local.is_running() => local.kill().await,
+        Action::AbandonInitialize => local.remove_data(),
+        _ => Ok(()),
+    };
+    if let Err(error) = prepared {
+        return Outcome::Failed(chain(&error));
+    }
+    let attempt = context
+        .store
+        .execute(transaction, context.dcs_within())
+        .await;
+    if let Action::StoreSystemId(id) = action
+        && attempt.is_done()
+    {
+        // At once, not when the watch reports it: from here on our data is the cluster's.
+        local.note_system(*id);
+    }
+    written(attempt, refusal(action))
+}
 
-async fn step(
-    context: &Context,
-    action: Action,
-    lease: Option<LeaseId>,
-) -> Result<Outcome, NoLease> {
-    let lease = || lease.ok_or(NoLease);
+/// Why a compare did not hold.
+fn refusal(action: &Action) -> &'static str {
+    match action {
+        Action::ClaimInitialize => "another member makes the cluster",
+        Action::AbandonInitialize => "the claim is not ours",
+        Action::AcquireLeader => "another member was faster",
+        Action::ReserveTimeline { .. } => "the leader key or /history was changed by another",
+        Action::WriteSync { .. } => "/sync or the leader key was changed by another",
+        Action::ClearSwitchover { .. } => "the request was changed",
+        _ => NOT_LEADER,
+    }
+}
+
+/// Performs an action that is more than a write to the store.
+async fn step(context: &Context, action: Action, lease: Option<LeaseId>) -> Outcome {
     let local = &context.server;
     let done = |()| Outcome::Done;
-    Ok(match action {
-        Action::ClaimInitialize => claim_initialize(context, lease()?).await,
-        Action::AbandonInitialize => abandon_initialize(context, lease()?).await,
-        Action::StoreSystemId(id) => store_system_id(context, lease()?, id).await,
-        Action::AcquireLeader => acquire(context, lease()?).await,
-        Action::MoveLeader(to) => move_leader(context, lease()?, to).await,
-        Action::ReleaseLeader => release(context, lease()?).await,
-        Action::WriteSync { expected, stored } => {
-            write_sync(context, lease()?, expected, stored).await
-        }
-        Action::ClearSwitchover { expected } => clear_switchover(context, expected).await,
-        Action::ReserveTimeline { after, known } => {
-            reserve_timeline(context, lease()?, after, known).await
-        }
-        Action::PausePoolers { may_abandon } => {
-            poolers::pause(context, lease()?, may_abandon).await
-        }
-        Action::ResumePoolers => poolers::resume(context, lease()?).await,
+    match action {
+        Action::PausePoolers { may_abandon } => match lease {
+            Some(lease) => poolers::pause(context, lease, may_abandon).await,
+            None => Untried::NoLease.outcome(),
+        },
         Action::InitDb => server(local.init_db().await, done),
         Action::PostBootstrap => post_bootstrap(context).await,
         Action::Start(as_) => server(local.start(&as_).await, done),
@@ -103,11 +131,20 @@ async fn step(
             candidates,
             position,
         } => await_receipt(context, candidates, position).await,
-    })
+        Action::ClaimInitialize
+        | Action::AbandonInitialize
+        | Action::StoreSystemId(_)
+        | Action::AcquireLeader
+        | Action::MoveLeader(_)
+        | Action::ReleaseLeader
+        | Action::WriteSync { .. }
+        | Action::ClearSwitchover { .. }
+        | Action::ReserveTimeline { .. }
+        | Action::ResumePoolers => unreachable!("a write to the store"),
+    }
 }
 
-/// Writes the list of the members that may race, as Patroni keeps it: names and addresses. The
-/// revision, if it was written.
+/// Writes the list of the members that may race. The revision, if it was written.
 pub(super) async fn write_failsafe(
     context: &Context,
     snapshot: &ClusterSnapshot,
@@ -116,141 +153,20 @@ pub(super) async fn write_failsafe(
     listed: Option<BTreeSet<MemberName>>,
 ) -> Option<Revision> {
     let config = &context.config;
-    let address = |name: &MemberName| match snapshot.member(name) {
-        _ if *name == config.name => config.api_url(),
-        Some(data) => data.api_url.clone(),
-        None => {
-            let stored = snapshot.failsafe().and_then(|stored| stored.get(name));
-            stored.cloned().unwrap_or_default()
-        }
+    let writer = Writer {
+        me: &config.name,
+        lease: Some(lease),
+        snapshot,
+        postgres: &Postgres::Unknown,
+        time: "",
     };
-    let addressed = |name: MemberName| {
-        let url = address(&name);
-        (name, url)
-    };
-    let members = listed.map(|listed| listed.into_iter().map(addressed).collect());
-    let written = context
-        .store
-        .write_failsafe(lease, over, members, context.dcs_within())
-        .await;
+    let transaction = writer.failsafe(over, listed, &config.api_url()).ok()?;
+    let within = context.dcs_within();
+    let written = context.store.execute(transaction, within).await;
     written.into_result().unwrap_or_else(|error| {
         tracing::debug!(error = chain(&error), "failed to write the failsafe key");
         None
     })
-}
-
-async fn claim_initialize(context: &Context, lease: LeaseId) -> Outcome {
-    let within = context.dcs_within();
-    let claimed = context.store.claim_initialize(lease, within).await;
-    written(claimed, "another member makes the cluster")
-}
-
-async fn abandon_initialize(context: &Context, lease: LeaseId) -> Outcome {
-    if let Err(error) = context.server.remove_data() {
-        return Outcome::Failed(chain(&error));
-    }
-    let within = context.dcs_within();
-    let abandoned = context.store.abandon_initialize(lease, within).await;
-    written(abandoned, "the claim is not ours")
-}
-
-async fn store_system_id(context: &Context, lease: LeaseId, id: u64) -> Outcome {
-    let first = StatusData {
-        optime: flushed(context),
-        slots: BTreeMap::new(),
-    };
-    let within = context.dcs_within();
-    let stored = context
-        .store
-        .store_system_id(lease, id, first, within)
-        .await;
-    if stored.is_done() {
-        // At once, not when the watch reports it: from here on our data is the cluster's.
-        context.server.note_system(id);
-    }
-    written(stored, NOT_LEADER)
-}
-
-fn flushed(context: &Context) -> u64 {
-    match context.status().postgres {
-        Postgres::Primary(primary) => primary.position.flushed.0,
-        _ => 0,
-    }
-}
-
-async fn acquire(context: &Context, lease: LeaseId) -> Outcome {
-    let (name, within) = (&context.config.name, context.dcs_within());
-    let acquired = context.store.acquire_leader(lease, name, within).await;
-    written(acquired, "another member was faster")
-}
-
-async fn move_leader(context: &Context, lease: LeaseId, to: LeaseId) -> Outcome {
-    let (name, within) = (&context.config.name, context.dcs_within());
-    let moved = context.store.move_leader(lease, to, name, within).await;
-    written(moved, NOT_LEADER)
-}
-
-async fn release(context: &Context, lease: LeaseId) -> Outcome {
-    // The key may go only when nothing of the former primary can write any more.
-    if !context.server.is_running()
-        && let Err(error) = context.server.kill().await
-    {
-        return Outcome::Failed(chain(&error));
-    }
-    let within = context.dcs_within();
-    let released = context.store.release_leader(lease, within).await;
-    written(released, NOT_LEADER)
-}
-
-/// Says in `history` that the next timeline is ours, before there is one. The line is written again
-/// from PostgreSQL's own file afterwards.
-async fn reserve_timeline(
-    context: &Context,
-    lease: LeaseId,
-    after: Position,
-    known: Option<Timeline>,
-) -> Outcome {
-    let snapshot = context.status().snapshot;
-    let mut lines = snapshot.history().to_vec();
-    if next_timeline(&lines) != known {
-        return Outcome::Refused("another timeline was begun".to_owned());
-    }
-    lines.retain(|line| line.timeline < after.timeline.0);
-    lines.push(HistoryLine {
-        timeline: after.timeline.0,
-        ended_at: after.flushed.0,
-        reason: PROMOTION_UNDER_WAY.to_owned(),
-        time: jiff::Timestamp::now().to_string(),
-        leader: context.config.name.to_string(),
-    });
-    let (over, within) = (snapshot.history_modified(), context.dcs_within());
-    let reserved = context
-        .store
-        .write_history(lease, over, lines, within)
-        .await;
-    written(
-        reserved,
-        "the leader key or /history was changed by another",
-    )
-}
-
-async fn write_sync(
-    context: &Context,
-    lease: LeaseId,
-    expected: Option<Revision>,
-    stored: Stored,
-) -> Outcome {
-    // A key that cannot be read counts as absent, and is written over as it is.
-    let over = expected.or_else(|| context.status().snapshot.unreadable_sync());
-    let within = context.dcs_within();
-    let done = context.store.write_sync(lease, over, stored, within).await;
-    written(done, "/sync or the leader key was changed by another")
-}
-
-async fn clear_switchover(context: &Context, expected: Revision) -> Outcome {
-    let within = context.dcs_within();
-    let cleared = context.store.take_failover(expected, within).await;
-    written(cleared, "the request was changed")
 }
 
 async fn ask_peers(context: &Context, peers: BTreeSet<MemberName>) -> Outcome {

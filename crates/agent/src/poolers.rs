@@ -11,10 +11,9 @@ use tokio::sync::mpsc;
 use crate::context::Context;
 use crate::perform::{NOT_LEADER, written};
 use mrg_base::Millis;
-use mrg_dcs::poolers::PoolerRecord;
 use mrg_dcs::{Poolers, Store};
 use mrg_dcs_etcd::{WatchEvent, watch};
-use mrg_election::pool_pause::{PauseEffect, PauseEvent, PoolPause, WritePooler, WritePoolers};
+use mrg_election::pool_pause::{PauseEffect, PauseEvent, PoolPause};
 use mrg_election::{LeaseId, Outcome};
 
 /// Asks, and waits until every pooler's transactions are done. One that does not answer is not
@@ -84,7 +83,7 @@ async fn next(
     tokio::select! {
         event = records.recv(), if *watched => match event {
             Some(WatchEvent::Seen { snapshot, .. }) => PauseEvent::Poolers {
-                poolers: write_poolers(&snapshot),
+                poolers: snapshot.write_poolers(),
                 leadership: context.status().snapshot.leader_key().map(|key| key.created),
             },
             Some(WatchEvent::Lost(_)) => PauseEvent::Lost,
@@ -95,20 +94,6 @@ async fn next(
         },
         () = wake => PauseEvent::Tick,
     }
-}
-
-fn write_poolers(poolers: &Poolers) -> WritePoolers {
-    let write_pooler = |(pod, record): (&String, &PoolerRecord)| {
-        let pooler = WritePooler {
-            max_wait: Millis(record.max_wait_ms),
-            abandons: record.abandons,
-            request: record.pause,
-            drained: record.drained,
-        };
-        (pod.clone(), pooler)
-    };
-    let writers = poolers.0.iter().filter(|(_, record)| record.writes);
-    writers.map(write_pooler).collect()
 }
 
 /// Takes the request back.

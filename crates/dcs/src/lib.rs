@@ -2,12 +2,15 @@
 //! writes (Patroni 4.1, `patroni/dcs/`).
 //!
 //! [`Store`] has one method for each operation, [`Transaction`] says on which condition it is done,
-//! and [`ClusterSnapshot`] is what the keys say as of one revision. Knows nothing of postgres or
+//! [`Writer`] which of them performs an action of the election, and [`ClusterSnapshot`] is what the
+//! keys say as of one revision. Knows nothing of postgres or
 //! Kubernetes, and no client of etcd: `mrg-dcs-etcd` is the store, `memory` a model of it. A write
 //! whose outcome is not known is told apart from one that failed ([`Attempt`]).
 
 mod config;
+mod history;
 mod keys;
+mod member;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 pub mod poolers;
@@ -17,11 +20,13 @@ mod transaction;
 mod value;
 pub mod wire;
 mod words;
+mod writer;
 
 pub use config::{DynamicConfig, InvalidConfig, settings};
 pub use keys::{Key, Keys, NAMESPACE};
-pub use snapshot::{ClusterSnapshot, Intent, Pause, Poolers, Section, Versioned, next_timeline};
+pub use snapshot::{ClusterSnapshot, Intent, Pause, Poolers, Section, Versioned};
 pub use store::{Attempt, Cause, Error, Granted, Store, Writing};
 pub use transaction::{Branch, Compare, Transaction, Write};
 pub use value::Value;
 pub use words::{MemberRole, MemberState, PoolerReason, ReplicationState};
+pub use writer::{Untried, Writer};

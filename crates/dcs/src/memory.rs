@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::keys::Key;
+use crate::keys::{Key, Keys};
 use crate::snapshot::{Section, Versioned};
 use crate::store::{Attempt, Error, Granted, Store};
 use crate::transaction::{Compare, Transaction, Write};
@@ -31,6 +31,8 @@ pub struct Memory {
     now: Moment,
     revision: Revision,
     keys: BTreeMap<Key, Versioned<Value>>,
+    /// When each key was deleted last: a watch delivers it.
+    deleted: BTreeMap<Key, Revision>,
     leases: BTreeMap<LeaseId, Lease>,
     granted: i64,
 }
@@ -61,8 +63,30 @@ impl Memory {
         section
     }
 
-    /// Time passes: leases that have ended by then are revoked. It never goes back.
-    pub fn advance(&mut self, now: Moment) {
+    /// Brings a section as of the revision `since` up to date, as a watch does: what was written
+    /// since is parsed from its bytes, what was deleted since is dropped.
+    pub fn follow<S: Section>(&self, section: &mut S, since: Revision, paths: &Keys) {
+        let prefix = S::prefix(paths);
+        let name = |key| {
+            let path = paths.path(key);
+            path.strip_prefix(&prefix).map(str::to_owned)
+        };
+        for (key, value) in self.keys.iter().filter(|(_, key)| key.modified > since) {
+            if let Some(name) = name(key) {
+                section.put(&name, &value.entry());
+            }
+        }
+        for (key, _) in self.deleted.iter().filter(|(_, at)| **at > since) {
+            if let Some(name) = name(key).filter(|_| !self.keys.contains_key(key)) {
+                section.delete(&name);
+            }
+        }
+        section.advance(self.revision);
+    }
+
+    /// Time passes: leases that have ended by then are revoked, and are the result. It never goes
+    /// back.
+    pub fn advance(&mut self, now: Moment) -> Vec<LeaseId> {
         self.now = self.now.max(now);
         let ended: Vec<LeaseId> = self
             .leases
@@ -70,9 +94,10 @@ impl Memory {
             .filter(|(_, lease)| lease.ends <= self.now)
             .map(|(id, _)| *id)
             .collect();
-        for lease in ended {
-            self.revoke(lease);
+        for lease in &ended {
+            self.revoke(*lease);
         }
+        ended
     }
 
     /// Grants a lease from now on.
@@ -92,8 +117,9 @@ impl Memory {
         true
     }
 
-    /// A new leader of etcd renews every lease.
-    pub fn renew_all(&mut self) {
+    /// A new leader of etcd renews every lease from `now` on: none ends while there is no leader.
+    pub fn renew_all(&mut self, now: Moment) {
+        self.now = self.now.max(now);
         for lease in self.leases.values_mut() {
             lease.ends = self.now + lease.ttl;
         }
@@ -102,12 +128,22 @@ impl Memory {
     /// Ends a lease; its keys are deleted at one revision. Whether it was there.
     pub fn revoke(&mut self, lease: LeaseId) -> bool {
         let existed = self.leases.remove(&lease).is_some();
-        let before = self.keys.len();
-        self.keys.retain(|_, key| key.lease != lease);
-        if self.keys.len() != before {
-            self.revision.0 += 1;
-        }
+        let keys: Vec<Write> = self
+            .keys
+            .iter()
+            .filter(|(_, key)| key.lease == lease)
+            .map(|(name, _)| Write::Delete(name.clone()))
+            .collect();
+        self.write(&keys);
         existed
+    }
+
+    /// Writes at one revision and on no condition, as a person does with `etcdctl`.
+    pub fn write(&mut self, writes: &[Write]) {
+        let next = Revision(self.revision.0 + 1);
+        for write in writes {
+            self.write_at(next, write);
+        }
     }
 
     /// Does a transaction: `Ok(Some(revision))` if a branch held, `Ok(None)` if none did.
@@ -130,10 +166,7 @@ impl Memory {
                 return Err(*lease);
             }
         }
-        let next = Revision(self.revision.0 + 1);
-        for write in &branch.writes {
-            self.write(next, write);
-        }
+        self.write(&branch.writes);
         Ok(Some(self.revision))
     }
 
@@ -148,7 +181,7 @@ impl Memory {
         }
     }
 
-    fn write(&mut self, next: Revision, write: &Write) {
+    fn write_at(&mut self, next: Revision, write: &Write) {
         match write {
             Write::Put(value, lease) => {
                 let key = value.key();
@@ -164,6 +197,7 @@ impl Memory {
             }
             Write::Delete(key) => {
                 if self.keys.remove(key).is_some() {
+                    self.deleted.insert(key.clone(), next);
                     self.revision = next;
                 }
             }

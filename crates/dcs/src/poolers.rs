@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::snapshot::Poolers;
 use crate::words::PoolerReason;
+use mrg_base::Millis;
 use mrg_election::Revision;
+use mrg_election::pool_pause::{WritePooler, WritePoolers};
 
 /// The value of `poolers/<pod>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +53,23 @@ pub struct PoolerRecord {
     pub rewire: Option<Rewire>,
 }
 
+impl Poolers {
+    /// The poolers that a leader has to ask before it hands over.
+    pub fn write_poolers(&self) -> WritePoolers {
+        let write_pooler = |(pod, record): (&String, &PoolerRecord)| {
+            let pooler = WritePooler {
+                max_wait: Millis(record.max_wait_ms),
+                abandons: record.abandons,
+                request: record.pause,
+                drained: record.drained,
+            };
+            (pod.clone(), pooler)
+        };
+        let writers = self.0.iter().filter(|(_, record)| record.writes);
+        writers.map(write_pooler).collect()
+    }
+}
+
 /// A hold that ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rewire {
@@ -79,7 +99,7 @@ pub fn fingerprint(password: &str) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{ClusterSnapshot, Pause, Poolers, Section};
+    use crate::snapshot::{ClusterSnapshot, Pause, Section};
     use crate::wire::Entry;
     use mrg_pool_core::PauseRequest;
 
@@ -143,6 +163,23 @@ mod tests {
         assert_eq!(poolers.0["w-1"].pause, Some(Revision(7)));
         poolers.put("w-1", &entry("nonsense", 3, 4));
         assert!(poolers.0.is_empty());
+    }
+
+    #[test]
+    fn a_leader_asks_the_poolers_whose_clients_write() {
+        let mut poolers = Poolers::default();
+        poolers.put("r-1", &entry(r#"{"pool":"r"}"#, 3, 3));
+        let writes =
+            r#"{"pool":"w","writes":true,"max_wait_ms":5000,"pause":7,"drained":true,"why":""}"#;
+        poolers.put("w-1", &entry(writes, 3, 3));
+        let pooler = WritePooler {
+            max_wait: Millis(5_000),
+            abandons: false,
+            request: Some(Revision(7)),
+            drained: true,
+        };
+        let asked = WritePoolers::from([("w-1".to_owned(), pooler)]);
+        assert_eq!(poolers.write_poolers(), asked);
     }
 
     #[test]

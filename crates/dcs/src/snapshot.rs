@@ -9,7 +9,7 @@ use crate::keys::{Key, Keys};
 use crate::poolers::PoolerRecord;
 use crate::value::Value;
 use crate::wire::{self, Entry, HistoryLine, MemberData, StatusData};
-use mrg_base::{Lsn, MemberName, Timeline};
+use mrg_base::{Lsn, MemberName};
 use mrg_election::{
     Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Stored, SwitchoverRequest,
 };
@@ -54,6 +54,18 @@ impl<T> Versioned<T> {
             lease: LeaseId(entry.lease),
             created: Revision(entry.created),
             modified: Revision(entry.modified),
+        }
+    }
+}
+
+impl Versioned<Value> {
+    /// The key as etcd stores it.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            value: self.value.render().into_bytes(),
+            lease: self.lease.0,
+            created: self.created.0,
+            modified: self.modified.0,
         }
     }
 }
@@ -435,9 +447,4 @@ impl Section for Pause {
             self.0 = None;
         }
     }
-}
-
-/// The timeline that begins where a line of the history ends.
-pub fn next_timeline(lines: &[HistoryLine]) -> Option<Timeline> {
-    lines.last().map(HistoryLine::next_timeline)
 }

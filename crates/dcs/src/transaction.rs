@@ -13,6 +13,7 @@ use crate::poolers::PoolerRecord;
 use crate::value::Value;
 use crate::wire::{FailoverData, HistoryLine, MemberData, StatusData};
 use mrg_base::MemberName;
+use mrg_election::mutant::bug;
 use mrg_election::{LeaseId, Revision, Stored};
 
 /// A condition on one key.
@@ -74,6 +75,15 @@ fn leads(lease: LeaseId) -> Compare {
     Compare::Owned(Key::Leader, lease)
 }
 
+/// These compares, but none of them in a build with the bug that leaves them out.
+fn unless<const N: usize>(left_out: bool, compares: [Compare; N]) -> Vec<Compare> {
+    if left_out {
+        Vec::new()
+    } else {
+        compares.into()
+    }
+}
+
 impl Transaction {
     fn once(operation: &'static str, compares: Vec<Compare>, writes: Vec<Write>) -> Self {
         Self {
@@ -118,7 +128,7 @@ impl Transaction {
     pub fn acquire_leader(lease: LeaseId, member: &MemberName) -> Self {
         Self::once(
             "acquire the leader key",
-            vec![Compare::Absent(Key::Leader)],
+            unless(bug!(AcquireWithoutCompare), [Compare::Absent(Key::Leader)]),
             vec![put_under(lease, Value::Leader(member.clone()))],
         )
     }
@@ -143,7 +153,7 @@ impl Transaction {
     pub fn release_leader(lease: LeaseId) -> Self {
         Self::once(
             "release the leader key",
-            vec![leads(lease)],
+            unless(bug!(ReleaseWithoutCompare), [leads(lease)]),
             vec![Write::Delete(Key::Leader), Write::Delete(Key::Pause)],
         )
     }
@@ -200,7 +210,10 @@ impl Transaction {
     pub fn write_sync(lease: LeaseId, over: Option<Revision>, stored: Stored) -> Self {
         Self::once(
             "write /sync",
-            vec![leads(lease), Compare::as_read(Key::Sync, over)],
+            unless(
+                bug!(SyncWithoutCompare),
+                [leads(lease), Compare::as_read(Key::Sync, over)],
+            ),
             vec![put(Value::Sync(stored))],
         )
     }
@@ -212,7 +225,10 @@ impl Transaction {
     pub fn write_history(lease: LeaseId, over: Option<Revision>, lines: Vec<HistoryLine>) -> Self {
         Self::once(
             "write /history",
-            vec![leads(lease), Compare::as_read(Key::History, over)],
+            unless(
+                bug!(HistoryWithoutCompare),
+                [leads(lease), Compare::as_read(Key::History, over)],
+            ),
             vec![put(Value::History(lines))],
         )
     }

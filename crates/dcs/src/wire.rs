@@ -168,15 +168,15 @@ impl MemberData {
 
 impl MemberRecord for MemberData {
     fn is_urgent(&self, published: &Self) -> bool {
-        // Without what changes all the time, and what is only for people.
-        let urgent = |data: &Self| Self {
-            xlog_location: None,
-            receive_lsn: None,
-            replay_lsn: None,
-            obstacle: None,
-            ..data.clone()
+        // But for what changes all the time, and what is only for people.
+        let but_for_those = Self {
+            xlog_location: published.xlog_location,
+            receive_lsn: published.receive_lsn,
+            replay_lsn: published.replay_lsn,
+            obstacle: published.obstacle.clone(),
+            ..self.clone()
         };
-        urgent(self) != urgent(published)
+        but_for_those != *published
     }
 }
 

@@ -4,48 +4,19 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::etcd::{Keys, Transaction};
-use crate::event::{Answer, Ask, Message, SimulationEvent};
-use crate::publish::Record;
+use crate::etcd::Keys;
+use crate::event::{Ask, SimulationEvent};
+use crate::publish::Urls;
 use crate::steps::Running;
 use crate::votes::{Asker, Round};
+use crate::watch::{Call, Watch};
 use crate::world::World;
-use mrg_base::{Lsn, Moment};
-use mrg_election::publisher::{Publisher, PublisherEvent};
-use mrg_election::watch_order::{WatchInput, WatchOrder, WatchOutput};
-use mrg_election::{
-    Effect, Event, LeaseId, Node, Outcome, Postgres, PreviousIncarnation, Settings, StepId,
-};
-
-/// What a question to etcd was for.
-#[derive(Clone, Debug)]
-pub(super) enum Call {
-    Clear,
-    Grant(Moment),
-    Keep(LeaseId, Moment),
-    Read(u64),
-    Step(StepId),
-    Poolers(StepId),
-    Member,
-    Status,
-    History,
-    Failsafe,
-    Config,
-    Last,
-}
-
-/// Follows the keys: a read, then the watch, and a read again when asked and as a backstop.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    /// Whether changes are told.
-    pub open: bool,
-    /// How many reads were asked for when the one under way began.
-    pub reading: Option<u64>,
-    /// How many reads were asked for.
-    pub asked: u64,
-    /// Counts the reads, so that an old backstop is known.
-    pub reads: u64,
-}
+use mrg_base::{MemberName, Moment};
+use mrg_dcs::DynamicConfig;
+use mrg_dcs::wire::{MemberData, StatusData};
+use mrg_election::publisher::Publisher;
+use mrg_election::watch_order::{WatchInput, WatchOrder};
+use mrg_election::{Effect, Event, Node, Outcome, Postgres, PreviousIncarnation, Settings, StepId};
 
 /// An agent's process.
 pub(super) struct Agent {
@@ -57,7 +28,8 @@ pub(super) struct Agent {
     pub step: Option<Running>,
     pub watch: Watch,
     pub order: WatchOrder,
-    pub publisher: Publisher<Record, Lsn>,
+    pub publisher: Publisher<MemberData, StatusData>,
+    pub urls: Urls,
     pub seen: Rc<Keys>,
     pub reachable: bool,
     pub settings: Settings,
@@ -67,15 +39,48 @@ pub(super) struct Agent {
     pub postgres: Postgres,
     probe: u64,
     next_look: u64,
-    /// The last settings that were read.
-    pub known_settings: Option<Settings>,
+    /// The last configuration that was read.
+    pub known_config: Option<DynamicConfig>,
     pub started: Moment,
     pub promises_recorded: bool,
     restart_after: u64,
 }
 
-fn is_done(answer: Option<&Answer>) -> bool {
-    matches!(answer, Some(Answer::Transacted(Some(_))))
+impl Agent {
+    fn new(
+        number: u32,
+        node: Node,
+        me: &MemberName,
+        urls: Urls,
+        settings: Settings,
+        now: Moment,
+    ) -> Self {
+        Self {
+            number,
+            node,
+            ready: false,
+            calls: BTreeMap::new(),
+            wake: 0,
+            step: None,
+            watch: Watch::default(),
+            order: WatchOrder::default(),
+            publisher: Publisher::new(me.clone(), now),
+            urls,
+            seen: Rc::new(Keys::default()),
+            reachable: false,
+            settings,
+            askers: BTreeMap::new(),
+            round: None,
+            replies: 0,
+            postgres: Postgres::Unknown,
+            probe: 0,
+            next_look: 0,
+            known_config: None,
+            started: now,
+            promises_recorded: false,
+            restart_after: 0,
+        }
+    }
 }
 
 impl World {
@@ -92,56 +97,18 @@ impl World {
         }
         let now = self.clock(member);
         let settings = self.schedule.settings;
-        let past = match self.hosts[member].promise_record {
-            Some((_, None)) => PreviousIncarnation::Known(None),
-            Some((record, promise)) if record == boot => PreviousIncarnation::Known(promise),
-            _ => PreviousIncarnation::Unknown,
-        };
-        self.hosts[member].agents += 1;
-        let number = self.hosts[member].agents;
-        let me = self.name(member);
-        let mut node = Node::new(me.clone(), settings, Some(1), past, now);
-        if self.hosts[member]
-            .postgres
-            .data
-            .as_ref()
-            .is_some_and(|data| data.half_rewound)
-        {
-            node.remember_cluster();
-        }
-        let host = &self.hosts[member];
-        if let Some(system_id) = host.system_record.filter(|record| {
-            host.postgres
-                .data
-                .as_ref()
-                .is_some_and(|data| data.system == *record)
-        }) {
-            node.remember_system(system_id);
-        }
-        self.hosts[member].agent = Some(Agent {
+        let node = self.new_node(member, now);
+        let host = &mut self.hosts[member];
+        host.agents += 1;
+        let number = host.agents;
+        host.agent = Some(Agent::new(
             number,
             node,
-            ready: false,
-            calls: BTreeMap::new(),
-            wake: 0,
-            step: None,
-            watch: Watch::default(),
-            order: WatchOrder::default(),
-            publisher: Publisher::new(me, now),
-            seen: Rc::new(Keys::default()),
-            reachable: false,
+            &host.name,
+            Urls::of(member),
             settings,
-            askers: BTreeMap::new(),
-            round: None,
-            replies: 0,
-            postgres: Postgres::Unknown,
-            probe: 0,
-            next_look: 0,
-            known_settings: None,
-            started: now,
-            promises_recorded: false,
-            restart_after: 0,
-        });
+            now,
+        ));
         self.hosts[member].fence = super::world::Fence {
             generation: self.hosts[member].fence.generation + 1,
             ..Default::default()
@@ -163,7 +130,29 @@ impl World {
         }
     }
 
-    fn agent_ready(&mut self, member: usize) {
+    /// A node that knows what the volume and the records of the pod tell it.
+    fn new_node(&self, member: usize, now: Moment) -> Node {
+        let host = &self.hosts[member];
+        let past = match host.promise_record {
+            Some((_, None)) => PreviousIncarnation::Known(None),
+            Some((record, promise)) if record == host.boot => PreviousIncarnation::Known(promise),
+            _ => PreviousIncarnation::Unknown,
+        };
+        let settings = self.schedule.settings;
+        let mut node = Node::new(host.name.clone(), settings, Some(1), past, now);
+        let data = host.postgres.data.as_ref();
+        if data.is_some_and(|data| data.half_rewound) {
+            node.remember_cluster();
+        }
+        let here = |system: &u64| data.is_some_and(|data| data.system == *system);
+        if let Some(system_id) = host.system_record.filter(here) {
+            node.remember_system(system_id);
+        }
+        node
+    }
+
+    /// Nothing of its former self is left: it begins.
+    pub(crate) fn agent_ready(&mut self, member: usize) {
         let agent = self.agent(member);
         agent.ready = true;
         let number = agent.number;
@@ -191,6 +180,19 @@ impl World {
             .agent
             .as_mut()
             .filter(|agent| agent.number == number)
+    }
+
+    /// The agent, if it is still this one, gets an event after so long.
+    pub(crate) fn agent_event(&mut self, member: usize, agent: u32, wait: u64, event: Event) {
+        let event = Box::new(event);
+        self.later(
+            wait,
+            SimulationEvent::Agent {
+                member,
+                agent,
+                event,
+            },
+        );
     }
 
     pub(crate) fn wake(&mut self, member: usize, number: u32) {
@@ -286,34 +288,15 @@ impl World {
                 within,
             } => self.ask_promises(member, round, members, within),
             Effect::WithdrawPromises { members, round } => {
-                let Some(lease) = self.agent(member).node.lease().map(|lease| lease.id) else {
-                    return;
-                };
-                self.tell(|world| {
-                    format!(
-                        "{}: promises are not needed any more",
-                        world.hosts[member].name
-                    )
-                });
-                for name in members {
-                    if let Some(to) = self.number_of(&name) {
-                        self.send(member, to, Message::Withdraw { lease, round });
-                    }
-                }
+                self.withdraw_promises(member, members, round);
             }
             Effect::WriteFailsafe { over, members } => {
-                let agent = self.agent(member);
-                let Some(lease) = agent.node.lease().map(|lease| lease.id) else {
-                    return;
-                };
-                let within = agent.settings.failover.retry_timeout.0;
-                let call = self.ask_etcd(
-                    member,
-                    number,
-                    within,
-                    Ask::Transact(lease, Transaction::PutFailsafe(over, members)),
-                );
-                self.agent(member).calls.insert(call, Call::Failsafe);
+                let url = self.agent(member).urls.api.clone();
+                let written =
+                    self.with_writer(member, |writer| writer.failsafe(over, members, &url));
+                if let Ok(transaction) = written {
+                    self.ask_to_write(member, transaction, Call::Failsafe);
+                }
             }
             Effect::AnswerPromise(reply, answer) => self.answer_promise(member, reply, answer),
             Effect::AnswerVote(reply, answer) => self.answer_vote(member, reply, answer),
@@ -351,199 +334,9 @@ impl World {
         {
             agent.restart_after = restart_after;
             let number = agent.number;
-            self.later(
-                0,
-                SimulationEvent::Agent {
-                    member,
-                    agent: number,
-                    event: Box::new(Event::Stop),
-                },
-            );
+            self.agent_event(member, number, 0, Event::Stop);
         }
     }
-
-    // ---- etcd ----
-
-    /// Reads all keys, unless a read that is new enough is under way.
-    fn read(&mut self, member: usize) {
-        let agent = self.agent(member);
-        if agent.watch.reading.is_some() {
-            return;
-        }
-        let (number, within, asked) = (
-            agent.number,
-            agent.settings.failover.retry_timeout.0,
-            agent.watch.asked,
-        );
-        agent.watch.reading = Some(asked);
-        let call = self.ask_etcd(member, number, within, Ask::Read);
-        self.agent(member).calls.insert(call, Call::Read(asked));
-    }
-
-    /// Reads again now and then, whatever the watch tells.
-    pub(crate) fn backstop(&mut self, end: usize, number: u32, reads: u64) {
-        if end >= self.hosts.len() {
-            self.pooler_backstop(end - self.hosts.len() - 1, number, reads);
-        } else if self
-            .live(end, number)
-            .is_some_and(|agent| agent.watch.reads == reads)
-        {
-            self.read(end);
-        }
-    }
-
-    pub(crate) fn news(&mut self, to: usize, number: u32, keys: Rc<Keys>) {
-        if to >= self.hosts.len() {
-            self.pooler_news(to - self.hosts.len() - 1, number, keys, 0);
-        } else if self.live(to, number).is_some_and(|agent| agent.ready) {
-            self.seen(to, &keys, 0);
-        }
-    }
-
-    /// etcd answered, or did not.
-    pub(crate) fn answered(&mut self, to: usize, number: u32, call: u64, answer: Option<Answer>) {
-        if to >= self.hosts.len() {
-            self.pooler_answered(to - self.hosts.len() - 1, number, call, answer);
-            return;
-        }
-        let Some(agent) = self.live(to, number) else {
-            return;
-        };
-        let Some(about) = agent.calls.remove(&call) else {
-            return;
-        };
-        match (about, answer) {
-            (Call::Clear, _) => self.agent_ready(to),
-            (Call::Grant(sent), Some(Answer::Granted(id, granted))) => {
-                self.hosts[to].lease_record = Some(id);
-                self.feed(to, Event::LeaseGranted { id, granted, sent });
-            }
-            (Call::Keep(id, sent), Some(Answer::Kept(true))) => {
-                self.feed(to, Event::LeaseKept { id, sent });
-            }
-            (Call::Keep(id, _), Some(Answer::Kept(false))) => self.feed(to, Event::LeaseGone(id)),
-            (Call::Grant(_) | Call::Keep(..), _) => self.feed(to, Event::LeaseUnanswered),
-            (Call::Read(asked), Some(Answer::Keys(keys))) => self.has_read(to, asked, keys),
-            (Call::Read(_), _) => {
-                let agent = self.agent(to);
-                agent.watch.reading = None;
-                agent.watch.open = false;
-                agent.watch.reads += 1;
-                agent.reachable = false;
-                let reads = agent.watch.reads;
-                self.later(
-                    100,
-                    SimulationEvent::Backstop {
-                        end: to,
-                        number,
-                        reads,
-                    },
-                );
-                self.feed(to, Event::DcsLost);
-            }
-            (Call::Step(step), answer) => self.step_answered(to, step, answer),
-            (Call::Poolers(step), answer) => self.poolers_read(to, step, answer),
-            (Call::Member, answer) => {
-                self.published(to, PublisherEvent::MemberWritten(is_done(answer.as_ref())));
-            }
-            (Call::Status, answer) => {
-                self.published(to, PublisherEvent::StatusWritten(is_done(answer.as_ref())));
-            }
-            (Call::History, answer) => {
-                self.published(to, PublisherEvent::HistoryWritten(is_done(answer.as_ref())));
-            }
-            (Call::Failsafe, answer) => {
-                let written = if let Some(Answer::Transacted(written)) = answer {
-                    written
-                } else {
-                    None
-                };
-                self.feed(to, Event::FailsafeWritten(written));
-            }
-            (Call::Config, _) => self.published(to, PublisherEvent::ConfigWritten),
-            (Call::Last, _) => {}
-        }
-    }
-
-    fn has_read(&mut self, member: usize, asked: u64, keys: Rc<Keys>) {
-        let agent = self.agent(member);
-        agent.watch.reading = None;
-        agent.watch.open = true;
-        agent.watch.reads += 1;
-        let (reads, number, every) = (
-            agent.watch.reads,
-            agent.number,
-            agent.settings.failover.loop_wait.0,
-        );
-        self.later(
-            every,
-            SimulationEvent::Backstop {
-                end: member,
-                number,
-                reads,
-            },
-        );
-        self.seen(member, &keys, asked);
-        if self
-            .live(member, number)
-            .is_some_and(|agent| agent.watch.asked > asked)
-        {
-            self.read(member);
-        }
-    }
-
-    fn seen(&mut self, member: usize, keys: &Rc<Keys>, asked: u64) {
-        let arrived = WatchInput::Arrived {
-            revision: keys.cluster.revision,
-            has_leader: keys.cluster.leader.is_some(),
-        };
-        let agent = self.agent(member);
-        let number = agent.number;
-        if agent.order.on(arrived).is_empty() {
-            return;
-        }
-        agent.seen = keys.clone();
-        agent.reachable = true;
-        agent.known_settings = keys.settings.or(agent.known_settings);
-        if let Some(settings) = keys.settings.filter(|settings| agent.settings != *settings) {
-            agent.settings = settings;
-            self.feed(member, Event::Settings(settings));
-        }
-        if self.live(member, number).is_some() {
-            self.order(member, WatchInput::Configured { asked });
-        }
-        self.poolers_changed(member, number);
-    }
-
-    /// Gives an input to the order of reads and snapshots, and performs what it says.
-    pub(crate) fn order(&mut self, member: usize, input: WatchInput) {
-        let agent = self.agent(member);
-        let (number, seen) = (agent.number, agent.seen.clone());
-        for output in agent.order.on(input) {
-            let Some(agent) = self.live(member, number) else {
-                return;
-            };
-            match output {
-                WatchOutput::Read(count) => {
-                    agent.watch.asked = count;
-                    self.read(member);
-                }
-                WatchOutput::Deliver { linearizable } => {
-                    let cluster = seen.cluster.clone();
-                    let event = Event::Dcs {
-                        cluster,
-                        linearizable,
-                    };
-                    self.feed(member, event);
-                }
-                WatchOutput::Vote { reply } => self.feed(member, Event::VoteAsked { reply }),
-                // Only an arrival is answered so.
-                WatchOutput::Take => {}
-            }
-        }
-    }
-
-    // ---- votes and promises ----
 
     /// The agent looks at its postgres, as asked or as it does now and then.
     pub(crate) fn look_again(&mut self, member: usize, number: u32) {
@@ -556,14 +349,7 @@ impl World {
         let wait = if settling { 25 } else { 1_000 };
         self.look_in(member, number, wait);
         let event = Event::Postgres { probe, postgres };
-        self.later(
-            0,
-            SimulationEvent::Agent {
-                member,
-                agent: number,
-                event: Box::new(event),
-            },
-        );
+        self.agent_event(member, number, 0, event);
     }
 
     fn look_in(&mut self, member: usize, number: u32, wait: u64) {

@@ -1,331 +1,222 @@
-//! An etcd as the members see it: one history of revisions, leases, compare-and-set. What goes
-//! wrong between it and them is the network's part; what goes wrong in it is that for a while it
-//! has no leader, and answers nobody.
+//! The etcd of the simulation: [`Memory`], the model that `mrg-dcs` holds against a real one, with
+//! every key parsed from its bytes as a watch delivers it. What goes wrong between it and the members
+//! is the network's part; what goes wrong in it is that for a while it has no leader, and answers
+//! nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use mrg_base::{Lsn, MemberName, Timeline};
-use mrg_election::mutant::bug;
-use mrg_election::sync::Stored;
-use mrg_election::{
-    Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Settings,
-    SwitchoverRequest,
+use mrg_base::{MemberName, Millis, Moment, Scope};
+use mrg_dcs::memory::Memory;
+use mrg_dcs::{
+    ClusterSnapshot, DynamicConfig, Key, Keys as Paths, NAMESPACE, Pause, Poolers, Transaction,
+    Write, settings,
 };
-use mrg_pool_core::PauseRequest;
+use mrg_election::{Cluster, LeaseId, Mode, OnCrash, Revision, Settings};
 
-/// What a pooler writes of itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PoolerKey {
-    /// The request that it heeds.
-    pub pause: Option<Revision>,
-    /// Whether its last transaction is done.
-    pub drained: bool,
-}
-
-/// All keys, as of one revision.
+/// All keys as of one revision, parsed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
-    /// What the election looks at.
+    /// Patroni's keys.
+    pub snapshot: ClusterSnapshot,
+    /// What the election looks at of them.
     pub cluster: Cluster,
-    /// `config`, unless somebody deleted it.
+    /// The settings in `config`, unless somebody deleted it.
     pub settings: Option<Settings>,
     /// The request to the poolers.
-    pub pause: Option<PauseRequest>,
-    /// The poolers.
-    pub poolers: BTreeMap<usize, PoolerKey>,
+    pub pause: Pause,
+    /// The poolers' records.
+    pub poolers: Poolers,
 }
 
-/// Who owns a lease and when it ends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Granted {
-    /// The ttl, in the milliseconds of etcd's clock.
-    pub ttl: u64,
-    /// When it ends.
-    pub ends: u64,
+impl Keys {
+    /// The configuration with the revision that wrote it, if it is there and can be read.
+    pub(crate) fn config(&self) -> Option<(Revision, &DynamicConfig)> {
+        let key = self.snapshot.config()?;
+        Some((key.modified, key.value.as_ref().ok()?))
+    }
+
+    /// Takes in what changed in the store since.
+    fn follow(&mut self, memory: &Memory, paths: &Paths) {
+        let since = self.snapshot.revision();
+        let configured = self.config().map(|(revision, _)| revision);
+        memory.follow(&mut self.snapshot, since, paths);
+        memory.follow(&mut self.pause, since, paths);
+        memory.follow(&mut self.poolers, since, paths);
+        self.cluster = self.snapshot.cluster();
+        let config = self.config();
+        if config.map(|(revision, _)| revision) != configured {
+            self.settings = config.and_then(|(_, config)| settings(config).ok());
+        }
+    }
 }
 
-/// A transaction. Those that speak of a lease are done only if it is alive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Transaction {
-    /// Create `initialize`, if absent.
-    ClaimInitialize,
-    /// Delete it, if it is ours.
-    AbandonInitialize,
-    /// Store the system identifier, if we lead.
-    StoreSystemId(u64, Lsn),
-    /// Create the leader key, if absent.
-    Acquire,
-    /// Put the leader key under another lease, if it is ours.
-    Move(LeaseId),
-    /// Delete the leader key and the request to the poolers, if it is ours.
-    Release,
-    /// Compare-and-set `/sync`, if we lead.
-    WriteSync(Option<Revision>, Stored),
-    /// Compare-and-set the switchover request.
-    ClearSwitchover(Revision),
-    /// Write our member key, if it is absent, ours, or our former lease's.
-    ClaimMember(Member, Option<LeaseId>),
-    /// `status`.
-    PutStatus(Lsn),
-    /// `history`.
-    PutHistory(Timeline, Option<Timeline>),
-    /// `history` in advance, if we lead.
-    Reserve(Timeline, Option<Timeline>),
-    /// `failsafe`, if we lead and it is unchanged.
-    PutFailsafe(Option<Revision>, Option<BTreeSet<MemberName>>),
-    /// Ask the poolers to hold, if we lead.
-    PutPause(Revision),
-    /// Take that back, if we lead.
-    DeletePause,
-    /// Write `config` again, if it is absent.
-    RestoreConfig(Settings),
+/// The dynamic configuration that says these settings, and who belongs to the cluster (`None`: it
+/// does not say).
+pub(crate) fn config(settings: &Settings, members: Option<&BTreeSet<MemberName>>) -> DynamicConfig {
+    let Settings {
+        failover,
+        replication,
+        ..
+    } = settings;
+    let seconds = |length: Millis| length.0 / 1_000;
+    let mode = match replication.mode {
+        Mode::Async => "off",
+        Mode::Sync => "on",
+        Mode::Quorum => "quorum",
+    };
+    let on_crash = match failover.on_crash {
+        OnCrash::Auto => "Auto",
+        OnCrash::Failover => "Failover",
+        OnCrash::Restart => "Restart",
+    };
+    let listed = members.map_or_else(String::new, |members| {
+        let names: Vec<String> = members.iter().map(|name| format!("\"{name}\"")).collect();
+        format!(r#","members":[{}]"#, names.join(","))
+    });
+    let text = format!(
+        r#"{{"ttl":{},"loop_wait":{},"retry_timeout":{},"maximum_lag_on_failover":{},"failsafe_mode":{},"synchronous_mode":"{mode}","synchronous_node_count":{},"synchronous_mode_strict":{},"pause":{},"postgresql":{{"use_pg_rewind":{}}},"mrg":{{"on_crash":"{on_crash}"{listed}}}}}"#,
+        seconds(failover.ttl),
+        seconds(failover.loop_wait),
+        seconds(failover.retry_timeout),
+        failover.maximum_lag_bytes,
+        failover.failsafe,
+        replication.count,
+        replication.strict,
+        settings.paused,
+        settings.use_rewind,
+    );
+    DynamicConfig::parse(text.as_bytes()).expect("a JSON object")
 }
 
 /// The state of etcd.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Etcd {
-    keys: Rc<Keys>,
-    /// Which lease a key hangs off: `initialize`, the request to the poolers, a pooler's key.
-    claim: Option<LeaseId>,
-    pause_lease: Option<LeaseId>,
-    leases: BTreeMap<LeaseId, Granted>,
-    granted: i64,
+    memory: Memory,
+    paths: Paths,
+    latest: Rc<Keys>,
+    silent_until: u64,
+    /// Whether it had no leader since its leases were last renewed.
+    was_silent: bool,
 }
 
 impl Etcd {
     /// Empty, but for the configuration.
-    pub(crate) fn new(settings: Settings) -> Self {
-        Self {
-            keys: Rc::new(Keys {
-                settings: Some(settings),
-                ..Keys::default()
-            }),
-            ..Self::default()
-        }
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let scope = Scope::new("simulation").expect("a legal scope");
+        let mut etcd = Self {
+            memory: Memory::default(),
+            paths: Paths::new(NAMESPACE, &scope),
+            latest: Rc::new(Keys::default()),
+            silent_until: 0,
+            was_silent: false,
+        };
+        let created = etcd.transact(&Transaction::create_config(config(settings, None)));
+        assert_eq!(created, Ok(Some(Revision(1))));
+        etcd
     }
 
     /// Everything, now.
     pub(crate) fn keys(&self) -> &Rc<Keys> {
-        &self.keys
+        &self.latest
     }
 
-    /// A lease, if it is there.
-    pub(crate) fn lease(&self, id: LeaseId) -> Option<Granted> {
-        self.leases.get(&id).copied()
+    fn refresh(&mut self) {
+        if self.memory.revision() != self.latest.snapshot.revision() {
+            Rc::make_mut(&mut self.latest).follow(&self.memory, &self.paths);
+        }
     }
 
-    /// Changes keys: the next revision.
-    pub(crate) fn change<T>(&mut self, change: impl FnOnce(&mut Keys, Revision) -> T) -> T {
-        let keys = Rc::make_mut(&mut self.keys);
-        let next = Revision(keys.cluster.revision.0 + 1);
-        keys.cluster.revision = next;
-        change(keys, next)
+    // ---- time ----
+
+    /// It has no leader until then.
+    pub(crate) fn fall_silent(&mut self, until: u64) {
+        self.silent_until = self.silent_until.max(until);
+        self.was_silent = true;
     }
+
+    /// It has a leader again at once.
+    pub(crate) fn mend(&mut self) {
+        self.silent_until = 0;
+    }
+
+    /// Until when it has no leader.
+    pub(crate) fn silent_until(&self) -> u64 {
+        self.silent_until
+    }
+
+    /// Whether it answers.
+    pub(crate) fn answers(&self, now: u64) -> bool {
+        now >= self.silent_until
+    }
+
+    /// Time passes. The leases that end; none does while there is no leader, and the next leader
+    /// gives every lease its whole ttl again.
+    pub(crate) fn advance(&mut self, now: u64) -> Vec<LeaseId> {
+        if !self.answers(now) {
+            return Vec::new();
+        }
+        if std::mem::take(&mut self.was_silent) {
+            self.memory.renew_all(Moment(now));
+        }
+        let ended = self.memory.advance(Moment(now));
+        self.refresh();
+        ended
+    }
+
+    // ---- leases ----
 
     /// Grants a lease.
-    pub(crate) fn grant(&mut self, now: u64, ttl: u64) -> LeaseId {
-        self.granted += 1;
-        let id = LeaseId(self.granted);
-        self.leases.insert(
-            id,
-            Granted {
-                ttl,
-                ends: now + ttl,
-            },
-        );
-        id
+    pub(crate) fn grant(&mut self, ttl: u64) -> LeaseId {
+        self.memory.grant(Millis(ttl))
     }
 
     /// Keeps a lease; whether it was there.
-    pub(crate) fn keep(&mut self, now: u64, id: LeaseId) -> bool {
-        let Some(lease) = self.leases.get_mut(&id) else {
-            return false;
-        };
-        lease.ends = now + lease.ttl;
-        true
+    pub(crate) fn keep(&mut self, id: LeaseId) -> bool {
+        self.memory.keep_alive(id)
     }
 
-    /// A new leader of etcd gives every lease its whole ttl again.
-    pub(crate) fn promote(&mut self, now: u64) -> Vec<(LeaseId, u64)> {
-        for lease in self.leases.values_mut() {
-            lease.ends = now + lease.ttl;
-        }
-        self.leases
-            .iter()
-            .map(|(id, lease)| (*id, lease.ends))
-            .collect()
+    /// When a lease ends, if it is there.
+    pub(crate) fn lease_ends(&self, id: LeaseId) -> Option<u64> {
+        self.memory.lease_ends(id).map(|ends| ends.0)
     }
 
-    /// Ends a lease and everything that hangs off it; whether there was one.
-    pub(crate) fn revoke(&mut self, id: LeaseId) -> bool {
-        if self.leases.remove(&id).is_none() {
-            return false;
-        }
-        let claimed = self.claim.take_if(|claim| *claim == id).is_some();
-        let paused = self.pause_lease.take_if(|lease| *lease == id).is_some();
-        self.change(|keys, _| {
-            keys.cluster.members.retain(|_, member| member.lease != id);
-            keys.cluster.leader.take_if(|leader| leader.lease == id);
-            if claimed && matches!(keys.cluster.initialize, Some(Initialize::InProgress(_))) {
-                keys.cluster.initialize = None;
-            }
-            if paused {
-                keys.pause = None;
-            }
-        });
-        true
+    /// Ends a lease and everything that hangs off it.
+    pub(crate) fn revoke(&mut self, id: LeaseId) {
+        self.memory.revoke(id);
+        self.refresh();
     }
 
-    fn leads(&self, lease: LeaseId) -> bool {
-        self.keys
-            .cluster
-            .leader
-            .as_ref()
-            .is_some_and(|leader| leader.lease == lease)
-    }
+    // ---- keys ----
 
-    /// Does a transaction; the revision if its conditions held.
+    /// Does a transaction; see [`Memory::transact`].
     pub(crate) fn transact(
         &mut self,
-        who: &MemberName,
-        lease: LeaseId,
-        transaction: Transaction,
-    ) -> Option<Revision> {
-        let cluster = &self.keys.cluster;
-        let alive = self.leases.contains_key(&lease);
-        let leads = self.leads(lease);
-        let holds = match &transaction {
-            Transaction::ClaimInitialize => alive && cluster.initialize.is_none(),
-            Transaction::AbandonInitialize => {
-                self.claim == Some(lease)
-                    && cluster.initialize == Some(Initialize::InProgress(lease))
-            }
-            Transaction::Acquire => {
-                alive && (cluster.leader.is_none() || bug!(AcquireWithoutCompare))
-            }
-            Transaction::Move(to) => leads && self.leases.contains_key(to),
-            Transaction::StoreSystemId(..) | Transaction::Release | Transaction::DeletePause => {
-                leads
-            }
-            Transaction::PutFailsafe(over, _) => {
-                leads && cluster.failsafe.as_ref().map(|stored| stored.revision) == *over
-            }
-            Transaction::PutHistory(_, known) | Transaction::Reserve(_, known) => {
-                leads && cluster.timeline == *known
-            }
-            Transaction::PutPause(leadership) => {
-                leads
-                    && cluster
-                        .leader
-                        .as_ref()
-                        .is_some_and(|leader| leader.created == *leadership)
-            }
-            Transaction::WriteSync(expected, _) => {
-                bug!(SyncWithoutCompare)
-                    || leads && cluster.sync.as_ref().map(|(revision, _)| *revision) == *expected
-            }
-            Transaction::ClearSwitchover(expected) => cluster
-                .switchover
-                .as_ref()
-                .is_some_and(|request| request.revision == *expected),
-            Transaction::ClaimMember(_, former) => {
-                let key = cluster.members.get(who);
-                alive && key.is_none_or(|key| key.lease == lease || Some(key.lease) == *former)
-            }
-            Transaction::RestoreConfig(_) => self.keys.settings.is_none(),
-            Transaction::PutStatus(_) => true,
-        };
-        if !holds {
-            return None;
-        }
-        match &transaction {
-            Transaction::ClaimInitialize => self.claim = Some(lease),
-            Transaction::StoreSystemId(..) | Transaction::AbandonInitialize => self.claim = None,
-            Transaction::PutPause(_) => self.pause_lease = Some(lease),
-            _ => {}
-        }
-        Some(self.change(|keys, revision| apply(keys, revision, who, lease, transaction)))
+        transaction: &Transaction,
+    ) -> Result<Option<Revision>, LeaseId> {
+        let done = self.memory.transact(transaction);
+        self.refresh();
+        done
     }
-}
 
-fn apply(
-    keys: &mut Keys,
-    revision: Revision,
-    who: &MemberName,
-    lease: LeaseId,
-    transaction: Transaction,
-) -> Revision {
-    let cluster = &mut keys.cluster;
-    match transaction {
-        Transaction::ClaimInitialize => cluster.initialize = Some(Initialize::InProgress(lease)),
-        Transaction::AbandonInitialize => cluster.initialize = None,
-        Transaction::StoreSystemId(id, optime) => {
-            cluster.initialize = Some(Initialize::Done(id));
-            cluster.optime.get_or_insert(optime);
-        }
-        Transaction::Acquire => {
-            cluster.leader = Some(LeaderKey {
-                member: who.clone(),
-                lease,
-                created: revision,
-            });
-        }
-        Transaction::Move(to) => {
-            if let Some(leader) = &mut cluster.leader {
-                leader.lease = to;
-            }
-        }
-        Transaction::Release => {
-            cluster.leader = None;
-            keys.pause = None;
-        }
-        Transaction::WriteSync(_, stored) => cluster.sync = Some((revision, stored)),
-        Transaction::ClearSwitchover(_) => cluster.switchover = None,
-        Transaction::ClaimMember(member, _) => {
-            cluster.members.insert(who.clone(), member);
-        }
-        Transaction::PutStatus(optime) => cluster.optime = Some(optime),
-        Transaction::PutHistory(timeline, _) | Transaction::Reserve(timeline, _) => {
-            cluster.timeline = Some(timeline);
-            cluster.timeline_of = Some(who.clone());
-        }
-        Transaction::PutFailsafe(_, members) => {
-            cluster.failsafe = members.map(|members| Failsafe {
-                revision,
-                members,
-                outdated: false,
-            });
-        }
-        Transaction::PutPause(leader) => {
-            keys.pause = Some(PauseRequest {
-                id: revision,
-                leader,
-            });
-        }
-        Transaction::DeletePause => keys.pause = None,
-        Transaction::RestoreConfig(settings) => keys.settings = Some(settings),
+    /// A person writes, on no condition.
+    pub(crate) fn write(&mut self, writes: &[Write]) {
+        self.memory.write(writes);
+        self.refresh();
     }
-    revision
-}
 
-/// A person's request to hand over.
-pub(crate) fn request(
-    keys: &mut Keys,
-    revision: Revision,
-    leader: Option<MemberName>,
-    candidate: Option<MemberName>,
-) {
-    keys.cluster.switchover = Some(SwitchoverRequest {
-        leader,
-        candidate,
-        revision,
-    });
+    /// A person deletes keys.
+    pub(crate) fn delete(&mut self, keys: impl IntoIterator<Item = Key>) {
+        let writes: Vec<Write> = keys.into_iter().map(Write::Delete).collect();
+        self.write(&writes);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
+    use mrg_election::sync::Stored;
 
     fn name(text: &str) -> MemberName {
         MemberName::new(text).expect("a legal name")
@@ -333,51 +224,59 @@ mod tests {
 
     #[test]
     fn what_a_deposed_leader_still_had_to_say_of_sync_is_not_written() {
-        let mut etcd = Etcd::new(Settings::default());
-        let (old, new) = (etcd.grant(0, 5_000), etcd.grant(0, 5_000));
-        assert!(
-            etcd.transact(&name("a"), old, Transaction::Acquire)
-                .is_some()
-        );
-        let first = etcd.transact(
-            &name("a"),
-            old,
-            Transaction::WriteSync(None, Stored::only(name("a"))),
-        );
+        let mut etcd = Etcd::new(&Settings::default());
+        let (old, new) = (etcd.grant(5_000), etcd.grant(5_000));
+        let mut transact = |transaction| etcd.transact(&transaction).expect("the leases are there");
+        assert!(transact(Transaction::acquire_leader(old, &name("a"))).is_some());
+        let first = transact(Transaction::write_sync(old, None, Stored::only(name("a"))));
         assert!(first.is_some());
-        assert!(
-            etcd.transact(&name("b"), new, Transaction::Acquire)
-                .is_none(),
-            "the key is there"
-        );
+        let acquired = transact(Transaction::acquire_leader(new, &name("b")));
+        assert!(acquired.is_none(), "the key is there");
         etcd.revoke(old);
-        assert!(
-            etcd.transact(&name("b"), new, Transaction::Acquire)
-                .is_some()
-        );
+        let mut transact = |transaction| etcd.transact(&transaction).expect("the lease is there");
+        assert!(transact(Transaction::acquire_leader(new, &name("b"))).is_some());
         let wider = Stored {
             voters: [name("c")].into(),
             ..Stored::only(name("a"))
         };
-        assert!(
-            etcd.transact(
-                &name("a"),
-                old,
-                Transaction::WriteSync(first, wider.clone())
-            )
-            .is_none(),
-            "it does not lead"
-        );
-        let second = etcd.transact(
-            &name("b"),
-            new,
-            Transaction::WriteSync(first, Stored::only(name("b"))),
-        );
+        let late = transact(Transaction::write_sync(old, first, wider.clone()));
+        assert!(late.is_none(), "it does not lead");
+        let second = transact(Transaction::write_sync(new, first, Stored::only(name("b"))));
         assert!(second.is_some());
-        assert!(
-            etcd.transact(&name("b"), new, Transaction::WriteSync(first, wider))
-                .is_none(),
-            "it was changed since"
-        );
+        let over_it = transact(Transaction::write_sync(new, first, wider));
+        assert!(over_it.is_none(), "it was changed since");
+    }
+
+    #[test]
+    fn leases_do_not_end_while_there_is_no_leader_and_are_whole_after_that() {
+        let mut etcd = Etcd::new(&Settings::default());
+        let lease = etcd.grant(5_000);
+        let acquired = etcd.transact(&Transaction::acquire_leader(lease, &name("a")));
+        assert!(acquired.is_ok_and(|written| written.is_some()));
+        etcd.fall_silent(7_000);
+        assert!(etcd.advance(6_999).is_empty());
+        assert!(etcd.advance(7_000).is_empty());
+        assert_eq!(etcd.lease_ends(lease), Some(12_000));
+        assert!(etcd.advance(11_999).is_empty());
+        assert!(etcd.keys().cluster.leader.is_some());
+        assert_eq!(etcd.advance(12_000), [lease]);
+        assert!(etcd.keys().cluster.leader.is_none());
+    }
+
+    #[test]
+    fn settings_are_the_ones_that_the_configuration_says() {
+        for seed in 0..200 {
+            let mut written = crate::schedule::settings(&mut Random::new(seed));
+            written.paused = seed % 2 == 0;
+            let members = BTreeSet::from([name("m1"), name("m2")]);
+            let mut etcd = Etcd::new(&written);
+            assert_eq!(etcd.keys().settings, Some(written));
+            assert_eq!(etcd.keys().cluster.expected, None);
+            let over = etcd.keys().config().map(|(revision, _)| revision);
+            let listed = Transaction::write_config(over, config(&written, Some(&members)));
+            assert!(etcd.transact(&listed).is_ok_and(|done| done.is_some()));
+            assert_eq!(etcd.keys().settings, Some(written));
+            assert_eq!(etcd.keys().cluster.expected, Some(members));
+        }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use crate::etcd::{Keys, PoolerKey, Transaction};
+use crate::etcd::Keys;
 use crate::postgres::Record;
 use crate::schedule::Fault;
 use mrg_base::{Millis, Position};
+use mrg_dcs::Transaction;
 use mrg_election::sync::Names;
-use mrg_election::{Event, LeaseId, StepId};
+use mrg_election::{Event, LeaseId, Revision, StepId};
 use mrg_pool_core::Finding;
 
 /// What somebody asks of etcd.
@@ -17,8 +18,7 @@ pub(super) enum Ask {
     Keep(LeaseId),
     Revoke(LeaseId),
     Read,
-    Transact(LeaseId, Transaction),
-    Pooler(PoolerKey),
+    Transact(Transaction),
 }
 
 /// What it answers.
@@ -28,7 +28,8 @@ pub(super) enum Answer {
     Kept(bool),
     Revoked,
     Keys(Rc<Keys>),
-    Transacted(Option<mrg_election::Revision>),
+    /// The revision, `None` if no compare held, or the lease that is gone.
+    Transacted(Result<Option<Revision>, LeaseId>),
 }
 
 /// A message between members, poolers and clients.
@@ -110,13 +111,13 @@ pub(super) enum Message {
     Vouch {
         pooler: usize,
         number: u32,
-        key: mrg_election::Revision,
+        key: Revision,
     },
     /// Yes or no.
     Vouched {
         pooler: usize,
         number: u32,
-        key: mrg_election::Revision,
+        key: Revision,
         leads: bool,
     },
     /// A write.
@@ -134,6 +135,8 @@ pub(super) enum Message {
 /// Something that is about to happen.
 #[derive(Debug)]
 pub(super) enum SimulationEvent {
+    Server(ServerEvent),
+    Pooler(PoolerEvent),
     Fault {
         index: usize,
         plan: u32,
@@ -169,12 +172,7 @@ pub(super) enum SimulationEvent {
         number: u32,
         call: u64,
         ask: Box<Ask>,
-    },
-    Resent {
-        from: usize,
-        number: u32,
-        call: u64,
-        ask: Box<Ask>,
+        resent: bool,
     },
     Reply {
         to: usize,
@@ -200,7 +198,44 @@ pub(super) enum SimulationEvent {
         to: usize,
         message: Box<Message>,
     },
-    ServerUp {
+    Look {
+        member: usize,
+        agent: u32,
+    },
+    StepDone {
+        member: usize,
+        agent: u32,
+        step: StepId,
+    },
+    StepLate {
+        member: usize,
+        agent: u32,
+        step: StepId,
+    },
+    Backstop {
+        end: usize,
+        number: u32,
+        reads: u64,
+    },
+    Help,
+    Forget {
+        transaction: u64,
+    },
+    Late {
+        from: usize,
+        to: usize,
+        message: Box<Message>,
+    },
+    Boot {
+        member: usize,
+        boot: u32,
+    },
+}
+
+/// Something that is about to happen to a server, or to a connection between two.
+#[derive(Debug)]
+pub(super) enum ServerEvent {
+    Up {
         member: usize,
         incarnation: u32,
         primary: bool,
@@ -231,55 +266,6 @@ pub(super) enum SimulationEvent {
         member: usize,
         incarnation: u32,
     },
-    Look {
-        member: usize,
-        agent: u32,
-    },
-    StepDone {
-        member: usize,
-        agent: u32,
-        step: StepId,
-    },
-    StepLate {
-        member: usize,
-        agent: u32,
-        step: StepId,
-    },
-    Backstop {
-        end: usize,
-        number: u32,
-        reads: u64,
-    },
-    Pooler {
-        pooler: usize,
-        number: u32,
-    },
-    PoolerSet {
-        pooler: usize,
-        number: u32,
-        setting: u64,
-    },
-    PoolerPause {
-        pooler: usize,
-        number: u32,
-        pause: Option<mrg_pool_core::PauseRequest>,
-    },
-    StartPooler {
-        pooler: usize,
-    },
-    Help,
-    Forget {
-        transaction: u64,
-    },
-    Late {
-        from: usize,
-        to: usize,
-        message: Box<Message>,
-    },
-    ConnectionTimeout {
-        from: usize,
-        to: usize,
-    },
     SenderGone {
         primary: usize,
         standby: usize,
@@ -289,8 +275,60 @@ pub(super) enum SimulationEvent {
         standby: usize,
         connection: u32,
     },
-    Boot {
-        member: usize,
-        boot: u32,
+    ConnectionTimeout {
+        from: usize,
+        to: usize,
     },
+}
+
+impl ServerEvent {
+    /// The server that it happens in; `None` for the end of a connection, which comes from outside.
+    pub(crate) fn server(&self) -> Option<usize> {
+        match self {
+            ServerEvent::Up { member, .. }
+            | ServerEvent::Replayed { member, .. }
+            | ServerEvent::Promoted { member, .. }
+            | ServerEvent::Stopped { member, .. }
+            | ServerEvent::Flush { member, .. }
+            | ServerEvent::Names { member, .. }
+            | ServerEvent::Knock { member, .. } => Some(*member),
+            ServerEvent::SenderGone { .. }
+            | ServerEvent::ReceiverGone { .. }
+            | ServerEvent::ConnectionTimeout { .. } => None,
+        }
+    }
+}
+
+impl From<ServerEvent> for SimulationEvent {
+    fn from(event: ServerEvent) -> Self {
+        SimulationEvent::Server(event)
+    }
+}
+
+/// Something that is about to happen to a pooler.
+#[derive(Debug)]
+pub(super) enum PoolerEvent {
+    Tick {
+        pooler: usize,
+        number: u32,
+    },
+    Set {
+        pooler: usize,
+        number: u32,
+        setting: u64,
+    },
+    Pause {
+        pooler: usize,
+        number: u32,
+        pause: Option<mrg_pool_core::PauseRequest>,
+    },
+    Start {
+        pooler: usize,
+    },
+}
+
+impl From<PoolerEvent> for SimulationEvent {
+    fn from(event: PoolerEvent) -> Self {
+        SimulationEvent::Pooler(event)
+    }
 }

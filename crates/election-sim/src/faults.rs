@@ -1,22 +1,16 @@
 //! What goes wrong, and how it is mended.
 
-use crate::etcd;
-use crate::event::SimulationEvent;
+use crate::event::{PoolerEvent, ServerEvent, SimulationEvent};
 use crate::postgres::Data;
-use crate::random::Random;
-use crate::schedule::{Fault, settings};
+use crate::schedule::Fault;
 use crate::server::CONNECTION_TIMEOUT;
-use crate::world::{Host, World};
-use mrg_base::MemberName;
-use mrg_election::sync::Stored;
-use mrg_election::{Mode, Postgres};
+use crate::world::World;
+use mrg_dcs::Key;
 
 /// The cluster is left whole for so long at most before the next fault.
 const WHOLE_FOR: u64 = 1_200;
 /// Clients are busy for so long after a fault, and look now and then otherwise.
 const BUSY: u64 = 4_000;
-/// Whoever is on call looks so often.
-const HELP_EVERY: u64 = 1_000;
 /// The system identifier of another cluster.
 pub(super) const FOREIGN: u64 = 1_000_000;
 
@@ -86,104 +80,88 @@ impl World {
             Fault::PauseAgent(member, wait) => {
                 self.hosts[member].agent_paused_until = self.now + wait;
             }
-            Fault::PauseHost(member, wait) => {
-                self.hosts[member].frozen_until =
-                    self.hosts[member].frozen_until.max(self.now + wait);
-                let until = self.hosts[member].frozen_until;
-                self.at(until, SimulationEvent::Thaw { member });
-            }
+            Fault::PauseHost(member, wait) => self.pause_host(member, wait),
             Fault::Stop(member, wait) => self.ask_to_stop(member, wait),
             Fault::Cut(from, to, wait) => {
                 self.cut_way(from, to);
                 self.later(wait, SimulationEvent::Undo { fault });
             }
             Fault::Isolate(member, wait) => {
-                for other in (0..self.cut.len()).filter(|other| *other != member) {
-                    self.cut_way(member, other);
-                    self.cut_way(other, member);
-                }
+                self.isolate(member);
                 self.later(wait, SimulationEvent::Undo { fault });
             }
             Fault::EtcdSilent(wait) => {
-                self.etcd_silent_until = self.etcd_silent_until.max(self.now + wait);
-                let until = self.etcd_silent_until;
+                self.etcd.fall_silent(self.now + wait);
+                let until = self.etcd.silent_until();
                 self.at(until, SimulationEvent::Undo { fault });
             }
             Fault::WatchLags(member, wait) => self.hosts[member].watch_lags_until = self.now + wait,
             Fault::NetworkSlow(wait) => self.slow_until = self.now + wait,
             Fault::DiskFull(member, wait) => {
-                self.hosts[member].postgres.disk_full = true;
-                if self.random.chance(500) {
-                    // WAL cannot be written: PANIC.
-                    self.kill_server(member);
-                }
+                self.fill_disk(member);
                 self.later(wait, SimulationEvent::Undo { fault });
             }
             Fault::LoseData(member) => {
                 self.lose_data(member);
             }
-            Fault::ForeignData(member) => {
-                if self.lose_data(member) {
-                    let foreign = Data {
-                        unfinished: false,
-                        ..Data::new(FOREIGN)
-                    };
-                    self.hosts[member].postgres.data = Some(foreign);
-                }
-            }
-            Fault::Switchover(candidate) => {
-                let candidate = candidate.map(|member| self.name(member));
-                let leader = self
-                    .etcd
-                    .keys()
-                    .cluster
-                    .leader
-                    .as_ref()
-                    .map(|leader| leader.member.clone());
-                if let Some(leader) = leader.filter(|leader| Some(leader) != candidate.as_ref()) {
-                    self.etcd.change(|keys, revision| {
-                        etcd::request(keys, revision, Some(leader), candidate);
-                    });
-                    self.etcd_changed();
-                }
-            }
-            Fault::Restart(member) => {
-                if let Some(agent) = &self.hosts[member].agent {
-                    let number = agent.number;
-                    self.later(
-                        0,
-                        SimulationEvent::Agent {
-                            member,
-                            agent: number,
-                            event: Box::new(mrg_election::Event::RestartRequested),
-                        },
-                    );
-                }
-            }
+            Fault::ForeignData(member) => self.put_foreign_data(member),
+            Fault::Switchover(candidate) => self.request_switchover(candidate),
+            Fault::Restart(member) => self.request_restart(member),
             Fault::Reconfigure(how) => self.reconfigure(how),
             Fault::PauseCluster(wait) => {
                 self.set_paused(true);
                 self.later(wait, SimulationEvent::Undo { fault });
             }
-            Fault::DeleteLeader => self.delete_key(|keys| keys.cluster.leader = None),
-            Fault::DeleteInitialize => self.delete_key(|keys| keys.cluster.initialize = None),
-            Fault::DeleteFailsafe => self.delete_key(|keys| keys.cluster.failsafe = None),
-            Fault::DeleteSync => self.delete_key(|keys| keys.cluster.sync = None),
-            Fault::DeleteConfig => {
-                self.delete_key(|keys| (keys.settings, keys.cluster.expected) = (None, None));
-            }
+            Fault::DeleteLeader => self.delete_keys([Key::Leader]),
+            Fault::DeleteInitialize => self.delete_keys([Key::Initialize]),
+            Fault::DeleteFailsafe => self.delete_keys([Key::Failsafe]),
+            Fault::DeleteSync => self.delete_keys([Key::Sync]),
+            Fault::DeleteConfig => self.delete_keys([Key::Config]),
             Fault::DeleteEverything => self.delete_everything(),
             Fault::KillPooler(pooler, wait) => {
                 self.stop_pooler(pooler);
-                self.later(wait, SimulationEvent::StartPooler { pooler });
+                self.later(wait, PoolerEvent::Start { pooler });
             }
-            Fault::PausePooler(pooler, wait) => {
-                let until = self.now + wait;
-                let pooler = &mut self.poolers[pooler];
-                (pooler.paused_until, pooler.catches_up_at) =
-                    (until, pooler.catches_up_at.max(until));
-            }
+            Fault::PausePooler(pooler, wait) => self.pause_pooler(pooler, wait),
         }
+    }
+
+    fn pause_host(&mut self, member: usize, wait: u64) {
+        let host = &mut self.hosts[member];
+        host.frozen_until = host.frozen_until.max(self.now + wait);
+        let until = host.frozen_until;
+        self.at(until, SimulationEvent::Thaw { member });
+    }
+
+    fn isolate(&mut self, member: usize) {
+        for other in (0..self.cut.len()).filter(|other| *other != member) {
+            self.cut_way(member, other);
+            self.cut_way(other, member);
+        }
+    }
+
+    fn fill_disk(&mut self, member: usize) {
+        self.hosts[member].postgres.disk_full = true;
+        if self.random.chance(500) {
+            // WAL cannot be written: PANIC.
+            self.kill_server(member);
+        }
+    }
+
+    fn put_foreign_data(&mut self, member: usize) {
+        if self.lose_data(member) {
+            let foreign = Data {
+                unfinished: false,
+                ..Data::new(FOREIGN)
+            };
+            self.hosts[member].postgres.data = Some(foreign);
+        }
+    }
+
+    fn pause_pooler(&mut self, pooler: usize, wait: u64) {
+        let until = self.now + wait;
+        let pooler = &mut self.poolers[pooler];
+        (pooler.paused_until, pooler.catches_up_at) = (until, pooler.catches_up_at.max(until));
     }
 
     pub(crate) fn undo(&mut self, fault: Fault) {
@@ -198,7 +176,7 @@ impl World {
                     self.mend_way(other, member);
                 }
             }
-            Fault::EtcdSilent(_) => self.etcd_answers(),
+            Fault::EtcdSilent(_) => self.etcd_time_passes(),
             Fault::DiskFull(member, _) => self.hosts[member].postgres.disk_full = false,
             Fault::PauseCluster(_) => self.set_paused(false),
             _ => {}
@@ -213,7 +191,7 @@ impl World {
         if from < self.hosts.len() && to < self.hosts.len() {
             self.later(
                 CONNECTION_TIMEOUT,
-                SimulationEvent::ConnectionTimeout { from, to },
+                ServerEvent::ConnectionTimeout { from, to },
             );
         }
     }
@@ -221,18 +199,6 @@ impl World {
     fn mend_way(&mut self, from: usize, to: usize) {
         if from != to {
             self.cut[from][to] = self.cut[from][to].saturating_sub(1);
-        }
-    }
-
-    fn etcd_answers(&mut self) {
-        if self.now < self.etcd_silent_until {
-            return;
-        }
-        // Its new leader gives every lease its whole ttl again; those that keep asking notice
-        // nothing else.
-        let now = self.now;
-        for (lease, ends) in self.etcd.promote(now) {
-            self.at(ends, SimulationEvent::Expire { lease });
         }
     }
 
@@ -302,88 +268,6 @@ impl World {
         true
     }
 
-    fn reconfigure(&mut self, how: u64) {
-        let mut random = Random::new(how);
-        let mut new = settings(&mut random);
-        let Some(old) = self.etcd.keys().settings else {
-            return;
-        };
-        new.paused = old.paused;
-        new.replication.count = new.replication.count.min(self.hosts.len() - 1);
-        // Whoever turns synchronous replication off accepts loss; that is not what is looked for
-        // here.
-        if old.replication.mode == Mode::Async || new.replication.mode == Mode::Async {
-            new.replication.mode = old.replication.mode;
-        }
-        let expected = self
-            .hosts
-            .iter()
-            .map(|host| host.name.clone())
-            .filter(|_| random.chance(700))
-            .collect();
-        let expected = random.chance(500).then_some(expected);
-        self.etcd
-            .change(|keys, _| (keys.settings, keys.cluster.expected) = (Some(new), expected));
-        self.etcd_changed();
-    }
-
-    fn set_paused(&mut self, paused: bool) {
-        // Without the key there is nothing to change.
-        if self
-            .etcd
-            .keys()
-            .settings
-            .is_some_and(|settings| settings.paused != paused)
-        {
-            self.etcd.change(|keys, _| {
-                keys.settings
-                    .iter_mut()
-                    .for_each(|settings| settings.paused = paused);
-            });
-            self.etcd_changed();
-        }
-    }
-
-    fn delete_key(&mut self, delete: impl FnOnce(&mut etcd::Keys)) {
-        // An etcd that has no leader does not do it for anybody.
-        if self.now < self.etcd_silent_until {
-            return;
-        }
-        self.etcd.change(|keys, _| delete(keys));
-        self.etcd_changed();
-    }
-
-    /// Every key of a cluster goes. Not in Async mode, where nothing but `history` tells of a
-    /// timeline that a dead member began; and not while a member without data would have nothing
-    /// left that tells it of the cluster, neither keys nor its own memory.
-    fn delete_everything(&mut self) {
-        let blank = |host: &Host| {
-            let knows = host
-                .agent
-                .as_ref()
-                .is_some_and(|agent| agent.node.view(mrg_base::Moment(0)).memory.knows_cluster);
-            host.has_nothing() && !knows || host.may_pass_for_another()
-        };
-        if self.schedule.settings.replication.mode == Mode::Async || self.hosts.iter().any(blank) {
-            return;
-        }
-        self.delete_key(|keys| {
-            keys.cluster = mrg_election::Cluster {
-                revision: keys.cluster.revision,
-                ..Default::default()
-            };
-            keys.settings = None;
-        });
-    }
-
-    /// Whether the keys say nothing of a cluster that there is.
-    pub(crate) fn is_forgotten(&self) -> bool {
-        let cluster = &self.etcd.keys().cluster;
-        self.judge.system.is_some()
-            && cluster.initialize.is_none()
-            && !mrg_election::has_traces(cluster)
-    }
-
     /// Everything is mended. From here on the cluster must come back by itself.
     fn heal(&mut self) {
         self.tell(|_| "*** everything is mended".to_owned());
@@ -391,8 +275,8 @@ impl World {
             row.fill(0);
         }
         self.slow_until = 0;
-        self.etcd_silent_until = self.now;
-        self.etcd_answers();
+        self.etcd.mend();
+        self.etcd_time_passes();
         for member in 0..self.hosts.len() {
             let now = self.now;
             let host = &mut self.hosts[member];
@@ -411,72 +295,6 @@ impl World {
         self.healed = true;
         self.judge.healed_at = Some(self.now);
         self.help();
-    }
-
-    /// The person on call does what docs/ha.md says, and nothing else: ends a pause, moves away the
-    /// data of another cluster, and chooses a leader where `/sync` was deleted and nobody leads.
-    pub(crate) fn help(&mut self) {
-        self.later(HELP_EVERY, SimulationEvent::Help);
-        self.set_paused(false);
-        for host in self.hosts.iter_mut().filter(|host| !host.postgres.runs()) {
-            host.postgres.data.take_if(|data| data.system == FOREIGN);
-        }
-        let cluster = &self.etcd.keys().cluster;
-        let nameless = self.judge.system.is_some()
-            && cluster.leader.is_none()
-            && cluster.initialize.is_none()
-            && !self.is_forgotten();
-        let ours = |host: &Host| {
-            host.postgres
-                .data
-                .as_ref()
-                .map(|data| data.system)
-                .filter(|system| *system != FOREIGN)
-        };
-        if let Some(system_id) = self.hosts.iter().find_map(ours).filter(|_| nameless) {
-            self.tell(|_| format!("*** somebody writes /initialize: {system_id}"));
-            self.etcd.change(|keys, _| {
-                keys.cluster.initialize = Some(mrg_election::Initialize::Done(system_id));
-            });
-            self.etcd_changed();
-        }
-        let keys = self.etcd.keys();
-        let stuck = keys.cluster.leader.is_none()
-            && keys.cluster.sync.is_none()
-            && keys
-                .settings
-                .unwrap_or(self.schedule.settings)
-                .is_synchronous();
-        if let Some(leader) = self.most_advanced().filter(|_| stuck) {
-            self.tell(|_| format!("*** somebody writes /sync for {leader}"));
-            self.etcd.change(|keys, revision| {
-                // Every member is there, and none is a primary: nobody leads by promises.
-                keys.cluster
-                    .failsafe
-                    .take_if(|listed| !listed.members.contains(&leader));
-                keys.cluster.sync = Some((revision, Stored::only(leader)));
-            });
-            self.etcd_changed();
-        }
-    }
-
-    /// Whoever is furthest, as the members' list shows it, once every member that has data is
-    /// there.
-    fn most_advanced(&self) -> Option<MemberName> {
-        let positions = (0..self.hosts.len()).filter_map(|member| match self.look(member) {
-            Postgres::NoData => None,
-            Postgres::Standby(standby) => Some(
-                standby
-                    .position
-                    .map(|position| (position, std::cmp::Reverse(self.name(member)))),
-            ),
-            _ => Some(None),
-        });
-        let positions: Vec<_> = positions.collect::<Option<_>>()?;
-        positions
-            .into_iter()
-            .max()
-            .map(|(_, std::cmp::Reverse(name))| name)
     }
 
     /// A connection over a way that has been cut for long.

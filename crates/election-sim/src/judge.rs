@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::etcd::Transaction;
+use crate::etcd::Keys;
 use crate::postgres::{Server, lsn};
 use crate::schedule::{Fault, Schedule};
 use crate::world::{Host, World};
-use mrg_base::Position;
-use mrg_election::{Initialize, LeaseId, Mode, Reason, Revision, sync};
+use mrg_base::{MemberName, Position};
+use mrg_election::{Initialize, Mode, Reason, Revision, sync};
 
 /// After everything is mended, the cluster must be whole within so long, and so many lengths of its
 /// ttl.
@@ -32,8 +32,8 @@ pub(super) struct Judge {
     pub healed_at: Option<u64>,
     /// When each member's server was last seen to accept writes.
     wrote_at: Vec<u64>,
-    /// The revision that created the leader key, if it is there.
-    created: Option<Revision>,
+    /// The leader key's creation and its holder, if it is there.
+    held: Option<(Revision, MemberName)>,
     /// Who held the leader key, since when.
     leaderships: Vec<(u64, Option<usize>)>,
     violation: Option<String>,
@@ -47,7 +47,8 @@ pub(super) struct Judge {
     /// The system identifier of the first cluster that had one. Before, what is being made may be
     /// given up.
     pub system: Option<u64>,
-    within: u64,
+    /// How long after the mending the cluster must be whole.
+    pub within: u64,
 }
 
 impl Judge {
@@ -63,7 +64,7 @@ impl Judge {
             rewires: 0,
             systems: 0,
             healed_at: None,
-            created: None,
+            held: None,
             wrote_at: vec![0; schedule.members],
             leaderships: vec![(0, None)],
             violation: None,
@@ -239,18 +240,13 @@ impl World {
 
     /// `/sync` and the names in force must never permit an election that could miss a commit.
     pub(crate) fn judge_keys(&mut self) {
-        let created = self
-            .etcd
-            .keys()
-            .cluster
-            .leader
-            .as_ref()
-            .map(|leader| leader.created);
-        if created.is_some() && self.judge.created.is_some() && created != self.judge.created {
+        let leader = self.etcd.keys().cluster.leader.as_ref();
+        let held = leader.map(|leader| (leader.created, leader.member.clone()));
+        if held.is_some() && self.judge.held.is_some() && held != self.judge.held {
             self.judge
                 .blame("the leader key was taken from whoever held it".to_owned());
         }
-        self.judge.created = created;
+        self.judge.held = held;
         if let Some(Initialize::Done(system)) = self.etcd.keys().cluster.initialize {
             self.judge.system.get_or_insert(system);
         }
@@ -291,30 +287,22 @@ impl World {
         }
     }
 
-    /// The leader key goes only when nothing of that server runs.
-    pub(crate) fn judge_transaction(
-        &mut self,
-        member: usize,
-        lease: LeaseId,
-        transaction: &Transaction,
-    ) {
-        let leads = self
-            .etcd
-            .keys()
-            .cluster
-            .leader
-            .as_ref()
-            .is_some_and(|leader| leader.lease == lease);
-        if leads
-            && *transaction == Transaction::Release
-            && matches!(
-                self.hosts[member].postgres.server,
-                Server::Primary | Server::Stopping
-            )
-        {
-            let name = self.name(member);
+    /// The leader key is released only when nothing of that server runs.
+    pub(crate) fn judge_release(&mut self, by: usize, before: &Keys) {
+        let Some(leader) = &before.cluster.leader else {
+            return;
+        };
+        if self.etcd.keys().cluster.leader.is_some() {
+            return;
+        }
+        let server = |member: usize| self.hosts[member].postgres.server;
+        let runs = self
+            .number_of(&leader.member)
+            .is_some_and(|member| matches!(server(member), Server::Primary | Server::Stopping));
+        if runs {
+            let (name, by) = (&leader.member, self.name(by));
             self.judge.blame(format!(
-                "{name} released the leader key while its postgres runs"
+                "{by} released the leader key while the postgres of {name} runs"
             ));
         }
     }
@@ -334,110 +322,6 @@ impl World {
                 position.flushed,
                 has.expect("just seen")
             ));
-        }
-    }
-
-    /// Whether everything is as it should be in the end: one primary, everybody streams, clients
-    /// write.
-    pub(crate) fn is_whole(&self) -> Result<(), String> {
-        let Some(leader) = &self.etcd.keys().cluster.leader else {
-            return Err("there is no leader".to_owned());
-        };
-        let Some(number) = self.number_of(&leader.member) else {
-            return Err("the leader is nobody's name".to_owned());
-        };
-        if self.hosts[number].postgres.server != Server::Primary {
-            return Err(format!(
-                "{} leads, and does not accept writes",
-                leader.member
-            ));
-        }
-        let primary = self.hosts[number].postgres.data.as_ref();
-        for (member, host) in self
-            .hosts
-            .iter()
-            .enumerate()
-            .filter(|(member, _)| *member != number)
-        {
-            let streams = host
-                .postgres
-                .receiver
-                .is_some_and(|receiver| receiver.upstream == number);
-            if !streams || !matches!(host.postgres.server, Server::Standby { .. }) {
-                let reason = host.agent.as_ref().and_then(|agent| agent.node.reason());
-                return Err(format!(
-                    "{} does not stream from {}: {:?}, {reason:?}",
-                    host.name,
-                    leader.member,
-                    self.look(member)
-                ));
-            }
-            let (Some(mine), Some(theirs)) = (&host.postgres.data, primary) else {
-                return Err("no data".to_owned());
-            };
-            if mine.common(theirs) != mine.wal.len() {
-                return Err(format!(
-                    "{} has WAL that {} does not have",
-                    host.name, leader.member
-                ));
-            }
-        }
-        let since = self
-            .judge
-            .healed_at
-            .unwrap_or(self.now.saturating_sub(5_000));
-        for (client, last) in self.judge.last_acknowledged.iter().enumerate() {
-            if *last <= since {
-                let pooler = (client < 2 && !self.poolers.is_empty())
-                    .then(|| self.poolers[client % self.poolers.len()].reason());
-                return Err(format!(
-                    "client {client} has not written since ({pooler:?})"
-                ));
-            }
-        }
-        match self.poolers.iter().position(|pooler| !pooler.flows()) {
-            Some(pooler) => Err(format!("pooler {pooler} lets nobody through")),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the day is over: something is wrong, or everything is whole again, or the time for
-    /// that has passed.
-    pub(crate) fn is_over(&mut self) -> bool {
-        if self.judge.violation.is_some() {
-            return true;
-        }
-        let Some(healed_at) = self.judge.healed_at else {
-            if self.is_whole().is_ok() {
-                self.hasten_fault();
-            }
-            return false;
-        };
-        match self.is_whole() {
-            Ok(()) => {
-                self.judge_end();
-                true
-            }
-            Err(reason) if self.now > healed_at + self.judge.within => {
-                self.judge.blame(format!(
-                    "not whole long after everything was mended: {reason}"
-                ));
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    fn judge_end(&mut self) {
-        let leader = self
-            .etcd
-            .keys()
-            .cluster
-            .leader
-            .as_ref()
-            .and_then(|leader| self.number_of(&leader.member));
-        if let Some(leader) = leader {
-            self.judge_promotion(leader);
         }
     }
 }

@@ -7,15 +7,29 @@
 //! mended, and within a bounded time the cluster must be whole by itself. The same seed gives the
 //! same day. docs/proof.md says what the model knows of the world and what it does not.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "handlers own the events that happen to them"
+)]
+
 mod agent;
+mod clients;
 mod etcd;
 mod event;
 mod faults;
+mod fence;
+mod happen;
 mod judge;
+mod local;
+mod messages;
 mod network;
+mod pauses;
+mod people;
 mod pooler;
 mod postgres;
+mod probes;
 mod publish;
+mod questions;
 mod random;
 mod reduce;
 mod schedule;
@@ -24,6 +38,8 @@ mod steps;
 mod streaming;
 mod votes;
 mod wal;
+mod watch;
+mod whole;
 mod world;
 
 use std::collections::BTreeSet;
@@ -57,8 +73,8 @@ pub struct Report {
     pub story: Vec<(u64, String)>,
 }
 
-/// Looks whether it is over after so many events.
-const LOOK_EVERY: u64 = 32;
+/// Events between two checks whether the day is over.
+const EVENTS_PER_CHECK: u64 = 32;
 
 /// Lives through a day.
 pub fn run(schedule: &Schedule, tell: bool) -> Report {
@@ -66,7 +82,7 @@ pub fn run(schedule: &Schedule, tell: bool) -> Report {
     let mut count = 0;
     while world.advance() {
         count += 1;
-        if (world.judge.violation().is_some() || count % LOOK_EVERY == 0) && world.is_over() {
+        if (world.judge.violation().is_some() || count % EVENTS_PER_CHECK == 0) && world.is_over() {
             break;
         }
     }

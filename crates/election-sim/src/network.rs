@@ -61,7 +61,13 @@ impl World {
     pub(crate) fn ask_etcd(&mut self, from: usize, number: u32, within: u64, ask: Ask) -> u64 {
         let call = self.call();
         let etcd = self.etcd_end();
-        if let Some(wait) = self.way(from, etcd) {
+        let sent = self.way(from, etcd).map(|wait| (wait, false)).or_else(|| {
+            // TCP sends it again, until it gets there or whoever asked gives up: it may be done
+            // long after the answer is waited for.
+            let again = self.cut[from][etcd] > 0 && self.random.chance(RESENT);
+            again.then(|| (self.random.between(200, within.max(201)), true))
+        });
+        if let Some((wait, resent)) = sent {
             self.later(
                 wait,
                 SimulationEvent::Request {
@@ -69,19 +75,7 @@ impl World {
                     number,
                     call,
                     ask: Box::new(ask),
-                },
-            );
-        } else if self.cut[from][etcd] > 0 && self.random.chance(RESENT) {
-            // TCP sends it again, until it gets there or whoever asked gives up: it may be done
-            // long after the answer is waited for.
-            let wait = self.random.between(200, within.max(201));
-            self.later(
-                wait,
-                SimulationEvent::Resent {
-                    from,
-                    number,
-                    call,
-                    ask: Box::new(ask),
+                    resent,
                 },
             );
         }
@@ -96,39 +90,40 @@ impl World {
         call
     }
 
-    pub(crate) fn asked_of_etcd(&mut self, from: usize, number: u32, call: u64, ask: Ask) {
-        if self.now < self.etcd_silent_until {
+    pub(crate) fn asked_of_etcd(
+        &mut self,
+        from: usize,
+        number: u32,
+        call: u64,
+        ask: Ask,
+        resent: bool,
+    ) {
+        // What is sent again does not get there while the way is cut either.
+        let lost = resent && self.cut[from][self.etcd_end()] > 0;
+        if lost || !self.etcd.answers(self.now) {
             return;
         }
+        self.etcd_time_passes();
         let answer = match ask {
             Ask::Grant(ttl) => {
                 let length = self.etcd_time(ttl.0);
-                let id = self.etcd.grant(self.now, length);
+                let id = self.etcd.grant(length);
                 self.later(length, SimulationEvent::Expire { lease: id });
                 Answer::Granted(id, ttl)
             }
-            Ask::Keep(id) => Answer::Kept(self.etcd.keep(self.now, id)),
+            Ask::Keep(id) => Answer::Kept(self.etcd.keep(id)),
             Ask::Revoke(id) => {
-                if self.etcd.revoke(id) {
-                    self.etcd_changed();
-                }
+                self.etcd.revoke(id);
+                self.etcd_changed();
                 Answer::Revoked
             }
             Ask::Read => Answer::Keys(self.etcd.keys().clone()),
-            Ask::Transact(lease, transaction) => {
-                let who = self.name(from);
-                self.judge_transaction(from, lease, &transaction);
-                let done = self.etcd.transact(&who, lease, transaction);
-                if done.is_some() {
-                    self.etcd_changed();
-                }
-                Answer::Transacted(done)
-            }
-            Ask::Pooler(key) => {
-                let pooler = from - self.hosts.len() - 1;
-                self.etcd.change(|keys, _| keys.poolers.insert(pooler, key));
+            Ask::Transact(transaction) => {
+                let before = self.etcd.keys().clone();
+                let done = self.etcd.transact(&transaction);
+                self.judge_release(from, &before);
                 self.etcd_changed();
-                Answer::Revoked
+                Answer::Transacted(done)
             }
         };
         let etcd = self.etcd_end();
@@ -145,26 +140,29 @@ impl World {
         }
     }
 
-    pub(crate) fn expire(&mut self, id: LeaseId) {
-        let Some(lease) = self.etcd.lease(id) else {
-            return;
-        };
-        let ends = lease.ends.max(self.etcd_silent_until);
-        if ends > self.now || self.now < self.etcd_silent_until {
-            self.at(
-                ends.max(self.now + 1),
-                SimulationEvent::Expire { lease: id },
-            );
-            return;
-        }
-        self.tell(|_| format!("etcd: lease {} ends", id.0));
-        if self.etcd.revoke(id) {
-            self.etcd_changed();
+    /// A lease may end now, unless it was kept.
+    pub(crate) fn expire(&mut self, lease: LeaseId) {
+        self.etcd_time_passes();
+        if let Some(ends) = self.etcd.lease_ends(lease) {
+            let next = ends.max(self.etcd.silent_until());
+            self.at(next.max(self.now + 1), SimulationEvent::Expire { lease });
         }
     }
 
-    /// Everybody who watches hears of it, in order, each in his own time.
+    /// The clock of etcd goes on.
+    pub(crate) fn etcd_time_passes(&mut self) {
+        for lease in self.etcd.advance(self.now) {
+            self.tell(|_| format!("etcd: lease {} ends", lease.0));
+        }
+        self.etcd_changed();
+    }
+
+    /// If a key changed, everybody who watches hears of it, in order, each in his own time.
     pub(crate) fn etcd_changed(&mut self) {
+        let revision = self.etcd.keys().cluster.revision;
+        if std::mem::replace(&mut self.etcd_told, revision) == revision {
+            return;
+        }
         self.judge_keys();
         let keys = self.etcd.keys().clone();
         let etcd = self.etcd_end();

@@ -2,6 +2,7 @@
 //! timelines, recovery, and who must confirm a commit.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use mrg_base::{Lsn, Moment, Position, Timeline};
 use mrg_election::DataDirectory;
@@ -21,6 +22,10 @@ pub(crate) struct Record {
 
 /// A data directory.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "marks of a data directory, each independent of the others"
+)]
 pub(crate) struct Data {
     /// The system identifier.
     pub system: u64,
@@ -102,6 +107,21 @@ impl Data {
             .wal
             .partition_point(|record| record.timeline <= timeline);
         (at < self.wal.len()).then_some(at)
+    }
+
+    /// The text of PostgreSQL's history file of a timeline.
+    pub(crate) fn history_file(&self, timeline: Timeline) -> String {
+        let mut text = String::new();
+        let mut from = 0;
+        while let Some(record) = self.wal.get(from) {
+            let ended = record.timeline;
+            let Some(end) = self.end_of(ended).filter(|_| ended < timeline.0) else {
+                break;
+            };
+            let _ = writeln!(text, "{ended}\t{}\tno recovery target specified", lsn(end));
+            from = end;
+        }
+        text
     }
 
     /// As `pg_control` tells it.

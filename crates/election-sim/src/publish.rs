@@ -1,44 +1,39 @@
 //! Performs what the publisher says, against the model.
 
-use crate::agent::Call;
-use crate::etcd::Transaction;
+use crate::etcd::config;
 use crate::event::Ask;
+use crate::pooler::address;
 use crate::postgres::Server;
+use crate::watch::Call;
 use crate::world::World;
-use mrg_base::{Lsn, MemberName, Moment};
-use mrg_election::publisher::{ConfigKey, MemberRecord, Observed, PublisherEffect, PublisherEvent};
-use mrg_election::{Initialize, LeaseId, Member, Postgres};
+use mrg_base::{MemberName, Moment};
+use mrg_dcs::wire::{MemberData, StatusData};
+use mrg_dcs::{Transaction, Writer};
+use mrg_election::publisher::{ConfigKey, Observed, PublisherEffect, PublisherEvent};
+use mrg_election::{Initialize, Postgres};
 
-/// A member key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record(pub Member);
+/// Where a member is reached, as its key says.
+#[derive(Clone, Debug)]
+pub(super) struct Urls {
+    conn: String,
+    /// The URL of its REST API.
+    pub api: String,
+}
 
-impl MemberRecord for Record {
-    fn is_urgent(&self, published: &Self) -> bool {
-        (self.0.running, self.0.primary) != (published.0.running, published.0.primary)
+impl Urls {
+    pub(crate) fn of(member: usize) -> Self {
+        Self {
+            conn: format!("postgres://{}/postgres", address(member)),
+            api: format!("http://{}:8008/patroni", address(member).host),
+        }
     }
-}
 
-fn record(lease: LeaseId, postgres: &Postgres) -> Record {
-    let (running, primary, position) = match postgres {
-        Postgres::Primary(primary) => (true, true, Some(primary.position)),
-        Postgres::Standby(standby) => (true, false, standby.position),
-        _ => (false, false, None),
-    };
-    Record(Member {
-        lease,
-        running,
-        primary,
-        position,
-        may_lead: true,
-        may_sync: true,
-    })
-}
-
-fn flushed(postgres: &Postgres) -> Lsn {
-    match postgres {
-        Postgres::Primary(primary) => primary.position.flushed,
-        _ => Lsn(0),
+    fn record(&self, postgres: &Postgres) -> MemberData {
+        MemberData {
+            conn_url: self.conn.clone(),
+            api_url: self.api.clone(),
+            ..MemberData::of(postgres)
+        }
     }
 }
 
@@ -59,13 +54,13 @@ impl World {
             lease,
             former_lease: agent.node.former_lease(),
             holds_key: agent.node.view(now).holds_key(),
-            member: record(lease.unwrap_or(LeaseId(0)), &agent.postgres),
-            member_key: seen.cluster.members.get(&name).map(|key| key.lease),
-            status: flushed(&agent.postgres),
-            config: match (seen.settings, agent.known_settings) {
-                (Some(_), _) => ConfigKey::Present,
-                (None, known) => ConfigKey::Missing {
-                    remembered: known.is_some(),
+            member: agent.urls.record(&agent.postgres),
+            member_key: seen.snapshot.member_lease(&name),
+            status: StatusData::of(&name, &agent.postgres),
+            config: match seen.snapshot.config() {
+                Some(_) => ConfigKey::Present,
+                None => ConfigKey::Missing {
+                    remembered: agent.known_config.is_some(),
                 },
             },
             loop_wait: agent.settings.failover.loop_wait,
@@ -77,43 +72,45 @@ impl World {
     }
 
     /// A write of the publisher has ended.
-    pub(crate) fn published(&mut self, member: usize, event: PublisherEvent<'_, Record, Lsn>) {
+    pub(crate) fn published(
+        &mut self,
+        member: usize,
+        event: PublisherEvent<'_, MemberData, StatusData>,
+    ) {
         let now = self.clock(member);
         for effect in self.agent(member).publisher.on(now, event) {
             self.write(member, effect);
         }
     }
 
-    fn write(&mut self, member: usize, effect: PublisherEffect<Record, Lsn>) {
-        let agent = self.agent(member);
-        let own = agent.node.lease().map_or(LeaseId(0), |lease| lease.id);
-        let (number, within) = (agent.number, agent.settings.failover.retry_timeout.0);
-        let settings = agent.known_settings.unwrap_or(agent.settings);
-        let (call, lease, transaction) = match effect {
+    fn write(&mut self, member: usize, effect: PublisherEffect<MemberData, StatusData>) {
+        let name = self.name(member);
+        let (call, transaction) = match effect {
             PublisherEffect::WriteMember {
                 lease,
                 former,
                 record,
             } => (
                 Call::Member,
-                lease,
-                Transaction::ClaimMember(record.0, former),
+                Transaction::publish_member(&name, record, lease, former),
             ),
             PublisherEffect::RestoreConfig => {
-                (Call::Config, own, Transaction::RestoreConfig(settings))
+                let known = self.agent(member).known_config.clone();
+                let config = known.unwrap_or_else(|| config(&self.schedule.settings, None));
+                (Call::Config, Transaction::create_config(config))
             }
-            PublisherEffect::WriteStatus(optime) => {
-                (Call::Status, own, Transaction::PutStatus(optime))
-            }
+            PublisherEffect::WriteStatus(data) => (Call::Status, Transaction::put_status(data)),
             PublisherEffect::WriteHistory {
-                lease,
-                timeline,
-                known,
-            } => (
-                Call::History,
-                lease,
-                Transaction::PutHistory(timeline, known),
-            ),
+                lease, timeline, ..
+            } => {
+                let data = self.hosts[member].postgres.data.as_ref();
+                let file = data.map_or_else(String::new, |data| data.history_file(timeline));
+                let written = self.with_writer(member, |writer| writer.history(lease, &file));
+                let Some(transaction) = written else {
+                    return self.published(member, PublisherEvent::HistoryWritten(true));
+                };
+                (Call::History, transaction)
+            }
             PublisherEffect::KeepSlots { dropped, .. } => {
                 for name in dropped {
                     self.judge_dropped_slot(member, &name);
@@ -122,8 +119,28 @@ impl World {
                 return self.published(member, PublisherEvent::SlotsKept(kept));
             }
         };
-        let number = self.ask_etcd(member, number, within, Ask::Transact(lease, transaction));
-        self.agent(member).calls.insert(number, call);
+        self.ask_to_write(member, transaction, call);
+    }
+
+    /// What a member writes follows from what it knows now.
+    pub(crate) fn with_writer<T>(&self, member: usize, write: impl FnOnce(&Writer) -> T) -> T {
+        let host = &self.hosts[member];
+        let agent = host.agent.as_ref().expect("an agent that runs");
+        write(&Writer {
+            me: &host.name,
+            lease: agent.node.lease().map(|lease| lease.id),
+            snapshot: &agent.seen.snapshot,
+            postgres: &agent.postgres,
+            time: &self.now.to_string(),
+        })
+    }
+
+    /// Asks etcd for a transaction, within the time that the settings give.
+    pub(crate) fn ask_to_write(&mut self, member: usize, transaction: Transaction, call: Call) {
+        let agent = self.agent(member);
+        let (number, within) = (agent.number, agent.settings.failover.retry_timeout.0);
+        let asked = self.ask_etcd(member, number, within, Ask::Transact(transaction));
+        self.agent(member).calls.insert(asked, call);
     }
 
     /// A member that streams needs its slot, whatever became of its key, unless it was removed from

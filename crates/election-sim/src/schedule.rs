@@ -152,7 +152,7 @@ impl Schedule {
         let skew = if random.chance(500) {
             let most = SKEW[random.index(SKEW.len())];
             (0..=members)
-                .map(|_| random.between(0, 2 * most) as i64 - most as i64)
+                .map(|_| random.between(0, 2 * most).cast_signed() - most.cast_signed())
                 .collect()
         } else {
             vec![0; members + 1]
@@ -274,7 +274,6 @@ fn fault(random: &mut Random, kind: u64, members: usize, poolers: usize, ttl: u6
     let long = random.between(200, 3 * ttl);
     let pooler = random.index(poolers.max(1));
     match kind {
-        0 => Fault::KillPostmaster(member),
         1 => Fault::KillAgent(member, short),
         2 => Fault::KillContainer(member, [short, long][random.index(2)]),
         3 => Fault::KillHost(member, 2 * long),

@@ -1,6 +1,6 @@
 //! What the servers do by themselves: start, stop, promote, stream, confirm commits.
 
-use crate::event::SimulationEvent;
+use crate::event::ServerEvent;
 use crate::postgres::{Data, Receiver, Sender, Server, lsn};
 use crate::world::World;
 use mrg_base::{Lsn, Position, Timeline};
@@ -92,7 +92,7 @@ impl World {
         let wait = self.takes(self.schedule.delays.start);
         self.later(
             wait,
-            SimulationEvent::ServerUp {
+            ServerEvent::Up {
                 member,
                 incarnation,
                 primary,
@@ -121,14 +121,14 @@ impl World {
             let wait = self.random.between(0, 40);
             self.later(
                 wait,
-                SimulationEvent::Replayed {
+                ServerEvent::Replayed {
                     member,
                     incarnation,
                 },
             );
             self.later(
                 1,
-                SimulationEvent::Knock {
+                ServerEvent::Knock {
                     member,
                     incarnation,
                 },
@@ -178,7 +178,7 @@ impl World {
             } else {
                 self.later(
                     CONNECTION_TIMEOUT,
-                    SimulationEvent::SenderGone {
+                    ServerEvent::SenderGone {
                         primary: upstream,
                         standby: member,
                         connection,
@@ -192,7 +192,7 @@ impl World {
             } else {
                 self.later(
                     CONNECTION_TIMEOUT,
-                    SimulationEvent::ReceiverGone {
+                    ServerEvent::ReceiverGone {
                         standby,
                         connection,
                     },
@@ -235,7 +235,7 @@ impl World {
         let incarnation = postgres.incarnation;
         self.later(
             KNOCK_AGAIN,
-            SimulationEvent::Knock {
+            ServerEvent::Knock {
                 member: standby,
                 incarnation,
             },
@@ -259,7 +259,7 @@ impl World {
                 let wait = self.takes(self.schedule.delays.checkpoint);
                 self.later(
                     wait,
-                    SimulationEvent::Stopped {
+                    ServerEvent::Stopped {
                         member,
                         incarnation,
                     },
@@ -271,7 +271,7 @@ impl World {
                 let incarnation = self.hosts[member].postgres.incarnation;
                 self.later(
                     wait,
-                    SimulationEvent::Stopped {
+                    ServerEvent::Stopped {
                         member,
                         incarnation,
                     },
@@ -299,7 +299,7 @@ impl World {
                     // The senders live until what is under way has arrived.
                     self.later(
                         30,
-                        SimulationEvent::Stopped {
+                        ServerEvent::Stopped {
                             member,
                             incarnation,
                         },
@@ -338,7 +338,7 @@ impl World {
         let incarnation = self.hosts[member].postgres.incarnation;
         self.later(
             wait,
-            SimulationEvent::Promoted {
+            ServerEvent::Promoted {
                 member,
                 incarnation,
             },

@@ -1,6 +1,6 @@
 //! A standby's WAL receiver, and copies of another's data.
 
-use crate::event::{Message, SimulationEvent};
+use crate::event::{Message, ServerEvent};
 use crate::postgres::{Data, Receiver, Sender, Server};
 use crate::server::KNOCK_AGAIN;
 use crate::steps::failed;
@@ -38,7 +38,7 @@ impl World {
         }
         self.later(
             1,
-            SimulationEvent::Knock {
+            ServerEvent::Knock {
                 member,
                 incarnation,
             },
@@ -81,7 +81,7 @@ impl World {
         };
         self.later(
             KNOCK_AGAIN,
-            SimulationEvent::Knock {
+            ServerEvent::Knock {
                 member,
                 incarnation,
             },

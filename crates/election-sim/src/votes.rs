@@ -1,6 +1,6 @@
 //! Votes and promises: what agents ask each other, over a network that loses it.
 
-use crate::event::{Message, SimulationEvent};
+use crate::event::Message;
 use crate::world::World;
 use mrg_base::{MemberName, Millis, Moment, Position};
 use mrg_election::watch_order::WatchInput;
@@ -67,6 +67,26 @@ impl World {
         self.send(member, from, Message::Voted { agent, step, vote });
     }
 
+    pub(crate) fn withdraw_promises(
+        &mut self,
+        member: usize,
+        members: Vec<MemberName>,
+        round: u64,
+    ) {
+        let Some(lease) = self.agent(member).node.lease().map(|lease| lease.id) else {
+            return;
+        };
+        self.tell(|world| {
+            let name = &world.hosts[member].name;
+            format!("{name}: promises are not needed any more")
+        });
+        for name in members {
+            if let Some(to) = self.number_of(&name) {
+                self.send(member, to, Message::Withdraw { lease, round });
+            }
+        }
+    }
+
     pub(crate) fn ask_promises(
         &mut self,
         member: usize,
@@ -94,14 +114,7 @@ impl World {
                 asked,
                 all: true,
             };
-            self.later(
-                0,
-                SimulationEvent::Agent {
-                    member,
-                    agent: number,
-                    event: Box::new(event),
-                },
-            );
+            self.agent_event(member, number, 0, event);
         }
         for to in waiting {
             self.send(
@@ -121,14 +134,7 @@ impl World {
             asked,
             all: false,
         };
-        self.later(
-            within.0,
-            SimulationEvent::Agent {
-                member,
-                agent: number,
-                event: Box::new(late),
-            },
-        );
+        self.agent_event(member, number, within.0, late);
     }
 
     pub(crate) fn promise_asked(

@@ -1,6 +1,6 @@
 //! WAL: written, flushed, sent, and confirmed.
 
-use crate::event::{Message, SimulationEvent};
+use crate::event::{Message, ServerEvent, SimulationEvent};
 use crate::postgres::{Data, Receiver, Record, Server, Waiting};
 use crate::world::World;
 
@@ -55,7 +55,7 @@ impl World {
         let wait = self.takes(self.schedule.delays.fsync);
         self.later(
             wait,
-            SimulationEvent::Flush {
+            ServerEvent::Flush {
                 member,
                 incarnation,
                 upto: index + 1,
@@ -187,7 +187,7 @@ impl World {
         let wait = self.takes(self.schedule.delays.fsync);
         self.later(
             wait,
-            SimulationEvent::Flush {
+            ServerEvent::Flush {
                 member: standby,
                 incarnation,
                 upto,

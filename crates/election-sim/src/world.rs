@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::agent::Agent;
 use crate::etcd::Etcd;
-use crate::event::{Message, SimulationEvent};
+use crate::event::{PoolerEvent, SimulationEvent};
 use crate::faults::FOREIGN;
 use crate::judge::Judge;
 use crate::pooler::Pooler;
@@ -14,7 +14,7 @@ use crate::postgres::Postgres;
 use crate::random::Random;
 use crate::schedule::Schedule;
 use mrg_base::{MemberName, Moment};
-use mrg_election::{LeaseId, Promise};
+use mrg_election::{LeaseId, Promise, Revision};
 
 struct Entry {
     at: u64,
@@ -95,7 +95,8 @@ pub(super) struct World {
     pub schedule: Schedule,
     pub random: Random,
     pub etcd: Etcd,
-    pub etcd_silent_until: u64,
+    /// The revision that watchers were told of last.
+    pub etcd_told: Revision,
     pub hosts: Vec<Host>,
     pub poolers: Vec<Pooler>,
     pub cut: Vec<Vec<u32>>,
@@ -109,7 +110,7 @@ pub(super) struct World {
     pub connections: u32,
     pub records: u32,
     pub transactions: u64,
-    pub open: BTreeMap<u64, super::pooler::Transaction>,
+    pub open: BTreeMap<u64, crate::clients::Transaction>,
     pub news_at: Vec<u64>,
     queue: BinaryHeap<Reverse<Entry>>,
     order: u64,
@@ -145,8 +146,8 @@ impl World {
         let mut world = Self {
             now: 0,
             random: Random::fork(schedule.seed, 2),
-            etcd: Etcd::new(schedule.settings),
-            etcd_silent_until: 0,
+            etcd: Etcd::new(&schedule.settings),
+            etcd_told: Revision(0),
             hosts: names.into_iter().enumerate().map(host).collect(),
             poolers: Vec::new(),
             cut: vec![vec![0; ends]; ends],
@@ -179,7 +180,7 @@ impl World {
         }
         for pooler in 0..self.schedule.poolers {
             self.poolers.push(Pooler::new(pooler));
-            self.later(500, SimulationEvent::StartPooler { pooler });
+            self.later(500, PoolerEvent::Start { pooler });
         }
         self.expect_fault(0);
         for client in 0..3 {
@@ -202,16 +203,16 @@ impl World {
         self.hosts.len() + 1 + pooler
     }
 
-    pub(crate) fn at(&mut self, at: u64, what: SimulationEvent) {
+    pub(crate) fn at(&mut self, at: u64, what: impl Into<SimulationEvent>) {
         self.order += 1;
         self.queue.push(Reverse(Entry {
             at: at.max(self.now),
             order: self.order,
-            what,
+            what: what.into(),
         }));
     }
 
-    pub(crate) fn later(&mut self, wait: u64, what: SimulationEvent) {
+    pub(crate) fn later(&mut self, wait: u64, what: impl Into<SimulationEvent>) {
         self.at(self.now + wait, what);
     }
 
@@ -266,7 +267,7 @@ impl World {
     }
 
     /// Whether a member's agent stands still, and until when.
-    fn agent_standing(&self, member: usize) -> Option<u64> {
+    pub(crate) fn agent_standing(&self, member: usize) -> Option<u64> {
         let host = &self.hosts[member];
         let until = host.frozen_until.max(host.agent_paused_until);
         (self.now < until).then_some(until)
@@ -293,201 +294,5 @@ impl World {
 
     pub(crate) fn take_story(&mut self) -> Vec<(u64, String)> {
         self.story.take().unwrap_or_default()
-    }
-
-    /// Puts off what happens to somebody who stands still.
-    fn postponed(&mut self, what: SimulationEvent) -> Option<SimulationEvent> {
-        let until = match &what {
-            SimulationEvent::Wake { member, .. }
-            | SimulationEvent::Agent { member, .. }
-            | SimulationEvent::StepDone { member, .. }
-            | SimulationEvent::StepLate { member, .. } => self.agent_standing(*member),
-            SimulationEvent::Backstop { end: member, .. } if *member < self.hosts.len() => {
-                self.agent_standing(*member)
-            }
-            SimulationEvent::News { to, .. } | SimulationEvent::Reply { to, .. }
-                if *to < self.hosts.len() =>
-            {
-                self.agent_standing(*to)
-            }
-            SimulationEvent::Overdue { who, .. } if *who < self.hosts.len() => {
-                self.agent_standing(*who)
-            }
-            SimulationEvent::Arrives { to, message, .. } if *to < self.hosts.len() => {
-                match message.as_ref() {
-                    Message::Connect { .. }
-                    | Message::Wal { .. }
-                    | Message::Flushed { .. }
-                    | Message::Probe { .. }
-                    | Message::Write { .. } => self.standing(*to),
-                    _ => self.agent_standing(*to),
-                }
-            }
-            SimulationEvent::Fence { member, .. }
-            | SimulationEvent::ServerUp { member, .. }
-            | SimulationEvent::Replayed { member, .. }
-            | SimulationEvent::Promoted { member, .. }
-            | SimulationEvent::Stopped { member, .. }
-            | SimulationEvent::Flush { member, .. }
-            | SimulationEvent::Names { member, .. }
-            | SimulationEvent::Knock { member, .. }
-            | SimulationEvent::Look { member, .. } => self.standing(*member),
-            SimulationEvent::Pooler { pooler, .. }
-            | SimulationEvent::PoolerSet { pooler, .. }
-            | SimulationEvent::PoolerPause { pooler, .. } => self.pooler_standing(*pooler),
-            SimulationEvent::Backstop { end, .. }
-            | SimulationEvent::News { to: end, .. }
-            | SimulationEvent::Reply { to: end, .. }
-            | SimulationEvent::Overdue { who: end, .. } => {
-                self.pooler_standing(end - self.hosts.len() - 1)
-            }
-            SimulationEvent::Arrives { to, .. } if *to > self.hosts.len() => {
-                self.pooler_standing(to - self.hosts.len() - 1)
-            }
-            _ => None,
-        };
-        match until {
-            Some(until) => {
-                self.at(until, what);
-                None
-            }
-            None => Some(what),
-        }
-    }
-
-    fn pooler_standing(&self, pooler: usize) -> Option<u64> {
-        let until = self.poolers[pooler].paused_until;
-        (self.now < until).then_some(until)
-    }
-
-    fn happen(&mut self, what: SimulationEvent) {
-        let Some(what) = self.postponed(what) else {
-            return;
-        };
-        match what {
-            SimulationEvent::Fault { index, plan } => self.fault_due(index, plan),
-            SimulationEvent::Undo { fault } => self.undo(fault),
-            SimulationEvent::Think { client } => self.think(client),
-            SimulationEvent::StartAgent { member, boot } => self.start_agent(member, boot),
-            SimulationEvent::Wake { member, agent } => self.wake(member, agent),
-            SimulationEvent::Agent {
-                member,
-                agent,
-                event,
-            } => self.input(member, agent, *event),
-            SimulationEvent::Fence { member, generation } => self.enforce(member, generation),
-            SimulationEvent::Thaw { member } => self.thaw(member),
-            SimulationEvent::Request {
-                from,
-                number,
-                call,
-                ask,
-            } => self.asked_of_etcd(from, number, call, *ask),
-            SimulationEvent::Resent {
-                from,
-                number,
-                call,
-                ask,
-            } => {
-                if self.cut[from][self.etcd_end()] == 0 {
-                    self.asked_of_etcd(from, number, call, *ask);
-                }
-            }
-            SimulationEvent::Reply {
-                to,
-                number,
-                call,
-                answer,
-            } => self.answered(to, number, call, Some(answer)),
-            SimulationEvent::Overdue { who, number, call } => {
-                self.answered(who, number, call, None)
-            }
-            SimulationEvent::News { to, number, keys } => self.news(to, number, keys),
-            SimulationEvent::Expire { lease } => self.expire(lease),
-            SimulationEvent::Arrives { from, to, message } => self.arrives(from, to, *message),
-            SimulationEvent::ServerUp {
-                member,
-                incarnation,
-                primary,
-            } => {
-                self.server_up(member, incarnation, primary);
-            }
-            SimulationEvent::Replayed {
-                member,
-                incarnation,
-            } => self.replayed(member, incarnation),
-            SimulationEvent::Promoted {
-                member,
-                incarnation,
-            } => self.promoted(member, incarnation),
-            SimulationEvent::Stopped {
-                member,
-                incarnation,
-            } => self.stopped(member, incarnation),
-            SimulationEvent::Flush {
-                member,
-                incarnation,
-                upto,
-            } => self.flush(member, incarnation, upto),
-            SimulationEvent::Names {
-                member,
-                boot,
-                names,
-            } => self.names_change(member, boot, names),
-            SimulationEvent::Knock {
-                member,
-                incarnation,
-            } => self.knock(member, incarnation),
-            SimulationEvent::Look { member, agent } => self.look_again(member, agent),
-            SimulationEvent::StepDone {
-                member,
-                agent,
-                step,
-            } => self.step_done(member, agent, step),
-            SimulationEvent::StepLate {
-                member,
-                agent,
-                step,
-            } => self.step_late(member, agent, step),
-            SimulationEvent::Backstop {
-                end,
-                number,
-                reads: read,
-            } => self.backstop(end, number, read),
-            SimulationEvent::Pooler { pooler, number } => self.pooler_tick(pooler, number),
-            SimulationEvent::PoolerSet {
-                pooler,
-                number,
-                setting,
-            } => {
-                self.pooler_set(pooler, number, setting);
-            }
-            SimulationEvent::PoolerPause {
-                pooler,
-                number,
-                pause,
-            } => {
-                self.pooler_paused(pooler, number, pause);
-            }
-            SimulationEvent::StartPooler { pooler } => self.start_pooler(pooler),
-            SimulationEvent::Help => self.help(),
-            SimulationEvent::Forget { transaction } => self.transaction_ends(transaction, false),
-            SimulationEvent::Late { from, to, message } => self.late(from, to, *message),
-            SimulationEvent::ConnectionTimeout { from, to } => self.connection_times_out(from, to),
-            SimulationEvent::SenderGone {
-                primary,
-                standby,
-                connection,
-            } => {
-                self.sender_ends(primary, standby, connection);
-            }
-            SimulationEvent::ReceiverGone {
-                standby,
-                connection,
-            } => {
-                self.receiver_breaks(standby, connection);
-            }
-            SimulationEvent::Boot { member, boot } => self.boot(member, boot),
-        }
     }
 }

@@ -94,6 +94,7 @@ fn names_of(members: &[&str]) -> BTreeSet<MemberName> {
 }
 
 /// The view of this number; `None` behind the last.
+#[expect(clippy::too_many_lines, reason = "a table of choices")]
 fn world(number: u64) -> Option<World> {
     let mut choice = Choice(number);
     let mode = choice.of(&[Mode::Async, Mode::Sync, Mode::Quorum]);

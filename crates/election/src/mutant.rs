@@ -83,6 +83,10 @@ mod list {
         SyncWithoutCompare,
         /// The leader key is taken although it is there.
         AcquireWithoutCompare,
+        /// The leader key is released although it is not ours.
+        ReleaseWithoutCompare,
+        /// `history` is written whatever it is by now.
+        HistoryWithoutCompare,
         /// The leader key is released while postgres stops.
         ReleasedTooEarly,
         /// That the key was released is not noted while etcd is away.

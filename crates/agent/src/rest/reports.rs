@@ -8,31 +8,13 @@ use crate::context::Status;
 use crate::rest::Api;
 use mrg_base::MemberName;
 use mrg_dcs::wire::MemberData;
+use mrg_dcs::{MemberRole, MemberState};
 use mrg_election::{Cluster, Mode, Postgres, WalReceiver};
 use mrg_postgres::ServerFacts;
 
 /// The version that the REST API and the member key show, so that Patroni's tools know what to
 /// expect.
 pub(crate) const PATRONI_VERSION: &str = "4.1.5";
-
-/// Patroni's word for the state of postgres.
-pub(crate) fn state(status: &Status) -> &'static str {
-    match status.postgres {
-        Postgres::Primary(_) | Postgres::Standby(_) => "running",
-        Postgres::Starting | Postgres::Unknown => "starting",
-        Postgres::Stopped(_) => "stopped",
-        Postgres::NoData => "creating replica",
-    }
-}
-
-/// Patroni's word for the role of postgres.
-pub(crate) fn role(status: &Status) -> &'static str {
-    match status.postgres {
-        Postgres::Primary(_) => "primary",
-        Postgres::NoData => "uninitialized",
-        _ => "replica",
-    }
-}
 
 /// Whether this member leads now: postgres is a primary, and the leader key is surely its own.
 pub(crate) fn leads(status: &Status) -> bool {
@@ -81,8 +63,8 @@ pub(crate) fn member_report(api: &Api) -> Value {
 fn server_report(status: &Status, facts: Option<&ServerFacts>) -> Map<String, Value> {
     let mut report = Map::new();
     let mut insert = |key: &str, value: Value| report.insert(key.to_owned(), value);
-    insert("state", state(status).into());
-    insert("role", role(status).into());
+    insert("state", MemberState::of(&status.postgres).as_str().into());
+    insert("role", MemberRole::of(&status.postgres).as_str().into());
     if let Some(facts) = facts {
         insert("postmaster_start_time", facts.started.clone().into());
         insert("server_version", facts.version.into());

@@ -30,6 +30,10 @@ fn seen(memory: &Memory) -> ClusterSnapshot {
     memory.read()
 }
 
+fn paths() -> Keys {
+    Keys::new("service", &mrg_base::Scope::new("s").unwrap())
+}
+
 fn name(text: &str) -> MemberName {
     MemberName::new(text).unwrap()
 }
@@ -44,12 +48,16 @@ fn done(attempt: Attempt<Revision>) -> Revision {
 
 #[track_caller]
 fn conflict(attempt: Attempt<Revision>) {
-    assert!(matches!(attempt, Attempt::Conflict), "{attempt:?}");
+    let result = attempt.into_result();
+    assert!(matches!(result, Ok(None)), "{result:?}");
 }
 
 #[track_caller]
 fn in_doubt(attempt: Attempt<Revision>) {
-    assert!(matches!(attempt, Attempt::InDoubt(_)), "{attempt:?}");
+    match attempt {
+        Attempt::InDoubt(_) => {}
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A store whose leader is `a`, with its lease and another.
@@ -341,8 +349,7 @@ fn a_poolers_record_goes_with_its_lease() {
         WITHIN,
     )));
     assert_eq!(store.memory().read::<Poolers>().0["w-1"], record);
-    store.memory().advance(Moment(20_000));
-    store.memory().renew_all();
+    store.memory().renew_all(Moment(20_000));
     store.memory().advance(Moment(49_999));
     assert_eq!(store.memory().read::<Poolers>().0.len(), 1);
     store.memory().advance(Moment(50_000));
@@ -379,16 +386,47 @@ fn typed_values_and_their_bytes_are_the_same_snapshot() {
     )));
     let memory = store.memory();
     let mut read = ClusterSnapshot::default();
-    for (key, value) in &memory.keys {
-        let path = crate::Keys::new("service", &mrg_base::Scope::new("s").unwrap()).path(key);
-        let entry = crate::wire::Entry {
-            value: value.value.render().into_bytes(),
-            lease: value.lease.0,
-            created: value.created.0,
-            modified: value.modified.0,
-        };
-        read.put(path.strip_prefix("/service/s/").unwrap(), &entry);
-    }
-    read.advance(memory.revision());
+    memory.follow(&mut read, Revision(0), &paths());
     assert_eq!(read, seen(&memory));
+}
+
+#[test]
+fn a_section_that_is_followed_is_the_one_that_is_read() {
+    fn check<S: Section + PartialEq + std::fmt::Debug>(
+        memory: &Memory,
+        section: &mut S,
+        since: Revision,
+    ) {
+        memory.follow(section, since, &paths());
+        assert_eq!(*section, memory.read());
+    }
+    let (store, ours, other) = led();
+    let mut cluster = ClusterSnapshot::default();
+    let mut pause = Pause::default();
+    let mut poolers = Poolers::default();
+    let mut since = Revision(0);
+    let mut memory = store.memory();
+    let record = PoolerRecord::default();
+    for transaction in [
+        Transaction::publish_member(&name("a"), MemberData::default(), other, None),
+        Transaction::ask_poolers(ours, Revision(1)),
+        Transaction::publish_pooler("w-1", record, other),
+        Transaction::resume_poolers(ours),
+        Transaction::ask_poolers(ours, Revision(1)),
+        Transaction::release_leader(ours),
+        Transaction::acquire_leader(other, &name("b")),
+    ] {
+        assert!(memory.transact(&transaction).unwrap().is_some());
+        check(&memory, &mut cluster, since);
+        check(&memory, &mut pause, since);
+        // Changes of several revisions may be delivered together.
+        if memory.revision().0 % 2 == 0 {
+            check(&memory, &mut poolers, since);
+            since = memory.revision();
+        }
+    }
+    memory.revoke(other);
+    check(&memory, &mut cluster, since);
+    check(&memory, &mut poolers, since);
+    assert!(cluster.leader_key().is_none() && poolers.0.is_empty());
 }

@@ -36,8 +36,14 @@ pub(crate) struct Members {
     pub horizon: Millis,
 }
 
+/// The first lease of a host.
+fn lease(host: usize) -> LeaseId {
+    LeaseId(1 + i64::try_from(host).expect("a handful of hosts"))
+}
+
 impl Members {
     /// A settled cluster, led by the first.
+    #[expect(clippy::too_many_lines, reason = "one literal")]
     fn settled(&self) -> State {
         let standbys: BTreeSet<MemberName> = (1..self.count).map(name).collect();
         let server = |host: usize| Server {
@@ -83,7 +89,7 @@ impl Members {
             seen: Revision(10),
             cut: false,
             promise: None,
-            lease: Some(LeaseId(1 + host as i64)),
+            lease: Some(lease(host)),
         };
         let voters = if self.mode == Mode::Sync {
             [name(1)].into()
@@ -109,9 +115,9 @@ impl Members {
                     },
                 )),
                 leases: (0..self.count)
-                    .map(|host| (LeaseId(1 + host as i64), (host, now + TTL)))
+                    .map(|host| (lease(host), (host, now + TTL)))
                     .collect(),
-                granted: self.count as i64,
+                granted: lease(self.count).0 - 1,
                 request: None,
                 failsafe: Some(Failsafe {
                     members: (0..self.count).map(name).collect(),
@@ -126,7 +132,7 @@ impl Members {
             switched: false,
         };
         for host in 0..self.count {
-            let id = LeaseId(1 + host as i64);
+            let id = lease(host);
             let mut node = state.hosts[host].node.take().unwrap();
             node.on(
                 now,
@@ -235,6 +241,7 @@ impl Model for Members {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a case for each thing that happens")]
     fn next_state(&self, last: &State, action: Happens) -> Option<State> {
         let mut state = last.clone();
         match action {
@@ -281,7 +288,8 @@ impl Model for Members {
             }
             Happens::WalArrives(host) => {
                 let upstream = state.hosts[host].server.upstream?;
-                state.hosts[host].server.wal = state.hosts[upstream].server.wal.clone();
+                let wal = state.hosts[upstream].server.wal.clone();
+                state.hosts[host].server.wal = wal;
                 state.hosts[host].server.streams = true;
                 state.acknowledge();
                 let postgres = state.look(upstream);
