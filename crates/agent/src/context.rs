@@ -40,6 +40,8 @@ pub(crate) struct Status {
     pub former_lease: Option<LeaseId>,
     /// The reason of the last decision.
     pub why: Option<Reason>,
+    /// Why the last step on the server failed; `None` once postgres has started since.
+    pub failure: Option<String>,
     /// How often each reason was given.
     pub reasons: BTreeMap<Reason, u64>,
     /// The settings in force.
@@ -84,6 +86,7 @@ impl Context {
             lease: None,
             former_lease: None,
             why: None,
+            failure: None,
             reasons: BTreeMap::new(),
             settings,
             config_error: None,

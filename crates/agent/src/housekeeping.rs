@@ -17,7 +17,7 @@ use mrg_base::{Address, MemberName, Timeline, lock};
 use mrg_dcs::wire::{MemberData, StatusData};
 use mrg_dcs::{Attempt, DynamicConfig, Store, Writer};
 use mrg_election::publisher::{ConfigKey, Observed, Publisher, PublisherEffect, PublisherEvent};
-use mrg_election::{Initialize, LeaseId, Postgres, Revision};
+use mrg_election::{Initialize, LeaseId, Postgres, Reason, Revision};
 use mrg_telemetry::chain;
 
 /// The revision of the dynamic configuration, itself, and where the members are.
@@ -259,6 +259,18 @@ impl Task {
     }
 }
 
+/// What is in the way of this member: the reason of the last decision if it is one, and why the last
+/// step on the server failed, in the words of the program that failed.
+fn obstacle(status: &Status) -> Option<String> {
+    let reason = status.why.filter(|why| why.is_obstacle());
+    let sentence = status.why.map(Reason::sentence).unwrap_or_default();
+    match (&status.failure, reason) {
+        (Some(failure), _) => Some(format!("{sentence}: {failure}")),
+        (None, Some(reason)) => Some(reason.sentence().to_owned()),
+        (None, None) => None,
+    }
+}
+
 /// What the member key says.
 fn member_data(context: &Context, status: &Status) -> MemberData {
     let config = &context.config;
@@ -270,10 +282,7 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
     let mut data = MemberData {
         refused_parameters: context.server.refused_parameters(),
         unusable_data: context.server.unusable_data(),
-        obstacle: status
-            .why
-            .filter(|why| why.is_obstacle())
-            .map(|why| why.sentence().to_owned()),
+        obstacle: obstacle(status),
         server_version: (facts.version > 0).then_some(facts.version),
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),

@@ -87,6 +87,10 @@ mod list {
         ReleaseWithoutCompare,
         /// `history` is written whatever it is by now.
         HistoryWithoutCompare,
+        /// A rewind that changed nothing is done again.
+        RewindsForEver,
+        /// Data that does not start is copied again and again.
+        CopiesForEver,
         /// The leader key is released while postgres stops.
         ReleasedTooEarly,
         /// That the key was released is not noted while etcd is away.

@@ -51,6 +51,8 @@ pub struct Node {
     reading: bool,
     idle_until: Moment,
     failures: u32,
+    /// The reason of the decision that failed last; `failures` counts its tries.
+    failed: Option<Reason>,
     fence: Option<Moment>,
     pending_votes: Vec<u64>,
     halted_at: Position,
@@ -94,6 +96,7 @@ impl Node {
             reading: false,
             idle_until: now,
             failures: 0,
+            failed: None,
             fence: None,
             pending_votes: Vec::new(),
             halted_at: Position::default(),

@@ -330,8 +330,14 @@ pub struct Memory {
     pub crash_releases: Vec<Moment>,
     /// Failed rewinds since the last success.
     pub rewind_failures: u32,
+    /// Whether a rewind was done since the WAL receiver last streamed: another one would change
+    /// nothing.
+    pub rewound: bool,
     /// Failed starts since the last success.
     pub start_failures: u32,
+    /// Whether the data was copied afresh since the last start that succeeded: what keeps the server
+    /// from starting is not in the data.
+    pub copied: bool,
     /// Whether a standby that may take over streamed when postgres was last seen alive.
     pub standby_was_streaming: bool,
     /// Where the primary was when `synchronous_standby_names` was last set; `None` if unknown.

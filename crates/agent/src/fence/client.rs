@@ -34,14 +34,16 @@ pub(crate) enum Error {
 }
 
 /// How a program ended: with a status, or by a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
+    /// The end of its output; empty if that went to a file.
+    pub output: String,
 }
 
 impl Exit {
-    pub(crate) fn is_success(self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         self.code == Some(0)
     }
 }
@@ -256,8 +258,18 @@ impl Waiting {
                 self.exits.remove(&id);
                 resolve(&mut self.spawns, id, Err(error));
             }
-            Event::Exited { id, code, signal } => {
-                resolve(&mut self.exits, id, Exit { code, signal });
+            Event::Exited {
+                id,
+                code,
+                signal,
+                output,
+            } => {
+                let exit = Exit {
+                    code,
+                    signal,
+                    output,
+                };
+                resolve(&mut self.exits, id, exit);
             }
             Event::Armed { id } | Event::Killed { id } => resolve(&mut self.answers, id, ()),
             Event::Fenced => {

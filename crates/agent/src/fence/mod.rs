@@ -8,6 +8,7 @@
 
 mod client;
 mod descendants;
+mod output;
 mod process;
 mod protocol;
 

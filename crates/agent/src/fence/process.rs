@@ -1,11 +1,11 @@
-//! The fence's own loop: one thread, no runtime, little that can fail.
+//! The fence's own loop: no runtime, little that can fail.
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
@@ -17,6 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::fence::descendants::kill_descendants;
+use crate::fence::output::Output;
 use crate::fence::protocol::{Command, Event};
 use mrg_base::{Millis, Moment};
 
@@ -37,6 +38,8 @@ struct State {
 struct Program {
     id: u64,
     whole: bool,
+    /// What it prints, if that does not go to a file.
+    output: Option<Output>,
 }
 
 /// Runs until the pipe from the agent closes; then kills everything and returns.
@@ -163,8 +166,8 @@ impl State {
                     spawn(&argv, env, log.as_deref()).map_err(|error| error.to_string())
                 };
                 match started {
-                    Ok(pid) => {
-                        self.programs.insert(pid, Program { id, whole });
+                    Ok((pid, output)) => {
+                        self.programs.insert(pid, Program { id, whole, output });
                         report(&Event::Spawned { id, pid });
                     }
                     Err(error) => report(&Event::SpawnFailed { id, error }),
@@ -224,6 +227,10 @@ impl State {
             id: program.id,
             code,
             signal,
+            output: program
+                .output
+                .map(|output| output.end())
+                .unwrap_or_default(),
         });
     }
 
@@ -240,17 +247,13 @@ fn spawn(
     argv: &[String],
     env: Vec<(String, String)>,
     log: Option<&std::path::Path>,
-) -> std::io::Result<i32> {
-    let output = || match log {
-        Some(path) => OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map(Stdio::from),
-        None => std::io::stderr()
-            .as_fd()
-            .try_clone_to_owned()
-            .map(Stdio::from),
+) -> std::io::Result<(i32, Option<Output>)> {
+    let (to, output): (OwnedFd, _) = if let Some(path) = log {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        (file.into(), None)
+    } else {
+        let (reader, writer) = std::io::pipe()?;
+        (writer.into(), Some(Output::copy(reader)?))
     };
     // This program in the child, whatever has become of its file: it asks to die with the fence.
     let child = std::process::Command::new("/proc/self/exe")
@@ -260,11 +263,12 @@ fn spawn(
         .args(argv)
         .envs(env)
         .stdin(Stdio::null())
-        .stdout(output()?)
-        .stderr(output()?)
+        .stdout(to.try_clone()?)
+        .stderr(to)
         .spawn()?;
     // The child is waited for by number, together with the orphans.
-    i32::try_from(child.id()).map_err(std::io::Error::other)
+    let pid = i32::try_from(child.id()).map_err(std::io::Error::other)?;
+    Ok((pid, output))
 }
 
 /// Replaces this process by a program that the kernel kills when the fence dies, however that

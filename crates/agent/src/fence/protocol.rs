@@ -42,6 +42,8 @@ pub(super) enum Event {
         id: u64,
         code: Option<i32>,
         signal: Option<i32>,
+        /// The end of its output, if that did not go to a file.
+        output: String,
     },
     /// The deadline is in force.
     Armed {

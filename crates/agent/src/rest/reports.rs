@@ -46,7 +46,10 @@ pub(crate) fn member_report(api: &Api) -> Value {
         insert(sync_role(&status), true.into());
     }
     if let Some(why) = status.why {
-        let reason = json!({ "label": why.label(), "message": why.sentence() });
+        let mut reason = json!({ "label": why.label(), "message": why.sentence() });
+        if let Some(failure) = &status.failure {
+            reason["failure"] = failure.clone().into();
+        }
         insert("reason", reason);
     }
     if let Some(error) = &status.config_error {

@@ -58,9 +58,10 @@ impl Server {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if !self.is_running() {
-                return Err(Error::state(
-                    "postgres ended while starting; its log says why",
-                ));
+                let why = programs::reason_of_end(&self.postmaster.log_end());
+                return Err(Error::state(format!(
+                    "postgres ended while starting: {why}"
+                )));
             }
             if self.query().await.is_ok() || Instant::now() >= deadline {
                 return Ok(());

@@ -139,8 +139,11 @@ fn standby(
         None => WalReceiver::Stopped,
         Some(_) if replica.streaming => WalReceiver::Streaming,
         Some(upstream) => {
-            // A receiver that was broken under the upstream before this one has a new chance.
-            let since = known.broken_since.filter(|since| *since >= upstream.since);
+            // A receiver that was broken under the upstream before this one has a new chance, and
+            // one for which the server did not wait yet has not had any.
+            let since = known
+                .broken_since
+                .filter(|since| *since >= upstream.since && replica.waiting);
             WalReceiver::Broken(since.unwrap_or(now))
         }
     };

@@ -252,19 +252,54 @@ fn initdb_arguments(config: &AgentConfig, directory: &Path) -> Vec<String> {
         format!("--username={}", config.authentication.superuser.username),
     ];
     arguments.extend(config.initdb.clone());
-    for (option, value) in [("--encoding", "UTF8"), ("--locale", "C.UTF-8")] {
-        if !arguments.iter().any(|given| given.starts_with(option)) {
-            arguments.push(format!("{option}={value}"));
-        }
-    }
-    if !arguments.iter().any(|given| given == "--data-checksums") {
-        arguments.push("--data-checksums".to_owned());
-    }
+    arguments.extend(initdb_defaults(&config.initdb));
     arguments.extend([
         "--auth-local=trust".to_owned(),
         "--auth-host=scram-sha-256".to_owned(),
     ]);
     arguments
+}
+
+/// What the configured arguments leave open. A locale decides which encodings fit it, so no default
+/// is added beside a configured word about either that it might not fit.
+fn initdb_defaults(configured: &[String]) -> Vec<String> {
+    let value = |option: &str| {
+        configured.iter().find_map(|given| {
+            let (name, value) = given.split_once('=').unwrap_or((given, ""));
+            (name == option).then_some(value)
+        })
+    };
+    let locale = configured.iter().any(|given| {
+        ["--locale", "--lc-", "--icu-", "--builtin-locale"]
+            .iter()
+            .any(|option| given.starts_with(option))
+    });
+    let no_locale = value("--no-locale").is_some();
+    let encoding = value("--encoding");
+    let mut defaults = Vec::new();
+    let utf8 = |name: &str| {
+        matches!(
+            name.to_ascii_uppercase().as_str(),
+            "UTF8" | "UTF-8" | "UNICODE"
+        )
+    };
+    if encoding.is_none() && !locale {
+        defaults.push("--encoding=UTF8".to_owned());
+    }
+    if !locale && !no_locale {
+        // The locale C fits every encoding.
+        let fits = encoding.is_none_or(utf8);
+        let name = if fits { "C.UTF-8" } else { "C" };
+        defaults.push(format!("--locale={name}"));
+    }
+    let checksums = ["--data-checksums", "-k", "--no-data-checksums"];
+    if !configured
+        .iter()
+        .any(|given| checksums.contains(&given.as_str()))
+    {
+        defaults.push("--data-checksums".to_owned());
+    }
+    defaults
 }
 
 pub(super) fn remove_if_there(path: &Path) -> std::io::Result<()> {
@@ -280,5 +315,38 @@ fn remove_directory_if_there(path: &Path) -> Result<(), Error> {
             Err(Error::file(path.display())(error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::initdb_defaults;
+
+    #[test]
+    fn a_default_of_initdb_never_contradicts_what_is_configured() {
+        let rows: &[(&[&str], &[&str])] = &[
+            (
+                &[],
+                &["--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"],
+            ),
+            (
+                &["--encoding=UTF8", "--data-checksums"],
+                &["--locale=C.UTF-8"],
+            ),
+            (
+                &["--encoding=utf-8"],
+                &["--locale=C.UTF-8", "--data-checksums"],
+            ),
+            (&["--encoding=LATIN1"], &["--locale=C", "--data-checksums"]),
+            (&["--no-locale"], &["--encoding=UTF8", "--data-checksums"]),
+            (&["--lc-collate=C", "--lc-ctype=C"], &["--data-checksums"]),
+            (&["--locale=de_DE.ISO-8859-1", "--no-data-checksums"], &[]),
+            (&["--locale-provider=icu", "-k"], &[]),
+        ];
+        for (configured, defaults) in rows {
+            let configured: Vec<String> =
+                configured.iter().map(|text| (*text).to_owned()).collect();
+            assert_eq!(initdb_defaults(&configured), *defaults, "{configured:?}");
+        }
     }
 }

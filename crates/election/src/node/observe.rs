@@ -135,6 +135,7 @@ impl Node {
             // without any.
             self.idle_until = now;
             self.failures = 0;
+            self.memory.copied = false;
         }
         if let Some(Initialize::Done(system_id)) = cluster.initialize {
             self.memory.system_id = Some(system_id);
@@ -172,6 +173,8 @@ impl Node {
             }
             Postgres::Standby(standby) if standby.receiver == WalReceiver::Streaming => {
                 self.memory.rewind_failures = 0;
+                self.memory.rewound = false;
+                self.memory.copied = false;
             }
             _ => {}
         }

@@ -177,8 +177,13 @@ impl Node {
             self.note_failure(now, reason, &action, outcome, effects);
             return;
         }
-        self.failures = 0;
         self.note_success(now, reason, lease, &action, outcome);
+        // A step is no progress yet: a decision whose first steps succeed each time would be tried
+        // over and over. Nor is undoing a bootstrap that failed.
+        let undone = reason == Reason::Bootstrap && action == Action::ReleaseLeader;
+        if rest.is_empty() && self.failed == Some(reason) && !undone {
+            self.failures = 0;
+        }
         let mut rest = rest;
         // The race was run by a server that is gone: what follows would take `/sync` for data that
         // may be gone, too.
@@ -212,6 +217,10 @@ impl Node {
         outcome: &Outcome,
         effects: &mut Vec<Effect>,
     ) {
+        if self.failed != Some(reason) {
+            self.failures = 0;
+            self.failed = Some(reason);
+        }
         let wait = Millis((RETRY_LEAST.0 << self.failures.min(8)).min(RETRY_MOST.0));
         self.failures += 1;
         self.idle_until = now + wait;
@@ -227,8 +236,10 @@ impl Node {
             }
             Action::Start(_) => {
                 self.memory.start_failures += 1;
-                // A standby that does not start is copied afresh.
-                if self.memory.start_failures >= START_FAILURES_MAX {
+                // A standby that does not start is copied afresh, once: if that does not help, the
+                // reason is not in the data.
+                let again = self.memory.copied && !bug!(CopiesForEver);
+                if self.memory.start_failures >= START_FAILURES_MAX && !again {
                     self.memory.rewind_failures += 1;
                 }
             }
@@ -300,8 +311,11 @@ impl Node {
                 self.memory.restart_requested = false;
                 self.memory.start_failures = 0;
             }
+            (Action::Rewind(_), _) => self.memory.rewound = true,
             (Action::BaseBackup(_), _) => {
                 self.memory.rewind_failures = 0;
+                self.memory.rewound = false;
+                self.memory.copied = true;
                 self.memory.no_space = false;
             }
             _ => {}

@@ -7,5 +7,6 @@ mod found;
 mod found_bootstrap;
 mod found_failsafe;
 mod leases;
+mod rejoin;
 mod rules;
 mod story;

@@ -229,6 +229,7 @@ fn replica(streaming: bool, flushed: Option<Lsn>) -> Replica {
         timeline: Timeline(7),
         streaming,
         receiver: streaming,
+        waiting: true,
         settled: true,
     }
 }
