@@ -62,8 +62,7 @@ impl Server {
     /// Takes note of the cluster's system identifier. If the local data has it, the data is finished
     /// and recorded to be of this cluster.
     pub(crate) fn note_system(&self, system_id: u64) {
-        self.cluster_system
-            .change(|known| *known = Some(system_id));
+        self.cluster_system.change(|known| *known = Some(system_id));
         let recorded = self.recorded.read(|recorded| *recorded == Some(system_id));
         if recorded && !self.is_unfinished() || !self.is_of(system_id) {
             return;
