@@ -1,5 +1,5 @@
-//! The structure of `patroni.yml`, and how the environment wins over it. Unknown keys are ignored,
-//! as Patroni does.
+//! The structure of `patroni.yml`, and how the environment wins over it. [`super::audit`] judges
+//! what is not read here.
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::config::{AgentConfig, Error, Listen, Own};
+use crate::config::{AgentConfig, Error, Listen, Own, audit};
 use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
-use mrg_dcs::DynamicConfig;
+use mrg_dcs::{DynamicConfig, settings, tags};
 use mrg_postgres::{Authentication, Credentials};
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,6 +80,30 @@ struct AuthenticationFile {
     replication: Option<Credentials>,
 }
 
+/// The variables that have an effect.
+const VARIABLES: &[&str] = &[
+    "PATRONI_NAME",
+    "PATRONI_SCOPE",
+    "PATRONI_NAMESPACE",
+    "PATRONI_RESTAPI_LISTEN",
+    "PATRONI_RESTAPI_CONNECT_ADDRESS",
+    "PATRONI_RESTAPI_USERNAME",
+    "PATRONI_RESTAPI_PASSWORD",
+    "PATRONI_ETCD3_HOST",
+    "PATRONI_ETCD3_HOSTS",
+    "PATRONI_ETCD3_PROTOCOL",
+    "PATRONI_ETCD3_USERNAME",
+    "PATRONI_ETCD3_PASSWORD",
+    "PATRONI_POSTGRESQL_LISTEN",
+    "PATRONI_POSTGRESQL_CONNECT_ADDRESS",
+    "PATRONI_POSTGRESQL_DATA_DIR",
+    "PATRONI_POSTGRESQL_BIN_DIR",
+    "PATRONI_SUPERUSER_USERNAME",
+    "PATRONI_SUPERUSER_PASSWORD",
+    "PATRONI_REPLICATION_USERNAME",
+    "PATRONI_REPLICATION_PASSWORD",
+];
+
 /// The `PATRONI_*` environment. An empty variable counts as unset.
 struct Environment<'a>(&'a BTreeMap<String, String>);
 
@@ -124,11 +148,32 @@ pub(super) fn parse(
     path: &Path,
     environment: &BTreeMap<String, String>,
 ) -> Result<AgentConfig, Error> {
-    let file: File = serde_saphyr::from_str(text).map_err(|error| Error::Parse {
+    let wrong = |error: serde_saphyr::Error| Error::Parse {
         path: path.to_owned(),
         message: error.to_string(),
-    })?;
-    from_file(file, &Environment(environment))
+    };
+    let content: Option<Map<String, Value>> = serde_saphyr::from_str(text).map_err(wrong)?;
+    let audit = audit::file(&content.unwrap_or_default(), environment, VARIABLES);
+    if !audit.refused.is_empty() {
+        return Err(Error::Unsupported {
+            path: path.to_owned(),
+            settings: audit.refused,
+        });
+    }
+    let file: File = serde_saphyr::from_str(text).map_err(wrong)?;
+    let config = AgentConfig {
+        ignored: audit.ignored,
+        ..from_file(file, &Environment(environment))?
+    };
+    if let Some((name, value, expected)) = tags::meaningless(&config.tags) {
+        return Err(Error::Tag {
+            name: name.to_owned(),
+            value: value.to_string(),
+            expected,
+        });
+    }
+    settings(&config.bootstrap).map_err(Error::Bootstrap)?;
+    Ok(config)
 }
 
 fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
@@ -170,7 +215,10 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
         rest_connect: rest.connect,
         rest_credentials: rest.credentials,
         etcd_endpoints: endpoints(&etcd, env)?,
-        etcd_user: etcd.username.zip(etcd.password),
+        etcd_user: env
+            .get("PATRONI_ETCD3_USERNAME")
+            .or(etcd.username)
+            .zip(env.get("PATRONI_ETCD3_PASSWORD").or(etcd.password)),
         bootstrap: DynamicConfig(file.bootstrap.dcs),
         initdb: initdb_arguments(&file.bootstrap.initdb),
         listen,
@@ -188,6 +236,7 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
         hba: postgresql.pg_hba,
         tags: file.tags,
         own: file.mrg,
+        ignored: Vec::new(),
     })
 }
 
@@ -295,15 +344,22 @@ fn endpoints(etcd: &EtcdFile, env: &Environment<'_>) -> Result<Vec<String>, Erro
             variable: "PATRONI_ETCD3_HOSTS",
         });
     }
-    let protocol = etcd.protocol.as_deref().unwrap_or("http");
+    let protocol = env.get("PATRONI_ETCD3_PROTOCOL");
+    let protocol = protocol.or(etcd.protocol.clone());
+    let protocol = protocol.as_deref().unwrap_or("http");
     let with_protocol = |host: String| {
-        if host.contains("://") {
+        let endpoint = if host.contains("://") {
             host
         } else {
             format!("{protocol}://{host}")
+        };
+        if endpoint.to_ascii_lowercase().starts_with("https:") {
+            let field = "etcd3.hosts";
+            return Err(Error::EtcdTls { field, endpoint });
         }
+        Ok(endpoint)
     };
-    Ok(hosts.into_iter().map(with_protocol).collect())
+    hosts.into_iter().map(with_protocol).collect()
 }
 
 /// Flags (`- data-checksums`) and options (`- encoding: UTF8`).
@@ -386,6 +442,78 @@ something_new: 1
         .unwrap();
         assert_eq!(config.name.as_str(), "other");
         assert_eq!(config.authentication.superuser.password, "changed");
+    }
+
+    #[test]
+    fn all_refused_settings_are_in_one_message_and_ignored_ones_are_kept() {
+        let config = load(YAML, &[]).unwrap();
+        let ignored: Vec<&str> = config
+            .ignored
+            .iter()
+            .map(|found| found.setting.as_str())
+            .collect();
+        assert_eq!(ignored, ["something_new"]);
+        let text = YAML
+            .replace(
+                "something_new: 1",
+                "watchdog: {mode: required}\nconsul: {host: a}",
+            )
+            .replace("etcd3:\n", "etcd3:\n  cacert: /ca\n");
+        let message = load(&text, &[]).unwrap_err().to_string();
+        for setting in ["watchdog.mode", "consul", "etcd3.cacert"] {
+            assert!(message.contains(&format!("\n  {setting}: ")), "{message}");
+        }
+        let message = load("consul: {host: a}", &[]).unwrap_err().to_string();
+        assert!(message.contains("set etcd3.hosts"), "{message}");
+    }
+
+    #[test]
+    fn tls_to_etcd_is_refused_wherever_it_is_asked_for() {
+        let by_url = YAML.replace("[etcd1:2379,", "['https://etcd1:2379',");
+        assert!(matches!(load(&by_url, &[]), Err(Error::EtcdTls { .. })));
+        let by_variable = load(YAML, &[("PATRONI_ETCD3_PROTOCOL", "https")]);
+        assert!(matches!(by_variable, Err(Error::EtcdTls { .. })));
+        let config = load(
+            YAML,
+            &[
+                ("PATRONI_ETCD3_USERNAME", "u"),
+                ("PATRONI_ETCD3_PASSWORD", "p"),
+            ],
+        );
+        assert_eq!(
+            config.unwrap().etcd_user,
+            Some(("u".to_owned(), "p".to_owned()))
+        );
+    }
+
+    #[test]
+    fn tags_may_be_text_but_must_mean_something() {
+        let tagged = |tags: &str| load(&YAML.replace("{nofailover: false}", tags), &[]);
+        for tags in [
+            "{nofailover: 'true'}",
+            "{nofailover: yes}",
+            "{failover_priority: '0'}",
+            "{nofailover: 1}",
+        ] {
+            assert_eq!(tagged(tags).unwrap().priority(), None, "{tags}");
+        }
+        assert_eq!(tagged("{nofailover: 'no'}").unwrap().priority(), Some(1));
+        let message = tagged("{nofailover: maybe}").unwrap_err().to_string();
+        assert!(
+            message.contains("tags.nofailover") && message.contains("true or false"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn the_dynamic_configuration_of_a_new_cluster_is_checked() {
+        let message = load(&YAML.replace("ttl: 30", "ttl: soon"), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("bootstrap.dcs") && message.contains("ttl"),
+            "{message}"
+        );
     }
 
     #[test]

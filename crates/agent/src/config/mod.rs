@@ -1,8 +1,10 @@
 //! What an agent is told from outside etcd: `patroni.yml` and the `PATRONI_*` environment, as far as
 //! this agent uses them.
 
+mod audit;
 mod file;
 mod listen;
+mod patroni_keys;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,11 +13,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
-use mrg_dcs::DynamicConfig;
+use mrg_dcs::{DynamicConfig, InvalidConfig, tags};
 use mrg_postgres::{Authentication, Credentials};
 
+pub use audit::Finding;
+pub(crate) use audit::{BOOTSTRAP_DCS, dynamic as audit_dynamic};
 pub(crate) use file::parameter_text;
 pub(crate) use listen::Listen;
+pub use patroni_keys::{Key, Place, Refusal, Support};
 
 /// Why the configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +79,37 @@ pub enum Error {
         /// What is listened on.
         listen: String,
     },
+    /// Settings are there that would cost data or protection if they were ignored.
+    #[error("{path} is refused for what mrg-agent does not support:{}", lines(.settings))]
+    Unsupported {
+        /// The configuration file.
+        path: PathBuf,
+        /// All of them.
+        settings: Vec<Finding>,
+    },
+    /// An endpoint of etcd speaks TLS.
+    #[error(
+        "{field}: `{endpoint}` asks for TLS to etcd, which mrg-agent does not support; let etcd listen without TLS on a network that only the members reach, and write http"
+    )]
+    EtcdTls {
+        /// Its path in the file.
+        field: &'static str,
+        /// The endpoint.
+        endpoint: String,
+    },
+    /// A tag that protects has a value without a meaning.
+    #[error("tags.{name}: `{value}` is not {expected}; write {expected}")]
+    Tag {
+        /// The tag.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The dynamic configuration of a new cluster cannot be used.
+    #[error("bootstrap.dcs: {0}")]
+    Bootstrap(InvalidConfig),
     /// The REST API listens on one address.
     #[error(
         "{field}: `{value}` names more than one address; the REST API listens on one, or on `*`"
@@ -84,6 +120,11 @@ pub enum Error {
         /// The value found there.
         value: String,
     },
+}
+
+fn lines(settings: &[Finding]) -> String {
+    let line = |finding: &Finding| format!("\n  {finding}");
+    settings.iter().map(line).collect()
 }
 
 /// The section `mrg`: settings that Patroni does not have.
@@ -162,10 +203,13 @@ pub struct AgentConfig {
     pub tags: Map<String, Value>,
     /// Settings that Patroni does not have.
     pub own: Own,
+    /// Settings that have no effect.
+    pub ignored: Vec<Finding>,
 }
 
 impl AgentConfig {
-    /// Reads a file. The environment wins over it and unknown keys are ignored, as in Patroni.
+    /// Reads a file. The environment wins over it; settings without an effect are in
+    /// [`AgentConfig::ignored`].
     ///
     /// # Errors
     /// If the file cannot be read, and as [`AgentConfig::parse`].
@@ -180,7 +224,8 @@ impl AgentConfig {
     /// Reads the text of a file; `path` is for error messages.
     ///
     /// # Errors
-    /// If it is not YAML of the expected structure, or a setting is missing or invalid.
+    /// If it is not YAML of the expected structure, or a setting is missing or invalid, or is one that
+    /// is not supported and must not be ignored.
     pub fn parse(
         text: &str,
         path: &Path,
@@ -191,13 +236,7 @@ impl AgentConfig {
 
     /// `failover_priority`, or `None` if the tags forbid this member to lead.
     pub fn priority(&self) -> Option<i32> {
-        let forbidden = matches!(self.tags.get("nofailover"), Some(Value::Bool(true)));
-        let priority = self
-            .tags
-            .get("failover_priority")
-            .and_then(Value::as_i64)
-            .unwrap_or(1);
-        (!forbidden && priority > 0).then(|| i32::try_from(priority).unwrap_or(i32::MAX))
+        tags::priority(&self.tags)
     }
 
     /// The path of one of PostgreSQL's programs.

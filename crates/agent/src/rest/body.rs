@@ -1,4 +1,4 @@
-//! Request bodies: JSON whatever the content type, since Patroni's own tools send none.
+//! Request bodies: a JSON object whatever the content type, since Patroni's own tools send none.
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 pub(super) struct Body<T>(pub T);
 
@@ -22,8 +23,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|error| refuse(&error))?;
-        serde_json::from_slice(&bytes)
-            .map(Body)
-            .map_err(|error| refuse(&error))
+        read(&bytes).map(Body).map_err(|error| refuse(&error))
     }
+}
+
+/// Reads a body. Without the object in between an array would be taken for the fields in their order.
+pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    let object: Map<String, Value> = serde_json::from_slice(bytes)?;
+    serde_json::from_value(Value::Object(object))
 }

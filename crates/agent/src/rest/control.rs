@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::config::audit_dynamic;
 use crate::peers::{FailsafeRequest, Withdrawal};
 use crate::rest::body::Body;
 use crate::rest::{Api, Ask};
@@ -22,10 +23,10 @@ use mrg_election::Revision;
 use mrg_telemetry::chain;
 
 /// How long a switchover is followed before the answer is "unknown".
-const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-fn say(status: StatusCode, text: impl Into<String>) -> Response {
+pub(super) fn say(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into()).into_response()
 }
 
@@ -44,6 +45,9 @@ pub(super) async fn patch_config(
     State(api): State<Api>,
     Body(patch): Body<Map<String, Value>>,
 ) -> Response {
+    if let Some(refusal) = unsupported(&patch) {
+        return refusal;
+    }
     let snapshot = api.context.status().snapshot;
     let current = snapshot.config();
     let mut config = match current.map(|key| &key.value) {
@@ -62,9 +66,23 @@ pub(super) async fn put_config(
     State(api): State<Api>,
     Body(config): Body<Map<String, Value>>,
 ) -> Response {
+    if let Some(refusal) = unsupported(&config) {
+        return refusal;
+    }
     let snapshot = api.context.status().snapshot;
     let over = snapshot.config().map(|key| key.modified);
     store_config(&api, DynamicConfig(config), over).await
+}
+
+/// Refuses what would be stored and not be in force. What another program has stored stays, so that
+/// a patch of something else, a pause for one, is possible.
+fn unsupported(config: &Map<String, Value>) -> Option<Response> {
+    let refused = audit_dynamic(config).refused;
+    let lines: Vec<String> = refused
+        .iter()
+        .map(|found| format!("config: {found}"))
+        .collect();
+    (!lines.is_empty()).then(|| say(StatusCode::BAD_REQUEST, lines.join("\n")))
 }
 
 async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) -> Response {
@@ -86,6 +104,7 @@ async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) 
 
 /// The body of `POST /switchover` and `POST /failover`: Patroni's.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     leader: Option<String>,
     candidate: Option<String>,
@@ -238,29 +257,6 @@ async fn follow_hand_over(api: &Api, before: Option<Revision>, action: &str) -> 
         None => say(
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{action} status unknown"),
-        ),
-    }
-}
-
-/// `POST /restart`: returns when postgres has been restarted.
-pub(super) async fn restart(State(api): State<Api>) -> Response {
-    let started = || api.context.server.facts().map(|facts| facts.started);
-    let before = started();
-    if api.asks.send(Ask::Restart).await.is_err() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
-    }
-    // Every look at postgres, of which the facts come, ends in a change of the status.
-    match api
-        .context
-        .wait_for(SWITCHOVER_WITHIN, |_| {
-            started().filter(|now| Some(now) != before.as_ref())
-        })
-        .await
-    {
-        Some(_) => say(StatusCode::OK, "postgres restarted"),
-        None => say(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "restart failed, or takes longer than a minute",
         ),
     }
 }

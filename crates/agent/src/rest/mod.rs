@@ -7,6 +7,8 @@ mod control;
 mod health;
 mod metrics;
 pub(crate) mod reports;
+mod restart;
+mod unsupported;
 
 use std::sync::Arc;
 
@@ -66,7 +68,11 @@ pub(crate) async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()
             post(control::switchover).delete(control::cancel),
         )
         .route("/failover", post(control::failover))
-        .route("/restart", post(control::restart))
+        .route("/restart", post(restart::restart).delete(restart::cancel))
+        .route("/reload", post(unsupported::reload))
+        .route("/reinitialize", post(unsupported::reinitialize))
+        .route("/mpp", post(unsupported::citus))
+        .route("/citus", post(unsupported::citus))
         .route(
             "/failsafe",
             get(control::failsafe_members).post(control::failsafe),

@@ -34,7 +34,7 @@ use mrg_base::{Millis, Moment};
 use mrg_dcs::{ClusterSnapshot, Keys, Store, settings};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch};
 use mrg_election::watch_order::WatchOrder;
-use mrg_election::{Event, Node, StepId};
+use mrg_election::{Event, Node, Revision, StepId};
 use requests::Replies;
 
 /// How often postgres is probed when nothing happens.
@@ -99,6 +99,8 @@ struct Agent {
     snapshot: Arc<ClusterSnapshot>,
     order: WatchOrder,
     dynamic: Dynamic,
+    /// The revision of the dynamic configuration that was audited last.
+    audited: Option<Revision>,
     replies: Replies,
     step: Option<(StepId, JoinHandle<()>)>,
     housekeeping: Housekeeping,
@@ -144,6 +146,7 @@ impl Agent {
             snapshot: Arc::default(),
             order: WatchOrder::default(),
             dynamic: Dynamic::default(),
+            audited: None,
             replies: Replies::default(),
             step: None,
             started: mrg_clock::now(),
