@@ -12,6 +12,7 @@ mod peers;
 mod perform;
 mod poolers;
 mod promise;
+mod reload;
 mod rest;
 mod run;
 mod server;

@@ -162,6 +162,7 @@ pub(super) fn parse(
     }
     let file: File = serde_saphyr::from_str(text).map_err(wrong)?;
     let config = AgentConfig {
+        file: path.to_owned(),
         ignored: audit.ignored,
         ..from_file(file, &Environment(environment))?
     };
@@ -205,6 +206,7 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
     let authentication = postgresql.authentication;
     let invalid_name = |field| move |source: InvalidName| Error::Name { field, source };
     Ok(AgentConfig {
+        file: PathBuf::new(),
         scope: Scope::new(&scope).map_err(invalid_name("scope"))?,
         name: MemberName::new(&name).map_err(invalid_name("name"))?,
         namespace: env

@@ -2,6 +2,7 @@
 //! this agent uses them.
 
 mod audit;
+mod changes;
 mod file;
 mod listen;
 mod patroni_keys;
@@ -89,7 +90,7 @@ pub enum Error {
     },
     /// An endpoint of etcd speaks TLS.
     #[error(
-        "{field}: `{endpoint}` asks for TLS to etcd, which mrg-agent does not support; let etcd listen without TLS on a network that only the members reach, and write http"
+        "{field}: `{endpoint}` asks for TLS to etcd, which mrg-agent does not support; reach etcd through a local TLS tunnel or without TLS on the members' own network, and write http"
     )]
     EtcdTls {
         /// Its path in the file.
@@ -128,7 +129,7 @@ fn lines(settings: &[Finding]) -> String {
 }
 
 /// The section `mrg`: settings that Patroni does not have.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Own {
     /// The incarnation record; in a pod on an `emptyDir`. Beside the data directory if `None`.
@@ -148,7 +149,7 @@ pub struct Own {
 }
 
 /// A database to create when the cluster is bootstrapped.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Database {
     /// The name of the database.
     pub name: String,
@@ -165,6 +166,8 @@ pub struct Database {
 /// Everything an agent is told from outside etcd.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
+    /// The file that this was read from.
+    pub file: PathBuf,
     /// The cluster's name.
     pub scope: Scope,
     /// This member's name.

@@ -32,3 +32,33 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     let object: Map<String, Value> = serde_json::from_slice(bytes)?;
     serde_json::from_value(Value::Object(object))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rest::SwitchoverBody;
+
+    #[test]
+    fn a_hand_over_is_asked_for_with_known_fields_only() {
+        let read = |text: &str| read::<SwitchoverBody>(text.as_bytes());
+        for text in [
+            r#"{"leader":"a"}"#,
+            r#"{"leader":"a","candidate":null,"scheduled_at":null}"#,
+            r#"{"candidate":"b"}"#,
+            r#"{"leader":"a","member":"b"}"#,
+        ] {
+            assert!(read(text).is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "x",
+            "null",
+            r#"["a","b"]"#,
+            r#"{"leader":7}"#,
+            r#"{"leader":"a","candidat":"b"}"#,
+            r#"{"leader":"a","force":true}"#,
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

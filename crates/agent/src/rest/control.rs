@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::config::audit_dynamic;
 use crate::peers::{FailsafeRequest, Withdrawal};
+use crate::reload;
 use crate::rest::body::Body;
 use crate::rest::{Api, Ask};
 use mrg_base::MemberName;
@@ -99,6 +100,19 @@ async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) 
         Attempt::InDoubt(error) | Attempt::Failed(error) => {
             say(StatusCode::SERVICE_UNAVAILABLE, chain(&error))
         }
+    }
+}
+
+/// `POST /reload`
+pub(super) async fn reload(State(api): State<Api>) -> Response {
+    match reload::reload(&api.context, &api.asks).await {
+        Ok(waiting) if waiting.is_empty() => say(StatusCode::ACCEPTED, "reload scheduled"),
+        Ok(waiting) => {
+            let waiting = waiting.join(", ");
+            let text = format!("reload scheduled; these need a restart of the agent: {waiting}");
+            say(StatusCode::ACCEPTED, text)
+        }
+        Err(error) => say(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
 
@@ -340,5 +354,30 @@ pub(super) async fn received(State(api): State<Api>, Query(query): Query<Receive
             return say(StatusCode::SERVICE_UNAVAILABLE, "not received in time");
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_not_be_in_force_is_not_stored() {
+        let refused = |text: &str| unsupported(&serde_json::from_str(text).unwrap());
+        for text in [
+            r#"{"standby_cluster":{"host":"a"}}"#,
+            r#"{"slots":{"a":{"type":"physical"}}}"#,
+            r#"{"postgresql":{"callbacks":{"on_start":"x"}}}"#,
+        ] {
+            let answer = refused(text).unwrap();
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{text}");
+        }
+        for text in [
+            r#"{"pause":true}"#,
+            r#"{"standby_cluster":null,"slots":{}}"#,
+            r#"{"ttl":30,"postgresql":{"parameters":{"work_mem":"4MB"}}}"#,
+        ] {
+            assert!(refused(text).is_none(), "{text}");
+        }
     }
 }

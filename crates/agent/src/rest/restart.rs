@@ -101,7 +101,7 @@ fn version(value: &Value) -> Result<u32, String> {
     let parts: Result<Vec<u32>, _> = text.split('.').map(str::parse).collect();
     let parts = parts.map_err(|_| format!("Invalid PostgreSQL version: {text}"))?;
     let number = match *parts.as_slice() {
-        [major, minor] if major >= 10 && major < 1000 && minor < 100 => major * 10_000 + minor,
+        [major, minor] if (10..1000).contains(&major) && minor < 100 => major * 10_000 + minor,
         [first, second, third] if first < 1000 && second < 100 && third < 100 => {
             first * 10_000 + second * 100 + third
         }

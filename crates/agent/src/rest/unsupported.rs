@@ -10,14 +10,6 @@ use crate::rest::Api;
 use crate::rest::control::say;
 use crate::rest::reports::leads;
 
-/// `POST /reload`
-pub(super) async fn reload() -> Response {
-    say(
-        StatusCode::NOT_IMPLEMENTED,
-        "reload is not supported by mrg-agent: the file is read at the start only; change the dynamic configuration, or restart the agent",
-    )
-}
-
 /// `POST /reinitialize`
 pub(super) async fn reinitialize(State(api): State<Api>) -> Response {
     if leads(&api.context.status()) {

@@ -86,7 +86,7 @@ impl Agent {
         self.context.peers.learn(present.collect());
     }
 
-    async fn configure(&mut self, snapshot: &ClusterSnapshot) {
+    pub(super) async fn configure(&mut self, snapshot: &ClusterSnapshot) {
         let key = snapshot
             .config()
             .map(|key| (key.modified, key.value.clone()));
@@ -123,8 +123,10 @@ impl Agent {
             );
         }
         // `bootstrap.dcs` is of no interest any more.
-        let own = self.context.config.ignored.iter();
-        let own = own.filter(|found| !found.setting.starts_with(BOOTSTRAP_DCS));
+        let own = self
+            .ignored
+            .iter()
+            .filter(|found| !found.setting.starts_with(BOOTSTRAP_DCS));
         let ignored: Vec<Finding> = own.cloned().chain(audit.ignored).collect();
         self.context.update(|status| {
             if *status.ignored != ignored {

@@ -2,13 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use crate::server::settings::{Parameters, ineffective};
+use crate::server::settings::{Local, Parameters, ineffective};
 use crate::server::{Error, Server, programs};
 use mrg_base::{Address, MemberName};
 use mrg_dcs::DynamicConfig;
 use mrg_postgres::{BASE_FILE_INCLUDE, DataState};
 
 impl Server {
+    /// Takes over what the member's file says now. It is written at the next
+    /// [`Server::configure`].
+    pub(crate) fn set_local(&self, parameters: Parameters, hba: Option<Vec<String>>) {
+        let local = Local { parameters, hba };
+        self.settings.change(|settings| settings.set_local(local));
+    }
+
     /// Takes over the dynamic configuration and the members' addresses. A running server reloads its
     /// files if that changes them.
     pub(crate) async fn configure(

@@ -22,6 +22,8 @@ pub(super) struct Upstream {
 
 #[derive(Default)]
 pub(super) struct Settings {
+    /// What the member's file says since it was read again; `None` if that has not happened.
+    local: Option<Local>,
     dynamic: DynamicConfig,
     addresses: BTreeMap<MemberName, Address>,
     upstream: Option<Upstream>,
@@ -29,6 +31,12 @@ pub(super) struct Settings {
     minimums: BTreeMap<String, u64>,
     validation: Validation,
     written: Option<Configuration>,
+}
+
+/// What of the member's file can change while the agent runs.
+pub(super) struct Local {
+    pub(super) parameters: Parameters,
+    pub(super) hba: Option<Vec<String>>,
 }
 
 /// PostgreSQL's own verdict on the user's parameters.
@@ -43,6 +51,10 @@ struct Validation {
 }
 
 impl Settings {
+    pub(super) fn set_local(&mut self, local: Local) {
+        self.local = Some(local);
+    }
+
     pub(super) fn set_cluster(
         &mut self,
         dynamic: DynamicConfig,
@@ -81,7 +93,8 @@ impl Settings {
             .iter()
             .map(|(name, value)| (name.clone(), parameter_text(value)))
             .collect();
-        parameters.extend(local.parameters.clone());
+        let own = self.local.as_ref();
+        parameters.extend(own.map_or(&local.parameters, |own| &own.parameters).clone());
         parameters
     }
 
@@ -114,6 +127,7 @@ impl Settings {
         parameters: Parameters,
     ) -> Configuration {
         let primary_conninfo = self.primary_conninfo(local);
+        let hba = self.local.as_ref().map_or(&local.hba, |own| &own.hba);
         Configuration {
             cluster_name: local.scope.to_string(),
             listen: local.listen.listen_addresses(),
@@ -121,7 +135,7 @@ impl Settings {
             socket_directory: local.socket_directory(),
             parameters,
             minimums: self.minimums.clone(),
-            hba: local.hba.clone().or_else(|| self.dynamic.pg_hba()),
+            hba: hba.clone().or_else(|| self.dynamic.pg_hba()),
             authentication: local.authentication.clone(),
             synchronous_standby_names: self.names.to_string(),
             primary_slot_name: if primary_conninfo.is_some() {
@@ -344,6 +358,18 @@ postgresql:
             ])
         );
         assert_eq!(settings.configuration(&local).hba, local.hba);
+    }
+
+    #[test]
+    fn a_file_that_is_read_again_takes_the_place_of_the_first() {
+        let mut settings = Settings::default();
+        let hba = Some(vec!["local all all peer".to_owned()]);
+        settings.set_local(Local {
+            parameters: pairs(&[("work_mem", "1MB")]),
+            hba: hba.clone(),
+        });
+        assert_eq!(settings.parameters(&local()), pairs(&[("work_mem", "1MB")]));
+        assert_eq!(settings.configuration(&local()).hba, hba);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{Key, done, harmless, noted, refused, refused_unless};
 
 const ETCD_TLS: &str = "TLS to etcd is not supported";
-const ETCD_PLAIN: &str = "let etcd listen without TLS on a network that only the members reach, and remove cacert, cert, key and protocol";
+const ETCD_PLAIN: &str = "reach etcd through a local TLS tunnel or without TLS on the members' own network, and remove cacert, cert, key and protocol";
 const ETCD_FOUND: &str = "etcd's endpoints are not looked up";
 const ETCD_HOSTS: &str = "list them as etcd3.hosts";
 const REST_TLS: &str = "TLS of the REST API is not supported; it would answer without";
