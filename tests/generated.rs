@@ -79,6 +79,11 @@ fn rules() -> String {
     text
 }
 
+fn quoted(values: &[&str]) -> String {
+    let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+    values.join(", ")
+}
+
 /// The three lists of Patroni's settings.
 fn settings() -> String {
     let (mut done, mut harmless, mut refused) = (String::new(), String::new(), String::new());
@@ -88,21 +93,20 @@ fn settings() -> String {
         let path = format!("`{place}{}`", key.path);
         match key.support {
             Support::Done(note) => writeln!(done, "| {path} | {note} |"),
-            Support::Harmless(instead) => writeln!(harmless, "| {path} | {instead} |"),
+            Support::Harmless { instead, unless } => {
+                let unless = quoted(unless);
+                writeln!(harmless, "| {path} | {unless} | {instead} |")
+            }
             Support::Refused(refusal) => {
-                let unless: Vec<String> = refusal
-                    .unless
-                    .iter()
-                    .map(|value| format!("`{value}`"))
-                    .collect();
-                let (why, instead, unless) = (refusal.why, refusal.instead, unless.join(", "));
+                let (why, instead) = (refusal.why, refusal.instead);
+                let unless = quoted(refusal.unless);
                 writeln!(refused, "| {path} | {unless} | {why} | {instead} |")
             }
         }
         .unwrap();
     }
     format!(
-        "### Supported\n\n| setting | |\n|---|---|\n{done}\n### Ignored\n\n| setting | instead |\n|---|---|\n{harmless}\n### Refused\n\n| setting | but for | why | what to do |\n|---|---|---|---|\n{refused}\n"
+        "### Supported\n\n| setting | |\n|---|---|\n{done}\n### Ignored\n\n| setting | but for | instead |\n|---|---|---|\n{harmless}\n### Refused\n\n| setting | but for | why | what to do |\n|---|---|---|---|\n{refused}\n"
     )
 }
 

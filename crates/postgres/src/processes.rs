@@ -16,7 +16,11 @@ pub fn server_in(data_directory: &Path) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     let mut found = None;
     for process in processes {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         let runs_there = is_postgres(&process.path())
@@ -72,7 +76,11 @@ mod tests {
             program("sleeper", directory.path()),
             program("postgres", elsewhere.path()),
         ];
-        assert_eq!(server_in(directory.path()), None, "a number that was reused");
+        assert_eq!(
+            server_in(directory.path()),
+            None,
+            "a number that was reused"
+        );
         let mut server = program("postgres", directory.path());
         assert_eq!(server_in(directory.path()), Some(server.id()));
         server.kill().unwrap();

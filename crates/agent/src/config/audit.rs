@@ -128,12 +128,13 @@ impl Audit {
     fn judge(&mut self, setting: String, support: Support, value: &Value) {
         match support {
             Support::Done(_) => {}
-            Support::Harmless(_) if value.is_null() => {}
-            Support::Harmless(instead) => {
-                self.ignore(setting, format!("it has no effect; {instead}"));
+            Support::Harmless { instead, unless } => {
+                if !value.is_null() && !are_all_of(unless, value) {
+                    self.ignore(setting, format!("it has no effect; {instead}"));
+                }
             }
             Support::Refused(refusal) => {
-                if !is_default(value, refusal.unless) {
+                if !is_off(value) && !are_all_of(refusal.unless, value) {
                     let why = refusal.sentence(value);
                     self.refused.push(Finding { setting, why });
                 }
@@ -146,7 +147,7 @@ impl Audit {
         let Some(name) = variable.strip_prefix("PATRONI_") else {
             return;
         };
-        if name.starts_with("CTL_") {
+        if name.starts_with("CTL_") || is_service_link(name, value) {
             return;
         }
         let of_section = |path: &str| {
@@ -161,7 +162,7 @@ impl Audit {
             .filter(|key| of_section(key.path))
             .max_by_key(|key| key.path.len());
         match row.map(|key| key.support) {
-            Some(support @ (Support::Refused(_) | Support::Harmless(_))) => {
+            Some(support @ (Support::Refused(_) | Support::Harmless { .. })) => {
                 self.judge(variable.to_owned(), support, &Value::from(value));
             }
             _ => {
@@ -170,6 +171,12 @@ impl Audit {
             }
         }
     }
+}
+
+/// Whether Kubernetes has set a variable for a Service whose name begins with `patroni`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let of_service = ["_SERVICE_HOST", "_SERVICE_PORT", "_TCP", "_UDP"];
+    of_service.iter().any(|part| name.contains(part)) || value.starts_with("tcp://")
 }
 
 /// The part of a variable's name after `PATRONI_` that stands for a path.
@@ -193,11 +200,15 @@ impl Refusal {
     }
 }
 
-/// Whether a value asks for what happens anyway.
-fn is_default(value: &Value, unless: &[&str]) -> bool {
+/// Whether every text in a value is one of these; `true` stands for each of its spellings.
+fn are_all_of(unless: &[&str], value: &Value) -> bool {
     let words = words(value);
-    let meant = |word: &String| unless.iter().any(|other| word.eq_ignore_ascii_case(other));
-    is_off(value) || (!words.is_empty() && words.iter().all(meant))
+    let meant = |word: &String| {
+        let is_true = truth(&Value::from(word.as_str())) == Some(true);
+        let same = |other: &&str| word.eq_ignore_ascii_case(other) || is_true && *other == "true";
+        unless.iter().any(same)
+    };
+    !words.is_empty() && words.iter().all(meant)
 }
 
 /// Whether a value switches a thing off.

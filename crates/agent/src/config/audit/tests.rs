@@ -187,7 +187,11 @@ fn a_dynamic_configuration_is_audited_by_itself() {
         "loop_wayt": 3, "postgresql": {"use_slots": true, "pre_promote": "x", "parameters": {"a": 1}},
     })));
     assert_eq!(names(&audit.refused), ["slots", "postgresql.pre_promote"]);
-    assert_eq!(names(&audit.ignored), ["loop_wayt", "postgresql.use_slots"]);
+    assert_eq!(names(&audit.ignored), ["loop_wayt"]);
+    let audit = dynamic(&map(
+        json!({"postgresql": {"use_slots": false}, "check_timeline": "on"}),
+    ));
+    assert_eq!(names(&audit.ignored), ["postgresql.use_slots"]);
 }
 
 #[test]
@@ -205,6 +209,8 @@ fn a_variable_is_as_bad_as_the_setting_that_it_stands_for() {
         ("PATRONI_REWIND_USERNAME", "rewind"),
         ("PATRONI_ETCD_HOSTS", "a:1"),
         ("PATRONI_CTL_INSECURE", "on"),
+        ("PATRONI_CONSUL_SERVICE_HOST", "10.0.0.1"),
+        ("PATRONI_CONSUL_PORT", "tcp://10.0.0.1:8500"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();

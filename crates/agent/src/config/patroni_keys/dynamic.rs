@@ -1,6 +1,6 @@
 //! The dynamic configuration, but for what `postgresql` shares with a member's file.
 
-use super::{Key, done, harmless, noted, refused};
+use super::{Key, done, harmless, harmless_unless, noted, refused};
 
 const SLOTS: &str = "permanent slots are not made, moved along on standbys or kept over a failover";
 const NO_SLOTS: &str =
@@ -39,7 +39,7 @@ pub(super) const KEYS: &[Key] = &[
     done("synchronous_mode_strict"),
     noted("synchronous_node_count", "1 at least"),
     noted("failsafe_mode", "on by default"),
-    harmless("check_timeline", "timelines are always compared"),
+    harmless_unless("check_timeline", &["true"], "timelines are always compared"),
     done("pause"),
     harmless(
         "member_slots_ttl",
@@ -63,7 +63,7 @@ pub(super) const KEYS: &[Key] = &[
         "remove the section, and run one cluster",
     ),
     done("postgresql.use_pg_rewind"),
-    harmless("postgresql.use_slots", "slots are always used"),
+    harmless_unless("postgresql.use_slots", &["true"], "slots are always used"),
     harmless("postgresql.listen", OF_THE_FILE),
     harmless("postgresql.connect_address", OF_THE_FILE),
     harmless("postgresql.proxy_address", OF_THE_FILE),

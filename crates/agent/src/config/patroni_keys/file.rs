@@ -1,6 +1,6 @@
 //! The sections of a member's file, but for what `postgresql` shares with the dynamic configuration.
 
-use super::{Key, done, harmless, noted, refused, refused_unless};
+use super::{Key, done, harmless, harmless_unless, noted, refused, refused_unless};
 
 const ETCD_TLS: &str = "TLS to etcd is not supported";
 const ETCD_PLAIN: &str = "reach etcd through a local TLS tunnel or without TLS on the members' own network, and remove cacert, cert, key and protocol";
@@ -66,8 +66,9 @@ pub(super) const KEYS: &[Key] = &[
     refused("etcd3.proxy", ETCD_FOUND, ETCD_HOSTS),
     refused("etcd3.srv", ETCD_FOUND, ETCD_HOSTS),
     refused("etcd3.srv_suffix", ETCD_FOUND, ETCD_HOSTS),
-    harmless(
+    harmless_unless(
         "etcd3.use_proxies",
+        &["true"],
         "only the listed endpoints are used in any case",
     ),
     noted("etcd.host", "spoken to as etcd v3"),
@@ -82,8 +83,9 @@ pub(super) const KEYS: &[Key] = &[
     refused("etcd.proxy", ETCD_FOUND, ETCD_HOSTS),
     refused("etcd.srv", ETCD_FOUND, ETCD_HOSTS),
     refused("etcd.srv_suffix", ETCD_FOUND, ETCD_HOSTS),
-    harmless(
+    harmless_unless(
         "etcd.use_proxies",
+        &["true"],
         "only the listed endpoints are used in any case",
     ),
     refused("consul", OTHER_STORE, USE_ETCD),
@@ -260,8 +262,9 @@ pub(super) const KEYS: &[Key] = &[
         "postgresql.authentication.rewind",
         "pg_rewind connects as the superuser; the role is not made",
     ),
-    harmless(
+    harmless_unless(
         "postgresql.use_pg_rewind",
+        &["true"],
         "it is read from the dynamic configuration only, and on by default",
     ),
     refused_unless(

@@ -13,8 +13,13 @@ pub enum Support {
     /// It is read and has its effect. The note says how that differs from Patroni; empty if it does
     /// not.
     Done(&'static str),
-    /// It has no effect, which costs neither data nor protection. What happens instead.
-    Harmless(&'static str),
+    /// It has no effect, which costs neither data nor protection.
+    Harmless {
+        /// What happens instead.
+        instead: &'static str,
+        /// Values that ask for what happens anyway. Null always does.
+        unless: &'static [&'static str],
+    },
     /// To ignore it would cost data or protection, so a configuration with it is refused.
     Refused(Refusal),
 }
@@ -92,9 +97,17 @@ const fn noted(path: &'static str, note: &'static str) -> Key {
 }
 
 const fn harmless(path: &'static str, instead: &'static str) -> Key {
+    harmless_unless(path, &[], instead)
+}
+
+const fn harmless_unless(
+    path: &'static str,
+    unless: &'static [&'static str],
+    instead: &'static str,
+) -> Key {
     Key {
         path,
-        support: Support::Harmless(instead),
+        support: Support::Harmless { instead, unless },
     }
 }
 
@@ -169,7 +182,7 @@ mod tests {
         for key in Place::File.keys().chain(Place::Dynamic.keys()) {
             match key.support {
                 Support::Done(_) => {}
-                Support::Harmless(instead) => assert!(!instead.is_empty(), "{}", key.path),
+                Support::Harmless { instead, .. } => assert!(!instead.is_empty(), "{}", key.path),
                 Support::Refused(refusal) => {
                     let said = !refusal.why.is_empty() && !refusal.instead.is_empty();
                     assert!(said, "{}", key.path);

@@ -1,6 +1,6 @@
 //! What the section `postgresql` may say both in a member's file and in the dynamic configuration.
 
-use super::{Key, harmless, noted, refused, refused_unless};
+use super::{Key, harmless, harmless_unless, noted, refused, refused_unless};
 
 const COPY: &str = "copies are made by pg_basebackup from the leader only";
 const PROMOTED: &str = "no program is run before a promotion, so nothing could forbid it";
@@ -68,12 +68,14 @@ pub(super) const KEYS: &[Key] = &[
         "postgresql.pg_ctl_timeout",
         "mrg.stop_timeout limits a stop; a start is not limited",
     ),
-    harmless(
+    harmless_unless(
         "postgresql.remove_data_directory_on_rewind_failure",
+        &["true"],
         REPLACED,
     ),
-    harmless(
+    harmless_unless(
         "postgresql.remove_data_directory_on_diverged_timelines",
+        &["true"],
         REPLACED,
     ),
     harmless("postgresql.use_unix_socket", LISTENS),
