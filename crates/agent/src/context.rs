@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, Finding};
 use crate::peers::Peers;
 use crate::server::Server;
 use mrg_base::{Address, MemberName, Millis, Moment};
@@ -48,6 +48,10 @@ pub(crate) struct Status {
     pub settings: Settings,
     /// What is wrong with the dynamic configuration; the last good one is in force then.
     pub config_error: Option<String>,
+    /// What of the dynamic configuration is not supported and not in force.
+    pub unsupported_config: Option<String>,
+    /// Settings that have no effect: of the member's file, and of the dynamic configuration.
+    pub ignored: Arc<Vec<Finding>>,
     /// Milliseconds by [`mrg_clock`] when the agent's loop last ran.
     pub loop_ran: u64,
 }
@@ -90,6 +94,8 @@ impl Context {
             reasons: BTreeMap::new(),
             settings,
             config_error: None,
+            unsupported_config: None,
+            ignored: Arc::new(config.ignored.clone()),
             loop_ran: 0,
         };
         Self {

@@ -281,6 +281,12 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
     };
     let mut data = MemberData {
         refused_parameters: context.server.refused_parameters(),
+        unsupported_config: status.unsupported_config.clone(),
+        ignored_settings: status
+            .ignored
+            .iter()
+            .map(|found| found.setting.clone())
+            .collect(),
         unusable_data: context.server.unusable_data(),
         obstacle: obstacle(status),
         server_version: (facts.version > 0).then_some(facts.version),

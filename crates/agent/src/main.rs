@@ -84,6 +84,9 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let config = AgentConfig::load(file, &environment)?;
     if only_validate {
+        for ignored in &config.ignored {
+            println!("warning: {ignored}");
+        }
         println!(
             "{} is a valid configuration for member {} of {}",
             file.display(),
@@ -93,5 +96,12 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     mrg_telemetry::start();
+    for ignored in &config.ignored {
+        tracing::warn!(
+            setting = ignored.setting,
+            why = ignored.why,
+            "a setting has no effect"
+        );
+    }
     runtime()?.block_on(mrg_agent::run(config))
 }

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::tags::truth;
 use mrg_base::Millis;
 use mrg_election::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 
@@ -127,18 +128,6 @@ fn flag(config: &DynamicConfig, field: &'static str, default: bool) -> Result<bo
             value: value.to_string(),
             expected: "true or false",
         }),
-    }
-}
-
-fn truth(value: &Value) -> Option<bool> {
-    match value {
-        Value::Bool(flag) => Some(*flag),
-        Value::String(text) => match text.to_ascii_lowercase().as_str() {
-            "on" | "true" | "yes" | "1" => Some(true),
-            "off" | "false" | "no" | "0" => Some(false),
-            _ => None,
-        },
-        _ => None,
     }
 }
 

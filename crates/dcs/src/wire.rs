@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::snapshot::Intent;
+use crate::tags;
 use crate::words::{MemberRole, MemberState, ReplicationState};
 use mrg_base::{Address, FLOORED_PARAMETERS, Lsn, MemberName, Position, Timeline};
 use mrg_election::publisher::MemberRecord;
@@ -68,6 +69,14 @@ pub struct MemberData {
     /// know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_parameters: Option<String>,
+    /// What of the dynamic configuration is not supported and not in force. Patroni does not know this
+    /// field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsupported_config: Option<String>,
+    /// Settings of the member's file and of the dynamic configuration that have no effect; see
+    /// docs/patroni.md. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_settings: Vec<String>,
     /// Why the data directory cannot be used with the programs that are here. Patroni does not know
     /// this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,19 +116,14 @@ impl MemberData {
         self.pending_restart_reason.iter().any(lowered)
     }
 
-    fn tag(&self, name: &str) -> bool {
-        matches!(self.tags.get(name), Some(Value::Bool(true)))
-    }
-
     /// Whether the tags let it lead.
     pub fn may_lead(&self) -> bool {
-        let priority = self.tags.get("failover_priority").and_then(Value::as_i64);
-        !self.tag("nofailover") && priority != Some(0)
+        tags::priority(&self.tags).is_some()
     }
 
     /// Whether the tags let it be a synchronous standby.
     pub fn may_sync(&self) -> bool {
-        self.may_lead() && !self.tag("nosync")
+        tags::may_sync(&self.tags)
     }
 
     /// Whether its server accepts connections.
@@ -553,6 +557,28 @@ mod tests {
             let snapshot = snapshot(1, &[("failover", value)]);
             assert!(snapshot.cluster().switchover.is_none());
             assert_eq!(snapshot.has_intent(), value != "{}", "{value}");
+        }
+    }
+
+    #[test]
+    fn tags_of_another_member_may_be_text() {
+        let member = |tags: &str| {
+            let value = format!(r#"{{"tags":{tags}}}"#);
+            serde_json::from_str::<MemberData>(&value).unwrap()
+        };
+        for (tags, may_lead, may_sync) in [
+            (r#"{"nofailover":"true"}"#, false, false),
+            (r#"{"nofailover":"off"}"#, true, true),
+            (r#"{"failover_priority":"0"}"#, false, false),
+            (r#"{"nosync":1}"#, true, false),
+            (r#"{"sync_priority":"0"}"#, true, false),
+        ] {
+            let member = member(tags);
+            assert_eq!(
+                (member.may_lead(), member.may_sync()),
+                (may_lead, may_sync),
+                "{tags}"
+            );
         }
     }
 

@@ -59,6 +59,10 @@ pub struct ReplicationRow {
 
 /// A server in recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what the columns of one row say, each of another process"
+)]
 pub struct Replica {
     /// The system identifier.
     pub system_id: u64,

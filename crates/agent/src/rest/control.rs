@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::config::audit_dynamic;
 use crate::peers::{FailsafeRequest, Withdrawal};
+use crate::reload;
 use crate::rest::body::Body;
 use crate::rest::{Api, Ask};
 use mrg_base::MemberName;
@@ -23,10 +25,10 @@ use mrg_postgres::check_hba_line;
 use mrg_telemetry::chain;
 
 /// How long a switchover is followed before the answer is "unknown".
-const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-fn say(status: StatusCode, text: impl Into<String>) -> Response {
+pub(super) fn say(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into()).into_response()
 }
 
@@ -45,6 +47,9 @@ pub(super) async fn patch_config(
     State(api): State<Api>,
     Body(patch): Body<Map<String, Value>>,
 ) -> Response {
+    if let Some(refusal) = unsupported(&patch) {
+        return refusal;
+    }
     let snapshot = api.context.status().snapshot;
     let current = snapshot.config();
     let mut config = match current.map(|key| &key.value) {
@@ -63,9 +68,23 @@ pub(super) async fn put_config(
     State(api): State<Api>,
     Body(config): Body<Map<String, Value>>,
 ) -> Response {
+    if let Some(refusal) = unsupported(&config) {
+        return refusal;
+    }
     let snapshot = api.context.status().snapshot;
     let over = snapshot.config().map(|key| key.modified);
     store_config(&api, DynamicConfig(config), over).await
+}
+
+/// Refuses what would be stored and not be in force. What another program has stored stays, so that
+/// a patch of something else, a pause for one, is possible.
+fn unsupported(config: &Map<String, Value>) -> Option<Response> {
+    let refused = audit_dynamic(config).refused;
+    let lines: Vec<String> = refused
+        .iter()
+        .map(|found| format!("config: {found}"))
+        .collect();
+    (!lines.is_empty()).then(|| say(StatusCode::BAD_REQUEST, lines.join("\n")))
 }
 
 async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) -> Response {
@@ -89,8 +108,22 @@ async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) 
     }
 }
 
+/// `POST /reload`
+pub(super) async fn reload(State(api): State<Api>) -> Response {
+    match reload::reload(&api.context, &api.asks).await {
+        Ok(waiting) if waiting.is_empty() => say(StatusCode::ACCEPTED, "reload scheduled"),
+        Ok(waiting) => {
+            let waiting = waiting.join(", ");
+            let text = format!("reload scheduled; these need a restart of the agent: {waiting}");
+            say(StatusCode::ACCEPTED, text)
+        }
+        Err(error) => say(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
 /// The body of `POST /switchover` and `POST /failover`: Patroni's.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     leader: Option<String>,
     candidate: Option<String>,
@@ -247,29 +280,6 @@ async fn follow_hand_over(api: &Api, before: Option<Revision>, action: &str) -> 
     }
 }
 
-/// `POST /restart`: returns when postgres has been restarted.
-pub(super) async fn restart(State(api): State<Api>) -> Response {
-    let started = || api.context.server.facts().map(|facts| facts.started);
-    let before = started();
-    if api.asks.send(Ask::Restart).await.is_err() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
-    }
-    // Every look at postgres, of which the facts come, ends in a change of the status.
-    match api
-        .context
-        .wait_for(SWITCHOVER_WITHIN, |_| {
-            started().filter(|now| Some(now) != before.as_ref())
-        })
-        .await
-    {
-        Some(_) => say(StatusCode::OK, "postgres restarted"),
-        None => say(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "restart failed, or takes longer than a minute",
-        ),
-    }
-}
-
 /// `GET /failsafe`
 pub(super) async fn failsafe_members(State(api): State<Api>) -> Response {
     let status = api.context.status();
@@ -349,5 +359,30 @@ pub(super) async fn received(State(api): State<Api>, Query(query): Query<Receive
             return say(StatusCode::SERVICE_UNAVAILABLE, "not received in time");
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_not_be_in_force_is_not_stored() {
+        let refused = |text: &str| unsupported(&serde_json::from_str(text).unwrap());
+        for text in [
+            r#"{"standby_cluster":{"host":"a"}}"#,
+            r#"{"slots":{"a":{"type":"physical"}}}"#,
+            r#"{"postgresql":{"callbacks":{"on_start":"x"}}}"#,
+        ] {
+            let answer = refused(text).unwrap();
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{text}");
+        }
+        for text in [
+            r#"{"pause":true}"#,
+            r#"{"standby_cluster":null,"slots":{}}"#,
+            r#"{"ttl":30,"postgresql":{"parameters":{"work_mem":"4MB"}}}"#,
+        ] {
+            assert!(refused(text).is_none(), "{text}");
+        }
     }
 }

@@ -55,6 +55,13 @@ pub(crate) fn member_report(api: &Api) -> Value {
     if let Some(error) = &status.config_error {
         insert("config_error", error.clone().into());
     }
+    if let Some(text) = &status.unsupported_config {
+        insert("unsupported_config", text.clone().into());
+    }
+    if !status.ignored.is_empty() {
+        let lines: Vec<String> = status.ignored.iter().map(ToString::to_string).collect();
+        insert("ignored_settings", lines.into());
+    }
     insert("dcs_last_seen", (status.dcs_last_seen / 1000).into());
     insert("tags", Value::Object(config.tags.clone()));
     let about = json!({ "version": PATRONI_VERSION, "scope": config.scope.as_str(), "name": config.name.as_str() });

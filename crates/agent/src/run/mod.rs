@@ -20,12 +20,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::config::{AgentConfig, Listen};
+use crate::config::{AgentConfig, Finding, Listen};
 use crate::context::Context;
 use crate::fence::{Fence, kill_descendants};
 use crate::housekeeping::Housekeeping;
 use crate::peers::Peers;
 use crate::promise;
+use crate::reload;
 use crate::rest::{self, Api, Ask};
 use crate::server::Server;
 use dynamic::Dynamic;
@@ -34,7 +35,7 @@ use mrg_base::{Millis, Moment};
 use mrg_dcs::{ClusterSnapshot, Keys, Store, settings};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch};
 use mrg_election::watch_order::WatchOrder;
-use mrg_election::{Event, Node, StepId};
+use mrg_election::{Event, Node, Revision, StepId};
 use requests::Replies;
 
 /// How often postgres is probed when nothing happens.
@@ -55,6 +56,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let (asks, requests) = mpsc::channel(64);
     let (agent, inputs) = Agent::start(Arc::new(config), requests)?;
     let context = agent.context.clone();
+    reload::on_hangup(context.clone(), asks.clone())?;
     tokio::spawn(rest::serve(listener, Api { context, asks }));
     agent.clear_former_incarnation().await;
     agent.run(inputs).await
@@ -99,6 +101,10 @@ struct Agent {
     snapshot: Arc<ClusterSnapshot>,
     order: WatchOrder,
     dynamic: Dynamic,
+    /// The revision of the dynamic configuration that was audited last.
+    audited: Option<Revision>,
+    /// Settings of the file that have no effect.
+    ignored: Vec<Finding>,
     replies: Replies,
     step: Option<(StepId, JoinHandle<()>)>,
     housekeeping: Housekeeping,
@@ -135,6 +141,7 @@ impl Agent {
         };
         let agent = Self {
             housekeeping: Housekeeping::new(context.clone()),
+            ignored: context.config.ignored.clone(),
             context,
             node,
             fence,
@@ -144,6 +151,7 @@ impl Agent {
             snapshot: Arc::default(),
             order: WatchOrder::default(),
             dynamic: Dynamic::default(),
+            audited: None,
             replies: Replies::default(),
             step: None,
             started: mrg_clock::now(),

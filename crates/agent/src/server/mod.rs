@@ -16,6 +16,7 @@ mod provisioning;
 mod reconfigure;
 mod remote;
 mod settings;
+mod validation;
 
 use std::path::Path;
 use std::sync::Arc;

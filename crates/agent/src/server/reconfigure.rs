@@ -2,13 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use crate::server::settings::{Parameters, Settings, Verdict, ineffective};
+use crate::server::settings::{Local, Settings, ineffective};
+use crate::server::validation::{HbaLines, Parameters, Verdict};
 use crate::server::{Error, Server, programs};
 use mrg_base::{Address, MemberName};
 use mrg_dcs::DynamicConfig;
 use mrg_postgres::{BASE_FILE_INCLUDE, DataState, user_hba_lines};
 
 impl Server {
+    /// Takes over what the member's file says now. It is written at the next
+    /// [`Server::configure`].
+    pub(crate) fn set_local(&self, parameters: Parameters, hba: HbaLines) {
+        let local = Local { parameters, hba };
+        self.settings.change(|settings| settings.set_local(local));
+    }
+
     /// Takes over the dynamic configuration and the members' addresses. A running server reloads its
     /// files if that changes them.
     pub(crate) async fn configure(
@@ -38,7 +46,7 @@ impl Server {
         let refusal = self
             .settings
             .change(|settings| settings.refuse_written_hba(good, wrong));
-        report_refused_hba(refusal);
+        report_refused_hba(Some(refusal));
         self.rewrite()
     }
 
