@@ -161,14 +161,12 @@ impl Audit {
             .keys()
             .filter(|key| of_section(key.path))
             .max_by_key(|key| key.path.len());
-        match row.map(|key| key.support) {
-            Some(support @ (Support::Refused(_) | Support::Harmless { .. })) => {
-                self.judge(variable.to_owned(), support, &Value::from(value));
-            }
-            _ => {
-                let why = "the agent does not read this variable; set it in the file";
-                self.ignore(variable.to_owned(), why.to_owned());
-            }
+        let support = row.map(|key| key.support);
+        if let Some(support @ (Support::Refused(_) | Support::Harmless { .. })) = support {
+            self.judge(variable.to_owned(), support, &Value::from(value));
+        } else {
+            let why = "the agent does not read this variable; set it in the file";
+            self.ignore(variable.to_owned(), why.to_owned());
         }
     }
 }

@@ -144,13 +144,15 @@ impl HbaValidation {
 mod tests {
     use super::*;
 
-    fn lines(text: &str) -> HbaLines {
-        Some(vec![text.to_owned()])
+    macro_rules! lines {
+        ($text:expr) => {
+            Some(vec![$text.to_owned()])
+        };
     }
 
     #[test]
     fn wrong_lines_leave_the_last_good_ones_in_force_and_are_reported_once() {
-        let (good, wrong) = (lines("local all all peer"), lines("locl all all peer"));
+        let (good, wrong) = (lines!("local all all peer"), lines!("locl all all peer"));
         let mut hba = HbaValidation::default();
         assert_eq!(hba.check(good.clone(), || unreachable!("a verdict")), None);
         assert!(hba.check(wrong.clone(), || unreachable!("known")).is_some());
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn lines_that_the_server_refuses_are_taken_back() {
-        let (good, bad) = (lines("local all all peer"), lines("local all all ldap"));
+        let (good, bad) = (lines!("local all all peer"), lines!("local all all ldap"));
         let mut hba = HbaValidation::default();
         hba.check(good.clone(), || None);
         hba.check(bad.clone(), || None);
