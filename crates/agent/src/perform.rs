@@ -205,6 +205,11 @@ async fn await_receipt(
 }
 
 /// Roles, databases, and the dynamic configuration of a new cluster.
+/// What stands in SQL in place of a password: statements are logged.
+fn verifier(password: &str) -> String {
+    postgres_protocol::password::scram_sha_256(password.as_bytes())
+}
+
 async fn post_bootstrap(context: &Context) -> Outcome {
     let accepts = |status: &Status| matches!(status.postgres, Postgres::Primary(_)).then_some(());
     // In time or not, the session says what is wrong.
@@ -219,7 +224,7 @@ async fn post_bootstrap(context: &Context) -> Outcome {
         format!(
             "CREATE ROLE {} LOGIN REPLICATION PASSWORD {}",
             quote_identifier(&replication.username),
-            quote_literal(&replication.password)
+            quote_literal(&verifier(&replication.password))
         ),
     )];
     let mut owners = BTreeSet::from([context.config.authentication.superuser.username.clone()]);
@@ -232,7 +237,7 @@ async fn post_bootstrap(context: &Context) -> Outcome {
         let owner = quote_identifier(&database.owner);
         if owners.insert(database.owner.clone()) {
             let password = password
-                .map(|password| format!(" PASSWORD {}", quote_literal(&password)))
+                .map(|password| format!(" PASSWORD {}", quote_literal(&verifier(&password))))
                 .unwrap_or_default();
             statements.push((
                 "create an owner",

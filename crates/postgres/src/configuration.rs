@@ -278,9 +278,12 @@ impl Configuration {
     /// Writes the files into a data directory, each whole or not at all. They may contain passwords,
     /// and are readable by their owner only.
     ///
+    /// What `ALTER SYSTEM` has set stays, as PostgreSQL says it does, but for the parameters that the
+    /// agent sets itself, over which it would win: their names are given, and their lines removed.
+    ///
     /// # Errors
     /// If a file cannot be written. Those before it are.
-    pub fn write(&self, data_directory: &Path) -> std::io::Result<()> {
+    pub fn write(&self, data_directory: &Path) -> std::io::Result<Vec<String>> {
         let base = data_directory.join("postgresql.base.conf");
         let conf = data_directory.join("postgresql.conf");
         if !base.exists() {
@@ -296,12 +299,31 @@ impl Configuration {
         }
         write_whole(&conf, &self.render())?;
         write_whole(&data_directory.join("pg_hba.conf"), &self.render_hba())?;
-        // ALTER SYSTEM would silently win over everything here.
-        write_whole(
-            &data_directory.join("postgresql.auto.conf"),
-            "# ALTER SYSTEM is not kept; see postgresql.conf\n",
-        )
+        let auto = data_directory.join("postgresql.auto.conf");
+        let (kept, removed) = without_reserved(&std::fs::read_to_string(&auto).unwrap_or_default());
+        if !removed.is_empty() {
+            write_whole(&auto, &kept)?;
+        }
+        Ok(removed)
     }
+}
+
+/// The text of `postgresql.auto.conf` without the lines of parameters that the agent sets itself, and
+/// their names.
+fn without_reserved(text: &str) -> (String, Vec<String>) {
+    let reserved = |line: &str| {
+        let name = line.split(['=', ' ', '\t']).next().unwrap_or_default();
+        let name = name.to_ascii_lowercase();
+        RESERVED_PARAMETERS.contains(&name.as_str()).then_some(name)
+    };
+    let (mut kept, mut removed) = (String::new(), Vec::new());
+    for line in text.lines() {
+        match reserved(line.trim_start()) {
+            Some(name) => removed.push(name),
+            None => kept.extend([line, "\n"]),
+        }
+    }
+    (kept, removed)
 }
 
 /// Replaces a file whole, readable by its owner only.
@@ -370,6 +392,14 @@ mod tests {
             .parameters
             .insert("max_connections".to_owned(), "70".to_owned());
         assert!(configuration.render().contains("max_connections = '70'"));
+    }
+
+    #[test]
+    fn what_alter_system_has_set_stays_but_for_what_the_agent_sets() {
+        let text = "# Do not edit\nwork_mem = '33MB'\nsynchronous_standby_names = ''\n  Port=1\n";
+        let (kept, removed) = without_reserved(text);
+        assert_eq!(kept, "# Do not edit\nwork_mem = '33MB'\n");
+        assert_eq!(removed, ["synchronous_standby_names", "port"]);
     }
 
     #[test]

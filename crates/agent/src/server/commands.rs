@@ -161,8 +161,11 @@ impl Server {
         names: &Names,
         timeout: Duration,
     ) -> Result<Position, Error> {
-        self.settings
-            .change(|settings| settings.set_names(names.clone()));
+        self.settings.change(|settings| {
+            settings.set_names(names.clone());
+            // What is in force may come from elsewhere than the file that was written last.
+            settings.forget_written();
+        });
         self.rewrite()?;
         poll(timeout, "changing synchronous_standby_names", || {
             self.position_under(names)

@@ -138,9 +138,15 @@ impl Server {
         else {
             return Ok(false);
         };
-        configuration
+        let removed = configuration
             .write(self.data())
             .map_err(Error::file("the configuration"))?;
+        if !removed.is_empty() {
+            tracing::warn!(
+                parameters = removed.join(", "),
+                "ALTER SYSTEM has set parameters that the agent sets itself; their lines were removed from postgresql.auto.conf"
+            );
+        }
         self.settings
             .change(|settings| settings.note_written(configuration));
         Ok(true)
