@@ -40,6 +40,8 @@ pub(crate) struct Status {
     pub former_lease: Option<LeaseId>,
     /// The reason of the last decision.
     pub why: Option<Reason>,
+    /// Whether it cannot win yet: it does not know what it promised before it started.
+    pub just_started: bool,
     /// Why the last step on the server failed; `None` once postgres has started since.
     pub failure: Option<String>,
     /// How often each reason was given.
@@ -90,6 +92,7 @@ impl Context {
             lease: None,
             former_lease: None,
             why: None,
+            just_started: false,
             failure: None,
             reasons: BTreeMap::new(),
             settings,

@@ -280,6 +280,7 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
         (name.clone(), json!({ "old_value": old, "new_value": new }))
     };
     let mut data = MemberData {
+        just_started: status.just_started,
         refused_parameters: context.server.refused_parameters(),
         unsupported_config: status.unsupported_config.clone(),
         ignored_settings: status

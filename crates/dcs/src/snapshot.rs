@@ -384,6 +384,7 @@ fn election_member(lease: LeaseId, data: &MemberData) -> Member {
         position: data.position(),
         may_lead: data.may_lead(),
         may_sync: data.may_sync(),
+        just_started: data.just_started,
     }
 }
 

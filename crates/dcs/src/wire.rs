@@ -65,6 +65,10 @@ pub struct MemberData {
     /// Which: `{"max_connections": {"old_value": "100", "new_value": "101"}}`
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub pending_restart_reason: Map<String, Value>,
+    /// It does not know what it promised before it started, and does not race until a ttl has
+    /// passed. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub just_started: bool,
     /// What PostgreSQL refuses of the parameters; the last good ones are in force. Patroni does not
     /// know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]

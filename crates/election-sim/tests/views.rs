@@ -144,6 +144,7 @@ fn world(number: u64) -> Option<World> {
         position: Some(at(100)),
         may_lead: true,
         may_sync: true,
+        just_started: false,
     };
     let others = BTreeMap::from([
         (

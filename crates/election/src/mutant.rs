@@ -87,6 +87,8 @@ mod list {
         ReleaseWithoutCompare,
         /// `history` is written whatever it is by now.
         HistoryWithoutCompare,
+        /// The key is released although no member can win yet.
+        ReleasesToTheJustStarted,
         /// A rewind that changed nothing is done again.
         RewindsForEver,
         /// Data that does not start is copied again and again.

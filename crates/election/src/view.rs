@@ -59,6 +59,8 @@ pub struct Member {
     pub may_lead: bool,
     /// May it be a synchronous standby? (tag `nosync`)
     pub may_sync: bool,
+    /// It cannot win yet: see [`View::may_have_promised`].
+    pub just_started: bool,
 }
 
 /// A request to hand over, from the `failover` key.

@@ -198,6 +198,19 @@ fn objection(
             !status.settings.is_synchronous() || voters.is_some_and(|voters| voters.contains(name));
         member.is_some_and(|member| member.running && member.may_lead) && by_sync
     };
+    let just_started = |name: &MemberName| {
+        let member = cluster.members.get(name);
+        member.is_some_and(|member| member.just_started)
+    };
+    let ttl = status.settings.failover.ttl;
+    let not_yet = || {
+        Some((
+            StatusCode::PRECONDITION_FAILED,
+            format!(
+                "the candidate started less than {ttl} ago and cannot know what it promised before; nothing was done, ask again after that time"
+            ),
+        ))
+    };
     match candidate {
         Some(name) if Some(name) == leader.as_deref() => no("leader and candidate are the same"),
         Some(name) => match MemberName::new(name)
@@ -211,17 +224,21 @@ fn objection(
             Some(name) if !eligible(&name) => {
                 no("candidate is not healthy, or its tags forbid it to lead")
             }
+            Some(name) if just_started(&name) => not_yet(),
             Some(_) => None,
         },
         None => {
-            let any = cluster
+            let mut others = cluster
                 .members
                 .keys()
-                .any(|name| Some(name.as_str()) != leader.as_deref() && eligible(name));
-            if any {
-                None
-            } else {
+                .filter(|name| Some(name.as_str()) != leader.as_deref() && eligible(name))
+                .peekable();
+            if others.peek().is_none() {
                 no("no good candidates have been found")
+            } else if others.all(just_started) {
+                not_yet()
+            } else {
+                None
             }
         }
     }

@@ -245,6 +245,7 @@ impl Agent {
     fn publish(&self, now: Moment) {
         let view = self.node.view(now);
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
+        let just_started = view.may_have_promised();
         let lease = self.node.lease().copied();
         let former_lease = self.node.former_lease();
         let why = self.node.reason();
@@ -252,6 +253,7 @@ impl Agent {
             status.holds_key = holds_key;
             status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
             status.may_write = may_write;
+            status.just_started = just_started;
             status.lease = lease.map(|lease| lease.id);
             status.former_lease = former_lease;
             status.why = why;

@@ -140,6 +140,14 @@ impl Node {
         if let Some(Initialize::Done(system_id)) = cluster.initialize {
             self.memory.system_id = Some(system_id);
         }
+        // Without data here and without a cluster there has been no leader to promise anything to.
+        let nothing = cluster.initialize.is_none()
+            && cluster.leader.is_none()
+            && cluster.sync.is_none()
+            && !has_traces(&cluster);
+        if nothing && self.postgres == Postgres::NoData {
+            self.memory.forgot_promises = false;
+        }
         self.memory.knows_cluster |= self.memory.system_id.is_some() || has_traces(&cluster);
         self.settle_listing(&cluster);
         self.dcs = DcsView::Read(cluster);

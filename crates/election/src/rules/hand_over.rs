@@ -6,7 +6,7 @@ use super::{leads, primary, read};
 use crate::action::{Action, StartAs, StopMode};
 use crate::mutant::bug;
 use crate::settings::OnCrash;
-use crate::view::{Postgres, SwitchoverRequest, View};
+use crate::view::{Member, Postgres, SwitchoverRequest, View};
 use mrg_base::{MemberName, Millis, Position};
 
 pub(super) fn shutting_down(view: &View<'_>) -> Option<Vec<Action>> {
@@ -52,7 +52,9 @@ pub(super) fn successors(view: &View<'_>) -> BTreeSet<MemberName> {
                 .sync
                 .as_ref()
                 .is_some_and(|(_, sync)| sync.voters.contains(name));
-        member.is_some_and(|member| member.running && member.may_lead) && voter
+        // One that cannot win yet would leave the cluster without a leader for the rest of a ttl.
+        let can_win = |member: &Member| !member.just_started || bug!(ReleasesToTheJustStarted);
+        member.is_some_and(|member| member.running && member.may_lead && can_win(member)) && voter
     };
     view.peers().into_iter().filter(eligible).collect()
 }

@@ -1,9 +1,13 @@
-//! A member that cannot follow: what is tried, in which order, and that nothing is tried for ever.
+//! Members that cannot follow, or cannot lead yet: what is tried, in which order, and that nothing
+//! is tried for ever.
 
 use crate::found::at_rest;
 use crate::story::*;
 use mrg_base::{Millis, Moment, Position, Timeline};
-use mrg_election::{Action, Effect, Event, Mode, Outcome, Postgres, Standby, StartAs, WalReceiver};
+use mrg_election::{
+    Action, Cluster, Effect, Event, Mode, Outcome, Postgres, PreviousIncarnation, Reason, Revision,
+    Standby, StartAs, SwitchoverRequest, WalReceiver,
+};
 
 fn following(postgres: Postgres) -> Story {
     let led = cluster(Some(("b", OTHER)), Some(("b", &["c"], 0)));
@@ -115,4 +119,57 @@ fn a_decision_that_fails_at_its_last_step_each_time_is_tried_less_and_less_often
         }
     }
     assert!(tries <= 14, "{tries} times in a minute");
+}
+
+/// This member leads, and both its voters started a moment ago.
+fn leads_with_young_voters(postgres: Postgres) -> Story {
+    let mut led = cluster(Some((ME, LEASE)), Some((ME, &["b", "c"], 1)));
+    for member in led.members.values_mut() {
+        member.just_started = true;
+    }
+    Story::new(Mode::Quorum, led, postgres)
+}
+
+#[test]
+fn a_crash_while_no_member_can_win_yet_is_answered_by_a_restart_in_place() {
+    let mut story = leads_with_young_voters(primary(any_of(&["b", "c"])));
+    story.look(Postgres::Stopped(at_rest(true)));
+    assert_eq!(story.reason(), Reason::CrashedRestart);
+    let step = story.step().map(|(_, action)| action);
+    assert_eq!(step, Some(Action::Start(StartAs::Primary)));
+}
+
+#[test]
+fn a_switchover_to_a_member_that_cannot_win_yet_is_refused_and_the_key_is_kept() {
+    let mut led = cluster(Some((ME, LEASE)), Some((ME, &["b", "c"], 1)));
+    for member in led.members.values_mut() {
+        member.just_started = true;
+    }
+    led.switchover = Some(SwitchoverRequest {
+        leader: Some(name(ME)),
+        candidate: Some(name("b")),
+        revision: Revision(9),
+    });
+    let mut story = Story::new(Mode::Quorum, led, primary(any_of(&["b", "c"])));
+    let step = story.step().map(|(_, action)| action);
+    assert_eq!(
+        step,
+        Some(Action::ClearSwitchover {
+            expected: Revision(9)
+        })
+    );
+}
+
+#[test]
+fn a_member_that_was_there_before_its_cluster_has_promised_nothing() {
+    let empty = Cluster {
+        revision: Revision(1),
+        ..Cluster::default()
+    };
+    let past = PreviousIncarnation::Unknown;
+    let story = Story::with_past(Mode::Quorum, empty, Postgres::NoData, past);
+    assert!(!story.node.view(story.now).may_have_promised());
+    let led = cluster(Some(("b", OTHER)), Some(("b", &["c"], 0)));
+    let story = Story::with_past(Mode::Quorum, led, Postgres::NoData, past);
+    assert!(story.node.view(story.now).may_have_promised());
 }
