@@ -66,7 +66,7 @@ async fn write(context: &Context, action: &Action, transaction: Transaction) -> 
     let local = &context.server;
     let prepared = match action {
         // The key may go only when nothing of the former primary can write any more.
-        Action::ReleaseLeader if !local.is_running() => local.kill().await,
+        Action::ReleaseLeader if !local.is_running() => local.leave_nothing().await,
         Action::AbandonInitialize => local.remove_data(),
         _ => Ok(()),
     };

@@ -299,6 +299,7 @@ fn postgres(choice: &mut Choice) -> Postgres {
     choice.of(&[
         Postgres::Unknown,
         Postgres::NoData,
+        Postgres::Unusable,
         Postgres::Starting,
         data(true, false),
         data(false, false),

@@ -95,6 +95,8 @@ mod list {
         PromotionUnfenced,
         /// The fence does not know that the key may hang off a shorter lease.
         MoveUnfenced,
+        /// A leader keeps the key although its data cannot be used.
+        UnusableLeads,
         /// A standby's files are started as a primary's.
         StandbyStartedAsPrimary,
         /// A member that is behind the newest timeline stands.

@@ -217,7 +217,7 @@ impl Node {
             && !bug!(PromotionUnfenced);
         matches!(
             self.postgres,
-            Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_)
+            Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable | Postgres::Standby(_)
         ) && !opens
     }
 

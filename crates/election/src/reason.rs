@@ -40,6 +40,8 @@ pub enum Reason {
     CrashedFailover,
     /// The leader's postgres crashed and recovers in place.
     CrashedRestart,
+    /// What is in the data directory cannot be used.
+    UnusableData,
     /// Postgres is down for a hand-over and the key is let go.
     HandOver,
     /// A promotion was interrupted and is finished.
@@ -129,6 +131,7 @@ impl Reason {
             Reason::NameTaken
                 | Reason::Paused
                 | Reason::WrongSystem
+                | Reason::UnusableData
                 | Reason::InitializeMissing
                 | Reason::NoLeaderToCopy
                 | Reason::SystemUnknown
@@ -184,6 +187,9 @@ impl Reason {
                 "postgres died; the leader key is released to a streaming standby"
             }
             Reason::CrashedRestart => "postgres died; restarting it in place",
+            Reason::UnusableData => {
+                "the data directory cannot be used, and is left alone; `unusable_data` in the member key says why; move it away to let the member copy afresh"
+            }
             Reason::HandOver => "postgres is down in order; the leader key is released",
             Reason::FinishPromotion => "finishing an interrupted promotion",
             Reason::GiveBackKey => "holding the leader key without the right to promote; released",

@@ -127,6 +127,8 @@ pub const RULES: &[Rule] = &[
         .then(Vec::new)
     }),
     always(Reason::Paused, |view| view.settings.paused.then(Vec::new)),
+    // Whoever leads: nothing else can come of it, not even a copy over it.
+    always(Reason::UnusableData, unusable_data),
     leading(Reason::HandOver, |view| {
         (leads(view) && stopped(view) && view.memory.hand_over.has_stopped())
             .then(|| vec![Action::ReleaseLeader])
@@ -305,6 +307,20 @@ fn stored<'a>(view: &View<'a>) -> Option<&'a Stored> {
 fn writer_without_lease(view: &View<'_>) -> Option<Vec<Action>> {
     (primary(view).is_some() && !view.may_write() && !bug!(WriterGoesOn))
         .then(|| vec![Action::Stop(StopMode::Kill)])
+}
+
+/// A leader whose data cannot be used cannot serve, today or after a restart: the key is of use to
+/// the others only.
+fn unusable_data(view: &View<'_>) -> Option<Vec<Action>> {
+    if !matches!(view.postgres, Postgres::Unusable) {
+        return None;
+    }
+    let release = leads(view) && !bug!(UnusableLeads);
+    Some(if release {
+        vec![Action::ReleaseLeader]
+    } else {
+        vec![]
+    })
 }
 
 fn dcs_away(view: &View<'_>) -> Option<Vec<Action>> {

@@ -251,6 +251,9 @@ pub enum Postgres {
     Unknown,
     /// There is no data directory.
     NoData,
+    /// Nothing runs, and what is in the data directory cannot be started: damaged, or of another
+    /// version. It is left as it is.
+    Unusable,
     /// It does not run.
     Stopped(DataDirectory),
     /// It runs and does not accept connections yet.

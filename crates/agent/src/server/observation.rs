@@ -116,7 +116,7 @@ fn at_rest(rest: AtRest, known: &mut Known) -> Postgres {
         (DataState::Present(_), Some(why)) | (DataState::Unreadable(why), _) => why,
     };
     known.unusable = Some(unusable);
-    Postgres::Unknown
+    Postgres::Unusable
 }
 
 fn version_mismatch(made_by: Option<&str>, programs: Option<&str>) -> Option<String> {

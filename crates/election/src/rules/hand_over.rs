@@ -18,8 +18,10 @@ pub(super) fn shutting_down(view: &View<'_>) -> Option<Vec<Action>> {
         Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting => {
             vec![Action::Stop(StopMode::Fast)]
         }
-        Postgres::Stopped(_) | Postgres::NoData if view.holds_key() => vec![Action::ReleaseLeader],
-        Postgres::Stopped(_) | Postgres::NoData | Postgres::Unknown => vec![],
+        Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable if view.holds_key() => {
+            vec![Action::ReleaseLeader]
+        }
+        Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable | Postgres::Unknown => vec![],
     })
 }
 

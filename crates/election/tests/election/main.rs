@@ -8,4 +8,5 @@ mod found_bootstrap;
 mod found_failsafe;
 mod leases;
 mod rules;
+mod sick;
 mod story;

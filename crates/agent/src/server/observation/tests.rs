@@ -160,7 +160,7 @@ fn data_at_rest_that_cannot_be_used() {
         ..rest()
     };
     let none = Known::default;
-    let (no_data, unknown) = (Postgres::NoData, Postgres::Unknown);
+    let (no_data, refused) = (Postgres::NoData, Postgres::Unusable);
     let mismatch = unusable(mismatch);
     let garbage = || unusable("garbage");
     check(
@@ -171,17 +171,17 @@ fn data_at_rest_that_cannot_be_used() {
                 "of 16",
                 made_by_16,
                 none(),
-                unknown.clone(),
+                refused.clone(),
                 mismatch.clone(),
             ),
             at_rest(
                 "unreadable",
                 unreadable(),
                 none(),
-                unknown.clone(),
+                refused.clone(),
                 garbage(),
             ),
-            at_rest("unreadable now", unreadable(), mismatch, unknown, garbage()),
+            at_rest("unreadable now", unreadable(), mismatch, refused, garbage()),
         ],
         None,
     );
@@ -197,7 +197,7 @@ fn what_is_not_known_to_be_ours_is_refused_with_the_way_out() {
     let mut known = Known::default();
     assert_eq!(
         observe(Reading::AtRest(foreign(false)), None, &mut known, NOW),
-        Postgres::Unknown
+        Postgres::Unusable
     );
     let refusal = known.unusable.clone().unwrap();
     assert!(refusal.contains("PG_VERSION, dump.sql") && refusal.contains("move it away"));
