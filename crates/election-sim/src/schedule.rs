@@ -200,6 +200,7 @@ pub(crate) fn settings(random: &mut Random) -> Settings {
                 OnCrash::Restart,
             ][random.index(4)],
             failsafe: random.chance(800),
+            ..Settings::default().failover
         },
         replication: Replication {
             mode,

@@ -177,6 +177,12 @@ impl Node {
         if let Some(promise) = self.memory.promised {
             consider(promise.until);
         }
+        if let Some(silence) = self.memory.silence {
+            consider(silence.since + self.settings.failover.unresponsive_after);
+        }
+        if let Some(since) = self.memory.unserved {
+            consider(since + self.settings.failover.primary_start_timeout);
+        }
         wake.max(now + Millis(1))
     }
 

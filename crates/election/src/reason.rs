@@ -12,6 +12,14 @@ pub enum Reason {
     DcsUnread,
     /// The DCS does not answer.
     DcsAway,
+    /// The leader's postgres has not come up in time and a standby takes over.
+    StartTimedOut,
+    /// The leader's postgres does not respond to clients and a standby takes over.
+    Unresponsive,
+    /// It does not respond, and no standby may take over.
+    UnresponsiveAlone,
+    /// It does not respond, as it did not a short time ago.
+    UnresponsiveAgain,
     /// The state of the local postgres is not known yet.
     PostgresUnknown,
     /// Another process holds this member's name.
@@ -132,6 +140,8 @@ impl Reason {
                 | Reason::Paused
                 | Reason::WrongSystem
                 | Reason::UnusableData
+                | Reason::UnresponsiveAlone
+                | Reason::UnresponsiveAgain
                 | Reason::InitializeMissing
                 | Reason::NoLeaderToCopy
                 | Reason::SystemUnknown
@@ -158,6 +168,18 @@ impl Reason {
             Reason::ShuttingDown => "stopping in order",
             Reason::DcsUnread => "waiting for the first answer of etcd",
             Reason::DcsAway => "etcd does not answer; nothing is decided without it",
+            Reason::StartTimedOut => {
+                "postgres has not come up within primary_start_timeout; killed, and the leader key is released to a standby"
+            }
+            Reason::Unresponsive => {
+                "postgres accepts no new client or commits nothing; killed, and the leader key is released to a standby"
+            }
+            Reason::UnresponsiveAlone => {
+                "postgres accepts no new client or commits nothing, and no standby may take over; waiting for either"
+            }
+            Reason::UnresponsiveAgain => {
+                "postgres accepts no new client or commits nothing, less than ten minutes after the leader key was released for that; waiting"
+            }
             Reason::PostgresUnknown => "waiting for the state of postgres",
             Reason::NameTaken => {
                 "another process holds this member's name in etcd; waiting until its lease ends, the data is not touched"

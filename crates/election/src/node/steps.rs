@@ -296,6 +296,7 @@ impl Node {
                     to_hand_over: matches!(reason, Reason::Switchover | Reason::ShuttingDown),
                 });
             }
+            (Action::Stop(StopMode::Kill), _) => self.note_killed(now, reason),
             (Action::Start(_), _) => {
                 self.memory.restart_requested = false;
                 self.memory.start_failures = 0;
@@ -343,6 +344,23 @@ impl Node {
         }
     }
 
+    /// A server that did not serve is dead, for another to lead.
+    fn note_killed(&mut self, now: Moment, reason: Reason) {
+        match reason {
+            Reason::StartTimedOut => self.note_crash_release(now),
+            Reason::Unresponsive => self.memory.gave_up = Some(now),
+            _ => return,
+        }
+        self.hand_over(HandOverEvent::Stopped { to_hand_over: true });
+    }
+
+    fn note_crash_release(&mut self, now: Moment) {
+        self.memory
+            .crash_releases
+            .retain(|at| now.since(*at) < CRASH_WINDOW);
+        self.memory.crash_releases.push(now);
+    }
+
     /// The leader key was released.
     fn note_released(&mut self, now: Moment, reason: Reason) {
         // A member that released the key does not lead by promises either.
@@ -358,11 +376,10 @@ impl Node {
                 .and_then(|cluster| cluster.switchover.as_ref());
             self.memory.abandoned = request.map(|request| request.revision);
         }
+        self.memory.unserved = None;
+        self.memory.silence = None;
         if reason == Reason::CrashedFailover {
-            self.memory
-                .crash_releases
-                .retain(|at| now.since(*at) < CRASH_WINDOW);
-            self.memory.crash_releases.push(now);
+            self.note_crash_release(now);
         }
     }
 }
