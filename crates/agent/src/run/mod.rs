@@ -6,6 +6,7 @@ mod effects;
 mod lease;
 mod monitor;
 mod promises;
+mod pulse;
 mod requests;
 mod watched;
 
@@ -126,6 +127,7 @@ impl Agent {
         let (probes, probe_queue) = mpsc::unbounded_channel();
         tokio::spawn(watch(context.store.clone(), command_queue, watch_sender));
         tokio::spawn(monitor(server, probe_queue, events.clone()));
+        tokio::spawn(pulse::pulse(context.clone(), events.clone()));
         let inputs = Inputs {
             events: event_queue,
             watch: watch_events,

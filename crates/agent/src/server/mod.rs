@@ -13,6 +13,7 @@ mod probe;
 mod process;
 mod programs;
 mod provisioning;
+mod pulse;
 mod reconfigure;
 mod remote;
 mod settings;

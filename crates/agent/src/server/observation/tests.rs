@@ -1,6 +1,5 @@
 use super::*;
 use mrg_base::{Lsn, MemberName, Timeline};
-use mrg_election::Primary;
 use mrg_election::sync::Names;
 use mrg_postgres::ControlFile;
 
@@ -358,16 +357,29 @@ fn a_primary_and_a_server_that_does_not_answer() {
     };
     let probe = Probe::Primary(primary.clone(), ServerFacts::default());
     let kept = || with_facts(broken_since(900));
+    let led = || Known {
+        primary: Some(primary.clone()),
+        ..kept()
+    };
     let rows = vec![
         row(
             "a primary",
             Reading::Answered { probe, fork: None },
-            Postgres::Primary(primary),
+            Postgres::Primary(primary.clone()),
             Known {
                 facts: Some(ServerFacts::default()),
+                primary: Some(primary.clone()),
                 ..broken_since(900)
             },
         ),
+        row("it is full", Reading::Full, Postgres::Starting, kept()),
+        Row {
+            case: "a primary that is full",
+            reading: Reading::Full,
+            known: led(),
+            expected: Postgres::Primary(primary.clone()),
+            known_after: led(),
+        },
         row(
             "it starts",
             Reading::NotAccepting,
