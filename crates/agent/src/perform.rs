@@ -25,6 +25,8 @@ fn server<T>(result: Result<T, ServerError>, success: impl FnOnce(T) -> Outcome)
     match result {
         Ok(value) => success(value),
         Err(error @ ServerError::NoSpace { .. }) => Outcome::NoSpace(chain(&error)),
+        // Nothing was tried: no reason to try another way.
+        Err(error @ ServerError::DiskHangs) => Outcome::Unknown(chain(&error)),
         Err(error) => Outcome::Failed(chain(&error)),
     }
 }

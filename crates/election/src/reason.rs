@@ -160,6 +160,7 @@ impl Reason {
     }
 
     /// One sentence for the log and for `kubectl describe`.
+    #[expect(clippy::too_many_lines, reason = "one sentence for each")]
     pub fn sentence(self) -> &'static str {
         match self {
             Reason::WriterWithoutLease => {

@@ -26,7 +26,7 @@ use crate::context::Context;
 use crate::fence::{Fence, kill_descendants};
 use crate::housekeeping::Housekeeping;
 use crate::peers::Peers;
-use crate::promise;
+use crate::promise::{self, Recorder};
 use crate::rest::{self, Api, Ask};
 use crate::server::Server;
 use dynamic::Dynamic;
@@ -104,6 +104,7 @@ struct Agent {
     step: Option<(StepId, JoinHandle<()>)>,
     housekeeping: Housekeeping,
     started: Moment,
+    recorder: Recorder,
     has_promise_record: bool,
     exit: bool,
 }
@@ -135,6 +136,7 @@ impl Agent {
             exits,
             fence_gone,
         };
+        let recorder = Recorder::new(context.config.promise_file());
         let agent = Self {
             housekeeping: Housekeeping::new(context.clone()),
             context,
@@ -149,6 +151,7 @@ impl Agent {
             replies: Replies::default(),
             step: None,
             started: mrg_clock::now(),
+            recorder,
             has_promise_record: false,
             exit: false,
         };
@@ -296,6 +299,7 @@ async fn either(first: &mut Signal, second: &mut Signal) {
 
 /// The fence is gone, and its children are ours now. Without a fence nothing may run.
 async fn kill_orphans() -> anyhow::Result<()> {
-    tokio::task::spawn_blocking(|| kill_descendants(&BTreeSet::new(), |_| {})).await?;
+    let none = BTreeSet::new();
+    tokio::task::spawn_blocking(move || kill_descendants(&none, &none, |_| {})).await?;
     anyhow::bail!("the fence is gone; every process of postgres was killed")
 }

@@ -65,12 +65,11 @@ pub(super) async fn pulse(context: Arc<Context>, events: mpsc::Sender<Event>) {
             .filter(|pulse| now.since(pulse.asked) < GIVEN_UP_AFTER)
             .unwrap_or_else(|| Pulse::begin(&context));
         let asked = pulse.asked;
-        let failure = match pulse.outcome().await {
-            Some(outcome) => outcome.err(),
-            None => {
-                late = Some(pulse);
-                Some(format!("no answer for {}", mrg_clock::now().since(asked)))
-            }
+        let failure = if let Some(outcome) = pulse.outcome().await {
+            outcome.err()
+        } else {
+            late = Some(pulse);
+            Some(format!("no answer for {}", mrg_clock::now().since(asked)))
         };
         let answered = failure.is_none();
         if let Some(error) = failure.filter(|_| was_answered) {

@@ -27,6 +27,7 @@ impl Server {
         if self.is_running() {
             return Err(Error::state("postgres runs already"));
         }
+        self.disk.answers().await?;
         let writer = *role == StartAs::Primary;
         let minimums = if writer {
             BTreeMap::new()

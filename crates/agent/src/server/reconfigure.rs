@@ -21,6 +21,10 @@ impl Server {
         if !self.is_running() {
             return Ok(());
         }
+        let writes = |settings: &Settings| settings.unwritten(&self.config).is_some();
+        if self.settings.read(writes) {
+            self.disk.answers().await?;
+        }
         self.validate().await?;
         self.rewrite()?;
         self.confirm_hba().await
@@ -38,7 +42,7 @@ impl Server {
         let refusal = self
             .settings
             .change(|settings| settings.refuse_written_hba(good, wrong));
-        report_refused_hba(refusal);
+        report_refused_hba(Some(refusal));
         self.rewrite()
     }
 

@@ -186,21 +186,21 @@ impl Settings {
             }
             Some(wrong) => {
                 self.hba.accepted.get_or_insert_with(on_disk);
-                self.refuse_hba(lines, wrong.to_string())
+                Some(self.refuse_hba(lines, wrong.to_string()))
             }
         }
     }
 
     /// The server itself refuses the lines that were written last; `good` are those before them.
     /// Gives the refusal.
-    pub(super) fn refuse_written_hba(&mut self, good: HbaLines, why: String) -> Option<String> {
+    pub(super) fn refuse_written_hba(&mut self, good: HbaLines, why: String) -> String {
         let refused = self.hba.accepted.replace(good).unwrap_or_default();
         self.refuse_hba(refused, why)
     }
 
-    fn refuse_hba(&mut self, lines: HbaLines, why: String) -> Option<String> {
+    fn refuse_hba(&mut self, lines: HbaLines, why: String) -> String {
         self.hba.refused = Some((lines, why.clone()));
-        Some(why)
+        why
     }
 
     /// What the files should say, with the last accepted parameters.

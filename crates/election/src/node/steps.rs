@@ -216,6 +216,8 @@ impl Node {
         self.failures += 1;
         self.idle_until = now + wait;
         match action {
+            // What was not even tried says nothing of the data.
+            Action::Start(_) if matches!(outcome, Outcome::Unknown(_)) => {}
             Action::Rewind(_) => self.memory.rewind_failures += 1,
             Action::BaseBackup(_) => self.memory.no_space = matches!(outcome, Outcome::NoSpace(_)),
             Action::PausePoolers { .. } => {
