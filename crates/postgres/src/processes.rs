@@ -110,7 +110,13 @@ mod tests {
         std::fs::copy("/bin/sleep", &path).unwrap();
         let child = Command::new(&path).arg("60").current_dir(directory).spawn();
         std::fs::remove_file(&path).unwrap();
-        child.unwrap()
+        let child = child.unwrap();
+        // The new program runs a moment before it bears its name.
+        let comm = format!("/proc/{}/comm", child.id());
+        while std::fs::read_to_string(&comm).unwrap().trim_end() != name {
+            std::thread::yield_now();
+        }
+        child
     }
 
     #[test]
