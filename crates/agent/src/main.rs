@@ -103,5 +103,9 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
             "a setting has no effect"
         );
     }
-    runtime()?.block_on(mrg_agent::run(config))
+    let runtime = runtime()?;
+    let ended = runtime.block_on(mrg_agent::run(config));
+    // A write to a disk that hangs would be waited for.
+    runtime.shutdown_background();
+    ended
 }

@@ -25,6 +25,8 @@ fn server<T>(result: Result<T, ServerError>, success: impl FnOnce(T) -> Outcome)
     match result {
         Ok(value) => success(value),
         Err(error @ ServerError::NoSpace { .. }) => Outcome::NoSpace(chain(&error)),
+        // Nothing was tried: no reason to try another way.
+        Err(error @ ServerError::DiskHangs) => Outcome::Unknown(chain(&error)),
         Err(error) => Outcome::Failed(chain(&error)),
     }
 }
@@ -66,7 +68,7 @@ async fn write(context: &Context, action: &Action, transaction: Transaction) -> 
     let local = &context.server;
     let prepared = match action {
         // The key may go only when nothing of the former primary can write any more.
-        Action::ReleaseLeader if !local.is_running() => local.kill().await,
+        Action::ReleaseLeader if !local.is_running() => local.leave_nothing().await,
         Action::AbandonInitialize => local.remove_data(),
         _ => Ok(()),
     };

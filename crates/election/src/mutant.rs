@@ -101,6 +101,12 @@ mod list {
         PromotionUnfenced,
         /// The fence does not know that the key may hang off a shorter lease.
         MoveUnfenced,
+        /// A leader keeps the key although its data cannot be used.
+        UnusableLeads,
+        /// A leader whose server does not serve keeps the key.
+        SickLeaderStays,
+        /// A leader whose server does not respond gives up however short the last time is ago.
+        GivesUpAgain,
         /// A standby's files are started as a primary's.
         StandbyStartedAsPrimary,
         /// A member that is behind the newest timeline stands.

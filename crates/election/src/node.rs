@@ -180,6 +180,12 @@ impl Node {
         if let Some(promise) = self.memory.promised {
             consider(promise.until);
         }
+        if let Some(silence) = self.memory.silence {
+            consider(silence.since + self.settings.failover.unresponsive_after);
+        }
+        if let Some(since) = self.memory.unserved {
+            consider(since + self.settings.failover.primary_start_timeout);
+        }
         wake.max(now + Millis(1))
     }
 
@@ -220,7 +226,7 @@ impl Node {
             && !bug!(PromotionUnfenced);
         matches!(
             self.postgres,
-            Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_)
+            Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable | Postgres::Standby(_)
         ) && !opens
     }
 

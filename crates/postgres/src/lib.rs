@@ -17,6 +17,6 @@ pub use configuration::{
 pub use control_file::{ControlFile, DataState, InvalidControlFile};
 pub use hba::{InvalidHbaLine, check_hba_line};
 pub use probe::{Probe, Replica, ReplicationRow, ServerFacts};
-pub use processes::server_in;
+pub use processes::{is_past_return, server_in};
 pub use session::{Error, Session, SessionSettings};
 pub use wal_files::{fork_of, timeline_at};

@@ -9,7 +9,31 @@
 
 use std::path::Path;
 
+/// Whether a process will never run again, although it is still there: it was killed, and waits in
+/// the kernel for what may not come, as a write to a disk that hangs.
+pub fn is_past_return(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .is_ok_and(|status| is_killed_in_sleep(&status))
+}
+
+/// State `D`, uninterruptible, with SIGKILL pending: such a process returns from the kernel only to
+/// die.
+fn is_killed_in_sleep(status: &str) -> bool {
+    const SIGKILL: u64 = 1 << 8;
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        lines.find_map(|line| Some(line.strip_prefix(name)?.trim()))
+    };
+    let pending = |name| {
+        let mask = field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        mask.is_some_and(|mask| mask & SIGKILL != 0)
+    };
+    field("State:").is_some_and(|state| state.starts_with('D'))
+        && (pending("SigPnd:") || pending("ShdPnd:"))
+}
+
 /// A process of a server that runs on the data directory; its postmaster where that can be told.
+/// One that was killed and only waits to die is none.
 pub fn server_in(data_directory: &Path) -> Option<u32> {
     let directory = std::fs::canonicalize(data_directory).ok()?;
     let postmaster = postmaster_in_file(&directory);
@@ -31,6 +55,7 @@ pub fn server_in(data_directory: &Path) -> Option<u32> {
                     error.kind() == std::io::ErrorKind::PermissionDenied && postmaster == Some(pid)
                 }
             };
+        let runs_there = runs_there && !is_past_return(pid);
         if runs_there && (found.is_none() || postmaster == Some(pid)) {
             found = Some(pid);
         }
@@ -57,13 +82,41 @@ mod tests {
     use super::*;
     use std::process::{Child, Command};
 
+    #[test]
+    fn only_a_killed_process_in_uninterruptible_sleep_is_past_return() {
+        let status = |state: &str, own: &str, shared: &str| {
+            format!(
+                "Name:\tpostgres\nState:\t{state}\nPid:\t7\nSigPnd:\t{own}\nShdPnd:\t{shared}\nSigBlk:\t0000000000000100\n"
+            )
+        };
+        let (none, kill, term) = ("0000000000000000", "0000000000000100", "0000000000004000");
+        for (state, own, shared, expected) in [
+            ("D (disk sleep)", kill, none, true),
+            ("D (disk sleep)", none, kill, true),
+            ("D (disk sleep)", none, none, false),
+            ("D (disk sleep)", term, term, false),
+            ("S (sleeping)", kill, kill, false),
+            ("R (running)", kill, none, false),
+        ] {
+            let text = status(state, own, shared);
+            assert_eq!(is_killed_in_sleep(&text), expected, "{text}");
+        }
+        assert!(!is_past_return(std::process::id()));
+    }
+
     /// A program of the given name that waits in a directory.
     fn program(name: &str, directory: &Path) -> Child {
         let path = directory.join(name);
         std::fs::copy("/bin/sleep", &path).unwrap();
         let child = Command::new(&path).arg("60").current_dir(directory).spawn();
         std::fs::remove_file(&path).unwrap();
-        child.unwrap()
+        let child = child.unwrap();
+        // The new program runs a moment before it bears its name.
+        let comm = format!("/proc/{}/comm", child.id());
+        while std::fs::read_to_string(&comm).unwrap().trim_end() != name {
+            std::thread::yield_now();
+        }
+        child
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Statement};
 
 use crate::probe::{PROBE, PROBE_OPERATION, Probe, senders_act_on};
@@ -30,6 +31,26 @@ pub enum Error {
     /// The answer is not of the expected form.
     #[error("postgres answered {0}")]
     Answer(String),
+}
+
+impl Error {
+    /// The server runs, and has no place for another session.
+    pub fn is_full(&self) -> bool {
+        self.refusal() == Some(&SqlState::TOO_MANY_CONNECTIONS)
+    }
+
+    /// The server runs, and takes no session in while it starts, shuts down or recovers.
+    pub fn is_not_accepting(&self) -> bool {
+        self.refusal() == Some(&SqlState::CANNOT_CONNECT_NOW)
+    }
+
+    /// Why the server refused a connection, if it did.
+    fn refusal(&self) -> Option<&SqlState> {
+        match self {
+            Error::Connect(source) => source.code(),
+            _ => None,
+        }
+    }
 }
 
 /// How to reach the local server.

@@ -272,6 +272,10 @@ impl Waiting {
                 resolve(&mut self.exits, id, exit);
             }
             Event::Armed { id } | Event::Killed { id } => resolve(&mut self.answers, id, ()),
+            Event::PastReturn { pids } => tracing::warn!(
+                ?pids,
+                "killed processes wait in the kernel, as for a disk that hangs; they never run again and count as dead"
+            ),
             Event::Fenced => {
                 self.deadline = None;
                 tracing::warn!(

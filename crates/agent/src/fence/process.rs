@@ -33,6 +33,8 @@ struct State {
     deadline: Option<Moment>,
     /// The last deadline has passed.
     fenced: bool,
+    /// Processes that were reported as [`Event::PastReturn`].
+    past_return: BTreeSet<i32>,
 }
 
 struct Program {
@@ -218,7 +220,9 @@ impl State {
         if program.whole && with_orphans {
             let spare: BTreeSet<i32> = self.programs.keys().copied().collect();
             let mut others = Vec::new();
-            kill_descendants(&spare, |status| others.push(status));
+            let past_return =
+                kill_descendants(&spare, &self.past_return, |status| others.push(status));
+            self.note_past_return(past_return);
             for other in others {
                 self.ended(other, false);
             }
@@ -236,10 +240,22 @@ impl State {
 
     fn kill_all(&mut self) {
         let mut ended = Vec::new();
-        kill_descendants(&BTreeSet::new(), |status| ended.push(status));
+        let past_return = kill_descendants(&BTreeSet::new(), &self.past_return, |status| {
+            ended.push(status);
+        });
+        self.note_past_return(past_return);
         for status in ended {
             self.ended(status, false);
         }
+    }
+
+    /// Each such process is reported once.
+    fn note_past_return(&mut self, found: BTreeSet<i32>) {
+        let pids: Vec<i32> = found.difference(&self.past_return).copied().collect();
+        if !pids.is_empty() {
+            report(&Event::PastReturn { pids });
+        }
+        self.past_return = found;
     }
 }
 

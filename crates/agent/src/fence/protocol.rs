@@ -49,6 +49,10 @@ pub(super) enum Event {
     Armed {
         id: u64,
     },
+    /// These were killed and cannot die yet; they never run again.
+    PastReturn {
+        pids: Vec<i32>,
+    },
     /// Nothing runs any more.
     Killed {
         id: u64,

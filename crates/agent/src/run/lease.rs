@@ -74,7 +74,7 @@ async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
             return Event::LeaseUnanswered;
         }
     };
-    if let Err(error) = record_lease(context, granted.id, pids) {
+    if let Err(error) = record_lease(context, granted.id, pids).await {
         let path = context.config.incarnation_file();
         tracing::error!(error = chain(&error), path = %path.display(), "failed to record the lease");
         let _ = context.store.revoke(granted.id, context.dcs_within()).await;
@@ -100,11 +100,17 @@ async fn keep_alive(context: &Context, lease: LeaseId) -> Event {
 }
 
 /// Records the lease for the incarnation after this one, and for the kubelet, before the lease is
-/// used for anything.
-fn record_lease(context: &Context, lease: LeaseId, pids: &[u32]) -> std::io::Result<()> {
-    Incarnation::of(lease, pids).store(&context.config.incarnation_file())?;
-    if let Some(path) = &context.config.own.termination_message {
-        std::fs::write(path, wire::compact(&serde_json::json!({ "lease": lease })))?;
-    }
-    Ok(())
+/// used for anything. Fails if the disk does not take it in time.
+async fn record_lease(context: &Context, lease: LeaseId, pids: &[u32]) -> std::io::Result<()> {
+    let record = Incarnation::of(lease, pids);
+    let path = context.config.incarnation_file();
+    let message = context.config.own.termination_message.clone();
+    let write = tokio::task::spawn_blocking(move || {
+        record.store(&path)?;
+        message.map_or(Ok(()), |path| {
+            std::fs::write(path, wire::compact(&serde_json::json!({ "lease": lease })))
+        })
+    });
+    let written = tokio::time::timeout(context.dcs_within(), write).await;
+    written.map_err(|_| std::io::ErrorKind::TimedOut)??
 }

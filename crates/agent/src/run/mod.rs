@@ -6,6 +6,7 @@ mod effects;
 mod lease;
 mod monitor;
 mod promises;
+mod pulse;
 mod requests;
 mod watched;
 
@@ -25,7 +26,7 @@ use crate::context::Context;
 use crate::fence::{Fence, kill_descendants};
 use crate::housekeeping::Housekeeping;
 use crate::peers::Peers;
-use crate::promise;
+use crate::promise::{self, Recorder};
 use crate::reload;
 use crate::rest::{self, Api, Ask};
 use crate::server::Server;
@@ -109,6 +110,7 @@ struct Agent {
     step: Option<(StepId, JoinHandle<()>)>,
     housekeeping: Housekeeping,
     started: Moment,
+    recorder: Recorder,
     has_promise_record: bool,
     exit: bool,
 }
@@ -132,6 +134,7 @@ impl Agent {
         let (probes, probe_queue) = mpsc::unbounded_channel();
         tokio::spawn(watch(context.store.clone(), command_queue, watch_sender));
         tokio::spawn(monitor(server, probe_queue, events.clone()));
+        tokio::spawn(pulse::pulse(context.clone(), events.clone()));
         let inputs = Inputs {
             events: event_queue,
             watch: watch_events,
@@ -139,6 +142,7 @@ impl Agent {
             exits,
             fence_gone,
         };
+        let recorder = Recorder::new(context.config.promise_file());
         let agent = Self {
             housekeeping: Housekeeping::new(context.clone()),
             ignored: context.config.ignored.clone(),
@@ -155,6 +159,7 @@ impl Agent {
             replies: Replies::default(),
             step: None,
             started: mrg_clock::now(),
+            recorder,
             has_promise_record: false,
             exit: false,
         };
@@ -304,6 +309,7 @@ async fn either(first: &mut Signal, second: &mut Signal) {
 
 /// The fence is gone, and its children are ours now. Without a fence nothing may run.
 async fn kill_orphans() -> anyhow::Result<()> {
-    tokio::task::spawn_blocking(|| kill_descendants(&BTreeSet::new(), |_| {})).await?;
+    let none = BTreeSet::new();
+    tokio::task::spawn_blocking(move || kill_descendants(&none, &none, |_| {})).await?;
     anyhow::bail!("the fence is gone; every process of postgres was killed")
 }

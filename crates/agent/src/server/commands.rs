@@ -12,7 +12,7 @@ use crate::server::{Error, Server, programs};
 use mrg_base::{MemberName, Position};
 use mrg_election::StartAs;
 use mrg_election::sync::Names;
-use mrg_postgres::{DataState, Probe};
+use mrg_postgres::{DataState, Probe, server_in};
 
 /// Postgres may take this long to accept connections before starting counts as under way rather
 /// than done.
@@ -27,6 +27,7 @@ impl Server {
         if self.is_running() {
             return Err(Error::state("postgres runs already"));
         }
+        self.disk.answers().await?;
         let writer = *role == StartAs::Primary;
         let minimums = if writer {
             BTreeMap::new()
@@ -125,6 +126,20 @@ impl Server {
         self.postmaster.kill().await?;
         self.connection.close();
         Ok(())
+    }
+
+    /// Kills what is left of a server that has ended.
+    ///
+    /// # Guarantees
+    /// On success no process of a server runs on the data directory, not even one that this agent
+    /// did not start.
+    pub(crate) async fn leave_nothing(&self) -> Result<(), Error> {
+        self.kill().await?;
+        server_in(self.data()).map_or(Ok(()), |pid| {
+            Err(Error::state(format!(
+                "process {pid}, which this agent did not start, may write to the data"
+            )))
+        })
     }
 
     /// Streams from this member from now on.

@@ -2,7 +2,7 @@
 
 use crate::server::settings::Upstream;
 use mrg_base::{Moment, Position};
-use mrg_election::{DataDirectory, Fork, Postgres, Standby, WalReceiver};
+use mrg_election::{DataDirectory, Fork, Postgres, Primary, Standby, WalReceiver};
 use mrg_postgres::{DataState, Probe, Replica, ServerFacts};
 
 /// What one probe has read.
@@ -12,6 +12,8 @@ pub(super) enum Reading {
     AtRest(AtRest),
     /// The server has answered. `fork` is where a standby's timeline ended, by its history files.
     Answered { probe: Probe, fork: Option<Fork> },
+    /// The server has no place for another session, so it serves those that it has.
+    Full,
     /// The postmaster runs and refuses connections, or its socket is not there yet.
     NotAccepting,
     /// The server has accepted a connection and failed to answer.
@@ -43,6 +45,8 @@ pub(super) struct AtRest {
 pub(super) struct Known {
     /// From the last answer of the running server; `None` if it is known not to run.
     pub(super) facts: Option<ServerFacts>,
+    /// The last answer, if it was a primary's; `None` if no server is known to run.
+    pub(super) primary: Option<Primary>,
     /// Since when the WAL receiver has not been streaming, if it should.
     pub(super) broken_since: Option<Moment>,
     /// Why the data directory cannot be used, if it was found so.
@@ -58,7 +62,7 @@ pub(super) fn observe(
 ) -> Postgres {
     match reading {
         Reading::AtRest(rest) => {
-            known.facts = None;
+            (known.facts, known.primary) = (None, None);
             at_rest(rest, known)
         }
         Reading::Answered {
@@ -66,15 +70,21 @@ pub(super) fn observe(
             ..
         } => {
             known.facts = Some(facts);
+            known.primary = Some(primary.clone());
             Postgres::Primary(primary)
         }
         Reading::Answered {
             probe: Probe::Replica(replica, facts),
             fork,
         } => {
-            known.facts = Some(facts);
+            (known.facts, known.primary) = (Some(facts), None);
             Postgres::Standby(standby(&replica, fork, upstream, known, now))
         }
+        // A primary stays one until it ends; what it said last is what is known of it.
+        Reading::Full => known
+            .primary
+            .clone()
+            .map_or(Postgres::Starting, Postgres::Primary),
         Reading::NotAccepting => Postgres::Starting,
         Reading::Failed => Postgres::Unknown,
     }
@@ -116,7 +126,7 @@ fn at_rest(rest: AtRest, known: &mut Known) -> Postgres {
         (DataState::Present(_), Some(why)) | (DataState::Unreadable(why), _) => why,
     };
     known.unusable = Some(unusable);
-    Postgres::Unknown
+    Postgres::Unusable
 }
 
 fn version_mismatch(made_by: Option<&str>, programs: Option<&str>) -> Option<String> {

@@ -48,6 +48,7 @@ impl Server {
                 };
                 Reading::Answered { probe, fork }
             }
+            Err(error) if error.is_full() => Reading::Full,
             Err(mrg_postgres::Error::Connect(_)) => Reading::NotAccepting,
             Err(error) => {
                 tracing::debug!(error = chain(&error), "postgres does not answer");

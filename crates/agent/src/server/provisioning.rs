@@ -112,6 +112,7 @@ impl Server {
 
     /// Replaces the data directory by a copy of a member's.
     pub(crate) async fn base_backup(&self, from: &MemberName) -> Result<(), Error> {
+        self.disk.answers().await?;
         let address = self.address(from)?;
         let fresh = self.fresh_directory()?;
         let user = &self.config.authentication.replication;

@@ -29,6 +29,10 @@ impl Server {
         if !self.is_running() {
             return Ok(());
         }
+        let writes = |settings: &Settings| settings.unwritten(&self.config).is_some();
+        if self.settings.read(writes) {
+            self.disk.answers().await?;
+        }
         self.validate().await?;
         self.rewrite()?;
         self.confirm_hba().await

@@ -12,8 +12,9 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Server {
     /// Fails unless the member's server accepts writes and has the same system identifier as the
-    /// local data.
+    /// local data, and the local disk takes what is done for it next.
     pub(crate) async fn confirm_leader(&self, member: &MemberName) -> Result<(), Error> {
+        self.disk.answers().await?;
         let address = self.address(member)?;
         let client = connect(&address, &self.config.authentication.superuser).await?;
         let question = "SELECT NOT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())";

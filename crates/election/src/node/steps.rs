@@ -225,6 +225,8 @@ impl Node {
         self.failures += 1;
         self.idle_until = now + wait;
         match action {
+            // What was not even tried says nothing of the data.
+            Action::Start(_) if matches!(outcome, Outcome::Unknown(_)) => {}
             Action::Rewind(_) => self.memory.rewind_failures += 1,
             Action::BaseBackup(_) => self.memory.no_space = matches!(outcome, Outcome::NoSpace(_)),
             Action::PausePoolers { .. } => {
@@ -307,6 +309,7 @@ impl Node {
                     to_hand_over: matches!(reason, Reason::Switchover | Reason::ShuttingDown),
                 });
             }
+            (Action::Stop(StopMode::Kill), _) => self.note_killed(now, reason),
             (Action::Start(_), _) => {
                 self.memory.restart_requested = false;
                 self.memory.start_failures = 0;
@@ -357,6 +360,23 @@ impl Node {
         }
     }
 
+    /// A server that did not serve is dead, for another to lead.
+    fn note_killed(&mut self, now: Moment, reason: Reason) {
+        match reason {
+            Reason::StartTimedOut => self.note_crash_release(now),
+            Reason::Unresponsive => self.memory.gave_up = Some(now),
+            _ => return,
+        }
+        self.hand_over(HandOverEvent::Stopped { to_hand_over: true });
+    }
+
+    fn note_crash_release(&mut self, now: Moment) {
+        self.memory
+            .crash_releases
+            .retain(|at| now.since(*at) < CRASH_WINDOW);
+        self.memory.crash_releases.push(now);
+    }
+
     /// The leader key was released.
     fn note_released(&mut self, now: Moment, reason: Reason) {
         // A member that released the key does not lead by promises either.
@@ -372,11 +392,10 @@ impl Node {
                 .and_then(|cluster| cluster.switchover.as_ref());
             self.memory.abandoned = request.map(|request| request.revision);
         }
+        self.memory.unserved = None;
+        self.memory.silence = None;
         if reason == Reason::CrashedFailover {
-            self.memory
-                .crash_releases
-                .retain(|at| now.since(*at) < CRASH_WINDOW);
-            self.memory.crash_releases.push(now);
+            self.note_crash_release(now);
         }
     }
 }

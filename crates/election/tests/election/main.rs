@@ -9,4 +9,5 @@ mod found_failsafe;
 mod leases;
 mod rejoin;
 mod rules;
+mod sick;
 mod story;
