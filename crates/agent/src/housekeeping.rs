@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::context::{Context, Status};
 use crate::passwords::Passwords;
 use crate::rest::reports::PATRONI_VERSION;
+use crate::roles::ReplicationRole;
 use crate::run::LOOK_EVERY;
 use mrg_base::{Address, MemberName, Timeline, lock};
 use mrg_dcs::wire::{MemberData, StatusData};
@@ -46,6 +47,7 @@ impl Housekeeping {
             context,
             wanted: wanted.clone(),
             passwords: Passwords::default(),
+            role: ReplicationRole::default(),
             configured: None,
             in_force: None,
         };
@@ -75,6 +77,7 @@ struct Task {
     wanted: Arc<Mutex<Option<Configured>>>,
     publisher: Publisher<MemberData, StatusData>,
     passwords: Passwords,
+    role: ReplicationRole,
     /// The dynamic configuration that postgres was given, and when.
     configured: Option<(Revision, Instant)>,
     /// What is in force, and whether it was ever read.
@@ -112,6 +115,9 @@ impl Task {
             self.publish(&status).await;
             let leads = status.holds_key && matches!(status.postgres, Postgres::Primary(_));
             self.passwords.keep(&self.context, leads).await;
+            // Until then the bootstrap itself makes the roles.
+            let initialized = matches!(status.snapshot.initialize(), Some(Initialize::Done(_)));
+            self.role.keep(&self.context, leads && initialized).await;
         }
     }
 

@@ -14,6 +14,7 @@ mod poolers;
 mod promise;
 mod reload;
 mod rest;
+mod roles;
 mod run;
 mod server;
 
