@@ -17,6 +17,10 @@ use mrg_election::{Cluster, LeaseId, Postgres, Reason, Settings};
 
 /// What the REST API and the housekeeping show of this member.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each read by another part"
+)]
 pub(crate) struct Status {
     /// The keys as last seen.
     pub snapshot: Arc<ClusterSnapshot>,

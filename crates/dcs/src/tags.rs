@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
 
-    fn tags(value: Value) -> Map<String, Value> {
+    fn tags(value: &Value) -> Map<String, Value> {
         value.as_object().cloned().unwrap()
     }
 
@@ -78,8 +78,8 @@ mod tests {
             json!(1),
         ] {
             assert_eq!(truth(&value), Some(true), "{value}");
-            assert_eq!(priority(&tags(json!({"nofailover": value}))), None);
-            assert!(!may_sync(&tags(json!({"nosync": value}))));
+            assert_eq!(priority(&tags(&json!({"nofailover": value}))), None);
+            assert!(!may_sync(&tags(&json!({"nosync": value}))));
         }
         for value in [
             json!(false),
@@ -90,7 +90,7 @@ mod tests {
             json!(0),
         ] {
             assert_eq!(truth(&value), Some(false), "{value}");
-            assert_eq!(priority(&tags(json!({"nofailover": value}))), Some(1));
+            assert_eq!(priority(&tags(&json!({"nofailover": value}))), Some(1));
         }
         for value in [
             json!("maybe"),
@@ -115,26 +115,26 @@ mod tests {
             (json!("x"), Some(1)),
         ] {
             assert_eq!(
-                priority(&tags(json!({"failover_priority": value}))),
+                priority(&tags(&json!({"failover_priority": value}))),
                 expected,
                 "{value}"
             );
         }
-        assert!(!may_sync(&tags(json!({"sync_priority": "0"}))));
-        assert!(may_sync(&tags(json!({"sync_priority": 3}))));
+        assert!(!may_sync(&tags(&json!({"sync_priority": "0"}))));
+        assert!(may_sync(&tags(&json!({"sync_priority": 3}))));
     }
 
     #[test]
     fn a_tag_that_means_nothing_is_found() {
         assert_eq!(
             meaningless(&tags(
-                json!({"nofailover": "no", "own": "maybe", "nosync": null})
+                &json!({"nofailover": "no", "own": "maybe", "nosync": null})
             )),
             None
         );
-        let wrong = tags(json!({"nosync": "maybe"}));
+        let wrong = tags(&json!({"nosync": "maybe"}));
         assert_eq!(meaningless(&wrong).unwrap().0, "nosync");
-        let wrong = tags(json!({"failover_priority": "high"}));
+        let wrong = tags(&json!({"failover_priority": "high"}));
         assert_eq!(meaningless(&wrong).unwrap().2, "a whole number");
     }
 }

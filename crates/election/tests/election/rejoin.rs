@@ -108,7 +108,6 @@ fn a_decision_that_fails_at_its_last_step_each_time_is_tried_less_and_less_often
         story.look(Postgres::NoData);
         while let Some((step, action)) = story.step() {
             let outcome = match action {
-                Action::BaseBackup(_) => Outcome::Done,
                 Action::Start(StartAs::Standby { .. }) => {
                     tries += 1;
                     Outcome::Failed("FATAL: no".to_owned())
