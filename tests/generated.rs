@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use mrg_agent::{PatroniPlace, Support};
 use mrg_election::{Part, RULES};
 
 fn holds(path: &Path, text: &str) {
@@ -78,12 +79,54 @@ fn rules() -> String {
     text
 }
 
+fn quoted(values: &[&str]) -> String {
+    let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+    values.join(", ")
+}
+
+/// The three lists of Patroni's settings.
+fn settings() -> String {
+    let (mut done, mut harmless, mut refused) = (String::new(), String::new(), String::new());
+    let file = PatroniPlace::File.keys().map(|key| ("", key));
+    let dynamic = PatroniPlace::Dynamic.keys();
+    for (place, key) in file.chain(dynamic.map(|key| ("bootstrap.dcs.", key))) {
+        let path = format!("`{place}{}`", key.path);
+        match key.support {
+            Support::Done(note) => writeln!(done, "| {path} | {note} |"),
+            Support::Harmless { instead, unless } => {
+                let unless = quoted(unless);
+                writeln!(harmless, "| {path} | {unless} | {instead} |")
+            }
+            Support::Refused(refusal) => {
+                let (why, instead) = (refusal.why, refusal.instead);
+                let unless = quoted(refusal.unless);
+                writeln!(refused, "| {path} | {unless} | {why} | {instead} |")
+            }
+        }
+        .unwrap();
+    }
+    format!(
+        "### Supported\n\n| setting | |\n|---|---|\n{done}\n### Ignored\n\n| setting | but for | instead |\n|---|---|---|\n{harmless}\n### Refused\n\n| setting | but for | why | what to do |\n|---|---|---|---|\n{refused}\n"
+    )
+}
+
+/// What stands between the marks of this name in a document is what the code says.
+fn holds_between(document: &str, what: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+    let old = std::fs::read_to_string(&path).unwrap();
+    let begin = format!("<!-- {what}: generated -->\n");
+    let end = format!("<!-- end of the {what} -->");
+    let (before, rest) = old.split_once(&begin).expect("a mark before it");
+    let (_, after) = rest.split_once(&end).expect("a mark after it");
+    holds(&path, &format!("{before}{begin}{text}{end}{after}"));
+}
+
 #[test]
 fn the_rules_in_the_document_are_those_of_the_code() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ha.md");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let (begin, end) = ("<!-- rules: generated -->\n", "<!-- end of the rules -->");
-    let (before, rest) = text.split_once(begin).expect("a place for the rules");
-    let (_, after) = rest.split_once(end).expect("an end of the rules");
-    holds(&path, &format!("{before}{begin}{}{end}{after}", rules()));
+    holds_between("docs/ha.md", "rules", &rules());
+}
+
+#[test]
+fn the_settings_in_the_document_are_those_of_the_code() {
+    holds_between("docs/patroni.md", "settings", &settings());
 }

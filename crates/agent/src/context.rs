@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, Finding};
 use crate::peers::Peers;
 use crate::server::Server;
-use mrg_base::{MemberName, Millis, Moment};
+use mrg_base::{Address, MemberName, Millis, Moment};
 use mrg_dcs::ClusterSnapshot;
 use mrg_dcs::wire::MemberData;
 use mrg_dcs_etcd::Etcd;
 use mrg_election::{Cluster, LeaseId, Postgres, Reason, Settings};
-use mrg_postgres::ConnectTo;
 
 /// What the REST API and the housekeeping show of this member.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each read by another part"
+)]
 pub(crate) struct Status {
     /// The keys as last seen.
     pub snapshot: Arc<ClusterSnapshot>,
@@ -41,12 +44,20 @@ pub(crate) struct Status {
     pub former_lease: Option<LeaseId>,
     /// The reason of the last decision.
     pub why: Option<Reason>,
+    /// Whether it cannot win yet: it does not know what it promised before it started.
+    pub just_started: bool,
+    /// Why the last step on the server failed; `None` once postgres has started since.
+    pub failure: Option<String>,
     /// How often each reason was given.
     pub reasons: BTreeMap<Reason, u64>,
     /// The settings in force.
     pub settings: Settings,
     /// What is wrong with the dynamic configuration; the last good one is in force then.
     pub config_error: Option<String>,
+    /// What of the dynamic configuration is not supported and not in force.
+    pub unsupported_config: Option<String>,
+    /// Settings that have no effect: of the member's file, and of the dynamic configuration.
+    pub ignored: Arc<Vec<Finding>>,
     /// Milliseconds by [`mrg_clock`] when the agent's loop last ran.
     pub loop_ran: u64,
 }
@@ -85,9 +96,13 @@ impl Context {
             lease: None,
             former_lease: None,
             why: None,
+            just_started: false,
+            failure: None,
             reasons: BTreeMap::new(),
             settings,
             config_error: None,
+            unsupported_config: None,
+            ignored: Arc::new(config.ignored.clone()),
             loop_ran: 0,
         };
         Self {
@@ -141,10 +156,8 @@ impl Context {
 }
 
 /// Where the members' servers are.
-pub(crate) fn addresses(snapshot: &ClusterSnapshot) -> BTreeMap<MemberName, ConnectTo> {
-    let address = |(name, data): (&MemberName, &MemberData)| {
-        let (host, port) = data.postgres_address()?;
-        Some((name.clone(), ConnectTo { host, port }))
-    };
+pub(crate) fn addresses(snapshot: &ClusterSnapshot) -> BTreeMap<MemberName, Address> {
+    let address =
+        |(name, data): (&MemberName, &MemberData)| Some((name.clone(), data.postgres_address()?));
     snapshot.members().filter_map(address).collect()
 }

@@ -12,20 +12,20 @@ use tokio::time::Instant;
 use crate::context::{Context, Status};
 use crate::passwords::Passwords;
 use crate::rest::reports::PATRONI_VERSION;
+use crate::roles::ReplicationRole;
 use crate::run::LOOK_EVERY;
-use mrg_base::{MemberName, Timeline, lock};
+use mrg_base::{Address, MemberName, Timeline, lock};
 use mrg_dcs::wire::{MemberData, StatusData};
 use mrg_dcs::{Attempt, DynamicConfig, Store, Writer};
 use mrg_election::publisher::{ConfigKey, Observed, Publisher, PublisherEffect, PublisherEvent};
-use mrg_election::{Initialize, LeaseId, Postgres, Revision};
-use mrg_postgres::ConnectTo;
+use mrg_election::{Initialize, LeaseId, Postgres, Reason, Revision};
 use mrg_telemetry::chain;
 
 /// The revision of the dynamic configuration, itself, and where the members are.
 type Configured = (
     Option<Revision>,
     DynamicConfig,
-    BTreeMap<MemberName, ConnectTo>,
+    BTreeMap<MemberName, Address>,
 );
 
 /// The task's handle.
@@ -47,6 +47,7 @@ impl Housekeeping {
             context,
             wanted: wanted.clone(),
             passwords: Passwords::default(),
+            role: ReplicationRole::default(),
             configured: None,
             in_force: None,
         };
@@ -64,7 +65,7 @@ impl Housekeeping {
         &self,
         revision: Option<Revision>,
         dynamic: DynamicConfig,
-        addresses: BTreeMap<MemberName, ConnectTo>,
+        addresses: BTreeMap<MemberName, Address>,
     ) {
         *lock(&self.wanted) = Some((revision, dynamic, addresses));
         self.wake.notify_one();
@@ -76,6 +77,7 @@ struct Task {
     wanted: Arc<Mutex<Option<Configured>>>,
     publisher: Publisher<MemberData, StatusData>,
     passwords: Passwords,
+    role: ReplicationRole,
     /// The dynamic configuration that postgres was given, and when.
     configured: Option<(Revision, Instant)>,
     /// What is in force, and whether it was ever read.
@@ -113,6 +115,9 @@ impl Task {
             self.publish(&status).await;
             let leads = status.holds_key && matches!(status.postgres, Postgres::Primary(_));
             self.passwords.keep(&self.context, leads).await;
+            // Until then the bootstrap itself makes the roles.
+            let initialized = matches!(status.snapshot.initialize(), Some(Initialize::Done(_)));
+            self.role.keep(&self.context, leads && initialized).await;
         }
     }
 
@@ -260,6 +265,18 @@ impl Task {
     }
 }
 
+/// What is in the way of this member: the reason of the last decision if it is one, and why the last
+/// step on the server failed, in the words of the program that failed.
+fn obstacle(status: &Status) -> Option<String> {
+    let reason = status.why.filter(|why| why.is_obstacle());
+    let sentence = status.why.map(Reason::sentence).unwrap_or_default();
+    match (&status.failure, reason) {
+        (Some(failure), _) => Some(format!("{sentence}: {failure}")),
+        (None, Some(reason)) => Some(reason.sentence().to_owned()),
+        (None, None) => None,
+    }
+}
+
 /// What the member key says.
 fn member_data(context: &Context, status: &Status) -> MemberData {
     let config = &context.config;
@@ -269,12 +286,16 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
         (name.clone(), json!({ "old_value": old, "new_value": new }))
     };
     let mut data = MemberData {
+        just_started: status.just_started,
         refused_parameters: context.server.refused_parameters(),
+        unsupported_config: status.unsupported_config.clone(),
+        ignored_settings: status
+            .ignored
+            .iter()
+            .map(|found| found.setting.clone())
+            .collect(),
         unusable_data: context.server.unusable_data(),
-        obstacle: status
-            .why
-            .filter(|why| why.is_obstacle())
-            .map(|why| why.sentence().to_owned()),
+        obstacle: obstacle(status),
         server_version: (facts.version > 0).then_some(facts.version),
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),

@@ -3,9 +3,11 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use mrg_base::lock;
 use mrg_election::LeaseId;
 
 /// An agent, as its successor must know it.
@@ -37,8 +39,12 @@ fn start_time(pid: u32) -> Option<u64> {
         .ok()
 }
 
-/// Replaces a file whole. On return the content survives a crash of the machine.
+/// Held while a file is written: two that write the same one would tear it.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// Replaces a file whole. Blocks for as long as the disk does. On return the content survives a crash of the machine.
 pub(crate) fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let _writing = lock(&WRITING);
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let mut file = std::fs::File::create(&temporary)?;

@@ -12,11 +12,16 @@ mod peers;
 mod perform;
 mod poolers;
 mod promise;
+mod reload;
 mod rest;
+mod roles;
 mod run;
 mod server;
 
-pub use config::{AgentConfig, Error as ConfigError};
+pub use config::{
+    AgentConfig, Error as ConfigError, Finding, Key as PatroniKey, Place as PatroniPlace, Refusal,
+    Support,
+};
 pub use peers::{FailsafeRequest, VoteAnswer, Withdrawal};
 pub use rest::SwitchoverBody;
 pub use run::run;

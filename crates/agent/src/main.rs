@@ -31,6 +31,15 @@ enum Command {
     /// the agent itself
     #[command(hide = true)]
     Fence,
+    /// Become a program that dies with the fence; started by the fence
+    #[command(hide = true)]
+    Run {
+        /// The fence's process id
+        fence: u32,
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        argv: Vec<std::ffi::OsString>,
+    },
     /// Copy this program to a path; for init containers
     #[command(hide = true)]
     Install { path: PathBuf },
@@ -43,6 +52,9 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match (arguments.command, arguments.file) {
         (Some(Command::Fence), _) => mrg_agent::fence::run().context("the fence failed"),
+        (Some(Command::Run { fence, argv }), _) => {
+            Err(mrg_agent::fence::become_program(fence, &argv)).context("failed to run a program")
+        }
         (Some(Command::Install { path }), _) => install(&path),
         (Some(Command::ConfigureEtcd { file }), _) => {
             runtime()?.block_on(mrg_agent::etcd_member::configure(&file))
@@ -72,6 +84,9 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let config = AgentConfig::load(file, &environment)?;
     if only_validate {
+        for ignored in &config.ignored {
+            println!("warning: {ignored}");
+        }
         println!(
             "{} is a valid configuration for member {} of {}",
             file.display(),
@@ -81,5 +96,16 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     mrg_telemetry::start();
-    runtime()?.block_on(mrg_agent::run(config))
+    for ignored in &config.ignored {
+        tracing::warn!(
+            setting = ignored.setting,
+            why = ignored.why,
+            "a setting has no effect"
+        );
+    }
+    let runtime = runtime()?;
+    let ended = runtime.block_on(mrg_agent::run(config));
+    // A write to a disk that hangs would be waited for.
+    runtime.shutdown_background();
+    ended
 }

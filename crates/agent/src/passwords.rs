@@ -108,7 +108,7 @@ async fn poolers_have(context: &Context, owner: &str, password: &str) -> bool {
 async fn takes(context: &Context, owner: &str, password: &str) -> Option<bool> {
     let mut config = tokio_postgres::Config::new();
     config
-        .host("127.0.0.1")
+        .host(context.config.listen.local_host())
         .port(context.config.listen.port)
         .user(owner)
         .password(password)

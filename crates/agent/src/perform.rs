@@ -25,6 +25,8 @@ fn server<T>(result: Result<T, ServerError>, success: impl FnOnce(T) -> Outcome)
     match result {
         Ok(value) => success(value),
         Err(error @ ServerError::NoSpace { .. }) => Outcome::NoSpace(chain(&error)),
+        // Nothing was tried: no reason to try another way.
+        Err(error @ ServerError::DiskHangs) => Outcome::Unknown(chain(&error)),
         Err(error) => Outcome::Failed(chain(&error)),
     }
 }
@@ -66,7 +68,7 @@ async fn write(context: &Context, action: &Action, transaction: Transaction) -> 
     let local = &context.server;
     let prepared = match action {
         // The key may go only when nothing of the former primary can write any more.
-        Action::ReleaseLeader if !local.is_running() => local.kill().await,
+        Action::ReleaseLeader if !local.is_running() => local.leave_nothing().await,
         Action::AbandonInitialize => local.remove_data(),
         _ => Ok(()),
     };
@@ -205,6 +207,11 @@ async fn await_receipt(
 }
 
 /// Roles, databases, and the dynamic configuration of a new cluster.
+/// What stands in SQL in place of a password: statements are logged.
+fn verifier(password: &str) -> String {
+    postgres_protocol::password::scram_sha_256(password.as_bytes())
+}
+
 async fn post_bootstrap(context: &Context) -> Outcome {
     let accepts = |status: &Status| matches!(status.postgres, Postgres::Primary(_)).then_some(());
     // In time or not, the session says what is wrong.
@@ -219,7 +226,7 @@ async fn post_bootstrap(context: &Context) -> Outcome {
         format!(
             "CREATE ROLE {} LOGIN REPLICATION PASSWORD {}",
             quote_identifier(&replication.username),
-            quote_literal(&replication.password)
+            quote_literal(&verifier(&replication.password))
         ),
     )];
     let mut owners = BTreeSet::from([context.config.authentication.superuser.username.clone()]);
@@ -232,7 +239,7 @@ async fn post_bootstrap(context: &Context) -> Outcome {
         let owner = quote_identifier(&database.owner);
         if owners.insert(database.owner.clone()) {
             let password = password
-                .map(|password| format!(" PASSWORD {}", quote_literal(&password)))
+                .map(|password| format!(" PASSWORD {}", quote_literal(&verifier(&password))))
                 .unwrap_or_default();
             statements.push((
                 "create an owner",

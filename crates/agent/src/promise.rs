@@ -2,9 +2,12 @@
 //! volume, so that a restarted agent, also in a new pod, keeps the promise, and one that promised
 //! nothing need not wait (ADR 2).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::incarnation::{boot_id, write_durably};
 use mrg_election::{PreviousIncarnation, Promise};
@@ -16,7 +19,7 @@ struct Record {
 }
 
 /// Writes the last promise down; returns when it would survive a crash of the machine.
-pub(crate) fn record(path: &Path, promise: Option<Promise>) -> std::io::Result<()> {
+fn record(path: &Path, promise: Option<Promise>) -> std::io::Result<()> {
     write_durably(
         path,
         &serde_json::to_vec(&Record {
@@ -24,6 +27,45 @@ pub(crate) fn record(path: &Path, promise: Option<Promise>) -> std::io::Result<(
             promise,
         })?,
     )
+}
+
+/// Writes promises down in the order in which they were given, in a thread of its own: a disk that
+/// hangs holds up nothing else.
+pub(crate) struct Recorder(mpsc::Sender<Entry>);
+
+type Entry = (Option<Promise>, oneshot::Sender<std::io::Result<()>>);
+
+impl Recorder {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        let (entries, queue) = mpsc::channel::<Entry>();
+        std::thread::spawn(move || {
+            while let Ok((promise, done)) = queue.recv() {
+                // What was written down before stands.
+                let begun = promise.is_none() && path.exists();
+                let _ = done.send(if begun {
+                    Ok(())
+                } else {
+                    record(&path, promise)
+                });
+            }
+        });
+        Self(entries)
+    }
+
+    /// `None` begins the record, if there is none. Waits until the promise is written, and at most for `within`. After that it may still be.
+    pub(crate) fn record(
+        &self,
+        promise: Option<Promise>,
+        within: Duration,
+    ) -> impl Future<Output = std::io::Result<()>> + use<> {
+        let (done, written) = oneshot::channel();
+        let _ = self.0.send((promise, done));
+        async move {
+            let written = tokio::time::timeout(within, written).await;
+            let written = written.map_err(|_| std::io::ErrorKind::TimedOut)?;
+            written.map_err(|_| std::io::ErrorKind::BrokenPipe)?
+        }
+    }
 }
 
 /// What the record says. A promise whose end was measured by the clock of another boot cannot be
@@ -58,6 +100,23 @@ mod tests {
             round: 2,
         };
         record(&path, Some(promise)).unwrap();
+        assert_eq!(recall(&path), PreviousIncarnation::Known(Some(promise)));
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_begun_leaves_a_promise_that_was_given_before_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data.promise");
+        let recorder = Recorder::new(path.clone());
+        let within = Duration::from_secs(60);
+        let promise = Promise {
+            lease: LeaseId(7),
+            until: Moment(5),
+            round: 2,
+        };
+        let first = recorder.record(Some(promise), within);
+        recorder.record(None, within).await.unwrap();
+        first.await.unwrap();
         assert_eq!(recall(&path), PreviousIncarnation::Known(Some(promise)));
     }
 

@@ -1,5 +1,6 @@
 //! What every crate shares: positions in the WAL, moments, names. No clock, no I/O.
 
+mod address;
 mod duration;
 mod hex;
 mod lsn;
@@ -7,6 +8,7 @@ mod mutex;
 mod name;
 mod time;
 
+pub use address::{Address, InvalidAddress};
 pub use duration::{Duration, InvalidDuration};
 pub use hex::hex;
 pub use lsn::{InvalidLsn, Lsn, Position, Timeline};

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::tags::truth;
 use mrg_base::Millis;
 use mrg_election::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 
@@ -105,7 +106,11 @@ fn seconds(
 }
 
 fn number(config: &DynamicConfig, field: &'static str, default: u64) -> Result<u64, InvalidConfig> {
-    match config.0.get(field) {
+    whole(config.0.get(field), field, default)
+}
+
+fn whole(value: Option<&Value>, field: &'static str, default: u64) -> Result<u64, InvalidConfig> {
+    match value {
         None | Some(Value::Null) => Ok(default),
         Some(value) => {
             let text = value.as_str().and_then(|text| text.parse().ok());
@@ -119,6 +124,13 @@ fn number(config: &DynamicConfig, field: &'static str, default: u64) -> Result<u
     }
 }
 
+/// Under the name that Patroni gave it before 3.0, too.
+fn primary_start_timeout(config: &DynamicConfig) -> Result<Millis, InvalidConfig> {
+    let default = Settings::default().failover.primary_start_timeout.0 / 1_000;
+    let former = number(config, "master_start_timeout", default)?;
+    seconds(config, "primary_start_timeout", former)
+}
+
 fn flag(config: &DynamicConfig, field: &'static str, default: bool) -> Result<bool, InvalidConfig> {
     match config.0.get(field) {
         None | Some(Value::Null) => Ok(default),
@@ -127,18 +139,6 @@ fn flag(config: &DynamicConfig, field: &'static str, default: bool) -> Result<bo
             value: value.to_string(),
             expected: "true or false",
         }),
-    }
-}
-
-fn truth(value: &Value) -> Option<bool> {
-    match value {
-        Value::Bool(flag) => Some(*flag),
-        Value::String(text) => match text.to_ascii_lowercase().as_str() {
-            "on" | "true" | "yes" | "1" => Some(true),
-            "off" | "false" | "no" | "0" => Some(false),
-            _ => None,
-        },
-        _ => None,
     }
 }
 
@@ -163,16 +163,13 @@ pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
             }
         },
     };
-    let on_crash = match config
-        .0
-        .get("mrg")
-        .and_then(|own| own.get("on_crash"))
-        .and_then(Value::as_str)
-    {
+    let own = |name: &str| config.0.get("mrg").and_then(|own| own.get(name));
+    let on_crash = match own("on_crash").and_then(Value::as_str) {
         Some("Failover") => OnCrash::Failover,
         Some("Restart") => OnCrash::Restart,
         _ => OnCrash::Auto,
     };
+    let defaults = Settings::default().failover;
     let settings = Settings {
         failover: Failover {
             ttl: seconds(config, "ttl", 30)?,
@@ -180,6 +177,13 @@ pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
             retry_timeout: seconds(config, "retry_timeout", 10)?,
             maximum_lag_bytes: number(config, "maximum_lag_on_failover", 1_048_576)?,
             on_crash,
+            primary_start_timeout: primary_start_timeout(config)?,
+            unresponsive_after: whole(
+                own("unresponsive_after"),
+                "mrg.unresponsive_after",
+                defaults.unresponsive_after.0 / 1_000,
+            )
+            .map(Millis::seconds)?,
             failsafe: flag(config, "failsafe_mode", true)?,
         },
         replication: Replication {
@@ -221,6 +225,31 @@ mod tests {
             }
         );
         assert_eq!(settings.failover.ttl, Millis::seconds(30));
+    }
+
+    #[test]
+    fn how_long_a_leader_may_not_serve_is_read_by_either_name() {
+        let limits = |text| {
+            let failover = parsed(text).unwrap().failover;
+            (
+                failover.primary_start_timeout.0 / 1_000,
+                failover.unresponsive_after.0 / 1_000,
+            )
+        };
+        for (text, expected) in [
+            ("{}", (300, 20)),
+            (r#"{"primary_start_timeout":0}"#, (0, 20)),
+            (r#"{"master_start_timeout":"60"}"#, (60, 20)),
+            (
+                r#"{"master_start_timeout":60,"primary_start_timeout":10}"#,
+                (10, 20),
+            ),
+            (r#"{"mrg":{"unresponsive_after":0}}"#, (300, 0)),
+        ] {
+            assert_eq!(limits(text), expected, "{text}");
+        }
+        let refused = parsed(r#"{"mrg":{"unresponsive_after":"soon"}}"#).unwrap_err();
+        assert!(refused.to_string().contains("mrg.unresponsive_after"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod poolers;
 mod snapshot;
 mod store;
+pub mod tags;
 mod transaction;
 mod value;
 pub mod wire;

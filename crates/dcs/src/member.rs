@@ -13,7 +13,7 @@ impl MemberState {
         match postgres {
             Postgres::Primary(_) | Postgres::Standby(_) => MemberState::Running,
             Postgres::Starting | Postgres::Unknown => MemberState::Starting,
-            Postgres::Stopped(_) => MemberState::Stopped,
+            Postgres::Stopped(_) | Postgres::Unusable => MemberState::Stopped,
             Postgres::NoData => MemberState::CreatingReplica,
         }
     }

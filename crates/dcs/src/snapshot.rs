@@ -13,7 +13,7 @@ use mrg_base::{Lsn, MemberName};
 use mrg_election::{
     Cluster, Failsafe, Initialize, LeaderKey, LeaseId, Member, Revision, Stored, SwitchoverRequest,
 };
-use mrg_pool_core::{Address, Leader, PauseRequest, Snapshot};
+use mrg_pool_core::{Leader, PauseRequest, Snapshot};
 
 /// A part of a cluster's keys that is read and watched as a whole.
 pub trait Section: Clone + Default + Send + Sync + 'static {
@@ -352,8 +352,7 @@ impl ClusterSnapshot {
     /// reach.
     pub fn seen(&self) -> Snapshot {
         let member = |(name, data): (&MemberName, &MemberData)| {
-            let (host, port) = data.postgres_address()?;
-            let address = Address { host, port };
+            let address = data.postgres_address()?;
             Some((name.clone(), mrg_pool_core::Member { address }))
         };
         let members: BTreeMap<_, _> = self.members().filter_map(member).collect();
@@ -385,6 +384,7 @@ fn election_member(lease: LeaseId, data: &MemberData) -> Member {
         position: data.position(),
         may_lead: data.may_lead(),
         may_sync: data.may_sync(),
+        just_started: data.just_started,
     }
 }
 

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::snapshot::Intent;
+use crate::tags;
 use crate::words::{MemberRole, MemberState, ReplicationState};
-use mrg_base::{FLOORED_PARAMETERS, Lsn, MemberName, Position, Timeline};
+use mrg_base::{Address, FLOORED_PARAMETERS, Lsn, MemberName, Position, Timeline};
 use mrg_election::publisher::MemberRecord;
 use mrg_election::{Initialize, LeaseId, Revision, Stored};
 
@@ -64,10 +65,22 @@ pub struct MemberData {
     /// Which: `{"max_connections": {"old_value": "100", "new_value": "101"}}`
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub pending_restart_reason: Map<String, Value>,
+    /// It does not know what it promised before it started, and does not race until a ttl has
+    /// passed. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub just_started: bool,
     /// What PostgreSQL refuses of the parameters; the last good ones are in force. Patroni does not
     /// know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_parameters: Option<String>,
+    /// What of the dynamic configuration is not supported and not in force. Patroni does not know this
+    /// field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsupported_config: Option<String>,
+    /// Settings of the member's file and of the dynamic configuration that have no effect; see
+    /// docs/patroni.md. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_settings: Vec<String>,
     /// Why the data directory cannot be used with the programs that are here. Patroni does not know
     /// this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,19 +120,14 @@ impl MemberData {
         self.pending_restart_reason.iter().any(lowered)
     }
 
-    fn tag(&self, name: &str) -> bool {
-        matches!(self.tags.get(name), Some(Value::Bool(true)))
-    }
-
     /// Whether the tags let it lead.
     pub fn may_lead(&self) -> bool {
-        let priority = self.tags.get("failover_priority").and_then(Value::as_i64);
-        !self.tag("nofailover") && priority != Some(0)
+        tags::priority(&self.tags).is_some()
     }
 
     /// Whether the tags let it be a synchronous standby.
     pub fn may_sync(&self) -> bool {
-        self.may_lead() && !self.tag("nosync")
+        tags::may_sync(&self.tags)
     }
 
     /// Whether its server accepts connections.
@@ -150,15 +158,14 @@ impl MemberData {
         })
     }
 
-    /// `host:port` of `conn_url`.
-    pub fn postgres_address(&self) -> Option<(String, u16)> {
+    /// The address in `conn_url`; `None` if there is none that could be dialled.
+    pub fn postgres_address(&self) -> Option<Address> {
         let rest = self.conn_url.split_once("://")?.1;
-        let authority = rest.split('/').next()?;
+        let authority = rest.split(['/', '?']).next()?;
         let authority = authority
             .rsplit_once('@')
             .map_or(authority, |(_, host)| host);
-        let (host, port) = authority.rsplit_once(':')?;
-        Some((host.to_owned(), port.parse().ok()?))
+        authority.parse().ok()
     }
 
     /// `http://host:port` of `api_url`.
@@ -384,10 +391,12 @@ pub(crate) fn pause(value: &[u8]) -> Option<Revision> {
     Some(data.leader)
 }
 
-/// `http://host:port` of a member's `api_url`.
+/// `http://host:port` or `https://host:port` of a member's `api_url`; `None` if that is not where a
+/// REST API could be dialled.
 pub fn base_of(api_url: &str) -> Option<String> {
     let (scheme, rest) = api_url.split_once("://")?;
-    Some(format!("{scheme}://{}", rest.split('/').next()?))
+    let address: Address = rest.split(['/', '?']).next()?.parse().ok()?;
+    matches!(scheme, "http" | "https").then(|| format!("{scheme}://{address}"))
 }
 
 #[cfg(test)]
@@ -556,13 +565,50 @@ mod tests {
     }
 
     #[test]
+    fn tags_of_another_member_may_be_text() {
+        let member = |tags: &str| {
+            let value = format!(r#"{{"tags":{tags}}}"#);
+            serde_json::from_str::<MemberData>(&value).unwrap()
+        };
+        for (tags, may_lead, may_sync) in [
+            (r#"{"nofailover":"true"}"#, false, false),
+            (r#"{"nofailover":"off"}"#, true, true),
+            (r#"{"failover_priority":"0"}"#, false, false),
+            (r#"{"nosync":1}"#, true, false),
+            (r#"{"sync_priority":"0"}"#, true, false),
+        ] {
+            let member = member(tags);
+            assert_eq!(
+                (member.may_lead(), member.may_sync()),
+                (may_lead, may_sync),
+                "{tags}"
+            );
+        }
+    }
+
+    #[test]
     fn addresses_are_read_from_the_urls() {
         let data = MemberData {
             conn_url: "postgres://10.0.0.7:5433/postgres".to_owned(),
             api_url: "http://10.0.0.7:8009/patroni".to_owned(),
             ..MemberData::default()
         };
-        assert_eq!(data.postgres_address(), Some(("10.0.0.7".to_owned(), 5433)));
+        assert_eq!(
+            data.postgres_address(),
+            Some("10.0.0.7:5433".parse().unwrap())
+        );
         assert_eq!(data.api_base(), Some("http://10.0.0.7:8009".to_owned()));
+        assert_eq!(
+            base_of("https://[::1]:8008/patroni"),
+            Some("https://[::1]:8008".to_owned())
+        );
+        for url in [
+            "http://::1:8008/patroni",
+            "file://h:1/",
+            "http://a@b:1/",
+            "http://:1",
+        ] {
+            assert_eq!(base_of(url), None, "{url}");
+        }
     }
 }

@@ -302,6 +302,7 @@ impl World {
             Effect::AnswerVote(reply, answer) => self.answer_vote(member, reply, answer),
             Effect::Explain(reason) => {
                 self.judge.reached.insert(reason);
+                self.judge_sickness(member, reason);
                 self.tell(|world| format!("{}: {}", world.hosts[member].name, reason.sentence()));
             }
             Effect::Exit => self.agent_exits(member),
@@ -350,6 +351,7 @@ impl World {
         self.look_in(member, number, wait);
         let event = Event::Postgres { probe, postgres };
         self.agent_event(member, number, 0, event);
+        self.pulse(member, number);
     }
 
     fn look_in(&mut self, member: usize, number: u32, wait: u64) {

@@ -75,12 +75,13 @@ pub(crate) fn config(settings: &Settings, members: Option<&BTreeSet<MemberName>>
         format!(r#","members":[{}]"#, names.join(","))
     });
     let text = format!(
-        r#"{{"ttl":{},"loop_wait":{},"retry_timeout":{},"maximum_lag_on_failover":{},"failsafe_mode":{},"synchronous_mode":"{mode}","synchronous_node_count":{},"synchronous_mode_strict":{},"pause":{},"postgresql":{{"use_pg_rewind":{}}},"mrg":{{"on_crash":"{on_crash}"{listed}}}}}"#,
+        r#"{{"ttl":{},"loop_wait":{},"retry_timeout":{},"maximum_lag_on_failover":{},"failsafe_mode":{},"primary_start_timeout":{},"synchronous_mode":"{mode}","synchronous_node_count":{},"synchronous_mode_strict":{},"pause":{},"postgresql":{{"use_pg_rewind":{}}},"mrg":{{"on_crash":"{on_crash}"{listed}}}}}"#,
         seconds(failover.ttl),
         seconds(failover.loop_wait),
         seconds(failover.retry_timeout),
         failover.maximum_lag_bytes,
         failover.failsafe,
+        seconds(failover.primary_start_timeout),
         replication.count,
         replication.strict,
         settings.paused,

@@ -218,6 +218,8 @@ pub(super) enum SimulationEvent {
         reads: u64,
     },
     Help,
+    /// What still ails servers is mended, too.
+    Cure,
     Forget {
         transaction: u64,
     },

@@ -4,6 +4,7 @@ use crate::event::{PoolerEvent, ServerEvent, SimulationEvent};
 use crate::postgres::Data;
 use crate::schedule::Fault;
 use crate::server::CONNECTION_TIMEOUT;
+use crate::sick;
 use crate::world::World;
 use mrg_dcs::Key;
 
@@ -100,6 +101,14 @@ impl World {
             Fault::DiskFull(member, wait) => {
                 self.fill_disk(member);
                 self.later(wait, SimulationEvent::Undo { fault });
+            }
+            Fault::Hang(member) => {
+                let postgres = &mut self.hosts[member].postgres;
+                postgres.hangs = postgres.server == crate::postgres::Server::Primary;
+            }
+            Fault::StartForever(member) => {
+                self.hosts[member].postgres.starts_forever = true;
+                self.kill_server(member);
             }
             Fault::LoseData(member) => {
                 self.lose_data(member);
@@ -292,6 +301,7 @@ impl World {
             self.poolers[pooler].paused_until = self.now;
             self.start_pooler(pooler);
         }
+        self.later(sick::LET_GO_WITHIN, SimulationEvent::Cure);
         self.healed = true;
         self.judge.healed_at = Some(self.now);
         self.help();

@@ -119,6 +119,7 @@ impl World {
                 step,
             } => self.step_late(member, agent, step),
             SimulationEvent::Backstop { end, number, reads } => self.backstop(end, number, reads),
+            SimulationEvent::Cure => self.cure(),
             SimulationEvent::Help => self.help(),
             SimulationEvent::Forget { transaction } => self.transaction_ends(transaction, false),
             SimulationEvent::Late { from, to, message } => self.late(from, to, *message),

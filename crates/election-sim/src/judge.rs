@@ -1,6 +1,6 @@
 //! What must hold, always and in the end. The judge sees everything, and nobody asks it anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::etcd::Keys;
 use crate::postgres::{Server, lsn};
@@ -47,6 +47,8 @@ pub(super) struct Judge {
     /// The system identifier of the first cluster that had one. Before, what is being made may be
     /// given up.
     pub system: Option<u64>,
+    /// When each agent last let the key go because its server did not respond.
+    pub gave_up: BTreeMap<(usize, u32), u64>,
     /// How long after the mending the cluster must be whole.
     pub within: u64,
 }
@@ -73,6 +75,7 @@ impl Judge {
             durable: schedule.settings.replication.mode != Mode::Async,
             one_writer: !schedule.faults.iter().any(by_hand),
             system: None,
+            gave_up: BTreeMap::new(),
             within: WHOLE_WITHIN + 5 * schedule.settings.failover.ttl.0,
         }
     }

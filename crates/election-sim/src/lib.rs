@@ -34,6 +34,7 @@ mod random;
 mod reduce;
 mod schedule;
 mod server;
+mod sick;
 mod steps;
 mod streaming;
 mod votes;

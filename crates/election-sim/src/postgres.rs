@@ -211,6 +211,10 @@ pub(crate) struct Postgres {
     pub waiting: Vec<Waiting>,
     /// Writes fail.
     pub disk_full: bool,
+    /// Nothing is flushed any more, until the server ends.
+    pub hangs: bool,
+    /// The next server that is started as a primary does not get ready.
+    pub starts_forever: bool,
 }
 
 impl Postgres {
@@ -227,6 +231,8 @@ impl Postgres {
             senders: BTreeMap::new(),
             waiting: Vec::new(),
             disk_full: false,
+            hangs: false,
+            starts_forever: false,
         }
     }
 
@@ -238,6 +244,8 @@ impl Postgres {
     /// Every process is gone at once. What was written stays, and is flushed before anything is
     /// read of it.
     pub(crate) fn end(&mut self) {
+        self.starts_forever &= self.server != Server::Starting;
+        self.hangs = false;
         self.server = Server::Down;
         self.incarnation += 1;
         self.receiver = None;

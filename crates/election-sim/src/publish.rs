@@ -28,8 +28,9 @@ impl Urls {
         }
     }
 
-    fn record(&self, postgres: &Postgres) -> MemberData {
+    fn record(&self, postgres: &Postgres, just_started: bool) -> MemberData {
         MemberData {
+            just_started,
             conn_url: self.conn.clone(),
             api_url: self.api.clone(),
             ..MemberData::of(postgres)
@@ -54,7 +55,10 @@ impl World {
             lease,
             former_lease: agent.node.former_lease(),
             holds_key: agent.node.view(now).holds_key(),
-            member: agent.urls.record(&agent.postgres),
+            member: {
+                let just_started = agent.node.view(now).may_have_promised();
+                agent.urls.record(&agent.postgres, just_started)
+            },
             member_key: seen.snapshot.member_lease(&name),
             status: StatusData::of(&name, &agent.postgres),
             config: match seen.snapshot.config() {

@@ -38,6 +38,10 @@ pub enum Fault {
     NetworkSlow(u64),
     /// The disk of a member is full.
     DiskFull(usize, u64),
+    /// The running server of a member commits nothing any more, until it ends.
+    Hang(usize),
+    /// SIGKILL to the postmaster, and the next one as a primary does not get ready.
+    StartForever(usize),
     /// The files of a member are gone.
     LoseData(usize),
     /// A volume of another cluster is in the place of a member's.
@@ -103,6 +107,8 @@ impl Fault {
             Fault::Isolate(member, wait) => Fault::Isolate(of(member), wait),
             Fault::WatchLags(member, wait) => Fault::WatchLags(of(member), wait),
             Fault::DiskFull(member, wait) => Fault::DiskFull(of(member), wait),
+            Fault::Hang(member) => Fault::Hang(of(member)),
+            Fault::StartForever(member) => Fault::StartForever(of(member)),
             Fault::Restart(member) => Fault::Restart(of(member)),
             other => other,
         }
@@ -134,7 +140,7 @@ pub struct Schedule {
 }
 
 /// The kinds of faults, so that a seed can choose some.
-const KINDS: u64 = 24;
+const KINDS: u64 = 26;
 
 /// The most of each clock's error, in parts per million: a bad quartz has 100, and what steers it
 /// 500.
@@ -200,6 +206,9 @@ pub(crate) fn settings(random: &mut Random) -> Settings {
                 OnCrash::Restart,
             ][random.index(4)],
             failsafe: random.chance(800),
+            // Short against the day, as `unresponsive_after` is.
+            primary_start_timeout: Millis::seconds([0, 15, 30][random.index(3)]),
+            ..Settings::default().failover
         },
         replication: Replication {
             mode,
@@ -311,6 +320,8 @@ fn fault(random: &mut Random, kind: u64, members: usize, poolers: usize, ttl: u6
         }
         21 if poolers > 0 => Fault::KillPooler(pooler, short),
         22 if poolers > 0 => Fault::PausePooler(pooler, long),
+        24 => Fault::Hang(member),
+        25 => Fault::StartForever(member),
         23 => Fault::ForeignData(random.index(members)),
         _ => Fault::KillPostmaster(member),
     }

@@ -102,7 +102,10 @@ impl World {
 
     pub(crate) fn server_up(&mut self, member: usize, incarnation: u32, primary: bool) {
         let postgres = &mut self.hosts[member].postgres;
-        if postgres.incarnation != incarnation || postgres.server != Server::Starting {
+        if postgres.incarnation != incarnation
+            || postgres.server != Server::Starting
+            || primary && postgres.starts_forever
+        {
             return;
         }
         let Some(data) = &mut postgres.data else {
@@ -246,6 +249,8 @@ impl World {
     pub(crate) fn stop_server(&mut self, member: usize) -> u64 {
         self.judge_gone(member);
         let postgres = &mut self.hosts[member].postgres;
+        // It does not come to its end in time, and is killed.
+        postgres.hangs = false;
         match postgres.server {
             Server::Down => 1,
             Server::Primary => {

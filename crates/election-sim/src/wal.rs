@@ -66,7 +66,7 @@ impl World {
     /// WAL up to here is on the disk.
     pub(crate) fn flush(&mut self, member: usize, incarnation: u32, upto: usize) {
         let postgres = &mut self.hosts[member].postgres;
-        if postgres.incarnation != incarnation || !postgres.runs() {
+        if postgres.incarnation != incarnation || !postgres.runs() || postgres.hangs {
             return;
         }
         let Some(data) = &mut postgres.data else {

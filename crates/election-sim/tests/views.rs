@@ -15,8 +15,8 @@ use mrg_election::sync::{self, Names, Stored};
 use mrg_election::{
     Action, Cluster, DataDirectory, DcsView, Decision, Failsafe, HandOverEvent, Initialize,
     LeaderKey, Lease, LeaseId, Member, Memory, Mode, Part, Postgres, Primary, RULES, Race, Reason,
-    Replication, Revision, Settings, Standby, StartAs, StopMode, SwitchoverRequest, View, Vote,
-    WalReceiver, WalSender, decide,
+    Replication, Revision, Settings, Silence, Standby, StartAs, StopMode, SwitchoverRequest, View,
+    Vote, WalReceiver, WalSender, decide,
 };
 
 const NOW: Moment = Moment(1_000_000);
@@ -134,6 +134,7 @@ fn world(number: u64) -> Option<World> {
     let stop = choice.of(&[false, true]);
     let listed = choice.of(&[true, false]);
     let request = choice.of(&[None, Some(("a", Some("b"))), Some(("b", Some("a")))]);
+    let sick = choice.of(&[false, true]);
     if choice.0 > 0 {
         return None;
     }
@@ -144,6 +145,7 @@ fn world(number: u64) -> Option<World> {
         position: Some(at(100)),
         may_lead: true,
         may_sync: true,
+        just_started: false,
     };
     let others = BTreeMap::from([
         (
@@ -251,6 +253,11 @@ fn world(number: u64) -> Option<World> {
             held_promises: held.then_some(NOW + Millis(3_000)),
             leaderless: leader.is_none().then_some(NOW - Millis(100)),
             standby_was_streaming: true,
+            unserved: sick.then_some(NOW - Millis::seconds(400)),
+            silence: sick.then_some(Silence {
+                since: NOW - Millis::seconds(30),
+                pulses: 3,
+            }),
             ..Memory::default()
         },
     })
@@ -299,6 +306,7 @@ fn postgres(choice: &mut Choice) -> Postgres {
     choice.of(&[
         Postgres::Unknown,
         Postgres::NoData,
+        Postgres::Unusable,
         Postgres::Starting,
         data(true, false),
         data(false, false),
@@ -340,6 +348,7 @@ fn apply(world: &mut World, action: &Action) -> bool {
                 cluster.leader.take_if(|leader| leader.lease == MINE);
             }
             world.hand_over(HandOverEvent::Released);
+            (world.memory.unserved, world.memory.silence) = (None, None);
         }
         Action::WriteSync { expected, stored } => {
             let cluster = world.cluster().unwrap();

@@ -79,6 +79,15 @@ pub enum Event {
         /// What was seen.
         postgres: Postgres,
     },
+    /// A client's way through the local server was tried, while this member leads: a new
+    /// connection, and a commit that reaches the disk.
+    Pulse {
+        /// When it was begun.
+        asked: Moment,
+        /// Whether both were done in time, or the server said that it has no place for another
+        /// session and committed in an open one.
+        answered: bool,
+    },
     /// The postmaster ended, and with it every process of it.
     PostmasterGone,
     /// A step ended.

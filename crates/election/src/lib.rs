@@ -45,6 +45,6 @@ pub use rules::{Decision, Part, RULES, Rule, decide, has_traces};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
 pub use view::{
     Cluster, DataDirectory, DcsView, Failsafe, Fork, InDoubt, Initialize, LeaderKey, Member,
-    Memory, Poll, Postgres, Primary, Race, Revision, Standby, Stored, SwitchoverRequest, View,
-    WalReceiver, WalSender,
+    Memory, Poll, Postgres, Primary, Race, Revision, Silence, Standby, Stored, SwitchoverRequest,
+    View, WalReceiver, WalSender,
 };

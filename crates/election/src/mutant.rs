@@ -87,6 +87,12 @@ mod list {
         ReleaseWithoutCompare,
         /// `history` is written whatever it is by now.
         HistoryWithoutCompare,
+        /// The key is released although no member can win yet.
+        ReleasesToTheJustStarted,
+        /// A rewind that changed nothing is done again.
+        RewindsForEver,
+        /// Data that does not start is copied again and again.
+        CopiesForEver,
         /// The leader key is released while postgres stops.
         ReleasedTooEarly,
         /// That the key was released is not noted while etcd is away.
@@ -95,6 +101,12 @@ mod list {
         PromotionUnfenced,
         /// The fence does not know that the key may hang off a shorter lease.
         MoveUnfenced,
+        /// A leader keeps the key although its data cannot be used.
+        UnusableLeads,
+        /// A leader whose server does not serve keeps the key.
+        SickLeaderStays,
+        /// A leader whose server does not respond gives up however short the last time is ago.
+        GivesUpAgain,
         /// A standby's files are started as a primary's.
         StandbyStartedAsPrimary,
         /// A member that is behind the newest timeline stands.

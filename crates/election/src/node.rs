@@ -51,6 +51,8 @@ pub struct Node {
     reading: bool,
     idle_until: Moment,
     failures: u32,
+    /// The reason of the decision that failed last; `failures` counts its tries.
+    failed: Option<Reason>,
     fence: Option<Moment>,
     pending_votes: Vec<u64>,
     halted_at: Position,
@@ -94,6 +96,7 @@ impl Node {
             reading: false,
             idle_until: now,
             failures: 0,
+            failed: None,
             fence: None,
             pending_votes: Vec::new(),
             halted_at: Position::default(),
@@ -177,6 +180,12 @@ impl Node {
         if let Some(promise) = self.memory.promised {
             consider(promise.until);
         }
+        if let Some(silence) = self.memory.silence {
+            consider(silence.since + self.settings.failover.unresponsive_after);
+        }
+        if let Some(since) = self.memory.unserved {
+            consider(since + self.settings.failover.primary_start_timeout);
+        }
         wake.max(now + Millis(1))
     }
 
@@ -217,7 +226,7 @@ impl Node {
             && !bug!(PromotionUnfenced);
         matches!(
             self.postgres,
-            Postgres::Stopped(_) | Postgres::NoData | Postgres::Standby(_)
+            Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable | Postgres::Standby(_)
         ) && !opens
     }
 

@@ -12,6 +12,14 @@ pub enum Reason {
     DcsUnread,
     /// The DCS does not answer.
     DcsAway,
+    /// The leader's postgres has not come up in time and a standby takes over.
+    StartTimedOut,
+    /// The leader's postgres does not respond to clients and a standby takes over.
+    Unresponsive,
+    /// It does not respond, and no standby may take over.
+    UnresponsiveAlone,
+    /// It does not respond, as it did not a short time ago.
+    UnresponsiveAgain,
     /// The state of the local postgres is not known yet.
     PostgresUnknown,
     /// Another process holds this member's name.
@@ -40,6 +48,8 @@ pub enum Reason {
     CrashedFailover,
     /// The leader's postgres crashed and recovers in place.
     CrashedRestart,
+    /// What is in the data directory cannot be used.
+    UnusableData,
     /// Postgres is down for a hand-over and the key is let go.
     HandOver,
     /// A promotion was interrupted and is finished.
@@ -129,6 +139,9 @@ impl Reason {
             Reason::NameTaken
                 | Reason::Paused
                 | Reason::WrongSystem
+                | Reason::UnusableData
+                | Reason::UnresponsiveAlone
+                | Reason::UnresponsiveAgain
                 | Reason::InitializeMissing
                 | Reason::NoLeaderToCopy
                 | Reason::SystemUnknown
@@ -147,6 +160,7 @@ impl Reason {
     }
 
     /// One sentence for the log and for `kubectl describe`.
+    #[expect(clippy::too_many_lines, reason = "one sentence for each")]
     pub fn sentence(self) -> &'static str {
         match self {
             Reason::WriterWithoutLease => {
@@ -155,6 +169,18 @@ impl Reason {
             Reason::ShuttingDown => "stopping in order",
             Reason::DcsUnread => "waiting for the first answer of etcd",
             Reason::DcsAway => "etcd does not answer; nothing is decided without it",
+            Reason::StartTimedOut => {
+                "postgres has not come up within primary_start_timeout; killed, and the leader key is released to a standby"
+            }
+            Reason::Unresponsive => {
+                "postgres accepts no new client or commits nothing; killed, and the leader key is released to a standby"
+            }
+            Reason::UnresponsiveAlone => {
+                "postgres accepts no new client or commits nothing, and no standby may take over; waiting for either"
+            }
+            Reason::UnresponsiveAgain => {
+                "postgres accepts no new client or commits nothing, less than ten minutes after the leader key was released for that; waiting"
+            }
             Reason::PostgresUnknown => "waiting for the state of postgres",
             Reason::NameTaken => {
                 "another process holds this member's name in etcd; waiting until its lease ends, the data is not touched"
@@ -184,6 +210,9 @@ impl Reason {
                 "postgres died; the leader key is released to a streaming standby"
             }
             Reason::CrashedRestart => "postgres died; restarting it in place",
+            Reason::UnusableData => {
+                "the data directory cannot be used, and is left alone; `unusable_data` in the member key says why; move it away to let the member copy afresh"
+            }
             Reason::HandOver => "postgres is down in order; the leader key is released",
             Reason::FinishPromotion => "finishing an interrupted promotion",
             Reason::GiveBackKey => "holding the leader key without the right to promote; released",

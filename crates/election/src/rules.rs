@@ -4,10 +4,12 @@ mod bootstrap;
 mod follow;
 mod hand_over;
 mod race;
+mod sick;
 
 pub use self::bootstrap::has_traces;
 pub(crate) use self::hand_over::{CRASH_WINDOW, START_FAILURES_MAX};
 pub(crate) use self::race::{RACE_AGAIN_AFTER, is_short_of_votes, would_lead};
+use self::sick::{again, alone, out_of_sight, start_timed_out, unresponsive};
 
 use self::bootstrap::{
     bootstrap, initialize_missing, name_taken, store_system_id, system_unknown,
@@ -104,6 +106,11 @@ pub const RULES: &[Rule] = &[
     always(Reason::DcsUnread, |view| {
         matches!(view.dcs, DcsView::Unread).then(Vec::new)
     }),
+    // Before the rules that wait for postgres: a leader's wait has an end.
+    always(Reason::StartTimedOut, start_timed_out),
+    always(Reason::Unresponsive, unresponsive),
+    always(Reason::UnresponsiveAlone, |view| out_of_sight(view, alone)),
+    always(Reason::UnresponsiveAgain, |view| out_of_sight(view, again)),
     always(Reason::PostgresUnknown, |view| {
         matches!(view.postgres, Postgres::Unknown).then(Vec::new)
     }),
@@ -127,6 +134,8 @@ pub const RULES: &[Rule] = &[
         .then(Vec::new)
     }),
     always(Reason::Paused, |view| view.settings.paused.then(Vec::new)),
+    // Whoever leads: nothing else can come of it, not even a copy over it.
+    always(Reason::UnusableData, unusable_data),
     leading(Reason::HandOver, |view| {
         (leads(view) && stopped(view) && view.memory.hand_over.has_stopped())
             .then(|| vec![Action::ReleaseLeader])
@@ -171,6 +180,9 @@ pub const RULES: &[Rule] = &[
         Step::Widen(stored) => write_sync(view, stored),
         _ => None,
     }),
+    // Behind the rules of `/sync`, by which a member may come to be fit to take over.
+    leading(Reason::UnresponsiveAlone, |view| alone(view).then(Vec::new)),
+    leading(Reason::UnresponsiveAgain, |view| again(view).then(Vec::new)),
     leading(Reason::Leading, |view| leads(view).then(Vec::new)),
     following(Reason::CopyFromLeader, copy_from_leader),
     following(Reason::Rejoin, rejoin),
@@ -305,6 +317,20 @@ fn stored<'a>(view: &View<'a>) -> Option<&'a Stored> {
 fn writer_without_lease(view: &View<'_>) -> Option<Vec<Action>> {
     (primary(view).is_some() && !view.may_write() && !bug!(WriterGoesOn))
         .then(|| vec![Action::Stop(StopMode::Kill)])
+}
+
+/// A leader whose data cannot be used cannot serve, today or after a restart: the key is of use to
+/// the others only.
+fn unusable_data(view: &View<'_>) -> Option<Vec<Action>> {
+    if !matches!(view.postgres, Postgres::Unusable) {
+        return None;
+    }
+    let release = leads(view) && !bug!(UnusableLeads);
+    Some(if release {
+        vec![Action::ReleaseLeader]
+    } else {
+        vec![]
+    })
 }
 
 fn dcs_away(view: &View<'_>) -> Option<Vec<Action>> {

@@ -55,6 +55,11 @@ pub struct Failover {
     pub maximum_lag_bytes: u64,
     /// See [`OnCrash`].
     pub on_crash: OnCrash,
+    /// How long a leader's postgres may take to come up while a standby could take over; 0: none.
+    pub primary_start_timeout: Millis,
+    /// How long a leader's postgres may fail to let new clients in and to commit while a standby
+    /// could take over; 0: for ever.
+    pub unresponsive_after: Millis,
     /// Whether the leader may go on without the DCS when every member agrees.
     pub failsafe: bool,
 }
@@ -81,6 +86,8 @@ impl Default for Settings {
                 retry_timeout: Millis::seconds(3),
                 maximum_lag_bytes: 1 << 20,
                 on_crash: OnCrash::Auto,
+                primary_start_timeout: Millis::seconds(300),
+                unresponsive_after: Millis::seconds(20),
                 failsafe: true,
             },
             replication: Replication {

@@ -59,6 +59,8 @@ pub struct Member {
     pub may_lead: bool,
     /// May it be a synchronous standby? (tag `nosync`)
     pub may_sync: bool,
+    /// It cannot win yet: see [`View::may_have_promised`].
+    pub just_started: bool,
 }
 
 /// A request to hand over, from the `failover` key.
@@ -251,6 +253,9 @@ pub enum Postgres {
     Unknown,
     /// There is no data directory.
     NoData,
+    /// Nothing runs, and what is in the data directory cannot be started: damaged, or of another
+    /// version. It is left as it is.
+    Unusable,
     /// It does not run.
     Stopped(DataDirectory),
     /// It runs and does not accept connections yet.
@@ -282,6 +287,15 @@ pub enum Poll {
     Enough,
     /// Too few answered; members that could win need not wait for it.
     TooFew,
+}
+
+/// Pulses of this leader's server that failed in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Silence {
+    /// When the first of them was begun.
+    pub since: Moment,
+    /// How many.
+    pub pulses: u32,
 }
 
 /// What a member remembers between decisions.
@@ -328,10 +342,23 @@ pub struct Memory {
     pub abandoned: Option<Revision>,
     /// When this member let the key go after a crash; at most the last ten minutes.
     pub crash_releases: Vec<Moment>,
+    /// Since when this member has led without a server that serves; `None` if it serves, or this
+    /// member does not lead.
+    pub unserved: Option<Moment>,
+    /// `None` if the last pulse was answered, or this member does not lead.
+    pub silence: Option<Silence>,
+    /// When this member last let the key go because its server did not respond.
+    pub gave_up: Option<Moment>,
     /// Failed rewinds since the last success.
     pub rewind_failures: u32,
+    /// Whether a rewind was done since the WAL receiver last streamed: another one would change
+    /// nothing.
+    pub rewound: bool,
     /// Failed starts since the last success.
     pub start_failures: u32,
+    /// Whether the data was copied afresh since the last start that succeeded: what keeps the server
+    /// from starting is not in the data.
+    pub copied: bool,
     /// Whether a standby that may take over streamed when postgres was last seen alive.
     pub standby_was_streaming: bool,
     /// Where the primary was when `synchronous_standby_names` was last set; `None` if unknown.

@@ -1,25 +1,10 @@
 //! What a pooler observes and what it wants.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+pub use mrg_base::Address;
 use mrg_base::{Lsn, MemberName, Millis, Timeline};
 use mrg_election::Revision;
-
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address {
-    /// An IP address where the members publish one: names would be cached past a failover.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
 
 /// The holder of the leader key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use mrg_base::{Millis, Scope};
-use mrg_pgbouncer::{Configuration, Login, RESERVED_SETTINGS, is_known_setting};
+use mrg_pgbouncer::{Configuration, Login, RESERVED_SETTINGS, is_known_setting, is_one_line};
 use mrg_pool_core::{Fallback, MaxLag};
 
 /// Why the configuration was refused.
@@ -191,7 +191,7 @@ impl PoolerConfig {
         {
             return Err(Error::Alias(database.alias.clone()));
         }
-        for name in self.settings.keys() {
+        for (name, value) in &self.settings {
             let refuse = |reason| {
                 Err(Error::Setting {
                     name: name.clone(),
@@ -203,6 +203,9 @@ impl PoolerConfig {
             }
             if !is_known_setting(name) {
                 return refuse("PgBouncer has no such setting");
+            }
+            if !is_one_line(value) {
+                return refuse("its value has a line break or another control character");
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use mrg_base::FLOORED_PARAMETERS;
+use mrg_base::{Address, FLOORED_PARAMETERS};
 
 /// A role and its password. `Debug` hides the password.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,17 +89,8 @@ pub fn minimum_standby_settings(control_data: &str) -> BTreeMap<String, u64> {
     control_data.lines().filter_map(minimum).collect()
 }
 
-/// The address of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectTo {
-    /// A host name or an IP address.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
-}
-
 /// A libpq connection string. An empty password is left out.
-pub fn conninfo(to: &ConnectTo, user: &Credentials, options: &[(&str, &str)]) -> String {
+pub fn conninfo(to: &Address, user: &Credentials, options: &[(&str, &str)]) -> String {
     let mut pairs = vec![
         ("host", to.host.clone()),
         ("port", to.port.to_string()),
@@ -121,9 +112,27 @@ pub fn conninfo(to: &ConnectTo, user: &Credentials, options: &[(&str, &str)]) ->
         .join(" ")
 }
 
-/// Quotes a string constant for SQL (with `standard_conforming_strings`) and for `postgresql.conf`.
+/// Quotes a string constant for SQL (with `standard_conforming_strings`).
 pub fn quote_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Quotes a value for `postgresql.conf`, whose lexer knows C's escapes beside the doubled quote
+/// (PostgreSQL's `guc-file.l`); a line break would end the line.
+pub fn quote_setting(value: &str) -> String {
+    let mut quoted = String::with_capacity(value.len() + 2);
+    quoted.push('\'');
+    for character in value.chars() {
+        match character {
+            '\'' => quoted.push_str("''"),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('\'');
+    quoted
 }
 
 /// Quotes an identifier for SQL and for `pg_hba.conf`.
@@ -174,6 +183,18 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("password_encryption", "scram-sha-256"),
     ("logging_collector", "off"),
 ];
+
+const HBA_HEADER: &str = "# Written by mrg-agent; changes here are lost. Use spec.postgresql.pgHba or patronictl edit-config.\n";
+/// Stands before the user's lines.
+const USER_LINES: &str = "# The configuration's lines:\n";
+
+/// The user's lines in a `pg_hba.conf` that [`Configuration::render_hba`] has made; `None` if the
+/// file is another's.
+pub fn user_hba_lines(text: &str) -> Option<Vec<String>> {
+    let rest = text.strip_prefix(HBA_HEADER)?;
+    let (_, lines) = rest.split_once(USER_LINES)?;
+    Some(lines.lines().map(str::to_owned).collect())
+}
 
 impl Configuration {
     /// The parameters in force: defaults, then the user's, then the reserved ones.
@@ -228,7 +249,7 @@ impl Configuration {
         );
         let _ = writeln!(text, "{BASE_FILE_INCLUDE}\n");
         for (name, value) in self.effective() {
-            let _ = writeln!(text, "{name} = {}", quote_literal(&value));
+            let _ = writeln!(text, "{name} = {}", quote_setting(&value));
         }
         text
     }
@@ -238,12 +259,11 @@ impl Configuration {
     pub fn render_hba(&self) -> String {
         let superuser = quote_identifier(&self.authentication.superuser.username);
         let replication = quote_identifier(&self.authentication.replication.username);
-        let mut text = String::from(
-            "# Written by mrg-agent; changes here are lost. Use spec.postgresql.pgHba or patronictl edit-config.\n",
-        );
+        let mut text = String::from(HBA_HEADER);
         let _ = writeln!(text, "local all {superuser} trust");
         let _ = writeln!(text, "host replication {replication} all scram-sha-256");
         let _ = writeln!(text, "host all {superuser} all scram-sha-256");
+        text.push_str(USER_LINES);
         match &self.hba {
             Some(lines) => {
                 for line in lines {
@@ -258,13 +278,20 @@ impl Configuration {
     /// Writes the files into a data directory, each whole or not at all. They may contain passwords,
     /// and are readable by their owner only.
     ///
+    /// What `ALTER SYSTEM` has set stays, as PostgreSQL says it does, but for the parameters that the
+    /// agent sets itself, over which it would win: their names are given, and their lines removed.
+    ///
     /// # Errors
     /// If a file cannot be written. Those before it are.
-    pub fn write(&self, data_directory: &Path) -> std::io::Result<()> {
+    pub fn write(&self, data_directory: &Path) -> std::io::Result<Vec<String>> {
         let base = data_directory.join("postgresql.base.conf");
         let conf = data_directory.join("postgresql.conf");
         if !base.exists() {
-            if conf.exists() {
+            // A file that includes the base is one of ours, or Patroni's: as the base it would
+            // include itself.
+            let is_initdbs = std::fs::read_to_string(&conf)
+                .is_ok_and(|text| !text.lines().any(|line| line.trim() == BASE_FILE_INCLUDE));
+            if is_initdbs {
                 std::fs::rename(&conf, &base)?;
             } else {
                 std::fs::write(&base, "")?;
@@ -272,12 +299,31 @@ impl Configuration {
         }
         write_whole(&conf, &self.render())?;
         write_whole(&data_directory.join("pg_hba.conf"), &self.render_hba())?;
-        // ALTER SYSTEM would silently win over everything here.
-        write_whole(
-            &data_directory.join("postgresql.auto.conf"),
-            "# ALTER SYSTEM is not kept; see postgresql.conf\n",
-        )
+        let auto = data_directory.join("postgresql.auto.conf");
+        let (kept, removed) = without_reserved(&std::fs::read_to_string(&auto).unwrap_or_default());
+        if !removed.is_empty() {
+            write_whole(&auto, &kept)?;
+        }
+        Ok(removed)
     }
+}
+
+/// The text of `postgresql.auto.conf` without the lines of parameters that the agent sets itself, and
+/// their names.
+fn without_reserved(text: &str) -> (String, Vec<String>) {
+    let reserved = |line: &str| {
+        let name = line.split(['=', ' ', '\t']).next().unwrap_or_default();
+        let name = name.to_ascii_lowercase();
+        RESERVED_PARAMETERS.contains(&name.as_str()).then_some(name)
+    };
+    let (mut kept, mut removed) = (String::new(), Vec::new());
+    for line in text.lines() {
+        match reserved(line.trim_start()) {
+            Some(name) => removed.push(name),
+            None => kept.extend([line, "\n"]),
+        }
+    }
+    (kept, removed)
 }
 
 /// Replaces a file whole, readable by its owner only.
@@ -349,8 +395,40 @@ mod tests {
     }
 
     #[test]
+    fn what_alter_system_has_set_stays_but_for_what_the_agent_sets() {
+        let text = "# Do not edit\nwork_mem = '33MB'\nsynchronous_standby_names = ''\n  Port=1\n";
+        let (kept, removed) = without_reserved(text);
+        assert_eq!(kept, "# Do not edit\nwork_mem = '33MB'\n");
+        assert_eq!(removed, ["synchronous_standby_names", "port"]);
+    }
+
+    #[test]
+    fn the_users_lines_are_found_again_in_the_file() {
+        let lines = vec!["host all all ::/0 md5".to_owned(), "# x".to_owned()];
+        let with = Configuration {
+            hba: Some(lines.clone()),
+            ..configuration()
+        };
+        assert_eq!(user_hba_lines(&with.render_hba()), Some(lines));
+        assert_eq!(user_hba_lines("local all all trust\n"), None);
+    }
+
+    #[test]
+    fn a_setting_is_quoted_for_postgresqls_lexer() {
+        for (value, quoted) in [
+            ("4MB", "'4MB'"),
+            ("it's", "'it''s'"),
+            (r"s/\./_/", r"'s/\\./_/'"),
+            (r"C:\new", r"'C:\\new'"),
+            ("two\nlines\r", r"'two\nlines\r'"),
+        ] {
+            assert_eq!(quote_setting(value), quoted);
+        }
+    }
+
+    #[test]
     fn quotes_cannot_break_out() {
-        let to = ConnectTo {
+        let to = Address {
             host: "h".into(),
             port: 1,
         };
@@ -379,5 +457,11 @@ mod tests {
         configuration().write(directory.path()).unwrap();
         let base = std::fs::read_to_string(directory.path().join("postgresql.base.conf")).unwrap();
         assert_eq!(base, "max_connections = 7\n");
+
+        // A base that was deleted is not made from a file that includes it.
+        std::fs::remove_file(directory.path().join("postgresql.base.conf")).unwrap();
+        configuration().write(directory.path()).unwrap();
+        let base = std::fs::read_to_string(directory.path().join("postgresql.base.conf")).unwrap();
+        assert_eq!(base, "");
     }
 }

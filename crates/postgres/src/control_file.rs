@@ -10,6 +10,8 @@ use std::path::Path;
 use mrg_base::{Lsn, Timeline};
 use mrg_election::DataDirectory;
 
+/// Names of a directory's entries that a message shows.
+const NAMES_SHOWN: usize = 3;
 /// The end of the last field that is used.
 const HEADER: usize = 56;
 
@@ -39,8 +41,11 @@ pub enum InvalidControlFile {
 /// What a data directory contains, by its control file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataState {
-    /// No control file: nothing was initialized here, or it was destroyed.
+    /// No directory, or an empty one (a volume's `lost+found` apart).
     Absent,
+    /// No control file, but something else, by the names of some of it: a database cluster that lost
+    /// its control file, or files that have nothing to do with one.
+    Foreign(String),
     /// A database cluster.
     Present(ControlFile),
     /// A control file that cannot be read or understood, and why. The directory is left alone.
@@ -53,8 +58,36 @@ impl DataState {
         match std::fs::read(data_directory.join("global/pg_control")) {
             Ok(bytes) => ControlFile::parse(&bytes)
                 .map_or_else(|error| Self::Unreadable(error.to_string()), Self::Present),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::Absent,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Self::without_control_file(data_directory)
+            }
             Err(error) => Self::Unreadable(error.to_string()),
+        }
+    }
+
+    fn without_control_file(data_directory: &Path) -> Self {
+        let entries = match std::fs::read_dir(data_directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::Absent,
+            Err(error) => return Self::Unreadable(error.to_string()),
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name != "lost+found")
+            .collect();
+        names.sort();
+        let more = names.len().saturating_sub(NAMES_SHOWN);
+        names.truncate(NAMES_SHOWN);
+        match (names.is_empty(), more) {
+            (true, _) => Self::Absent,
+            (false, 0) => Self::Foreign(names.join(", ")),
+            (false, more) => Self::Foreign(format!("{} and {more} more", names.join(", "))),
         }
     }
 }
@@ -133,6 +166,25 @@ mod tests {
                 .data
                 .was_primary
         );
+    }
+
+    #[test]
+    fn only_an_absent_or_empty_directory_is_no_data() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        assert_eq!(DataState::read(&data), DataState::Absent);
+        std::fs::create_dir_all(data.join("lost+found")).unwrap();
+        assert_eq!(DataState::read(&data), DataState::Absent);
+        for name in ["PG_VERSION", "base", "dump.sql", "global", "pg_wal"] {
+            std::fs::write(data.join(name), "").unwrap();
+        }
+        assert_eq!(
+            DataState::read(&data),
+            DataState::Foreign("PG_VERSION, base, dump.sql and 2 more".to_owned())
+        );
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(DataState::read(&file), DataState::Unreadable(_)));
     }
 
     #[test]

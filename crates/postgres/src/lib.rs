@@ -3,16 +3,20 @@
 
 mod configuration;
 mod control_file;
+mod hba;
 mod probe;
+mod processes;
 mod session;
 mod slots;
 mod wal_files;
 
 pub use configuration::{
-    Authentication, BASE_FILE_INCLUDE, Configuration, ConnectTo, Credentials, RESERVED_PARAMETERS,
-    conninfo, minimum_standby_settings, quote_identifier, quote_literal,
+    Authentication, BASE_FILE_INCLUDE, Configuration, Credentials, RESERVED_PARAMETERS, conninfo,
+    minimum_standby_settings, quote_identifier, quote_literal, quote_setting, user_hba_lines,
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile};
+pub use hba::{InvalidHbaLine, check_hba_line};
 pub use probe::{Probe, Replica, ReplicationRow, ServerFacts};
+pub use processes::{is_past_return, server_in};
 pub use session::{Error, Session, SessionSettings};
 pub use wal_files::{fork_of, timeline_at};

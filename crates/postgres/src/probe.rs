@@ -59,6 +59,10 @@ pub struct ReplicationRow {
 
 /// A server in recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what the columns of one row say, each of another process"
+)]
 pub struct Replica {
     /// The system identifier.
     pub system_id: u64,
@@ -72,6 +76,10 @@ pub struct Replica {
     pub streaming: bool,
     /// Whether a WAL receiver process exists at all.
     pub receiver: bool,
+    /// Whether the startup process has replayed what is here and waits for more WAL. Until then a
+    /// WAL receiver that does not stream is no sign of anything: it may replay its own WAL, or be
+    /// late by order (`recovery_min_apply_delay`).
+    pub waiting: bool,
     /// Whether everything in `pg_wal` is replayed: WAL that was written and not yet flushed is
     /// replayed, too, and counts for who is ahead.
     pub settled: bool,
@@ -157,6 +165,7 @@ impl Probe {
                 timeline: Timeline(timeline.unwrap_or(0).unsigned_abs()),
                 streaming: columns.text(7)? == "streaming",
                 receiver: columns.get(8)?,
+                waiting: recovery.waits_for_more(),
                 settled: recovery.is_settled(),
             };
             return Ok(Self::Replica(replica, server));

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Statement};
 
 use crate::probe::{PROBE, PROBE_OPERATION, Probe, senders_act_on};
@@ -32,6 +33,26 @@ pub enum Error {
     Answer(String),
 }
 
+impl Error {
+    /// The server runs, and has no place for another session.
+    pub fn is_full(&self) -> bool {
+        self.refusal() == Some(&SqlState::TOO_MANY_CONNECTIONS)
+    }
+
+    /// The server runs, and takes no session in while it starts, shuts down or recovers.
+    pub fn is_not_accepting(&self) -> bool {
+        self.refusal() == Some(&SqlState::CANNOT_CONNECT_NOW)
+    }
+
+    /// Why the server refused a connection, if it did.
+    fn refusal(&self) -> Option<&SqlState> {
+        match self {
+            Error::Connect(source) => source.code(),
+            _ => None,
+        }
+    }
+}
+
 /// How to reach the local server.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
@@ -51,6 +72,10 @@ pub struct Session {
     probe: Statement,
     timeout: Duration,
 }
+
+/// The first line that the server would refuse, with its reason.
+const WRONG_HBA_LINE: &str = "SELECT format('pg_hba.conf, line %s: %s', line_number, error) \
+    FROM pg_catalog.pg_hba_file_rules WHERE error IS NOT NULL ORDER BY line_number LIMIT 1";
 
 impl Session {
     /// Opens a session. Its statements never wait for synchronous replication.
@@ -135,6 +160,15 @@ impl Session {
             .iter()
             .map(|row| text(row).unwrap_or_default())
             .collect())
+    }
+
+    /// The first line of the `pg_hba.conf` on disk that the server would refuse, with its reason.
+    ///
+    /// # Errors
+    /// As [`Session::texts`].
+    pub async fn wrong_hba_line(&self) -> Result<Option<String>, Error> {
+        let wrong = self.texts("check pg_hba.conf", WRONG_HBA_LINE).await?;
+        Ok(wrong.into_iter().next())
     }
 
     /// Probes the server.

@@ -9,7 +9,7 @@ use crate::quantity::bytes;
 use mrg_api::pgbouncer_pool::{Mode, PgBouncerPoolSpec};
 use mrg_api::{Duration, PgBouncerPool, PostgresCluster};
 use mrg_base::{InvalidName, Millis, Scope};
-use mrg_pgbouncer::{RESERVED_SETTINGS, is_known_setting};
+use mrg_pgbouncer::{RESERVED_SETTINGS, is_known_setting, is_one_line};
 
 /// A spec that can be built.
 #[derive(Clone, Debug)]
@@ -128,7 +128,7 @@ pub(super) fn validate(
             return Err(Invalid::Name(name));
         }
     }
-    for name in spec.settings.keys() {
+    for (name, value) in &spec.settings {
         let refuse = |why| {
             Err(Invalid::Setting {
                 name: name.clone(),
@@ -140,6 +140,9 @@ pub(super) fn validate(
         }
         if !is_known_setting(name) {
             return refuse("PgBouncer has no such setting; see its manual for the names");
+        }
+        if !is_one_line(value) {
+            return refuse("its value has a line break or another control character; remove it");
         }
     }
     if of.users.is_empty() {

@@ -1,5 +1,5 @@
-//! The structure of `patroni.yml`, and how the environment wins over it. Unknown keys are ignored,
-//! as Patroni does.
+//! The structure of `patroni.yml`, and how the environment wins over it. [`super::audit`] judges
+//! what is not read here.
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::config::{Address, AgentConfig, Error, Own};
-use mrg_base::{InvalidName, MemberName, Scope};
-use mrg_dcs::DynamicConfig;
+use crate::config::{AgentConfig, Error, Listen, Own, audit};
+use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
+use mrg_dcs::{DynamicConfig, settings, tags};
 use mrg_postgres::{Authentication, Credentials};
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,6 +80,30 @@ struct AuthenticationFile {
     replication: Option<Credentials>,
 }
 
+/// The variables that have an effect.
+const VARIABLES: &[&str] = &[
+    "PATRONI_NAME",
+    "PATRONI_SCOPE",
+    "PATRONI_NAMESPACE",
+    "PATRONI_RESTAPI_LISTEN",
+    "PATRONI_RESTAPI_CONNECT_ADDRESS",
+    "PATRONI_RESTAPI_USERNAME",
+    "PATRONI_RESTAPI_PASSWORD",
+    "PATRONI_ETCD3_HOST",
+    "PATRONI_ETCD3_HOSTS",
+    "PATRONI_ETCD3_PROTOCOL",
+    "PATRONI_ETCD3_USERNAME",
+    "PATRONI_ETCD3_PASSWORD",
+    "PATRONI_POSTGRESQL_LISTEN",
+    "PATRONI_POSTGRESQL_CONNECT_ADDRESS",
+    "PATRONI_POSTGRESQL_DATA_DIR",
+    "PATRONI_POSTGRESQL_BIN_DIR",
+    "PATRONI_SUPERUSER_USERNAME",
+    "PATRONI_SUPERUSER_PASSWORD",
+    "PATRONI_REPLICATION_USERNAME",
+    "PATRONI_REPLICATION_PASSWORD",
+];
+
 /// The `PATRONI_*` environment. An empty variable counts as unset.
 struct Environment<'a>(&'a BTreeMap<String, String>);
 
@@ -124,11 +148,33 @@ pub(super) fn parse(
     path: &Path,
     environment: &BTreeMap<String, String>,
 ) -> Result<AgentConfig, Error> {
-    let file: File = serde_saphyr::from_str(text).map_err(|error| Error::Parse {
+    let wrong = |error: serde_saphyr::Error| Error::Parse {
         path: path.to_owned(),
         message: error.to_string(),
-    })?;
-    from_file(file, &Environment(environment))
+    };
+    let content: Option<Map<String, Value>> = serde_saphyr::from_str(text).map_err(wrong)?;
+    let audit = audit::file(&content.unwrap_or_default(), environment, VARIABLES);
+    if !audit.refused.is_empty() {
+        return Err(Error::Unsupported {
+            path: path.to_owned(),
+            settings: audit.refused,
+        });
+    }
+    let file: File = serde_saphyr::from_str(text).map_err(wrong)?;
+    let config = AgentConfig {
+        file: path.to_owned(),
+        ignored: audit.ignored,
+        ..from_file(file, &Environment(environment))?
+    };
+    if let Some((name, value, expected)) = tags::meaningless(&config.tags) {
+        return Err(Error::Tag {
+            name: name.to_owned(),
+            value: value.to_string(),
+            expected,
+        });
+    }
+    settings(&config.bootstrap).map_err(Error::Bootstrap)?;
+    Ok(config)
 }
 
 fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
@@ -157,9 +203,9 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
         "PATRONI_POSTGRESQL_DATA_DIR",
     )?;
     let etcd = file.etcd3.or(file.etcd).unwrap_or_default();
-    let authentication = postgresql.authentication;
     let invalid_name = |field| move |source: InvalidName| Error::Name { field, source };
     Ok(AgentConfig {
+        file: PathBuf::new(),
         scope: Scope::new(&scope).map_err(invalid_name("scope"))?,
         name: MemberName::new(&name).map_err(invalid_name("name"))?,
         namespace: env
@@ -170,7 +216,7 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
         rest_connect: rest.connect,
         rest_credentials: rest.credentials,
         etcd_endpoints: endpoints(&etcd, env)?,
-        etcd_user: etcd.username.zip(etcd.password),
+        etcd_user: etcd_user(etcd, env),
         bootstrap: DynamicConfig(file.bootstrap.dcs),
         initdb: initdb_arguments(&file.bootstrap.initdb),
         listen,
@@ -180,19 +226,17 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
             .get("PATRONI_POSTGRESQL_BIN_DIR")
             .map(PathBuf::from)
             .or(postgresql.bin_dir),
-        authentication: Authentication {
-            superuser: env.credentials(authentication.superuser, "SUPERUSER", "postgres"),
-            replication: env.credentials(authentication.replication, "REPLICATION", "replicator"),
-        },
+        authentication: authentication(postgresql.authentication, env),
         parameters: parameters(&postgresql.parameters),
         hba: postgresql.pg_hba,
         tags: file.tags,
         own: file.mrg,
+        ignored: Vec::new(),
     })
 }
 
 struct Rest {
-    listen: Address,
+    listen: Listen,
     connect: Address,
     credentials: Option<Credentials>,
 }
@@ -207,6 +251,12 @@ fn rest_api(file: RestApi, env: &Environment<'_>) -> Result<Rest, Error> {
         ),
         env,
     )?;
+    if listen.hosts.len() > 1 {
+        return Err(Error::SeveralAddresses {
+            field: "restapi.listen",
+            value: listen.hosts.join(","),
+        });
+    }
     let user = env
         .get("PATRONI_RESTAPI_USERNAME")
         .zip(env.get("PATRONI_RESTAPI_PASSWORD"))
@@ -226,14 +276,19 @@ fn listen_and_connect(
     listen: Setting,
     connect: Setting,
     env: &Environment<'_>,
-) -> Result<(Address, Address), Error> {
-    let listen_text = env.require(listen.0, listen.1, listen.2)?;
-    let same = || Some(listen_text.clone());
-    let connect_text = env.require(connect.0.or_else(same), connect.1, connect.2)?;
-    Ok((
-        address(listen.1, &listen_text)?,
-        address(connect.1, &connect_text)?,
-    ))
+) -> Result<(Listen, Address), Error> {
+    let text = env.require(listen.0, listen.1, listen.2)?;
+    let parsed = Listen::parse(&text).map_err(invalid(listen.1, &text))?;
+    let connect_text = env.get(connect.2).or(connect.0);
+    let address = match connect_text {
+        Some(text) => text.parse().map_err(invalid(connect.1, &text))?,
+        None => parsed.dialled().ok_or(Error::NotDialled {
+            field: connect.1,
+            variable: connect.2,
+            listen: text,
+        })?,
+    };
+    Ok((parsed, address))
 }
 
 /// A parameter's value as `postgresql.conf` has it.
@@ -252,16 +307,13 @@ fn parameters(values: &Map<String, Value>) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn address(field: &'static str, value: &str) -> Result<Address, Error> {
-    let invalid = || Error::Address {
+fn invalid(field: &'static str, value: &str) -> impl FnOnce(InvalidAddress) -> Error {
+    let value = value.to_owned();
+    move |source| Error::Address {
         field,
-        value: value.to_owned(),
-    };
-    let (host, port) = value.rsplit_once(':').ok_or_else(invalid)?;
-    Ok(Address {
-        host: host.trim_matches(['[', ']']).to_owned(),
-        port: port.trim().parse().map_err(|_| invalid())?,
-    })
+        value,
+        source,
+    }
 }
 
 fn endpoints(etcd: &EtcdFile, env: &Environment<'_>) -> Result<Vec<String>, Error> {
@@ -287,15 +339,35 @@ fn endpoints(etcd: &EtcdFile, env: &Environment<'_>) -> Result<Vec<String>, Erro
             variable: "PATRONI_ETCD3_HOSTS",
         });
     }
-    let protocol = etcd.protocol.as_deref().unwrap_or("http");
+    let protocol = env.get("PATRONI_ETCD3_PROTOCOL");
+    let protocol = protocol.or(etcd.protocol.clone());
+    let protocol = protocol.as_deref().unwrap_or("http");
     let with_protocol = |host: String| {
-        if host.contains("://") {
+        let endpoint = if host.contains("://") {
             host
         } else {
             format!("{protocol}://{host}")
+        };
+        if endpoint.to_ascii_lowercase().starts_with("https:") {
+            let field = "etcd3.hosts";
+            return Err(Error::EtcdTls { field, endpoint });
         }
+        Ok(endpoint)
     };
-    Ok(hosts.into_iter().map(with_protocol).collect())
+    hosts.into_iter().map(with_protocol).collect()
+}
+
+fn etcd_user(etcd: EtcdFile, env: &Environment<'_>) -> Option<(String, String)> {
+    let user = env.get("PATRONI_ETCD3_USERNAME").or(etcd.username);
+    let password = env.get("PATRONI_ETCD3_PASSWORD").or(etcd.password);
+    user.zip(password)
+}
+
+fn authentication(file: AuthenticationFile, env: &Environment<'_>) -> Authentication {
+    Authentication {
+        superuser: env.credentials(file.superuser, "SUPERUSER", "postgres"),
+        replication: env.credentials(file.replication, "REPLICATION", "replicator"),
+    }
 }
 
 /// Flags (`- data-checksums`) and options (`- encoding: UTF8`).
@@ -312,84 +384,4 @@ fn initdb_arguments(options: &[Value]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const YAML: &str = "
-scope: mrg-postgres-cluster
-name: pg-node-1
-restapi:
-  listen: 0.0.0.0:8008
-  connect_address: pg-node-1:8008
-etcd3:
-  hosts: [etcd1:2379, etcd2:2379, etcd3:2379]
-bootstrap:
-  dcs:
-    ttl: 30
-    postgresql:
-      parameters: {max_connections: 500, hot_standby: 'on'}
-  initdb:
-  - encoding: UTF8
-  - data-checksums
-postgresql:
-  listen: 0.0.0.0:5432
-  connect_address: pg-node-1:5432
-  data_dir: /data/pg
-  authentication:
-    superuser: {username: postgres, password: secret}
-tags: {nofailover: false}
-something_new: 1
-";
-
-    fn load(text: &str, environment: &[(&str, &str)]) -> Result<AgentConfig, Error> {
-        let environment = environment
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
-        parse(text, Path::new("patroni.yml"), &environment)
-    }
-
-    #[test]
-    fn the_analysis_own_patroni_yml_is_understood() {
-        let config = load(YAML, &[]).unwrap();
-        assert_eq!(
-            config.etcd_endpoints,
-            [
-                "http://etcd1:2379",
-                "http://etcd2:2379",
-                "http://etcd3:2379"
-            ]
-        );
-        assert_eq!(config.initdb, ["--encoding=UTF8", "--data-checksums"]);
-        assert_eq!(config.connect.to_string(), "pg-node-1:5432");
-        assert_eq!(config.bootstrap.parameters().len(), 2);
-        assert_eq!(config.priority(), Some(1));
-    }
-
-    #[test]
-    fn the_environment_wins_over_the_file() {
-        let config = load(
-            YAML,
-            &[
-                ("PATRONI_NAME", "other"),
-                ("PATRONI_SUPERUSER_PASSWORD", "changed"),
-            ],
-        )
-        .unwrap();
-        assert_eq!(config.name.as_str(), "other");
-        assert_eq!(config.authentication.superuser.password, "changed");
-    }
-
-    #[test]
-    fn what_is_missing_is_named_with_both_its_places() {
-        let message = load("scope: a", &[]).unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "name is not set; give it in the file or as PATRONI_NAME"
-        );
-        let message = load(&YAML.replace("0.0.0.0:5432", "5432"), &[])
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains("postgresql.listen"), "{message}");
-    }
-}
+mod tests;

@@ -1,7 +1,11 @@
 //! What an agent is told from outside etcd: `patroni.yml` and the `PATRONI_*` environment, as far as
 //! this agent uses them.
 
+mod audit;
+mod changes;
 mod file;
+mod listen;
+mod patroni_keys;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,11 +13,15 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use mrg_base::{InvalidName, MemberName, Scope};
-use mrg_dcs::DynamicConfig;
+use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
+use mrg_dcs::{DynamicConfig, InvalidConfig, tags};
 use mrg_postgres::{Authentication, Credentials};
 
+pub use audit::Finding;
+pub(crate) use audit::{BOOTSTRAP_DCS, dynamic as audit_dynamic};
 pub(crate) use file::parameter_text;
+pub(crate) use listen::Listen;
+pub use patroni_keys::{Key, Place, Refusal, Support};
 
 /// Why the configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +59,63 @@ pub enum Error {
         source: InvalidName,
     },
     /// An address is not of the form `host:port`.
-    #[error("{field}: `{value}` is not of the form host:port")]
+    #[error("{field}: `{value}` {source}")]
     Address {
+        /// Its path in the file.
+        field: &'static str,
+        /// The value found there.
+        value: String,
+        /// What is wrong with it.
+        source: InvalidAddress,
+    },
+    /// What is listened on does not say where others can connect.
+    #[error(
+        "{field} is not set, and others cannot dial `{listen}`; set this member's own address there or as {variable}"
+    )]
+    NotDialled {
+        /// Its path in the file.
+        field: &'static str,
+        /// Its environment variable.
+        variable: &'static str,
+        /// What is listened on.
+        listen: String,
+    },
+    /// Settings are there that would cost data or protection if they were ignored.
+    #[error("{path} is refused for what mrg-agent does not support:{}", lines(.settings))]
+    Unsupported {
+        /// The configuration file.
+        path: PathBuf,
+        /// All of them.
+        settings: Vec<Finding>,
+    },
+    /// An endpoint of etcd speaks TLS.
+    #[error(
+        "{field}: `{endpoint}` asks for TLS to etcd, which mrg-agent does not support; reach etcd through a local TLS tunnel or without TLS on the members' own network, and write http"
+    )]
+    EtcdTls {
+        /// Its path in the file.
+        field: &'static str,
+        /// The endpoint.
+        endpoint: String,
+    },
+    /// A tag that protects has a value without a meaning.
+    #[error("tags.{name}: `{value}` is not {expected}; write {expected}")]
+    Tag {
+        /// The tag.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The dynamic configuration of a new cluster cannot be used.
+    #[error("bootstrap.dcs: {0}")]
+    Bootstrap(InvalidConfig),
+    /// The REST API listens on one address.
+    #[error(
+        "{field}: `{value}` names more than one address; the REST API listens on one, or on `*`"
+    )]
+    SeveralAddresses {
         /// Its path in the file.
         field: &'static str,
         /// The value found there.
@@ -60,8 +123,13 @@ pub enum Error {
     },
 }
 
+fn lines(settings: &[Finding]) -> String {
+    let line = |finding: &Finding| format!("\n  {finding}");
+    settings.iter().map(line).collect()
+}
+
 /// The section `mrg`: settings that Patroni does not have.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Own {
     /// The incarnation record; in a pod on an `emptyDir`. Beside the data directory if `None`.
@@ -81,7 +149,7 @@ pub struct Own {
 }
 
 /// A database to create when the cluster is bootstrapped.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Database {
     /// The name of the database.
     pub name: String,
@@ -95,24 +163,11 @@ pub struct Database {
     pub password_env: Option<String>,
 }
 
-/// `host:port`, without the brackets of an IPv6 address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// A host name or an IP address.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
 /// Everything an agent is told from outside etcd.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
+    /// The file that this was read from.
+    pub file: PathBuf,
     /// The cluster's name.
     pub scope: Scope,
     /// This member's name.
@@ -120,7 +175,7 @@ pub struct AgentConfig {
     /// The first part of every etcd key.
     pub namespace: String,
     /// The address that the REST API listens on.
-    pub rest_listen: Address,
+    pub rest_listen: Listen,
     /// The address at which other members reach the REST API.
     pub rest_connect: Address,
     /// What unsafe methods of the REST API require, if anything.
@@ -134,7 +189,7 @@ pub struct AgentConfig {
     /// Further arguments for `initdb`.
     pub initdb: Vec<String>,
     /// `listen_addresses` and `port` of postgres.
-    pub listen: Address,
+    pub listen: Listen,
     /// The address at which others reach postgres.
     pub connect: Address,
     /// PostgreSQL's data directory. Paths beside it, on the same volume, must be free.
@@ -151,10 +206,13 @@ pub struct AgentConfig {
     pub tags: Map<String, Value>,
     /// Settings that Patroni does not have.
     pub own: Own,
+    /// Settings that have no effect.
+    pub ignored: Vec<Finding>,
 }
 
 impl AgentConfig {
-    /// Reads a file. The environment wins over it and unknown keys are ignored, as in Patroni.
+    /// Reads a file. The environment wins over it; settings without an effect are in
+    /// [`AgentConfig::ignored`].
     ///
     /// # Errors
     /// If the file cannot be read, and as [`AgentConfig::parse`].
@@ -169,7 +227,8 @@ impl AgentConfig {
     /// Reads the text of a file; `path` is for error messages.
     ///
     /// # Errors
-    /// If it is not YAML of the expected structure, or a setting is missing or invalid.
+    /// If it is not YAML of the expected structure, or a setting is missing or invalid, or is one that
+    /// is not supported and must not be ignored.
     pub fn parse(
         text: &str,
         path: &Path,
@@ -180,13 +239,7 @@ impl AgentConfig {
 
     /// `failover_priority`, or `None` if the tags forbid this member to lead.
     pub fn priority(&self) -> Option<i32> {
-        let forbidden = matches!(self.tags.get("nofailover"), Some(Value::Bool(true)));
-        let priority = self
-            .tags
-            .get("failover_priority")
-            .and_then(Value::as_i64)
-            .unwrap_or(1);
-        (!forbidden && priority > 0).then(|| i32::try_from(priority).unwrap_or(i32::MAX))
+        tags::priority(&self.tags)
     }
 
     /// The path of one of PostgreSQL's programs.

@@ -34,14 +34,16 @@ pub(crate) enum Error {
 }
 
 /// How a program ended: with a status, or by a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
+    /// The end of its output; empty if that went to a file.
+    pub output: String,
 }
 
 impl Exit {
-    pub(crate) fn is_success(self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         self.code == Some(0)
     }
 }
@@ -256,10 +258,24 @@ impl Waiting {
                 self.exits.remove(&id);
                 resolve(&mut self.spawns, id, Err(error));
             }
-            Event::Exited { id, code, signal } => {
-                resolve(&mut self.exits, id, Exit { code, signal });
+            Event::Exited {
+                id,
+                code,
+                signal,
+                output,
+            } => {
+                let exit = Exit {
+                    code,
+                    signal,
+                    output,
+                };
+                resolve(&mut self.exits, id, exit);
             }
             Event::Armed { id } | Event::Killed { id } => resolve(&mut self.answers, id, ()),
+            Event::PastReturn { pids } => tracing::warn!(
+                ?pids,
+                "killed processes wait in the kernel, as for a disk that hangs; they never run again and count as dead"
+            ),
             Event::Fenced => {
                 self.deadline = None;
                 tracing::warn!(

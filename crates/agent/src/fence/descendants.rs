@@ -4,11 +4,19 @@
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
+
+use mrg_base::{Millis, Moment};
+
+/// Between two looks at a process that was killed: waiting for it would not end if it cannot die.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// A process that was killed may take this long to die before it is asked whether it can.
+const DYING_TAKES: Millis = Millis(500);
 
 /// Every living descendant of `root`, read from `/proc`.
 fn descendants(root: Pid) -> BTreeSet<i32> {
@@ -49,10 +57,51 @@ fn state_and_parent(stat: &str) -> Option<(char, i32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
+fn is_past_return(pid: i32) -> bool {
+    u32::try_from(pid).is_ok_and(mrg_postgres::is_past_return)
+}
+
+/// What became of a process that was killed.
+enum End {
+    Reaped(WaitStatus),
+    /// Another process is its parent, or it is gone.
+    NotOurs,
+    /// It cannot die, and never runs again.
+    PastReturn,
+}
+
+/// Waits for the end of a process. Until the moment `dying_until` it may be on its way; what sleeps
+/// uninterruptibly then is not waited for.
+fn wait_for(pid: i32, dying_until: Moment) -> End {
+    let is_past_return = || mrg_clock::now() >= dying_until && is_past_return(pid);
+    loop {
+        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) if is_past_return() => {
+                return End::PastReturn;
+            }
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => std::thread::sleep(LOOK_EVERY),
+            Ok(status) => return End::Reaped(status),
+            Err(_) if is_past_return() => return End::PastReturn,
+            Err(_) => return End::NotOurs,
+        }
+    }
+}
+
 /// Kills every descendant but those in `spare` and theirs, and returns when they are gone. `reaped` is
 /// called with every child that ended. Blocks. Orphans become children of this process only if it is
 /// a subreaper or PID 1.
-pub(crate) fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(WaitStatus)) {
+///
+/// # Guarantees
+/// None of them runs again. Those that are given back are still there: killed, in a sleep that no
+/// signal ends, as over a write to a disk that hangs. `known` are those that were given back before.
+pub(crate) fn kill_descendants(
+    spare: &BTreeSet<i32>,
+    known: &BTreeSet<i32>,
+    mut reaped: impl FnMut(WaitStatus),
+) -> BTreeSet<i32> {
+    let dying_until = mrg_clock::now() + DYING_TAKES;
+    let mut past_return = known.clone();
+    past_return.retain(|pid| is_past_return(*pid));
     loop {
         let mut doomed = descendants(getpid());
         for pid in spare {
@@ -61,15 +110,18 @@ pub(crate) fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(Wai
                 doomed.remove(&pid);
             }
         }
+        doomed.retain(|pid| !past_return.contains(pid));
         for pid in &doomed {
             // Gone already is as good as killed.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
-        // A grandchild becomes our child when its parent is gone, so every round ends with the end
-        // of a child.
+        // A grandchild becomes our child when its parent is gone, so a round ends with the end of a
+        // child.
         for pid in &doomed {
-            if let Ok(status) = waitpid(Pid::from_raw(*pid), None) {
-                reaped(status);
+            match wait_for(*pid, dying_until) {
+                End::Reaped(status) => reaped(status),
+                End::PastReturn => drop(past_return.insert(*pid)),
+                End::NotOurs => {}
             }
         }
         let none_left = loop {
@@ -81,7 +133,7 @@ pub(crate) fn kill_descendants(spare: &BTreeSet<i32>, mut reaped: impl FnMut(Wai
             }
         };
         if none_left {
-            return;
+            return past_return;
         }
     }
 }

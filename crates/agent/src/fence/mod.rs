@@ -8,9 +8,10 @@
 
 mod client;
 mod descendants;
+mod output;
 mod process;
 mod protocol;
 
 pub(crate) use client::{Error, Exit, Fence, Process};
 pub(crate) use descendants::kill_descendants;
-pub use process::run;
+pub use process::{become_program, run};

@@ -1,11 +1,12 @@
-//! The fence's own loop: one thread, no runtime, little that can fail.
+//! The fence's own loop: no runtime, little that can fail.
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
 use nix::errno::Errno;
@@ -16,6 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::fence::descendants::kill_descendants;
+use crate::fence::output::Output;
 use crate::fence::protocol::{Command, Event};
 use mrg_base::{Millis, Moment};
 
@@ -31,11 +33,15 @@ struct State {
     deadline: Option<Moment>,
     /// The last deadline has passed.
     fenced: bool,
+    /// Processes that were reported as [`Event::PastReturn`].
+    past_return: BTreeSet<i32>,
 }
 
 struct Program {
     id: u64,
     whole: bool,
+    /// What it prints, if that does not go to a file.
+    output: Option<Output>,
 }
 
 /// Runs until the pipe from the agent closes; then kills everything and returns.
@@ -162,8 +168,8 @@ impl State {
                     spawn(&argv, env, log.as_deref()).map_err(|error| error.to_string())
                 };
                 match started {
-                    Ok(pid) => {
-                        self.programs.insert(pid, Program { id, whole });
+                    Ok((pid, output)) => {
+                        self.programs.insert(pid, Program { id, whole, output });
                         report(&Event::Spawned { id, pid });
                     }
                     Err(error) => report(&Event::SpawnFailed { id, error }),
@@ -214,7 +220,9 @@ impl State {
         if program.whole && with_orphans {
             let spare: BTreeSet<i32> = self.programs.keys().copied().collect();
             let mut others = Vec::new();
-            kill_descendants(&spare, |status| others.push(status));
+            let past_return =
+                kill_descendants(&spare, &self.past_return, |status| others.push(status));
+            self.note_past_return(past_return);
             for other in others {
                 self.ended(other, false);
             }
@@ -223,15 +231,31 @@ impl State {
             id: program.id,
             code,
             signal,
+            output: program
+                .output
+                .map(|output| output.end())
+                .unwrap_or_default(),
         });
     }
 
     fn kill_all(&mut self) {
         let mut ended = Vec::new();
-        kill_descendants(&BTreeSet::new(), |status| ended.push(status));
+        let past_return = kill_descendants(&BTreeSet::new(), &self.past_return, |status| {
+            ended.push(status);
+        });
+        self.note_past_return(past_return);
         for status in ended {
             self.ended(status, false);
         }
+    }
+
+    /// Each such process is reported once.
+    fn note_past_return(&mut self, found: BTreeSet<i32>) {
+        let pids: Vec<i32> = found.difference(&self.past_return).copied().collect();
+        if !pids.is_empty() {
+            report(&Event::PastReturn { pids });
+        }
+        self.past_return = found;
     }
 }
 
@@ -239,31 +263,45 @@ fn spawn(
     argv: &[String],
     env: Vec<(String, String)>,
     log: Option<&std::path::Path>,
-) -> std::io::Result<i32> {
-    let Some((program, arguments)) = argv.split_first() else {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "no program given",
-        ));
+) -> std::io::Result<(i32, Option<Output>)> {
+    let (to, output): (OwnedFd, _) = if let Some(path) = log {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        (file.into(), None)
+    } else {
+        let (reader, writer) = std::io::pipe()?;
+        (writer.into(), Some(Output::copy(reader)?))
     };
-    let output = || match log {
-        Some(path) => OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map(Stdio::from),
-        None => std::io::stderr()
-            .as_fd()
-            .try_clone_to_owned()
-            .map(Stdio::from),
-    };
-    let child = std::process::Command::new(program)
-        .args(arguments)
+    // This program in the child, whatever has become of its file: it asks to die with the fence.
+    let child = std::process::Command::new("/proc/self/exe")
+        .arg("run")
+        .arg(std::process::id().to_string())
+        .arg("--")
+        .args(argv)
         .envs(env)
         .stdin(Stdio::null())
-        .stdout(output()?)
-        .stderr(output()?)
+        .stdout(to.try_clone()?)
+        .stderr(to)
         .spawn()?;
     // The child is waited for by number, together with the orphans.
-    i32::try_from(child.id()).map_err(std::io::Error::other)
+    let pid = i32::try_from(child.id()).map_err(std::io::Error::other)?;
+    Ok((pid, output))
+}
+
+/// Replaces this process by a program that the kernel kills when the fence dies, however that
+/// happens: an agent and its fence that are killed together leave no server behind. Returns only
+/// with the reason why that failed.
+pub fn become_program(fence: u32, argv: &[std::ffi::OsString]) -> std::io::Error {
+    if let Err(errno) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
+        return errno.into();
+    }
+    // A fence that died before the line above is not noticed by it.
+    if u32::try_from(nix::unistd::getppid().as_raw()) != Ok(fence) {
+        return std::io::Error::other("the fence is gone");
+    }
+    let Some((program, arguments)) = argv.split_first() else {
+        return std::io::Error::new(std::io::ErrorKind::InvalidInput, "no program given");
+    };
+    let error = std::process::Command::new(program).args(arguments).exec();
+    let program = program.to_string_lossy();
+    std::io::Error::new(error.kind(), format!("{program}: {error}"))
 }

@@ -42,10 +42,16 @@ pub(super) enum Event {
         id: u64,
         code: Option<i32>,
         signal: Option<i32>,
+        /// The end of its output, if that did not go to a file.
+        output: String,
     },
     /// The deadline is in force.
     Armed {
         id: u64,
+    },
+    /// These were killed and cannot die yet; they never run again.
+    PastReturn {
+        pids: Vec<i32>,
     },
     /// Nothing runs any more.
     Killed {

@@ -12,20 +12,23 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::config::audit_dynamic;
 use crate::peers::{FailsafeRequest, Withdrawal};
+use crate::reload;
 use crate::rest::body::Body;
 use crate::rest::{Api, Ask};
 use mrg_base::MemberName;
 use mrg_dcs::wire::{FailoverData, MemberData};
 use mrg_dcs::{Attempt, DynamicConfig, Store, settings};
 use mrg_election::Revision;
+use mrg_postgres::check_hba_line;
 use mrg_telemetry::chain;
 
 /// How long a switchover is followed before the answer is "unknown".
-const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-fn say(status: StatusCode, text: impl Into<String>) -> Response {
+pub(super) fn say(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into()).into_response()
 }
 
@@ -44,6 +47,9 @@ pub(super) async fn patch_config(
     State(api): State<Api>,
     Body(patch): Body<Map<String, Value>>,
 ) -> Response {
+    if let Some(refusal) = unsupported(&patch) {
+        return refusal;
+    }
     let snapshot = api.context.status().snapshot;
     let current = snapshot.config();
     let mut config = match current.map(|key| &key.value) {
@@ -62,14 +68,32 @@ pub(super) async fn put_config(
     State(api): State<Api>,
     Body(config): Body<Map<String, Value>>,
 ) -> Response {
+    if let Some(refusal) = unsupported(&config) {
+        return refusal;
+    }
     let snapshot = api.context.status().snapshot;
     let over = snapshot.config().map(|key| key.modified);
     store_config(&api, DynamicConfig(config), over).await
 }
 
+/// Refuses what would be stored and not be in force. What another program has stored stays, so that
+/// a patch of something else, a pause for one, is possible.
+fn unsupported(config: &Map<String, Value>) -> Option<Response> {
+    let refused = audit_dynamic(config).refused;
+    let lines: Vec<String> = refused
+        .iter()
+        .map(|found| format!("config: {found}"))
+        .collect();
+    (!lines.is_empty()).then(|| say(StatusCode::BAD_REQUEST, lines.join("\n")))
+}
+
 async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) -> Response {
     if let Err(error) = settings(&config) {
         return say(StatusCode::BAD_REQUEST, error.to_string());
+    }
+    let lines = config.pg_hba().unwrap_or_default();
+    if let Some(wrong) = lines.iter().find_map(|line| check_hba_line(line).err()) {
+        return say(StatusCode::BAD_REQUEST, wrong.to_string());
     }
     let (store, within) = (&api.context.store, api.context.dcs_within());
     match store.write_config(over, config.clone(), within).await {
@@ -84,8 +108,22 @@ async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) 
     }
 }
 
+/// `POST /reload`
+pub(super) async fn reload(State(api): State<Api>) -> Response {
+    match reload::reload(&api.context, &api.asks).await {
+        Ok(waiting) if waiting.is_empty() => say(StatusCode::ACCEPTED, "reload scheduled"),
+        Ok(waiting) => {
+            let waiting = waiting.join(", ");
+            let text = format!("reload scheduled; these need a restart of the agent: {waiting}");
+            say(StatusCode::ACCEPTED, text)
+        }
+        Err(error) => say(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
 /// The body of `POST /switchover` and `POST /failover`: Patroni's.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     leader: Option<String>,
     candidate: Option<String>,
@@ -160,6 +198,19 @@ fn objection(
             !status.settings.is_synchronous() || voters.is_some_and(|voters| voters.contains(name));
         member.is_some_and(|member| member.running && member.may_lead) && by_sync
     };
+    let just_started = |name: &MemberName| {
+        let member = cluster.members.get(name);
+        member.is_some_and(|member| member.just_started)
+    };
+    let ttl = status.settings.failover.ttl;
+    let not_yet = || {
+        Some((
+            StatusCode::PRECONDITION_FAILED,
+            format!(
+                "the candidate started less than {ttl} ago and cannot know what it promised before; nothing was done, ask again after that time"
+            ),
+        ))
+    };
     match candidate {
         Some(name) if Some(name) == leader.as_deref() => no("leader and candidate are the same"),
         Some(name) => match MemberName::new(name)
@@ -173,17 +224,21 @@ fn objection(
             Some(name) if !eligible(&name) => {
                 no("candidate is not healthy, or its tags forbid it to lead")
             }
+            Some(name) if just_started(&name) => not_yet(),
             Some(_) => None,
         },
         None => {
-            let any = cluster
+            let mut others = cluster
                 .members
                 .keys()
-                .any(|name| Some(name.as_str()) != leader.as_deref() && eligible(name));
-            if any {
-                None
-            } else {
+                .filter(|name| Some(name.as_str()) != leader.as_deref() && eligible(name))
+                .peekable();
+            if others.peek().is_none() {
                 no("no good candidates have been found")
+            } else if others.all(just_started) {
+                not_yet()
+            } else {
+                None
             }
         }
     }
@@ -238,29 +293,6 @@ async fn follow_hand_over(api: &Api, before: Option<Revision>, action: &str) -> 
         None => say(
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{action} status unknown"),
-        ),
-    }
-}
-
-/// `POST /restart`: returns when postgres has been restarted.
-pub(super) async fn restart(State(api): State<Api>) -> Response {
-    let started = || api.context.server.facts().map(|facts| facts.started);
-    let before = started();
-    if api.asks.send(Ask::Restart).await.is_err() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
-    }
-    // Every look at postgres, of which the facts come, ends in a change of the status.
-    match api
-        .context
-        .wait_for(SWITCHOVER_WITHIN, |_| {
-            started().filter(|now| Some(now) != before.as_ref())
-        })
-        .await
-    {
-        Some(_) => say(StatusCode::OK, "postgres restarted"),
-        None => say(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "restart failed, or takes longer than a minute",
         ),
     }
 }
@@ -344,5 +376,30 @@ pub(super) async fn received(State(api): State<Api>, Query(query): Query<Receive
             return say(StatusCode::SERVICE_UNAVAILABLE, "not received in time");
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_not_be_in_force_is_not_stored() {
+        let refused = |text: &str| unsupported(&serde_json::from_str(text).unwrap());
+        for text in [
+            r#"{"standby_cluster":{"host":"a"}}"#,
+            r#"{"slots":{"a":{"type":"physical"}}}"#,
+            r#"{"postgresql":{"callbacks":{"on_start":"x"}}}"#,
+        ] {
+            let answer = refused(text).unwrap();
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{text}");
+        }
+        for text in [
+            r#"{"pause":true}"#,
+            r#"{"standby_cluster":null,"slots":{}}"#,
+            r#"{"ttl":30,"postgresql":{"parameters":{"work_mem":"4MB"}}}"#,
+        ] {
+            assert!(refused(text).is_none(), "{text}");
+        }
     }
 }

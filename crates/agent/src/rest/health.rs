@@ -13,6 +13,7 @@ use crate::context::Status;
 use crate::rest::Api;
 use crate::rest::reports::{is_sync, leads, member_report};
 use mrg_base::Moment;
+use mrg_dcs::tags::flag;
 use mrg_election::{Mode, Postgres, WalReceiver};
 
 /// Every path that has no route of its own.
@@ -88,9 +89,8 @@ fn bytes(text: &str) -> Option<u64> {
 
 fn is_role(api: &Api, status: &Status, path: &str, query: &BTreeMap<String, String>) -> bool {
     let config = &api.context.config;
-    let tag = |name: &str| matches!(config.tags.get(name), Some(serde_json::Value::Bool(true)));
     let standby = matches!(status.postgres, Postgres::Standby(_))
-        && !tag("noloadbalance")
+        && !flag(&config.tags, "noloadbalance")
         && lag_fits(status, query);
     let wanted_state = query
         .get("replication_state")

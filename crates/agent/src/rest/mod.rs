@@ -7,6 +7,8 @@ mod control;
 mod health;
 mod metrics;
 pub(crate) mod reports;
+mod restart;
+mod unsupported;
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::AgentConfig;
 use crate::context::Context;
 use crate::peers::{FailsafeRequest, VoteAnswer, Withdrawal};
 use mrg_postgres::Credentials;
@@ -38,6 +41,8 @@ pub(crate) enum Ask {
     Withdraw(Withdrawal),
     /// A client requests a restart of postgres.
     Restart,
+    /// The file was read again.
+    Reload(Box<AgentConfig>),
 }
 
 /// What the handlers share.
@@ -66,7 +71,11 @@ pub(crate) async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()
             post(control::switchover).delete(control::cancel),
         )
         .route("/failover", post(control::failover))
-        .route("/restart", post(control::restart))
+        .route("/restart", post(restart::restart).delete(restart::cancel))
+        .route("/reload", post(control::reload))
+        .route("/reinitialize", post(unsupported::reinitialize))
+        .route("/mpp", post(unsupported::citus))
+        .route("/citus", post(unsupported::citus))
         .route(
             "/failsafe",
             get(control::failsafe_members).post(control::failsafe),

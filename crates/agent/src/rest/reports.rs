@@ -46,11 +46,21 @@ pub(crate) fn member_report(api: &Api) -> Value {
         insert(sync_role(&status), true.into());
     }
     if let Some(why) = status.why {
-        let reason = json!({ "label": why.label(), "message": why.sentence() });
+        let mut reason = json!({ "label": why.label(), "message": why.sentence() });
+        if let Some(failure) = &status.failure {
+            reason["failure"] = failure.clone().into();
+        }
         insert("reason", reason);
     }
     if let Some(error) = &status.config_error {
         insert("config_error", error.clone().into());
+    }
+    if let Some(text) = &status.unsupported_config {
+        insert("unsupported_config", text.clone().into());
+    }
+    if !status.ignored.is_empty() {
+        let lines: Vec<String> = status.ignored.iter().map(ToString::to_string).collect();
+        insert("ignored_settings", lines.into());
     }
     insert("dcs_last_seen", (status.dcs_last_seen / 1000).into());
     insert("tags", Value::Object(config.tags.clone()));
@@ -156,7 +166,9 @@ pub(crate) async fn cluster(State(api): State<Api>) -> Response {
 }
 
 fn member_row(name: &MemberName, data: &MemberData, role: &str, head: Option<u64>) -> Value {
-    let (host, port) = data.postgres_address().unwrap_or_default();
+    let address = data.postgres_address();
+    let host = address.as_ref().map_or("", |address| address.host.as_str());
+    let port = address.as_ref().map_or(0, |address| address.port);
     let state = match &data.replication_state {
         Some(state) if data.is_running() => state.as_str(),
         _ => data.state.as_str(),

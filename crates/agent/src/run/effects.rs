@@ -1,5 +1,6 @@
 //! Performs what the node decides.
 
+use crate::context::Context;
 use crate::peers::VoteAnswer;
 use crate::perform::perform;
 use crate::run::Agent;
@@ -57,10 +58,11 @@ impl Agent {
         let (context, events) = (self.context.clone(), self.events.clone());
         let lease = self.node.lease().map(|lease| lease.id);
         let task = tokio::spawn(async move {
-            let outcome = perform(context, action.clone(), lease).await;
+            let outcome = perform(context.clone(), action.clone(), lease).await;
             if !matches!(outcome, Outcome::Done) {
                 tracing::info!(?action, ?outcome, "step ended");
             }
+            note_failure(&context, &action, &outcome);
             let _ = events.send(Event::Finished { step, outcome }).await;
         });
         self.step = Some((step, task));
@@ -81,5 +83,19 @@ impl Agent {
         tracing::info!(why = why.label(), "{}", why.sentence());
         self.context
             .update(|status| *status.reasons.entry(why).or_insert(0) += 1);
+    }
+}
+
+/// Keeps why a step on the server failed, for the member key and the status, until postgres starts.
+fn note_failure(context: &Context, action: &Action, outcome: &Outcome) {
+    match (action, outcome) {
+        (_, Outcome::Failed(why) | Outcome::NoSpace(why)) if action.touches_postgres() => {
+            let why = why.clone();
+            context.update(|status| status.failure = Some(why));
+        }
+        (Action::Start(_) | Action::Promote, outcome) if outcome.is_success() => {
+            context.update(|status| status.failure = None);
+        }
+        _ => {}
     }
 }

@@ -6,6 +6,7 @@ use crate::run::Agent;
 use mrg_base::Millis;
 use mrg_dcs::{Error as DcsError, Store, wire};
 use mrg_election::{Event, LeaseId};
+use mrg_postgres::server_in;
 use mrg_telemetry::chain;
 
 impl Agent {
@@ -28,6 +29,15 @@ impl Agent {
     /// goes at once.
     pub(super) async fn clear_former_incarnation(&self) {
         let config = &self.context.config;
+        // The agent and its fence may be gone while their server is not.
+        if let Some(pid) = server_in(&config.data_directory) {
+            tracing::error!(
+                pid,
+                directory = %config.data_directory.display(),
+                "a PostgreSQL server that this agent did not start runs on its data; the lease of the agent before is not revoked while it may write"
+            );
+            return;
+        }
         let Some(record) = Incarnation::load(&config.incarnation_file()) else {
             return;
         };
@@ -64,7 +74,7 @@ async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
             return Event::LeaseUnanswered;
         }
     };
-    if let Err(error) = record_lease(context, granted.id, pids) {
+    if let Err(error) = record_lease(context, granted.id, pids).await {
         let path = context.config.incarnation_file();
         tracing::error!(error = chain(&error), path = %path.display(), "failed to record the lease");
         let _ = context.store.revoke(granted.id, context.dcs_within()).await;
@@ -90,11 +100,17 @@ async fn keep_alive(context: &Context, lease: LeaseId) -> Event {
 }
 
 /// Records the lease for the incarnation after this one, and for the kubelet, before the lease is
-/// used for anything.
-fn record_lease(context: &Context, lease: LeaseId, pids: &[u32]) -> std::io::Result<()> {
-    Incarnation::of(lease, pids).store(&context.config.incarnation_file())?;
-    if let Some(path) = &context.config.own.termination_message {
-        std::fs::write(path, wire::compact(&serde_json::json!({ "lease": lease })))?;
-    }
-    Ok(())
+/// used for anything. Fails if the disk does not take it in time.
+async fn record_lease(context: &Context, lease: LeaseId, pids: &[u32]) -> std::io::Result<()> {
+    let record = Incarnation::of(lease, pids);
+    let path = context.config.incarnation_file();
+    let message = context.config.own.termination_message.clone();
+    let write = tokio::task::spawn_blocking(move || {
+        record.store(&path)?;
+        message.map_or(Ok(()), |path| {
+            std::fs::write(path, wire::compact(&serde_json::json!({ "lease": lease })))
+        })
+    });
+    let written = tokio::time::timeout(context.dcs_within(), write).await;
+    written.map_err(|_| std::io::ErrorKind::TimedOut)??
 }

@@ -6,6 +6,7 @@ mod effects;
 mod lease;
 mod monitor;
 mod promises;
+mod pulse;
 mod requests;
 mod watched;
 
@@ -20,12 +21,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, Finding, Listen};
 use crate::context::Context;
 use crate::fence::{Fence, kill_descendants};
 use crate::housekeeping::Housekeeping;
 use crate::peers::Peers;
-use crate::promise;
+use crate::promise::{self, Recorder};
+use crate::reload;
 use crate::rest::{self, Api, Ask};
 use crate::server::Server;
 use dynamic::Dynamic;
@@ -34,7 +36,7 @@ use mrg_base::{Millis, Moment};
 use mrg_dcs::{ClusterSnapshot, Keys, Store, settings};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch};
 use mrg_election::watch_order::WatchOrder;
-use mrg_election::{Event, Node, StepId};
+use mrg_election::{Event, Node, Revision, StepId};
 use requests::Replies;
 
 /// How often postgres is probed when nothing happens.
@@ -51,16 +53,30 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     // Orphans of a fence that was killed become our children, so that they can be killed, too.
     nix::sys::prctl::set_child_subreaper(true).context("failed to become a subreaper")?;
-    let listen = config.rest_listen.to_string();
-    let listener = TcpListener::bind(&listen)
-        .await
-        .with_context(|| format!("unable to listen on {listen} (restapi.listen)"))?;
+    let listener = bind(&config.rest_listen).await?;
     let (asks, requests) = mpsc::channel(64);
     let (agent, inputs) = Agent::start(Arc::new(config), requests)?;
     let context = agent.context.clone();
+    reload::on_hangup(context.clone(), asks.clone())?;
     tokio::spawn(rest::serve(listener, Api { context, asks }));
     agent.clear_former_incarnation().await;
     agent.run(inputs).await
+}
+
+/// Listens on the first address that this machine has.
+async fn bind(listen: &Listen) -> anyhow::Result<TcpListener> {
+    let addresses = listen.to_bind();
+    let mut failure = anyhow::anyhow!("restapi.listen names no address");
+    for address in addresses {
+        match TcpListener::bind((address.host.as_str(), address.port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => {
+                failure = anyhow::Error::new(error)
+                    .context(format!("unable to listen on {address} (restapi.listen)"));
+            }
+        }
+    }
+    Err(failure)
 }
 
 /// Everything that the loop reacts to besides time and signals.
@@ -86,10 +102,15 @@ struct Agent {
     snapshot: Arc<ClusterSnapshot>,
     order: WatchOrder,
     dynamic: Dynamic,
+    /// The revision of the dynamic configuration that was audited last.
+    audited: Option<Revision>,
+    /// Settings of the file that have no effect.
+    ignored: Vec<Finding>,
     replies: Replies,
     step: Option<(StepId, JoinHandle<()>)>,
     housekeeping: Housekeeping,
     started: Moment,
+    recorder: Recorder,
     has_promise_record: bool,
     exit: bool,
 }
@@ -113,6 +134,7 @@ impl Agent {
         let (probes, probe_queue) = mpsc::unbounded_channel();
         tokio::spawn(watch(context.store.clone(), command_queue, watch_sender));
         tokio::spawn(monitor(server, probe_queue, events.clone()));
+        tokio::spawn(pulse::pulse(context.clone(), events.clone()));
         let inputs = Inputs {
             events: event_queue,
             watch: watch_events,
@@ -120,8 +142,10 @@ impl Agent {
             exits,
             fence_gone,
         };
+        let recorder = Recorder::new(context.config.promise_file());
         let agent = Self {
             housekeeping: Housekeeping::new(context.clone()),
+            ignored: context.config.ignored.clone(),
             context,
             node,
             fence,
@@ -131,9 +155,11 @@ impl Agent {
             snapshot: Arc::default(),
             order: WatchOrder::default(),
             dynamic: Dynamic::default(),
+            audited: None,
             replies: Replies::default(),
             step: None,
             started: mrg_clock::now(),
+            recorder,
             has_promise_record: false,
             exit: false,
         };
@@ -224,6 +250,7 @@ impl Agent {
     fn publish(&self, now: Moment) {
         let view = self.node.view(now);
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
+        let just_started = view.may_have_promised();
         let lease = self.node.lease().copied();
         let former_lease = self.node.former_lease();
         let why = self.node.reason();
@@ -231,6 +258,7 @@ impl Agent {
             status.holds_key = holds_key;
             status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
             status.may_write = may_write;
+            status.just_started = just_started;
             status.lease = lease.map(|lease| lease.id);
             status.former_lease = former_lease;
             status.why = why;
@@ -281,6 +309,7 @@ async fn either(first: &mut Signal, second: &mut Signal) {
 
 /// The fence is gone, and its children are ours now. Without a fence nothing may run.
 async fn kill_orphans() -> anyhow::Result<()> {
-    tokio::task::spawn_blocking(|| kill_descendants(&BTreeSet::new(), |_| {})).await?;
+    let none = BTreeSet::new();
+    tokio::task::spawn_blocking(move || kill_descendants(&none, &none, |_| {})).await?;
     anyhow::bail!("the fence is gone; every process of postgres was killed")
 }

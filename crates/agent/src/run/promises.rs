@@ -7,7 +7,6 @@ use tokio::sync::oneshot;
 use crate::context::Context;
 use crate::peers::{Error as PeerError, FailsafeRequest, Withdrawal};
 use crate::perform::write_failsafe;
-use crate::promise;
 use crate::run::Agent;
 use mrg_base::{MemberName, Millis, Moment};
 use mrg_election::{Event, Promise, PromiseRequest, Revision};
@@ -22,15 +21,15 @@ impl Agent {
             return;
         }
         self.has_promise_record = true;
-        let path = self.context.config.promise_file();
-        if !path.exists()
-            && let Err(error) = promise::record(&path, None)
-        {
-            tracing::warn!(
-                error = chain(&error),
-                "the record of promises cannot be written; after a restart this member keeps quiet for one ttl"
-            );
-        }
+        let record = self.recorder.record(None, self.context.dcs_within());
+        tokio::spawn(async move {
+            if let Err(error) = record.await {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the record of promises cannot be written; after a restart this member keeps quiet for one ttl"
+                );
+            }
+        });
     }
 
     /// Takes a leader's request for a promise to the node.
@@ -57,14 +56,20 @@ impl Agent {
 
     /// Answers a request for a promise; a promise is recorded before.
     pub(super) fn answer_promise(&mut self, reply: u64, answer: Result<Promise, String>) {
-        let path = self.context.config.promise_file();
-        let answer = answer.and_then(|promise| {
-            promise::record(&path, Some(promise))
-                .map_err(|error| format!("the promise cannot be recorded: {}", chain(&error)))
-        });
-        if let Some(waiting) = self.replies.take_promise(reply) {
+        let Some(waiting) = self.replies.take_promise(reply) else {
+            return;
+        };
+        let within = self.context.dcs_within();
+        let record = answer.map(|promise| self.recorder.record(Some(promise), within));
+        tokio::spawn(async move {
+            let answer = match record {
+                Ok(record) => record
+                    .await
+                    .map_err(|error| format!("the promise cannot be recorded: {}", chain(&error))),
+                Err(refusal) => Err(refusal),
+            };
             let _ = waiting.send(answer);
-        }
+        });
     }
 
     /// Asks the members to promise not to race.

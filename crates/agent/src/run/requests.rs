@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
+use crate::config::AgentConfig;
 use crate::peers::{VoteAnswer, Withdrawal};
 use crate::rest::Ask;
 use crate::run::Agent;
@@ -51,12 +52,22 @@ impl Agent {
     pub(super) async fn requested(&mut self, ask: Ask) {
         match ask {
             Ask::Restart => self.event(Event::RestartRequested).await,
+            Ask::Reload(new) => self.reloaded(*new).await,
             Ask::Vote(answer) => self.vote_requested(answer).await,
             Ask::Withdraw(Withdrawal { lease, round }) => {
                 self.event(Event::PromiseWithdrawn { lease, round }).await;
             }
             Ask::Promise(request, answer) => self.promise_requested(request, answer).await,
         }
+    }
+
+    /// Takes over what has its effect at once; PostgreSQL's verdict on the parameters follows.
+    async fn reloaded(&mut self, new: AgentConfig) {
+        self.ignored = new.ignored;
+        self.audited = None;
+        self.context.server.set_local(new.parameters, new.hba);
+        let snapshot = self.snapshot.clone();
+        self.configure(&snapshot).await;
     }
 
     /// The last snapshot may be older than what the candidate knows: a vote waits for a read, unless

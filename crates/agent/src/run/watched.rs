@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::config::{BOOTSTRAP_DCS, Finding, audit_dynamic};
 use crate::context::addresses;
 use crate::run::Agent;
-use mrg_dcs::{ClusterSnapshot, Error as DcsError, InvalidConfig, wire};
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, Error as DcsError, InvalidConfig, wire};
 use mrg_dcs_etcd::{WatchCommand, WatchEvent};
 use mrg_election::watch_order::{WatchInput, WatchOutput};
 use mrg_election::{Event, Settings};
@@ -85,7 +86,7 @@ impl Agent {
         self.context.peers.learn(present.collect());
     }
 
-    async fn configure(&mut self, snapshot: &ClusterSnapshot) {
+    pub(super) async fn configure(&mut self, snapshot: &ClusterSnapshot) {
         let key = snapshot
             .config()
             .map(|key| (key.modified, key.value.clone()));
@@ -98,8 +99,41 @@ impl Agent {
         if let Some(error) = in_force.refused {
             self.refuse_config(&error);
         }
+        if let Some(revision) = in_force.revision
+            && self.audited != Some(revision)
+        {
+            self.audited = Some(revision);
+            self.audit(&in_force.config);
+        }
         self.housekeeping
             .configure(in_force.revision, in_force.config, addresses(snapshot));
+    }
+
+    /// Says once what of a configuration that another program has written is not in force.
+    fn audit(&self, config: &DynamicConfig) {
+        let audit = audit_dynamic(&config.0);
+        let lines: Vec<String> = audit.refused.iter().map(ToString::to_string).collect();
+        let unsupported = (!lines.is_empty()).then(|| format!("config: {}", lines.join("; ")));
+        if let Some(text) = &unsupported
+            && self.context.status().unsupported_config.as_ref() != Some(text)
+        {
+            tracing::warn!(
+                error = text,
+                "settings of the dynamic configuration are not in force"
+            );
+        }
+        // `bootstrap.dcs` is of no interest any more.
+        let own = self
+            .ignored
+            .iter()
+            .filter(|found| !found.setting.starts_with(BOOTSTRAP_DCS));
+        let ignored: Vec<Finding> = own.cloned().chain(audit.ignored).collect();
+        self.context.update(|status| {
+            if *status.ignored != ignored {
+                status.ignored = Arc::new(ignored);
+            }
+            status.unsupported_config = unsupported;
+        });
     }
 
     async fn take_settings(&mut self, settings: Settings) {

@@ -12,7 +12,7 @@ use crate::server::{Error, Server, programs};
 use mrg_base::{MemberName, Position};
 use mrg_election::StartAs;
 use mrg_election::sync::Names;
-use mrg_postgres::{DataState, Probe};
+use mrg_postgres::{DataState, Probe, server_in};
 
 /// Postgres may take this long to accept connections before starting counts as under way rather
 /// than done.
@@ -27,6 +27,7 @@ impl Server {
         if self.is_running() {
             return Err(Error::state("postgres runs already"));
         }
+        self.disk.answers().await?;
         let writer = *role == StartAs::Primary;
         let minimums = if writer {
             BTreeMap::new()
@@ -58,9 +59,10 @@ impl Server {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if !self.is_running() {
-                return Err(Error::state(
-                    "postgres ended while starting; its log says why",
-                ));
+                let why = programs::reason_of_end(&self.postmaster.log_end());
+                return Err(Error::state(format!(
+                    "postgres ended while starting: {why}"
+                )));
             }
             if self.query().await.is_ok() || Instant::now() >= deadline {
                 return Ok(());
@@ -81,6 +83,7 @@ impl Server {
     }
 
     fn prepare_start(&self, role: &StartAs) -> Result<(), Error> {
+        self.clear_locks()?;
         std::fs::create_dir_all(self.config.socket_directory())
             .map_err(Error::file("the socket directory"))?;
         let upstream = match role {
@@ -98,9 +101,6 @@ impl Server {
             StartAs::Standby { .. } => std::fs::write(&signal, ""),
         }
         .map_err(Error::file("standby.signal"))?;
-        // Left by a postmaster that was killed; the fence has shown that it is gone.
-        remove_if_there(&self.data().join("postmaster.pid"))
-            .map_err(Error::file("postmaster.pid"))?;
         self.write_configuration()?;
         Ok(())
     }
@@ -126,6 +126,20 @@ impl Server {
         self.postmaster.kill().await?;
         self.connection.close();
         Ok(())
+    }
+
+    /// Kills what is left of a server that has ended.
+    ///
+    /// # Guarantees
+    /// On success no process of a server runs on the data directory, not even one that this agent
+    /// did not start.
+    pub(crate) async fn leave_nothing(&self) -> Result<(), Error> {
+        self.kill().await?;
+        server_in(self.data()).map_or(Ok(()), |pid| {
+            Err(Error::state(format!(
+                "process {pid}, which this agent did not start, may write to the data"
+            )))
+        })
     }
 
     /// Streams from this member from now on.
@@ -162,8 +176,11 @@ impl Server {
         names: &Names,
         timeout: Duration,
     ) -> Result<Position, Error> {
-        self.settings
-            .change(|settings| settings.set_names(names.clone()));
+        self.settings.change(|settings| {
+            settings.set_names(names.clone());
+            // What is in force may come from elsewhere than the file that was written last.
+            settings.forget_written();
+        });
         self.rewrite()?;
         poll(timeout, "changing synchronous_standby_names", || {
             self.position_under(names)

@@ -30,14 +30,30 @@ impl Connection {
 
     /// The open session, or a new one.
     pub(super) async fn session(&self) -> Result<Arc<Session>, Error> {
-        let open = self.session.read(Clone::clone);
-        if let Some(session) = open.filter(|session| !session.is_closed()) {
+        if let Some(session) = self.current() {
             return Ok(session);
         }
         let session = Arc::new(Session::open(&self.settings).await?);
         self.session
             .change(|shared| *shared = Some(session.clone()));
         Ok(session)
+    }
+
+    /// The open session, if there is one.
+    pub(super) fn current(&self) -> Option<Arc<Session>> {
+        self.session
+            .read(Clone::clone)
+            .filter(|session| !session.is_closed())
+    }
+
+    /// A session besides the shared one. Opening it, and each of its statements, may take
+    /// `timeout`.
+    pub(super) async fn open_another(&self, timeout: Duration) -> Result<Arc<Session>, Error> {
+        let settings = SessionSettings {
+            timeout,
+            ..self.settings.clone()
+        };
+        Ok(Arc::new(Session::open(&settings).await?))
     }
 
     /// The next use opens a new session.

@@ -7,15 +7,18 @@
 
 mod commands;
 mod connection;
+mod disk;
 mod guarded;
 mod observation;
 mod probe;
 mod process;
 mod programs;
 mod provisioning;
+mod pulse;
 mod reconfigure;
 mod remote;
 mod settings;
+mod validation;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +28,7 @@ use tokio::sync::mpsc;
 use crate::config::AgentConfig;
 use crate::fence::{self, Exit, Fence};
 use connection::Connection;
+use disk::Disk;
 use guarded::Guarded;
 use mrg_base::MemberName;
 use mrg_postgres::{ServerFacts, Session};
@@ -52,6 +56,8 @@ pub(crate) enum Error {
     },
     #[error("there is no room on the volume for what {program} writes: {output}")]
     NoSpace { program: String, output: String },
+    #[error("the volume of the data takes no writes; waiting until it does")]
+    DiskHangs,
     #[error("{0} took longer than it may")]
     Timeout(&'static str),
     #[error("the address of {0} is not known")]
@@ -81,11 +87,14 @@ pub(crate) struct Server {
     fence: Fence,
     postmaster: Postmaster,
     connection: Connection,
+    disk: Disk,
     settings: Guarded<Settings>,
     observation: Guarded<Known>,
     /// The system identifier in the record beside the data; `None` until this process has read or
     /// written that record.
     recorded: Guarded<Option<u64>>,
+    /// The cluster's system identifier, as etcd has it; `None` until it is known.
+    cluster_system: Guarded<Option<u64>>,
 }
 
 impl Server {
@@ -99,11 +108,13 @@ impl Server {
             major: programs::major_version(&config),
             postmaster: Postmaster::new(fence.clone(), exits),
             connection: Connection::new(&config),
+            disk: Disk::new(config.beside_data(".alive")),
             config,
             fence,
             settings: Guarded::default(),
             observation: Guarded::default(),
             recorded: Guarded::new(None),
+            cluster_system: Guarded::new(None),
         }
     }
 

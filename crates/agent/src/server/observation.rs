@@ -2,7 +2,7 @@
 
 use crate::server::settings::Upstream;
 use mrg_base::{Moment, Position};
-use mrg_election::{DataDirectory, Fork, Postgres, Standby, WalReceiver};
+use mrg_election::{DataDirectory, Fork, Postgres, Primary, Standby, WalReceiver};
 use mrg_postgres::{DataState, Probe, Replica, ServerFacts};
 
 /// What one probe has read.
@@ -12,6 +12,8 @@ pub(super) enum Reading {
     AtRest(AtRest),
     /// The server has answered. `fork` is where a standby's timeline ended, by its history files.
     Answered { probe: Probe, fork: Option<Fork> },
+    /// The server has no place for another session, so it serves those that it has.
+    Full,
     /// The postmaster runs and refuses connections, or its socket is not there yet.
     NotAccepting,
     /// The server has accepted a connection and failed to answer.
@@ -30,6 +32,12 @@ pub(super) struct AtRest {
     pub(super) unfinished: bool,
     /// `pg_rewind` was interrupted: no server may be started on it.
     pub(super) half_rewound: bool,
+    /// The record beside the data names this cluster: what is there is this member's own.
+    pub(super) ours: bool,
+    /// A process of a server on the directory that this agent did not start.
+    pub(super) server: Option<u32>,
+    /// For messages.
+    pub(super) directory: String,
 }
 
 /// What is known of the server besides its role, from the probes so far.
@@ -37,6 +45,8 @@ pub(super) struct AtRest {
 pub(super) struct Known {
     /// From the last answer of the running server; `None` if it is known not to run.
     pub(super) facts: Option<ServerFacts>,
+    /// The last answer, if it was a primary's; `None` if no server is known to run.
+    pub(super) primary: Option<Primary>,
     /// Since when the WAL receiver has not been streaming, if it should.
     pub(super) broken_since: Option<Moment>,
     /// Why the data directory cannot be used, if it was found so.
@@ -52,7 +62,7 @@ pub(super) fn observe(
 ) -> Postgres {
     match reading {
         Reading::AtRest(rest) => {
-            known.facts = None;
+            (known.facts, known.primary) = (None, None);
             at_rest(rest, known)
         }
         Reading::Answered {
@@ -60,27 +70,52 @@ pub(super) fn observe(
             ..
         } => {
             known.facts = Some(facts);
+            known.primary = Some(primary.clone());
             Postgres::Primary(primary)
         }
         Reading::Answered {
             probe: Probe::Replica(replica, facts),
             fork,
         } => {
-            known.facts = Some(facts);
+            (known.facts, known.primary) = (Some(facts), None);
             Postgres::Standby(standby(&replica, fork, upstream, known, now))
         }
+        // A primary stays one until it ends; what it said last is what is known of it.
+        Reading::Full => known
+            .primary
+            .clone()
+            .map_or(Postgres::Starting, Postgres::Primary),
         Reading::NotAccepting => Postgres::Starting,
         Reading::Failed => Postgres::Unknown,
     }
 }
 
 fn at_rest(rest: AtRest, known: &mut Known) -> Postgres {
-    if rest.half_rewound {
-        return Postgres::NoData;
+    let directory = rest.directory;
+    if let Some(pid) = rest.server {
+        known.unusable = Some(format!(
+            "a PostgreSQL server that this agent did not start (process {pid}) runs in {directory}; stop it (`pg_ctl -D {directory} stop`) and this agent takes over, or correct postgresql.data_dir"
+        ));
+        return Postgres::Unknown;
     }
     let mismatch = version_mismatch(rest.made_by.as_deref(), rest.programs.as_deref());
     let unusable = match (rest.data, mismatch) {
-        (DataState::Absent, _) => return Postgres::NoData,
+        (DataState::Absent, _) => {
+            known.unusable = None;
+            return Postgres::NoData;
+        }
+        // A copy replaces it; until the copy streams, what is there is kept.
+        _ if rest.half_rewound => {
+            known.unusable = None;
+            return Postgres::NoData;
+        }
+        (DataState::Foreign(_), _) if rest.ours => {
+            known.unusable = None;
+            return Postgres::NoData;
+        }
+        (DataState::Foreign(names), _) => format!(
+            "{directory} has no global/pg_control and is not empty ({names}), and no record beside it says that it is this cluster's; nothing of it is touched: move it away, or correct postgresql.data_dir"
+        ),
         (DataState::Present(control), None) => {
             known.unusable = None;
             return Postgres::Stopped(DataDirectory {
@@ -91,7 +126,7 @@ fn at_rest(rest: AtRest, known: &mut Known) -> Postgres {
         (DataState::Present(_), Some(why)) | (DataState::Unreadable(why), _) => why,
     };
     known.unusable = Some(unusable);
-    Postgres::Unknown
+    Postgres::Unusable
 }
 
 fn version_mismatch(made_by: Option<&str>, programs: Option<&str>) -> Option<String> {
@@ -114,8 +149,11 @@ fn standby(
         None => WalReceiver::Stopped,
         Some(_) if replica.streaming => WalReceiver::Streaming,
         Some(upstream) => {
-            // A receiver that was broken under the upstream before this one has a new chance.
-            let since = known.broken_since.filter(|since| *since >= upstream.since);
+            // A receiver that was broken under the upstream before this one has a new chance, and
+            // one for which the server did not wait yet has not had any.
+            let since = known
+                .broken_since
+                .filter(|since| *since >= upstream.since && replica.waiting);
             WalReceiver::Broken(since.unwrap_or(now))
         }
     };

@@ -4,7 +4,7 @@ use crate::server::Server;
 use crate::server::observation::{AtRest, Reading, observe};
 use crate::server::settings::Settings;
 use mrg_election::Postgres;
-use mrg_postgres::{DataState, Probe, Replica, fork_of, timeline_at};
+use mrg_postgres::{DataState, Probe, Replica, fork_of, server_in, timeline_at};
 use mrg_telemetry::chain;
 
 impl Server {
@@ -30,6 +30,9 @@ impl Server {
     async fn read(&self) -> Reading {
         if !self.is_running() {
             return Reading::AtRest(AtRest {
+                server: server_in(self.data()),
+                ours: self.is_recorded(),
+                directory: self.data().display().to_string(),
                 data: DataState::read(self.data()),
                 made_by: std::fs::read_to_string(self.data().join("PG_VERSION")).ok(),
                 programs: self.major.clone(),
@@ -45,6 +48,7 @@ impl Server {
                 };
                 Reading::Answered { probe, fork }
             }
+            Err(error) if error.is_full() => Reading::Full,
             Err(mrg_postgres::Error::Connect(_)) => Reading::NotAccepting,
             Err(error) => {
                 tracing::debug!(error = chain(&error), "postgres does not answer");

@@ -1,5 +1,6 @@
 //! The postmaster: started, signalled and killed through the fence.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -45,6 +46,8 @@ pub(super) struct Postmaster {
     state: Guarded<State>,
     /// The id of the last postmaster whose end the fence has reported; 0 before the first.
     ended: watch::Sender<u64>,
+    /// The end of its log.
+    log_end: Arc<Guarded<String>>,
     exits: mpsc::UnboundedSender<()>,
 }
 
@@ -55,6 +58,7 @@ impl Postmaster {
             fence,
             state: Guarded::default(),
             ended: watch::Sender::new(0),
+            log_end: Arc::default(),
             exits,
         }
     }
@@ -74,10 +78,16 @@ impl Postmaster {
         tokio::spawn(report_exit(
             id,
             exit,
+            self.log_end.clone(),
             self.ended.clone(),
             self.exits.clone(),
         ));
         Ok(pid)
+    }
+
+    /// The end of the log of the postmaster that ended last.
+    pub(super) fn log_end(&self) -> String {
+        self.log_end.read(Clone::clone)
     }
 
     /// Takes note of the end that the fence has reported; whether one was new.
@@ -138,11 +148,13 @@ impl Postmaster {
 async fn report_exit(
     id: u64,
     exit: oneshot::Receiver<Exit>,
+    log_end: Arc<Guarded<String>>,
     ended: watch::Sender<u64>,
     exits: mpsc::UnboundedSender<()>,
 ) {
     if let Ok(exit) = exit.await {
         tracing::warn!(%exit, "the postmaster ended, and every process of it");
+        log_end.change(|kept| *kept = exit.output);
     } else {
         tracing::warn!("the fence ended, and postgres with it");
     }

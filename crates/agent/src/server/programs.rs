@@ -27,9 +27,9 @@ pub(super) async fn run(
     let _ = std::fs::remove_file(&log);
     let mut argv = vec![config.program(program)];
     argv.extend(arguments);
-    let env = user
-        .map(|user| vec![("PGPASSWORD".to_owned(), user.password.clone())])
-        .unwrap_or_default();
+    // What they print is read. A locale of the environment would also be initdb's default.
+    let mut env = vec![("LC_ALL".to_owned(), "C".to_owned())];
+    env.extend(user.map(|user| ("PGPASSWORD".to_owned(), user.password.clone())));
     let process = Process {
         argv,
         env,
@@ -48,9 +48,7 @@ pub(super) async fn run(
 
 fn failure(program: &str, exit: Exit, output: &str) -> Error {
     let program = program.to_owned();
-    let mut shown: Vec<&str> = output.lines().rev().take(LINES_SHOWN).collect();
-    shown.reverse();
-    let output = shown.join(" | ");
+    let output = last_lines(output);
     if output.contains("No space left on device") {
         Error::NoSpace { program, output }
     } else {
@@ -59,6 +57,26 @@ fn failure(program: &str, exit: Exit, output: &str) -> Error {
             exit,
             output,
         }
+    }
+}
+
+fn last_lines(output: &str) -> String {
+    let mut shown: Vec<&str> = output.lines().rev().take(LINES_SHOWN).collect();
+    shown.reverse();
+    shown.join(" | ")
+}
+
+/// Why a server ended, from the end of its log: its last fatal messages, each with what follows it
+/// as detail or hint; the last lines if there is none.
+pub(super) fn reason_of_end(log: &str) -> String {
+    let severity = |line: &str| ["FATAL:", "PANIC:"].iter().any(|word| line.contains(word));
+    let detail = |line: &str| ["DETAIL:", "HINT:"].iter().any(|word| line.contains(word));
+    let cause = |line: &str| severity(line) || detail(line) || line.contains("LOG:  invalid");
+    let shown: Vec<&str> = log.lines().filter(|line| cause(line)).collect();
+    let last = shown.len().saturating_sub(LINES_SHOWN);
+    match shown.get(last..) {
+        Some(shown) if !shown.is_empty() => shown.join(" | "),
+        _ => last_lines(log),
     }
 }
 
@@ -96,16 +114,28 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_ended_is_explained_by_its_last_fatal_message() {
+        let log = "LOG:  starting PostgreSQL\nLOG:  invalid connection type \"hots\"\nFATAL:  could not load pg_hba.conf\nLOG:  database system is shut down\n";
+        assert_eq!(
+            reason_of_end(log),
+            "LOG:  invalid connection type \"hots\" | FATAL:  could not load pg_hba.conf"
+        );
+        assert_eq!(reason_of_end("a\nb\n"), "a | b");
+        assert_eq!(reason_of_end(""), "");
+    }
+
+    #[test]
     fn a_failure_shows_the_end_of_the_output_and_tells_a_full_volume_from_the_rest() {
-        let exit = Exit {
+        let exit = || Exit {
             code: Some(1),
             signal: None,
+            output: String::new(),
         };
-        let text = failure("pg_rewind", exit, "a\nb\nc\nd\ne\n").to_string();
+        let text = failure("pg_rewind", exit(), "a\nb\nc\nd\ne\n").to_string();
         assert_eq!(text, "pg_rewind ended with exit status 1: b | c | d | e");
-        let full = failure("initdb", exit, "x\ninitdb: No space left on device\n");
+        let full = failure("initdb", exit(), "x\ninitdb: No space left on device\n");
         assert!(matches!(full, Error::NoSpace { .. }), "{full}");
-        let earlier = failure("initdb", exit, "No space left on device\na\nb\nc\nd\n");
+        let earlier = failure("initdb", exit(), "No space left on device\na\nb\nc\nd\n");
         assert!(matches!(earlier, Error::Program { .. }), "{earlier}");
     }
 }

@@ -10,7 +10,7 @@ use crate::config::AgentConfig;
 use crate::incarnation::write_durably;
 use crate::server::{Error, Server, programs, remote};
 use mrg_base::MemberName;
-use mrg_postgres::{Credentials, DataState, conninfo};
+use mrg_postgres::{Credentials, DataState, conninfo, server_in};
 use mrg_telemetry::chain;
 
 /// The cluster that the data is of, for a start while the `initialize` key is missing.
@@ -62,6 +62,7 @@ impl Server {
     /// Takes note of the cluster's system identifier. If the local data has it, the data is finished
     /// and recorded to be of this cluster.
     pub(crate) fn note_system(&self, system_id: u64) {
+        self.cluster_system.change(|known| *known = Some(system_id));
         let recorded = self.recorded.read(|recorded| *recorded == Some(system_id));
         if recorded && !self.is_unfinished() || !self.is_of(system_id) {
             return;
@@ -87,10 +88,22 @@ impl Server {
 
     /// The system identifier of the data, if the data is recorded to be of the cluster of this name.
     pub(crate) fn recorded_system(&self) -> Option<u64> {
+        let record = self.system_record()?;
+        self.is_of(record.system_id).then_some(record.system_id)
+    }
+
+    /// Whether the record beside the data is of this cluster, by name and by the system identifier
+    /// that the cluster is known to have.
+    pub(super) fn is_recorded(&self) -> bool {
+        let known = self.cluster_system.read(|system| *system);
+        known.is_some() && self.system_record().map(|record| record.system_id) == known
+    }
+
+    /// The record beside the data, if it is of a cluster of this name.
+    fn system_record(&self) -> Option<SystemRecord> {
         let bytes = std::fs::read(self.config.system_file()).ok()?;
         let record: SystemRecord = serde_json::from_slice(&bytes).ok()?;
-        let scope = self.config.scope.to_string();
-        (record.scope == scope && self.is_of(record.system_id)).then_some(record.system_id)
+        (record.scope == self.config.scope.to_string()).then_some(record)
     }
 
     fn is_of(&self, system_id: u64) -> bool {
@@ -99,6 +112,7 @@ impl Server {
 
     /// Replaces the data directory by a copy of a member's.
     pub(crate) async fn base_backup(&self, from: &MemberName) -> Result<(), Error> {
+        self.disk.answers().await?;
         let address = self.address(from)?;
         let fresh = self.fresh_directory()?;
         let user = &self.config.authentication.replication;
@@ -132,8 +146,8 @@ impl Server {
         let user = &self.config.authentication.superuser;
         remote::checkpoint(&address, user).await?;
         // The crash recovery that pg_rewind may have to run first refuses a standby's directory.
+        self.clear_locks()?;
         remove_if_there(&self.data().join("standby.signal"))
-            .and_then(|()| remove_if_there(&self.data().join("postmaster.pid")))
             .map_err(Error::file("standby.signal"))?;
         let options = [("dbname", "postgres"), ("connect_timeout", "5")];
         let arguments = vec![
@@ -171,6 +185,7 @@ impl Server {
     /// Puts a complete directory in the place of the data directory. If there was one, there is one
     /// at every moment.
     fn install(&self, fresh: &Path) -> Result<(), Error> {
+        self.refuse_living_server()?;
         let failed = || Error::file(self.data().display());
         if self.data().exists() {
             let swapped = renameat2(
@@ -188,7 +203,36 @@ impl Server {
         remove_if_there(&self.rewinding_mark()).map_err(failed())
     }
 
+    /// An error if a server runs on the data that this agent did not start. Called where no server
+    /// of the agent's own runs.
+    fn refuse_living_server(&self) -> Result<(), Error> {
+        match server_in(self.data()) {
+            None => Ok(()),
+            Some(pid) => Err(Error::state(format!(
+                "a PostgreSQL server that this agent did not start (process {pid}) runs in {}; stop it first",
+                self.data().display()
+            ))),
+        }
+    }
+
+    /// Removes the locks of a server that is gone: `postmaster.pid`, and those of its sockets, which
+    /// a power cut leaves behind with process ids that other programs may have by now.
+    pub(super) fn clear_locks(&self) -> Result<(), Error> {
+        self.refuse_living_server()?;
+        let socket = format!(".s.PGSQL.{}", self.config.listen.port);
+        let directory = self.config.socket_directory();
+        for file in [
+            self.data().join("postmaster.pid"),
+            directory.join(format!("{socket}.lock")),
+            directory.join(socket),
+        ] {
+            remove_if_there(&file).map_err(Error::file(file.display()))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn remove_data(&self) -> Result<(), Error> {
+        self.refuse_living_server()?;
         remove_directory_if_there(self.data())
     }
 }
@@ -209,19 +253,54 @@ fn initdb_arguments(config: &AgentConfig, directory: &Path) -> Vec<String> {
         format!("--username={}", config.authentication.superuser.username),
     ];
     arguments.extend(config.initdb.clone());
-    for (option, value) in [("--encoding", "UTF8"), ("--locale", "C.UTF-8")] {
-        if !arguments.iter().any(|given| given.starts_with(option)) {
-            arguments.push(format!("{option}={value}"));
-        }
-    }
-    if !arguments.iter().any(|given| given == "--data-checksums") {
-        arguments.push("--data-checksums".to_owned());
-    }
+    arguments.extend(initdb_defaults(&config.initdb));
     arguments.extend([
         "--auth-local=trust".to_owned(),
         "--auth-host=scram-sha-256".to_owned(),
     ]);
     arguments
+}
+
+/// What the configured arguments leave open. A locale decides which encodings fit it, so no default
+/// is added beside a configured word about either that it might not fit.
+fn initdb_defaults(configured: &[String]) -> Vec<String> {
+    let value = |option: &str| {
+        configured.iter().find_map(|given| {
+            let (name, value) = given.split_once('=').unwrap_or((given, ""));
+            (name == option).then_some(value)
+        })
+    };
+    let locale = configured.iter().any(|given| {
+        ["--locale", "--lc-", "--icu-", "--builtin-locale"]
+            .iter()
+            .any(|option| given.starts_with(option))
+    });
+    let no_locale = value("--no-locale").is_some();
+    let encoding = value("--encoding");
+    let mut defaults = Vec::new();
+    let utf8 = |name: &str| {
+        matches!(
+            name.to_ascii_uppercase().as_str(),
+            "UTF8" | "UTF-8" | "UNICODE"
+        )
+    };
+    if encoding.is_none() && !locale {
+        defaults.push("--encoding=UTF8".to_owned());
+    }
+    if !locale && !no_locale {
+        // The locale C fits every encoding.
+        let fits = encoding.is_none_or(utf8);
+        let name = if fits { "C.UTF-8" } else { "C" };
+        defaults.push(format!("--locale={name}"));
+    }
+    let checksums = ["--data-checksums", "-k", "--no-data-checksums"];
+    if !configured
+        .iter()
+        .any(|given| checksums.contains(&given.as_str()))
+    {
+        defaults.push("--data-checksums".to_owned());
+    }
+    defaults
 }
 
 pub(super) fn remove_if_there(path: &Path) -> std::io::Result<()> {
@@ -237,5 +316,38 @@ fn remove_directory_if_there(path: &Path) -> Result<(), Error> {
             Err(Error::file(path.display())(error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::initdb_defaults;
+
+    #[test]
+    fn a_default_of_initdb_never_contradicts_what_is_configured() {
+        let rows: &[(&[&str], &[&str])] = &[
+            (
+                &[],
+                &["--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"],
+            ),
+            (
+                &["--encoding=UTF8", "--data-checksums"],
+                &["--locale=C.UTF-8"],
+            ),
+            (
+                &["--encoding=utf-8"],
+                &["--locale=C.UTF-8", "--data-checksums"],
+            ),
+            (&["--encoding=LATIN1"], &["--locale=C", "--data-checksums"]),
+            (&["--no-locale"], &["--encoding=UTF8", "--data-checksums"]),
+            (&["--lc-collate=C", "--lc-ctype=C"], &["--data-checksums"]),
+            (&["--locale=de_DE.ISO-8859-1", "--no-data-checksums"], &[]),
+            (&["--locale-provider=icu", "-k"], &[]),
+        ];
+        for (configured, defaults) in rows {
+            let configured: Vec<String> =
+                configured.iter().map(|text| (*text).to_owned()).collect();
+            assert_eq!(initdb_defaults(&configured), *defaults, "{configured:?}");
+        }
     }
 }

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use crate::server::connection::STATEMENT_TIMEOUT;
 use crate::server::{Error, Server};
-use mrg_base::MemberName;
-use mrg_postgres::{ConnectTo, Credentials, DataState};
+use mrg_base::{Address, MemberName};
+use mrg_postgres::{Credentials, DataState};
 
 /// A checkpoint of a busy leader writes all that its memory holds.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Server {
     /// Fails unless the member's server accepts writes and has the same system identifier as the
-    /// local data.
+    /// local data, and the local disk takes what is done for it next.
     pub(crate) async fn confirm_leader(&self, member: &MemberName) -> Result<(), Error> {
+        self.disk.answers().await?;
         let address = self.address(member)?;
         let client = connect(&address, &self.config.authentication.superuser).await?;
         let question = "SELECT NOT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())";
@@ -39,14 +40,14 @@ impl Server {
         }
     }
 
-    pub(super) fn address(&self, member: &MemberName) -> Result<ConnectTo, Error> {
+    pub(super) fn address(&self, member: &MemberName) -> Result<Address, Error> {
         self.settings
             .read(|settings| settings.address(member))
             .ok_or_else(|| Error::NoAddress(member.clone()))
     }
 }
 
-async fn connect(address: &ConnectTo, user: &Credentials) -> Result<tokio_postgres::Client, Error> {
+async fn connect(address: &Address, user: &Credentials) -> Result<tokio_postgres::Client, Error> {
     let mut config = tokio_postgres::Config::new();
     config
         .host(&address.host)
@@ -72,7 +73,7 @@ fn statement_failed(operation: &'static str) -> impl Fn(tokio_postgres::Error) -
 
 /// Writes a checkpoint on another member, so that its control file shows its timeline to
 /// `pg_rewind`.
-pub(super) async fn checkpoint(address: &ConnectTo, user: &Credentials) -> Result<(), Error> {
+pub(super) async fn checkpoint(address: &Address, user: &Credentials) -> Result<(), Error> {
     let client = connect(address, user).await?;
     tokio::time::timeout(CHECKPOINT_TIMEOUT, client.batch_execute("CHECKPOINT"))
         .await

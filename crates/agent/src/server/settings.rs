@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 
 use crate::config::{AgentConfig, parameter_text};
-use mrg_base::{MemberName, Moment};
+use crate::server::validation::{HbaLines, HbaValidation, Parameters, Validation, Verdict};
+use mrg_base::{Address, MemberName, Moment};
 use mrg_dcs::DynamicConfig;
 use mrg_election::sync::Names;
-use mrg_postgres::{Configuration, ConnectTo, RESERVED_PARAMETERS, conninfo};
-
-/// Parameters by name, as `postgresql.conf` has them.
-pub(super) type Parameters = BTreeMap<String, String>;
+use mrg_postgres::{Configuration, RESERVED_PARAMETERS, conninfo};
 
 /// The member that this one streams from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,37 +20,39 @@ pub(super) struct Upstream {
 
 #[derive(Default)]
 pub(super) struct Settings {
+    /// What the member's file says since it was read again; `None` if that has not happened.
+    local: Option<Local>,
     dynamic: DynamicConfig,
-    addresses: BTreeMap<MemberName, ConnectTo>,
+    addresses: BTreeMap<MemberName, Address>,
     upstream: Option<Upstream>,
     names: Names,
     minimums: BTreeMap<String, u64>,
     validation: Validation,
+    hba: HbaValidation,
     written: Option<Configuration>,
 }
 
-/// PostgreSQL's own verdict on the user's parameters.
-#[derive(Default)]
-struct Validation {
-    /// What the verdict is about; `None` before the first.
-    validated: Option<Parameters>,
-    /// The last parameters that PostgreSQL accepted. They are in force.
-    accepted: Parameters,
-    /// Why PostgreSQL refuses the last ones, if it does.
-    refusal: Option<String>,
+/// What of the member's file can change while the agent runs.
+pub(super) struct Local {
+    pub(super) parameters: Parameters,
+    pub(super) hba: HbaLines,
 }
 
 impl Settings {
+    pub(super) fn set_local(&mut self, local: Local) {
+        self.local = Some(local);
+    }
+
     pub(super) fn set_cluster(
         &mut self,
         dynamic: DynamicConfig,
-        addresses: BTreeMap<MemberName, ConnectTo>,
+        addresses: BTreeMap<MemberName, Address>,
     ) {
         self.dynamic = dynamic;
         self.addresses = addresses;
     }
 
-    pub(super) fn address(&self, member: &MemberName) -> Option<ConnectTo> {
+    pub(super) fn address(&self, member: &MemberName) -> Option<Address> {
         self.addresses.get(member).cloned()
     }
 
@@ -81,30 +81,51 @@ impl Settings {
             .iter()
             .map(|(name, value)| (name.clone(), parameter_text(value)))
             .collect();
-        parameters.extend(local.parameters.clone());
+        let own = self.local.as_ref();
+        parameters.extend(own.map_or(&local.parameters, |own| &own.parameters).clone());
         parameters
     }
 
     pub(super) fn is_validated(&self, parameters: &Parameters) -> bool {
-        self.validation.validated.as_ref() == Some(parameters)
+        self.validation.is_about(parameters)
     }
 
-    /// Records PostgreSQL's verdict. Refused parameters leave the last accepted ones in force.
-    pub(super) fn set_validated(&mut self, parameters: Parameters, refusal: Option<String>) {
-        if refusal.is_none() {
-            self.validation.accepted.clone_from(&parameters);
-        }
-        self.validation.refusal = refusal;
-        self.validation.validated = Some(parameters);
+    /// Records PostgreSQL's verdict.
+    pub(super) fn set_validated(&mut self, parameters: Parameters, verdict: Verdict) {
+        self.validation.record(parameters, verdict);
     }
 
+    /// Why parameters or lines of `pg_hba.conf` are refused, if any are.
     pub(super) fn refusal(&self) -> Option<String> {
-        self.validation.refusal.clone()
+        let refusals = [self.validation.refusal(), self.hba.refusal()];
+        let refusals: Vec<String> = refusals.into_iter().flatten().collect();
+        (!refusals.is_empty()).then(|| refusals.join("; "))
+    }
+
+    /// The configured lines of `pg_hba.conf`: the local ones win over the dynamic ones.
+    fn hba_lines(&self, local: &AgentConfig) -> HbaLines {
+        let own = self.local.as_ref().map_or(&local.hba, |own| &own.hba);
+        own.clone().or_else(|| self.dynamic.pg_hba())
+    }
+
+    /// See [`HbaValidation::check`].
+    pub(super) fn validate_hba(
+        &mut self,
+        local: &AgentConfig,
+        on_disk: impl FnOnce() -> HbaLines,
+    ) -> Option<String> {
+        let lines = self.hba_lines(local);
+        self.hba.check(lines, on_disk)
+    }
+
+    /// See [`HbaValidation::take_back`].
+    pub(super) fn refuse_written_hba(&mut self, good: HbaLines, why: String) -> String {
+        self.hba.take_back(good, why)
     }
 
     /// What the files should say, with the last accepted parameters.
     pub(super) fn configuration(&self, local: &AgentConfig) -> Configuration {
-        self.configuration_with(local, self.validation.accepted.clone())
+        self.configuration_with(local, self.validation.accepted())
     }
 
     /// What the files should say, with these parameters.
@@ -116,12 +137,12 @@ impl Settings {
         let primary_conninfo = self.primary_conninfo(local);
         Configuration {
             cluster_name: local.scope.to_string(),
-            listen: local.listen.host.clone(),
+            listen: local.listen.listen_addresses(),
             port: local.listen.port,
             socket_directory: local.socket_directory(),
             parameters,
             minimums: self.minimums.clone(),
-            hba: local.hba.clone().or_else(|| self.dynamic.pg_hba()),
+            hba: self.hba.accepted().unwrap_or_else(|| self.hba_lines(local)),
             authentication: local.authentication.clone(),
             synchronous_standby_names: self.names.to_string(),
             primary_slot_name: if primary_conninfo.is_some() {
@@ -155,8 +176,19 @@ impl Settings {
         (self.written.as_ref() != Some(&configuration)).then_some(configuration)
     }
 
-    pub(super) fn set_written(&mut self, configuration: Configuration) {
+    /// Records what was written. Lines of `pg_hba.conf` that change wait for the server's verdict.
+    pub(super) fn note_written(&mut self, configuration: Configuration) {
+        if let Some(before) = &self.written
+            && before.hba != configuration.hba
+        {
+            self.hba.note_changed_from(before.hba.clone());
+        }
         self.written = Some(configuration);
+    }
+
+    /// The lines before the last change, if the server has not confirmed those after it.
+    pub(super) fn take_unconfirmed_hba(&mut self) -> Option<HbaLines> {
+        self.hba.take_unconfirmed()
     }
 
     /// The data directory may be another one now: its files are written in any case.
@@ -180,216 +212,4 @@ pub(super) fn ineffective(parameters: &Parameters) -> impl Iterator<Item = (&str
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    const LOCAL: &str = "
-scope: demo
-name: pg-1
-restapi: {listen: '127.0.0.1:8008'}
-etcd3: {host: '127.0.0.1:2379'}
-postgresql:
-  listen: 127.0.0.1:5432
-  data_dir: /data/pg
-  parameters: {work_mem: 8MB}
-  authentication:
-    superuser: {username: postgres}
-    replication: {username: replicator, password: secret}
-";
-
-    fn local() -> AgentConfig {
-        AgentConfig::parse(LOCAL, Path::new("patroni.yml"), &BTreeMap::new()).unwrap()
-    }
-
-    fn dynamic(json: &str) -> DynamicConfig {
-        DynamicConfig::parse(json.as_bytes()).unwrap()
-    }
-
-    fn member(name: &str) -> MemberName {
-        MemberName::new(name).unwrap()
-    }
-
-    fn pairs(list: &[(&str, &str)]) -> Parameters {
-        list.iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
-    }
-
-    fn base() -> Configuration {
-        let local = local();
-        Configuration {
-            cluster_name: "demo".to_owned(),
-            listen: "127.0.0.1".to_owned(),
-            port: 5432,
-            socket_directory: "/data/pg.run".into(),
-            authentication: local.authentication,
-            ..Configuration::default()
-        }
-    }
-
-    const CONNINFO: &str = "host='h2' port='5433' user='replicator' password='secret' \
-        application_name='pg-1' connect_timeout='3' keepalives_idle='5' keepalives_interval='1' \
-        tcp_user_timeout='5000' sslmode='prefer'";
-
-    fn cluster_of_two(settings: &mut Settings) {
-        let address = ConnectTo {
-            host: "h2".to_owned(),
-            port: 5433,
-        };
-        settings.set_cluster(DynamicConfig::default(), [(member("pg-2"), address)].into());
-    }
-
-    type Row = (&'static str, fn(&mut Settings), fn(&mut Configuration));
-
-    const ROWS: &[Row] = &[
-        ("nothing is known yet", |_| {}, |_| {}),
-        (
-            "a parameter waits for PostgreSQL's verdict",
-            |settings| {
-                let json = r#"{"postgresql": {"parameters": {"max_connections": 70}}}"#;
-                settings.set_cluster(dynamic(json), BTreeMap::new());
-            },
-            |_| {},
-        ),
-        (
-            "an accepted parameter is in force",
-            |settings| settings.set_validated(pairs(&[("work_mem", "1MB")]), None),
-            |expected| expected.parameters = pairs(&[("work_mem", "1MB")]),
-        ),
-        (
-            "a refused one leaves the last accepted in force",
-            |settings| {
-                settings.set_validated(pairs(&[("work_mem", "1MB")]), None);
-                settings.set_validated(pairs(&[("work_mem", "x")]), Some("why".to_owned()));
-            },
-            |expected| expected.parameters = pairs(&[("work_mem", "1MB")]),
-        ),
-        (
-            "an upstream has an address and a slot",
-            |settings| {
-                cluster_of_two(settings);
-                settings.set_upstream(Some(member("pg-2")), Moment(1));
-            },
-            |expected| {
-                CONNINFO.clone_into(&mut expected.primary_conninfo);
-                "pg_1".clone_into(&mut expected.primary_slot_name);
-            },
-        ),
-        (
-            "an upstream without a known address is not followed",
-            |settings| settings.set_upstream(Some(member("pg-2")), Moment(1)),
-            |_| {},
-        ),
-        (
-            "an upstream that was taken away is not followed",
-            |settings| {
-                cluster_of_two(settings);
-                settings.set_upstream(Some(member("pg-2")), Moment(1));
-                settings.set_upstream(None, Moment(2));
-            },
-            |_| {},
-        ),
-        (
-            "names of synchronous standbys",
-            |settings| settings.set_names(Names::parse("ANY 1 (\"pg-2\")").unwrap()),
-            |expected| {
-                "ANY 1 (\"pg-2\")".clone_into(&mut expected.synchronous_standby_names);
-            },
-        ),
-        (
-            "minimum standby settings",
-            |settings| settings.set_minimums([("max_connections".to_owned(), 60)].into()),
-            |expected| expected.minimums = [("max_connections".to_owned(), 60)].into(),
-        ),
-        (
-            "lines of pg_hba.conf from the dynamic configuration",
-            |settings| {
-                let json = r#"{"postgresql": {"pg_hba": ["local all all peer"]}}"#;
-                settings.set_cluster(dynamic(json), BTreeMap::new());
-            },
-            |expected| expected.hba = Some(vec!["local all all peer".to_owned()]),
-        ),
-    ];
-
-    #[test]
-    fn the_files_follow_from_what_is_known() {
-        for (case, change, expect) in ROWS {
-            let mut settings = Settings::default();
-            change(&mut settings);
-            let mut expected = base();
-            expect(&mut expected);
-            assert_eq!(settings.configuration(&local()), expected, "{case}");
-        }
-    }
-
-    #[test]
-    fn local_settings_win_over_dynamic_ones() {
-        let mut settings = Settings::default();
-        let json = r#"{"postgresql": {
-            "parameters": {"work_mem": "4MB", "fsync": true, "max_connections": 70},
-            "pg_hba": ["local all all peer"]}}"#;
-        settings.set_cluster(dynamic(json), BTreeMap::new());
-        let local = AgentConfig {
-            hba: Some(vec!["local all all trust".to_owned()]),
-            ..local()
-        };
-        assert_eq!(
-            settings.parameters(&local),
-            pairs(&[
-                ("work_mem", "8MB"),
-                ("fsync", "on"),
-                ("max_connections", "70")
-            ])
-        );
-        assert_eq!(settings.configuration(&local).hba, local.hba);
-    }
-
-    #[test]
-    fn files_are_written_when_they_change_and_after_a_start() {
-        let local = local();
-        let mut settings = Settings::default();
-        let first = settings.unwritten(&local).unwrap();
-        settings.set_written(first.clone());
-        assert_eq!(settings.unwritten(&local), None);
-        settings.set_names(Names::parse("ANY 1 (\"pg-2\")").unwrap());
-        assert_ne!(settings.unwritten(&local), None);
-        settings.set_names(Names::default());
-        assert_eq!(settings.unwritten(&local), None);
-        settings.forget_written();
-        assert_eq!(settings.unwritten(&local), Some(first));
-    }
-
-    #[test]
-    fn parameters_are_validated_once() {
-        let mut settings = Settings::default();
-        let (good, bad) = (pairs(&[("work_mem", "1MB")]), pairs(&[("work_mem", "x")]));
-        assert!(!settings.is_validated(&Parameters::new()), "not even none");
-        settings.set_validated(bad.clone(), Some("invalid value".to_owned()));
-        assert!(settings.is_validated(&bad) && !settings.is_validated(&good));
-        assert_eq!(settings.refusal().as_deref(), Some("invalid value"));
-        settings.set_validated(good, None);
-        assert!(!settings.is_validated(&bad));
-        assert_eq!(settings.refusal(), None);
-    }
-
-    #[test]
-    fn parameters_that_the_agent_sets_are_reported() {
-        let parameters = pairs(&[
-            ("port", "1"),
-            ("synchronous_standby_names", "*"),
-            ("work_mem", "1MB"),
-        ]);
-        assert_eq!(
-            ineffective(&parameters).collect::<Vec<_>>(),
-            [
-                ("port", ""),
-                (
-                    "synchronous_standby_names",
-                    "; synchronous_mode: quorum is its ANY 1"
-                ),
-            ]
-        );
-    }
-}
+mod tests;

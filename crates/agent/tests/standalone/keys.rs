@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::harness::{Cluster, wait_until};
 
 impl Cluster {
-    fn value(&self, key: &str) -> String {
+    pub(crate) fn value(&self, key: &str) -> String {
         self.etcdctl_text(&["get", &format!("/service/test/{key}"), "--print-value-only"])
             .trim()
             .to_owned()
@@ -21,7 +21,7 @@ impl Cluster {
         );
     }
 
-    fn put(&self, key: &str, value: &str) {
+    pub(crate) fn put(&self, key: &str, value: &str) {
         self.etcdctl_text(&["put", &format!("/service/test/{key}"), "--", value]);
     }
 

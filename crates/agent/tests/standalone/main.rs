@@ -10,6 +10,7 @@
 
 mod harness;
 mod keys;
+mod settings;
 
 use std::process::Command;
 

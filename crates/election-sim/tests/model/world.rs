@@ -142,6 +142,7 @@ impl State {
                     position,
                     may_lead: true,
                     may_sync: true,
+                    just_started: false,
                 },
             ))
         };

@@ -6,7 +6,7 @@ use crate::hand_over::HandOverEvent;
 use crate::lease::{LeaseId, Promise};
 use crate::mutant::bug;
 use crate::rules::has_traces;
-use crate::view::{Cluster, DcsView, Initialize, Poll, Postgres, WalReceiver};
+use crate::view::{Cluster, DcsView, Initialize, Poll, Postgres, Silence, WalReceiver};
 use mrg_base::Moment;
 
 impl Node {
@@ -33,9 +33,10 @@ impl Node {
             }
             Event::Postgres { probe, postgres } => {
                 if probe >= self.probes {
-                    self.note_postgres(postgres);
+                    self.note_postgres(now, postgres);
                 }
             }
+            Event::Pulse { asked, answered } => self.note_pulse(now, asked, answered),
             Event::PostmasterGone => {
                 self.race.take_if(|_| !bug!(RaceOutlivesServer));
                 let probe = self.probe();
@@ -135,9 +136,18 @@ impl Node {
             // without any.
             self.idle_until = now;
             self.failures = 0;
+            self.memory.copied = false;
         }
         if let Some(Initialize::Done(system_id)) = cluster.initialize {
             self.memory.system_id = Some(system_id);
+        }
+        // Without data here and without a cluster there has been no leader to promise anything to.
+        let nothing = cluster.initialize.is_none()
+            && cluster.leader.is_none()
+            && cluster.sync.is_none()
+            && !has_traces(&cluster);
+        if nothing && self.postgres == Postgres::NoData {
+            self.memory.forgot_promises = false;
         }
         self.memory.knows_cluster |= self.memory.system_id.is_some() || has_traces(&cluster);
         self.settle_listing(&cluster);
@@ -160,7 +170,8 @@ impl Node {
         }
     }
 
-    fn note_postgres(&mut self, postgres: Postgres) {
+    fn note_postgres(&mut self, now: Moment, postgres: Postgres) {
+        self.note_service(now, &postgres);
         match &postgres {
             Postgres::Primary(primary) => {
                 self.memory.standby_was_streaming =
@@ -172,10 +183,38 @@ impl Node {
             }
             Postgres::Standby(standby) if standby.receiver == WalReceiver::Streaming => {
                 self.memory.rewind_failures = 0;
+                self.memory.rewound = false;
+                self.memory.copied = false;
             }
             _ => {}
         }
         self.postgres = postgres;
+    }
+
+    /// Whether the leader's server serves.
+    fn note_service(&mut self, now: Moment, postgres: &Postgres) {
+        let runs = matches!(
+            postgres,
+            Postgres::Primary(_) | Postgres::Starting | Postgres::Unknown
+        );
+        let leads = self.view(now).holds_key();
+        self.memory.silence.take_if(|_| !leads || !runs);
+        self.memory.unserved = match postgres {
+            Postgres::Starting | Postgres::Unknown | Postgres::Stopped(_) if leads => {
+                self.memory.unserved.or(Some(now))
+            }
+            _ => None,
+        };
+    }
+
+    fn note_pulse(&mut self, now: Moment, asked: Moment, answered: bool) {
+        let silence = self.memory.silence.take();
+        if answered || !self.view(now).holds_key() {
+            return;
+        }
+        let (since, pulses) = silence.map_or((asked, 0), |silence| (silence.since, silence.pulses));
+        let pulses = pulses.saturating_add(1);
+        self.memory.silence = Some(Silence { since, pulses });
     }
 
     fn note_kept(&mut self, now: Moment, id: LeaseId, sent: Moment, effects: &mut Vec<Effect>) {

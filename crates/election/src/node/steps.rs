@@ -177,8 +177,13 @@ impl Node {
             self.note_failure(now, reason, &action, outcome, effects);
             return;
         }
-        self.failures = 0;
         self.note_success(now, reason, lease, &action, outcome);
+        // A step is no progress yet: a decision whose first steps succeed each time would be tried
+        // over and over. Nor is undoing a bootstrap that failed.
+        let undone = reason == Reason::Bootstrap && action == Action::ReleaseLeader;
+        if rest.is_empty() && self.failed == Some(reason) && !undone {
+            self.failures = 0;
+        }
         let mut rest = rest;
         // The race was run by a server that is gone: what follows would take `/sync` for data that
         // may be gone, too.
@@ -212,10 +217,16 @@ impl Node {
         outcome: &Outcome,
         effects: &mut Vec<Effect>,
     ) {
+        if self.failed != Some(reason) {
+            self.failures = 0;
+            self.failed = Some(reason);
+        }
         let wait = Millis((RETRY_LEAST.0 << self.failures.min(8)).min(RETRY_MOST.0));
         self.failures += 1;
         self.idle_until = now + wait;
         match action {
+            // What was not even tried says nothing of the data.
+            Action::Start(_) if matches!(outcome, Outcome::Unknown(_)) => {}
             Action::Rewind(_) => self.memory.rewind_failures += 1,
             Action::BaseBackup(_) => self.memory.no_space = matches!(outcome, Outcome::NoSpace(_)),
             Action::PausePoolers { .. } => {
@@ -227,8 +238,10 @@ impl Node {
             }
             Action::Start(_) => {
                 self.memory.start_failures += 1;
-                // A standby that does not start is copied afresh.
-                if self.memory.start_failures >= START_FAILURES_MAX {
+                // A standby that does not start is copied afresh, once: if that does not help, the
+                // reason is not in the data.
+                let again = self.memory.copied && !bug!(CopiesForEver);
+                if self.memory.start_failures >= START_FAILURES_MAX && !again {
                     self.memory.rewind_failures += 1;
                 }
             }
@@ -296,12 +309,16 @@ impl Node {
                     to_hand_over: matches!(reason, Reason::Switchover | Reason::ShuttingDown),
                 });
             }
+            (Action::Stop(StopMode::Kill), _) => self.note_killed(now, reason),
             (Action::Start(_), _) => {
                 self.memory.restart_requested = false;
                 self.memory.start_failures = 0;
             }
+            (Action::Rewind(_), _) => self.memory.rewound = true,
             (Action::BaseBackup(_), _) => {
                 self.memory.rewind_failures = 0;
+                self.memory.rewound = false;
+                self.memory.copied = true;
                 self.memory.no_space = false;
             }
             _ => {}
@@ -343,6 +360,23 @@ impl Node {
         }
     }
 
+    /// A server that did not serve is dead, for another to lead.
+    fn note_killed(&mut self, now: Moment, reason: Reason) {
+        match reason {
+            Reason::StartTimedOut => self.note_crash_release(now),
+            Reason::Unresponsive => self.memory.gave_up = Some(now),
+            _ => return,
+        }
+        self.hand_over(HandOverEvent::Stopped { to_hand_over: true });
+    }
+
+    fn note_crash_release(&mut self, now: Moment) {
+        self.memory
+            .crash_releases
+            .retain(|at| now.since(*at) < CRASH_WINDOW);
+        self.memory.crash_releases.push(now);
+    }
+
     /// The leader key was released.
     fn note_released(&mut self, now: Moment, reason: Reason) {
         // A member that released the key does not lead by promises either.
@@ -358,11 +392,10 @@ impl Node {
                 .and_then(|cluster| cluster.switchover.as_ref());
             self.memory.abandoned = request.map(|request| request.revision);
         }
+        self.memory.unserved = None;
+        self.memory.silence = None;
         if reason == Reason::CrashedFailover {
-            self.memory
-                .crash_releases
-                .retain(|at| now.since(*at) < CRASH_WINDOW);
-            self.memory.crash_releases.push(now);
+            self.note_crash_release(now);
         }
     }
 }

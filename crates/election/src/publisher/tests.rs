@@ -63,6 +63,7 @@ impl World {
             position: None,
             may_lead: true,
             may_sync: true,
+            just_started: false,
         };
         Self {
             publisher: Publisher::new(name("a"), Moment(0)),

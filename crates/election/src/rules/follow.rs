@@ -43,15 +43,17 @@ pub(super) fn copy_steps(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
     steps
 }
 
-/// The steps that bring a data directory of another history in line: rewind, and after a failed
-/// rewind a fresh copy. Nothing is touched, or even stopped, for a leader that only its key speaks
+/// The steps that bring a data directory of another history in line: rewind, and after a rewind that
+/// failed, or that brought no streaming, a fresh copy. Nothing is touched, or even stopped, for a leader that only its key speaks
 /// for: it may be dead, and this the last good copy.
 pub(super) fn realign(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
     let mut steps = vec![Action::ConfirmLeader(leader.clone())];
     if standby(view).is_some() {
         steps.push(Action::Stop(StopMode::Fast));
     }
-    if view.settings.use_rewind && view.memory.rewind_failures == 0 {
+    let rewinds =
+        view.memory.rewind_failures == 0 && (!view.memory.rewound || bug!(RewindsForEver));
+    if view.settings.use_rewind && rewinds {
         steps.extend([
             Action::Rewind(leader.clone()),
             Action::Start(StartAs::Standby {

@@ -6,7 +6,7 @@ use super::{leads, primary, read};
 use crate::action::{Action, StartAs, StopMode};
 use crate::mutant::bug;
 use crate::settings::OnCrash;
-use crate::view::{Postgres, SwitchoverRequest, View};
+use crate::view::{Member, Postgres, SwitchoverRequest, View};
 use mrg_base::{MemberName, Millis, Position};
 
 pub(super) fn shutting_down(view: &View<'_>) -> Option<Vec<Action>> {
@@ -18,26 +18,36 @@ pub(super) fn shutting_down(view: &View<'_>) -> Option<Vec<Action>> {
         Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting => {
             vec![Action::Stop(StopMode::Fast)]
         }
-        Postgres::Stopped(_) | Postgres::NoData if view.holds_key() => vec![Action::ReleaseLeader],
-        Postgres::Stopped(_) | Postgres::NoData | Postgres::Unknown => vec![],
+        Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable if view.holds_key() => {
+            vec![Action::ReleaseLeader]
+        }
+        Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable | Postgres::Unknown => vec![],
     })
 }
 
 /// Whether a crash of the leader's postgres is answered by letting the key go.
 pub(super) fn crash_fails_over(view: &View<'_>) -> bool {
+    let at_once = view.settings.failover.primary_start_timeout == Millis(0);
+    let wanted = match view.settings.failover.on_crash {
+        OnCrash::Failover => true,
+        OnCrash::Restart => false,
+        OnCrash::Auto => {
+            at_once || view.settings.is_synchronous() && view.memory.standby_was_streaming
+        }
+    };
+    let hopeless = view.memory.start_failures >= START_FAILURES_MAX;
+    (hopeless || wanted && !has_crashed_often(view)) && !successors(view).is_empty()
+}
+
+/// Whether the key was let go so often that another release would not help.
+pub(super) fn has_crashed_often(view: &View<'_>) -> bool {
     let recent = view
         .memory
         .crash_releases
         .iter()
         .filter(|at| view.since(**at) < CRASH_WINDOW)
         .count();
-    let wanted = match view.settings.failover.on_crash {
-        OnCrash::Failover => true,
-        OnCrash::Restart => false,
-        OnCrash::Auto => view.settings.is_synchronous() && view.memory.standby_was_streaming,
-    };
-    let hopeless = view.memory.start_failures >= START_FAILURES_MAX;
-    (hopeless || wanted && recent < CRASH_RELEASES_MAX) && !successors(view).is_empty()
+    recent >= CRASH_RELEASES_MAX
 }
 
 /// Members that may take over from us, as far as the DCS tells.
@@ -52,7 +62,9 @@ pub(super) fn successors(view: &View<'_>) -> BTreeSet<MemberName> {
                 .sync
                 .as_ref()
                 .is_some_and(|(_, sync)| sync.voters.contains(name));
-        member.is_some_and(|member| member.running && member.may_lead) && voter
+        // One that cannot win yet would leave the cluster without a leader for the rest of a ttl.
+        let can_win = |member: &Member| !member.just_started || bug!(ReleasesToTheJustStarted);
+        member.is_some_and(|member| member.running && member.may_lead && can_win(member)) && voter
     };
     view.peers().into_iter().filter(eligible).collect()
 }

@@ -7,5 +7,7 @@ mod found;
 mod found_bootstrap;
 mod found_failsafe;
 mod leases;
+mod rejoin;
 mod rules;
+mod sick;
 mod story;

@@ -45,6 +45,7 @@ pub(crate) fn member(lease: LeaseId, primary: bool) -> Member {
         position: Some(at(100)),
         may_lead: true,
         may_sync: true,
+        just_started: false,
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use mrg_pool_core::Address;
 
-pub use settings::{RESERVED_SETTINGS, is_known_setting};
+pub use settings::{RESERVED_SETTINGS, is_known_setting, is_one_line};
 
 /// A database as clients name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,13 @@ pub struct Configuration {
     /// Everything else.
     pub settings: BTreeMap<String, String>,
 }
+
+/// In force unless the user says otherwise.
+const DEFAULT_SETTINGS: &[(&str, &str)] = &[
+    // pgjdbc and Npgsql send the first with each login, libpq the second where `PGOPTIONS` is set;
+    // PgBouncer turns away a client that sends what it neither tracks nor ignores.
+    ("ignore_startup_parameters", "extra_float_digits,options"),
+];
 
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -185,6 +192,11 @@ impl Configuration {
         }
         for (name, value) in own {
             let _ = writeln!(text, "{name} = {value}");
+        }
+        for (name, value) in DEFAULT_SETTINGS {
+            if !self.settings.contains_key(*name) {
+                let _ = writeln!(text, "{name} = {value}");
+            }
         }
         for (name, value) in &self.settings {
             let _ = writeln!(text, "{name} = {value}");
@@ -300,6 +312,15 @@ mod tests {
             directory: "/run/mrg/anchor".into(),
             port: 1,
         };
+        let text = configuration().render(&anchored);
+        assert!(text.contains("\nignore_startup_parameters = extra_float_digits,options\n"));
+        let own = Configuration {
+            settings: [("ignore_startup_parameters".to_owned(), "options".to_owned())].into(),
+            ..configuration()
+        };
+        let text = own.render(&anchored);
+        assert!(text.contains("\nignore_startup_parameters = options\n"));
+        assert_eq!(text.matches("ignore_startup_parameters").count(), 1);
         assert!(!configuration().rules(&anchored).contains("host"));
         assert!(
             configuration()

@@ -1,6 +1,5 @@
 use super::*;
 use mrg_base::{Lsn, MemberName, Timeline};
-use mrg_election::Primary;
 use mrg_election::sync::Names;
 use mrg_postgres::ControlFile;
 
@@ -27,6 +26,9 @@ fn rest() -> AtRest {
         programs: Some("17".to_owned()),
         unfinished: false,
         half_rewound: false,
+        ours: false,
+        server: None,
+        directory: "/data".to_owned(),
     }
 }
 
@@ -157,7 +159,7 @@ fn data_at_rest_that_cannot_be_used() {
         ..rest()
     };
     let none = Known::default;
-    let (no_data, unknown) = (Postgres::NoData, Postgres::Unknown);
+    let (no_data, refused) = (Postgres::NoData, Postgres::Unusable);
     let mismatch = unusable(mismatch);
     let garbage = || unusable("garbage");
     check(
@@ -168,20 +170,54 @@ fn data_at_rest_that_cannot_be_used() {
                 "of 16",
                 made_by_16,
                 none(),
-                unknown.clone(),
+                refused.clone(),
                 mismatch.clone(),
             ),
             at_rest(
                 "unreadable",
                 unreadable(),
                 none(),
-                unknown.clone(),
+                refused.clone(),
                 garbage(),
             ),
-            at_rest("unreadable now", unreadable(), mismatch, unknown, garbage()),
+            at_rest("unreadable now", unreadable(), mismatch, refused, garbage()),
         ],
         None,
     );
+}
+
+#[test]
+fn what_is_not_known_to_be_ours_is_refused_with_the_way_out() {
+    let foreign = |ours| AtRest {
+        data: DataState::Foreign("PG_VERSION, dump.sql".to_owned()),
+        ours,
+        ..rest()
+    };
+    let mut known = Known::default();
+    assert_eq!(
+        observe(Reading::AtRest(foreign(false)), None, &mut known, NOW),
+        Postgres::Unusable
+    );
+    let refusal = known.unusable.clone().unwrap();
+    assert!(refusal.contains("PG_VERSION, dump.sql") && refusal.contains("move it away"));
+    assert_eq!(
+        observe(Reading::AtRest(foreign(true)), None, &mut known, NOW),
+        Postgres::NoData
+    );
+    assert_eq!(known, Known::default());
+
+    let living = AtRest {
+        server: Some(77),
+        half_rewound: true,
+        ..rest()
+    };
+    assert_eq!(
+        observe(Reading::AtRest(living), None, &mut known, NOW),
+        Postgres::Unknown,
+        "not even what a rewind left is touched under a server"
+    );
+    let refusal = known.unusable.unwrap();
+    assert!(refusal.contains("process 77") && refusal.contains("pg_ctl -D /data stop"));
 }
 
 fn replica(streaming: bool, flushed: Option<Lsn>) -> Replica {
@@ -192,6 +228,7 @@ fn replica(streaming: bool, flushed: Option<Lsn>) -> Replica {
         timeline: Timeline(7),
         streaming,
         receiver: streaming,
+        waiting: true,
         settled: true,
     }
 }
@@ -321,16 +358,29 @@ fn a_primary_and_a_server_that_does_not_answer() {
     };
     let probe = Probe::Primary(primary.clone(), ServerFacts::default());
     let kept = || with_facts(broken_since(900));
+    let led = || Known {
+        primary: Some(primary.clone()),
+        ..kept()
+    };
     let rows = vec![
         row(
             "a primary",
             Reading::Answered { probe, fork: None },
-            Postgres::Primary(primary),
+            Postgres::Primary(primary.clone()),
             Known {
                 facts: Some(ServerFacts::default()),
+                primary: Some(primary.clone()),
                 ..broken_since(900)
             },
         ),
+        row("it is full", Reading::Full, Postgres::Starting, kept()),
+        Row {
+            case: "a primary that is full",
+            reading: Reading::Full,
+            known: led(),
+            expected: Postgres::Primary(primary.clone()),
+            known_after: led(),
+        },
         row(
             "it starts",
             Reading::NotAccepting,

@@ -1,0 +1,74 @@
+//! Keeps the role that standbys log in with: data that was made without the agent has none, and no
+//! second member could ever join.
+
+use std::time::Duration;
+
+use crate::context::Context;
+use mrg_postgres::{Error, quote_identifier, quote_literal};
+use mrg_telemetry::chain;
+
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether the role was found, or made, since this member leads.
+#[derive(Default)]
+pub(crate) struct ReplicationRole {
+    kept: bool,
+}
+
+impl ReplicationRole {
+    /// Creates the role if this member leads and it is missing, or lets it replicate if it may not.
+    /// Its password is not touched where it exists.
+    pub(crate) async fn keep(&mut self, context: &Context, leads: bool) {
+        self.kept &= leads;
+        if !leads || self.kept {
+            return;
+        }
+        match keep(context).await {
+            Ok(()) => self.kept = true,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "failed to keep the replication role");
+            }
+        }
+    }
+}
+
+async fn keep(context: &Context) -> Result<(), Error> {
+    let replication = &context.config.authentication.replication;
+    let name = quote_identifier(&replication.username);
+    let session = context
+        .server
+        .session()
+        .await
+        .map_err(|error| match error {
+            crate::server::Error::Session(error) => error,
+            other => Error::Answer(other.to_string()),
+        })?;
+    let found = format!(
+        "SELECT (rolcanlogin AND (rolreplication OR rolsuper))::text FROM pg_catalog.pg_roles WHERE rolname = {}",
+        quote_literal(&replication.username)
+    );
+    let sql = match session
+        .texts("find the replication role", &found)
+        .await?
+        .first()
+    {
+        Some(may) if may == "true" => return Ok(()),
+        Some(_) => format!("ALTER ROLE {name} LOGIN REPLICATION"),
+        None => {
+            let verifier =
+                postgres_protocol::password::scram_sha_256(replication.password.as_bytes());
+            format!(
+                "CREATE ROLE {name} LOGIN REPLICATION PASSWORD {}",
+                quote_literal(&verifier)
+            )
+        }
+    };
+    session
+        .execute("make the replication role", &sql, WITHIN)
+        .await?;
+    tracing::info!(
+        role = replication.username,
+        "the replication role was missing, or could not replicate; it can now"
+    );
+    Ok(())
+}

@@ -1,0 +1,226 @@
+use std::path::Path;
+
+use super::*;
+
+const LOCAL: &str = "
+scope: demo
+name: pg-1
+restapi: {listen: '127.0.0.1:8008'}
+etcd3: {host: '127.0.0.1:2379'}
+postgresql:
+  listen: 127.0.0.1:5432
+  data_dir: /data/pg
+  parameters: {work_mem: 8MB}
+  authentication:
+    superuser: {username: postgres}
+    replication: {username: replicator, password: secret}
+";
+
+fn local() -> AgentConfig {
+    AgentConfig::parse(LOCAL, Path::new("patroni.yml"), &BTreeMap::new()).unwrap()
+}
+
+fn dynamic(json: &str) -> DynamicConfig {
+    DynamicConfig::parse(json.as_bytes()).unwrap()
+}
+
+fn member(name: &str) -> MemberName {
+    MemberName::new(name).unwrap()
+}
+
+fn pairs(list: &[(&str, &str)]) -> Parameters {
+    list.iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn base() -> Configuration {
+    let local = local();
+    Configuration {
+        cluster_name: "demo".to_owned(),
+        listen: "127.0.0.1".to_owned(),
+        port: 5432,
+        socket_directory: "/data/pg.run".into(),
+        authentication: local.authentication,
+        ..Configuration::default()
+    }
+}
+
+const CONNINFO: &str = "host='h2' port='5433' user='replicator' password='secret' \
+        application_name='pg-1' connect_timeout='3' keepalives_idle='5' keepalives_interval='1' \
+        tcp_user_timeout='5000' sslmode='prefer'";
+
+fn cluster_of_two(settings: &mut Settings) {
+    let address = Address {
+        host: "h2".to_owned(),
+        port: 5433,
+    };
+    settings.set_cluster(DynamicConfig::default(), [(member("pg-2"), address)].into());
+}
+
+type Row = (&'static str, fn(&mut Settings), fn(&mut Configuration));
+
+const ROWS: &[Row] = &[
+    ("nothing is known yet", |_| {}, |_| {}),
+    (
+        "a parameter waits for PostgreSQL's verdict",
+        |settings| {
+            let json = r#"{"postgresql": {"parameters": {"max_connections": 70}}}"#;
+            settings.set_cluster(dynamic(json), BTreeMap::new());
+        },
+        |_| {},
+    ),
+    (
+        "an accepted parameter is in force",
+        |settings| settings.set_validated(pairs(&[("work_mem", "1MB")]), Verdict::Accepted),
+        |expected| expected.parameters = pairs(&[("work_mem", "1MB")]),
+    ),
+    (
+        "a refused one leaves the last accepted in force",
+        |settings| {
+            settings.set_validated(pairs(&[("work_mem", "1MB")]), Verdict::Accepted);
+            settings.set_validated(
+                pairs(&[("work_mem", "x")]),
+                Verdict::Refused("why".to_owned()),
+            );
+        },
+        |expected| expected.parameters = pairs(&[("work_mem", "1MB")]),
+    ),
+    (
+        "an upstream has an address and a slot",
+        |settings| {
+            cluster_of_two(settings);
+            settings.set_upstream(Some(member("pg-2")), Moment(1));
+        },
+        |expected| {
+            CONNINFO.clone_into(&mut expected.primary_conninfo);
+            "pg_1".clone_into(&mut expected.primary_slot_name);
+        },
+    ),
+    (
+        "an upstream without a known address is not followed",
+        |settings| settings.set_upstream(Some(member("pg-2")), Moment(1)),
+        |_| {},
+    ),
+    (
+        "an upstream that was taken away is not followed",
+        |settings| {
+            cluster_of_two(settings);
+            settings.set_upstream(Some(member("pg-2")), Moment(1));
+            settings.set_upstream(None, Moment(2));
+        },
+        |_| {},
+    ),
+    (
+        "names of synchronous standbys",
+        |settings| settings.set_names(Names::parse("ANY 1 (\"pg-2\")").unwrap()),
+        |expected| {
+            "ANY 1 (\"pg-2\")".clone_into(&mut expected.synchronous_standby_names);
+        },
+    ),
+    (
+        "minimum standby settings",
+        |settings| settings.set_minimums([("max_connections".to_owned(), 60)].into()),
+        |expected| expected.minimums = [("max_connections".to_owned(), 60)].into(),
+    ),
+    (
+        "lines of pg_hba.conf from the dynamic configuration",
+        |settings| {
+            let json = r#"{"postgresql": {"pg_hba": ["local all all peer"]}}"#;
+            settings.set_cluster(dynamic(json), BTreeMap::new());
+        },
+        |expected| expected.hba = Some(vec!["local all all peer".to_owned()]),
+    ),
+];
+
+#[test]
+fn the_files_follow_from_what_is_known() {
+    for (case, change, expect) in ROWS {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let mut expected = base();
+        expect(&mut expected);
+        assert_eq!(settings.configuration(&local()), expected, "{case}");
+    }
+}
+
+#[test]
+fn local_settings_win_over_dynamic_ones() {
+    let mut settings = Settings::default();
+    let json = r#"{"postgresql": {
+            "parameters": {"work_mem": "4MB", "fsync": true, "max_connections": 70},
+            "pg_hba": ["local all all peer"]}}"#;
+    settings.set_cluster(dynamic(json), BTreeMap::new());
+    let local = AgentConfig {
+        hba: Some(vec!["local all all trust".to_owned()]),
+        ..local()
+    };
+    assert_eq!(
+        settings.parameters(&local),
+        pairs(&[
+            ("work_mem", "8MB"),
+            ("fsync", "on"),
+            ("max_connections", "70")
+        ])
+    );
+    assert_eq!(settings.configuration(&local).hba, local.hba);
+}
+
+#[test]
+fn a_file_that_is_read_again_takes_the_place_of_the_first() {
+    let mut settings = Settings::default();
+    let hba = Some(vec!["local all all peer".to_owned()]);
+    settings.set_local(Local {
+        parameters: pairs(&[("work_mem", "1MB")]),
+        hba: hba.clone(),
+    });
+    assert_eq!(settings.parameters(&local()), pairs(&[("work_mem", "1MB")]));
+    assert_eq!(settings.configuration(&local()).hba, hba);
+}
+
+#[test]
+fn files_are_written_when_they_change_and_after_a_start() {
+    let local = local();
+    let mut settings = Settings::default();
+    let first = settings.unwritten(&local).unwrap();
+    settings.note_written(first.clone());
+    assert_eq!(settings.unwritten(&local), None);
+    settings.set_names(Names::parse("ANY 1 (\"pg-2\")").unwrap());
+    assert_ne!(settings.unwritten(&local), None);
+    settings.set_names(Names::default());
+    assert_eq!(settings.unwritten(&local), None);
+    settings.forget_written();
+    assert_eq!(settings.unwritten(&local), Some(first));
+}
+
+#[test]
+fn parameters_are_validated_once() {
+    let mut settings = Settings::default();
+    let (good, bad) = (pairs(&[("work_mem", "1MB")]), pairs(&[("work_mem", "x")]));
+    assert!(!settings.is_validated(&Parameters::new()), "not even none");
+    settings.set_validated(bad.clone(), Verdict::Refused("invalid value".to_owned()));
+    assert!(settings.is_validated(&bad) && !settings.is_validated(&good));
+    assert_eq!(settings.refusal().as_deref(), Some("invalid value"));
+    settings.set_validated(good, Verdict::Accepted);
+    assert!(!settings.is_validated(&bad));
+    assert_eq!(settings.refusal(), None);
+}
+
+#[test]
+fn parameters_that_the_agent_sets_are_reported() {
+    let parameters = pairs(&[
+        ("port", "1"),
+        ("synchronous_standby_names", "*"),
+        ("work_mem", "1MB"),
+    ]);
+    assert_eq!(
+        ineffective(&parameters).collect::<Vec<_>>(),
+        [
+            ("port", ""),
+            (
+                "synchronous_standby_names",
+                "; synchronous_mode: quorum is its ANY 1"
+            ),
+        ]
+    );
+}
