@@ -141,7 +141,7 @@ pub(super) fn validate(
         if !is_known_setting(name) {
             return refuse("PgBouncer has no such setting; see its manual for the names");
         }
-        if !is_one_line(value) {
+        if !is_one_line(&value.0) {
             return refuse("its value has a line break or another control character; remove it");
         }
     }
