@@ -200,9 +200,9 @@ impl Node {
         let leads = self.view(now).holds_key();
         self.memory.silence.take_if(|_| !leads || !runs);
         self.memory.unserved = match postgres {
-            Postgres::Starting | Postgres::Unknown | Postgres::Stopped(_) if leads => {
-                self.memory.unserved.or(Some(now))
-            }
+            Postgres::Starting | Postgres::Unknown if leads => self.memory.unserved.or(Some(now)),
+            // One that ends and starts again and again does not serve either.
+            Postgres::Stopped(_) if leads => self.memory.unserved,
             _ => None,
         };
     }
