@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 
+mod company;
 mod harness;
 mod keys;
 mod settings;
