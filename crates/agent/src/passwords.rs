@@ -14,6 +14,7 @@ use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
 use crate::context::Context;
+use crate::roles::verifier;
 use mrg_dcs::poolers::{PoolerRecord, fingerprint};
 use mrg_dcs::{Poolers, Store};
 use mrg_postgres::{quote_identifier, quote_literal};
@@ -126,12 +127,10 @@ async fn set(context: &Context, owner: &str, password: &str) -> bool {
     let Ok(session) = context.server.session().await else {
         return false;
     };
-    // The verifier goes over the wire and into logs, never the password.
-    let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
     let sql = format!(
         "ALTER ROLE {} PASSWORD {}",
         quote_identifier(owner),
-        quote_literal(&verifier)
+        quote_literal(&verifier(password))
     );
     match session.execute("set a password", &sql, WITHIN).await {
         Ok(()) => {

@@ -8,6 +8,7 @@ use futures::future::{join_all, select_ok};
 
 use crate::context::{Context, Status};
 use crate::poolers;
+use crate::roles::{create_replication_role, verifier};
 use crate::server::Error as ServerError;
 use mrg_base::{MemberName, Position};
 use mrg_dcs::{Attempt, ClusterSnapshot, Store, Transaction, Untried, Writer};
@@ -207,11 +208,6 @@ async fn await_receipt(
 }
 
 /// Roles, databases, and the dynamic configuration of a new cluster.
-/// What stands in SQL in place of a password: statements are logged.
-fn verifier(password: &str) -> String {
-    postgres_protocol::password::scram_sha_256(password.as_bytes())
-}
-
 async fn post_bootstrap(context: &Context) -> Outcome {
     let accepts = |status: &Status| matches!(status.postgres, Postgres::Primary(_)).then_some(());
     // In time or not, the session says what is wrong.
@@ -223,11 +219,7 @@ async fn post_bootstrap(context: &Context) -> Outcome {
     let replication = &context.config.authentication.replication;
     let mut statements = vec![(
         "create the replication role",
-        format!(
-            "CREATE ROLE {} LOGIN REPLICATION PASSWORD {}",
-            quote_identifier(&replication.username),
-            quote_literal(&verifier(&replication.password))
-        ),
+        create_replication_role(replication),
     )];
     let mut owners = BTreeSet::from([context.config.authentication.superuser.username.clone()]);
     for database in &context.config.own.databases {

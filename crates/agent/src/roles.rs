@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::context::Context;
-use mrg_postgres::{Error, quote_identifier, quote_literal};
+use crate::server::Error;
+use mrg_postgres::{Credentials, quote_identifier, quote_literal};
 use mrg_telemetry::chain;
 
 const WITHIN: Duration = Duration::from_secs(5);
@@ -32,17 +33,23 @@ impl ReplicationRole {
     }
 }
 
+/// What stands in SQL in place of a password: statements go over the wire and into logs.
+pub(crate) fn verifier(password: &str) -> String {
+    postgres_protocol::password::scram_sha_256(password.as_bytes())
+}
+
+/// Creates the role that standbys log in with.
+pub(crate) fn create_replication_role(replication: &Credentials) -> String {
+    format!(
+        "CREATE ROLE {} LOGIN REPLICATION PASSWORD {}",
+        quote_identifier(&replication.username),
+        quote_literal(&verifier(&replication.password))
+    )
+}
+
 async fn keep(context: &Context) -> Result<(), Error> {
     let replication = &context.config.authentication.replication;
-    let name = quote_identifier(&replication.username);
-    let session = context
-        .server
-        .session()
-        .await
-        .map_err(|error| match error {
-            crate::server::Error::Session(error) => error,
-            other => Error::Answer(other.to_string()),
-        })?;
+    let session = context.server.session().await?;
     let found = format!(
         "SELECT (rolcanlogin AND (rolreplication OR rolsuper))::text FROM pg_catalog.pg_roles WHERE rolname = {}",
         quote_literal(&replication.username)
@@ -53,15 +60,11 @@ async fn keep(context: &Context) -> Result<(), Error> {
         .first()
     {
         Some(may) if may == "true" => return Ok(()),
-        Some(_) => format!("ALTER ROLE {name} LOGIN REPLICATION"),
-        None => {
-            let verifier =
-                postgres_protocol::password::scram_sha_256(replication.password.as_bytes());
-            format!(
-                "CREATE ROLE {name} LOGIN REPLICATION PASSWORD {}",
-                quote_literal(&verifier)
-            )
+        Some(_) => {
+            let name = quote_identifier(&replication.username);
+            format!("ALTER ROLE {name} LOGIN REPLICATION")
         }
+        None => create_replication_role(replication),
     };
     session
         .execute("make the replication role", &sql, WITHIN)

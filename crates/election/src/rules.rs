@@ -134,7 +134,7 @@ pub const RULES: &[Rule] = &[
         .then(Vec::new)
     }),
     always(Reason::Paused, |view| view.settings.paused.then(Vec::new)),
-    // Whoever leads: nothing else can come of it, not even a copy over it.
+    // In every part of the table: nothing else can come of it, not even a copy over it.
     always(Reason::UnusableData, unusable_data),
     leading(Reason::HandOver, |view| {
         (leads(view) && stopped(view) && view.memory.hand_over.has_stopped())

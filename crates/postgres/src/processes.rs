@@ -2,7 +2,7 @@
 //!
 //! A postmaster changes into its data directory, and its children stay there: a process whose
 //! program is `postgres` and whose working directory is the data directory belongs to a server of
-//! that data, whoever started it and whatever `postmaster.pid` says. Processes of another pod are
+//! that data, whichever process started it and whatever `postmaster.pid` says. Processes of another pod are
 //! not visible; a volume that two pods share is not protected by this.
 
 #![deny(clippy::indexing_slicing, clippy::panic)]

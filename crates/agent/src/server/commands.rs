@@ -12,7 +12,7 @@ use crate::server::{Error, Server, programs};
 use mrg_base::{MemberName, Position};
 use mrg_election::StartAs;
 use mrg_election::sync::Names;
-use mrg_postgres::{DataState, Probe, server_in};
+use mrg_postgres::{DataState, Probe};
 
 /// Postgres may take this long to accept connections before starting counts as under way rather
 /// than done.
@@ -135,11 +135,7 @@ impl Server {
     /// did not start.
     pub(crate) async fn leave_nothing(&self) -> Result<(), Error> {
         self.kill().await?;
-        server_in(self.data()).map_or(Ok(()), |pid| {
-            Err(Error::state(format!(
-                "process {pid}, which this agent did not start, may write to the data"
-            )))
-        })
+        self.refuse_living_server()
     }
 
     /// Streams from this member from now on.

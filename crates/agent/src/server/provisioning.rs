@@ -205,7 +205,7 @@ impl Server {
 
     /// An error if a server runs on the data that this agent did not start. Called where no server
     /// of the agent's own runs.
-    fn refuse_living_server(&self) -> Result<(), Error> {
+    pub(super) fn refuse_living_server(&self) -> Result<(), Error> {
         match server_in(self.data()) {
             None => Ok(()),
             Some(pid) => Err(Error::state(format!(

@@ -14,7 +14,7 @@ impl Server {
         self.observation.read(|known| known.primary.is_some())
     }
 
-    /// Connects anew and commits, both within `timeout` each. Where the server says that it has no
+    /// Opens a new connection and commits, both within `timeout` each. Where the server says that it has no
     /// place for another session, it lets others work: then the commit is tried in the shared
     /// session, and without one nothing more is asked. The commit waits for the local disk only.
     pub(crate) async fn pulse(&self, timeout: Duration) -> Result<(), Error> {
@@ -25,7 +25,7 @@ impl Server {
                 None => return Ok(()),
             },
             Err(error) => {
-                // A server that served and takes nobody in any more is shutting down, and a smart
+                // A server that served and admits no new session is shutting down, and a smart
                 // shutdown waits for every session: ours must not be what it waits for.
                 if error.is_not_accepting() && self.has_led() {
                     self.connection.close();
