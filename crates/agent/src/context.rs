@@ -10,7 +10,7 @@ use crate::config::{AgentConfig, Finding};
 use crate::peers::Peers;
 use crate::server::Server;
 use mrg_base::{Address, MemberName, Millis, Moment};
-use mrg_dcs::ClusterSnapshot;
+use mrg_dcs::{ClusterSnapshot, DynamicConfig};
 use mrg_dcs::wire::MemberData;
 use mrg_dcs_etcd::Etcd;
 use mrg_election::{Cluster, LeaseId, Postgres, Reason, Settings};
@@ -30,6 +30,10 @@ pub(crate) struct Status {
     pub dcs_last_seen: u64,
     /// Whether etcd answers.
     pub dcs_reachable: bool,
+    /// Whether etcd went back in time, and nothing written since settles who leads.
+    pub dcs_reset: bool,
+    /// The dynamic configuration in force, if it was read from etcd.
+    pub config: Option<Arc<DynamicConfig>>,
     /// The local postgres as last seen.
     pub postgres: Postgres,
     /// Whether the leader key is ours, surely.
@@ -89,6 +93,8 @@ impl Context {
             cluster: Arc::default(),
             dcs_last_seen: 0,
             dcs_reachable: false,
+            dcs_reset: false,
+            config: None,
             postgres: Postgres::Unknown,
             holds_key: false,
             leads_until: None,

@@ -3,6 +3,7 @@
 
 mod config;
 mod context;
+mod dcs_record;
 pub mod etcd_member;
 pub mod fence;
 mod housekeeping;

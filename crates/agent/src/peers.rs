@@ -71,6 +71,16 @@ pub(crate) enum Error {
     },
 }
 
+impl Error {
+    /// Whether the member knows that etcd went back in time.
+    pub(crate) fn is_dcs_reset(&self) -> bool {
+        matches!(self, Error::Refused { status, .. } if *status == DCS_RESET)
+    }
+}
+
+/// How `POST /mrg/vote` says [`mrg_election::VoteRefusal::DcsReset`]: precondition failed.
+const DCS_RESET: u16 = 412;
+
 /// The other members, by the last known address.
 pub(crate) struct Peers {
     client: reqwest::Client,

@@ -3,13 +3,14 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use etcd_client::{Client, ConnectOptions, GetOptions, GetResponse};
 use tokio::time::Instant;
 
+use crate::progress::{Answer, Asked, Mark, Progress};
 use crate::transaction;
 use mrg_base::Millis;
 use mrg_dcs::wire::Entry;
-use mrg_dcs::{Attempt, Error, Granted, Keys, Section, Store, Transaction};
+use mrg_dcs::{Attempt, Error, Granted, Key, Keys, Section, Store, Transaction};
 use mrg_election::{LeaseId, Revision};
 
 /// What went wrong with a request that was sent.
@@ -57,6 +58,7 @@ pub struct Etcd {
     connection: Connection,
     keys: Keys,
     current: Mutex<Current>,
+    progress: Progress,
 }
 
 #[derive(Default)]
@@ -93,7 +95,23 @@ impl Etcd {
                 index,
                 client: None,
             }),
+            progress: Progress::default(),
         }
+    }
+
+    /// An earlier process knew etcd to have come this far: one that has not went back meanwhile.
+    pub fn resume(&self, mark: Mark) {
+        self.progress.resume(mark);
+    }
+
+    /// The watch shows that etcd has come this far.
+    pub(super) fn advance(&self, resets: u64, revision: Revision) {
+        self.progress.advance(resets, revision.0);
+    }
+
+    /// How far etcd is known to have come.
+    pub fn mark(&self) -> Mark {
+        self.progress.mark()
     }
 
     /// The same etcd by other endpoints.
@@ -231,24 +249,46 @@ impl Etcd {
         }
     }
 
-    /// A section of the keys, linearizably, with the revision as of which it is true.
+    /// Reads keys linearizably; with how often etcd was seen to go back so far. What another cluster
+    /// answers is passed over for the next endpoint, unless most of them answer so.
+    async fn get(
+        &self,
+        key: &str,
+        options: &GetOptions,
+        within: Duration,
+    ) -> Result<(GetResponse, u64), Error> {
+        let endpoints = self.connection.endpoints.len();
+        let deadline = Instant::now() + within;
+        for _ in 0..endpoints {
+            let request = |mut client: Client| {
+                let (key, options) = (key.to_owned(), options.clone());
+                async move { client.get(key, Some(options)).await }
+            };
+            let asked = self.progress.ask();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = self.repeat("read", left, request).await?;
+            let endpoint = self.current().index;
+            let found = Mark::of(answer.header());
+            match self.progress.answered(asked, found, endpoint, endpoints) {
+                Answer::Known(resets) => return Ok((answer, resets)),
+                Answer::Stranger => self.rotate_now(),
+            }
+        }
+        Err(Error::Stranger {
+            endpoints: self.connection.endpoints.join(", "),
+        })
+    }
+
+    /// A section of the keys, linearizably, with the revision as of which it is true, and how often
+    /// etcd was seen to go back so far.
     pub(super) async fn read_at<S: Section>(
         &self,
         within: Duration,
-    ) -> Result<(Revision, S), Error> {
+    ) -> Result<(Revision, S, u64), Error> {
         let prefix = S::prefix(&self.keys);
-        let request = |mut client: Client| {
-            let prefix = prefix.clone();
-            async move {
-                client
-                    .get(prefix, Some(GetOptions::new().with_prefix()))
-                    .await
-            }
-        };
-        let mut answer = self.repeat("read", within, request).await?;
-        let revision = answer
-            .header()
-            .map_or(0, etcd_client::ResponseHeader::revision);
+        let options = GetOptions::new().with_prefix();
+        let (mut answer, resets) = self.get(&prefix, &options, within).await?;
+        let revision = Mark::of(answer.header()).revision;
         let mut section = S::default();
         for kv in answer.take_kvs() {
             let key = String::from_utf8_lossy(kv.key()).into_owned();
@@ -257,7 +297,34 @@ impl Etcd {
             }
         }
         section.advance(Revision(revision));
-        Ok((Revision(revision), section))
+        Ok((Revision(revision), section, resets))
+    }
+
+    /// An etcd does not know the lease: because it ended, or because it is not the one that granted
+    /// it. A read tells, and leaves the endpoint that is to be believed.
+    async fn ask_again(
+        &self,
+        lease: LeaseId,
+        asked: Asked,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let options = GetOptions::new().with_keys_only();
+        let leader = self.keys.path(&Key::Leader);
+        let (answer, _) = self.get(&leader, &options, within).await?;
+        let found = Mark::of(answer.header());
+        if !asked.leads_to(found) {
+            let revision = found.revision;
+            return Err(Error::Reset { revision });
+        }
+        let request =
+            move |mut client: Client| async move { client.lease_keep_alive(lease.0).await };
+        let answer = self
+            .once("keep the lease", self.slice(within), request)
+            .await;
+        answer.map(|_| ()).map_err(|error| match cause(&error) {
+            Some(etcd_client::Error::LeaseKeepAliveError(_)) => Error::LeaseGone(lease),
+            _ => error,
+        })
     }
 
     async fn transact(
@@ -270,14 +337,18 @@ impl Etcd {
             async move { client.txn(txn).await }
         };
         let operation = transaction.operation();
+        let asked = self.progress.ask();
         let answer = if transaction.is_repeatable() {
             self.repeat(operation, within, request).await?
         } else {
             self.once(operation, within, request).await?
         };
-        let revision = answer
-            .header()
-            .map_or(0, etcd_client::ResponseHeader::revision);
+        let found = Mark::of(answer.header());
+        let revision = found.revision;
+        if !asked.leads_to(found) {
+            return Err(Error::Reset { revision });
+        }
+        self.progress.advance(asked.resets, revision);
         Ok(transaction::succeeded(&answer).then_some(Revision(revision)))
     }
 }
@@ -292,7 +363,7 @@ impl Store for Etcd {
     }
 
     async fn read<S: Section>(&self, within: Duration) -> Result<S, Error> {
-        self.read_at(within).await.map(|(_, section)| section)
+        self.read_at(within).await.map(|(_, section, _)| section)
     }
 
     async fn grant(&self, ttl: Millis, within: Duration) -> Result<Granted, Error> {
@@ -314,13 +385,19 @@ impl Store for Etcd {
         // lease still lives.
         let request =
             move |mut client: Client| async move { client.lease_keep_alive(lease.0).await };
+        let asked = self.progress.ask();
         let answer = self
             .once("keep the lease", self.slice(within), request)
             .await;
-        answer.map(|_| ()).map_err(|error| match cause(&error) {
-            Some(etcd_client::Error::LeaseKeepAliveError(_)) => Error::LeaseGone(lease),
-            _ => error,
-        })
+        let Err(error) = answer else {
+            return Ok(());
+        };
+        match cause(&error) {
+            Some(etcd_client::Error::LeaseKeepAliveError(_)) => {
+                self.ask_again(lease, asked, within).await
+            }
+            _ => Err(error),
+        }
     }
 
     async fn revoke(&self, lease: LeaseId, within: Duration) -> Result<(), Error> {

@@ -2,9 +2,11 @@
 
 mod etcd;
 mod membership;
+mod progress;
 mod transaction;
 mod watch;
 
 pub use etcd::{Connection, Etcd};
 pub use membership::{EtcdMember, Membership};
+pub use progress::Mark;
 pub use watch::{WatchCommand, WatchEvent, watch};

@@ -23,6 +23,9 @@ pub enum WatchEvent<S> {
         /// How many reads had been asked for when the read began.
         asked: u64,
     },
+    /// etcd went back in time: it was emptied, restored from a backup, or replaced. What follows
+    /// was read since.
+    Reset,
     /// etcd does not answer.
     Lost(Arc<Error>),
 }
@@ -32,6 +35,8 @@ pub enum WatchEvent<S> {
 pub enum WatchCommand {
     /// Read again, now. The number counts them.
     Read(u64),
+    /// Read again, now, for no one who waits for the answer.
+    Again,
     /// New timers: read at least every so often, and give a read so long.
     Timers {
         /// The backstop.
@@ -57,10 +62,16 @@ pub async fn watch<S: Section>(
         within: Duration::from_secs(3),
     };
     let mut asked = 0;
+    let mut resets = 0;
     while !events.is_closed() {
         let began_after = asked;
         match etcd.read_at::<S>(timers.within).await {
-            Ok((revision, section)) => {
+            Ok((revision, section, seen_resets)) => {
+                if std::mem::replace(&mut resets, seen_resets) != seen_resets
+                    && events.send(WatchEvent::Reset).await.is_err()
+                {
+                    return;
+                }
                 let snapshot = Arc::new(section);
                 let seen = WatchEvent::Seen {
                     snapshot: snapshot.clone(),
@@ -71,7 +82,7 @@ pub async fn watch<S: Section>(
                 }
                 follow(
                     &etcd,
-                    revision,
+                    (revision, resets),
                     snapshot,
                     &mut commands,
                     &events,
@@ -104,14 +115,15 @@ fn obey(command: WatchCommand, timers: &mut Timers, asked: &mut u64) -> bool {
     match command {
         WatchCommand::Read(count) => *asked = count.max(*asked),
         WatchCommand::Timers { every, within } => *timers = Timers { every, within },
+        WatchCommand::Again => {}
     }
-    matches!(command, WatchCommand::Read(_))
+    matches!(command, WatchCommand::Read(_) | WatchCommand::Again)
 }
 
 /// Watches until something calls for a fresh read.
 async fn follow<S: Section>(
     etcd: &Etcd,
-    mut revision: Revision,
+    (mut revision, resets): (Revision, u64),
     mut snapshot: Arc<S>,
     commands: &mut mpsc::Receiver<WatchCommand>,
     events: &mpsc::Sender<WatchEvent<S>>,
@@ -166,6 +178,7 @@ async fn follow<S: Section>(
             continue;
         }
         next.advance(revision);
+        etcd.advance(resets, revision);
         snapshot = Arc::new(next);
         let seen = WatchEvent::Seen {
             snapshot: snapshot.clone(),

@@ -41,6 +41,19 @@ pub enum Error {
         /// What was asked.
         operation: &'static str,
     },
+    /// The store went back in time, or is another one: it was emptied, restored from a backup, or
+    /// replaced. The lease that was asked about is not known there.
+    #[error("etcd went back to revision {revision}: it is empty, restored from a backup, or another one")]
+    Reset {
+        /// What it counts now.
+        revision: i64,
+    },
+    /// Another cluster answers at some endpoints, and the one that is known at none.
+    #[error("another etcd cluster than before answers at some of {endpoints}; etcd.hosts must name the members of one cluster")]
+    Stranger {
+        /// All of them.
+        endpoints: String,
+    },
     /// The lease does not exist (any more).
     #[error("lease {} is gone", .0.0)]
     LeaseGone(LeaseId),
@@ -50,8 +63,8 @@ impl Error {
     /// Whether the request may have been done all the same.
     pub fn is_ambiguous(&self) -> bool {
         match self {
-            Error::Connect { .. } | Error::LeaseGone(_) => false,
-            Error::Timeout { .. } => true,
+            Error::Connect { .. } | Error::LeaseGone(_) | Error::Stranger { .. } => false,
+            Error::Timeout { .. } | Error::Reset { .. } => true,
             Error::Request { refused, .. } => !refused,
         }
     }
@@ -135,6 +148,7 @@ pub trait Store: Send + Sync {
 
     /// Renews a lease: one try, so that the caller learns quickly. Without an answer it may have
     /// been renewed, which may not be counted on. [`Error::LeaseGone`]: it has ended.
+    /// [`Error::Reset`]: this store does not know it, and is not as it was.
     fn keep_alive(
         &self,
         lease: LeaseId,

@@ -158,6 +158,43 @@ impl Transaction {
         )
     }
 
+    /// Deletes the leader key of before a reset of the store, and the request to the poolers with
+    /// it, if it still hangs off `lease`. Only by a primary whose right to write has not ended.
+    ///
+    /// In doubt: the key is read again; nothing else was touched.
+    pub fn evict_leader(lease: LeaseId) -> Self {
+        Self::once(
+            "delete the leader key of before the reset",
+            vec![leads(lease)],
+            vec![Write::Delete(Key::Leader), Write::Delete(Key::Pause)],
+        )
+    }
+
+    /// In a store that went back in time: creates the leader key under `lease` if it is absent, and
+    /// with it writes what the cluster is, over whatever is there: its system identifier, its
+    /// configuration if it is known, `/sync` if it is used. A request to hand over of before is
+    /// cleared. At one revision, so that no member can see half of it.
+    ///
+    /// In doubt: the next read shows the owner of the leader key, by the lease; all or nothing of the
+    /// rest is there.
+    pub fn restore_keys(
+        lease: LeaseId,
+        member: &MemberName,
+        system_id: u64,
+        config: Option<DynamicConfig>,
+        stored: Option<Stored>,
+    ) -> Self {
+        let mut writes = vec![
+            put_under(lease, Value::Leader(member.clone())),
+            put(Value::SystemId(system_id)),
+            put(Value::Failover(FailoverData::default())),
+        ];
+        writes.extend(config.map(|config| put(Value::Config(config))));
+        writes.extend(stored.map(|stored| put(Value::Sync(stored))));
+        let absent = vec![Compare::Absent(Key::Leader)];
+        Self::once("restore the cluster's keys", absent, writes)
+    }
+
     /// Claims the bootstrap: creates `initialize` under `lease` if it is absent. A claim whose
     /// owner dies is free again.
     ///

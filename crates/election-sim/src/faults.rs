@@ -1,12 +1,13 @@
 //! What goes wrong, and how it is mended.
 
 use crate::event::{PoolerEvent, ServerEvent, SimulationEvent};
-use crate::postgres::Data;
+use crate::postgres::{Data, Server};
 use crate::schedule::Fault;
 use crate::server::CONNECTION_TIMEOUT;
 use crate::sick;
 use crate::world::World;
 use mrg_dcs::Key;
+use mrg_election::Mode;
 
 /// The cluster is left whole for so long at most before the next fault.
 const WHOLE_FOR: u64 = 1_200;
@@ -127,11 +128,49 @@ impl World {
             Fault::DeleteSync => self.delete_keys([Key::Sync]),
             Fault::DeleteConfig => self.delete_keys([Key::Config]),
             Fault::DeleteEverything => self.delete_everything(),
+            Fault::BackUpEtcd => self.etcd.back_up(),
+            Fault::RestoreEtcd => self.lose_etcd(true),
+            Fault::LoseEtcd => self.lose_etcd(false),
             Fault::KillPooler(pooler, wait) => {
                 self.stop_pooler(pooler);
                 self.later(wait, PoolerEvent::Start { pooler });
             }
             Fault::PausePooler(pooler, wait) => self.pause_pooler(pooler, wait),
+        }
+    }
+
+    /// etcd goes back to its backup, or to nothing. Not in Async mode unless a primary runs, and not
+    /// while a member would have nothing left that tells it of the cluster; see
+    /// [`Self::delete_everything`].
+    fn lose_etcd(&mut self, to_backup: bool) {
+        let runs = self
+            .hosts
+            .iter()
+            .any(|host| host.postgres.server == Server::Primary);
+        let asynchronous = self.schedule.settings.replication.mode == Mode::Async;
+        let away = self.hosts.iter().any(|host| host.agent.is_none());
+        if self.has_blank_member() || asynchronous && (!runs || away) {
+            return;
+        }
+        self.etcd_time_passes();
+        self.etcd.go_back(to_backup, self.now);
+        self.judge.key_is_old(self.etcd.keys());
+        self.etcd_told = self.etcd.keys().cluster.revision;
+        for member in 0..self.hosts.len() {
+            let Some(agent) = &mut self.hosts[member].agent else {
+                continue;
+            };
+            agent.watch.open = false;
+            let (number, reads) = (agent.number, agent.watch.reads);
+            let again = SimulationEvent::Backstop {
+                end: member,
+                number,
+                reads,
+            };
+            self.later(1, again);
+        }
+        for pooler in 0..self.poolers.len() {
+            self.pooler_watch_breaks(pooler);
         }
     }
 
@@ -274,6 +313,7 @@ impl World {
         self.hosts[member].postgres.data = None;
         self.hosts[member].promise_record = None;
         self.hosts[member].system_record = None;
+        self.hosts[member].dcs_record = None;
         true
     }
 

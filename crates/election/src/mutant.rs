@@ -49,6 +49,18 @@ mod list {
         LeaseCountsFromAnswer,
         /// Nothing is kept in hand before the lease ends.
         NoFenceMargin,
+        /// Members take over by what a DCS says that went back in time.
+        ResetIgnored,
+        /// The leader key of before a reset protects its holder without end.
+        FormerKeyHoldsForEver,
+        /// `/sync` stays as it is in a DCS that went back in time.
+        FormerSyncKept,
+        /// What came of a step in the DCS before a reset is taken for what the DCS holds now.
+        OvertakenStepCounts,
+        /// A candidate does not heed a peer that knows that the DCS went back in time.
+        DoubtNotShared,
+        /// Snapshots of a DCS that went back in time are dropped as old.
+        ResetUnnoticed,
         /// A primary that lost its key goes on.
         WriterGoesOn,
         /// The leader key is ours if it holds our name.

@@ -84,6 +84,8 @@ pub enum PublisherEvent<'a, M, S> {
     ConfigWritten,
     /// Whether the slots were kept.
     SlotsKept(bool),
+    /// The DCS went back in time: what was written to it may be gone.
+    DcsReset,
 }
 
 /// What to write. Every effect is answered by the event of its kind.
@@ -222,6 +224,11 @@ impl<M: MemberRecord, S: Clone + PartialEq> Publisher<M, S> {
                         .retain(|name, _| !slots.dropped.contains(name));
                 }
                 self.slots.ended(now, done, true);
+            }
+            PublisherEvent::DcsReset => {
+                self.member.last = None;
+                self.status.last = None;
+                self.history.last = None;
             }
         }
         Vec::new()

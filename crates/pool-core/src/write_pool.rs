@@ -38,6 +38,8 @@ pub struct WritePool {
     max_pause: Millis,
     snapshot: Option<Snapshot>,
     dcs_lost: bool,
+    /// The DCS went back in time, and was not read since.
+    reset: bool,
     request: Option<PauseRequest>,
     /// The request that paused clients for as long as any may.
     expired: Option<Revision>,
@@ -66,6 +68,7 @@ impl PoolCore for WritePool {
             Event::Tick | Event::Monitored { .. } => {}
             Event::Dcs { snapshot, read } => self.note_dcs(snapshot, read),
             Event::DcsLost => self.dcs_lost = true,
+            Event::DcsReset => self.note_reset(),
             Event::Pause(request) => self.request = request,
             Event::Disconnected { key } => self.note_disconnected(key),
             Event::Probed { probe, finding } => self.note_finding(now, probe, finding),
@@ -134,6 +137,7 @@ impl WritePool {
             max_pause,
             snapshot: None,
             dcs_lost: false,
+            reset: false,
             request: None,
             expired: None,
             acknowledged: None,
@@ -170,6 +174,7 @@ impl WritePool {
         }
         // A read is linearizable; a change that comes late from an abandoned watch is outdated.
         if read > 0
+            || std::mem::take(&mut self.reset)
             || self
                 .snapshot
                 .as_ref()
@@ -177,6 +182,14 @@ impl WritePool {
         {
             self.snapshot = Some(snapshot);
         }
+    }
+
+    /// What was known of requests is named by revisions that another one may have now.
+    fn note_reset(&mut self) {
+        self.reset = true;
+        self.request = None;
+        self.expired = None;
+        self.acknowledged = None;
     }
 
     fn note_disconnected(&mut self, key: Revision) {

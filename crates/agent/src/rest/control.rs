@@ -20,7 +20,7 @@ use crate::rest::{Api, Ask};
 use mrg_base::MemberName;
 use mrg_dcs::wire::{FailoverData, MemberData};
 use mrg_dcs::{Attempt, DynamicConfig, Store, settings};
-use mrg_election::Revision;
+use mrg_election::{Revision, VoteRefusal};
 use mrg_postgres::check_hba_line;
 use mrg_telemetry::chain;
 
@@ -351,7 +351,10 @@ pub(super) async fn vote(State(api): State<Api>) -> Response {
     }
     match tokio::time::timeout(ANSWER_WITHIN, answer).await {
         Ok(Ok(Ok(vote))) => Json(vote).into_response(),
-        Ok(Ok(Err(why))) => say(StatusCode::CONFLICT, why),
+        Ok(Ok(Err(why @ VoteRefusal::DcsReset))) => {
+            say(StatusCode::PRECONDITION_FAILED, why.to_string())
+        }
+        Ok(Ok(Err(VoteRefusal::Other(why)))) => say(StatusCode::CONFLICT, why),
         _ => say(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
     }
 }

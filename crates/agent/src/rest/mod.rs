@@ -34,7 +34,7 @@ pub use control::Request as SwitchoverBody;
 /// Requests that the agent's loop answers.
 pub(crate) enum Ask {
     /// A candidate requests this member's vote.
-    Vote(oneshot::Sender<Result<VoteAnswer, String>>),
+    Vote(oneshot::Sender<Result<VoteAnswer, VoteRefusal>>),
     /// A leader requests this member's promise not to race.
     Promise(FailsafeRequest, oneshot::Sender<Result<(), String>>),
     /// A leader frees this member of its promise.

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{AgentConfig, Finding, Listen};
 use crate::context::Context;
+use crate::dcs_record::DcsRecord;
 use crate::fence::{Fence, kill_descendants};
 use crate::housekeeping::Housekeeping;
 use crate::peers::Peers;
@@ -251,6 +252,7 @@ impl Agent {
         let view = self.node.view(now);
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
         let just_started = view.may_have_promised();
+        let dcs_reset = view.memory.reset.is_some();
         let lease = self.node.lease().copied();
         let former_lease = self.node.former_lease();
         let why = self.node.reason();
@@ -259,6 +261,7 @@ impl Agent {
             status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
             status.may_write = may_write;
             status.just_started = just_started;
+            status.dcs_reset = dcs_reset;
             status.lease = lease.map(|lease| lease.id);
             status.former_lease = former_lease;
             status.why = why;
@@ -276,6 +279,9 @@ fn build_context(config: Arc<AgentConfig>, server: Arc<Server>) -> anyhow::Resul
     let first = config.name.as_str().bytes().map(usize::from).sum();
     let keys = Keys::new(&config.namespace, &config.scope);
     let store = Arc::new(Etcd::new(connection, keys, first));
+    if let Some(mark) = DcsRecord::new(config.dcs_file()).load() {
+        store.resume(mark);
+    }
     let peers = Peers::new(config.rest_credentials.clone()).context("failed to set up HTTP")?;
     let initial = settings(&config.bootstrap).context("bootstrap.dcs")?;
     Ok(Context::new(config, store, server, peers, initial))

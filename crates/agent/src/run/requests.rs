@@ -8,8 +8,10 @@ use crate::config::AgentConfig;
 use crate::peers::{VoteAnswer, Withdrawal};
 use crate::rest::Ask;
 use crate::run::Agent;
-use mrg_election::Event;
+use mrg_election::{Event, VoteRefusal};
 use mrg_election::watch_order::WatchInput;
+
+type VoteReply = oneshot::Sender<Result<VoteAnswer, VoteRefusal>>;
 
 type Reply<T> = oneshot::Sender<Result<T, String>>;
 
@@ -17,7 +19,7 @@ type Reply<T> = oneshot::Sender<Result<T, String>>;
 #[derive(Default)]
 pub(super) struct Replies {
     last: u64,
-    votes: BTreeMap<u64, Reply<VoteAnswer>>,
+    votes: BTreeMap<u64, VoteReply>,
     promises: BTreeMap<u64, Reply<()>>,
 }
 
@@ -27,7 +29,7 @@ impl Replies {
         self.last
     }
 
-    fn vote(&mut self, answer: Reply<VoteAnswer>) -> u64 {
+    fn vote(&mut self, answer: VoteReply) -> u64 {
         let number = self.next();
         self.votes.insert(number, answer);
         number
@@ -39,7 +41,7 @@ impl Replies {
         number
     }
 
-    pub(super) fn take_vote(&mut self, number: u64) -> Option<Reply<VoteAnswer>> {
+    pub(super) fn take_vote(&mut self, number: u64) -> Option<VoteReply> {
         self.votes.remove(&number)
     }
 
@@ -72,7 +74,7 @@ impl Agent {
 
     /// The last snapshot may be older than what the candidate knows: a vote waits for a read, unless
     /// there is no leader in that snapshot.
-    async fn vote_requested(&mut self, answer: Reply<VoteAnswer>) {
+    async fn vote_requested(&mut self, answer: VoteReply) {
         let reply = self.replies.vote(answer);
         let outputs = self.order.on(WatchInput::VoteAsked { reply });
         self.follow(outputs).await;

@@ -18,6 +18,7 @@ impl Node {
                 linearizable,
             } => self.note_dcs(now, cluster, linearizable, effects),
             Event::DcsLost => self.note_lost(now),
+            Event::DcsReset => self.note_reset(now),
             Event::LeaseGranted { id, granted, sent } => {
                 self.keeper
                     .granted(id, granted, sent, &self.settings.failover);
@@ -138,7 +139,8 @@ impl Node {
             self.failures = 0;
             self.memory.copied = false;
         }
-        if let Some(Initialize::Done(system_id)) = cluster.initialize {
+        let known = self.memory.system_id.filter(|_| self.memory.reset.is_some());
+        if let (Some(Initialize::Done(system_id)), None) = (cluster.initialize, known) {
             self.memory.system_id = Some(system_id);
         }
         // Without data here and without a cluster there has been no leader to promise anything to.
@@ -146,7 +148,7 @@ impl Node {
             && cluster.leader.is_none()
             && cluster.sync.is_none()
             && !has_traces(&cluster);
-        if nothing && self.postgres == Postgres::NoData {
+        if nothing && self.postgres == Postgres::NoData && self.memory.reset.is_none() {
             self.memory.forgot_promises = false;
         }
         self.memory.knows_cluster |= self.memory.system_id.is_some() || has_traces(&cluster);

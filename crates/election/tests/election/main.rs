@@ -8,6 +8,7 @@ mod found_bootstrap;
 mod found_failsafe;
 mod leases;
 mod rejoin;
+mod reset;
 mod rules;
 mod sick;
 mod story;

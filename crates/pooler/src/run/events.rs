@@ -19,6 +19,12 @@ impl Pooler {
                 self.snapshot = snapshot;
                 self.feed(event);
             }
+            WatchEvent::Reset => {
+                tracing::warn!(
+                    "etcd went back in time: it is empty, restored from a backup, or another one"
+                );
+                self.feed(Event::DcsReset);
+            }
             WatchEvent::Lost(error) => {
                 tracing::debug!(error = chain(error.as_ref()), "etcd does not answer");
                 self.feed(Event::DcsLost);
