@@ -147,6 +147,11 @@ impl Etcd {
         self.backup = Some(self.memory.clone());
     }
 
+    /// How far it had come when the backup was made.
+    pub(crate) fn backup_revision(&self) -> Option<Revision> {
+        self.backup.as_ref().map(Memory::revision)
+    }
+
     /// It goes back to the backup, if there is one and it is wanted, or to nothing.
     pub(crate) fn go_back(&mut self, to_backup: bool, now: u64) {
         let backup = self.backup.as_ref().filter(|_| to_backup);

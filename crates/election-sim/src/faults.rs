@@ -1,11 +1,13 @@
 //! What goes wrong, and how it is mended.
 
+use crate::agent::Agent;
 use crate::event::{PoolerEvent, ServerEvent, SimulationEvent};
-use crate::postgres::{Data, Server};
+use crate::postgres::Data;
 use crate::schedule::Fault;
 use crate::server::CONNECTION_TIMEOUT;
 use crate::sick;
-use crate::world::World;
+use crate::world::{Host, World};
+use mrg_base::Moment;
 use mrg_dcs::Key;
 use mrg_election::Mode;
 
@@ -124,7 +126,7 @@ impl World {
             }
             Fault::DeleteLeader => self.delete_keys([Key::Leader]),
             Fault::DeleteInitialize => self.delete_keys([Key::Initialize]),
-            Fault::DeleteFailsafe => self.delete_keys([Key::Failsafe]),
+            Fault::DeleteFailsafe => self.delete_failsafe(),
             Fault::DeleteSync => self.delete_keys([Key::Sync]),
             Fault::DeleteConfig => self.delete_keys([Key::Config]),
             Fault::DeleteEverything => self.delete_everything(),
@@ -139,17 +141,23 @@ impl World {
         }
     }
 
-    /// etcd goes back to its backup, or to nothing. Not in Async mode unless a primary runs, and not
-    /// while a member would have nothing left that tells it of the cluster; see
-    /// [`Self::delete_everything`].
+    /// etcd goes back to its backup, or to nothing. Not in Async mode, and not while a member would
+    /// have nothing left that tells it of the cluster (see [`Self::delete_everything`]); nor where
+    /// docs/ha.md says that no member can notice: while the last time is not settled, or to a backup
+    /// that is newer than what some member knows.
     fn lose_etcd(&mut self, to_backup: bool) {
-        let runs = self
-            .hosts
-            .iter()
-            .any(|host| host.postgres.server == Server::Primary);
+        let backup = self.etcd.backup_revision().filter(|_| to_backup);
+        let unaware = |host: &Host| {
+            let agent = host.agent.as_ref();
+            let doubts = |agent: &Agent| agent.node.view(Moment(0)).memory.reset.is_some();
+            let known = agent.map(|agent| agent.known).max(host.dcs_record);
+            agent.is_some_and(doubts) || known <= backup
+        };
+        if self.hosts.iter().any(unaware) {
+            return;
+        }
         let asynchronous = self.schedule.settings.replication.mode == Mode::Async;
-        let away = self.hosts.iter().any(|host| host.agent.is_none());
-        if self.has_blank_member() || asynchronous && (!runs || away) {
+        if self.has_blank_member() || asynchronous {
             return;
         }
         self.etcd_time_passes();

@@ -3,6 +3,7 @@
 use crate::etcd::config;
 use crate::event::SimulationEvent;
 use crate::faults::FOREIGN;
+use crate::postgres::Server;
 use crate::random::Random;
 use crate::schedule::settings;
 use crate::world::{Host, World};
@@ -95,6 +96,18 @@ impl World {
         if self.etcd.answers(self.now) {
             self.etcd.delete(keys);
             self.etcd_changed();
+        }
+    }
+
+    /// Not while a member leads without the leader key: whoever deletes it says that none does.
+    pub(crate) fn delete_failsafe(&mut self) {
+        let leader = self.etcd.keys().cluster.leader.as_ref();
+        let unseen = self.hosts.iter().any(|host| {
+            host.postgres.server == Server::Primary
+                && leader.is_none_or(|key| key.member != host.name)
+        });
+        if !unseen {
+            self.delete_keys([Key::Failsafe]);
         }
     }
 

@@ -378,6 +378,11 @@ impl LeaseKeeper {
         }
     }
 
+    /// A keepalive is wanted now.
+    pub(crate) fn hasten(&mut self, now: Moment) {
+        self.due = self.due.min(now);
+    }
+
     /// The timers changed.
     pub(crate) fn retimed(&mut self, failover: &Failover) {
         if let Some(lease) = self.lease() {

@@ -59,6 +59,12 @@ mod list {
         OvertakenStepCounts,
         /// A candidate does not heed a peer that knows that the DCS went back in time.
         DoubtNotShared,
+        /// What seems to have been written since a reset is believed without a keepalive.
+        EvidenceUnconfirmed,
+        /// A lease that is gone before its time says nothing about the DCS.
+        LostLeaseIgnored,
+        /// Of a timeline that only `history` told of nothing is remembered.
+        TimelineForgotten,
         /// Snapshots of a DCS that went back in time are dropped as old.
         ResetUnnoticed,
         /// A primary that lost its key goes on.

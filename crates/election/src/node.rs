@@ -185,7 +185,9 @@ impl Node {
         }
         if let Some(reset) = &self.memory.reset {
             reset.held_until.into_iter().for_each(&mut consider);
-            consider(reset.noticed + self.settings.failover.ttl);
+            let ttl = self.memory.longest_ttl.max(self.settings.failover.ttl);
+            consider(reset.noticed + ttl);
+            consider(reset.noticed + Millis(2 * ttl.0));
         }
         if let Some(silence) = self.memory.silence {
             consider(silence.since + self.settings.failover.unresponsive_after);

@@ -308,6 +308,9 @@ pub struct DcsReset {
     /// The first revision that was read since: keys with a later one were written after the reset.
     /// `None` before that read.
     pub revision: Option<Revision>,
+    /// Since when the keys seem to have been written since the reset. A keepalive that is answered
+    /// after that shows that they stand in the DCS that granted this member's lease.
+    pub evidence: Option<Moment>,
     /// How long the leader key that this member held in the DCS as it was still protects it: until
     /// then no other member could have acquired it there. `None` if it held none.
     pub held_until: Option<Moment>,
@@ -329,6 +332,11 @@ pub struct Memory {
     pub read: Revision,
     /// The last reset of the DCS, until the keys are known to have been written since.
     pub reset: Option<DcsReset>,
+    /// The newest timeline that `history` ever spoke of, and who began it: a reset of the DCS may
+    /// take that away.
+    pub timeline: Option<(Timeline, Option<MemberName>)>,
+    /// The longest `ttl` that this process has known: a leader's lease may be of an earlier one.
+    pub longest_ttl: Millis,
     /// Whether this process saw a reset come to its end: peers that still doubt noticed it late.
     pub reset_settled: bool,
     /// Writes of this member to `failsafe` that are in doubt.

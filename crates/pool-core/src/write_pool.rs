@@ -38,8 +38,6 @@ pub struct WritePool {
     max_pause: Millis,
     snapshot: Option<Snapshot>,
     dcs_lost: bool,
-    /// The DCS went back in time, and was not read since.
-    reset: bool,
     request: Option<PauseRequest>,
     /// The request that paused clients for as long as any may.
     expired: Option<Revision>,
@@ -137,7 +135,6 @@ impl WritePool {
             max_pause,
             snapshot: None,
             dcs_lost: false,
-            reset: false,
             request: None,
             expired: None,
             acknowledged: None,
@@ -174,7 +171,6 @@ impl WritePool {
         }
         // A read is linearizable; a change that comes late from an abandoned watch is outdated.
         if read > 0
-            || std::mem::take(&mut self.reset)
             || self
                 .snapshot
                 .as_ref()
@@ -184,9 +180,12 @@ impl WritePool {
         }
     }
 
-    /// What was known of requests is named by revisions that another one may have now.
+    /// The next snapshot is newer, whatever its revision; and what was known of requests is named by
+    /// revisions that another one may have now.
     fn note_reset(&mut self) {
-        self.reset = true;
+        if let Some(known) = &mut self.snapshot {
+            known.revision = 0;
+        }
         self.request = None;
         self.expired = None;
         self.acknowledged = None;

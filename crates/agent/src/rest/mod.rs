@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::AgentConfig;
 use crate::context::Context;
 use crate::peers::{FailsafeRequest, VoteAnswer, Withdrawal};
+use mrg_election::VoteRefusal;
 use mrg_postgres::Credentials;
 
 pub use control::Request as SwitchoverBody;

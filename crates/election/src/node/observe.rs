@@ -28,8 +28,12 @@ impl Node {
             Event::LeaseKept { id, sent } => self.note_kept(now, id, sent, effects),
             Event::LeaseUnanswered => self.keeper.unanswered(now),
             Event::LeaseGone(id) => {
+                let early = self.keeper.lease().is_some_and(|lease| lease.is_valid(now));
                 if self.keeper.gone(now, id) {
                     self.memory.past_leases.insert(id);
+                    if early && !bug!(LostLeaseIgnored) {
+                        self.note_lease_lost(now, effects);
+                    }
                 }
             }
             Event::Postgres { probe, postgres } => {
@@ -58,6 +62,8 @@ impl Node {
             Event::FailsafeWritten(revision) => self.note_listed(now, revision),
             Event::VoteAsked { reply } => self.pending_votes.push(reply),
             Event::Settings(settings) => {
+                let known = self.memory.longest_ttl.max(self.settings.failover.ttl);
+                self.memory.longest_ttl = known.max(settings.failover.ttl);
                 self.settings = settings;
                 self.keeper.retimed(&self.settings.failover);
             }
@@ -103,6 +109,9 @@ impl Node {
                 effects.push(Effect::ReadDcs);
             }
             return;
+        }
+        if linearizable || self.dcs == DcsView::Unread {
+            self.note_first_read(cluster.revision);
         }
         if linearizable {
             self.reading = false;
@@ -152,6 +161,12 @@ impl Node {
             self.memory.forgot_promises = false;
         }
         self.memory.knows_cluster |= self.memory.system_id.is_some() || has_traces(&cluster);
+        let told = cluster.timeline.map(|of| (of, cluster.timeline_of.clone()));
+        if told.as_ref().map(|(of, _)| *of) >= self.memory.timeline.as_ref().map(|(of, _)| *of)
+            && !bug!(TimelineForgotten)
+        {
+            self.memory.timeline = told;
+        }
         self.settle_listing(&cluster);
         self.dcs = DcsView::Read(cluster);
         let has_leader = self
@@ -225,6 +240,9 @@ impl Node {
         } else {
             sent
         };
+        if self.keeper.lease().is_some_and(|lease| lease.id == id) {
+            self.note_confirmed(sent);
+        }
         let promised = self.view(now).holds_promises();
         if let Some(useless) = self
             .keeper

@@ -21,9 +21,15 @@ pub(super) fn is_foreign(view: &View<'_>) -> bool {
     is_reset(view) && known != found
 }
 
+/// The DCS may not be able to say it any more.
+fn is_ours(view: &View<'_>, system_id: u64) -> bool {
+    view.memory.system_id.is_none_or(|known| known == system_id)
+}
+
 /// This primary ran throughout: what it knows of the cluster is the truth.
 pub(super) fn restore_keys(view: &View<'_>) -> Option<Vec<Action>> {
     let primary = primary(view).filter(|_| is_reset(view) && view.may_write())?;
+    is_ours(view, primary.system_id).then_some(())?;
     let cluster = read(view)?;
     // The key of before the reset would stay until its lease ends.
     let stale = cluster.leader.as_ref().map(|key| key.lease);
@@ -41,7 +47,7 @@ pub(super) fn restore_keys(view: &View<'_>) -> Option<Vec<Action>> {
 /// other member may take over.
 pub(super) fn recover(view: &View<'_>) -> Option<Vec<Action>> {
     let data = data_at_rest(view).filter(|_| is_reset(view) && view.held_until().is_some())?;
-    Some(vec![start_leader(data)])
+    is_ours(view, data.system_id).then(|| vec![start_leader(data)])
 }
 
 /// A standby that streams does not turn to the leader of a key that may be old. Such a key ends

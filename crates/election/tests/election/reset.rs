@@ -62,6 +62,11 @@ fn follower() -> Story {
     story
 }
 
+fn kept(story: &mut Story) {
+    let sent = story.now;
+    story.on(Event::LeaseKept { id: NEW, sent });
+}
+
 fn killed(story: &Story) -> bool {
     let kills =
         |effect: &Effect| matches!(effect, Effect::Perform(_, Action::Stop(StopMode::Kill)));
@@ -151,7 +156,52 @@ fn a_person_who_writes_sync_ends_the_doubt() {
     decided.members.get_mut(&name(ME)).unwrap().lease = NEW;
     read(&mut story, decided);
     story.look(standby(100, None));
+    story.expect_no_step();
+    // Our lease is known to an etcd that says so: it is the one that granted it.
+    kept(&mut story);
     assert_eq!(story.perform(Outcome::At(at(100))), Action::StopReceiver);
+}
+
+#[test]
+fn a_candidate_whose_peer_knows_of_a_reset_does_not_lead() {
+    let leaderless = cluster(None, Some(("b", &["a", "c"], 1)));
+    let mut story = Story::new(Mode::Quorum, leaderless, standby(100, None));
+    assert_eq!(story.perform(Outcome::At(at(100))), Action::StopReceiver);
+    story.look(standby(100, None));
+    let answers = Outcome::DcsReset(vec![vote("c", 100)]);
+    assert!(matches!(story.perform(answers), Action::AskPeers(_)));
+    story.later(300);
+    story.look(standby(100, None));
+    story.expect_no_step();
+    assert_eq!(story.reason(), Reason::DcsReset);
+}
+
+#[test]
+fn a_lease_that_is_gone_before_its_time_puts_etcd_in_doubt() {
+    let mut story = follower();
+    story.on(Event::LeaseGone(LEASE));
+    assert!(story.node.view(story.now).memory.reset.is_some());
+    let mut story = follower();
+    story.later(20_000);
+    story.on(Event::LeaseGone(LEASE));
+    assert_eq!(story.node.view(story.now).memory.reset, None, "it had ended");
+}
+
+#[test]
+fn a_timeline_that_only_a_lost_history_told_of_is_remembered() {
+    let mut led = cluster(Some(("b", OTHER)), None);
+    led.timeline = Some(mrg_base::Timeline(2));
+    led.timeline_of = Some(name("c"));
+    let mut story = Story::new(Mode::Async, led, standby(100, Some("b")));
+    let mut known = empty(3);
+    known.members.insert(name(ME), member(NEW, false));
+    reset(&mut story, &known);
+    story.look(standby(100, None));
+    story.later(story.node.view(story.now).settings.failover.ttl.0);
+    story.on(Event::Tick);
+    kept(&mut story);
+    story.look(standby(100, None));
+    assert_eq!(story.reason(), Reason::OldTimeline);
 }
 
 #[test]
@@ -177,8 +227,11 @@ fn a_leader_key_that_outlasts_its_former_lease_is_new_to_a_standby_that_streams(
     story.look(standby(100, Some("b")));
     assert_eq!(story.reason(), Reason::Following);
     assert!(story.node.view(story.now).memory.reset.is_some());
-    story.later(story.node.view(story.now).settings.failover.ttl.0);
+    story.later(2 * story.node.view(story.now).settings.failover.ttl.0);
     read(&mut story, shown);
+    assert!(story.node.view(story.now).memory.reset.is_some());
+    let sent = story.now;
+    story.on(Event::LeaseKept { id: NEW, sent });
     assert_eq!(story.node.view(story.now).memory.reset, None);
 }
 
@@ -215,9 +268,9 @@ fn without_sync_the_members_wait_one_ttl_for_a_primary() {
     story.look(standby(100, None));
     assert_eq!(story.reason(), Reason::DcsReset);
     story.later(story.node.view(story.now).settings.failover.ttl.0);
-    let sent = story.now;
+    story.on(Event::Tick);
     story.effects.clear();
-    story.on(Event::LeaseKept { id: NEW, sent });
+    kept(&mut story);
     assert_eq!(story.perform(Outcome::At(at(100))), Action::StopReceiver);
 }
 
