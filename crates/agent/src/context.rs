@@ -11,6 +11,7 @@ use crate::peers::Peers;
 use crate::server::Server;
 use mrg_base::{Address, MemberName, Millis, Moment};
 use mrg_dcs::ClusterSnapshot;
+use mrg_dcs::health::Health;
 use mrg_dcs::wire::MemberData;
 use mrg_dcs_etcd::Etcd;
 use mrg_election::{Cluster, LeaseId, Postgres, Reason, Settings};
@@ -30,6 +31,8 @@ pub(crate) struct Status {
     pub dcs_last_seen: u64,
     /// Whether etcd answers.
     pub dcs_reachable: bool,
+    /// How it answers each kind of request.
+    pub etcd: Arc<Health>,
     /// The local postgres as last seen.
     pub postgres: Postgres,
     /// Whether the leader key is ours, surely.
@@ -89,6 +92,7 @@ impl Context {
             cluster: Arc::default(),
             dcs_last_seen: 0,
             dcs_reachable: false,
+            etcd: Arc::default(),
             postgres: Postgres::Unknown,
             holds_key: false,
             leads_until: None,

@@ -232,6 +232,7 @@ fn extensions(page: &mut Page, sources: &Sources<'_>) {
     let degraded =
         status.settings.is_synchronous() && sync.is_none_or(|(_, stored)| stored.voters.is_empty());
     page.flag("mrg_sync_degraded", "Value is 1 if synchronous replication is asked for and nobody could take over without loss.", degraded);
+    page.text += &status.etcd.metrics("mrg_", &page.labels);
     let _ = writeln!(
         page.text,
         "# HELP mrg_decision_total How often each reason was given.\n# TYPE mrg_decision_total counter"

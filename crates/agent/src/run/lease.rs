@@ -70,7 +70,7 @@ async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
     let granted = match context.store.grant(ttl, context.dcs_within()).await {
         Ok(granted) => granted,
         Err(error) => {
-            tracing::warn!(error = chain(&error), "no lease");
+            tracing::debug!(error = chain(&error), "no lease");
             return Event::LeaseUnanswered;
         }
     };
@@ -93,7 +93,7 @@ async fn keep_alive(context: &Context, lease: LeaseId) -> Event {
         Ok(()) => Event::LeaseKept { id: lease, sent },
         Err(DcsError::LeaseGone(_)) => Event::LeaseGone(lease),
         Err(error) => {
-            tracing::warn!(error = chain(&error), "the keepalive was not answered");
+            tracing::debug!(error = chain(&error), "the keepalive was not answered");
             Event::LeaseUnanswered
         }
     }

@@ -3,6 +3,7 @@
 
 mod dynamic;
 mod effects;
+mod etcd_health;
 mod lease;
 mod monitor;
 mod promises;
@@ -135,6 +136,7 @@ impl Agent {
         tokio::spawn(watch(context.store.clone(), command_queue, watch_sender));
         tokio::spawn(monitor(server, probe_queue, events.clone()));
         tokio::spawn(pulse::pulse(context.clone(), events.clone()));
+        tokio::spawn(etcd_health::follow(context.clone(), events.clone()));
         let inputs = Inputs {
             events: event_queue,
             watch: watch_events,

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::config::{BOOTSTRAP_DCS, Finding, audit_dynamic};
 use crate::context::addresses;
 use crate::run::Agent;
-use mrg_dcs::{ClusterSnapshot, DynamicConfig, Error as DcsError, InvalidConfig, wire};
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, InvalidConfig, wire};
 use mrg_dcs_etcd::{WatchCommand, WatchEvent};
 use mrg_election::watch_order::{WatchInput, WatchOutput};
 use mrg_election::{Event, Settings};
@@ -15,15 +15,13 @@ use mrg_telemetry::chain;
 impl Agent {
     pub(super) async fn watched(&mut self, event: WatchEvent<ClusterSnapshot>) {
         match event {
-            WatchEvent::Lost(error) => self.lost(error.as_ref()).await,
+            // The words of it are logged with those of every other request.
+            WatchEvent::Lost(_) => self.lost().await,
             WatchEvent::Seen { snapshot, asked } => self.seen(snapshot, asked).await,
         }
     }
 
-    async fn lost(&mut self, error: &DcsError) {
-        if self.context.status().dcs_reachable {
-            tracing::warn!(error = chain(error), "etcd does not answer");
-        }
+    async fn lost(&mut self) {
         self.context.update(|status| status.dcs_reachable = false);
         self.event(Event::DcsLost).await;
     }

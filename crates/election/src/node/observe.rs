@@ -31,6 +31,7 @@ impl Node {
                     self.memory.past_leases.insert(id);
                 }
             }
+            Event::WritesFail(fail) => self.memory.writes_fail = fail,
             Event::Postgres { probe, postgres } => {
                 if probe >= self.probes {
                     self.note_postgres(now, postgres);

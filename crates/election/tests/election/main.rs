@@ -11,3 +11,4 @@ mod rejoin;
 mod rules;
 mod sick;
 mod story;
+mod writes_fail;
