@@ -39,6 +39,8 @@ pub(crate) struct Status {
     pub holds_key: bool,
     /// Until when the leader key is surely ours.
     pub leads_until: Option<Moment>,
+    /// Until when all members' promises let this member lead without etcd; `None` if they do not.
+    pub promised_until: Option<Moment>,
     /// Whether postgres may accept writes here: by the key, or by the members' promises.
     pub may_write: bool,
     /// Our lease.
@@ -96,6 +98,7 @@ impl Context {
             postgres: Postgres::Unknown,
             holds_key: false,
             leads_until: None,
+            promised_until: None,
             may_write: false,
             lease: None,
             former_lease: None,

@@ -222,10 +222,11 @@ fn extensions(page: &mut Page, sources: &Sources<'_>) {
     let status = sources.status;
     let remaining = status
         .leads_until
+        .max(status.promised_until)
         .map_or(0, |until| until.since(mrg_clock::now()).0);
     page.gauge(
         "mrg_lease_remaining_milliseconds",
-        "Time until the fence kills postgres unless the lease is kept; 0 without a lease.",
+        "Time until the fence kills postgres unless the lease is kept, or the members' promises are renewed; 0 without either.",
         remaining,
     );
     let sync = status.cluster.sync.as_ref();

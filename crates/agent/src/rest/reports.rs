@@ -17,12 +17,12 @@ use mrg_postgres::ServerFacts;
 /// expect.
 pub(crate) const PATRONI_VERSION: &str = "4.1.5";
 
-/// Whether this member leads now: postgres is a primary, and the leader key is surely its own.
+/// Whether this member leads now: postgres is a primary, and the leader key is surely its own, or
+/// all members promised to wait for it while etcd does not answer.
 pub(crate) fn leads(status: &Status) -> bool {
+    let until = status.leads_until.max(status.promised_until);
     matches!(status.postgres, Postgres::Primary(_))
-        && status
-            .leads_until
-            .is_some_and(|until| mrg_clock::now() < until)
+        && until.is_some_and(|until| mrg_clock::now() < until)
 }
 
 /// `GET /patroni`
@@ -42,6 +42,9 @@ pub(crate) fn member_report(api: &Api) -> Value {
     }
     if status.settings.paused {
         insert("pause", true.into());
+    }
+    if status.may_write && !status.holds_key {
+        insert("failsafe_mode_is_active", true.into());
     }
     if is_sync(&status.cluster, &config.name) {
         insert(sync_role(&status), true.into());

@@ -252,6 +252,7 @@ impl Agent {
     fn publish(&self, now: Moment) {
         let view = self.node.view(now);
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
+        let promised_until = view.memory.held_promises.filter(|_| view.holds_promises());
         let just_started = view.may_have_promised();
         let lease = self.node.lease().copied();
         let former_lease = self.node.former_lease();
@@ -259,6 +260,7 @@ impl Agent {
         self.context.update(|status| {
             status.holds_key = holds_key;
             status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
+            status.promised_until = promised_until;
             status.may_write = may_write;
             status.just_started = just_started;
             status.lease = lease.map(|lease| lease.id);
