@@ -144,3 +144,38 @@ fn an_etcd_that_wants_a_login_or_is_not_there_is_quoted_at_once() {
     cluster.start_etcd();
     cluster.wait_healthy();
 }
+
+#[test]
+fn an_endpoint_that_fails_beside_one_that_answers_is_named_and_changes_nothing_else() {
+    let mut cluster = Cluster::start(23_350, "quorum");
+    let leader = cluster.wait_leader();
+    let member = (1..=3).find(|member| *member != leader).unwrap();
+    Cluster::signal(pid(cluster.agent_pid(member)), "TERM");
+    cluster.agents[member - 1].take().unwrap().wait().unwrap();
+    let alive = format!("127.0.0.1:{}", cluster.etcd_port());
+    let dead = format!("127.0.0.1:{}", cluster.etcd_port() + 2);
+    // Members begin with different endpoints: this one with the dead one.
+    let hosts = if member % 2 == 0 {
+        format!("{dead},{alive}")
+    } else {
+        format!("{alive},{dead}")
+    };
+    let file = cluster.path(&format!("n{member}.yml"));
+    let yaml = std::fs::read_to_string(&file).unwrap();
+    let yaml = yaml.replace(&format!("hosts: '{alive}'"), &format!("hosts: '{hosts}'"));
+    assert!(yaml.contains(&dead), "{yaml}");
+    std::fs::write(&file, yaml).unwrap();
+    let agent = cluster.start_agent(member);
+    cluster.agents[member - 1] = Some(agent);
+    cluster.wait_healthy();
+    let log = std::fs::read_to_string(cluster.path(&format!("n{member}.log"))).unwrap();
+    let named = log
+        .lines()
+        .find(|line| line.contains("an endpoint of etcd fails"))
+        .expect("a line about the dead endpoint");
+    assert!(
+        named.contains(&dead) && named.contains("Connection refused"),
+        "{named}"
+    );
+    assert_eq!(cluster.etcd_error(member, "read"), "");
+}
