@@ -10,8 +10,9 @@ use crate::config::{AgentConfig, Finding};
 use crate::peers::Peers;
 use crate::server::Server;
 use mrg_base::{Address, MemberName, Millis, Moment};
-use mrg_dcs::{ClusterSnapshot, DynamicConfig};
+use mrg_dcs::health::Health;
 use mrg_dcs::wire::MemberData;
+use mrg_dcs::{ClusterSnapshot, DynamicConfig};
 use mrg_dcs_etcd::Etcd;
 use mrg_election::{Cluster, LeaseId, Postgres, Reason, Settings};
 
@@ -34,12 +35,16 @@ pub(crate) struct Status {
     pub dcs_reset: bool,
     /// The dynamic configuration in force, if it was read from etcd.
     pub config: Option<Arc<DynamicConfig>>,
+    /// How it answers each kind of request.
+    pub etcd: Arc<Health>,
     /// The local postgres as last seen.
     pub postgres: Postgres,
     /// Whether the leader key is ours, surely.
     pub holds_key: bool,
     /// Until when the leader key is surely ours.
     pub leads_until: Option<Moment>,
+    /// Until when all members' promises let this member lead without etcd; `None` if they do not.
+    pub promised_until: Option<Moment>,
     /// Whether postgres may accept writes here: by the key, or by the members' promises.
     pub may_write: bool,
     /// Our lease.
@@ -95,9 +100,11 @@ impl Context {
             dcs_reachable: false,
             dcs_reset: false,
             config: None,
+            etcd: Arc::default(),
             postgres: Postgres::Unknown,
             holds_key: false,
             leads_until: None,
+            promised_until: None,
             may_write: false,
             lease: None,
             former_lease: None,

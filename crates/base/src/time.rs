@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// Whole seconds.
+    /// Whole seconds; more than fit are as many as fit.
     pub const fn seconds(seconds: u64) -> Self {
-        Self(seconds * 1000)
+        Self(seconds.saturating_mul(1000))
     }
 
     /// As the standard library's type, for the shells.

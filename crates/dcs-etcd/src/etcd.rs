@@ -1,47 +1,23 @@
 //! A connection to etcd that moves to the next endpoint when one does not answer.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, GetOptions, GetResponse};
+use etcd_client::{Client, ConnectOptions, GetOptions, GetResponse, WatchOptions, WatchStream};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::failure::{cause, failed, has_no_logins, unreachable};
+use crate::health_log::{HealthLog, since};
 use crate::progress::{Answer, Asked, Mark, Progress};
 use crate::transaction;
+use crate::watch::WATCH;
 use mrg_base::Millis;
+use mrg_dcs::health::{Access, Failure, Health};
 use mrg_dcs::wire::Entry;
 use mrg_dcs::{Attempt, Error, Granted, Key, Keys, Section, Store, Transaction};
 use mrg_election::{LeaseId, Revision};
-
-/// What went wrong with a request that was sent.
-pub(super) fn failed(operation: &'static str, source: etcd_client::Error) -> Error {
-    use tonic::Code;
-    // etcd answers these before it proposes anything.
-    let refused = matches!(
-        &source,
-        etcd_client::Error::GRpcStatus(status) if matches!(
-            status.code(),
-            Code::InvalidArgument
-                | Code::NotFound
-                | Code::PermissionDenied
-                | Code::Unauthenticated
-                | Code::FailedPrecondition
-        )
-    );
-    Error::Request {
-        operation,
-        refused,
-        source: source.into(),
-    }
-}
-
-/// The client's own error behind ours.
-fn cause(error: &Error) -> Option<&etcd_client::Error> {
-    match error {
-        Error::Request { source, .. } => source.downcast_ref(),
-        _ => None,
-    }
-}
 
 /// Where etcd is.
 #[derive(Clone, Debug)]
@@ -59,12 +35,16 @@ pub struct Etcd {
     keys: Keys,
     current: Mutex<Current>,
     progress: Progress,
+    health: watch::Sender<Health>,
+    started: Instant,
 }
 
 #[derive(Default)]
 struct Current {
     index: usize,
     client: Option<Client>,
+    /// When a login was refused, and in which words.
+    refused: Option<(Instant, String)>,
 }
 
 impl std::fmt::Debug for Current {
@@ -75,6 +55,11 @@ impl std::fmt::Debug for Current {
 
 /// A try on one endpoint may take this long; a request goes on with the next endpoint.
 const TRY_LEAST: Duration = Duration::from_millis(500);
+
+/// A login that was refused is not tried again sooner: each costs etcd the hash of a password.
+const LOGIN_EVERY: Duration = Duration::from_secs(1);
+
+const LOG_IN: &str = "log in";
 
 impl Etcd {
     /// Connects lazily. `first` says with which endpoint to begin, so that members spread over
@@ -93,9 +78,11 @@ impl Etcd {
             keys,
             current: Mutex::new(Current {
                 index,
-                client: None,
+                ..Current::default()
             }),
             progress: Progress::default(),
+            health: watch::Sender::default(),
+            started: Instant::now(),
         }
     }
 
@@ -112,6 +99,18 @@ impl Etcd {
     /// How far etcd is known to have come.
     pub fn mark(&self) -> Mark {
         self.progress.mark()
+    }
+
+    /// Follows how etcd answers, and logs it.
+    pub fn health(&self) -> HealthLog {
+        HealthLog::new(&self.health, self.started)
+    }
+
+    /// Notes how a request ended.
+    pub(super) fn note<T>(&self, access: Access, outcome: &Result<T, Error>) {
+        let (now, outcome) = (since(self.started), outcome.as_ref().map(|_| ()));
+        self.health
+            .send_if_modified(|health| health.note(now, access, outcome));
     }
 
     /// The same etcd by other endpoints.
@@ -145,32 +144,70 @@ impl Etcd {
             current.index
         };
         let endpoint = self.connection.endpoints[index].clone();
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(within)
-            .with_require_leader(true);
-        if let Some((user, password)) = &self.connection.user {
-            options = options.with_user(user, password);
+        if let Some(refused) = self.refused_login(&endpoint) {
+            return Err(refused);
         }
-        let connect = Client::connect([endpoint.clone()], Some(options));
-        match tokio::time::timeout(within, connect).await {
+        match tokio::time::timeout(within, self.connect(&endpoint, within)).await {
             Ok(Ok(client)) => {
-                self.current().client = Some(client.clone());
+                let mut current = self.current();
+                current.client = Some(client.clone());
+                current.refused = None;
                 Ok(client)
             }
-            Ok(Err(source)) => {
+            Ok(Err(error)) => {
                 self.rotate(index);
-                Err(Error::Connect {
-                    endpoint,
-                    source: source.into(),
-                })
+                if error.failure() == Failure::Unauthenticated {
+                    let said = cause(&error).map(ToString::to_string).unwrap_or_default();
+                    self.current().refused = Some((Instant::now(), said));
+                }
+                Err(error)
             }
             Err(_) => {
                 self.rotate(index);
                 Err(Error::Timeout {
                     operation: "connect",
+                    endpoint,
                 })
             }
         }
+    }
+
+    async fn connect(&self, endpoint: &str, within: Duration) -> Result<Client, Error> {
+        let options = ConnectOptions::new()
+            // A little less, so that what is said is that no connection was made.
+            .with_connect_timeout(within * 9 / 10)
+            .with_require_leader(true);
+        let client = match &self.connection.user {
+            Some((user, password)) => {
+                let options = options.clone().with_user(user, password);
+                match Client::connect([endpoint], Some(options)).await {
+                    Err(error) if has_no_logins(&error) => None,
+                    outcome => Some(outcome),
+                }
+            }
+            None => None,
+        };
+        let client = match client {
+            Some(outcome) => outcome,
+            None => Client::connect([endpoint], Some(options)).await,
+        };
+        client.map_err(|source| match source {
+            etcd_client::Error::GRpcStatus(_) => failed(LOG_IN, endpoint, source),
+            source => unreachable(endpoint.to_owned(), source),
+        })
+    }
+
+    /// The login that was refused a moment ago, if one was.
+    fn refused_login(&self, endpoint: &str) -> Option<Error> {
+        let current = self.current();
+        let (at, said) = current.refused.as_ref()?;
+        (at.elapsed() < LOGIN_EVERY).then(|| Error::Request {
+            operation: LOG_IN,
+            endpoint: endpoint.to_owned(),
+            failure: Failure::Unauthenticated,
+            refused: true,
+            source: said.clone().into(),
+        })
     }
 
     /// Leaves the endpoint, unless somebody did already.
@@ -180,6 +217,25 @@ impl Etcd {
             current.index = (from + 1) % self.connection.endpoints.len();
             current.client = None;
         }
+    }
+
+    /// The current endpoint.
+    pub(super) fn endpoint(&self) -> String {
+        let index = self.current().index;
+        self.connection.endpoints[index].clone()
+    }
+
+    /// Opens a watch on the current endpoint.
+    pub(super) async fn open_watch(
+        &self,
+        prefix: &str,
+        options: WatchOptions,
+        within: Duration,
+    ) -> Result<WatchStream, Error> {
+        self.once(WATCH, within, |mut client| async move {
+            client.watch(prefix, Some(options)).await
+        })
+        .await
     }
 
     /// Leaves the current endpoint.
@@ -203,15 +259,19 @@ impl Etcd {
         let client = self.client(within).await?;
         let left = within.saturating_sub(started.elapsed());
         let index = self.current().index;
+        let endpoint = &self.connection.endpoints[index];
         match tokio::time::timeout(left, request(client)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => {
                 self.rotate(index);
-                Err(failed(operation, source))
+                Err(failed(operation, endpoint, source))
             }
             Err(_) => {
                 self.rotate(index);
-                Err(Error::Timeout { operation })
+                Err(Error::Timeout {
+                    operation,
+                    endpoint: endpoint.clone(),
+                })
             }
         }
     }
@@ -233,20 +293,36 @@ impl Etcd {
     {
         let deadline = Instant::now() + within;
         let slice = self.slice(within);
+        let mut passed_over = BTreeMap::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            let index = self.current().index;
             match self.once(operation, slice.min(left), &request).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    passed_over.remove(&index);
+                    self.note_passed_over(&passed_over);
+                    return Ok(answer);
+                }
                 Err(error) => {
                     let pause = Duration::from_millis(20);
-                    let hopeless = !error.is_ambiguous() && !matches!(error, Error::Connect { .. });
-                    if hopeless || Instant::now() + pause >= deadline {
+                    if error.failure().is_refusal() || Instant::now() + pause >= deadline {
                         return Err(error);
                     }
+                    passed_over.insert(index, error);
                     tokio::time::sleep(pause).await;
                 }
             }
         }
+    }
+
+    /// Notes endpoints that failed a request which another one then answered.
+    fn note_passed_over(&self, passed_over: &BTreeMap<usize, Error>) {
+        self.health.send_if_modified(|health| {
+            for (index, error) in passed_over {
+                health.note_passed_over(&self.connection.endpoints[*index], error);
+            }
+            !passed_over.is_empty()
+        });
     }
 
     /// Reads keys linearizably; with how often etcd was seen to go back so far. What another cluster
@@ -287,7 +363,9 @@ impl Etcd {
     ) -> Result<(Revision, S, u64), Error> {
         let prefix = S::prefix(&self.keys);
         let options = GetOptions::new().with_prefix();
-        let (mut answer, resets) = self.get(&prefix, &options, within).await?;
+        let answer = self.get(&prefix, &options, within).await;
+        self.note(Access::Read, &answer);
+        let (mut answer, resets) = answer?;
         let revision = Mark::of(answer.header()).revision;
         let mut section = S::default();
         for kv in answer.take_kvs() {
@@ -339,10 +417,14 @@ impl Etcd {
         let operation = transaction.operation();
         let asked = self.progress.ask();
         let answer = if transaction.is_repeatable() {
-            self.repeat(operation, within, request).await?
+            self.repeat(operation, within, request).await
         } else {
-            self.once(operation, within, request).await?
+            self.once(operation, within, request).await
         };
+        if transaction.puts() {
+            self.note(Access::Write, &answer);
+        }
+        let answer = answer?;
         let found = Mark::of(answer.header());
         let revision = found.revision;
         if !asked.leads_to(found) {
@@ -372,7 +454,9 @@ impl Store for Etcd {
         let seconds = i64::try_from(ttl.0.div_ceil(1000)).unwrap_or(i64::MAX);
         let request =
             move |mut client: Client| async move { client.lease_grant(seconds, None).await };
-        let answer = self.repeat("grant a lease", within, request).await?;
+        let answer = self.repeat("grant a lease", within, request).await;
+        self.note(Access::Grant, &answer);
+        let answer = answer?;
         Ok(Granted {
             id: LeaseId(answer.id()),
             ttl: Millis::seconds(answer.ttl().unsigned_abs()),
@@ -389,6 +473,7 @@ impl Store for Etcd {
         let answer = self
             .once("keep the lease", self.slice(within), request)
             .await;
+        self.note(Access::KeepAlive, &answer);
         let Err(error) = answer else {
             return Ok(());
         };

@@ -260,6 +260,12 @@ mod tests {
             "{message}"
         );
         assert!(parsed(r#"{"synchronous_mode":"maybe"}"#).is_err());
+        let message = parsed(r#"{"ttl":18446744073709551615}"#).unwrap_err();
+        let message = message.to_string();
+        assert!(
+            message.contains("ttl") && message.contains("86400s"),
+            "{message}"
+        );
         assert!(parsed("[]").is_err());
     }
 

@@ -249,15 +249,22 @@ impl MemoryStore {
         request: impl FnOnce(&mut Memory) -> T,
     ) -> Result<T, Error> {
         let fault = lock(&self.faults).pop_front();
+        let endpoint = "memory".to_owned();
         match fault {
             None => Ok(request(&mut self.memory())),
             Some(Fault::AnswerLost) => {
                 request(&mut self.memory());
-                Err(Error::Timeout { operation })
+                Err(Error::Timeout {
+                    operation,
+                    endpoint,
+                })
             }
-            Some(Fault::RequestLost) => Err(Error::Timeout { operation }),
+            Some(Fault::RequestLost) => Err(Error::Timeout {
+                operation,
+                endpoint,
+            }),
             Some(Fault::Unreachable) => Err(Error::Connect {
-                endpoint: "memory".to_owned(),
+                endpoint,
                 source: operation.into(),
             }),
         }

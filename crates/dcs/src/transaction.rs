@@ -116,6 +116,15 @@ impl Transaction {
         &self.branches
     }
 
+    /// Whether it puts a key, whichever branch is done. A store without space does only those that
+    /// do not.
+    pub fn puts(&self) -> bool {
+        let is_put = |write: &Write| matches!(write, Write::Put(..));
+        self.branches
+            .iter()
+            .any(|branch| branch.writes.iter().any(is_put))
+    }
+
     /// Whether it may be done again when its outcome is not known.
     pub fn is_repeatable(&self) -> bool {
         self.repeatable
@@ -148,13 +157,20 @@ impl Transaction {
     /// Deletes the leader key if it hangs off `lease`, and the request to the poolers with it,
     /// which was about this leadership. Only after nothing of our server writes any more.
     ///
+    /// `status` is what the key of that name says; it is written again along with it. A store that
+    /// takes no puts, for want of space or of a permission, deletes all the same; by the put it
+    /// refuses the whole, and the key stays where it is instead of going where no other member can
+    /// take it. `None`: there is no such key, and none is made.
+    ///
     /// In doubt: our server has stopped already. A key that is still there is released again, and
     /// goes with the lease at the latest.
-    pub fn release_leader(lease: LeaseId) -> Self {
+    pub fn release_leader(lease: LeaseId, status: Option<StatusData>) -> Self {
+        let mut writes = vec![Write::Delete(Key::Leader), Write::Delete(Key::Pause)];
+        writes.extend(status.map(|status| put(Value::Status(status))));
         Self::once(
             "release the leader key",
             unless(bug!(ReleaseWithoutCompare), [leads(lease)]),
-            vec![Write::Delete(Key::Leader), Write::Delete(Key::Pause)],
+            writes,
         )
     }
 

@@ -62,7 +62,9 @@ impl Writer<'_> {
             }
             Action::AcquireLeader => Transaction::acquire_leader(lease()?, self.me),
             Action::MoveLeader(to) => Transaction::move_leader(lease()?, *to, self.me),
-            Action::ReleaseLeader => Transaction::release_leader(lease()?),
+            Action::ReleaseLeader => {
+                Transaction::release_leader(lease()?, self.snapshot.status().cloned())
+            }
             Action::EvictLeader(stale) => Transaction::evict_leader(*stale),
             Action::RestoreKeys { system_id, stored } => {
                 let config = self.config.cloned();
@@ -194,6 +196,34 @@ mod tests {
         let cleared = writer.action(&Action::ClearSwitchover { expected });
         assert_eq!(cleared, Ok(Some(Transaction::take_failover(expected))));
         assert_eq!(writer.action(&Action::InitDb), Ok(None));
+    }
+
+    #[test]
+    fn a_release_carries_the_status_that_was_read() {
+        let mut memory = Memory::default();
+        let lease = memory.grant(Millis(1_000));
+        let status = StatusData {
+            optime: 9,
+            ..StatusData::default()
+        };
+        let release = |memory: &Memory| {
+            let snapshot = memory.read::<ClusterSnapshot>();
+            let writer = Writer {
+                me: &name("a"),
+                lease: Some(lease),
+                snapshot: &snapshot,
+                postgres: &Postgres::NoData,
+                time: "",
+            };
+            writer.action(&Action::ReleaseLeader).unwrap().unwrap()
+        };
+        assert!(
+            !release(&memory).puts(),
+            "nothing is made where there is none"
+        );
+        memory.write(&[Write::Put(Value::Status(status.clone()), None)]);
+        let expected = Transaction::release_leader(lease, Some(status));
+        assert_eq!(release(&memory), expected);
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub enum Event {
     LeaseUnanswered,
     /// The DCS does not know the lease any more.
     LeaseGone(LeaseId),
+    /// Whether the last write of this member that put a key failed, although the DCS may answer reads.
+    WritesFail(bool),
     /// The local postgres was looked at.
     Postgres {
         /// The newest [`Effect::Probe`] that the look came after.

@@ -107,6 +107,8 @@ mod list {
         HistoryWithoutCompare,
         /// The key is released although no member can win yet.
         ReleasesToTheJustStarted,
+        /// The key is released although the DCS takes no writes, so that no member can take it.
+        ReleasesWhileWritesFail,
         /// A rewind that changed nothing is done again.
         RewindsForEver,
         /// Data that does not start is copied again and again.

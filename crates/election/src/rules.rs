@@ -142,8 +142,8 @@ pub const RULES: &[Rule] = &[
     // In every part of the table: nothing else can come of it, not even a copy over it.
     always(Reason::UnusableData, unusable_data),
     leading(Reason::HandOver, |view| {
-        (leads(view) && stopped(view) && view.memory.hand_over.has_stopped())
-            .then(|| vec![Action::ReleaseLeader])
+        let planned = view.memory.hand_over.has_stopped() && !view.memory.writes_fail;
+        (leads(view) && stopped(view) && planned).then(|| vec![Action::ReleaseLeader])
     }),
     leading(Reason::CrashedFailover, |view| {
         (leads(view) && stopped(view) && crash_fails_over(view))

@@ -341,6 +341,8 @@ pub struct Memory {
     pub reset_settled: bool,
     /// Writes of this member to `failsafe` that are in doubt.
     pub unsettled: Option<InDoubt>,
+    /// Whether the last write of this member failed: a key that it lets go no member could take.
+    pub writes_fail: bool,
     /// Since when there has been no leader.
     pub leaderless: Option<Moment>,
     /// Whether this process has ever seen that there is a cluster: it does not make another,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use mrg_dcs::health::Health;
 use mrg_pgbouncer::Pools;
 use mrg_pool_core::Reason;
 
@@ -33,6 +34,11 @@ pub(crate) struct Status {
     pub addresses: Vec<String>,
     /// How often clients were let through again, and how long they had waited in all; by cause.
     pub rewires: BTreeMap<String, (u64, u64)>,
+    /// Which kinds of request to etcd fail at present, each with etcd's own words.
+    pub etcd_errors: BTreeMap<&'static str, String>,
+    /// How etcd answers.
+    #[serde(skip)]
+    pub etcd: Health,
     /// The pools.
     #[serde(skip)]
     pub pools: Pools,
@@ -82,6 +88,8 @@ fn page(status: &Status) -> String {
     numbers(&mut text, status);
     states(&mut text, status);
     holds(&mut text, status);
+    let labels = format!("pool=\"{}\"", status.pool);
+    text += &status.etcd.metrics("mrg_pooler_", &labels);
     text
 }
 

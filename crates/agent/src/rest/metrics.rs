@@ -222,16 +222,18 @@ fn extensions(page: &mut Page, sources: &Sources<'_>) {
     let status = sources.status;
     let remaining = status
         .leads_until
+        .max(status.promised_until)
         .map_or(0, |until| until.since(mrg_clock::now()).0);
     page.gauge(
         "mrg_lease_remaining_milliseconds",
-        "Time until the fence kills postgres unless the lease is kept; 0 without a lease.",
+        "Time until the fence kills postgres unless the lease is kept, or the members' promises are renewed; 0 without either.",
         remaining,
     );
     let sync = status.cluster.sync.as_ref();
     let degraded =
         status.settings.is_synchronous() && sync.is_none_or(|(_, stored)| stored.voters.is_empty());
     page.flag("mrg_sync_degraded", "Value is 1 if synchronous replication is asked for and nobody could take over without loss.", degraded);
+    page.text += &status.etcd.metrics("mrg_", &page.labels);
     let _ = writeln!(
         page.text,
         "# HELP mrg_decision_total How often each reason was given.\n# TYPE mrg_decision_total counter"

@@ -75,7 +75,7 @@ async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
     let granted = match context.store.grant(ttl, context.dcs_within()).await {
         Ok(granted) => granted,
         Err(error) => {
-            tracing::warn!(error = chain(&error), "no lease");
+            tracing::debug!(error = chain(&error), "no lease");
             return Event::LeaseUnanswered;
         }
     };
@@ -108,7 +108,7 @@ async fn keep_alive(
             Event::LeaseUnanswered
         }
         Err(error) => {
-            tracing::warn!(error = chain(&error), "the keepalive was not answered");
+            tracing::debug!(error = chain(&error), "the keepalive was not answered");
             Event::LeaseUnanswered
         }
     }

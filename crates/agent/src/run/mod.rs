@@ -3,6 +3,7 @@
 
 mod dynamic;
 mod effects;
+mod etcd_health;
 mod lease;
 mod monitor;
 mod promises;
@@ -136,6 +137,7 @@ impl Agent {
         tokio::spawn(watch(context.store.clone(), command_queue, watch_sender));
         tokio::spawn(monitor(server, probe_queue, events.clone()));
         tokio::spawn(pulse::pulse(context.clone(), events.clone()));
+        tokio::spawn(etcd_health::follow(context.clone(), events.clone()));
         let inputs = Inputs {
             events: event_queue,
             watch: watch_events,
@@ -251,6 +253,7 @@ impl Agent {
     fn publish(&self, now: Moment) {
         let view = self.node.view(now);
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
+        let promised_until = view.memory.held_promises.filter(|_| view.holds_promises());
         let just_started = view.may_have_promised();
         let dcs_reset = view.memory.reset.is_some();
         let lease = self.node.lease().copied();
@@ -259,6 +262,7 @@ impl Agent {
         self.context.update(|status| {
             status.holds_key = holds_key;
             status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
+            status.promised_until = promised_until;
             status.may_write = may_write;
             status.just_started = just_started;
             status.dcs_reset = dcs_reset;

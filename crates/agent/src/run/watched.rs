@@ -7,7 +7,7 @@ use crate::config::{BOOTSTRAP_DCS, Finding, audit_dynamic};
 use crate::context::addresses;
 use crate::housekeeping::Configured;
 use crate::run::Agent;
-use mrg_dcs::{ClusterSnapshot, DynamicConfig, Error as DcsError, InvalidConfig, wire};
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, InvalidConfig, wire};
 use mrg_dcs_etcd::{WatchCommand, WatchEvent};
 use mrg_election::watch_order::{WatchInput, WatchOutput};
 use mrg_election::{Event, Revision, Settings};
@@ -17,15 +17,13 @@ impl Agent {
     pub(super) async fn watched(&mut self, event: WatchEvent<ClusterSnapshot>) {
         match event {
             WatchEvent::Reset => self.reset().await,
-            WatchEvent::Lost(error) => self.lost(error.as_ref()).await,
+            // The words of it are logged with those of every other request.
+            WatchEvent::Lost(_) => self.lost().await,
             WatchEvent::Seen { snapshot, asked } => self.seen(snapshot, asked).await,
         }
     }
 
-    async fn lost(&mut self, error: &DcsError) {
-        if self.context.status().dcs_reachable {
-            tracing::warn!(error = chain(error), "etcd does not answer");
-        }
+    async fn lost(&mut self) {
         self.context.update(|status| status.dcs_reachable = false);
         self.event(Event::DcsLost).await;
     }

@@ -36,6 +36,7 @@ impl Node {
                     }
                 }
             }
+            Event::WritesFail(fail) => self.memory.writes_fail = fail,
             Event::Postgres { probe, postgres } => {
                 if probe >= self.probes {
                     self.note_postgres(now, postgres);

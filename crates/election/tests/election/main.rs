@@ -12,3 +12,4 @@ mod reset;
 mod rules;
 mod sick;
 mod story;
+mod writes_fail;

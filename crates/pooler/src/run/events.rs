@@ -6,7 +6,6 @@ use crate::bouncer::Report;
 use mrg_dcs::{ClusterSnapshot, Pause};
 use mrg_dcs_etcd::WatchEvent;
 use mrg_pool_core::Event;
-use mrg_telemetry::chain;
 
 impl Pooler {
     pub(super) fn note_cluster(&mut self, event: WatchEvent<ClusterSnapshot>) {
@@ -25,10 +24,8 @@ impl Pooler {
                 );
                 self.feed(Event::DcsReset);
             }
-            WatchEvent::Lost(error) => {
-                tracing::debug!(error = chain(error.as_ref()), "etcd does not answer");
-                self.feed(Event::DcsLost);
-            }
+            // The words of it are logged with those of every other request.
+            WatchEvent::Lost(_) => self.feed(Event::DcsLost),
         }
     }
 

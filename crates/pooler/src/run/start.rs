@@ -13,7 +13,7 @@ use crate::bouncer::{Bouncer, Report, Shared};
 use crate::config::{Mode, PoolerConfig};
 use crate::monitor::ReplicaMonitors;
 use crate::processes::Processes;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, follow_etcd};
 use crate::register::register;
 use crate::{http, secret};
 use mrg_base::Scope;
@@ -77,6 +77,7 @@ impl Pooler {
             reports: reports_in,
         });
         let publisher = Publisher::new(&config);
+        tokio::spawn(follow_etcd(etcd.health(), publisher.status().clone()));
         let record = publisher.record();
         tokio::spawn(secret::follow(
             config.clone(),
@@ -166,7 +167,7 @@ async fn serve_http(port: u16, publisher: &Publisher) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", port))
         .await
         .with_context(|| format!("port {port} for HTTP"))?;
-    tokio::spawn(http::serve(listener, publisher.status()));
+    tokio::spawn(http::serve(listener, publisher.status().subscribe()));
     Ok(())
 }
 
