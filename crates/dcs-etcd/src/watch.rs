@@ -121,7 +121,7 @@ async fn follow<S: Section>(
     let prefix = S::prefix(etcd.keys());
     let options = WatchOptions::new()
         .with_prefix()
-        .with_start_revision(revision.0 + 1);
+        .with_start_revision(revision.0.saturating_add(1));
     let Ok(mut client) = etcd.client(timers.within).await else {
         return;
     };

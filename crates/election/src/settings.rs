@@ -144,7 +144,7 @@ impl Settings {
         floor("ttl", ttl, Millis::seconds(3))?;
         floor("loop_wait", loop_wait, Millis::seconds(1))?;
         floor("retry_timeout", retry_timeout, Millis::seconds(1))?;
-        let needed = Millis(loop_wait.0 + 2 * retry_timeout.0);
+        let needed = loop_wait + retry_timeout.times(2);
         if ttl < needed {
             return Err(InvalidSettings {
                 field: "ttl",
