@@ -49,6 +49,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    mrg_bounds::abort_unless_contained();
     let arguments = Arguments::parse();
     match (arguments.command, arguments.file) {
         (Some(Command::Fence), _) => mrg_agent::fence::run().context("the fence failed"),
@@ -102,6 +103,10 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
             why = ignored.why,
             "a setting has no effect"
         );
+    }
+    // PostgreSQL inherits it by the fence.
+    if let Err(error) = mrg_bounds::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files cannot be raised; the soft limit stays");
     }
     let runtime = runtime()?;
     let ended = runtime.block_on(mrg_agent::run(config));
