@@ -12,6 +12,7 @@ mod peers;
 mod perform;
 mod poolers;
 mod promise;
+mod receipt;
 mod reload;
 mod rest;
 mod roles;
@@ -23,5 +24,5 @@ pub use config::{
     Support,
 };
 pub use peers::{FailsafeRequest, VoteAnswer, Withdrawal};
-pub use rest::SwitchoverBody;
+pub use rest::{RestBody, SwitchoverBody};
 pub use run::run;

@@ -8,7 +8,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 
+#[path = "../../../bounds/tests/flood/mod.rs"]
+mod clients;
 mod company;
+mod flood;
 mod harness;
 mod keys;
 mod settings;
