@@ -24,5 +24,5 @@ pub use config::{
     Support,
 };
 pub use peers::{FailsafeRequest, VoteAnswer, Withdrawal};
-pub use rest::{RestBody, SwitchoverBody};
+pub use rest::RestBody;
 pub use run::run;

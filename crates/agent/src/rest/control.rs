@@ -161,7 +161,7 @@ pub(super) async fn reload(State(api): State<Api>) -> Response {
 /// The body of `POST /switchover` and `POST /failover`: Patroni's.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub(super) struct Request {
     leader: Option<String>,
     candidate: Option<String>,
     member: Option<String>,

@@ -29,7 +29,6 @@ use crate::peers::{FailsafeRequest, VoteAnswer, Withdrawal};
 use mrg_bounds::{Displaced, Limits};
 
 pub use body::RestBody;
-pub use control::Request as SwitchoverBody;
 pub(crate) use core::Core;
 
 /// Requests that the agent's loop answers.
