@@ -40,6 +40,7 @@ pub(super) fn guarded(router: Router, credentials: Option<Credentials>) -> Route
     router
         .layer(middleware::from_fn(whole))
         .layer(middleware::from_fn_with_state(gate, authorize))
+        .layer(middleware::from_fn(no_web_page))
         .layer(middleware::from_fn(in_time))
 }
 
@@ -51,6 +52,19 @@ fn is_read(method: &Method) -> bool {
 /// own business and costs more than memory.
 fn is_restricted(method: &Method, uri: &Uri) -> bool {
     !is_read(method) || uri.path().starts_with("/mrg/")
+}
+
+/// Refuses what a page in a browser asks for, which sends credentials that were typed in before along
+/// without being asked. There is no page of ours, and no other client says where it comes from.
+async fn no_web_page(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let of_page = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+    if of_page && !is_read(request.method()) {
+        let text =
+            "requests of web pages that change something are refused; use patronictl or curl";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    next.run(request).await
 }
 
 /// Refuses before a byte of the body is read.
@@ -182,6 +196,20 @@ mod tests {
         assert_eq!(answer(&head).await, "HTTP/1.1 200 OK");
         let open = answer("GET /config HTTP/1.1\r\nhost: a\r\n\r\n").await;
         assert_eq!(open, "HTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
+    async fn a_web_page_changes_nothing_though_the_browser_has_the_credentials() {
+        let authorization = BASE64.encode("mrg:secret");
+        for header in ["origin: http://evil.example", "sec-fetch-site: cross-site"] {
+            let head = |method: &str| {
+                format!(
+                    "{method} /config HTTP/1.1\r\nhost: a\r\nauthorization: Basic {authorization}\r\n{header}\r\n\r\n"
+                )
+            };
+            assert_eq!(answer(&head("PATCH")).await, "HTTP/1.1 403 Forbidden");
+            assert_eq!(answer(&head("GET")).await, "HTTP/1.1 200 OK");
+        }
     }
 
     #[tokio::test]
