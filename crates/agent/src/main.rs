@@ -104,10 +104,6 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
             "a setting has no effect"
         );
     }
-    // PostgreSQL inherits it by the fence.
-    if let Err(error) = mrg_bounds::raise_open_files() {
-        tracing::warn!(%error, "the limit of open files cannot be raised; the soft limit stays");
-    }
     let runtime = runtime()?;
     let ended = runtime.block_on(mrg_agent::run(config));
     // A write to a disk that hangs would be waited for.

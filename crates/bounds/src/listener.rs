@@ -60,6 +60,21 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The same with no more connections than a quarter of the files that the process may open: the
+    /// rest is for its own work.
+    #[must_use]
+    pub fn within_open_files(self, open_files: u64) -> Self {
+        let files = usize::try_from(open_files / 4).unwrap_or(usize::MAX);
+        let connections = self.connections.min(files.max(4));
+        Self {
+            connections,
+            per_peer: self.per_peer.min(connections.div_ceil(4)),
+            ..self
+        }
+    }
+}
+
 /// How many connections were closed because there were too many.
 #[derive(Clone, Debug, Default)]
 pub struct Displaced(Arc<AtomicU64>);
@@ -301,5 +316,22 @@ impl Log {
             limit_per_peer = limits.per_peer,
             "too many connections; those that have waited longest are closed"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_open_files_for_everything_else() {
+        let limits = |open_files| {
+            let limits = Limits::default().within_open_files(open_files);
+            (limits.connections, limits.per_peer)
+        };
+        assert_eq!(limits(1 << 20), (256, 64));
+        assert_eq!(limits(1024), (256, 64));
+        assert_eq!(limits(256), (64, 16));
+        assert_eq!(limits(0), (4, 1));
     }
 }

@@ -2,8 +2,8 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises this process's soft limit of open files to its hard one; programs that it starts inherit
-/// it. Returns the limit that is in force then.
+/// Raises this process's soft limit of open files to its hard one; programs that it starts from then
+/// on inherit it. Returns the limit that is in force.
 ///
 /// # Errors
 /// If the limit cannot be read or set.

@@ -50,11 +50,15 @@ struct Page {
 }
 
 /// Serves from a thread of its own until the process ends, so that no load of requests holds up the
-/// pooler's loop.
+/// pooler's loop. `open_files` is how many files the process may open.
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub(crate) fn serve(listener: TcpListener, status: watch::Receiver<Status>) -> std::io::Result<()> {
+pub(crate) fn serve(
+    listener: TcpListener,
+    status: watch::Receiver<Status>,
+    open_files: u64,
+) -> std::io::Result<()> {
     let (listener, displaced) = (listener.into_std()?, Displaced::default());
     let page = Page {
         status,
@@ -66,7 +70,8 @@ pub(crate) fn serve(listener: TcpListener, status: watch::Receiver<Status>) -> s
         .route("/metrics", get(metrics))
         .route("/", get(whole))
         .with_state(page);
-    mrg_bounds::serve_on_own_thread("http", listener, router, Limits::default(), displaced)
+    let limits = Limits::default().within_open_files(open_files);
+    mrg_bounds::serve_on_own_thread("http", listener, router, limits, displaced)
 }
 
 /// A pod whose clients wait is ready: they must find it when they are let through. One that turns

@@ -55,15 +55,15 @@ pub(crate) struct Api {
     pub displaced: Displaced,
 }
 
-/// Serves until the process ends.
+/// Serves until the process ends. `open_files` is how many files the process may open.
 ///
 /// # Errors
 /// If the thread for it cannot be started.
-pub(crate) fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
+pub(crate) fn serve(listener: TcpListener, api: Api, open_files: u64) -> std::io::Result<()> {
     let limits = Limits {
         // Each route has less: `guard`.
         request: guard::LONGEST,
-        ..Limits::default()
+        ..Limits::default().within_open_files(open_files)
     };
     let displaced = api.displaced.clone();
     let listener = listener.into_std()?;

@@ -55,6 +55,8 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     // Orphans of a fence that was killed become our children, so that they can be killed, too.
     nix::sys::prctl::set_child_subreaper(true).context("failed to become a subreaper")?;
+    // Before the fence starts: PostgreSQL inherits it.
+    let open_files = mrg_bounds::raise_open_files().context("the limit of open files")?;
     let listener = bind(&config.rest_listen).await?;
     let (asks, requests) = mpsc::channel(64);
     let (agent, inputs) = Agent::start(Arc::new(config), requests)?;
@@ -67,7 +69,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         core: Core::new(asks, receipts),
         displaced: Displaced::default(),
     };
-    rest::serve(listener, api).context("failed to start the REST API")?;
+    rest::serve(listener, api, open_files).context("failed to start the REST API")?;
     agent.clear_former_incarnation().await;
     agent.run(inputs).await
 }

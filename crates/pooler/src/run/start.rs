@@ -64,7 +64,8 @@ pub(super) struct Tasks {
 impl Pooler {
     /// Builds everything and starts every task but the loop.
     pub(super) async fn start(config: PoolerConfig) -> anyhow::Result<(Self, Inputs, Tasks)> {
-        let config = Arc::new(within_open_files(config)?);
+        let open_files = mrg_bounds::raise_open_files().context("the limit of open files")?;
+        let config = Arc::new(within_open_files(config, open_files)?);
         let keys = Keys::new(&config.namespace, &Scope::new(&config.scope)?);
         let etcd = Arc::new(etcd(&config, keys));
         let cluster = Watch::of(&etcd);
@@ -90,7 +91,7 @@ impl Pooler {
             record.clone(),
         ));
         let registration = tokio::spawn(register(etcd, config.pod.clone(), record.subscribe()));
-        serve_http(config.http_port, &publisher).await?;
+        serve_http(config.http_port, &publisher, open_files).await?;
         let (answers, answers_out) = mpsc::channel(64);
         let pooler = Self::new(
             config,
@@ -145,18 +146,17 @@ impl Pooler {
     }
 }
 
-/// The configuration with as many clients as the limit of open files allows, which is raised as far
-/// as it goes: PgBouncer inherits it.
-fn within_open_files(config: PoolerConfig) -> anyhow::Result<PoolerConfig> {
-    let limit = mrg_bounds::raise_open_files().context("the limit of open files")?;
+/// The configuration with no more clients than the limit of open files allows; PgBouncer inherits
+/// it.
+fn within_open_files(config: PoolerConfig, open_files: u64) -> anyhow::Result<PoolerConfig> {
     let wanted = config.max_client_connections;
-    let config = config.within_open_files(limit)?;
+    let config = config.within_open_files(open_files)?;
     let fits = config.max_client_connections;
     if fits < wanted {
         tracing::warn!(
             max_client_connections = wanted,
             fits,
-            open_files = limit,
+            open_files,
             "max_client_connections does not fit into the limit of open files and is lowered; raise the limit (ulimit -Hn, LimitNOFILE, or the container runtime's), or lower the number"
         );
     }
@@ -195,11 +195,11 @@ fn start_bouncers(shared: &Shared) -> JoinSet<()> {
         .collect()
 }
 
-async fn serve_http(port: u16, publisher: &Publisher) -> anyhow::Result<()> {
+async fn serve_http(port: u16, publisher: &Publisher, open_files: u64) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", port))
         .await
         .with_context(|| format!("port {port} for HTTP"))?;
-    http::serve(listener, publisher.status()).context("the thread for HTTP")
+    http::serve(listener, publisher.status(), open_files).context("the thread for HTTP")
 }
 
 fn core(config: &PoolerConfig) -> Box<dyn PoolCore> {
