@@ -164,7 +164,8 @@ impl Context {
         self.config
             .own
             .stop_timeout
-            .map_or(Millis::seconds(30).duration(), Duration::from_secs)
+            .map_or(Millis::seconds(30), Millis::seconds)
+            .duration()
     }
 }
 

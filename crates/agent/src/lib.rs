@@ -13,6 +13,7 @@ mod peers;
 mod perform;
 mod poolers;
 mod promise;
+mod receipt;
 mod reload;
 mod rest;
 mod roles;
@@ -24,5 +25,5 @@ pub use config::{
     Support,
 };
 pub use peers::{FailsafeRequest, VoteAnswer, Withdrawal};
-pub use rest::SwitchoverBody;
+pub use rest::RestBody;
 pub use run::run;

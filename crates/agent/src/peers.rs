@@ -6,11 +6,21 @@ use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use mrg_base::{Lsn, MemberName, Millis, Position};
+use mrg_bounds::BodyError;
 use mrg_election::{LeaseId, Vote};
 use mrg_postgres::Credentials;
+
+/// No answer of a member is longer; bytes.
+const ANSWER_BYTES: usize = 64 << 10;
+/// How much of an answer is said in an error; characters.
+const EXCERPT: usize = 300;
+/// Shorter than the other side keeps a connection without a request, so that it is not closed just
+/// when the next request is sent.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// The response to `POST /mrg/vote`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,7 +72,13 @@ pub(crate) enum Error {
         member: MemberName,
         source: reqwest::Error,
     },
-    /// Another HTTP status than success, or a body that is not what it should be.
+    #[error("the answer of {member} cannot be read")]
+    Body {
+        member: MemberName,
+        source: BodyError,
+    },
+    /// Another HTTP status than success, or a body that is not what it should be. `body` is an
+    /// excerpt.
     #[error("{member} answered {status}: {body}")]
     Refused {
         member: MemberName,
@@ -93,7 +109,12 @@ impl Peers {
     pub(crate) fn new(credentials: Option<Credentials>) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(800))
+            .pool_idle_timeout(IDLE)
             .tcp_nodelay(true)
+            // A member's address is where it is: no answer sends us elsewhere, and no proxy of the
+            // environment stands in between.
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
             .build()?;
         Ok(Self {
             client,
@@ -127,7 +148,7 @@ impl Peers {
         member: &MemberName,
         request: reqwest::RequestBuilder,
         timeout: Duration,
-    ) -> Result<String, Error> {
+    ) -> Result<Bytes, Error> {
         let request = match &self.credentials {
             Some(user) => request.basic_auth(&user.username, Some(&user.password)),
             None => request,
@@ -138,14 +159,18 @@ impl Peers {
         };
         let answer = request.timeout(timeout).send().await.map_err(failed)?;
         let status = answer.status();
-        let body = answer.text().await.map_err(failed)?;
+        let body = mrg_bounds::read(reqwest::Body::from(answer), ANSWER_BYTES, timeout).await;
+        let body = body.map_err(|source| Error::Body {
+            member: member.clone(),
+            source,
+        })?;
         if status.is_success() {
             Ok(body)
         } else {
             Err(Error::Refused {
                 member: member.clone(),
                 status: status.as_u16(),
-                body,
+                body: excerpt(&body),
             })
         }
     }
@@ -159,7 +184,7 @@ impl Peers {
             status: 200,
             body: error.to_string(),
         };
-        let answer: VoteAnswer = serde_json::from_str(&body).map_err(refused)?;
+        let answer: VoteAnswer = serde_json::from_slice(&body).map_err(refused)?;
         Ok(Vote {
             member: member.clone(),
             position: answer.position,
@@ -213,5 +238,76 @@ impl Peers {
         self.send(member, self.client.post(url).json(withdrawal), timeout)
             .await
             .map(|_| ())
+    }
+}
+
+/// The beginning of a text from outside, for an error's sentence.
+fn excerpt(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let printable = |letter: char| if letter.is_control() { ' ' } else { letter };
+    text.chars().take(EXCERPT).map(printable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::http::{StatusCode, header};
+    use axum::response::IntoResponse;
+    use axum::routing::post;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(30);
+
+    fn name() -> MemberName {
+        MemberName::new("b").unwrap()
+    }
+
+    /// Asks a member whose REST API is this router for its vote.
+    async fn vote_of(router: Router) -> Result<Vote, Error> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let peers = Peers::new(None).unwrap();
+        peers.learn([(name(), format!("http://{address}"))].into());
+        peers.vote(&name(), WITHIN).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_is_not_read() {
+        let answer = "x".repeat(ANSWER_BYTES + 1);
+        let router = Router::new().route("/mrg/vote", post(|| async { answer }));
+        let refused = vote_of(router).await.unwrap_err();
+        assert!(matches!(refused, Error::Body { .. }), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_sends_elsewhere_is_a_refusal() {
+        let vote = r#"{"position":{"timeline":1,"flushed":7},"priority":1}"#;
+        let moved = (
+            StatusCode::TEMPORARY_REDIRECT,
+            [(header::LOCATION, "/there")],
+        );
+        let router = Router::new()
+            .route("/mrg/vote", post(|| async move { moved.into_response() }))
+            .route("/there", post(move || async move { vote }));
+        let refused = vote_of(router).await.unwrap_err();
+        assert!(
+            matches!(refused, Error::Refused { status: 307, .. }),
+            "{refused}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_said_in_few_words_and_without_control_characters() {
+        let words = format!("no\u{1b}[2J {}", "x".repeat(5000));
+        let router = Router::new().route(
+            "/mrg/vote",
+            post(|| async { (StatusCode::CONFLICT, words) }),
+        );
+        let refused = vote_of(router).await.unwrap_err().to_string();
+        assert!(refused.starts_with("b answered 409: no [2J x"), "{refused}");
+        assert!(refused.len() < 400, "{refused}");
     }
 }

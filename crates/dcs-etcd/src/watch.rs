@@ -176,7 +176,7 @@ async fn follow<S: Section>(
     let prefix = S::prefix(etcd.keys());
     let options = WatchOptions::new()
         .with_prefix()
-        .with_start_revision(revision.0 + 1);
+        .with_start_revision(revision.0.saturating_add(1));
     let mut stream = etcd.open_watch(&prefix, options, timers.within).await?;
     let opened = Instant::now();
     let backstop = opened + timers.every;

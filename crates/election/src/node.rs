@@ -187,7 +187,7 @@ impl Node {
             reset.held_until.into_iter().for_each(&mut consider);
             let ttl = self.memory.longest_ttl.max(self.settings.failover.ttl);
             consider(reset.noticed + ttl);
-            consider(reset.noticed + Millis(2 * ttl.0));
+            consider(reset.noticed + ttl.times(2));
         }
         if let Some(silence) = self.memory.silence {
             consider(silence.since + self.settings.failover.unresponsive_after);

@@ -310,7 +310,7 @@ impl<M: MemberRecord, S: Clone + PartialEq> Publisher<M, S> {
         let grace = match (observed.holds_key, remembered) {
             (true, true) => Millis(0),
             (false, true) => observed.loop_wait,
-            (true, false) => Millis(3 * observed.loop_wait.0),
+            (true, false) => observed.loop_wait.times(3),
             (false, false) => return None,
         };
         if now.since(since) < grace || self.config_under_way || bug!(ConfigNotRestored) {
@@ -394,7 +394,7 @@ impl<M: MemberRecord, S: Clone + PartialEq> Publisher<M, S> {
             primary,
         };
         let kept = self.slots.last.as_ref().is_some_and(|(at, kept)| {
-            now.since(*at) < Millis(SLOTS_EVERY * observed.loop_wait.0)
+            now.since(*at) < observed.loop_wait.times(SLOTS_EVERY)
                 && (&kept.wanted, kept.primary) == (&slots.wanted, slots.primary)
         });
         if kept || self.slots.under_way.is_some() {

@@ -155,10 +155,7 @@ impl Settings {
                 ),
             });
         }
-        let needed = loop_wait
-            .0
-            .saturating_add(retry_timeout.0.saturating_mul(2));
-        let needed = Millis(needed);
+        let needed = loop_wait + retry_timeout.times(2);
         if ttl < needed {
             return Err(InvalidSettings {
                 field: "ttl",

@@ -46,6 +46,8 @@ struct Sources<'a> {
     config: &'a AgentConfig,
     status: &'a Status,
     facts: Option<&'a ServerFacts>,
+    /// Connections to the REST API that were closed because there were too many.
+    displaced: u64,
 }
 
 impl Sources<'_> {
@@ -70,6 +72,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
         config: &api.context.config,
         status: &status,
         facts: facts.as_ref(),
+        displaced: api.displaced.count(),
     };
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
@@ -234,6 +237,11 @@ fn extensions(page: &mut Page, sources: &Sources<'_>) {
         status.settings.is_synchronous() && sync.is_none_or(|(_, stored)| stored.voters.is_empty());
     page.flag("mrg_sync_degraded", "Value is 1 if synchronous replication is asked for and nobody could take over without loss.", degraded);
     page.text += &status.etcd.metrics("mrg_", &page.labels);
+    page.counter(
+        "mrg_rest_connections_closed_total",
+        "Connections to the REST API that were closed because there were too many.",
+        sources.displaced,
+    );
     let _ = writeln!(
         page.text,
         "# HELP mrg_decision_total How often each reason was given.\n# TYPE mrg_decision_total counter"

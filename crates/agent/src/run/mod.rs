@@ -29,12 +29,14 @@ use crate::fence::{Fence, kill_descendants};
 use crate::housekeeping::Housekeeping;
 use crate::peers::Peers;
 use crate::promise::{self, Recorder};
+use crate::receipt::Receipts;
 use crate::reload;
-use crate::rest::{self, Api, Ask};
+use crate::rest::{self, Api, Ask, Core};
 use crate::server::Server;
 use dynamic::Dynamic;
 use monitor::monitor;
 use mrg_base::{Millis, Moment};
+use mrg_bounds::Displaced;
 use mrg_dcs::{ClusterSnapshot, Keys, Store, settings};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch};
 use mrg_election::watch_order::WatchOrder;
@@ -55,14 +57,28 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     // Orphans of a fence that was killed become our children, so that they can be killed, too.
     nix::sys::prctl::set_child_subreaper(true).context("failed to become a subreaper")?;
+    // Before the fence starts: PostgreSQL inherits it.
+    let open_files = mrg_bounds::raise_open_files().context("the limit of open files")?;
     let listener = bind(&config.rest_listen).await?;
     let (asks, requests) = mpsc::channel(64);
     let (agent, inputs) = Agent::start(Arc::new(config), requests)?;
     let context = agent.context.clone();
     reload::on_hangup(context.clone(), asks.clone())?;
-    tokio::spawn(rest::serve(listener, Api { context, asks }));
+    let receipts = Arc::new(Receipts::new());
+    tokio::spawn(look_for_receipts(receipts.clone(), context.server.clone()));
+    let api = Api {
+        context,
+        core: Core::new(asks, receipts),
+        displaced: Displaced::default(),
+    };
+    rest::serve(listener, api, open_files).context("failed to start the REST API")?;
     agent.clear_former_incarnation().await;
     agent.run(inputs).await
+}
+
+async fn look_for_receipts(receipts: Arc<Receipts>, server: Arc<Server>) {
+    let look = || async { server.replica().await.and_then(|replica| replica.flushed) };
+    receipts.look(look).await;
 }
 
 /// Listens on the first address that this machine has.

@@ -30,7 +30,7 @@ use crate::fence::{self, Exit, Fence};
 use connection::Connection;
 use disk::Disk;
 use guarded::Guarded;
-use mrg_base::MemberName;
+use mrg_base::{Address, MemberName};
 use mrg_postgres::{ServerFacts, Session};
 use observation::Known;
 use process::Postmaster;
@@ -62,6 +62,11 @@ pub(crate) enum Error {
     Timeout(&'static str),
     #[error("the address of {0} is not known")]
     NoAddress(MemberName),
+    #[error("unable to connect to {address}")]
+    Dial {
+        address: Address,
+        source: std::io::Error,
+    },
     /// The server, or another member's, is not in the state that the operation needs.
     #[error("{0}")]
     State(String),

@@ -5,10 +5,13 @@ use std::time::Duration;
 use crate::server::connection::STATEMENT_TIMEOUT;
 use crate::server::{Error, Server};
 use mrg_base::{Address, MemberName};
+use mrg_bounds::{Allowance, dial};
 use mrg_postgres::{Credentials, DataState};
 
 /// A checkpoint of a busy leader writes all that its memory holds.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a server sends for a login and one answer of one row is a hundredth of this.
+const ANSWER_BYTES: usize = 64 << 10;
 
 impl Server {
     /// Fails unless the member's server accepts writes and has the same system identifier as the
@@ -47,19 +50,29 @@ impl Server {
     }
 }
 
+/// Connects, logs in, and reads no more than [`ANSWER_BYTES`] of what the other side sends.
 async fn connect(address: &Address, user: &Credentials) -> Result<tokio_postgres::Client, Error> {
     let mut config = tokio_postgres::Config::new();
     config
-        .host(&address.host)
-        .port(address.port)
         .user(&user.username)
         .password(&user.password)
-        .dbname("postgres")
-        .connect_timeout(STATEMENT_TIMEOUT);
-    let (client, connection) = config
-        .connect(tokio_postgres::NoTls)
-        .await
-        .map_err(|source| Error::Session(mrg_postgres::Error::Connect(source)))?;
+        .dbname("postgres");
+    let connect = async {
+        let allowance = Allowance::new(ANSWER_BYTES);
+        let stream = dial(&address.host, address.port, allowance)
+            .await
+            .map_err(|source| Error::Dial {
+                address: address.clone(),
+                source,
+            })?;
+        config
+            .connect_raw(stream, tokio_postgres::NoTls)
+            .await
+            .map_err(|source| Error::Session(mrg_postgres::Error::Connect(source)))
+    };
+    let connected = tokio::time::timeout(STATEMENT_TIMEOUT, connect).await;
+    let (client, connection) =
+        connected.map_err(|_| Error::Timeout("the login at another member's server"))??;
     tokio::spawn(async move {
         // A lost connection shows in the next statement.
         let _ = connection.await;

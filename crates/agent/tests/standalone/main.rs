@@ -8,8 +8,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 
+#[path = "../../../bounds/tests/flood/mod.rs"]
+mod clients;
 mod company;
 mod etcd_refuses;
+mod flood;
 mod harness;
 mod keys;
 mod settings;

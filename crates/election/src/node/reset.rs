@@ -78,7 +78,7 @@ impl Node {
         // A key of before ends with its lease, which its holder does not renew any more. One that
         // outlasts it (by another ttl, for what is delivered late) was there when this member
         // noticed the reset, and is new. Only a primary that runs sends WAL.
-        let outlasts = waited >= Millis(2 * ttl.0);
+        let outlasts = waited >= ttl.times(2);
         let streams = matches!(&self.postgres, Postgres::Standby(Standby {
             receiver: WalReceiver::Streaming,
             upstream: Some(upstream),
