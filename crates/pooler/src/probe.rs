@@ -17,6 +17,10 @@ const PROMOTED_WITHIN: Duration = Duration::from_millis(500);
 /// Between two questions while that lasts: nothing announces that a server has left recovery.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// What the database and the role are set to does not say what a probe calls: the database's owner
+/// could. `pg_temp` is named because it would be searched first.
+const OPTIONS: &str = "-c search_path=pg_catalog,pg_temp";
+
 // One round trip. Everything here is open to any role. A standby without a WAL receiver may be any
 // time behind, so the age of what it has replayed counts even if it has replayed all that it has.
 const PROBE: &str = "
@@ -48,6 +52,7 @@ pub(crate) async fn connect(
         .dbname(database);
     config
         .application_name("mrg-pooler")
+        .options(OPTIONS)
         .connect_timeout(ANSWER_WITHIN);
     // That the server's machine is gone shows in its lease; this only frees the socket.
     config
