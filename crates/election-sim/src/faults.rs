@@ -7,6 +7,7 @@ use crate::server::CONNECTION_TIMEOUT;
 use crate::sick;
 use crate::world::World;
 use mrg_dcs::Key;
+use mrg_election::Event;
 
 /// The cluster is left whole for so long at most before the next fault.
 const WHOLE_FOR: u64 = 1_200;
@@ -115,7 +116,8 @@ impl World {
             }
             Fault::ForeignData(member) => self.put_foreign_data(member),
             Fault::Switchover(candidate) => self.request_switchover(candidate),
-            Fault::Restart(member) => self.request_restart(member),
+            Fault::Restart(member) => self.request(member, Event::RestartRequested),
+            Fault::Reinitialize(member) => self.request(member, Event::ReinitializeRequested),
             Fault::Reconfigure(how) => self.reconfigure(how),
             Fault::PauseCluster(wait) => {
                 self.set_paused(true);

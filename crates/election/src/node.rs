@@ -9,7 +9,10 @@ mod failsafe;
 mod invariants;
 mod observe;
 mod promises;
+mod reinitialize;
 mod steps;
+
+pub use self::reinitialize::ReinitializeObjection;
 
 use std::collections::VecDeque;
 

@@ -12,10 +12,10 @@ pub(crate) use self::race::{RACE_AGAIN_AFTER, is_short_of_votes, would_lead};
 use self::sick::{again, alone, out_of_sight, start_timed_out, unresponsive};
 
 use self::bootstrap::{
-    bootstrap, initialize_missing, name_taken, store_system_id, system_unknown,
+    bootstrap, initialize_missing, name_taken, slot_taken, store_system_id, system_unknown,
     unfinished_bootstrap, wrong_system,
 };
-use self::follow::{copy_from_leader, diverged, rejoin};
+use self::follow::{copy_from_leader, diverged, reinitialize, rejoin};
 use self::hand_over::{
     crash_fails_over, restart_leader, shutting_down, switchover, switchover_done,
     switchover_refused,
@@ -119,6 +119,9 @@ pub const RULES: &[Rule] = &[
         view.valid_lease().is_none().then(Vec::new)
     }),
     always(Reason::NameTaken, name_taken),
+    always(Reason::SlotTaken, slot_taken),
+    // Before the rules that leave data as it is: a person asked to replace it.
+    always(Reason::Reinitialize, reinitialize),
     always(Reason::Starting, |view| {
         matches!(view.postgres, Postgres::Starting).then(Vec::new)
     }),

@@ -159,7 +159,7 @@ fn standby(
     };
     known.broken_since = match receiver {
         WalReceiver::Broken(since) => Some(since),
-        WalReceiver::Streaming | WalReceiver::Stopped => None,
+        WalReceiver::Streaming | WalReceiver::Stopped | WalReceiver::WalRemoved => None,
     };
     Standby {
         system_id: replica.system_id,
