@@ -3,10 +3,12 @@
 
 mod config;
 mod context;
+mod credentials;
 pub mod etcd_member;
 pub mod fence;
 mod housekeeping;
 mod incarnation;
+mod obstacle;
 mod passwords;
 mod peers;
 mod perform;

@@ -3,11 +3,12 @@
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::credentials::OwnCredentials;
 use mrg_base::{Lsn, MemberName, Millis, Position};
 use mrg_election::{LeaseId, Vote};
 use mrg_postgres::Credentials;
@@ -75,12 +76,12 @@ pub(crate) enum Error {
 pub(crate) struct Peers {
     client: reqwest::Client,
     addresses: RwLock<BTreeMap<MemberName, String>>,
-    credentials: Option<Credentials>,
+    credentials: Arc<OwnCredentials>,
 }
 
 impl Peers {
-    /// No member is known yet. `credentials` are those of every member's REST API.
-    pub(crate) fn new(credentials: Option<Credentials>) -> Result<Self, reqwest::Error> {
+    /// No member is known yet. Every member's REST API has the same credentials.
+    pub(crate) fn new(credentials: Arc<OwnCredentials>) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(800))
             .tcp_nodelay(true)
@@ -112,31 +113,24 @@ impl Peers {
             .ok_or_else(|| Error::NoAddress(member.clone()))
     }
 
+    /// Sends a request. While the password changes, a member that does not have the new one yet is
+    /// shown the one before.
     async fn send(
         &self,
         member: &MemberName,
         request: reqwest::RequestBuilder,
         timeout: Duration,
     ) -> Result<String, Error> {
-        let request = match &self.credentials {
-            Some(user) => request.basic_auth(&user.username, Some(&user.password)),
-            None => request,
+        let request = request.timeout(timeout);
+        let Some((current, former)) = self.credentials.rest(mrg_clock::now()) else {
+            return answer(member, request).await;
         };
-        let failed = |source| Error::Request {
-            member: member.clone(),
-            source,
-        };
-        let answer = request.timeout(timeout).send().await.map_err(failed)?;
-        let status = answer.status();
-        let body = answer.text().await.map_err(failed)?;
-        if status.is_success() {
-            Ok(body)
-        } else {
-            Err(Error::Refused {
-                member: member.clone(),
-                status: status.as_u16(),
-                body,
-            })
+        let again = former.zip(request.try_clone());
+        match (answer(member, authorized(request, &current)).await, again) {
+            (Err(Error::Refused { status: 401, .. }), Some((former, request))) => {
+                answer(member, authorized(request, &former)).await
+            }
+            (answered, _) => answered,
         }
     }
 
@@ -203,5 +197,28 @@ impl Peers {
         self.send(member, self.client.post(url).json(withdrawal), timeout)
             .await
             .map(|_| ())
+    }
+}
+
+fn authorized(request: reqwest::RequestBuilder, user: &Credentials) -> reqwest::RequestBuilder {
+    request.basic_auth(&user.username, Some(&user.password))
+}
+
+async fn answer(member: &MemberName, request: reqwest::RequestBuilder) -> Result<String, Error> {
+    let failed = |source| Error::Request {
+        member: member.clone(),
+        source,
+    };
+    let answer = request.send().await.map_err(failed)?;
+    let status = answer.status();
+    let body = answer.text().await.map_err(failed)?;
+    if status.is_success() {
+        Ok(body)
+    } else {
+        Err(Error::Refused {
+            member: member.clone(),
+            status: status.as_u16(),
+            body,
+        })
     }
 }

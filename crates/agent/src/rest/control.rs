@@ -26,7 +26,7 @@ use mrg_telemetry::chain;
 
 /// How long a switchover is followed before the answer is "unknown".
 pub(super) const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) fn say(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into()).into_response()

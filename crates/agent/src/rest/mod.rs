@@ -6,6 +6,7 @@ mod body;
 mod control;
 mod health;
 mod metrics;
+mod reinitialize;
 pub(crate) mod reports;
 mod restart;
 mod unsupported;
@@ -41,6 +42,13 @@ pub(crate) enum Ask {
     Withdraw(Withdrawal),
     /// A client requests a restart of postgres.
     Restart,
+    /// A client requests a fresh copy of the leader's data, at once if it is `forced`.
+    Reinitialize {
+        /// Whether what is under way is begun again.
+        forced: bool,
+        /// Whether it begins, or why not.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
     /// The file was read again.
     Reload(Box<AgentConfig>),
 }
@@ -73,7 +81,7 @@ pub(crate) async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()
         .route("/failover", post(control::failover))
         .route("/restart", post(restart::restart).delete(restart::cancel))
         .route("/reload", post(control::reload))
-        .route("/reinitialize", post(unsupported::reinitialize))
+        .route("/reinitialize", post(reinitialize::reinitialize))
         .route("/mpp", post(unsupported::citus))
         .route("/citus", post(unsupported::citus))
         .route(
@@ -113,13 +121,22 @@ fn is_authorized(headers: &HeaderMap, expected: &Credentials) -> bool {
     })
 }
 
+/// Whether the request carries the credentials, or those before them. Both are compared, so that the
+/// time does not reveal which ones agree.
+fn is_known(headers: &HeaderMap, current: &Credentials, former: Option<&Credentials>) -> bool {
+    let by_former = former.is_some_and(|former| is_authorized(headers, former));
+    is_authorized(headers, current) | by_former
+}
+
 async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
     let safe = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS
     );
-    match &api.context.config.rest_credentials {
-        Some(expected) if !safe && !is_authorized(request.headers(), expected) => {
+    match api.context.credentials.rest(mrg_clock::now()) {
+        Some((current, former))
+            if !safe && !is_known(request.headers(), &current, former.as_ref()) =>
+        {
             let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"mrg-agent\"")];
             (
                 StatusCode::UNAUTHORIZED,
