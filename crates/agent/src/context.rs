@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::config::{AgentConfig, Finding};
+use crate::credentials::OwnCredentials;
 use crate::peers::Peers;
 use crate::server::Server;
 use mrg_base::{Address, MemberName, Millis, Moment};
 use mrg_dcs::health::Health;
 use mrg_dcs::wire::MemberData;
-use mrg_dcs::{ClusterSnapshot, DynamicConfig};
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, MemberState};
 use mrg_dcs_etcd::Etcd;
 use mrg_election::{Cluster, LeaseId, Postgres, Reason, Settings};
 
@@ -55,12 +57,18 @@ pub(crate) struct Status {
     pub why: Option<Reason>,
     /// Whether it cannot win yet: it does not know what it promised before it started.
     pub just_started: bool,
+    /// Whether the data here is being replaced by a copy, or is about to be.
+    pub creates_replica: bool,
     /// Why the last step on the server failed; `None` once postgres has started since.
     pub failure: Option<String>,
+    /// Why the copy failed that a person asked for last, if it did.
+    pub reinitialize_failure: Option<String>,
     /// How often each reason was given.
     pub reasons: BTreeMap<Reason, u64>,
     /// The settings in force.
     pub settings: Settings,
+    /// This member's tags.
+    pub tags: Arc<Map<String, Value>>,
     /// What is wrong with the dynamic configuration; the last good one is in force then.
     pub config_error: Option<String>,
     /// What of the dynamic configuration is not supported and not in force.
@@ -71,6 +79,18 @@ pub(crate) struct Status {
     pub loop_ran: u64,
 }
 
+impl Status {
+    /// Patroni's word for the state of postgres; one that is about to be replaced by a copy has it
+    /// from the request on.
+    pub(crate) fn member_state(&self) -> MemberState {
+        if self.creates_replica {
+            MemberState::CreatingReplica
+        } else {
+            MemberState::of(&self.postgres)
+        }
+    }
+}
+
 /// Shared by all tasks of an agent.
 pub(crate) struct Context {
     /// The configuration.
@@ -79,6 +99,8 @@ pub(crate) struct Context {
     pub store: Arc<Etcd>,
     /// The local server.
     pub server: Arc<Server>,
+    /// The passwords of the agent's own roles, and of the REST API.
+    pub credentials: Arc<OwnCredentials>,
     /// The other members.
     pub peers: Peers,
     status: watch::Sender<Status>,
@@ -90,6 +112,7 @@ impl Context {
         config: Arc<AgentConfig>,
         store: Arc<Etcd>,
         server: Arc<Server>,
+        credentials: Arc<OwnCredentials>,
         peers: Peers,
         settings: Settings,
     ) -> Self {
@@ -110,9 +133,12 @@ impl Context {
             former_lease: None,
             why: None,
             just_started: false,
+            creates_replica: false,
             failure: None,
+            reinitialize_failure: None,
             reasons: BTreeMap::new(),
             settings,
+            tags: Arc::new(config.tags.clone()),
             config_error: None,
             unsupported_config: None,
             ignored: Arc::new(config.ignored.clone()),
@@ -122,6 +148,7 @@ impl Context {
             config,
             store,
             server,
+            credentials,
             peers,
             status: watch::Sender::new(status),
         }

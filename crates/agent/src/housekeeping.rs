@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::Notify;
@@ -12,15 +13,16 @@ use tokio::time::Instant;
 
 use crate::context::{Context, Status};
 use crate::dcs_record::DcsRecord;
+use crate::obstacle::obstacle;
 use crate::passwords::Passwords;
 use crate::rest::reports::PATRONI_VERSION;
-use crate::roles::ReplicationRole;
+use crate::roles::OwnRoles;
 use crate::run::LOOK_EVERY;
 use mrg_base::{Address, MemberName, Timeline, lock};
 use mrg_dcs::wire::{MemberData, StatusData};
 use mrg_dcs::{Attempt, DynamicConfig, Store, Writer};
 use mrg_election::publisher::{ConfigKey, Observed, Publisher, PublisherEffect, PublisherEvent};
-use mrg_election::{Initialize, LeaseId, Postgres, Reason, Revision};
+use mrg_election::{Initialize, LeaseId, Postgres, Revision};
 use mrg_telemetry::chain;
 
 /// What the server's files should follow.
@@ -32,6 +34,10 @@ pub(crate) struct Configured {
     /// Where the members are.
     pub addresses: BTreeMap<MemberName, Address>,
 }
+
+/// Between two looks at the mounted passwords, which a kubelet swaps once in a minute or so.
+const MOUNTED_EVERY: Duration = Duration::from_secs(2);
+
 
 /// The task's handle.
 pub(crate) struct Housekeeping {
@@ -56,7 +62,8 @@ impl Housekeeping {
             context,
             wanted: wanted.clone(),
             passwords: Passwords::default(),
-            role: ReplicationRole::default(),
+            roles: OwnRoles::default(),
+            mounted: None,
             configured: None,
             in_force: None,
         };
@@ -92,7 +99,9 @@ struct Task {
     record: DcsRecord,
     publisher: Publisher<MemberData, StatusData>,
     passwords: Passwords,
-    role: ReplicationRole,
+    roles: OwnRoles,
+    /// When the mounted passwords were read last.
+    mounted: Option<Instant>,
     /// The dynamic configuration that postgres was given, and when.
     configured: Option<(Revision, Instant)>,
     in_force: Option<InForce>,
@@ -139,6 +148,7 @@ impl Task {
                     remembered: revision.is_some(),
                 });
             }
+            self.read_mounted();
             let status = self.context.status();
             if !status.dcs_reachable {
                 continue;
@@ -152,7 +162,22 @@ impl Task {
             self.passwords.keep(&self.context, leads).await;
             // Until then the bootstrap itself makes the roles.
             let initialized = matches!(status.snapshot.initialize(), Some(Initialize::Done(_)));
-            self.role.keep(&self.context, leads && initialized).await;
+            self.roles.keep(&self.context, leads && initialized).await;
+        }
+    }
+
+    /// Takes over passwords of the agent's own that changed in a mounted Secret.
+    fn read_mounted(&mut self) {
+        let mounted = self.context.config.mounted();
+        let is_due = self.mounted.is_none_or(|at| at.elapsed() >= MOUNTED_EVERY);
+        if !mounted.is_there() || !is_due {
+            return;
+        }
+        self.mounted = Some(Instant::now());
+        let credentials = &self.context.credentials;
+        let changed = credentials.read_mounted(&mounted, mrg_clock::now());
+        if !changed.is_empty() {
+            tracing::info!(of = changed.join(", "), "passwords in the Secret changed");
         }
     }
 
@@ -302,18 +327,6 @@ impl Task {
     }
 }
 
-/// What is in the way of this member: the reason of the last decision if it is one, and why the last
-/// step on the server failed, in the words of the program that failed.
-fn obstacle(status: &Status) -> Option<String> {
-    let reason = status.why.filter(|why| why.is_obstacle());
-    let sentence = status.why.map(Reason::sentence).unwrap_or_default();
-    match (&status.failure, reason) {
-        (Some(failure), _) => Some(format!("{sentence}: {failure}")),
-        (None, Some(reason)) => Some(reason.sentence().to_owned()),
-        (None, None) => None,
-    }
-}
-
 /// What the member key says.
 fn member_data(context: &Context, status: &Status) -> MemberData {
     let config = &context.config;
@@ -323,6 +336,7 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
         (name.clone(), json!({ "old_value": old, "new_value": new }))
     };
     let mut data = MemberData {
+        state: status.member_state(),
         just_started: status.just_started,
         refused_parameters: context.server.refused_parameters(),
         unsupported_config: status.unsupported_config.clone(),
@@ -332,7 +346,8 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
             .map(|found| found.setting.clone())
             .collect(),
         unusable_data: context.server.unusable_data(),
-        obstacle: obstacle(status),
+        obstacle: obstacle(context, status),
+        passwords: Some(context.credentials.fingerprint(config.scope.as_str())),
         server_version: (facts.version > 0).then_some(facts.version),
         pending_restart_reason: pending.iter().map(reason).collect(),
         conn_url: format!("postgres://{}/postgres", config.connect),
@@ -340,7 +355,7 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
         version: PATRONI_VERSION.to_owned(),
         pause: status.settings.paused,
         pending_restart: !pending.is_empty(),
-        tags: config.tags.clone(),
+        tags: status.tags.as_ref().clone(),
         ..MemberData::of(&status.postgres)
     };
     if matches!(status.postgres, Postgres::Standby(_)) {

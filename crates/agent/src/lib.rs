@@ -3,11 +3,13 @@
 
 mod config;
 mod context;
+mod credentials;
 mod dcs_record;
 pub mod etcd_member;
 pub mod fence;
 mod housekeeping;
 mod incarnation;
+mod obstacle;
 mod passwords;
 mod peers;
 mod perform;

@@ -10,19 +10,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::NoTls;
-use tokio_postgres::error::SqlState;
 
 use crate::context::Context;
-use crate::roles::verifier;
 use mrg_dcs::poolers::{PoolerRecord, fingerprint};
 use mrg_dcs::{Poolers, Store};
-use mrg_postgres::{quote_identifier, quote_literal};
+use mrg_postgres::{accepts, quote_identifier, quote_literal, verifier};
 use mrg_telemetry::chain;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// So long a kubelet may take to bring a change into every pod.
-const SETTLED_AFTER: Duration = Duration::from_secs(120);
+pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(120);
 const WITHIN: Duration = Duration::from_secs(5);
 
 struct Known {
@@ -57,29 +54,22 @@ impl Passwords {
             // while.
             if settled || known.rotated && poolers_have(context, owner, &known.password).await {
                 known.right = match takes(context, owner, &known.password).await {
-                    Some(true) => true,
-                    // What is wrong is not the password, and nobody changed it: it is left alone.
-                    None if !known.rotated => true,
-                    Some(false) | None => set(context, owner, &known.password).await,
+                    // Without the role there is nothing to keep.
+                    Some(true) | None => true,
+                    Some(false) => set(context, owner, &known.password).await,
                 };
             }
         }
     }
 
     fn read(&mut self, context: &Context) -> bool {
-        let own = &context.config.own;
-        let Some(directory) = &own.secret_directory else {
-            return false;
-        };
-        for database in &own.databases {
-            let Ok(text) =
-                std::fs::read_to_string(directory.join(format!("{}-password", database.owner)))
-            else {
+        let mounted = context.config.mounted();
+        for database in &context.config.own.databases {
+            let Some(password) = mounted.password(&database.owner) else {
                 continue;
             };
-            let password = text.trim_end_matches('\n').to_owned();
             let before = self.known.get(&database.owner);
-            if !password.is_empty() && before.is_none_or(|before| before.password != password) {
+            if before.is_none_or(|before| before.password != password) {
                 let known = Known {
                     password,
                     since: Instant::now(),
@@ -89,7 +79,7 @@ impl Passwords {
                 self.known.insert(database.owner.clone(), known);
             }
         }
-        true
+        mounted.is_there()
     }
 }
 
@@ -97,7 +87,7 @@ async fn poolers_have(context: &Context, owner: &str, password: &str) -> bool {
     let Ok(poolers) = context.store.read::<Poolers>(context.dcs_within()).await else {
         return false;
     };
-    let print = fingerprint(password);
+    let print = fingerprint(context.config.scope.as_str(), owner, password);
     let has = |record: &PoolerRecord| {
         let theirs = record.passwords.get(owner);
         theirs.is_none_or(|theirs| *theirs == print)
@@ -105,26 +95,26 @@ async fn poolers_have(context: &Context, owner: &str, password: &str) -> bool {
     poolers.0.values().all(has)
 }
 
-/// Whether the server takes a password; `None` if that cannot be found out.
+/// Whether the server takes a password; `None` without such a role. What cannot be found out counts
+/// as a wrong password, to be tried again.
 async fn takes(context: &Context, owner: &str, password: &str) -> Option<bool> {
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host(context.config.listen.local_host())
-        .port(context.config.listen.port)
-        .user(owner)
-        .password(password)
-        .dbname("postgres")
-        .connect_timeout(WITHIN);
-    match tokio::time::timeout(WITHIN, config.connect(NoTls)).await {
-        Ok(Ok(_)) => Some(true),
-        Ok(Err(error)) if error.code() == Some(&SqlState::INVALID_PASSWORD) => Some(false),
-        Ok(Err(_)) | Err(_) => None,
+    let sql = format!(
+        "SELECT coalesce(rolpassword, '') FROM pg_catalog.pg_authid WHERE rolname = {}",
+        quote_literal(owner)
+    );
+    let found = match context.server.roles_session().await {
+        Ok(session) => session.texts("find an owner's role", &sql).await,
+        Err(_) => return Some(false),
+    };
+    match found {
+        Ok(rows) => rows.first().map(|stored| accepts(stored, owner, password)),
+        Err(_) => Some(false),
     }
 }
 
 /// Sets a password; whether it is set now.
 async fn set(context: &Context, owner: &str, password: &str) -> bool {
-    let Ok(session) = context.server.session().await else {
+    let Ok(session) = context.server.roles_session().await else {
         return false;
     };
     let sql = format!(

@@ -3,12 +3,13 @@
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::credentials::OwnCredentials;
 use mrg_base::{Lsn, MemberName, Millis, Position};
 use mrg_bounds::BodyError;
 use mrg_election::{LeaseId, Vote};
@@ -101,12 +102,12 @@ const DCS_RESET: u16 = 412;
 pub(crate) struct Peers {
     client: reqwest::Client,
     addresses: RwLock<BTreeMap<MemberName, String>>,
-    credentials: Option<Credentials>,
+    credentials: Arc<OwnCredentials>,
 }
 
 impl Peers {
-    /// No member is known yet. `credentials` are those of every member's REST API.
-    pub(crate) fn new(credentials: Option<Credentials>) -> Result<Self, reqwest::Error> {
+    /// No member is known yet. Every member's REST API has the same credentials.
+    pub(crate) fn new(credentials: Arc<OwnCredentials>) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(800))
             .pool_idle_timeout(IDLE)
@@ -143,35 +144,24 @@ impl Peers {
             .ok_or_else(|| Error::NoAddress(member.clone()))
     }
 
+    /// Sends a request. While the password changes, a member that does not have the new one yet is
+    /// shown the one before.
     async fn send(
         &self,
         member: &MemberName,
         request: reqwest::RequestBuilder,
         timeout: Duration,
     ) -> Result<Bytes, Error> {
-        let request = match &self.credentials {
-            Some(user) => request.basic_auth(&user.username, Some(&user.password)),
-            None => request,
+        let request = request.timeout(timeout);
+        let Some((current, former)) = self.credentials.rest(mrg_clock::now()) else {
+            return answer(member, request, timeout).await;
         };
-        let failed = |source| Error::Request {
-            member: member.clone(),
-            source,
-        };
-        let answer = request.timeout(timeout).send().await.map_err(failed)?;
-        let status = answer.status();
-        let body = mrg_bounds::read(reqwest::Body::from(answer), ANSWER_BYTES, timeout).await;
-        let body = body.map_err(|source| Error::Body {
-            member: member.clone(),
-            source,
-        })?;
-        if status.is_success() {
-            Ok(body)
-        } else {
-            Err(Error::Refused {
-                member: member.clone(),
-                status: status.as_u16(),
-                body: excerpt(&body),
-            })
+        let again = former.zip(request.try_clone());
+        match (answer(member, authorized(request, &current), timeout).await, again) {
+            (Err(Error::Refused { status: 401, .. }), Some((former, request))) => {
+                answer(member, authorized(request, &former), timeout).await
+            }
+            (answered, _) => answered,
         }
     }
 
@@ -241,6 +231,37 @@ impl Peers {
     }
 }
 
+fn authorized(request: reqwest::RequestBuilder, user: &Credentials) -> reqwest::RequestBuilder {
+    request.basic_auth(&user.username, Some(&user.password))
+}
+
+async fn answer(
+    member: &MemberName,
+    request: reqwest::RequestBuilder,
+    timeout: Duration,
+) -> Result<Bytes, Error> {
+    let failed = |source| Error::Request {
+        member: member.clone(),
+        source,
+    };
+    let answer = request.send().await.map_err(failed)?;
+    let status = answer.status();
+    let body = mrg_bounds::read(reqwest::Body::from(answer), ANSWER_BYTES, timeout).await;
+    let body = body.map_err(|source| Error::Body {
+        member: member.clone(),
+        source,
+    })?;
+    if status.is_success() {
+        Ok(body)
+    } else {
+        Err(Error::Refused {
+            member: member.clone(),
+            status: status.as_u16(),
+            body: excerpt(&body),
+        })
+    }
+}
+
 /// The beginning of a text from outside, for an error's sentence.
 fn excerpt(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
@@ -269,7 +290,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let peers = Peers::new(None).unwrap();
+        let peers = Peers::new(OwnCredentials::of_rest(None)).unwrap();
         peers.learn([(name(), format!("http://{address}"))].into());
         peers.vote(&name(), WITHIN).await
     }

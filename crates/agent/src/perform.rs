@@ -8,12 +8,12 @@ use futures::future::{join_all, select_ok};
 
 use crate::context::{Context, Status};
 use crate::poolers;
-use crate::roles::{create_replication_role, verifier};
+use crate::roles::creating;
 use crate::server::Error as ServerError;
 use mrg_base::{MemberName, Position};
 use mrg_dcs::{Attempt, ClusterSnapshot, Store, Transaction, Untried, Writer};
 use mrg_election::{Action, LeaseId, Outcome, Postgres, Revision, StopMode};
-use mrg_postgres::{quote_identifier, quote_literal};
+use mrg_postgres::{quote_identifier, quote_literal, verifier};
 use mrg_telemetry::chain;
 
 /// Peers that are alive answer in a few milliseconds; one that is not must not hold up an election.
@@ -230,18 +230,21 @@ async fn post_bootstrap(context: &Context) -> Outcome {
         Ok(session) => session,
         Err(error) => return Outcome::Failed(chain(&error)),
     };
-    let replication = &context.config.authentication.replication;
-    let mut statements = vec![(
-        "create the replication role",
-        create_replication_role(replication),
-    )];
+    let mut statements: Vec<(&str, String)> = creating(&context.credentials.wanted())
+        .into_iter()
+        .map(|sql| ("create a role of the agent's", sql))
+        .collect();
+    let mounted = context.config.mounted();
     let mut owners = BTreeSet::from([context.config.authentication.superuser.username.clone()]);
     for database in &context.config.own.databases {
         let from_environment = database
             .password_env
             .as_ref()
             .and_then(|name| std::env::var(name).ok());
-        let password = database.password.clone().or(from_environment);
+        let password = mounted
+            .password(&database.owner)
+            .or(database.password.clone())
+            .or(from_environment);
         let owner = quote_identifier(&database.owner);
         if owners.insert(database.owner.clone()) {
             let password = password

@@ -101,7 +101,10 @@ pub struct PgBouncerPoolSpec {
     /// Users beside the owners of the cluster's databases; the password of `app` stands in the
     /// cluster's Secret as `app-password`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 50))]
+    #[schemars(length(max = 50), inner(length(min = 1, max = 63)))]
+    #[x_kube(validation = Rule::new("!self.exists(u, u in ['superuser', 'replication', 'rewind', 'rest'])").message(
+        "superuser, replication, rewind and rest are the keys of the agent's own passwords, which no pool gets; choose another name for the user"
+    ))]
     pub users: Vec<String>,
 
     /// The databases as clients name them.

@@ -486,14 +486,20 @@ fn locale() -> String {
 }
 
 /// A database.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Database {
     /// Its name.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_-]*$"))]
+    #[x_kube(validation = Rule::new("!(self in ['postgres', 'template0', 'template1'])").message(
+        "postgres, template0 and template1 are in every cluster and cannot be created; choose another name"
+    ))]
     pub name: String,
     /// Its owner: a role whose password stands in the cluster's Secret as `<owner>-password`.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_-]*$"))]
+    #[x_kube(validation = Rule::new("!(self in ['superuser', 'replication', 'rewind', 'rest', 'postgres', 'replicator', 'public', 'none']) && !self.startsWith('pg_')").message(
+        "superuser, replication, rewind, rest, postgres and replicator are the agent's own, and public, none and pg_* PostgreSQL's; choose another name for the owner"
+    ))]
     pub owner: String,
 }
 

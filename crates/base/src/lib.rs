@@ -6,6 +6,7 @@ mod hex;
 mod lsn;
 mod mutex;
 mod name;
+mod role;
 mod time;
 
 pub use address::{Address, InvalidAddress};
@@ -14,6 +15,7 @@ pub use hex::hex;
 pub use lsn::{InvalidLsn, Lsn, Position, Timeline};
 pub use mutex::lock;
 pub use name::{InvalidName, MemberName, Scope};
+pub use role::{AGENT_PASSWORDS, AgentRoles, UnusableName, check_databases, check_owner};
 pub use time::{Millis, Moment};
 
 /// Parameters that a standby must not set lower than its primary has them (PostgreSQL's manual,

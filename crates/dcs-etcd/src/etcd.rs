@@ -19,13 +19,20 @@ use mrg_dcs::wire::Entry;
 use mrg_dcs::{Attempt, Error, Granted, Key, Keys, Section, Store, Transaction};
 use mrg_election::{LeaseId, Revision};
 
-/// Where etcd is.
-#[derive(Clone, Debug)]
+/// Where etcd is. `Debug` hides the password.
+#[derive(Clone)]
 pub struct Connection {
     /// `http://host:port`, any number.
     pub endpoints: Vec<String>,
     /// User and password, if etcd asks for them.
     pub user: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let user = self.user.as_ref().map_or("nobody", |(user, _)| user);
+        write!(f, "{:?} as {user}", self.endpoints)
+    }
 }
 
 /// The keys of one cluster in etcd.

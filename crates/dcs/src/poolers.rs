@@ -83,16 +83,17 @@ pub struct Rewire {
     pub at_ms: u64,
 }
 
-/// Tells one password from the next and little else: the first 16 bits of its SHA-256, the same in
-/// every program and version.
+/// Tells one password of a user from the next and little else: the first 16 bits of a SHA-256 over
+/// scope, user and password, the same in every program and version. What it tells of the password
+/// can be compared with no other cluster's and no other user's.
 ///
-/// Images from before SHA-256 was used hash otherwise. While an agent and a pooler of different
-/// ages look at each other, their fingerprints differ (but for one password in 65,536), so the
-/// leader does not find that the pooler has a rotated password; it sets it after the time within
+/// Images from before it had scope and user in it hash otherwise. While an agent and a pooler of
+/// different ages look at each other, their fingerprints differ (but for one password in 65,536), so
+/// the leader does not find that the pooler has a rotated password; it sets it after the time within
 /// which a kubelet brings a Secret into every pod, and the pooler goes on with the old password
 /// until the server takes the new one, as ever. A rotation is late then, and locks no client out.
-pub fn fingerprint(password: &str) -> u16 {
-    let digest = Sha256::digest(password.as_bytes());
+pub fn fingerprint(scope: &str, user: &str, password: &str) -> u16 {
+    let digest = Sha256::digest([scope, user, password].join("\0").as_bytes());
     u16::from_be_bytes([digest[0], digest[1]])
 }
 
@@ -183,9 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_is_the_same_in_every_version() {
-        // printf secret | sha256sum
-        assert_eq!(fingerprint("secret"), 0x2bb8);
-        assert_ne!(fingerprint("secret"), fingerprint("secret2"));
+    fn a_fingerprint_is_the_same_in_every_version_and_another_in_every_cluster() {
+        // printf 'demo\0app\0secret' | sha256sum
+        assert_eq!(fingerprint("demo", "app", "secret"), 0x45f0);
+        let others = [
+            fingerprint("demo", "app", "secret2"),
+            fingerprint("demo2", "app", "secret"),
+            fingerprint("demo", "app2", "secret"),
+        ];
+        assert!(!others.contains(&fingerprint("demo", "app", "secret")));
     }
 }

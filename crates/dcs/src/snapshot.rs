@@ -291,7 +291,7 @@ impl ClusterSnapshot {
         let last = self.history().last();
         let members = self.members.iter().filter_map(|(name, key)| {
             let data = key.value.as_ref()?;
-            Some((name.clone(), election_member(key.lease, data)))
+            Some((name.clone(), election_member(key, data)))
         });
         Cluster {
             revision: self.revision,
@@ -380,9 +380,10 @@ impl ClusterSnapshot {
     }
 }
 
-fn election_member(lease: LeaseId, data: &MemberData) -> Member {
+fn election_member<T>(key: &Versioned<T>, data: &MemberData) -> Member {
     Member {
-        lease,
+        lease: key.lease,
+        created: key.created,
         running: data.is_running(),
         primary: data.is_primary_or_master(),
         position: data.position(),

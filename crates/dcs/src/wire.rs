@@ -88,6 +88,10 @@ pub struct MemberData {
     /// What is in the way of this member; see docs/ha.md. Patroni does not know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
+    /// Tells whether members have the same passwords for the agent's own roles; see
+    /// [`crate::poolers::fingerprint`]. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passwords: Option<u16>,
     /// PostgreSQL's `server_version_num`, while it runs. Patroni does not know this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<u32>,

@@ -212,6 +212,7 @@ mod tests {
                 me: &name("a"),
                 lease: Some(lease),
                 snapshot: &snapshot,
+                config: None,
                 postgres: &Postgres::NoData,
                 time: "",
             };

@@ -9,7 +9,7 @@ use crate::sick;
 use crate::world::{Host, World};
 use mrg_base::Moment;
 use mrg_dcs::Key;
-use mrg_election::Mode;
+use mrg_election::{Event, Mode};
 
 /// The cluster is left whole for so long at most before the next fault.
 const WHOLE_FOR: u64 = 1_200;
@@ -118,7 +118,8 @@ impl World {
             }
             Fault::ForeignData(member) => self.put_foreign_data(member),
             Fault::Switchover(candidate) => self.request_switchover(candidate),
-            Fault::Restart(member) => self.request_restart(member),
+            Fault::Restart(member) => self.request(member, Event::RestartRequested),
+            Fault::Reinitialize(member) => self.request(member, Event::ReinitializeRequested),
             Fault::Reconfigure(how) => self.reconfigure(how),
             Fault::PauseCluster(wait) => {
                 self.set_paused(true);

@@ -84,10 +84,11 @@ impl World {
         self.etcd_changed();
     }
 
-    pub(crate) fn request_restart(&mut self, member: usize) {
+    /// Somebody asks something of a member's agent, if it runs.
+    pub(crate) fn request(&mut self, member: usize, event: Event) {
         if let Some(agent) = &self.hosts[member].agent {
             let number = agent.number;
-            self.agent_event(member, number, 0, Event::RestartRequested);
+            self.agent_event(member, number, 0, event);
         }
     }
 

@@ -50,6 +50,8 @@ pub enum Fault {
     Switchover(Option<usize>),
     /// Somebody asks for a restart of a member's postgres.
     Restart(usize),
+    /// Somebody asks for a fresh copy of the leader's data on a member.
+    Reinitialize(usize),
     /// Somebody changes the settings.
     Reconfigure(u64),
     /// Somebody pauses the cluster for so long.
@@ -116,6 +118,7 @@ impl Fault {
             Fault::Hang(member) => Fault::Hang(of(member)),
             Fault::StartForever(member) => Fault::StartForever(of(member)),
             Fault::Restart(member) => Fault::Restart(of(member)),
+            Fault::Reinitialize(member) => Fault::Reinitialize(of(member)),
             other => other,
         }
     }
@@ -307,7 +310,7 @@ fn fault(random: &mut Random, kind: u64, members: usize, poolers: usize, ttl: u6
         14 => Fault::DiskFull(member, long),
         15 => Fault::LoseData(random.index(members)),
         16 => Fault::Switchover(random.chance(500).then(|| random.index(members))),
-        17 => Fault::Restart(member),
+        17 => [Fault::Restart(member), Fault::Reinitialize(member)][random.index(2)],
         18 => Fault::Reconfigure(random.between(1, u64::MAX - 1)),
         19 => Fault::PauseCluster(long),
         20 => {

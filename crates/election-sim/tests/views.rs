@@ -146,6 +146,7 @@ fn world(number: u64) -> Option<World> {
         may_lead: true,
         may_sync: true,
         just_started: false,
+        created: Revision(0),
     };
     let others = BTreeMap::from([
         (

@@ -149,8 +149,13 @@ pub enum Event {
     },
     /// New settings.
     Settings(Settings),
+    /// This member's own tags changed: its failover priority, or `None` if they forbid it to lead.
+    Priority(Option<i32>),
     /// Restart postgres when it is safe.
     RestartRequested,
+    /// Replace the data by a fresh copy of the leader's, and begin again if that is being done. It is
+    /// dropped without another member that leads.
+    ReinitializeRequested,
     /// End in order.
     Stop,
 }

@@ -40,7 +40,7 @@ pub use lease::{Lease, LeaseId, Promise, fence_margin};
 pub use hand_over::{HandOver, HandOverEvent};
 
 pub use event::{Effect, Event, PreviousIncarnation, PromiseRequest, StepId, VoteRefusal};
-pub use node::Node;
+pub use node::{Node, ReinitializeObjection};
 pub use reason::Reason;
 pub use rules::{Decision, Part, RULES, Rule, decide, has_traces};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings, TTL_MOST};

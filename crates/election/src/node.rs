@@ -9,8 +9,11 @@ mod failsafe;
 mod invariants;
 mod observe;
 mod promises;
+mod reinitialize;
 mod reset;
 mod steps;
+
+pub use self::reinitialize::ReinitializeObjection;
 
 use std::collections::VecDeque;
 

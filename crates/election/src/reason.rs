@@ -28,6 +28,10 @@ pub enum Reason {
     PostgresUnknown,
     /// Another process holds this member's name.
     NameTaken,
+    /// Another member's replication slot has the name of this one's.
+    SlotTaken,
+    /// A person asked to replace the data here by a copy of the leader's.
+    Reinitialize,
     /// No lease could be had yet.
     NoLease,
     /// The cluster is paused.
@@ -142,6 +146,7 @@ impl Reason {
             self,
             Reason::NameTaken
                 | Reason::DcsReset
+                | Reason::SlotTaken
                 | Reason::Paused
                 | Reason::WrongSystem
                 | Reason::UnusableData
@@ -196,6 +201,10 @@ impl Reason {
             Reason::NameTaken => {
                 "another process holds this member's name in etcd; waiting until its lease ends, the data is not touched"
             }
+            Reason::SlotTaken => {
+                "another member was here first whose name gives the same replication slot; the data is not touched; rename this member and start it again"
+            }
+            Reason::Reinitialize => "replacing the data by a copy of the leader's, as asked",
             Reason::NoLease => "waiting for a lease",
             Reason::Paused => "the cluster is paused; `patronictl resume` ends that",
             Reason::UnfinishedBootstrap => {

@@ -14,10 +14,10 @@ use self::reset::{is_foreign, is_reset, recover, restore_keys, stay};
 use self::sick::{again, alone, out_of_sight, start_timed_out, unresponsive};
 
 use self::bootstrap::{
-    bootstrap, initialize_missing, name_taken, store_system_id, system_unknown,
+    bootstrap, initialize_missing, name_taken, slot_taken, store_system_id, system_unknown,
     unfinished_bootstrap, wrong_system,
 };
-use self::follow::{copy_from_leader, diverged, rejoin};
+use self::follow::{copy_from_leader, diverged, reinitialize, rejoin};
 use self::hand_over::{
     crash_fails_over, restart_leader, shutting_down, switchover, switchover_done,
     switchover_refused,
@@ -123,6 +123,9 @@ pub const RULES: &[Rule] = &[
     always(Reason::DcsReset, |view| is_foreign(view).then(Vec::new)),
     always(Reason::RestoreKeys, restore_keys),
     always(Reason::NameTaken, name_taken),
+    always(Reason::SlotTaken, slot_taken),
+    // Before the rules that leave data as it is: a person asked to replace it.
+    always(Reason::Reinitialize, reinitialize),
     always(Reason::Starting, |view| {
         matches!(view.postgres, Postgres::Starting).then(Vec::new)
     }),

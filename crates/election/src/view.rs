@@ -61,6 +61,8 @@ pub struct Member {
     pub may_sync: bool,
     /// It cannot win yet: see [`View::may_have_promised`].
     pub just_started: bool,
+    /// When its key was created.
+    pub created: Revision,
 }
 
 /// A request to hand over, from the `failover` key.
@@ -104,6 +106,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// A member that has the same replication slot as this one, by its name, and was there before
+    /// it.
+    pub fn earlier_with_slot_of(&self, me: &MemberName) -> Option<&MemberName> {
+        let slot = me.slot_name();
+        let mine = self.members.get(me).map(|member| (member.created, me));
+        let earlier = |(name, member): &(&MemberName, &Member)| {
+            *name != me
+                && name.slot_name() == slot
+                && mine.is_none_or(|mine| (member.created, *name) < mine)
+        };
+        self.members.iter().find(earlier).map(|(name, _)| name)
+    }
+
     /// Whether this member belongs to the cluster, as far as the configuration says.
     pub fn expects(&self, member: &MemberName) -> bool {
         self.expected
@@ -217,6 +232,9 @@ pub enum WalReceiver {
     Streaming,
     /// It should, and does not, since then.
     Broken(Moment),
+    /// It should, and cannot: the upstream has said that it does not have the WAL any more that
+    /// comes next.
+    WalRemoved,
     /// None is wanted.
     Stopped,
 }
@@ -354,6 +372,8 @@ pub struct Memory {
     pub stop_requested: bool,
     /// A restart of postgres was requested.
     pub restart_requested: bool,
+    /// A fresh copy of the leader's data was requested; how often making it has failed.
+    pub reinitialize: Option<u32>,
     /// Leases that this process once had.
     pub past_leases: BTreeSet<LeaseId>,
     /// Until when this member promised a leader not to race, vote or promise another.

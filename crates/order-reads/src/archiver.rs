@@ -79,7 +79,7 @@ async fn oldest(client: &Client, age: Duration, batch: i64) -> Result<Vec<Order>
     let states: &[&str] = &FINAL_STATES;
     let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
     let sql = "SELECT id, customer, state, (extract(epoch FROM created_at) * 1000000)::bigint, (extract(epoch FROM updated_at) * 1000000)::bigint,
-               version, detail::text FROM orders WHERE state = ANY ($1) AND updated_at < now() - $2 * interval '1 second'
+               version, detail::text FROM public.orders WHERE state = ANY ($1) AND updated_at < now() - $2 * interval '1 second'
                AND isfinite(created_at) AND isfinite(updated_at) ORDER BY updated_at LIMIT $3";
     let rows = client
         .query(sql, &[&states, &(seconds as f64), &batch])
@@ -115,9 +115,9 @@ async fn move_part(
     let versions: Vec<i64> = orders.iter().map(|order| order.version).collect();
     // Those that changed since they were read stay, and no row names their copy in the part.
     let sql = "WITH wanted AS (SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS w (id, version)),
-               gone AS (DELETE FROM orders o USING wanted w WHERE o.id = w.id AND o.version = w.version
+               gone AS (DELETE FROM public.orders o USING wanted w WHERE o.id = w.id AND o.version = w.version
                         RETURNING o.id, o.customer, o.state, o.created_at, o.updated_at, o.version)
-               INSERT INTO orders_archived (id, customer, state, created_at, updated_at, version, part)
+               INSERT INTO public.orders_archived (id, customer, state, created_at, updated_at, version, part)
                SELECT gone.*, $3 FROM gone ON CONFLICT (id) DO UPDATE SET part = excluded.part, state = excluded.state, version = excluded.version";
     let count = transaction.execute(sql, &[&ids, &versions, &part]).await?;
     transaction.commit().await?;

@@ -29,6 +29,18 @@ pub use options::{ArchiveOptions, Passwords, ServeOptions};
 /// What the tables, roles and triggers are made with.
 pub const SCHEMA: &str = include_str!("schema.sql");
 
+/// On connections that lead to the server itself, names mean what PostgreSQL means by them: the
+/// database's owner can set what they mean by default, and put functions of the same names in the way
+/// of a role that may do more than he. `pg_temp` is named because it
+/// would be searched first.
+const PINNED: &str = "-c search_path=pg_catalog,pg_temp";
+
+const QUIET: [&str; 3] = [
+    "SET log_statement = none",
+    "SET log_min_error_statement = panic",
+    "SET log_min_duration_statement = -1",
+];
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -46,6 +58,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             .context("ORDERS_CHANGES_DSN is not a connection string")?;
         config
             .application_name("mrg-orders changes")
+            .options(PINNED)
             .connect_timeout(std::time::Duration::from_secs(1));
         let reader = reader.clone();
         tokio::spawn(async move { changes::receive(config, &reader, &received).await });
@@ -131,7 +144,12 @@ async fn termination() {
 /// # Errors
 /// If the database refuses.
 pub async fn apply_schema(dsn: &str, passwords: &Passwords) -> anyhow::Result<()> {
-    let (client, connection) = tokio_postgres::connect(dsn, NoTls)
+    let mut config: tokio_postgres::Config = dsn
+        .parse()
+        .context("the connection string cannot be read")?;
+    let (client, connection) = config
+        .options(PINNED)
+        .connect(NoTls)
         .await
         .context("failed to connect")?;
     let pump = tokio::spawn(connection);
@@ -146,15 +164,16 @@ pub async fn apply_schema(dsn: &str, passwords: &Passwords) -> anyhow::Result<()
     ];
     for (role, password) in all {
         let Some(password) = password else { continue };
-        // The server quotes: a password may hold anything.
-        let row = client
-            .query_one(
-                "SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)",
-                &[&role, password],
-            )
-            .await?;
+        // A failed statement, or a server that logs all of them, would show the verifier. Only a
+        // superuser may say so.
+        for quiet in QUIET {
+            let _ = client.batch_execute(quiet).await;
+        }
+        // Its verifier instead of the password, and quoted by nothing of the database's: both names
+        // are plain.
+        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
         client
-            .batch_execute(row.get(0))
+            .batch_execute(&format!("ALTER ROLE {role} PASSWORD '{verifier}'"))
             .await
             .with_context(|| format!("failed to give {role} its password"))?;
     }
@@ -169,9 +188,10 @@ pub async fn apply_schema(dsn: &str, passwords: &Passwords) -> anyhow::Result<()
 /// If the database or the archive fails.
 pub async fn archive(options: &ArchiveOptions) -> anyhow::Result<Moved> {
     let archive = Archive::open(&options.archive_url)?;
-    let config: tokio_postgres::Config = options
+    let mut config: tokio_postgres::Config = options
         .dsn
         .parse()
         .context("ORDERS_ARCHIVER_DSN is not a connection string")?;
+    config.options(PINNED);
     Ok(archiver::run(&config, &archive, options.archived_after, options.batch).await?)
 }

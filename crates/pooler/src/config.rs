@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use mrg_base::{Millis, Scope};
+use mrg_base::{AGENT_PASSWORDS, Millis, Scope};
 use mrg_pgbouncer::{Configuration, Login, RESERVED_SETTINGS, is_known_setting, is_one_line};
 use mrg_pool_core::{Fallback, MaxLag};
 
@@ -62,6 +62,11 @@ pub enum Error {
         /// How many the pools may open.
         own: u64,
     },
+    /// A user whose password file is the agent's own.
+    #[error(
+        "users: `{0}-password` is the agent's own password, which no pool gets; choose another name for the user"
+    )]
+    User(String),
     /// Something that must be there is empty.
     #[error("{0} is empty")]
     Empty(&'static str),
@@ -197,6 +202,13 @@ impl PoolerConfig {
             if empty {
                 return Err(Error::Empty(what));
             }
+        }
+        if let Some(user) = self
+            .users
+            .iter()
+            .find(|user| AGENT_PASSWORDS.contains(&user.as_str()))
+        {
+            return Err(Error::User(user.clone()));
         }
         let plain = |alias: &str| {
             !alias.is_empty()

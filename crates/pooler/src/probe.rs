@@ -22,6 +22,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// What a server sends for a login or one answer is a hundredth of this.
 const ANSWER_BYTES: usize = 64 << 10;
 
+/// What the database and the role are set to does not say what a probe calls: the database's owner
+/// could. `pg_temp` is named because it would be searched first.
+const OPTIONS: &str = "-c search_path=pg_catalog,pg_temp";
+
 // One round trip. Everything here is open to any role. A standby without a WAL receiver may be any
 // time behind, so the age of what it has replayed counts even if it has replayed all that it has.
 const PROBE: &str = "
@@ -81,6 +85,7 @@ async fn open(
         .user(&login.user)
         .password(&login.password)
         .dbname(database)
+        .options(OPTIONS)
         .application_name("mrg-pooler");
     let stream = dial(&address.host, address.port, allowance).await?;
     Ok(config.connect_raw(stream, NoTls).await?)

@@ -27,7 +27,7 @@ pub(crate) async fn follow(
     targets: watch::Receiver<PoolTarget>,
     record: watch::Sender<PoolerRecord>,
 ) {
-    publish_fingerprints(&record, &logins.borrow());
+    publish_fingerprints(&config.scope, &record, &logins.borrow());
     let mut since = Instant::now();
     let mut published = logins.borrow().clone();
     loop {
@@ -42,7 +42,7 @@ pub(crate) async fn follow(
             tracing::info!(
                 "the passwords in the Secret changed; they are used once the server takes them"
             );
-            publish_fingerprints(&record, &mounted);
+            publish_fingerprints(&config.scope, &record, &mounted);
             published.clone_from(&mounted);
             since = Instant::now();
         }
@@ -63,11 +63,12 @@ pub(crate) async fn follow(
     }
 }
 
-fn publish_fingerprints(record: &watch::Sender<PoolerRecord>, logins: &[Login]) {
-    let prints: BTreeMap<String, u16> = logins
-        .iter()
-        .map(|login| (login.user.clone(), fingerprint(&login.password)))
-        .collect();
+fn publish_fingerprints(scope: &str, record: &watch::Sender<PoolerRecord>, logins: &[Login]) {
+    let print = |login: &Login| {
+        let print = fingerprint(scope, &login.user, &login.password);
+        (login.user.clone(), print)
+    };
+    let prints: BTreeMap<String, u16> = logins.iter().map(print).collect();
     record.send_if_modified(|record| {
         let changed = record.passwords != prints;
         record.passwords = prints;

@@ -5,38 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use mrg_base::{Address, FLOORED_PARAMETERS};
-
-/// A role and its password. `Debug` hides the password.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Credentials {
-    /// The role's name.
-    pub username: String,
-    /// The password; empty for none.
-    #[serde(default)]
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:***", self.username)
-    }
-}
-
-/// The roles that the agent uses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Authentication {
-    /// For everything local, and for `pg_rewind`.
-    pub superuser: Credentials,
-    /// For streaming and base backups.
-    pub replication: Credentials,
-}
+use crate::credentials::Authentication;
+use crate::private_file::write_private;
+use mrg_base::FLOORED_PARAMETERS;
 
 /// Parameters that the agent sets itself. A user's value for them has no effect.
 pub const RESERVED_PARAMETERS: &[&str] = &[
@@ -87,29 +60,6 @@ pub fn minimum_standby_settings(control_data: &str) -> BTreeMap<String, u64> {
         Some((name, value.trim().parse().ok()?))
     };
     control_data.lines().filter_map(minimum).collect()
-}
-
-/// A libpq connection string. An empty password is left out.
-pub fn conninfo(to: &Address, user: &Credentials, options: &[(&str, &str)]) -> String {
-    let mut pairs = vec![
-        ("host", to.host.clone()),
-        ("port", to.port.to_string()),
-        ("user", user.username.clone()),
-    ];
-    if !user.password.is_empty() {
-        pairs.push(("password", user.password.clone()));
-    }
-    pairs.extend(
-        options
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned())),
-    );
-    let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
-    pairs
-        .iter()
-        .map(|(key, value)| format!("{key}={}", quoted(value)))
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// Quotes a string constant for SQL (with `standard_conforming_strings`).
@@ -263,6 +213,10 @@ impl Configuration {
         let _ = writeln!(text, "local all {superuser} trust");
         let _ = writeln!(text, "host replication {replication} all scram-sha-256");
         let _ = writeln!(text, "host all {superuser} all scram-sha-256");
+        if let Some(rewind) = &self.authentication.rewind {
+            let rewind = quote_identifier(&rewind.username);
+            let _ = writeln!(text, "host postgres {rewind} all scram-sha-256");
+        }
         text.push_str(USER_LINES);
         match &self.hba {
             Some(lines) => {
@@ -275,8 +229,8 @@ impl Configuration {
         text
     }
 
-    /// Writes the files into a data directory, each whole or not at all. They may contain passwords,
-    /// and are readable by their owner only.
+    /// Writes the files into a data directory, each whole or not at all. Commands in them may contain
+    /// credentials, so they are readable by their owner only.
     ///
     /// What `ALTER SYSTEM` has set stays, as PostgreSQL says it does, but for the parameters that the
     /// agent sets itself, over which it would win: their names are given, and their lines removed.
@@ -297,12 +251,12 @@ impl Configuration {
                 std::fs::write(&base, "")?;
             }
         }
-        write_whole(&conf, &self.render())?;
-        write_whole(&data_directory.join("pg_hba.conf"), &self.render_hba())?;
+        write_private(&conf, &self.render())?;
+        write_private(&data_directory.join("pg_hba.conf"), &self.render_hba())?;
         let auto = data_directory.join("postgresql.auto.conf");
         let (kept, removed) = without_reserved(&std::fs::read_to_string(&auto).unwrap_or_default());
         if !removed.is_empty() {
-            write_whole(&auto, &kept)?;
+            write_private(&auto, &kept)?;
         }
         Ok(removed)
     }
@@ -326,23 +280,17 @@ fn without_reserved(text: &str) -> (String, Vec<String>) {
     (kept, removed)
 }
 
-/// Replaces a file whole, readable by its owner only.
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = path.with_extension("mrg-tmp");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::Credentials;
+
+    fn role(username: &str) -> Credentials {
+        Credentials {
+            username: username.to_owned(),
+            password: "secret".to_owned(),
+        }
+    }
 
     fn configuration() -> Configuration {
         Configuration {
@@ -353,14 +301,9 @@ mod tests {
             ]
             .into(),
             authentication: Authentication {
-                superuser: Credentials {
-                    username: "postgres".into(),
-                    password: "it's".into(),
-                },
-                replication: Credentials {
-                    username: "replicator".into(),
-                    password: "x".into(),
-                },
+                superuser: role("postgres"),
+                replication: role("replicator"),
+                rewind: None,
             },
             ..Configuration::default()
         }
@@ -427,22 +370,24 @@ mod tests {
     }
 
     #[test]
-    fn quotes_cannot_break_out() {
-        let to = Address {
-            host: "h".into(),
-            port: 1,
-        };
-        let text = conninfo(
-            &to,
-            &configuration().authentication.superuser,
-            &[("application_name", "a'b")],
-        );
-        assert_eq!(
-            text,
-            r"host='h' port='1' user='postgres' password='it\'s' application_name='a\'b'"
-        );
+    fn quotes_cannot_break_out_of_a_statement() {
         assert_eq!(quote_literal("it's"), "'it''s'");
         assert_eq!(quote_identifier("a\"b"), "\"a\"\"b\"");
+    }
+
+    #[test]
+    fn no_password_is_written_and_each_role_of_the_agents_may_log_in() {
+        let mut configuration = configuration();
+        configuration.authentication.rewind = Some(role("rewinder"));
+        let (text, hba) = (configuration.render(), configuration.render_hba());
+        assert!(!text.contains("secret") && !hba.contains("secret"));
+        for line in [
+            "local all \"postgres\" trust",
+            "host replication \"replicator\" all scram-sha-256",
+            "host postgres \"rewinder\" all scram-sha-256",
+        ] {
+            assert!(hba.contains(line), "{hba}");
+        }
     }
 
     #[test]

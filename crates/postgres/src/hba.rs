@@ -49,9 +49,23 @@ const LENGTH_MAX: usize = 8_192;
 /// If no PostgreSQL would read it.
 pub fn check_hba_line(line: &str) -> Result<(), InvalidHbaLine> {
     check(line).map_err(|problem| InvalidHbaLine {
-        line: line.chars().take(200).collect(),
+        line: without_secrets(line).chars().take(200).collect(),
         problem,
     })
+}
+
+/// Options whose value is a password: `ldapbindpasswd`, `radiussecrets`.
+const SECRET_OPTIONS: &[&str] = &["passw", "secret"];
+
+/// A line as people may see it: what follows the name of such an option is left out.
+fn without_secrets(line: &str) -> String {
+    let lower = line.to_ascii_lowercase();
+    let end_of_name = |word: &&str| Some(lower.find(word)? + word.len());
+    let end = SECRET_OPTIONS.iter().filter_map(end_of_name).min();
+    match end.and_then(|end| line.get(..end)) {
+        Some(shown) => format!("{shown}…"),
+        None => line.to_owned(),
+    }
 }
 
 fn check(line: &str) -> Result<(), String> {
@@ -176,6 +190,22 @@ mod tests {
         ] {
             assert_eq!(check_hba_line(line), Ok(()), "{line}");
         }
+    }
+
+    #[test]
+    fn a_refusal_does_not_show_the_password_of_another_service() {
+        for line in [
+            "hots all all 10.0.0.0/8 ldap ldapserver=l ldapbindpasswd=hidden ldapport=1",
+            "hots all all 10.0.0.0/8 radius radiusservers=r RadiusSecrets=\"hidden, hidden\"",
+        ] {
+            let shown = check_hba_line(line).unwrap_err().to_string();
+            assert!(
+                !shown.contains("hidden") && shown.contains("`hots`"),
+                "{shown}"
+            );
+        }
+        let problem = check_hba_line("local all \"postgres ldapbindpasswd=hidden").unwrap_err();
+        assert!(!problem.to_string().contains("hidden"), "{problem}");
     }
 
     #[test]

@@ -3,20 +3,26 @@
 
 mod configuration;
 mod control_file;
+mod credentials;
 mod hba;
+mod private_file;
 mod probe;
 mod processes;
 mod session;
 mod slots;
+mod verifier;
 mod wal_files;
 
 pub use configuration::{
-    Authentication, BASE_FILE_INCLUDE, Configuration, Credentials, RESERVED_PARAMETERS, conninfo,
-    minimum_standby_settings, quote_identifier, quote_literal, quote_setting, user_hba_lines,
+    BASE_FILE_INCLUDE, Configuration, RESERVED_PARAMETERS, minimum_standby_settings,
+    quote_identifier, quote_literal, quote_setting, user_hba_lines,
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile};
+pub use credentials::{Authentication, Credentials, conninfo, fits_passfile, passfile};
 pub use hba::{InvalidHbaLine, check_hba_line};
+pub use private_file::write_private;
 pub use probe::{Probe, Replica, ReplicationRow, ServerFacts};
 pub use processes::{is_past_return, server_in};
 pub use session::{Error, Session, SessionSettings};
+pub use verifier::{accepts, is_scram, verifier};
 pub use wal_files::{fork_of, timeline_at};

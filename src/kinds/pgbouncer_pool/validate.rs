@@ -8,7 +8,7 @@ use crate::kinds::postgres_cluster::{self, Settings};
 use crate::quantity::bytes;
 use mrg_api::pgbouncer_pool::{Mode, PgBouncerPoolSpec};
 use mrg_api::{Duration, PgBouncerPool, PostgresCluster};
-use mrg_base::{InvalidName, Millis, Scope};
+use mrg_base::{AGENT_PASSWORDS, InvalidName, Millis, Scope};
 use mrg_pgbouncer::{RESERVED_SETTINGS, is_known_setting, is_one_line};
 
 /// A spec that can be built.
@@ -78,6 +78,11 @@ pub(super) enum Invalid {
         "the PostgresCluster `{0}` has no database with an owner of its own, so nobody could log in; add one to its spec.bootstrap.databases before it is made"
     )]
     NoUser(String),
+    /// A user whose password in the Secret is the agent's own.
+    #[error(
+        "spec.users: `{0}-password` in the Secret is the agent's own password, which no pool gets; choose another name for the user"
+    )]
+    User(String),
     /// A name would collide.
     #[error(
         "metadata.name: `{0}` is a Service of the PostgresCluster itself; choose another name, such as `{0}-pool`"
@@ -148,6 +153,17 @@ pub(super) fn validate(
     if of.users.is_empty() {
         return Err(Invalid::NoUser(spec.cluster_ref.name));
     }
+    let users: BTreeSet<String> = of
+        .users
+        .into_iter()
+        .chain(spec.users.iter().cloned())
+        .collect();
+    if let Some(user) = users
+        .iter()
+        .find(|user| AGENT_PASSWORDS.contains(&user.as_str()))
+    {
+        return Err(Invalid::User(user.clone()));
+    }
     let lag = spec.read.clone().unwrap_or_default().max_lag;
     let max_lag = match (bytes(&lag), Duration::try_from(lag.clone())) {
         (Some(bytes), _) => MaxLag::Bytes(bytes),
@@ -160,11 +176,7 @@ pub(super) fn validate(
         scope: of.scope,
         etcd: of.etcd,
         secret: of.secret,
-        users: of
-            .users
-            .into_iter()
-            .chain(spec.users.iter().cloned())
-            .collect(),
+        users,
         port: spec
             .port
             .unwrap_or(if spec.mode == Mode::Write { 6432 } else { 6433 }),

@@ -109,21 +109,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::kinds::postgres_cluster::{Settings, validate};
-    use mrg_api::PostgresCluster;
+    use crate::kinds::postgres_cluster::validate::tests::with_databases;
 
     fn desired() -> Desired {
-        let object: PostgresCluster = serde_json::from_value(json!({
-            "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "PostgresCluster", "metadata": { "name": "c", "namespace": "n" },
-            "spec": { "replicas": 3, "image": "i", "storage": { "size": "1Gi" }, "etcd": { "managed": { "image": "i" } } },
-        }))
-        .unwrap();
-        let settings = Settings {
-            agent_image: "i".to_owned(),
-            agent_pull_policy: "Never".to_owned(),
-            priority_class: None,
-        };
-        validate::validate(&settings, &object).unwrap()
+        with_databases(&[]).unwrap()
     }
 
     fn member(name: &str, role: &str, state: &str) -> MemberStatus {

@@ -9,7 +9,7 @@ use crate::kinds::postgres_cluster::Settings;
 use crate::quantity::bytes;
 use mrg_api::PostgresCluster;
 use mrg_api::postgres_cluster::{EtcdRebuild, PostgresClusterSpec, REBUILD_ETCD_ANNOTATION};
-use mrg_base::{InvalidName, Scope};
+use mrg_base::{AgentRoles, InvalidName, Scope, UnusableName, check_owner};
 
 /// Any new value of it on the PostgresCluster gives the databases' owners new passwords.
 pub const ROTATE_ANNOTATION: &str = "mrg.bluebird.id/rotate-passwords";
@@ -61,6 +61,14 @@ pub enum Invalid {
         /// The value.
         value: String,
     },
+    /// A database or its owner cannot be made.
+    #[error("spec.bootstrap.databases: {field} {source}")]
+    Database {
+        /// `name` or `owner`.
+        field: &'static str,
+        /// The name, and why not.
+        source: UnusableName,
+    },
     /// The image's tag names another major version than the data has.
     #[error(
         "spec.image: `{image}` is PostgreSQL {to} by its tag, and the data is of {from}: a major version cannot be changed in place; set the image back, and move the data by a dump into a new PostgresCluster"
@@ -88,7 +96,7 @@ impl Desired {
             .collect()
     }
 
-    /// Owners of databases, each once, besides the superuser.
+    /// Owners of databases, each once.
     pub fn owners(&self) -> BTreeSet<String> {
         owners(&self.spec)
     }
@@ -99,13 +107,12 @@ pub fn secret_name(cluster: &str) -> String {
     format!("{cluster}-credentials")
 }
 
-/// Owners of databases, each once, besides the superuser.
+/// Owners of databases, each once.
 pub fn owners(spec: &PostgresClusterSpec) -> BTreeSet<String> {
     spec.bootstrap
         .databases
         .iter()
         .map(|database| database.owner.clone())
-        .filter(|owner| owner != "postgres")
         .collect()
 }
 
@@ -145,6 +152,25 @@ pub fn same_major(
     Ok(())
 }
 
+/// The names that the pods' agents have.
+const AGENT_ROLES: AgentRoles<'static> = AgentRoles {
+    superuser: "postgres",
+    replication: "replicator",
+    rewind: None,
+};
+
+/// Refuses what an agent would refuse at its start.
+fn check_databases(spec: &PostgresClusterSpec) -> Result<(), Invalid> {
+    let databases = &spec.bootstrap.databases;
+    let refused = |field| move |source| Invalid::Database { field, source };
+    let names = databases.iter().map(|database| database.name.as_str());
+    mrg_base::check_databases(names).map_err(refused("name"))?;
+    for database in databases {
+        check_owner(&database.owner, AGENT_ROLES).map_err(refused("owner"))?;
+    }
+    Ok(())
+}
+
 /// Parses a spec, with its defaults filled in.
 ///
 /// # Errors
@@ -155,6 +181,7 @@ pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desire
     let status = cluster.status.as_ref();
     let annotation = |name: &str| cluster.annotations().get(name).cloned();
     let lag = &spec.failover.maximum_lag_on_failover;
+    check_databases(&spec)?;
     let quantity = || Invalid::Quantity {
         field: "spec.failover.maximumLagOnFailover",
         value: lag.clone(),
@@ -178,8 +205,56 @@ pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desire
 }
 
 #[cfg(test)]
-mod tests {
-    use super::tagged_major;
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A cluster with these databases, each by its name and its owner.
+    pub(in crate::kinds::postgres_cluster) fn with_databases(
+        databases: &[(&str, &str)],
+    ) -> Result<Desired, Invalid> {
+        let database = |(name, owner): &(&str, &str)| json!({ "name": name, "owner": owner });
+        let databases: Vec<_> = databases.iter().map(database).collect();
+        let object: PostgresCluster = serde_json::from_value(json!({
+            "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "PostgresCluster", "metadata": { "name": "c", "namespace": "n" },
+            "spec": {
+                "replicas": 3, "image": "i", "storage": { "size": "1Gi" }, "etcd": { "managed": { "image": "i" } },
+                "bootstrap": { "databases": databases },
+            },
+        }))
+        .unwrap();
+        let settings = Settings {
+            agent_image: "i".to_owned(),
+            agent_pull_policy: "Never".to_owned(),
+            priority_class: None,
+        };
+        validate(&settings, &object)
+    }
+
+    #[test]
+    fn an_owner_that_would_share_a_name_with_the_agent_is_refused() {
+        assert!(with_databases(&[("a", "app"), ("b", "app"), ("c", "a-b"), ("d", "a_b")]).is_ok());
+        for owner in [
+            "superuser",
+            "replication",
+            "rest",
+            "postgres",
+            "replicator",
+            "pg_monitor",
+        ] {
+            let refusal = with_databases(&[("a", owner)]).unwrap_err().to_string();
+            let expected = format!("spec.bootstrap.databases: owner `{owner}`");
+            assert!(refusal.starts_with(&expected), "{refusal}");
+        }
+        for names in [[("a", "x"), ("a", "y")], [("postgres", "x"), ("a", "y")]] {
+            let refusal = with_databases(&names).unwrap_err();
+            assert!(
+                matches!(refusal, Invalid::Database { field: "name", .. }),
+                "{refusal}"
+            );
+        }
+    }
 
     #[test]
     fn the_major_version_is_read_from_the_tag_alone() {

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::config::{AgentConfig, Error, Listen, Own, audit};
+use crate::config::owners::check_owners;
+use crate::config::slots::check_slots;
+use crate::config::{AgentConfig, Error, Listen, Mounted, Own, audit};
 use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
 use mrg_dcs::{DynamicConfig, settings, tags};
-use mrg_postgres::{Authentication, Credentials};
+use mrg_postgres::{Authentication, Credentials, fits_passfile};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -69,6 +71,7 @@ struct Postgresql {
     data_dir: Option<PathBuf>,
     bin_dir: Option<PathBuf>,
     authentication: AuthenticationFile,
+    pgpass: Option<PathBuf>,
     parameters: Map<String, Value>,
     pg_hba: Option<Vec<String>>,
 }
@@ -78,6 +81,7 @@ struct Postgresql {
 struct AuthenticationFile {
     superuser: Option<Credentials>,
     replication: Option<Credentials>,
+    rewind: Option<Credentials>,
 }
 
 /// The variables that have an effect.
@@ -98,10 +102,13 @@ const VARIABLES: &[&str] = &[
     "PATRONI_POSTGRESQL_CONNECT_ADDRESS",
     "PATRONI_POSTGRESQL_DATA_DIR",
     "PATRONI_POSTGRESQL_BIN_DIR",
+    "PATRONI_POSTGRESQL_PGPASS",
     "PATRONI_SUPERUSER_USERNAME",
     "PATRONI_SUPERUSER_PASSWORD",
     "PATRONI_REPLICATION_USERNAME",
     "PATRONI_REPLICATION_PASSWORD",
+    "PATRONI_REWIND_USERNAME",
+    "PATRONI_REWIND_PASSWORD",
 ];
 
 /// The `PATRONI_*` environment. An empty variable counts as unset.
@@ -150,7 +157,8 @@ pub(super) fn parse(
 ) -> Result<AgentConfig, Error> {
     let wrong = |error: serde_saphyr::Error| Error::Parse {
         path: path.to_owned(),
-        message: error.to_string(),
+        // Without the lines around it, which may be those with the passwords.
+        message: error.without_snippet().to_string(),
     };
     let content: Option<Map<String, Value>> = serde_saphyr::from_str(text).map_err(wrong)?;
     let audit = audit::file(&content.unwrap_or_default(), environment, VARIABLES);
@@ -174,6 +182,7 @@ pub(super) fn parse(
         });
     }
     settings(&config.bootstrap).map_err(Error::Bootstrap)?;
+    check_slots(&config.name, &config.bootstrap)?;
     Ok(config)
 }
 
@@ -202,6 +211,12 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
         "postgresql.data_dir",
         "PATRONI_POSTGRESQL_DATA_DIR",
     )?;
+    let mut authentication = authentication(postgresql.authentication, env);
+    let mut rest_credentials = rest.credentials;
+    let mounted = Mounted::new(file.mrg.secret_directory.clone());
+    mounted.fill(&mut authentication, rest_credentials.as_mut());
+    check_credentials(&authentication, rest_credentials.as_ref())?;
+    check_owners(&file.mrg.databases, &authentication)?;
     let etcd = file.etcd3.or(file.etcd).unwrap_or_default();
     let invalid_name = |field| move |source: InvalidName| Error::Name { field, source };
     Ok(AgentConfig {
@@ -214,25 +229,35 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
             .unwrap_or_else(|| "service".to_owned()),
         rest_listen: rest.listen,
         rest_connect: rest.connect,
-        rest_credentials: rest.credentials,
+        rest_credentials,
         etcd_endpoints: endpoints(&etcd, env)?,
         etcd_user: etcd_user(etcd, env),
         bootstrap: DynamicConfig(file.bootstrap.dcs),
         initdb: initdb_arguments(&file.bootstrap.initdb),
         listen,
         connect,
-        data_directory: PathBuf::from(data),
+        data_directory: absolute(PathBuf::from(data)),
         bin_directory: env
             .get("PATRONI_POSTGRESQL_BIN_DIR")
             .map(PathBuf::from)
             .or(postgresql.bin_dir),
-        authentication: authentication(postgresql.authentication, env),
+        authentication,
+        pgpass: env
+            .get("PATRONI_POSTGRESQL_PGPASS")
+            .map(PathBuf::from)
+            .or(postgresql.pgpass)
+            .map(absolute),
         parameters: parameters(&postgresql.parameters),
         hba: postgresql.pg_hba,
         tags: file.tags,
         own: file.mrg,
         ignored: Vec::new(),
     })
+}
+
+/// Postgres runs in its data directory, where a relative path would mean another file.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 struct Rest {
@@ -257,14 +282,21 @@ fn rest_api(file: RestApi, env: &Environment<'_>) -> Result<Rest, Error> {
             value: listen.hosts.join(","),
         });
     }
-    let user = env
-        .get("PATRONI_RESTAPI_USERNAME")
-        .zip(env.get("PATRONI_RESTAPI_PASSWORD"))
-        .map(|(username, password)| Credentials { username, password });
+    // What is missing may be mounted, or else is found missing.
+    let username = env.get("PATRONI_RESTAPI_USERNAME");
+    let password = env.get("PATRONI_RESTAPI_PASSWORD");
+    let is_set = username.is_some() || password.is_some() || file.authentication.is_some();
+    let credentials = is_set.then(|| {
+        let file = file.authentication.unwrap_or_default();
+        Credentials {
+            username: username.unwrap_or(file.username),
+            password: password.unwrap_or(file.password),
+        }
+    });
     Ok(Rest {
         listen,
         connect,
-        credentials: user.or(file.authentication),
+        credentials,
     })
 }
 
@@ -357,16 +389,45 @@ fn endpoints(etcd: &EtcdFile, env: &Environment<'_>) -> Result<Vec<String>, Erro
     hosts.into_iter().map(with_protocol).collect()
 }
 
-fn etcd_user(etcd: EtcdFile, env: &Environment<'_>) -> Option<(String, String)> {
+fn etcd_user(etcd: EtcdFile, env: &Environment<'_>) -> Option<Credentials> {
     let user = env.get("PATRONI_ETCD3_USERNAME").or(etcd.username);
     let password = env.get("PATRONI_ETCD3_PASSWORD").or(etcd.password);
     user.zip(password)
+        .map(|(username, password)| Credentials { username, password })
 }
 
 fn authentication(file: AuthenticationFile, env: &Environment<'_>) -> Authentication {
+    let rewind = file.rewind.is_some() || env.get("PATRONI_REWIND_USERNAME").is_some();
     Authentication {
         superuser: env.credentials(file.superuser, "SUPERUSER", "postgres"),
         replication: env.credentials(file.replication, "REPLICATION", "replicator"),
+        rewind: rewind.then(|| env.credentials(file.rewind, "REWIND", "rewind_user")),
+    }
+}
+
+/// Refuses what libpq could not read, and a REST API that anybody could use.
+fn check_credentials(
+    authentication: &Authentication,
+    rest: Option<&Credentials>,
+) -> Result<(), Error> {
+    let unfit =
+        |role: &&Credentials| !fits_passfile(&role.username) || !fits_passfile(&role.password);
+    if let Some(role) = authentication.roles().find(unfit) {
+        return Err(Error::Unprintable {
+            role: role.username.escape_debug().to_string(),
+        });
+    }
+    let missing = |field, variable| Err(Error::Missing { field, variable });
+    match rest {
+        Some(rest) if rest.username.is_empty() => missing(
+            "restapi.authentication.username",
+            "PATRONI_RESTAPI_USERNAME",
+        ),
+        Some(rest) if rest.password.is_empty() => missing(
+            "restapi.authentication.password",
+            "PATRONI_RESTAPI_PASSWORD",
+        ),
+        _ => Ok(()),
     }
 }
 

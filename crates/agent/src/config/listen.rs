@@ -51,15 +51,6 @@ impl Listen {
         }
     }
 
-    /// Where this machine itself reaches it over TCP.
-    pub(crate) fn local_host(&self) -> &str {
-        match self.hosts.first().map(String::as_str) {
-            Some("::") => "::1",
-            Some(host) if host != ALL && host != "0.0.0.0" => host,
-            _ => "127.0.0.1",
-        }
-    }
-
     /// `listen_addresses`.
     pub(crate) fn listen_addresses(&self) -> String {
         self.hosts.join(",")

@@ -5,7 +5,10 @@ mod audit;
 mod changes;
 mod file;
 mod listen;
+mod mounted;
+mod owners;
 mod patroni_keys;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
+use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope, UnusableName};
 use mrg_dcs::{DynamicConfig, InvalidConfig, tags};
 use mrg_postgres::{Authentication, Credentials};
 
@@ -21,6 +24,7 @@ pub use audit::Finding;
 pub(crate) use audit::{BOOTSTRAP_DCS, dynamic as audit_dynamic};
 pub(crate) use file::parameter_text;
 pub(crate) use listen::Listen;
+pub(crate) use mounted::Mounted;
 pub use patroni_keys::{Key, Place, Refusal, Support};
 
 /// Why the configuration was refused.
@@ -111,6 +115,34 @@ pub enum Error {
     /// The dynamic configuration of a new cluster cannot be used.
     #[error("bootstrap.dcs: {0}")]
     Bootstrap(InvalidConfig),
+    /// A role's name or password cannot stand in a passfile.
+    #[error(
+        "postgresql.authentication: the name or the password of `{role}` has a line break or a NUL in it, which libpq cannot read from a passfile; give it another"
+    )]
+    Unprintable {
+        /// The role, escaped.
+        role: String,
+    },
+    /// A database or its owner cannot be made.
+    #[error("mrg.databases: {field} {source}")]
+    Owner {
+        /// `name` or `owner`.
+        field: &'static str,
+        /// The name, and why not.
+        source: UnusableName,
+    },
+    /// Two members would take one replication slot from each other.
+    #[error(
+        "name: the members {one} and {other} have the same replication slot `{slot}`, which has lower-case letters, digits and _ only; rename one of them"
+    )]
+    SameSlot {
+        /// A member.
+        one: MemberName,
+        /// Another.
+        other: MemberName,
+        /// The slot of both.
+        slot: String,
+    },
     /// The REST API listens on one address.
     #[error(
         "{field}: `{value}` names more than one address; the REST API listens on one, or on `*`"
@@ -140,16 +172,20 @@ pub struct Own {
     pub container: bool,
     /// Databases to create when the cluster is bootstrapped.
     pub databases: Vec<Database>,
-    /// A directory with the owners' passwords as `<owner>-password`, which change when they are
-    /// rotated.
+    /// A directory with passwords that change when they are rotated: the owners' as
+    /// `<owner>-password`, and the agent's own as `superuser-password`, `replication-password`,
+    /// `rewind-password` and `rest-password`, which win over the file and the environment.
     pub secret_directory: Option<PathBuf>,
     /// How long an orderly stop may take, in seconds; 30 if `None`. More than Kubernetes waits
     /// before it kills is pointless.
     pub stop_timeout: Option<u64>,
+    /// Environment variables, besides the usual ones, that postgres and the commands that it runs
+    /// inherit from the agent.
+    pub environment: Vec<String>,
 }
 
-/// A database to create when the cluster is bootstrapped.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// A database to create when the cluster is bootstrapped. `Debug` hides the password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct Database {
     /// The name of the database.
     pub name: String,
@@ -161,6 +197,12 @@ pub struct Database {
     /// The environment variable that has the password if `password` is `None`.
     #[serde(default)]
     pub password_env: Option<String>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.name, self.owner)
+    }
 }
 
 /// Everything an agent is told from outside etcd.
@@ -183,7 +225,7 @@ pub struct AgentConfig {
     /// `http://host:port` of every etcd endpoint; at least one.
     pub etcd_endpoints: Vec<String>,
     /// etcd's user and password.
-    pub etcd_user: Option<(String, String)>,
+    pub etcd_user: Option<Credentials>,
     /// The dynamic configuration of a new cluster.
     pub bootstrap: DynamicConfig,
     /// Further arguments for `initdb`.
@@ -198,6 +240,8 @@ pub struct AgentConfig {
     pub bin_directory: Option<PathBuf>,
     /// The agent's roles in postgres.
     pub authentication: Authentication,
+    /// The file from which libpq takes their passwords; see [`AgentConfig::passfile`].
+    pub pgpass: Option<PathBuf>,
     /// Local parameters; they win over the dynamic ones.
     pub parameters: BTreeMap<String, String>,
     /// Local lines of `pg_hba.conf`; they win over the dynamic ones.
@@ -242,6 +286,11 @@ impl AgentConfig {
         tags::priority(&self.tags)
     }
 
+    /// The passwords that are mounted.
+    pub(crate) fn mounted(&self) -> Mounted {
+        Mounted::new(self.own.secret_directory.clone())
+    }
+
     /// The path of one of PostgreSQL's programs.
     pub fn program(&self, name: &str) -> String {
         match &self.bin_directory {
@@ -264,6 +313,13 @@ impl AgentConfig {
     /// The directory of postgres' socket; only its own user may enter.
     pub fn socket_directory(&self) -> PathBuf {
         self.beside_data(".run")
+    }
+
+    /// The file from which libpq takes the passwords of the agent's roles; beside the socket if the
+    /// configuration names none.
+    pub fn passfile(&self) -> PathBuf {
+        let beside_socket = || self.socket_directory().join("pgpass");
+        self.pgpass.clone().unwrap_or_else(beside_socket)
     }
 
     /// The record of promises, on the data volume.

@@ -3,6 +3,7 @@
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -73,12 +74,36 @@ pub(crate) struct Process {
     pub whole: bool,
 }
 
+/// What a program has printed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Printed {
+    /// The last lines.
+    pub text: String,
+    /// How many bytes there were in all.
+    pub bytes: u64,
+}
+
+impl Printed {
+    /// What was printed after the first so many bytes, as far as it is kept.
+    pub(crate) fn after(&self, bytes: u64) -> &str {
+        let new = self.bytes.saturating_sub(bytes);
+        let skipped = (self.text.len() as u64).saturating_sub(new);
+        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+        // What is not UTF-8 was replaced, so the place may be off by some bytes, and in a character.
+        let boundary = (skipped..=self.text.len()).find(|at| self.text.is_char_boundary(*at));
+        boundary
+            .and_then(|at| self.text.get(at..))
+            .unwrap_or_default()
+    }
+}
+
 /// What the fence has not answered yet, by the id of the command.
 #[derive(Default)]
 struct Waiting {
     spawns: BTreeMap<u64, oneshot::Sender<Result<i32, String>>>,
     exits: BTreeMap<u64, oneshot::Sender<Exit>>,
     answers: BTreeMap<u64, oneshot::Sender<()>>,
+    outputs: BTreeMap<u64, oneshot::Sender<Printed>>,
     /// The last id that was used; ids ascend.
     last: u64,
     /// The deadline that the fence has confirmed, until it passes.
@@ -100,12 +125,17 @@ pub(crate) struct Fence {
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Fence {
-    /// Starts the fence: this program with the argument `fence`. `gone` receives a message when it
-    /// has ended.
-    pub(crate) fn start(gone: oneshot::Sender<()>) -> Result<Self, Error> {
+    /// Starts the fence: this program with the argument `fence`. It and what it runs have nothing but
+    /// `environment`. `gone` receives a message when it has ended.
+    pub(crate) fn start(
+        environment: Vec<(OsString, OsString)>,
+        gone: oneshot::Sender<()>,
+    ) -> Result<Self, Error> {
         let program = std::env::current_exe().map_err(Error::Start)?;
         let mut child = tokio::process::Command::new(program)
             .arg("fence")
+            .env_clear()
+            .envs(environment)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -216,6 +246,19 @@ impl Fence {
             .is_some_and(|by| mrg_clock::now() < by)
     }
 
+    /// What a running program has printed, by the fence's id of it.
+    pub(crate) async fn output(&self, program: u64) -> Result<Printed, Error> {
+        let id = self.next_id()?;
+        let (answered, answer) = oneshot::channel();
+        self.waiting().outputs.insert(id, answered);
+        self.send(Command::Output { id, program })?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(printed)) => Ok(printed),
+            Ok(Err(_)) => Err(Error::Gone),
+            Err(_) => Err(Error::Timeout),
+        }
+    }
+
     /// Kills everything, and returns once nothing runs. The deadline stays in force.
     pub(crate) async fn kill(&self) -> Result<(), Error> {
         self.answered(|id| Command::Kill { id }).await
@@ -271,6 +314,10 @@ impl Waiting {
                 };
                 resolve(&mut self.exits, id, exit);
             }
+            Event::Output { id, text, printed } => {
+                let bytes = printed;
+                resolve(&mut self.outputs, id, Printed { text, bytes });
+            }
             Event::Armed { id } | Event::Killed { id } => resolve(&mut self.answers, id, ()),
             Event::PastReturn { pids } => tracing::warn!(
                 ?pids,
@@ -299,5 +346,29 @@ impl Waiting {
 fn resolve<T>(waiting: &mut BTreeMap<u64, oneshot::Sender<T>>, id: u64, answer: T) {
     if let Some(sender) = waiting.remove(&id) {
         let _ = sender.send(answer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Printed;
+
+    #[test]
+    fn what_was_printed_after_a_moment_is_found_in_what_is_kept() {
+        let printed = Printed {
+            text: "äbc\n".to_owned(),
+            bytes: 105,
+        };
+        for (after, expected) in [
+            (0, "äbc\n"),
+            (100, "äbc\n"),
+            (101, "bc\n"),
+            (102, "bc\n"),
+            (104, "\n"),
+            (105, ""),
+            (999, ""),
+        ] {
+            assert_eq!(printed.after(after), expected, "{after}");
+        }
     }
 }

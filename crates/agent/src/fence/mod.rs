@@ -8,10 +8,12 @@
 
 mod client;
 mod descendants;
+mod environment;
 mod output;
 mod process;
 mod protocol;
 
-pub(crate) use client::{Error, Exit, Fence, Process};
+pub(crate) use client::{Error, Exit, Fence, Printed, Process};
 pub(crate) use descendants::kill_descendants;
+pub(crate) use environment::inherited;
 pub use process::{become_program, run};

@@ -17,6 +17,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
 #[derive(Default)]
 struct Kept {
     bytes: VecDeque<u8>,
+    /// All bytes so far, kept or not.
+    printed: u64,
     ended: bool,
 }
 
@@ -46,10 +48,17 @@ impl Output {
     }
 
     fn keep(&self, read: &[u8]) {
-        let bytes = &mut lock(&self.0.0).bytes;
-        bytes.extend(read);
-        let excess = bytes.len().saturating_sub(KEPT);
-        bytes.drain(..excess);
+        let kept = &mut *lock(&self.0.0);
+        kept.bytes.extend(read);
+        kept.printed += read.len() as u64;
+        let excess = kept.bytes.len().saturating_sub(KEPT);
+        kept.bytes.drain(..excess);
+    }
+
+    /// The lines at the end of the output so far, and how many bytes there were in all.
+    pub(super) fn so_far(&self) -> (String, u64) {
+        let kept = lock(&self.0.0);
+        (kept.text(), kept.printed)
     }
 
     /// The lines at the end of the output of a program that has ended.
@@ -58,7 +67,13 @@ impl Output {
         let waiting = lock(kept);
         let kept = changed.wait_timeout_while(waiting, DRAIN_TIMEOUT, |kept| !kept.ended);
         let kept = kept.unwrap_or_else(std::sync::PoisonError::into_inner).0;
-        let bytes: Vec<u8> = kept.bytes.iter().copied().collect();
+        kept.text()
+    }
+}
+
+impl Kept {
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.bytes.iter().copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
@@ -75,8 +90,13 @@ mod tests {
             writer.write_all(b"..").unwrap();
         }
         writer.write_all(b"\nFATAL:  the last words\n").unwrap();
+        let all = 2 * KEPT as u64 + 24;
+        while output.so_far().1 < all {
+            std::thread::yield_now();
+        }
         drop(writer);
         let kept = output.end();
+        assert_eq!(output.so_far(), (kept.clone(), all));
         assert!(kept.ends_with("\nFATAL:  the last words\n") && kept.len() <= KEPT);
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
@@ -186,7 +187,17 @@ impl State {
                 self.kill_all();
                 report(&Event::Killed { id });
             }
+            Command::Output { id, program } => {
+                let (text, printed) = self.output(program).unwrap_or_default();
+                report(&Event::Output { id, text, printed });
+            }
         }
+    }
+
+    fn output(&self, id: u64) -> Option<(String, u64)> {
+        let mut programs = self.programs.values();
+        let program = programs.find(|program| program.id == id)?;
+        Some(program.output.as_ref()?.so_far())
     }
 
     fn signal(&self, id: u64, signal: i32) {
@@ -265,7 +276,11 @@ fn spawn(
     log: Option<&std::path::Path>,
 ) -> std::io::Result<(i32, Option<Output>)> {
     let (to, output): (OwnedFd, _) = if let Some(path) = log {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)?;
         (file.into(), None)
     } else {
         let (reader, writer) = std::io::pipe()?;

@@ -24,6 +24,8 @@ pub(super) enum Command {
     Arm { id: u64, by: Option<Moment> },
     /// Kill everything now.
     Kill { id: u64 },
+    /// Say what a running program has printed; the number stands for the program.
+    Output { id: u64, program: u64 },
 }
 
 /// From the fence. The id is that of the command.
@@ -56,6 +58,14 @@ pub(super) enum Event {
     /// Nothing runs any more.
     Killed {
         id: u64,
+    },
+    /// The end of what a program has printed so far; empty if that goes to a file, or if it has
+    /// ended.
+    Output {
+        id: u64,
+        text: String,
+        /// How many bytes it has printed since it started.
+        printed: u64,
     },
     /// The deadline has passed, and everything was killed.
     Fenced,

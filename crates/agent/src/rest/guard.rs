@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use crate::credentials::OwnCredentials;
 use crate::rest::restart;
 use mrg_bounds::with_body;
 use mrg_postgres::Credentials;
@@ -32,11 +33,11 @@ const CONFIG_BYTES: usize = 256 << 10;
 
 /// The credentials that are asked for, if any.
 #[derive(Clone)]
-struct Gate(Option<Arc<Credentials>>);
+struct Gate(Arc<OwnCredentials>);
 
 /// Puts the guards before a router's handlers.
-pub(super) fn guarded(router: Router, credentials: Option<Credentials>) -> Router {
-    let gate = Gate(credentials.map(Arc::new));
+pub(super) fn guarded(router: Router, credentials: Arc<OwnCredentials>) -> Router {
+    let gate = Gate(credentials);
     router
         .layer(middleware::from_fn(whole))
         .layer(middleware::from_fn_with_state(gate, authorize))
@@ -69,10 +70,10 @@ async fn no_web_page(request: Request, next: Next) -> Response {
 
 /// Refuses before a byte of the body is read.
 async fn authorize(State(gate): State<Gate>, request: Request, next: Next) -> Response {
-    match &gate.0 {
-        Some(expected)
+    match gate.0.rest(mrg_clock::now()) {
+        Some((current, former))
             if is_restricted(request.method(), request.uri())
-                && !is_authorized(request.headers(), expected) =>
+                && !is_known(request.headers(), &current, former.as_ref()) =>
         {
             let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"mrg-agent\"")];
             (
@@ -102,6 +103,13 @@ fn is_authorized(headers: &HeaderMap, expected: &Credentials) -> bool {
                 .fold(0, |all, (a, b)| all | (a ^ b))
                 == 0
     })
+}
+
+/// Whether the request carries the credentials, or those before them. Both are compared, so that the
+/// time does not reveal which ones agree.
+fn is_known(headers: &HeaderMap, current: &Credentials, former: Option<&Credentials>) -> bool {
+    let by_former = former.is_some_and(|former| is_authorized(headers, former));
+    is_authorized(headers, current) | by_former
 }
 
 /// Gives handlers a body that is there.
@@ -153,7 +161,7 @@ mod tests {
             .route("/restart", post(length))
             .route("/config", get(|| async { "{}" }).patch(length))
             .route("/mrg/received", get(|| async { "received" }));
-        guarded(router, Some(credentials()))
+        guarded(router, OwnCredentials::of_rest(Some(credentials())))
     }
 
     /// Sends this much of a request and reads the answer's first line.

@@ -90,7 +90,7 @@ fn bytes(text: &str) -> Option<u64> {
 fn is_role(api: &Api, status: &Status, path: &str, query: &BTreeMap<String, String>) -> bool {
     let config = &api.context.config;
     let standby = matches!(status.postgres, Postgres::Standby(_))
-        && !flag(&config.tags, "noloadbalance")
+        && !flag(&status.tags, "noloadbalance")
         && lag_fits(status, query);
     let wanted_state = query
         .get("replication_state")

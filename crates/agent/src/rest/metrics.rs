@@ -10,6 +10,7 @@ use crate::config::AgentConfig;
 use crate::context::Status;
 use crate::rest::Api;
 use crate::rest::reports::{PATRONI_VERSION, is_sync, leads};
+use mrg_dcs::tags;
 use mrg_election::{Mode, Postgres, Primary, Standby, WalReceiver};
 use mrg_postgres::ServerFacts;
 
@@ -217,7 +218,7 @@ fn cluster(page: &mut Page, sources: &Sources<'_>) {
     page.gauge(
         "patroni_failover_priority",
         "Failover priority of this node.",
-        sources.config.priority().unwrap_or(0),
+        tags::priority(&status.tags).unwrap_or(0),
     );
 }
 

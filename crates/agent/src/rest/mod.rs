@@ -12,6 +12,7 @@ mod core;
 mod guard;
 mod health;
 mod metrics;
+mod reinitialize;
 pub(crate) mod reports;
 mod restart;
 mod unsupported;
@@ -42,6 +43,13 @@ pub(crate) enum Ask {
     Withdraw(Withdrawal),
     /// A client requests a restart of postgres.
     Restart,
+    /// A client requests a fresh copy of the leader's data, at once if it is `forced`.
+    Reinitialize {
+        /// Whether what is under way is begun again.
+        forced: bool,
+        /// Whether it begins, or why not.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
     /// The file was read again.
     Reload(Box<AgentConfig>),
 }
@@ -72,7 +80,7 @@ pub(crate) fn serve(listener: TcpListener, api: Api, open_files: u64) -> std::io
 }
 
 fn router(api: Api) -> Router {
-    let credentials = api.context.config.rest_credentials.clone();
+    let credentials = api.context.credentials.clone();
     let router = Router::new()
         .route("/patroni", get(reports::patroni))
         .route("/cluster", get(reports::cluster))
@@ -91,7 +99,7 @@ fn router(api: Api) -> Router {
         .route("/failover", post(control::failover))
         .route("/restart", post(restart::restart).delete(restart::cancel))
         .route("/reload", post(control::reload))
-        .route("/reinitialize", post(unsupported::reinitialize))
+        .route("/reinitialize", post(reinitialize::reinitialize))
         .route("/mpp", post(unsupported::citus))
         .route("/citus", post(unsupported::citus))
         .route(

@@ -5,11 +5,12 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::context::Status;
+use crate::obstacle::obstacle;
 use crate::rest::Api;
 use mrg_base::MemberName;
 use mrg_dcs::health::{Access, Failing, Health};
+use mrg_dcs::MemberRole;
 use mrg_dcs::wire::MemberData;
-use mrg_dcs::{MemberRole, MemberState};
 use mrg_election::{Cluster, Mode, Postgres, WalReceiver};
 use mrg_postgres::ServerFacts;
 
@@ -56,6 +57,9 @@ pub(crate) fn member_report(api: &Api) -> Value {
         }
         insert("reason", reason);
     }
+    if let Some(text) = obstacle(&api.context, &status) {
+        insert("obstacle", text.into());
+    }
     if let Some(error) = &status.config_error {
         insert("config_error", error.clone().into());
     }
@@ -70,7 +74,7 @@ pub(crate) fn member_report(api: &Api) -> Value {
         insert("dcs_errors", errors);
     }
     insert("dcs_last_seen", (status.dcs_last_seen / 1000).into());
-    insert("tags", Value::Object(config.tags.clone()));
+    insert("tags", Value::Object(status.tags.as_ref().clone()));
     let about = json!({ "version": PATRONI_VERSION, "scope": config.scope.as_str(), "name": config.name.as_str() });
     insert("patroni", about);
     Value::Object(report)
@@ -89,7 +93,7 @@ fn dcs_errors(etcd: &Health) -> Option<Value> {
 fn server_report(status: &Status, facts: Option<&ServerFacts>) -> Map<String, Value> {
     let mut report = Map::new();
     let mut insert = |key: &str, value: Value| report.insert(key.to_owned(), value);
-    insert("state", MemberState::of(&status.postgres).as_str().into());
+    insert("state", status.member_state().as_str().into());
     insert("role", MemberRole::of(&status.postgres).as_str().into());
     if let Some(facts) = facts {
         insert("postmaster_start_time", facts.started.clone().into());

@@ -57,12 +57,13 @@ impl Agent {
         tracing::info!(?action, "step");
         let (context, events) = (self.context.clone(), self.events.clone());
         let lease = self.node.lease().map(|lease| lease.id);
+        let asked = self.node.reason() == Some(Reason::Reinitialize);
         let task = tokio::spawn(async move {
             let outcome = perform(context.clone(), action.clone(), lease).await;
             if !matches!(outcome, Outcome::Done) {
                 tracing::info!(?action, ?outcome, "step ended");
             }
-            note_failure(&context, &action, &outcome);
+            note_failure(&context, &action, &outcome, asked);
             let _ = events.send(Event::Finished { step, outcome }).await;
         });
         self.step = Some((step, task));
@@ -81,14 +82,33 @@ impl Agent {
 
     fn explain(&self, why: Reason) {
         tracing::info!(why = why.label(), "{}", why.sentence());
+        if why == Reason::SlotTaken {
+            let cluster = self.context.status().cluster;
+            let me = &self.context.config.name;
+            let other = cluster.earlier_with_slot_of(me).map(ToString::to_string);
+            tracing::error!(
+                member = %me,
+                other,
+                slot = me.slot_name(),
+                "two members have the same replication slot; rename one of them"
+            );
+        }
         self.context
             .update(|status| *status.reasons.entry(why).or_insert(0) += 1);
     }
 }
 
 /// Keeps why a step on the server failed, for the member key and the status, until postgres starts.
-fn note_failure(context: &Context, action: &Action, outcome: &Outcome) {
+/// That a copy failed which a person `asked` for is kept until there is one.
+fn note_failure(context: &Context, action: &Action, outcome: &Outcome, asked: bool) {
     match (action, outcome) {
+        (_, Outcome::Failed(why) | Outcome::NoSpace(why)) if asked => {
+            let why = why.clone();
+            context.update(|status| status.reinitialize_failure = Some(why));
+        }
+        (Action::BaseBackup(_), outcome) if outcome.is_success() => {
+            context.update(|status| (status.failure, status.reinitialize_failure) = (None, None));
+        }
         (_, Outcome::Failed(why) | Outcome::NoSpace(why)) if action.touches_postgres() => {
             let why = why.clone();
             context.update(|status| status.failure = Some(why));

@@ -24,8 +24,9 @@ use tokio::task::JoinHandle;
 
 use crate::config::{AgentConfig, Finding, Listen};
 use crate::context::Context;
+use crate::credentials::OwnCredentials;
 use crate::dcs_record::DcsRecord;
-use crate::fence::{Fence, kill_descendants};
+use crate::fence::{Fence, inherited, kill_descendants};
 use crate::housekeeping::Housekeeping;
 use crate::peers::Peers;
 use crate::promise::{self, Recorder};
@@ -141,10 +142,17 @@ impl Agent {
         requests: mpsc::Receiver<Ask>,
     ) -> anyhow::Result<(Self, Inputs)> {
         let (gone, fence_gone) = oneshot::channel();
-        let fence = Fence::start(gone)?;
+        let environment = inherited(std::env::vars_os(), &config.own.environment);
+        let fence = Fence::start(environment, gone)?;
         let (exit_sender, exits) = mpsc::unbounded_channel();
-        let server = Arc::new(Server::new(config.clone(), fence.clone(), exit_sender));
-        let context = Arc::new(build_context(config, server.clone())?);
+        let credentials = Arc::new(OwnCredentials::new(&config));
+        let server = Arc::new(Server::new(
+            config.clone(),
+            credentials.clone(),
+            fence.clone(),
+            exit_sender,
+        ));
+        let context = Arc::new(build_context(config, server.clone(), credentials)?);
         let node = build_node(&context);
         let (commands, command_queue) = mpsc::channel(64);
         let (watch_sender, watch_events) = mpsc::channel(256);
@@ -275,7 +283,9 @@ impl Agent {
         let lease = self.node.lease().copied();
         let former_lease = self.node.former_lease();
         let why = self.node.reason();
+        let creates_replica = self.node.is_creating_replica();
         self.context.update(|status| {
+            status.creates_replica = creates_replica;
             status.holds_key = holds_key;
             status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
             status.promised_until = promised_until;
@@ -290,10 +300,17 @@ impl Agent {
     }
 }
 
-fn build_context(config: Arc<AgentConfig>, server: Arc<Server>) -> anyhow::Result<Context> {
+fn build_context(
+    config: Arc<AgentConfig>,
+    server: Arc<Server>,
+    credentials: Arc<OwnCredentials>,
+) -> anyhow::Result<Context> {
     let connection = Connection {
         endpoints: config.etcd_endpoints.clone(),
-        user: config.etcd_user.clone(),
+        user: config
+            .etcd_user
+            .clone()
+            .map(|user| (user.username, user.password)),
     };
     // Members begin with different endpoints, so that a dead one is not the first of all of them.
     let first = config.name.as_str().bytes().map(usize::from).sum();
@@ -302,9 +319,10 @@ fn build_context(config: Arc<AgentConfig>, server: Arc<Server>) -> anyhow::Resul
     if let Some(mark) = DcsRecord::new(config.dcs_file()).load() {
         store.resume(mark);
     }
-    let peers = Peers::new(config.rest_credentials.clone()).context("failed to set up HTTP")?;
+    let peers = Peers::new(credentials.clone()).context("failed to set up HTTP")?;
     let initial = settings(&config.bootstrap).context("bootstrap.dcs")?;
-    Ok(Context::new(config, store, server, peers, initial))
+    let shared = Context::new(config, store, server, credentials, peers, initial);
+    Ok(shared)
 }
 
 /// A node that knows what the files beside the data directory say.

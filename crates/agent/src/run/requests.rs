@@ -1,6 +1,7 @@
 //! Requests of the REST API that the node answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -8,8 +9,8 @@ use crate::config::AgentConfig;
 use crate::peers::{VoteAnswer, Withdrawal};
 use crate::rest::Ask;
 use crate::run::Agent;
-use mrg_election::{Event, VoteRefusal};
 use mrg_election::watch_order::WatchInput;
+use mrg_election::{Event, Reason, ReinitializeObjection, VoteRefusal};
 
 type VoteReply = oneshot::Sender<Result<VoteAnswer, VoteRefusal>>;
 
@@ -54,6 +55,10 @@ impl Agent {
     pub(super) async fn requested(&mut self, ask: Ask) {
         match ask {
             Ask::Restart => self.event(Event::RestartRequested).await,
+            Ask::Reinitialize { forced, answer } => {
+                // One that does not wait any more has timed out.
+                let _ = answer.send(self.reinitialize_requested(forced).await);
+            }
             Ask::Reload(new) => self.reloaded(*new).await,
             Ask::Vote(answer) => self.vote_requested(answer).await,
             Ask::Withdraw(Withdrawal { lease, round }) => {
@@ -63,11 +68,51 @@ impl Agent {
         }
     }
 
+    /// Begins a fresh copy, or says why not, in Patroni's words where it has any.
+    async fn reinitialize_requested(&mut self, forced: bool) -> Result<(), String> {
+        let status = self.context.status();
+        if !status.dcs_reachable {
+            return Err("etcd does not answer, can not reinitialize".to_owned());
+        }
+        let objection = self.node.reinitialize_objection(mrg_clock::now(), forced);
+        if let Some(objection) = objection {
+            let text = match objection {
+                ReinitializeObjection::NoLeader => "Cluster has no leader, can not reinitialize",
+                ReinitializeObjection::Leads => "I am the leader, can not reinitialize",
+                ReinitializeObjection::InProgress => "reinitialize already in progress",
+            };
+            return Err(text.to_owned());
+        }
+        // What is not known to be this cluster's is a person's to move away.
+        if status.why == Some(Reason::WrongSystem) {
+            return Err(Reason::WrongSystem.sentence().to_owned());
+        }
+        if let Some(why) = self.context.server.unusable_data()
+            && !self.context.server.is_recorded()
+        {
+            return Err(why);
+        }
+        self.context
+            .update(|status| status.reinitialize_failure = None);
+        self.event(Event::ReinitializeRequested).await;
+        Ok(())
+    }
+
     /// Takes over what has its effect at once; PostgreSQL's verdict on the parameters follows.
     async fn reloaded(&mut self, new: AgentConfig) {
+        let rest = new.rest_credentials.as_ref();
+        let credentials = &self.context.credentials;
+        let changed = credentials.replace(&new.authentication, rest, mrg_clock::now());
+        if !changed.is_empty() {
+            tracing::info!(of = changed.join(", "), "passwords in the file changed");
+        }
+        let priority = new.priority();
         self.ignored = new.ignored;
         self.audited = None;
+        self.context
+            .update(|status| status.tags = Arc::new(new.tags));
         self.context.server.set_local(new.parameters, new.hba);
+        self.event(Event::Priority(priority)).await;
         let snapshot = self.snapshot.clone();
         self.configure(&snapshot).await;
     }

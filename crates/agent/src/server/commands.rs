@@ -75,7 +75,7 @@ impl Server {
     async fn read_minimums(&self) -> Result<BTreeMap<String, u64>, Error> {
         let program = "pg_controldata";
         let data = self.data().to_string_lossy().into_owned();
-        programs::run(&self.config, &self.fence, program, vec![data], None).await?;
+        programs::run(&self.config, &self.fence, program, vec![data]).await?;
         let printed = std::fs::read_to_string(programs::log(&self.config, program));
         Ok(mrg_postgres::minimum_standby_settings(
             &printed.unwrap_or_default(),
@@ -86,12 +86,13 @@ impl Server {
         self.clear_locks()?;
         std::fs::create_dir_all(self.config.socket_directory())
             .map_err(Error::file("the socket directory"))?;
+        self.write_passfile()?;
         let upstream = match role {
             StartAs::Primary => None,
             StartAs::Standby { upstream } => upstream.clone(),
         };
         self.settings.change(|settings| {
-            settings.set_upstream(upstream, mrg_clock::now());
+            settings.set_upstream(upstream, mrg_clock::now(), 0);
             settings.forget_written();
         });
         self.connection.close();
@@ -139,18 +140,19 @@ impl Server {
     }
 
     /// Streams from this member from now on.
-    #[expect(clippy::unused_async, reason = "awaited like every other step")]
     pub(crate) async fn follow(&self, leader: &MemberName) -> Result<(), Error> {
         self.address(leader)?;
-        self.settings
-            .change(|settings| settings.set_upstream(Some(leader.clone()), mrg_clock::now()));
+        let printed = self.postmaster.output().await?.bytes;
+        self.settings.change(|settings| {
+            settings.set_upstream(Some(leader.clone()), mrg_clock::now(), printed);
+        });
         self.rewrite()
     }
 
     /// Ends the WAL receiver; returns when it has ended, with the end of durable WAL.
     pub(crate) async fn stop_receiver(&self, timeout: Duration) -> Result<Position, Error> {
         self.settings
-            .change(|settings| settings.set_upstream(None, mrg_clock::now()));
+            .change(|settings| settings.set_upstream(None, mrg_clock::now(), 0));
         self.rewrite()?;
         poll(timeout, "ending the WAL receiver", || async {
             let Probe::Replica(replica, _) = self.query().await? else {
@@ -218,7 +220,7 @@ impl Server {
         loop {
             if let Probe::Primary(primary, _) = self.query().await? {
                 self.settings.change(|settings| {
-                    settings.set_upstream(None, mrg_clock::now());
+                    settings.set_upstream(None, mrg_clock::now(), 0);
                     settings.set_minimums(BTreeMap::new());
                 });
                 // Parameters that were held up by the minimums wait for a restart from now on.

@@ -10,11 +10,13 @@ mod connection;
 mod disk;
 mod guarded;
 mod observation;
+mod passfile;
 mod probe;
 mod process;
 mod programs;
 mod provisioning;
 mod pulse;
+mod receiver;
 mod reconfigure;
 mod remote;
 mod settings;
@@ -26,8 +28,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::config::AgentConfig;
+use crate::credentials::OwnCredentials;
 use crate::fence::{self, Exit, Fence};
-use connection::Connection;
+use connection::{Connection, STATEMENT_TIMEOUT};
 use disk::Disk;
 use guarded::Guarded;
 use mrg_base::{Address, MemberName};
@@ -53,6 +56,12 @@ pub(crate) enum Error {
         program: String,
         exit: Exit,
         output: String,
+    },
+    #[error("unable to log in to the server at {address} as {user}")]
+    Login {
+        address: Address,
+        user: String,
+        source: tokio_postgres::Error,
     },
     #[error("there is no room on the volume for what {program} writes: {output}")]
     NoSpace { program: String, output: String },
@@ -80,13 +89,14 @@ impl Error {
         }
     }
 
-    fn state(text: impl Into<String>) -> Self {
+    pub(crate) fn state(text: impl Into<String>) -> Self {
         Self::State(text.into())
     }
 }
 
 pub(crate) struct Server {
     config: Arc<AgentConfig>,
+    credentials: Arc<OwnCredentials>,
     /// The major version of the installed programs; `None` if it cannot be determined.
     major: Option<String>,
     fence: Fence,
@@ -106,6 +116,7 @@ impl Server {
     /// A server that does not run yet. `exits` receives a message for every postmaster that ends.
     pub(crate) fn new(
         config: Arc<AgentConfig>,
+        credentials: Arc<OwnCredentials>,
         fence: Fence,
         exits: mpsc::UnboundedSender<()>,
     ) -> Self {
@@ -115,6 +126,7 @@ impl Server {
             connection: Connection::new(&config),
             disk: Disk::new(config.beside_data(".alive")),
             config,
+            credentials,
             fence,
             settings: Guarded::default(),
             observation: Guarded::default(),
@@ -137,6 +149,11 @@ impl Server {
         self.observation.read(|known| known.unusable.clone())
     }
 
+    /// Why the WAL receiver does not stream, in the server's own words, if it should.
+    pub(crate) fn receiver_error(&self) -> Option<String> {
+        self.observation.read(|known| known.receiver_error.clone())
+    }
+
     /// Why PostgreSQL refuses the user's parameters, if it does. The last accepted ones are in force
     /// then.
     pub(crate) fn refused_parameters(&self) -> Option<String> {
@@ -153,6 +170,17 @@ impl Server {
         if self.postmaster.note_exit() {
             self.connection.close();
         }
+    }
+
+    /// A session besides the shared one, for statements about roles: should another session hold a lock
+    /// on them, neither the server is taken for one that does not answer, nor is the lock waited for.
+    pub(crate) async fn roles_session(&self) -> Result<Arc<Session>, Error> {
+        const LOCK_TIMEOUT: &str = "SET lock_timeout = '2s'";
+        let session = self.connection.open_another(STATEMENT_TIMEOUT).await?;
+        session
+            .execute("limit the wait for locks", LOCK_TIMEOUT, STATEMENT_TIMEOUT)
+            .await?;
+        Ok(session)
     }
 
     /// The session, opened if need be.

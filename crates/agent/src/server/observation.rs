@@ -1,5 +1,6 @@
 //! What a probe of the local server means to the election. Pure.
 
+use crate::server::receiver::ReceiverError;
 use crate::server::settings::Upstream;
 use mrg_base::{Moment, Position};
 use mrg_election::{DataDirectory, Fork, Postgres, Primary, Standby, WalReceiver};
@@ -10,8 +11,15 @@ use mrg_postgres::{DataState, Probe, Replica, ServerFacts};
 pub(super) enum Reading {
     /// No postmaster runs.
     AtRest(AtRest),
-    /// The server has answered. `fork` is where a standby's timeline ended, by its history files.
-    Answered { probe: Probe, fork: Option<Fork> },
+    /// The server has answered.
+    Answered {
+        probe: Probe,
+        /// Where a standby's timeline ended, by its history files.
+        fork: Option<Fork>,
+        /// The last failure of a standby's WAL receiver since it was turned to its upstream, if it
+        /// does not stream.
+        receiver: Option<ReceiverError>,
+    },
     /// The server has no place for another session, so it serves those that it has.
     Full,
     /// The postmaster runs and refuses connections, or its socket is not there yet.
@@ -49,6 +57,8 @@ pub(super) struct Known {
     pub(super) primary: Option<Primary>,
     /// Since when the WAL receiver has not been streaming, if it should.
     pub(super) broken_since: Option<Moment>,
+    /// Why the WAL receiver does not stream, if it should and the server has said so.
+    pub(super) receiver_error: Option<String>,
     /// Why the data directory cannot be used, if it was found so.
     pub(super) unusable: Option<String>,
 }
@@ -63,6 +73,7 @@ pub(super) fn observe(
     match reading {
         Reading::AtRest(rest) => {
             (known.facts, known.primary) = (None, None);
+            known.receiver_error = None;
             at_rest(rest, known)
         }
         Reading::Answered {
@@ -70,15 +81,18 @@ pub(super) fn observe(
             ..
         } => {
             known.facts = Some(facts);
+            known.receiver_error = None;
             known.primary = Some(primary.clone());
             Postgres::Primary(primary)
         }
         Reading::Answered {
             probe: Probe::Replica(replica, facts),
             fork,
+            receiver,
         } => {
             (known.facts, known.primary) = (Some(facts), None);
-            Postgres::Standby(standby(&replica, fork, upstream, known, now))
+            let receiver = observe_receiver(&replica, receiver, upstream, known, now);
+            Postgres::Standby(standby(&replica, fork, upstream, receiver))
         }
         // A primary stays one until it ends; what it said last is what is known of it.
         Reading::Full => known
@@ -138,29 +152,47 @@ fn version_mismatch(made_by: Option<&str>, programs: Option<&str>) -> Option<Str
     })
 }
 
+fn observe_receiver(
+    replica: &Replica,
+    error: Option<ReceiverError>,
+    upstream: Option<&Upstream>,
+    known: &mut Known,
+    now: Moment,
+) -> WalReceiver {
+    let broken = upstream.filter(|_| !replica.streaming);
+    let Some(upstream) = broken else {
+        (known.broken_since, known.receiver_error) = (None, None);
+        return match upstream {
+            Some(_) => WalReceiver::Streaming,
+            None => WalReceiver::Stopped,
+        };
+    };
+    // A receiver that was broken under the upstream before this one has a new chance, and one for
+    // which the server did not wait yet has not had any.
+    let since = known
+        .broken_since
+        .filter(|since| *since >= upstream.since && replica.waiting);
+    let kept = known.receiver_error.take().filter(|_| since.is_some());
+    let since = since.unwrap_or(now);
+    known.broken_since = Some(since);
+    let Some(error) = error.filter(|_| replica.waiting) else {
+        known.receiver_error = kept;
+        return WalReceiver::Broken(since);
+    };
+    known.receiver_error = Some(error.text);
+    if error.wal_removed {
+        WalReceiver::WalRemoved
+    } else {
+        WalReceiver::Broken(since)
+    }
+}
+
 fn standby(
     replica: &Replica,
     fork: Option<Fork>,
     upstream: Option<&Upstream>,
-    known: &mut Known,
-    now: Moment,
+    receiver: WalReceiver,
 ) -> Standby {
-    let receiver = match upstream {
-        None => WalReceiver::Stopped,
-        Some(_) if replica.streaming => WalReceiver::Streaming,
-        Some(upstream) => {
-            // A receiver that was broken under the upstream before this one has a new chance, and
-            // one for which the server did not wait yet has not had any.
-            let since = known
-                .broken_since
-                .filter(|since| *since >= upstream.since && replica.waiting);
-            WalReceiver::Broken(since.unwrap_or(now))
-        }
-    };
-    known.broken_since = match receiver {
-        WalReceiver::Broken(since) => Some(since),
-        WalReceiver::Streaming | WalReceiver::Stopped => None,
-    };
     Standby {
         system_id: replica.system_id,
         position: replica.flushed.map(|flushed| Position {

@@ -1,11 +1,18 @@
 //! Reads the local server and its data directory.
 
+use crate::credentials::Role;
 use crate::server::Server;
 use crate::server::observation::{AtRest, Reading, observe};
+use crate::server::receiver::{ReceiverError, last_error};
 use crate::server::settings::Settings;
+use mrg_base::Millis;
 use mrg_election::Postgres;
 use mrg_postgres::{DataState, Probe, Replica, fork_of, server_in, timeline_at};
 use mrg_telemetry::chain;
+
+/// What a WAL receiver says this soon after it was turned to another upstream may still be about the
+/// one before.
+const PROVES_AFTER: Millis = Millis::seconds(6);
 
 impl Server {
     /// Probes the server and its data directory.
@@ -42,11 +49,18 @@ impl Server {
         }
         match self.query().await {
             Ok(probe) => {
-                let fork = match &probe {
-                    Probe::Replica(replica, _) => fork_of(self.data(), replica.timeline),
-                    Probe::Primary(..) => None,
+                let (fork, receiver) = match &probe {
+                    Probe::Replica(replica, _) => (
+                        fork_of(self.data(), replica.timeline),
+                        self.logged_receiver_error(replica).await,
+                    ),
+                    Probe::Primary(..) => (None, None),
                 };
-                Reading::Answered { probe, fork }
+                Reading::Answered {
+                    probe,
+                    fork,
+                    receiver,
+                }
             }
             Err(error) if error.is_full() => Reading::Full,
             Err(mrg_postgres::Error::Connect(_)) => Reading::NotAccepting,
@@ -55,6 +69,44 @@ impl Server {
                 Reading::Failed
             }
         }
+    }
+
+    /// The last failure of the WAL receiver, if it should stream and does not.
+    async fn logged_receiver_error(&self, replica: &Replica) -> Option<ReceiverError> {
+        let upstream = self.settings.read(Settings::upstream)?;
+        if replica.streaming || !replica.waiting {
+            return None;
+        }
+        if self
+            .settings
+            .read(|settings| settings.address(&upstream.member))
+            .is_none()
+        {
+            return Some(ReceiverError {
+                text: format!("the address of {} is not known", upstream.member),
+                wal_removed: false,
+            });
+        }
+        let printed = self.postmaster.output().await.unwrap_or_default();
+        let mut error = last_error(printed.after(upstream.printed))?;
+        // While a password changes, the reason may be that; the other one is next then.
+        if !error.wal_removed {
+            self.note_failed_login(Role::Replication);
+        }
+        // An archive may have what the primary has not.
+        let settled = mrg_clock::now().since(upstream.since) >= PROVES_AFTER;
+        error.wal_removed &= settled && !self.has_archive().await;
+        Some(error)
+    }
+
+    /// Whether the server looks for WAL in an archive. What cannot be found out counts as yes.
+    async fn has_archive(&self) -> bool {
+        const QUESTION: &str = "SELECT current_setting('restore_command')";
+        let Ok(session) = self.session().await else {
+            return true;
+        };
+        let command = session.texts("find the archive", QUESTION).await;
+        command.map_or(true, |rows| rows.first().is_none_or(|row| !row.is_empty()))
     }
 
     /// Asks the running server.

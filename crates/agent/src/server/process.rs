@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fence::{Error, Exit, Fence, Process};
+use crate::fence::{Error, Exit, Fence, Printed, Process};
 use crate::server::guarded::Guarded;
 
 /// The fence reports the end of a postmaster right after it has killed it.
@@ -88,6 +88,14 @@ impl Postmaster {
     /// The end of the log of the postmaster that ended last.
     pub(super) fn log_end(&self) -> String {
         self.log_end.read(Clone::clone)
+    }
+
+    /// What the running postmaster has printed so far; nothing if none runs.
+    pub(super) async fn output(&self) -> Result<Printed, Error> {
+        match self.id() {
+            Some(id) => self.fence.output(id).await,
+            None => Ok(Printed::default()),
+        }
     }
 
     /// Takes note of the end that the fence has reported; whether one was new.

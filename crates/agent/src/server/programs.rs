@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use crate::config::AgentConfig;
-use crate::fence::{self, Exit, Fence, Process};
+use crate::fence::{self, Exit, Fence, Process, inherited};
 use crate::server::Error;
-use mrg_postgres::Credentials;
 
 /// Lines of output that an error shows: the last ones say why.
 const LINES_SHOWN: usize = 4;
@@ -15,21 +14,19 @@ pub(super) fn log(config: &AgentConfig, program: &str) -> PathBuf {
     config.beside_data(&format!(".{program}.log"))
 }
 
-/// Runs a program to its end. The password, if any, reaches it through its environment.
+/// Runs a program to its end.
 pub(super) async fn run(
     config: &AgentConfig,
     fence: &Fence,
     program: &str,
     arguments: Vec<String>,
-    user: Option<&Credentials>,
 ) -> Result<(), Error> {
     let log = log(config, program);
     let _ = std::fs::remove_file(&log);
     let mut argv = vec![config.program(program)];
     argv.extend(arguments);
     // What they print is read. A locale of the environment would also be initdb's default.
-    let mut env = vec![("LC_ALL".to_owned(), "C".to_owned())];
-    env.extend(user.map(|user| ("PGPASSWORD".to_owned(), user.password.clone())));
+    let env = vec![("LC_ALL".to_owned(), "C".to_owned())];
     let process = Process {
         argv,
         env,
@@ -84,6 +81,8 @@ pub(super) fn reason_of_end(log: &str) -> String {
 pub(super) fn major_version(config: &AgentConfig) -> Option<String> {
     let output = std::process::Command::new(config.program("postgres"))
         .arg("--version")
+        .env_clear()
+        .envs(inherited(std::env::vars_os(), &config.own.environment))
         .output()
         .ok()?;
     major_of(&String::from_utf8_lossy(&output.stdout))

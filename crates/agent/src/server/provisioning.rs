@@ -7,10 +7,11 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::{Deserialize, Serialize};
 
 use crate::config::AgentConfig;
+use crate::credentials::Role;
 use crate::incarnation::write_durably;
-use crate::server::{Error, Server, programs, remote};
+use crate::server::{Error, Server, programs};
 use mrg_base::MemberName;
-use mrg_postgres::{Credentials, DataState, conninfo, server_in};
+use mrg_postgres::{DataState, conninfo, server_in, write_private};
 use mrg_telemetry::chain;
 
 /// The cluster that the data is of, for a start while the `initialize` key is missing.
@@ -26,13 +27,14 @@ impl Server {
     pub(crate) async fn init_db(&self) -> Result<(), Error> {
         let fresh = self.fresh_directory()?;
         let mut arguments = initdb_arguments(&self.config, &fresh);
-        let password_file = self.config.beside_data(".pw");
-        let password = &self.config.authentication.superuser.password;
+        let password_file = self.config.passfile().with_extension("initdb");
+        let password = self.credentials.wanted().superuser.password;
         if !password.is_empty() {
-            std::fs::write(&password_file, password).map_err(Error::file("the password file"))?;
+            self.private_directory()?;
+            write_private(&password_file, &password).map_err(Error::file("the password file"))?;
             arguments.push(format!("--pwfile={}", password_file.display()));
         }
-        let initialized = self.run_program("initdb", arguments, None).await;
+        let initialized = self.run_program("initdb", arguments).await;
         let _ = std::fs::remove_file(&password_file);
         initialized?;
         let mark = self.unfinished_mark();
@@ -40,13 +42,8 @@ impl Server {
         self.install(&fresh)
     }
 
-    async fn run_program(
-        &self,
-        program: &str,
-        arguments: Vec<String>,
-        user: Option<&Credentials>,
-    ) -> Result<(), Error> {
-        programs::run(&self.config, &self.fence, program, arguments, user).await
+    async fn run_program(&self, program: &str, arguments: Vec<String>) -> Result<(), Error> {
+        programs::run(&self.config, &self.fence, program, arguments).await
     }
 
     fn unfinished_mark(&self) -> PathBuf {
@@ -94,7 +91,7 @@ impl Server {
 
     /// Whether the record beside the data is of this cluster, by name and by the system identifier
     /// that the cluster is known to have.
-    pub(super) fn is_recorded(&self) -> bool {
+    pub(crate) fn is_recorded(&self) -> bool {
         let known = self.cluster_system.read(|system| *system);
         known.is_some() && self.system_record().map(|record| record.system_id) == known
     }
@@ -115,22 +112,18 @@ impl Server {
         self.disk.answers().await?;
         let address = self.address(from)?;
         let fresh = self.fresh_directory()?;
-        let user = &self.config.authentication.replication;
-        let options = [("connect_timeout", "5")];
+        let passfile = self.write_passfile()?;
+        let user = &self.config.authentication.replication.username;
+        let options = [("passfile", passfile.as_str()), ("connect_timeout", "5")];
         let arguments = vec![
             format!("--pgdata={}", fresh.display()),
             "--wal-method=stream".to_owned(),
             "--checkpoint=fast".to_owned(),
             "--no-password".to_owned(),
-            format!(
-                "--dbname={}",
-                conninfo(&address, &without_password(user), &options)
-            ),
+            format!("--dbname={}", conninfo(&address, user, &options)),
         ];
-        if let Err(error) = self
-            .run_program("pg_basebackup", arguments, Some(user))
-            .await
-        {
+        if let Err(error) = self.run_program("pg_basebackup", arguments).await {
+            self.note_failed_login(Role::Replication);
             // Half a copy is of no use and takes room.
             let _ = std::fs::remove_dir_all(&fresh);
             return Err(error);
@@ -143,25 +136,28 @@ impl Server {
     /// Rewinds the data directory to where it left the history of this member's.
     pub(crate) async fn rewind(&self, from: &MemberName) -> Result<(), Error> {
         let address = self.address(from)?;
-        let user = &self.config.authentication.superuser;
-        remote::checkpoint(&address, user).await?;
+        self.checkpoint_at(&address).await?;
+        let passfile = self.write_passfile()?;
         // The crash recovery that pg_rewind may have to run first refuses a standby's directory.
         self.clear_locks()?;
         remove_if_there(&self.data().join("standby.signal"))
             .map_err(Error::file("standby.signal"))?;
-        let options = [("dbname", "postgres"), ("connect_timeout", "5")];
+        let user = &self.config.authentication.rewinds().username;
+        let options = [
+            ("dbname", "postgres"),
+            ("passfile", passfile.as_str()),
+            ("connect_timeout", "5"),
+        ];
         let arguments = vec![
             format!("--target-pgdata={}", self.data().display()),
-            format!(
-                "--source-server={}",
-                conninfo(&address, &without_password(user), &options)
-            ),
+            format!("--source-server={}", conninfo(&address, user, &options)),
         ];
         // An interrupted rewind leaves what no server may be started on (PostgreSQL's manual,
         // pg_rewind, "Warnings").
         let mark = self.rewinding_mark();
         write_durably(&mark, b"").map_err(Error::file(mark.display()))?;
-        self.run_program("pg_rewind", arguments, Some(user)).await?;
+        let rewound = self.run_program("pg_rewind", arguments).await;
+        rewound.inspect_err(|_| self.note_failed_login(Role::Rewind))?;
         remove_if_there(&mark).map_err(Error::file(mark.display()))
     }
 
@@ -234,14 +230,6 @@ impl Server {
     pub(crate) fn remove_data(&self) -> Result<(), Error> {
         self.refuse_living_server()?;
         remove_directory_if_there(self.data())
-    }
-}
-
-/// The user without the password, which must not show in the list of processes.
-fn without_password(user: &Credentials) -> Credentials {
-    Credentials {
-        password: String::new(),
-        ..user.clone()
     }
 }
 

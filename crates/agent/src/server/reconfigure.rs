@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::server::provisioning::remove_if_there;
 use crate::server::settings::{Local, Settings, ineffective};
 use crate::server::validation::{HbaLines, Parameters, Verdict};
 use crate::server::{Error, Server, programs};
 use mrg_base::{Address, MemberName};
 use mrg_dcs::DynamicConfig;
-use mrg_postgres::{BASE_FILE_INCLUDE, DataState, user_hba_lines};
+use mrg_postgres::{BASE_FILE_INCLUDE, DataState, user_hba_lines, write_private};
 
 impl Server {
     /// Takes over what the member's file says now. It is written at the next
@@ -103,7 +104,9 @@ impl Server {
             match self.check(alone.clone()).await {
                 Ok(()) => good.extend(alone),
                 Err(Error::Program { output, .. }) => {
-                    refusals.push(format!("{name} = {value}: {output}"));
+                    // Without the value, which may be of the member's file alone and hold a secret;
+                    // PostgreSQL shows it where it matters.
+                    refusals.push(format!("{name}: {output}"));
                 }
                 Err(error) => return Err(error),
             }
@@ -125,13 +128,15 @@ impl Server {
         let file = self.config.beside_data(".check.conf");
         // What initdb wrote is good; only the user's part is checked.
         let text = candidate.render().replace(BASE_FILE_INCLUDE, "");
-        std::fs::write(&file, text).map_err(Error::file(file.display()))?;
+        write_private(&file, &text).map_err(Error::file(file.display()))?;
         let arguments = vec![
             format!("--config-file={}", file.display()),
             format!("-D{}", self.data().display()),
             "-Cport".to_owned(),
         ];
-        programs::run(&self.config, &self.fence, "postgres", arguments, None).await
+        let checked = programs::run(&self.config, &self.fence, "postgres", arguments).await;
+        remove_if_there(&file).map_err(Error::file(file.display()))?;
+        checked
     }
 
     /// Writes the files if they change; whether they did.

@@ -16,6 +16,8 @@ pub(super) struct Upstream {
     pub(super) member: MemberName,
     /// When it was set.
     pub(super) since: Moment,
+    /// How many bytes the server had logged then: what it says of this one comes later.
+    pub(super) printed: u64,
 }
 
 #[derive(Default)]
@@ -60,8 +62,13 @@ impl Settings {
         self.upstream.clone()
     }
 
-    pub(super) fn set_upstream(&mut self, member: Option<MemberName>, now: Moment) {
-        self.upstream = member.map(|member| Upstream { member, since: now });
+    /// `printed` is how many bytes the running server has logged.
+    pub(super) fn set_upstream(&mut self, member: Option<MemberName>, now: Moment, printed: u64) {
+        self.upstream = member.map(|member| Upstream {
+            member,
+            since: now,
+            printed,
+        });
     }
 
     pub(super) fn set_names(&mut self, names: Names) {
@@ -158,15 +165,18 @@ impl Settings {
     fn primary_conninfo(&self, local: &AgentConfig) -> Option<String> {
         let upstream = self.upstream.as_ref()?;
         let address = self.addresses.get(&upstream.member)?;
+        let passfile = local.passfile();
+        let passfile = passfile.to_string_lossy();
         let options = [
             ("application_name", local.name.as_str()),
+            ("passfile", &passfile),
             ("connect_timeout", "3"),
             ("keepalives_idle", "5"),
             ("keepalives_interval", "1"),
             ("tcp_user_timeout", "5000"),
             ("sslmode", "prefer"),
         ];
-        let user = &local.authentication.replication;
+        let user = &local.authentication.replication.username;
         Some(conninfo(address, user, &options))
     }
 

@@ -10,6 +10,11 @@ static TURN: Mutex<()> = Mutex::new(());
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+pub(crate) const SUPERUSER_PASSWORD: &str = "it's secret";
+/// With everything that a grammar on its way could take for something else.
+pub(crate) const REPLICATION_PASSWORD: &str = r#"repl's \ "pass": #1"#;
+pub(crate) const REWIND_PASSWORD: &str = "rewind: pass";
+
 pub(crate) struct Cluster {
     pub directory: tempfile::TempDir,
     pub base_port: u16,
@@ -185,13 +190,14 @@ bootstrap:
     retry_timeout: 2
     synchronous_mode: {mode}
     postgresql: {{use_pg_rewind: true, parameters: {{max_connections: 50, shared_buffers: 16MB}}}}
+mrg: {{secret_directory: {home}/secret}}
 postgresql:
   listen: '127.0.0.1:{postgres}'
   data_dir: {home}/data
   bin_dir: /usr/lib/postgresql/15/bin
   authentication:
     superuser: {{username: postgres, password: 'it''s secret'}}
-    replication: {{username: replicator, password: secret}}
+    rewind: {{username: rewinder, password: '{REWIND_PASSWORD}'}}
 ",
             rest = self.rest_port(member),
             etcd = self.etcd_port(),
@@ -210,6 +216,7 @@ postgresql:
         as_postgres(&self.path("mrg-agent"))
             .arg(self.path(&format!("n{member}.yml")))
             .env("MRG_LOG_TEXT", "1")
+            .env("PATRONI_REPLICATION_PASSWORD", REPLICATION_PASSWORD)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -252,6 +259,58 @@ postgresql:
             .output()
             .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What a statement answers, as the superuser.
+    pub(crate) fn sql(&self, member: usize, statement: &str) -> String {
+        self.sql_as(member, "postgres", SUPERUSER_PASSWORD, statement)
+    }
+
+    /// What a statement answers, or why it fails.
+    pub(crate) fn sql_as(
+        &self,
+        member: usize,
+        user: &str,
+        password: &str,
+        statement: &str,
+    ) -> String {
+        let output = self.psql(member, user, password, statement).output();
+        let output = output.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&text).trim().to_owned()
+    }
+
+    pub(crate) fn psql(
+        &self,
+        member: usize,
+        user: &str,
+        password: &str,
+        statement: &str,
+    ) -> Command {
+        let port = self.postgres_port(member).to_string();
+        let mut command = Command::new("psql");
+        command
+            .args(["-h", "127.0.0.1", "-p", &port, "-U", user, "-w"])
+            .args(["-qAtc", statement, "postgres"])
+            .env("PGPASSWORD", password);
+        command
+    }
+
+    pub(crate) fn patch_config(&self, member: usize, patch: &str) {
+        let url = format!("http://127.0.0.1:{}/config", self.rest_port(member));
+        let status = Command::new("curl")
+            .args(["-sf", "-o", "/dev/null", "-XPATCH", "-d", patch, &url])
+            .status();
+        assert!(status.unwrap().success(), "{patch}");
+    }
+
+    pub(crate) fn member_key(&self, name: &str) -> String {
+        let key = format!("/service/test/members/{name}");
+        self.etcdctl_text(&["get", "--print-value-only", &key])
+    }
+
+    pub(crate) fn log_of(&self, member: usize) -> String {
+        std::fs::read_to_string(self.path(&format!("n{member}.log"))).unwrap_or_default()
     }
 
     /// The one member whose REST API says that it leads.
@@ -325,7 +384,7 @@ postgresql:
             "--hosts",
             &hosts,
             "--password",
-            "it's secret",
+            SUPERUSER_PASSWORD,
             "--seconds",
             &seconds.to_string(),
         ]);

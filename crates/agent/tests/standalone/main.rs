@@ -11,10 +11,12 @@
 #[path = "../../../bounds/tests/flood/mod.rs"]
 mod clients;
 mod company;
+mod copies;
 mod etcd_refuses;
 mod flood;
 mod harness;
 mod keys;
+mod secrets;
 mod settings;
 
 use std::process::Command;
@@ -205,6 +207,15 @@ fn stock_patronictl_shows_configures_and_switches_a_running_cluster() {
     assert!(said.contains("Successfully failed over"), "{said}");
     cluster.wait_healthy();
     assert!(patronictl(&["history"]).contains("no recovery target specified"));
+    let standby = (1..=3).find(|member| *member != cluster.wait_leader());
+    let standby = format!("n{}", standby.unwrap());
+    let said = patronictl(&["reinit", "test", &standby, "--force", "--wait"]);
+    assert!(
+        said.contains("Success: reinitialize") && said.contains("is completed on"),
+        "{said}"
+    );
+    cluster.wait_healthy();
+    assert!(patronictl(&["reload", "test", "--force"]).contains("Reload request received"));
     patronictl(&[
         "edit-config",
         "--force",
@@ -225,24 +236,7 @@ fn stock_patronictl_shows_configures_and_switches_a_running_cluster() {
             .is_ok_and(|log| log.contains("synchronous_mode: quorum is its ANY 1"))
     });
     wait_until("the parameter is in force", || {
-        let port = cluster.postgres_port(leader).to_string();
-        let query = [
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-U",
-            "postgres",
-            "-qAtc",
-            "show work_mem",
-            "postgres",
-        ];
-        let output = Command::new("psql")
-            .args(query)
-            .env("PGPASSWORD", "it's secret")
-            .output()
-            .unwrap();
-        output.stdout == b"7MB\n"
+        cluster.sql(leader, "SHOW work_mem") == "7MB"
     });
 }
 

@@ -51,10 +51,10 @@ fn a_file_is_read_again_on_request_and_a_refused_one_changes_nothing() {
     let path = cluster.path(&format!("n{leader}.yml"));
     let first = std::fs::read_to_string(&path).unwrap();
     let write = |more: &str| std::fs::write(&path, format!("{first}{more}")).unwrap();
-    write("  parameters: {work_mem: 7MB}\ntags: {nosync: false}\n");
+    write("  parameters: {work_mem: 7MB}\n  pgpass: /run/elsewhere\n");
     assert_eq!(
         cluster.post(leader, "/reload", ""),
-        "reload scheduled; these need a restart of the agent: tags"
+        "reload scheduled; these need a restart of the agent: postgresql.pgpass"
     );
     wait_until("the parameter", || {
         cluster.has_parameter(leader, "work_mem = '7MB'")
@@ -69,4 +69,39 @@ fn a_file_is_read_again_on_request_and_a_refused_one_changes_nothing() {
         cluster.has_parameter(leader, "work_mem = '8MB'")
     });
     assert_eq!(cluster.wait_leader(), leader);
+}
+
+#[test]
+fn tags_and_credentials_of_the_rest_api_are_taken_over_without_a_restart() {
+    let cluster = Cluster::start(22_950, "quorum");
+    let leader = cluster.wait_leader();
+    let standby = (1..=3).find(|member| *member != leader).unwrap();
+    let name = format!("n{standby}");
+    let path = |member: usize| cluster.path(&format!("n{member}.yml"));
+    let first = std::fs::read_to_string(path(standby)).unwrap();
+    std::fs::write(path(standby), format!("{first}tags: {{nosync: true}}\n")).unwrap();
+    assert_eq!(cluster.post(standby, "/reload", ""), "reload scheduled");
+    wait_until("the standby is no candidate any more", || {
+        cluster.member_key(&name).contains("nosync") && !cluster.value("sync").contains(&name)
+    });
+    std::fs::write(path(standby), &first).unwrap();
+    cluster.post(standby, "/reload", "");
+    cluster.wait_healthy();
+
+    // One member after the other: they go on with each other meanwhile.
+    for member in 1..=3 {
+        let text = std::fs::read_to_string(path(member)).unwrap();
+        let with = "', authentication: {username: rest, password: rest-pass}}";
+        let text = text.replacen("'}", with, 1);
+        std::fs::write(path(member), text).unwrap();
+        assert_eq!(cluster.post(member, "/reload", ""), "reload scheduled");
+    }
+    wait_until("a request without credentials is refused", || {
+        cluster
+            .post(leader, "/reload", "")
+            .contains("no auth header")
+    });
+    let old = cluster.postmaster(leader);
+    cluster.under_load(8, |_| Cluster::signal(old, "KILL"));
+    cluster.wait_healthy();
 }

@@ -143,6 +143,7 @@ impl State {
                     may_lead: true,
                     may_sync: true,
                     just_started: false,
+                    created: Revision(0),
                 },
             ))
         };

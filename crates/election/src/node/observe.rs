@@ -68,7 +68,9 @@ impl Node {
                 self.settings = settings;
                 self.keeper.retimed(&self.settings.failover);
             }
+            Event::Priority(priority) => self.memory.priority = priority,
             Event::RestartRequested => self.memory.restart_requested = true,
+            Event::ReinitializeRequested => self.note_reinitialize(now, effects),
             Event::Stop => self.memory.stop_requested = true,
         }
     }
@@ -182,6 +184,7 @@ impl Node {
         if has_leader {
             self.memory.poll = Poll::NotAsked;
         }
+        self.drop_reinitialize_without_leader(now);
         if has_leader && self.view(now).other_leader().is_some() {
             self.race = None;
             self.memory.held_promises = None;

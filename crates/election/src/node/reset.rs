@@ -10,7 +10,7 @@ use crate::action::Outcome;
 use crate::event::Effect;
 use crate::mutant::bug;
 use crate::view::{DcsReset, DcsView, Postgres, Revision, Standby, WalReceiver};
-use mrg_base::{Millis, Moment};
+use mrg_base::Moment;
 
 impl Node {
     pub(super) fn note_reset(&mut self, now: Moment) {

@@ -56,10 +56,13 @@ impl Node {
             }
             Reason::ShuttingDown => running.action.is_long(),
             _ => match &running.action {
-                Action::BaseBackup(from) | Action::Rewind(from) => self
-                    .view(now)
-                    .other_leader()
-                    .is_some_and(|leader| leader.member != *from),
+                Action::BaseBackup(from) | Action::Rewind(from) => {
+                    match self.view(now).other_leader() {
+                        Some(leader) => leader.member != *from,
+                        // The data that was there can take part in the election.
+                        None => running.reason == Reason::Reinitialize,
+                    }
+                }
                 _ => false,
             },
         }
@@ -234,6 +237,7 @@ impl Node {
             self.failures = 0;
             self.failed = Some(reason);
         }
+        self.note_reinitialize_failure(reason, outcome);
         let wait = Millis((RETRY_LEAST.0 << self.failures.min(8)).min(RETRY_MOST.0));
         self.failures += 1;
         self.idle_until = now + wait;
@@ -334,6 +338,7 @@ impl Node {
                 self.memory.rewound = false;
                 self.memory.copied = true;
                 self.memory.no_space = false;
+                self.memory.reinitialize = None;
             }
             _ => {}
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::view::{Member, Primary, Standby, WalReceiver};
+use crate::view::{Member, Primary, Revision, Standby, WalReceiver};
 use mrg_base::{Lsn, Position};
 
 const LEASE: LeaseId = LeaseId(100);
@@ -64,6 +64,7 @@ impl World {
             may_lead: true,
             may_sync: true,
             just_started: false,
+            created: Revision(0),
         };
         Self {
             publisher: Publisher::new(name("a"), Moment(0)),

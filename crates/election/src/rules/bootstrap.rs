@@ -14,6 +14,18 @@ pub(super) fn name_taken(view: &View<'_>) -> Option<Vec<Action>> {
     (!ours && (stopped(view) || no_data(view)) && !view.memory.stop_requested).then(Vec::new)
 }
 
+/// Two members with one replication slot would take it from each other. The one that came later does
+/// not take part; a leader goes on.
+pub(super) fn slot_taken(view: &View<'_>) -> Option<Vec<Action>> {
+    read(view)?
+        .earlier_with_slot_of(view.me)
+        .filter(|_| !leads(view))?;
+    Some(match view.postgres {
+        Postgres::Standby(_) => vec![Action::Stop(StopMode::Fast)],
+        _ => vec![],
+    })
+}
+
 /// What was made for a new cluster and did not become one is of no use, and would keep
 /// this member out of the one that did.
 pub(super) fn unfinished_bootstrap(view: &View<'_>) -> Option<Vec<Action>> {

@@ -3,7 +3,7 @@
 use super::{data_at_rest, no_data, other, read, standby, stored};
 use crate::action::{Action, StartAs, StopMode};
 use crate::mutant::bug;
-use crate::view::{Fork, Initialize, View, WalReceiver};
+use crate::view::{Cluster, Fork, Initialize, Postgres, View, WalReceiver};
 use mrg_base::{MemberName, Millis};
 
 /// A WAL receiver that does not come up within this time means that the member cannot follow from
@@ -12,18 +12,7 @@ pub(super) const DIVERGED_AFTER: Millis = Millis::seconds(8);
 
 pub(super) fn copy_from_leader(view: &View<'_>) -> Option<Vec<Action>> {
     let leader = other(view).filter(|_| no_data(view))?;
-    let cluster = read(view)?;
-    let runs = cluster
-        .members
-        .get(leader)
-        .is_some_and(|member| member.running && member.primary);
-    // A cluster that is still being made may be given up; a copy of it would be of another system
-    // than the one that comes after.
-    let made = matches!(cluster.initialize, Some(Initialize::Done(_))) || bug!(CopiesUnfinished);
-    if !runs || !made {
-        return None;
-    }
-    Some(copy_steps(view, leader))
+    can_be_copied(read(view)?, leader).then(|| copy_steps(view, leader))
 }
 
 pub(super) fn copy_steps(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
@@ -66,6 +55,38 @@ pub(super) fn realign(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
     steps
 }
 
+/// The steps that replace what is here by a copy of the leader's data. See [`realign`].
+fn replace(view: &View<'_>, leader: &MemberName) -> Vec<Action> {
+    let mut steps = vec![Action::ConfirmLeader(leader.clone())];
+    if matches!(view.postgres, Postgres::Standby(_) | Postgres::Starting) {
+        steps.push(Action::Stop(StopMode::Fast));
+    }
+    steps.extend(copy_steps(view, leader));
+    steps
+}
+
+/// A person asked for a fresh copy of the leader's data.
+pub(super) fn reinitialize(view: &View<'_>) -> Option<Vec<Action>> {
+    view.memory.reinitialize?;
+    let leader = other(view)?;
+    if matches!(view.postgres, Postgres::Primary(_) | Postgres::Unknown) {
+        return None;
+    }
+    let ready = can_be_copied(read(view)?, leader);
+    Some(if ready { replace(view, leader) } else { vec![] })
+}
+
+/// Whether the leader's data is a whole cluster's: one that is still being made may be given up, and a
+/// copy of it would be of another system than the one that comes after.
+fn can_be_copied(cluster: &Cluster, leader: &MemberName) -> bool {
+    let runs = cluster
+        .members
+        .get(leader)
+        .is_some_and(|member| member.running && member.primary);
+    let made = matches!(cluster.initialize, Some(Initialize::Done(_))) || bug!(CopiesUnfinished);
+    runs && made
+}
+
 pub(super) fn rejoin(view: &View<'_>) -> Option<Vec<Action>> {
     let leader = other(view)?;
     let data = data_at_rest(view)?;
@@ -101,8 +122,11 @@ pub(super) fn diverged(view: &View<'_>) -> Option<Vec<Action>> {
     if standby.fork.as_ref().is_some_and(beyond) {
         return Some(realign(view, leader));
     }
-    let WalReceiver::Broken(since) = standby.receiver else {
-        return None;
+    let since = match standby.receiver {
+        // A rewind would not bring it back.
+        WalReceiver::WalRemoved => return Some(replace(view, leader)),
+        WalReceiver::Broken(since) => since,
+        WalReceiver::Streaming | WalReceiver::Stopped => return None,
     };
     let elsewhere = match (standby.position, member.position) {
         (Some(mine), Some(theirs)) => {

@@ -5,8 +5,9 @@ use crate::found::at_rest;
 use crate::story::*;
 use mrg_base::{Millis, Moment, Position, Timeline};
 use mrg_election::{
-    Action, Cluster, Effect, Event, Mode, Outcome, Postgres, PreviousIncarnation, Reason, Revision,
-    Standby, StartAs, SwitchoverRequest, WalReceiver,
+    Action, Cluster, Effect, Event, LeaseId, Mode, Outcome, Postgres, PreviousIncarnation, Reason,
+    ReinitializeObjection, Revision, Settings, Standby, StartAs, StopMode, SwitchoverRequest,
+    WalReceiver,
 };
 
 fn following(postgres: Postgres) -> Story {
@@ -76,6 +77,159 @@ fn a_rewind_that_brought_no_streaming_is_followed_by_a_copy() {
             && !second.contains(&Action::Rewind(name("b"))),
         "{second:?}"
     );
+}
+
+fn copy_of_the_leader() -> Vec<Action> {
+    let upstream = Some(name("b"));
+    vec![
+        Action::ConfirmLeader(name("b")),
+        Action::Stop(StopMode::Fast),
+        Action::BaseBackup(name("b")),
+        Action::Start(StartAs::Standby { upstream }),
+    ]
+}
+
+#[test]
+fn a_standby_whose_wal_the_leader_has_removed_is_copied_at_once() {
+    let Postgres::Standby(standby) = broken(Moment(1_000_000)) else {
+        unreachable!("a standby");
+    };
+    let mut story = following(Postgres::Standby(Standby {
+        receiver: WalReceiver::WalRemoved,
+        ..standby
+    }));
+    assert_eq!(story.reason(), Reason::Diverged);
+    assert_eq!(steps(&mut story), copy_of_the_leader());
+}
+
+#[test]
+fn a_copy_that_is_asked_for_replaces_the_data_of_a_standby_that_streams() {
+    let mut story = following(standby(100, Some("b")));
+    story.expect_no_step();
+    story.on(Event::ReinitializeRequested);
+    assert!(story.node.is_creating_replica());
+    assert_eq!(story.reason(), Reason::Reinitialize);
+    assert_eq!(steps(&mut story), copy_of_the_leader());
+    assert!(!story.node.is_creating_replica());
+    story.look(standby(100, Some("b")));
+    assert_eq!(story.reason(), Reason::Following);
+}
+
+#[test]
+fn a_copy_that_is_asked_for_in_a_pause_is_made_in_the_pause() {
+    let mut story = following(standby(100, Some("b")));
+    let paused = Settings {
+        paused: true,
+        ..settings(Mode::Quorum)
+    };
+    story.on(Event::Settings(paused));
+    story.expect_no_step();
+    story.on(Event::ReinitializeRequested);
+    assert_eq!(steps(&mut story), copy_of_the_leader());
+}
+
+#[test]
+fn no_copy_is_made_of_nothing_of_itself_or_twice_at_a_time() {
+    let objects = |story: &Story, forced| story.node.reinitialize_objection(story.now, forced);
+    let leaderless = cluster(None, Some(("b", &["a", "c"], 1)));
+    let mut story = Story::new(Mode::Quorum, leaderless, standby(100, None));
+    assert_eq!(objects(&story, true), Some(ReinitializeObjection::NoLeader));
+    story.effects.clear();
+    story.on(Event::ReinitializeRequested);
+    assert!(!story.node.is_creating_replica());
+
+    let led = cluster(Some((ME, LEASE)), Some((ME, &["b", "c"], 1)));
+    let mut story = Story::new(Mode::Quorum, led, primary(any_of(&["b", "c"])));
+    assert_eq!(objects(&story, true), Some(ReinitializeObjection::Leads));
+    story.on(Event::ReinitializeRequested);
+    assert!(!story.node.is_creating_replica());
+
+    let mut story = following(standby(100, Some("b")));
+    assert_eq!(objects(&story, false), None);
+    story.on(Event::ReinitializeRequested);
+    let in_progress = Some(ReinitializeObjection::InProgress);
+    assert_eq!(objects(&story, false), in_progress);
+    assert_eq!(objects(&story, true), None);
+    story.perform(Outcome::Done);
+    story.perform(Outcome::At(at(100)));
+    story.look(Postgres::Stopped(at_rest(false)));
+    let (first, action) = story.step().unwrap();
+    assert_eq!(action, Action::BaseBackup(name("b")));
+    story.on(Event::ReinitializeRequested);
+    assert!(story.effects.contains(&Effect::Abort(first)));
+    story.look(Postgres::Stopped(at_rest(false)));
+    assert_eq!(
+        story.step().map(|(_, action)| action),
+        Some(Action::ConfirmLeader(name("b")))
+    );
+}
+
+#[test]
+fn a_copy_that_was_asked_for_is_given_up_when_its_leader_is_gone() {
+    let mut story = following(standby(100, Some("b")));
+    story.on(Event::ReinitializeRequested);
+    story.perform(Outcome::Done);
+    story.perform(Outcome::At(at(100)));
+    story.look(Postgres::Stopped(at_rest(false)));
+    let (copy, _) = story.step().unwrap();
+    story.on(Event::Dcs {
+        cluster: cluster(None, Some(("b", &["a", "c"], 1))),
+        linearizable: true,
+    });
+    assert!(story.effects.contains(&Effect::Abort(copy)));
+    assert!(!story.node.is_creating_replica());
+    let step = story.step().map(|(_, action)| action);
+    assert_eq!(
+        step,
+        Some(Action::Start(StartAs::Standby { upstream: None })),
+        "the data that was there takes part in the election"
+    );
+}
+
+#[test]
+fn a_copy_that_fails_again_and_again_leaves_the_data_that_was_there() {
+    let mut story = following(standby(100, Some("b")));
+    story.on(Event::ReinitializeRequested);
+    let mut copies = 0;
+    let mut last = None;
+    for _ in 0..20 {
+        while let Some((step, action)) = story.step() {
+            let outcome = match action {
+                Action::BaseBackup(_) => {
+                    copies += 1;
+                    Outcome::Failed("no".to_owned())
+                }
+                _ => Outcome::Done,
+            };
+            last = Some(action);
+            story.done(step, outcome);
+        }
+        story.later(9_000);
+        renew(&mut story);
+        story.look(Postgres::Stopped(at_rest(false)));
+    }
+    assert_eq!(copies, 3);
+    assert!(matches!(last, Some(Action::Start(_))), "{last:?}");
+    assert!(!story.node.is_creating_replica());
+}
+
+#[test]
+fn the_later_of_two_members_with_one_slot_does_not_take_part() {
+    let mut led = cluster(Some(("b", OTHER)), Some(("b", &["c"], 0)));
+    let mut namesake = member(LeaseId(OTHER.0 + 77), false);
+    namesake.created = Revision(3);
+    led.members.insert(name("A"), namesake);
+    led.members.get_mut(&name(ME)).unwrap().created = Revision(4);
+    let mut story = Story::new(Mode::Quorum, led.clone(), standby(100, Some("b")));
+    assert_eq!(story.reason(), Reason::SlotTaken);
+    let step = story.step().map(|(_, action)| action);
+    assert_eq!(step, Some(Action::Stop(StopMode::Fast)));
+    let mut story = Story::new(Mode::Quorum, led.clone(), Postgres::NoData);
+    assert_eq!(story.reason(), Reason::SlotTaken);
+    story.expect_no_step();
+    led.members.get_mut(&name(ME)).unwrap().created = Revision(2);
+    let story = Story::new(Mode::Quorum, led, standby(100, Some("b")));
+    assert_eq!(story.reason(), Reason::Following);
 }
 
 #[test]

@@ -46,6 +46,7 @@ pub(crate) fn member(lease: LeaseId, primary: bool) -> Member {
         may_lead: true,
         may_sync: true,
         just_started: false,
+        created: Revision(0),
     }
 }
 

@@ -9,9 +9,13 @@ use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_dcs::wire::compact;
 
 const COMPONENT: &str = "postgres";
-/// Where the owners' passwords are mounted; unlike the environment it changes when they are
-/// rotated.
+/// Where the passwords are mounted. Unlike the environment it changes when they are rotated, and no
+/// process inherits it.
 const SECRET_DIRECTORY: &str = "/etc/mrg-secret";
+/// In memory: the file from which libpq takes the passwords of the agent's roles.
+const PASSFILE_DIRECTORY: &str = "/run/mrg-passfile";
+/// The agent's own passwords in the Secret; it has no role for `pg_rewind`.
+const OWN_PASSWORDS: [&str; 3] = ["superuser", "replication", "rest"];
 
 /// The objects.
 pub(super) fn objects(desired: &Desired) -> Vec<Value> {
@@ -40,7 +44,7 @@ fn config_map(desired: &Desired) -> Value {
         .bootstrap
         .databases
         .iter()
-        .map(|database| json!({ "name": database.name, "owner": database.owner, "password_env": password_variable(&database.owner) }))
+        .map(|database| json!({ "name": database.name, "owner": database.owner }))
         .collect();
     let agent = json!({
         "scope": desired.scope,
@@ -56,6 +60,7 @@ fn config_map(desired: &Desired) -> Value {
             "listen": format!("0.0.0.0:{POSTGRES_PORT}"),
             "data_dir": "/var/lib/postgresql/data/pgdata",
             "bin_dir": desired.spec.bin_directory,
+            "pgpass": format!("{PASSFILE_DIRECTORY}/pgpass"),
         },
         "mrg": {
             "container": true,
@@ -71,13 +76,6 @@ fn config_map(desired: &Desired) -> Value {
         "metadata": desired.metadata(&format!("{}-agent", desired.name), COMPONENT),
         "data": { "agent.yml": compact(&agent) },
     })
-}
-
-fn password_variable(owner: &str) -> String {
-    format!(
-        "MRG_PASSWORD_{}",
-        owner.to_ascii_uppercase().replace('-', "_")
-    )
 }
 
 fn service(desired: &Desired, name: &str, role: Option<&str>) -> Value {
@@ -103,44 +101,33 @@ fn disruption_budget(desired: &Desired) -> Value {
     })
 }
 
-fn environment(desired: &Desired) -> Value {
+fn environment() -> Value {
     let field = |path: &str| json!({ "fieldRef": { "fieldPath": path } });
-    let secret =
-        |key: &str| json!({ "secretKeyRef": { "name": desired.secret_name(), "key": key } });
-    let mut variables = vec![
-        json!({ "name": "PATRONI_NAME", "valueFrom": field("metadata.name") }),
-        json!({ "name": "POD_IP", "valueFrom": field("status.podIP") }),
-        json!({ "name": "PATRONI_POSTGRESQL_CONNECT_ADDRESS", "value": format!("$(POD_IP):{POSTGRES_PORT}") }),
-        json!({ "name": "PATRONI_RESTAPI_CONNECT_ADDRESS", "value": format!("$(POD_IP):{REST_PORT}") }),
-        json!({ "name": "PATRONI_SUPERUSER_USERNAME", "value": "postgres" }),
-        json!({ "name": "PATRONI_SUPERUSER_PASSWORD", "valueFrom": secret("superuser-password") }),
-        json!({ "name": "PATRONI_REPLICATION_USERNAME", "value": "replicator" }),
-        json!({ "name": "PATRONI_REPLICATION_PASSWORD", "valueFrom": secret("replication-password") }),
-        json!({ "name": "PATRONI_RESTAPI_USERNAME", "value": "mrg" }),
-        json!({ "name": "PATRONI_RESTAPI_PASSWORD", "valueFrom": secret("rest-password") }),
-        json!({ "name": "LANG", "value": "C.UTF-8" }),
+    json!([
+        { "name": "PATRONI_NAME", "valueFrom": field("metadata.name") },
+        { "name": "POD_IP", "valueFrom": field("status.podIP") },
+        { "name": "PATRONI_POSTGRESQL_CONNECT_ADDRESS", "value": format!("$(POD_IP):{POSTGRES_PORT}") },
+        { "name": "PATRONI_RESTAPI_CONNECT_ADDRESS", "value": format!("$(POD_IP):{REST_PORT}") },
+        { "name": "PATRONI_SUPERUSER_USERNAME", "value": "postgres" },
+        { "name": "PATRONI_REPLICATION_USERNAME", "value": "replicator" },
+        { "name": "PATRONI_RESTAPI_USERNAME", "value": "mrg" },
+        { "name": "LANG", "value": "C.UTF-8" },
         // psql in `kubectl exec` finds the socket.
-        json!({ "name": "PGHOST", "value": "/var/lib/postgresql/data/pgdata.run" }),
-        json!({ "name": "PGUSER", "value": "postgres" }),
-    ];
-    for owner in desired.owners() {
-        variables.push(json!({ "name": password_variable(&owner), "valueFrom": secret(&format!("{owner}-password")) }));
-    }
-    json!(variables)
+        { "name": "PGHOST", "value": "/var/lib/postgresql/data/pgdata.run" },
+        { "name": "PGUSER", "value": "postgres" },
+    ])
 }
 
-/// The owners' passwords and no others; without an owner, nothing.
+/// The agent's own passwords and the owners', and no others. A pod does not start without them.
 fn passwords(desired: &Desired) -> Value {
-    let keys: Vec<Value> = desired
-        .owners()
-        .iter()
-        .map(|owner| format!("{owner}-password"))
+    let own = OWN_PASSWORDS.map(str::to_owned);
+    let keys: Vec<Value> = own
+        .into_iter()
+        .chain(desired.owners())
+        .map(|whose| format!("{whose}-password"))
         .map(|key| json!({ "key": key, "path": key }))
         .collect();
-    if keys.is_empty() {
-        return json!({ "name": "secret", "emptyDir": {} });
-    }
-    json!({ "name": "secret", "secret": { "secretName": desired.secret_name(), "items": keys, "defaultMode": 0o440, "optional": true } })
+    json!({ "name": "secret", "secret": { "secretName": desired.secret_name(), "items": keys, "defaultMode": 0o440 } })
 }
 
 fn stateful_set(desired: &Desired) -> Value {
@@ -148,14 +135,14 @@ fn stateful_set(desired: &Desired) -> Value {
     let mut container = json!({
         "name": "postgres", "image": desired.spec.image,
         "command": ["/mrg/mrg-agent", "/etc/mrg/agent.yml"],
-        "env": environment(desired),
+        "env": environment(),
         "ports": [{ "name": "postgres", "containerPort": POSTGRES_PORT }, { "name": "rest", "containerPort": REST_PORT }],
         "terminationMessagePath": "/run/mrg-termination/message",
         "securityContext": container_security(),
         "volumeMounts": [
             { "name": "data", "mountPath": "/var/lib/postgresql/data" }, { "name": "mrg", "mountPath": "/mrg" },
             { "name": "config", "mountPath": "/etc/mrg" }, { "name": "run", "mountPath": "/run/mrg" },
-            { "name": "secret", "mountPath": SECRET_DIRECTORY }, { "name": "tmp", "mountPath": "/tmp" }, { "name": "shm", "mountPath": "/dev/shm" },
+            { "name": "secret", "mountPath": SECRET_DIRECTORY }, { "name": "passfile", "mountPath": PASSFILE_DIRECTORY }, { "name": "tmp", "mountPath": "/tmp" }, { "name": "shm", "mountPath": "/dev/shm" },
         ],
         // The kubelet restarts only an agent whose loop stands still; everything else is the
         // agent's to decide.
@@ -178,6 +165,7 @@ fn stateful_set(desired: &Desired) -> Value {
         json!([
             { "name": "mrg", "emptyDir": {} }, { "name": "run", "emptyDir": {} }, { "name": "tmp", "emptyDir": {} },
             { "name": "shm", "emptyDir": { "medium": "Memory" } },
+            { "name": "passfile", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } },
             { "name": "config", "configMap": { "name": format!("{}-agent", desired.name) } },
             passwords(desired),
         ]),
@@ -196,4 +184,42 @@ fn stateful_set(desired: &Desired) -> Value {
             "volumeClaimTemplates": [desired.claim("data", COMPONENT, &desired.spec.storage)],
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::postgres_cluster::validate::tests::with_databases;
+
+    #[test]
+    fn passwords_are_files_of_their_own_and_in_no_environment() {
+        let desired = with_databases(&[("a", "a-b"), ("b", "a_b")]).unwrap();
+        let set = stateful_set(&desired);
+        let pod = &set["spec"]["template"]["spec"];
+        let environment = pod["containers"][0]["env"].to_string();
+        assert!(!environment.contains("secretKeyRef"), "{environment}");
+        let volumes = pod["volumes"].as_array().unwrap();
+        let named = |name: &str| {
+            volumes
+                .iter()
+                .find(|volume| volume["name"] == name)
+                .unwrap()
+        };
+        let items = named("secret")["secret"]["items"].as_array().unwrap();
+        let paths: Vec<&str> = items
+            .iter()
+            .map(|item| item["path"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                "superuser-password",
+                "replication-password",
+                "rest-password",
+                "a-b-password",
+                "a_b-password"
+            ]
+        );
+        assert_eq!(named("passfile")["emptyDir"]["medium"], "Memory");
+    }
 }

@@ -101,10 +101,8 @@ fn tls_to_etcd_is_refused_wherever_it_is_asked_for() {
             ("PATRONI_ETCD3_PASSWORD", "p"),
         ],
     );
-    assert_eq!(
-        config.unwrap().etcd_user,
-        Some(("u".to_owned(), "p".to_owned()))
-    );
+    let user = config.unwrap().etcd_user.unwrap();
+    assert_eq!((user.username.as_str(), user.password.as_str()), ("u", "p"));
 }
 
 #[test]
@@ -148,4 +146,45 @@ fn what_is_missing_is_named_with_both_its_places() {
         .unwrap_err()
         .to_string();
     assert!(message.contains("postgresql.listen"), "{message}");
+}
+
+#[test]
+fn no_password_is_in_what_is_said_of_a_file() {
+    let broken = YAML.replace("password: secret}", "password: secret]");
+    let message = load(&broken, &[]).unwrap_err().to_string();
+    assert!(
+        message.contains("line") && !message.contains("secret"),
+        "{message}"
+    );
+    let etcd = [
+        ("PATRONI_ETCD3_USERNAME", "u"),
+        ("PATRONI_ETCD3_PASSWORD", "etcd-secret"),
+        ("PATRONI_RESTAPI_USERNAME", "u"),
+        ("PATRONI_RESTAPI_PASSWORD", "rest-secret"),
+    ];
+    let database =
+        "something_new: 1\nmrg: {databases: [{name: a, owner: b, password: app-secret}]}";
+    let text = YAML.replace("something_new: 1", database);
+    let printed = format!("{:?}", load(&text, &etcd).unwrap());
+    assert!(!printed.contains("-secret"), "{printed}");
+}
+
+#[test]
+fn a_password_that_no_passfile_can_hold_is_refused_and_not_shown() {
+    let text = YAML.replace("password: secret}", r#"password: "two\nlines"}"#);
+    let message = load(&text, &[]).unwrap_err().to_string();
+    assert!(
+        message.contains("`postgres`") && !message.contains("lines"),
+        "{message}"
+    );
+}
+
+#[test]
+fn paths_do_not_depend_on_where_a_program_runs() {
+    let text = YAML.replace("/data/pg", "data/pg").replace(
+        "  listen: 0.0.0.0:5432",
+        "  pgpass: pass\n  listen: 0.0.0.0:5432",
+    );
+    let config = load(&text, &[]).unwrap();
+    assert!(config.data_directory.is_absolute() && config.passfile().is_absolute());
 }

@@ -142,9 +142,9 @@ pub(super) const KEYS: &[Key] = &[
         "the configuration is written into the data directory",
         "remove it, and move what the directory's files set to postgresql.parameters",
     ),
-    harmless(
+    noted(
         "postgresql.pgpass",
-        "passwords are given to programs without a file",
+        "`pgpass` in `<data_dir>.run` if it is not set; best in memory, as below /run",
     ),
     done("postgresql.authentication.superuser.username"),
     done("postgresql.authentication.superuser.password"),
@@ -258,9 +258,64 @@ pub(super) const KEYS: &[Key] = &[
         LIBPQ_TLS,
         LIBPQ_PLAIN,
     ),
-    harmless(
-        "postgresql.authentication.rewind",
-        "pg_rewind connects as the superuser; the role is not made",
+    noted(
+        "postgresql.authentication.rewind.username",
+        "without it pg_rewind connects as the superuser, as in Patroni",
+    ),
+    done("postgresql.authentication.rewind.password"),
+    refused_unless(
+        "postgresql.authentication.rewind.sslmode",
+        &["disable", "allow", "prefer"],
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
+    ),
+    refused_unless(
+        "postgresql.authentication.rewind.gssencmode",
+        &["disable", "prefer"],
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
+    ),
+    refused_unless(
+        "postgresql.authentication.rewind.channel_binding",
+        &["disable", "prefer"],
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
+    ),
+    refused_unless(
+        "postgresql.authentication.rewind.sslnegotiation",
+        &["postgres"],
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
+    ),
+    refused(
+        "postgresql.authentication.rewind.sslcert",
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
+    ),
+    refused(
+        "postgresql.authentication.rewind.sslkey",
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
+    ),
+    refused(
+        "postgresql.authentication.rewind.sslpassword",
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
+    ),
+    refused(
+        "postgresql.authentication.rewind.sslrootcert",
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
+    ),
+    refused(
+        "postgresql.authentication.rewind.sslcrl",
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
+    ),
+    refused(
+        "postgresql.authentication.rewind.sslcrldir",
+        LIBPQ_TLS,
+        LIBPQ_PLAIN,
     ),
     harmless_unless(
         "postgresql.use_pg_rewind",
@@ -297,4 +352,5 @@ pub(super) const KEYS: &[Key] = &[
     noted("mrg.databases", "mrg-agent's own"),
     noted("mrg.secret_directory", "mrg-agent's own"),
     noted("mrg.stop_timeout", "mrg-agent's own"),
+    noted("mrg.environment", "mrg-agent's own"),
 ];

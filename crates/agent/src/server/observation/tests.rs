@@ -237,6 +237,7 @@ fn answered(streaming: bool) -> Reading {
     Reading::Answered {
         probe: Probe::Replica(replica(streaming, Some(Lsn(100))), facts()),
         fork: None,
+        receiver: None,
     }
 }
 
@@ -258,6 +259,7 @@ fn a_standby_with_an_upstream() {
     let upstream = Upstream {
         member: MemberName::new("pg-2").unwrap(),
         since: Moment(500),
+        printed: 0,
     };
     let row = |case, streaming, known, receiver, known_after| Row {
         case,
@@ -310,6 +312,62 @@ fn a_standby_with_an_upstream() {
 }
 
 #[test]
+fn a_receiver_that_fails_says_why_until_it_streams() {
+    let upstream = Upstream {
+        member: MemberName::new("pg-2").unwrap(),
+        since: Moment(500),
+        printed: 0,
+    };
+    let read = |known: &mut Known, replica: Replica, error: Option<(&str, bool)>| {
+        let receiver = error.map(|(text, wal_removed)| ReceiverError {
+            text: text.to_owned(),
+            wal_removed,
+        });
+        let reading = Reading::Answered {
+            probe: Probe::Replica(replica, facts()),
+            fork: None,
+            receiver,
+        };
+        match observe(reading, Some(&upstream), known, NOW) {
+            Postgres::Standby(standby) => (standby.receiver, known.receiver_error.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let standby = |streaming, waiting| Replica {
+        waiting,
+        ..replica(streaming, Some(Lsn(100)))
+    };
+    let said = |text: &str| Some(text.to_owned());
+    let broken = WalReceiver::Broken(NOW);
+    let known = &mut Known::default();
+    let rows = [
+        (standby(false, false), Some(("old", true)), (broken, None)),
+        (standby(false, true), None, (broken, None)),
+        (
+            standby(false, true),
+            Some(("a", false)),
+            (broken, said("a")),
+        ),
+        (standby(false, true), None, (broken, said("a"))),
+        (
+            standby(false, true),
+            Some(("b", true)),
+            (WalReceiver::WalRemoved, said("b")),
+        ),
+        (standby(false, false), None, (broken, None)),
+        (
+            standby(false, true),
+            Some(("a", false)),
+            (broken, said("a")),
+        ),
+        (standby(true, true), None, (WalReceiver::Streaming, None)),
+    ];
+    for (replica, error, expected) in rows {
+        assert_eq!(read(known, replica, error), expected, "{error:?}");
+    }
+}
+
+#[test]
 fn a_standby_without_an_upstream_is_not_broken() {
     let row = |streaming| Row {
         case: "no upstream",
@@ -330,6 +388,7 @@ fn a_standby_that_still_replays_has_no_position_and_a_fork_is_passed_on() {
     let reading = Reading::Answered {
         probe: Probe::Replica(replica(false, None), facts()),
         fork,
+        receiver: None,
     };
     let observed = observe(reading, None, &mut Known::default(), NOW);
     let Postgres::Standby(standby) = observed else {
@@ -365,7 +424,11 @@ fn a_primary_and_a_server_that_does_not_answer() {
     let rows = vec![
         row(
             "a primary",
-            Reading::Answered { probe, fork: None },
+            Reading::Answered {
+                probe,
+                fork: None,
+                receiver: None,
+            },
             Postgres::Primary(primary.clone()),
             Known {
                 facts: Some(ServerFacts::default()),

@@ -46,8 +46,8 @@ fn base() -> Configuration {
     }
 }
 
-const CONNINFO: &str = "host='h2' port='5433' user='replicator' password='secret' \
-        application_name='pg-1' connect_timeout='3' keepalives_idle='5' keepalives_interval='1' \
+const CONNINFO: &str = "host='h2' port='5433' user='replicator' application_name='pg-1' \
+        passfile='/data/pg.run/pgpass' connect_timeout='3' keepalives_idle='5' keepalives_interval='1' \
         tcp_user_timeout='5000' sslmode='prefer'";
 
 fn cluster_of_two(settings: &mut Settings) {
@@ -90,7 +90,7 @@ const ROWS: &[Row] = &[
         "an upstream has an address and a slot",
         |settings| {
             cluster_of_two(settings);
-            settings.set_upstream(Some(member("pg-2")), Moment(1));
+            settings.set_upstream(Some(member("pg-2")), Moment(1), 0);
         },
         |expected| {
             CONNINFO.clone_into(&mut expected.primary_conninfo);
@@ -99,15 +99,15 @@ const ROWS: &[Row] = &[
     ),
     (
         "an upstream without a known address is not followed",
-        |settings| settings.set_upstream(Some(member("pg-2")), Moment(1)),
+        |settings| settings.set_upstream(Some(member("pg-2")), Moment(1), 0),
         |_| {},
     ),
     (
         "an upstream that was taken away is not followed",
         |settings| {
             cluster_of_two(settings);
-            settings.set_upstream(Some(member("pg-2")), Moment(1));
-            settings.set_upstream(None, Moment(2));
+            settings.set_upstream(Some(member("pg-2")), Moment(1), 0);
+            settings.set_upstream(None, Moment(2), 0);
         },
         |_| {},
     ),
