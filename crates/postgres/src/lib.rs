@@ -15,7 +15,7 @@ pub use configuration::{
     minimum_standby_settings, quote_identifier, quote_literal, quote_setting, user_hba_lines,
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile};
-pub use hba::{InvalidHbaLine, check_hba_line};
+pub use hba::{HbaSource, InvalidHbaLine, check_hba_line};
 pub use probe::{Probe, Replica, ReplicationRow, ServerFacts};
 pub use processes::{is_past_return, server_in};
 pub use session::{Error, Session, SessionSettings};

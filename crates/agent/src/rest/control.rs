@@ -21,7 +21,7 @@ use mrg_base::MemberName;
 use mrg_dcs::wire::{FailoverData, MemberData};
 use mrg_dcs::{Attempt, DynamicConfig, Store, settings};
 use mrg_election::Revision;
-use mrg_postgres::check_hba_line;
+use mrg_postgres::{HbaSource, check_hba_line};
 use mrg_telemetry::chain;
 
 /// How long a switchover is followed before the answer is "unknown".
@@ -92,7 +92,10 @@ async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) 
         return say(StatusCode::BAD_REQUEST, error.to_string());
     }
     let lines = config.pg_hba().unwrap_or_default();
-    if let Some(wrong) = lines.iter().find_map(|line| check_hba_line(line).err()) {
+    if let Some(wrong) = lines
+        .iter()
+        .find_map(|line| check_hba_line(line, HbaSource::Store).err())
+    {
         return say(StatusCode::BAD_REQUEST, wrong.to_string());
     }
     let (store, within) = (&api.context.store, api.context.dcs_within());

@@ -8,7 +8,7 @@ use crate::server::validation::{HbaLines, HbaValidation, Parameters, Validation,
 use mrg_base::{Address, MemberName, Moment};
 use mrg_dcs::DynamicConfig;
 use mrg_election::sync::Names;
-use mrg_postgres::{Configuration, RESERVED_PARAMETERS, conninfo};
+use mrg_postgres::{Configuration, HbaSource, RESERVED_PARAMETERS, conninfo};
 
 /// The member that this one streams from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,9 +103,12 @@ impl Settings {
     }
 
     /// The configured lines of `pg_hba.conf`: the local ones win over the dynamic ones.
-    fn hba_lines(&self, local: &AgentConfig) -> HbaLines {
+    fn hba_lines(&self, local: &AgentConfig) -> (HbaLines, HbaSource) {
         let own = self.local.as_ref().map_or(&local.hba, |own| &own.hba);
-        own.clone().or_else(|| self.dynamic.pg_hba())
+        match own {
+            Some(lines) => (Some(lines.clone()), HbaSource::File),
+            None => (self.dynamic.pg_hba(), HbaSource::Store),
+        }
     }
 
     /// See [`HbaValidation::check`].
@@ -114,8 +117,8 @@ impl Settings {
         local: &AgentConfig,
         on_disk: impl FnOnce() -> HbaLines,
     ) -> Option<String> {
-        let lines = self.hba_lines(local);
-        self.hba.check(lines, on_disk)
+        let (lines, source) = self.hba_lines(local);
+        self.hba.check(lines, source, on_disk)
     }
 
     /// See [`HbaValidation::take_back`].
@@ -142,7 +145,7 @@ impl Settings {
             socket_directory: local.socket_directory(),
             parameters,
             minimums: self.minimums.clone(),
-            hba: self.hba.accepted().unwrap_or_else(|| self.hba_lines(local)),
+            hba: (self.hba.accepted()).unwrap_or_else(|| self.hba_lines(local).0),
             authentication: local.authentication.clone(),
             synchronous_standby_names: self.names.to_string(),
             primary_slot_name: if primary_conninfo.is_some() {

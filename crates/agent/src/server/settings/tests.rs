@@ -224,3 +224,36 @@ fn parameters_that_the_agent_sets_are_reported() {
         ]
     );
 }
+
+#[test]
+fn lines_of_the_store_stand_after_the_agents_own_and_read_no_file() {
+    let hostile = r#"{"postgresql": {"pg_hba": [
+        "local all all trust", "host replication all all reject", "host all all all trust", " # x"]}}"#;
+    let mut settings = Settings::default();
+    settings.set_cluster(dynamic(hostile), BTreeMap::new());
+    assert_eq!(settings.validate_hba(&local(), || None), None);
+    let text = settings.configuration(&local()).render_hba();
+    let rules: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .collect();
+    assert_eq!(
+        rules[..3],
+        [
+            "local all \"postgres\" trust",
+            "host replication \"replicator\" all scram-sha-256",
+            "host all \"postgres\" all scram-sha-256",
+        ]
+    );
+    assert_eq!(rules.len(), 6);
+
+    let includes = r#"{"postgresql": {"pg_hba": ["include /dev/zero"]}}"#;
+    settings.set_cluster(dynamic(includes), BTreeMap::new());
+    assert!(settings.validate_hba(&local(), || None).is_some());
+    assert!(
+        !settings
+            .configuration(&local())
+            .render_hba()
+            .contains("include")
+    );
+}
