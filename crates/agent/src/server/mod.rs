@@ -30,7 +30,7 @@ use crate::fence::{self, Exit, Fence};
 use connection::Connection;
 use disk::Disk;
 use guarded::Guarded;
-use mrg_base::MemberName;
+use mrg_base::{Address, MemberName};
 use mrg_postgres::{ServerFacts, Session};
 use observation::Known;
 use process::Postmaster;
@@ -62,6 +62,16 @@ pub(crate) enum Error {
     Timeout(&'static str),
     #[error("the address of {0} is not known")]
     NoAddress(MemberName),
+    #[error("unable to connect to {address}")]
+    Unreachable {
+        address: Address,
+        source: std::io::Error,
+    },
+    #[error("unable to log in at {address}")]
+    LogIn {
+        address: Address,
+        source: tokio_postgres::Error,
+    },
     /// The server, or another member's, is not in the state that the operation needs.
     #[error("{0}")]
     State(String),
@@ -104,14 +114,15 @@ impl Server {
         fence: Fence,
         exits: mpsc::UnboundedSender<()>,
     ) -> Self {
+        let major = programs::major_version(&config);
         Self {
-            major: programs::major_version(&config),
+            settings: Guarded::new(Settings::new(number(major.as_deref()))),
+            major,
             postmaster: Postmaster::new(fence.clone(), exits),
             connection: Connection::new(&config),
             disk: Disk::new(config.beside_data(".alive")),
             config,
             fence,
-            settings: Guarded::default(),
             observation: Guarded::default(),
             recorded: Guarded::new(None),
             cluster_system: Guarded::new(None),
@@ -154,4 +165,8 @@ impl Server {
     pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
         Ok(self.connection.session().await?)
     }
+}
+
+fn number(major: Option<&str>) -> Option<u32> {
+    major?.parse().ok()
 }

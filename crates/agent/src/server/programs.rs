@@ -15,7 +15,8 @@ pub(super) fn log(config: &AgentConfig, program: &str) -> PathBuf {
     config.beside_data(&format!(".{program}.log"))
 }
 
-/// Runs a program to its end. The password, if any, reaches it through its environment.
+/// Runs a program to its end. The password, if any, reaches it through its environment, and reaches
+/// only a server that asks for it by SCRAM, if libpq is of PostgreSQL 16 or newer.
 pub(super) async fn run(
     config: &AgentConfig,
     fence: &Fence,
@@ -23,27 +24,40 @@ pub(super) async fn run(
     arguments: Vec<String>,
     user: Option<&Credentials>,
 ) -> Result<(), Error> {
+    let process = process(config, program, arguments, user);
+    let log = process.log.clone();
+    let (_, _, exit) = fence.spawn(process).await?;
+    let exit = exit.await.map_err(|_| fence::Error::Gone)?;
+    if exit.is_success() {
+        return Ok(());
+    }
+    let output = log.and_then(|log| std::fs::read_to_string(log).ok());
+    Err(failure(program, exit, &output.unwrap_or_default()))
+}
+
+fn process(
+    config: &AgentConfig,
+    program: &str,
+    arguments: Vec<String>,
+    user: Option<&Credentials>,
+) -> Process {
     let log = log(config, program);
     let _ = std::fs::remove_file(&log);
     let mut argv = vec![config.program(program)];
     argv.extend(arguments);
     // What they print is read. A locale of the environment would also be initdb's default.
     let mut env = vec![("LC_ALL".to_owned(), "C".to_owned())];
-    env.extend(user.map(|user| ("PGPASSWORD".to_owned(), user.password.clone())));
-    let process = Process {
+    if let Some(user) = user.filter(|user| !user.password.is_empty()) {
+        env.push(("PGPASSWORD".to_owned(), user.password.clone()));
+        env.push(("PGREQUIREAUTH".to_owned(), "scram-sha-256".to_owned()));
+    }
+    Process {
         argv,
         env,
-        log: Some(log.clone()),
+        log: Some(log),
         writer: false,
         whole: false,
-    };
-    let (_, _, exit) = fence.spawn(process).await?;
-    let exit = exit.await.map_err(|_| fence::Error::Gone)?;
-    if exit.is_success() {
-        return Ok(());
     }
-    let output = std::fs::read_to_string(&log).unwrap_or_default();
-    Err(failure(program, exit, &output))
 }
 
 fn failure(program: &str, exit: Exit, output: &str) -> Error {
@@ -99,6 +113,8 @@ fn major_of(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -111,6 +127,33 @@ mod tests {
         ] {
             assert_eq!(major_of(text).as_deref(), major, "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_goes_to_a_server_that_asks_by_scram_only() {
+        let text = "scope: a\nname: b\nrestapi: {listen: '127.0.0.1:1'}\netcd3: {host: '127.0.0.1:2'}\npostgresql: {listen: '127.0.0.1:3', data_dir: /d}\n";
+        let config = AgentConfig::parse(text, "f".as_ref(), &BTreeMap::new()).unwrap();
+        let environment = |password: &str| {
+            let user = Credentials {
+                username: "replicator".to_owned(),
+                password: password.to_owned(),
+            };
+            let process = process(&config, "pg_basebackup", vec![], Some(&user));
+            let names = process
+                .env
+                .into_iter()
+                .map(|(name, value)| format!("{name}={value}"));
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            environment("secret"),
+            [
+                "LC_ALL=C",
+                "PGPASSWORD=secret",
+                "PGREQUIREAUTH=scram-sha-256"
+            ]
+        );
+        assert_eq!(environment(""), ["LC_ALL=C"]);
     }
 
     #[test]

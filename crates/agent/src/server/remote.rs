@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Connection, NoTls};
+
 use crate::server::connection::STATEMENT_TIMEOUT;
 use crate::server::{Error, Server};
 use mrg_base::{Address, MemberName};
-use mrg_postgres::{Credentials, DataState};
+use mrg_postgres::{Credentials, DataState, ScramOnly};
 
 /// A checkpoint of a busy leader writes all that its memory holds.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,24 +52,47 @@ impl Server {
     }
 }
 
-async fn connect(address: &Address, user: &Credentials) -> Result<tokio_postgres::Client, Error> {
+/// Connects to the server at an address that a key of etcd gave. With a password it is one that
+/// proves, by SCRAM, that it knows that password's verifier.
+async fn connect(address: &Address, user: &Credentials) -> Result<Client, Error> {
     let mut config = tokio_postgres::Config::new();
     config
-        .host(&address.host)
-        .port(address.port)
         .user(&user.username)
         .password(&user.password)
-        .dbname("postgres")
-        .connect_timeout(STATEMENT_TIMEOUT);
-    let (client, connection) = config
-        .connect(tokio_postgres::NoTls)
+        .dbname("postgres");
+    let opened = async {
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
+        let stream = stream.map_err(|source| Error::Unreachable {
+            address: address.clone(),
+            source,
+        })?;
+        let _ = stream.set_nodelay(true);
+        let client = if user.password.is_empty() {
+            config.connect_raw(stream, NoTls).await.map(driven)
+        } else {
+            let stream = ScramOnly::new(stream);
+            config.connect_raw(stream, NoTls).await.map(driven)
+        };
+        client.map_err(|source| Error::LogIn {
+            address: address.clone(),
+            source,
+        })
+    };
+    tokio::time::timeout(STATEMENT_TIMEOUT, opened)
         .await
-        .map_err(|source| Error::Session(mrg_postgres::Error::Connect(source)))?;
+        .map_err(|_| Error::Timeout("the connection to the leader's server"))?
+}
+
+/// The client of a connection that the runtime drives.
+fn driven<S>((client, connection): (Client, Connection<S, NoTlsStream>)) -> Client
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     tokio::spawn(async move {
         // A lost connection shows in the next statement.
         let _ = connection.await;
     });
-    Ok(client)
+    client
 }
 
 fn statement_failed(operation: &'static str) -> impl Fn(tokio_postgres::Error) -> Error + Copy {

@@ -20,6 +20,8 @@ pub(super) struct Upstream {
 
 #[derive(Default)]
 pub(super) struct Settings {
+    /// libpq can refuse to log in by anything but SCRAM.
+    requires_scram: bool,
     /// What the member's file says since it was read again; `None` if that has not happened.
     local: Option<Local>,
     dynamic: DynamicConfig,
@@ -39,6 +41,14 @@ pub(super) struct Local {
 }
 
 impl Settings {
+    /// For the programs of a major version of PostgreSQL, if it is known.
+    pub(super) fn new(major: Option<u32>) -> Self {
+        Self {
+            requires_scram: major.is_some_and(|major| major >= 16),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn set_local(&mut self, local: Local) {
         self.local = Some(local);
     }
@@ -161,7 +171,7 @@ impl Settings {
     fn primary_conninfo(&self, local: &AgentConfig) -> Option<String> {
         let upstream = self.upstream.as_ref()?;
         let address = self.addresses.get(&upstream.member)?;
-        let options = [
+        let mut options = vec![
             ("application_name", local.name.as_str()),
             ("connect_timeout", "3"),
             ("keepalives_idle", "5"),
@@ -170,6 +180,10 @@ impl Settings {
             ("sslmode", "prefer"),
         ];
         let user = &local.authentication.replication;
+        // An address in a key is only where to dial: another server that listens there gets no password.
+        if self.requires_scram && !user.password.is_empty() {
+            options.push(("require_auth", "scram-sha-256"));
+        }
         Some(conninfo(address, user, &options))
     }
 
