@@ -22,7 +22,7 @@ use mrg_base::{Lsn, MemberName};
 use mrg_dcs::wire::{FailoverData, MemberData};
 use mrg_dcs::{Attempt, DynamicConfig, Store, settings};
 use mrg_election::{Revision, VoteRefusal};
-use mrg_postgres::check_hba_line;
+use mrg_postgres::{HbaSource, check_hba_line};
 use mrg_telemetry::chain;
 
 /// How long a switchover is followed before the answer is "unknown".
@@ -95,7 +95,7 @@ fn unusable(config: &DynamicConfig) -> Option<String> {
         return Some(error.to_string());
     }
     let lines = config.pg_hba().unwrap_or_default();
-    let wrong = lines.iter().find_map(|line| check_hba_line(line).err())?;
+    let wrong = lines.iter().find_map(|line| check_hba_line(line, HbaSource::Store).err())?;
     Some(wrong.to_string())
 }
 

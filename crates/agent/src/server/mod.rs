@@ -120,15 +120,16 @@ impl Server {
         fence: Fence,
         exits: mpsc::UnboundedSender<()>,
     ) -> Self {
+        let major = programs::major_version(&config);
         Self {
-            major: programs::major_version(&config),
+            settings: Guarded::new(Settings::new(number(major.as_deref()))),
+            major,
             postmaster: Postmaster::new(fence.clone(), exits),
             connection: Connection::new(&config),
             disk: Disk::new(config.beside_data(".alive")),
             config,
             credentials,
             fence,
-            settings: Guarded::default(),
             observation: Guarded::default(),
             recorded: Guarded::new(None),
             cluster_system: Guarded::new(None),
@@ -187,4 +188,8 @@ impl Server {
     pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
         Ok(self.connection.session().await?)
     }
+}
+
+fn number(major: Option<&str>) -> Option<u32> {
+    major?.parse().ok()
 }

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Connection, NoTls};
 
 use crate::credentials::Role;
 use crate::server::connection::STATEMENT_TIMEOUT;
 use crate::server::{Error, Server};
 use mrg_base::{Address, MemberName};
 use mrg_bounds::{Allowance, dial};
-use mrg_postgres::{Credentials, DataState};
+use mrg_postgres::{Credentials, DataState, ScramOnly};
 
 /// A checkpoint of a busy leader writes all that its memory holds.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -120,7 +122,9 @@ fn is_refused(error: &Error) -> bool {
     ))
 }
 
-/// Connects, logs in, and reads no more than [`ANSWER_BYTES`] of what the other side sends.
+/// Connects to the server at an address that a key of etcd gave. With a password it is one that
+/// proves, by SCRAM, that it knows that password's verifier.
+/// No more than [`ANSWER_BYTES`] of what it sends are read.
 async fn connect(address: &Address, user: &Credentials) -> Result<Client, Error> {
     let mut config = tokio_postgres::Config::new();
     config
@@ -129,7 +133,7 @@ async fn connect(address: &Address, user: &Credentials) -> Result<Client, Error>
         .dbname("postgres")
         .options(OPTIONS)
         .application_name("mrg-agent");
-    let connect = async {
+    let opened = async {
         let allowance = Allowance::new(ANSWER_BYTES);
         let stream = dial(&address.host, address.port, allowance)
             .await
@@ -137,23 +141,33 @@ async fn connect(address: &Address, user: &Credentials) -> Result<Client, Error>
                 address: address.clone(),
                 source,
             })?;
-        config
-            .connect_raw(stream, tokio_postgres::NoTls)
-            .await
-            .map_err(|source| Error::Login {
-                address: address.clone(),
-                user: user.username.clone(),
-                source,
-            })
+        let client = if user.password.is_empty() {
+            config.connect_raw(stream, NoTls).await.map(driven)
+        } else {
+            let stream = ScramOnly::new(stream);
+            config.connect_raw(stream, NoTls).await.map(driven)
+        };
+        client.map_err(|source| Error::Login {
+            address: address.clone(),
+            user: user.username.clone(),
+            source,
+        })
     };
-    let connected = tokio::time::timeout(STATEMENT_TIMEOUT, connect).await;
-    let (client, connection) =
-        connected.map_err(|_| Error::Timeout("the login at another member's server"))??;
+    tokio::time::timeout(STATEMENT_TIMEOUT, opened)
+        .await
+        .map_err(|_| Error::Timeout("the login at another member's server"))?
+}
+
+/// The client of a connection that the runtime drives.
+fn driven<S>((client, connection): (Client, Connection<S, NoTlsStream>)) -> Client
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     tokio::spawn(async move {
         // A lost connection shows in the next statement.
         let _ = connection.await;
     });
-    Ok(client)
+    client
 }
 
 async fn checkpoint(client: &Client) -> Result<(), Error> {
