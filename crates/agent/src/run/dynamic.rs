@@ -160,7 +160,7 @@ mod tests {
     fn while_etcd_is_in_doubt_what_was_read_stays_in_force() {
         let mut dynamic = Dynamic::default();
         let none = DynamicConfig::default();
-        let (old, new) = (r#"{"ttl": 20}"#, r#"{"ttl": 30}"#);
+        let (old, new) = (r#"{"ttl": 40}"#, r#"{"ttl": 30}"#);
         dynamic.observe(Some(written(4, new)), none.clone(), false);
         dynamic.reset();
         let in_force = dynamic.observe(Some(written(4, old)), none.clone(), true);
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn in_doubt_a_process_that_knows_no_configuration_takes_what_there_is() {
         let mut dynamic = Dynamic::default();
-        let key = Some(written(4, r#"{"ttl": 20}"#));
+        let key = Some(written(4, r#"{"ttl": 40}"#));
         let in_force = dynamic.observe(key, DynamicConfig::default(), true);
         assert_eq!(in_force.revision, Some(Revision(4)));
     }
