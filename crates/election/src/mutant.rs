@@ -113,6 +113,14 @@ mod list {
         RewindsForEver,
         /// Data that does not start is copied again and again.
         CopiesForEver,
+        /// A rewind is tried where the leader has removed the WAL.
+        RemovedWalRewound,
+        /// A request for a copy outlives the leader that was to be copied.
+        ReinitializeKept,
+        /// A copy that fails is tried again and again.
+        ReinitializesForEver,
+        /// Two members share a replication slot.
+        SlotShared,
         /// The leader key is released while postgres stops.
         ReleasedTooEarly,
         /// That the key was released is not noted while etcd is away.

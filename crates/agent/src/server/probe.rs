@@ -3,7 +3,7 @@
 use crate::credentials::Role;
 use crate::server::Server;
 use crate::server::observation::{AtRest, Reading, observe};
-use crate::server::receiver::{ReceiverError, last_error};
+use crate::server::receiver::{ReceiverError, collected, last_error};
 use crate::server::settings::Settings;
 use mrg_base::Millis;
 use mrg_election::Postgres;
@@ -88,7 +88,16 @@ impl Server {
             });
         }
         let printed = self.postmaster.output().await.unwrap_or_default();
-        let mut error = last_error(printed.after(upstream.printed))?;
+        let printed = last_error(printed.after(upstream.printed));
+        // Of what the server's own collector writes it is not known which upstream it is about.
+        let collected = || {
+            let error = last_error(&collected(self.data())?)?;
+            Some(ReceiverError {
+                wal_removed: false,
+                ..error
+            })
+        };
+        let mut error = printed.or_else(collected)?;
         // While a password changes, the reason may be that; the other one is next then.
         if !error.wal_removed {
             self.note_failed_login(Role::Replication);

@@ -1,4 +1,11 @@
-//! Why a standby's WAL receiver does not stream, by what the server has logged. Pure.
+//! Why a standby's WAL receiver does not stream, by what the server has logged.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// As much of a log as is read.
+const READ_MOST: u64 = 8_192;
 
 /// What a WAL receiver's message begins with, from PostgreSQL's `walreceiver.c` and
 /// `libpqwalreceiver.c`; the messages of other processes are not about it.
@@ -54,14 +61,26 @@ pub(super) fn last_error(log: &str) -> Option<ReceiverError> {
     Some(ReceiverError { text, wal_removed })
 }
 
-/// The message of a line of the WAL receiver's, without what `log_line_prefix` puts before it.
+/// The message of a line of the WAL receiver's, without what `log_line_prefix`, or a format of its own
+/// (`csvlog`, `jsonlog`), puts before it.
 fn message_of(line: &str) -> Option<&str> {
-    MESSAGES.iter().find(|message| line.contains(**message))?;
-    let start = ["FATAL:", "ERROR:"]
-        .iter()
-        .filter_map(|word| line.find(word))
-        .min()?;
-    line.get(start..)
+    let message = MESSAGES.iter().find_map(|message| line.find(message))?;
+    let severity = ["FATAL:", "ERROR:"].iter();
+    let severity = severity.filter_map(|word| line.find(word)).min();
+    line.get(severity.unwrap_or(message)..)
+}
+
+/// The end of the log that the server's own collector writes (`logging_collector`), if it does.
+pub(super) fn collected(data_directory: &Path) -> Option<String> {
+    let current = std::fs::read_to_string(data_directory.join("current_logfiles")).ok()?;
+    let (_, name) = current.lines().next()?.split_once(' ')?;
+    let mut file = File::open(data_directory.join(name)).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(READ_MOST)))
+        .ok()?;
+    let mut end = Vec::new();
+    file.take(READ_MOST).read_to_end(&mut end).ok()?;
+    Some(String::from_utf8_lossy(&end).into_owned())
 }
 
 /// What belongs to the message before: its further lines, its detail, and its hint.
@@ -115,6 +134,33 @@ mod tests {
             assert!(found.text.ends_with(expected), "{}", found.text);
             assert!(found.text.starts_with("FATAL:"), "{}", found.text);
             assert_eq!(found.wal_removed, log == REMOVED, "{log}");
+        }
+    }
+
+    #[test]
+    fn the_log_of_the_collector_is_read_in_each_of_its_formats() {
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(collected(data.path()), None);
+        std::fs::create_dir(data.path().join("log")).unwrap();
+        for (format, line, start) in [
+            ("stderr", LOGIN, "FATAL:"),
+            (
+                "csvlog",
+                r#"2026-11-27 17:00:00.000 UTC,,,7,,6567,1,,,,0,FATAL,08006,"could not connect to the primary server: timeout expired",,,,,,,,,"","walreceiver",,0"#,
+                "could not connect",
+            ),
+            (
+                "jsonlog",
+                r#"{"error_severity":"FATAL","message":"could not connect to the primary server: timeout expired","backend_type":"walreceiver"}"#,
+                "could not connect",
+            ),
+        ] {
+            let text = format!("{}\n{line}\n", "x".repeat(9_000));
+            std::fs::write(data.path().join("log/now"), text).unwrap();
+            let current = format!("{format} log/now\n");
+            std::fs::write(data.path().join("current_logfiles"), current).unwrap();
+            let error = last_error(&collected(data.path()).unwrap()).unwrap();
+            assert!(error.text.starts_with(start), "{}", error.text);
         }
     }
 

@@ -3,6 +3,7 @@
 use super::Node;
 use crate::action::{Action, Outcome};
 use crate::event::Effect;
+use crate::mutant::bug;
 use crate::reason::Reason;
 use mrg_base::Moment;
 
@@ -69,7 +70,7 @@ impl Node {
 
     /// The request is about a copy of the leader that there was.
     pub(super) fn drop_reinitialize_without_leader(&mut self, now: Moment) {
-        if self.view(now).other_leader().is_none() {
+        if self.view(now).other_leader().is_none() && !bug!(ReinitializeKept) {
             self.memory.reinitialize = None;
         }
     }
@@ -80,6 +81,7 @@ impl Node {
             return;
         }
         let failures = self.memory.reinitialize.map_or(0, |failures| failures + 1);
-        self.memory.reinitialize = (failures < TRIES_MAX).then_some(failures);
+        let again = failures < TRIES_MAX || bug!(ReinitializesForEver);
+        self.memory.reinitialize = again.then_some(failures);
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn name_taken(view: &View<'_>) -> Option<Vec<Action>> {
 pub(super) fn slot_taken(view: &View<'_>) -> Option<Vec<Action>> {
     read(view)?
         .earlier_with_slot_of(view.me)
-        .filter(|_| !leads(view))?;
+        .filter(|_| !leads(view) && !bug!(SlotShared))?;
     Some(match view.postgres {
         Postgres::Standby(_) => vec![Action::Stop(StopMode::Fast)],
         _ => vec![],

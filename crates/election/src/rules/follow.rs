@@ -124,6 +124,7 @@ pub(super) fn diverged(view: &View<'_>) -> Option<Vec<Action>> {
     }
     let since = match standby.receiver {
         // A rewind would not bring it back.
+        WalReceiver::WalRemoved if bug!(RemovedWalRewound) => return Some(realign(view, leader)),
         WalReceiver::WalRemoved => return Some(replace(view, leader)),
         WalReceiver::Broken(since) => since,
         WalReceiver::Streaming | WalReceiver::Stopped => return None,
