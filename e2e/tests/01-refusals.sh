@@ -24,6 +24,7 @@ refused "a ttl below the floor" "below the floor of 3s" '{"spec":{"failover":{"t
 refused "a ttl of an hour" "longer than 10m" '{"spec":{"failover":{"ttl":"1h"}}}'
 refused "a loopWait below the floor" "spec.failover.loopWait 500ms is below the floor" '{"spec":{"failover":{"loopWait":"500ms"}}}'
 refused "a retryTimeout below the floor" "spec.failover.retryTimeout 500ms is below the floor" '{"spec":{"failover":{"retryTimeout":"500ms"}}}'
+refused "an unresponsiveAfter below the floor" "spec.failover.unresponsiveAfter 500ms is below the floor" '{"spec":{"failover":{"unresponsiveAfter":"500ms"}}}'
 refused "a duration without a unit" "spec.failover.ttl" '{"spec":{"failover":{"ttl":"30"}}}'
 refused "no replicas" "spec.replicas" '{"spec":{"replicas":0}}'
 refused "a hundred replicas" "spec.replicas" '{"spec":{"replicas":100}}'

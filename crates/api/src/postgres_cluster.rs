@@ -296,6 +296,12 @@ pub struct Endpoint(
     validation = Rule::new("duration(self.ttl) <= duration('10m')").message(
         Message::Expression("'spec.failover.ttl ' + self.ttl + ' is longer than 10m: so long nobody would take over from a lost node; 10s to 30s is usual'".into())
     ),
+    validation = Rule::new("duration(self.unresponsiveAfter) == duration('0s') || duration(self.unresponsiveAfter) >= duration('1s')").message(
+        Message::Expression("'spec.failover.unresponsiveAfter ' + self.unresponsiveAfter + ' is below the floor of 1s; 10s or more is recommended, and 0s switches it off'".into())
+    ),
+    validation = Rule::new("duration(self.unresponsiveAfter) <= duration('1h')").message(
+        Message::Expression("'spec.failover.unresponsiveAfter ' + self.unresponsiveAfter + ' is longer than 1h; 20s is usual, and 0s switches it off'".into())
+    ),
     validation = Rule::new("isQuantity(self.maximumLagOnFailover)").message(
         Message::Expression("'spec.failover.maximumLagOnFailover ' + self.maximumLagOnFailover + ' is not a size such as 1Mi'".into())
     ),
@@ -318,6 +324,10 @@ pub struct Failover {
     /// What happens when the leader's postgres dies and its agent lives.
     #[serde(default)]
     pub on_crash: OnCrash,
+    /// How long the leader's postgres may let no new client in, or commit nothing, before the lead
+    /// goes to a member that is fit for it. `0s` switches it off.
+    #[serde(default = "unresponsive_after")]
+    pub unresponsive_after: Duration,
     /// Whether the leader goes on without etcd while every member agrees.
     #[serde(default = "yes")]
     pub failsafe: bool,
@@ -335,6 +345,10 @@ fn retry_timeout() -> Duration {
     Duration::seconds(3)
 }
 
+fn unresponsive_after() -> Duration {
+    Duration::seconds(20)
+}
+
 fn maximum_lag() -> String {
     "1Mi".to_owned()
 }
@@ -347,6 +361,7 @@ impl Default for Failover {
             retry_timeout: retry_timeout(),
             maximum_lag_on_failover: maximum_lag(),
             on_crash: OnCrash::default(),
+            unresponsive_after: unresponsive_after(),
             failsafe: true,
         }
     }

@@ -41,7 +41,11 @@ pub(crate) fn dynamic_config(desired: &Desired) -> Map<String, Value> {
         "synchronous_mode": mode,
         "synchronous_mode_strict": spec.replication.strict,
         "synchronous_node_count": spec.replication.count,
-        "mrg": { "on_crash": on_crash, "members": desired.members() },
+        "mrg": {
+            "on_crash": on_crash,
+            "unresponsive_after": spec.failover.unresponsive_after.as_seconds(),
+            "members": desired.members(),
+        },
         "postgresql": postgresql,
     });
     config.as_object().cloned().unwrap_or_default()

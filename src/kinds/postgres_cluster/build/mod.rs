@@ -169,3 +169,6 @@ impl Desired {
 fn container_security() -> Value {
     json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true })
 }
+
+#[cfg(test)]
+pub(super) mod tests;

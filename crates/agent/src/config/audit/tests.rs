@@ -132,7 +132,7 @@ fn harmless_settings_are_named_once_and_supported_ones_are_not() {
     let audit = of_file(json!({
         "scope": "a", "name": "b", "namespace": "c", "ctl": {"insecure": true},
         "log": {"level": "INFO", "dir": "/var/log"},
-        "bootstrap": {"dcs": {"ttl": 30, "primary_start_timeout": 10, "mrg": {"on_crash": "Auto"}}, "initdb": ["data-checksums"]},
+        "bootstrap": {"dcs": {"ttl": 30, "primary_start_timeout": 10, "primary_stop_timeout": 10, "mrg": {"on_crash": "Auto", "unresponsive_after": 5}}, "initdb": ["data-checksums"]},
         "postgresql": {"parameters": {"work_mem": "4MB"}, "pg_hba": ["local all all peer"], "use_unix_socket": true},
         "tags": {"nofailover": true, "own": "x", "clonefrom": true},
         "mrg": {"container": true},
@@ -140,7 +140,7 @@ fn harmless_settings_are_named_once_and_supported_ones_are_not() {
     assert_eq!(audit.refused, []);
     let expected = [
         "log",
-        "bootstrap.dcs.primary_start_timeout",
+        "bootstrap.dcs.primary_stop_timeout",
         "postgresql.use_unix_socket",
         "tags.clonefrom",
     ];
