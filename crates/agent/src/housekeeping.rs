@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::Notify;
@@ -20,6 +21,12 @@ use mrg_dcs::{Attempt, DynamicConfig, Store, Writer};
 use mrg_election::publisher::{ConfigKey, Observed, Publisher, PublisherEffect, PublisherEvent};
 use mrg_election::{Initialize, LeaseId, Postgres, Reason, Revision};
 use mrg_telemetry::chain;
+
+/// How often the mounted settings are looked at.
+const MOUNTED_EVERY: Duration = Duration::from_secs(3);
+/// How long a text in the member key may be: etcd takes no key of any size, and the texts quote what
+/// others have written.
+const TEXT_MAX: usize = 4_096;
 
 /// The revision of the dynamic configuration, itself, and where the members are.
 type Configured = (
@@ -48,6 +55,8 @@ impl Housekeeping {
             wanted: wanted.clone(),
             passwords: Passwords::default(),
             role: ReplicationRole::default(),
+            wanted_last: None,
+            looked: Instant::now(),
             configured: None,
             in_force: None,
         };
@@ -78,6 +87,10 @@ struct Task {
     publisher: Publisher<MemberData, StatusData>,
     passwords: Passwords,
     role: ReplicationRole,
+    /// What was taken over last.
+    wanted_last: Option<Configured>,
+    /// When the mounted settings were looked at last: no event tells that they have changed.
+    looked: Instant,
     /// The dynamic configuration that postgres was given, and when.
     configured: Option<(Revision, Instant)>,
     /// What is in force, and whether it was ever read.
@@ -89,21 +102,11 @@ impl Task {
         loop {
             wake.notified().await;
             let wanted = lock(&self.wanted).take();
-            if let Some((revision, dynamic, addresses)) = wanted {
-                match self.context.server.configure(&dynamic, addresses).await {
-                    Ok(())
-                        if self
-                            .configured
-                            .is_none_or(|(known, _)| Some(known) != revision) =>
-                    {
-                        self.configured = revision.map(|revision| (revision, Instant::now()));
-                    }
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::warn!(error = chain(&error), "failed to write the configuration");
-                    }
-                }
-                self.in_force = Some((dynamic, revision.is_some()));
+            let mounted = self.context.config.own.executable_settings_file.is_some();
+            let looks_again = mounted && self.looked.elapsed() >= MOUNTED_EVERY;
+            let again = self.wanted_last.clone().filter(|_| looks_again);
+            if let Some(wanted) = wanted.or(again) {
+                self.configure(wanted).await;
             }
             let status = self.context.status();
             if !status.dcs_reachable {
@@ -119,6 +122,30 @@ impl Task {
             let initialized = matches!(status.snapshot.initialize(), Some(Initialize::Done(_)));
             self.role.keep(&self.context, leads && initialized).await;
         }
+    }
+
+    /// Brings the server's files in line.
+    async fn configure(&mut self, wanted: Configured) {
+        let server = &self.context.server;
+        let (revision, dynamic, addresses) = wanted.clone();
+        match server.configure(&dynamic, addresses).await {
+            // What waits for a restart is not known before all that belongs together is there.
+            Ok(()) if server.awaits_settings() => {}
+            Ok(())
+                if self
+                    .configured
+                    .is_none_or(|(known, _)| Some(known) != revision) =>
+            {
+                self.configured = revision.map(|revision| (revision, Instant::now()));
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "failed to write the configuration");
+            }
+        }
+        self.looked = Instant::now();
+        self.in_force = Some((dynamic, revision.is_some()));
+        self.wanted_last = Some(wanted);
     }
 
     /// Writes what is due, one after the other.
@@ -277,18 +304,30 @@ fn obstacle(status: &Status) -> Option<String> {
     }
 }
 
+fn bounded(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        let end = (0..=TEXT_MAX).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push_str(" …");
+    }
+    text
+}
+
 /// What the member key says.
 fn member_data(context: &Context, status: &Status) -> MemberData {
     let config = &context.config;
     let facts = context.server.facts().unwrap_or_default();
     let pending = facts.pending_restart;
+    let mounted = context.server.mounted_settings();
     let reason = |(name, old, new): &(String, String, String)| {
         (name.clone(), json!({ "old_value": old, "new_value": new }))
     };
     let mut data = MemberData {
         just_started: status.just_started,
-        refused_parameters: context.server.refused_parameters(),
-        unsupported_config: status.unsupported_config.clone(),
+        refused_parameters: context.server.refused_parameters().map(bounded),
+        unsupported_config: status.unsupported_config.clone().map(bounded),
+        executable_settings: mounted.as_ref().map(|(version, _)| version.clone()),
+        awaited_settings: mounted.and_then(|(_, difference)| difference.map(bounded)),
         ignored_settings: status
             .ignored
             .iter()
@@ -310,4 +349,20 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
         data.replay_lsn = facts.replayed.map(|lsn| lsn.0);
     }
     data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TEXT_MAX, bounded};
+
+    #[test]
+    fn a_text_that_quotes_a_huge_key_is_cut_between_two_characters() {
+        assert_eq!(bounded("é".to_owned()), "é");
+        let cut = bounded("é".repeat(TEXT_MAX));
+        assert!(
+            cut.len() < TEXT_MAX + 8 && cut.ends_with("é …"),
+            "{}",
+            cut.len()
+        );
+    }
 }

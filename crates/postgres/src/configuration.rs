@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use mrg_base::{Address, FLOORED_PARAMETERS};
+use mrg_base::{Address, FLOORED_PARAMETERS, ParameterName};
 
 /// A role and its password. `Debug` hides the password.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub struct Authentication {
     pub replication: Credentials,
 }
 
-/// Parameters that the agent sets itself. A user's value for them has no effect.
+/// Parameters that the agent sets itself, in lower case. A user's value for them has no effect.
 pub const RESERVED_PARAMETERS: &[&str] = &[
     "archive_cleanup_command",
     "cluster_name",
@@ -65,6 +65,7 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "restart_after_crash",
     "synchronous_standby_names",
     "unix_socket_directories",
+    "unix_socket_group",
     "unix_socket_permissions",
 ];
 
@@ -152,7 +153,7 @@ pub struct Configuration {
     /// The directory of the socket; only the server's own user may use it.
     pub socket_directory: PathBuf,
     /// The user's parameters.
-    pub parameters: BTreeMap<String, String>,
+    pub parameters: BTreeMap<ParameterName, String>,
     /// On a standby, see [`minimum_standby_settings`]; empty on a primary.
     pub minimums: BTreeMap<String, u64>,
     /// The user's lines of `pg_hba.conf`; a default that requires SCRAM if `None`.
@@ -207,7 +208,7 @@ impl Configuration {
             .parameters
             .iter()
             .filter(|(name, _)| !RESERVED_PARAMETERS.contains(&name.as_str()));
-        all.extend(unreserved.map(|(name, value)| (name.clone(), value.clone())));
+        all.extend(unreserved.map(|(name, value)| (name.to_string(), value.clone())));
         for (name, minimum) in &self.minimums {
             // PostgreSQL's own default of these is not above what any primary of ours had, so an
             // absent one is set, too.
@@ -218,12 +219,13 @@ impl Configuration {
         }
         let port = self.port.to_string();
         let socket = self.socket_directory.to_string_lossy();
-        let reserved: [(&str, &str); 12] = [
+        let reserved: [(&str, &str); 13] = [
             ("cluster_name", &self.cluster_name),
             ("listen_addresses", &self.listen),
             ("port", &port),
             ("unix_socket_directories", &socket),
             ("unix_socket_permissions", "0700"),
+            ("unix_socket_group", ""),
             ("hot_standby", "on"),
             // The exit of the postmaster is what the agent reacts to; a silent restart would hide a
             // crash.
@@ -344,12 +346,17 @@ fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    fn name(text: &str) -> ParameterName {
+        ParameterName::new(text).unwrap()
+    }
+
     fn configuration() -> Configuration {
         Configuration {
             port: 5432,
             parameters: [
-                ("work_mem".to_owned(), "4MB".to_owned()),
-                ("synchronous_standby_names".to_owned(), "*".to_owned()),
+                (name("work_mem"), "4MB".to_owned()),
+                (name("Synchronous_Standby_Names"), "*".to_owned()),
+                (name("HBA_file"), "/tmp/x".to_owned()),
             ]
             .into(),
             authentication: Authentication {
@@ -372,6 +379,9 @@ mod tests {
         assert!(text.contains("work_mem = '4MB'"));
         assert!(text.contains("synchronous_standby_names = ''"));
         assert!(text.contains("restart_after_crash = 'off'"));
+        let lower = text.to_ascii_lowercase();
+        assert_eq!(lower.matches("synchronous_standby_names").count(), 1);
+        assert!(!lower.contains("hba_file"), "{text}");
     }
 
     #[test]
@@ -386,11 +396,11 @@ mod tests {
         };
         configuration
             .parameters
-            .insert("max_connections".to_owned(), "50".to_owned());
+            .insert(name("max_connections"), "50".to_owned());
         assert!(configuration.render().contains("max_connections = '60'"));
         configuration
             .parameters
-            .insert("max_connections".to_owned(), "70".to_owned());
+            .insert(name("max_connections"), "70".to_owned());
         assert!(configuration.render().contains("max_connections = '70'"));
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::config::parameters::{CodeSource, of_file, parameter_text};
 use crate::config::{AgentConfig, Error, Listen, Own, audit};
 use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
 use mrg_dcs::{DynamicConfig, settings, tags};
@@ -153,14 +154,19 @@ pub(super) fn parse(
         message: error.to_string(),
     };
     let content: Option<Map<String, Value>> = serde_saphyr::from_str(text).map_err(wrong)?;
-    let audit = audit::file(&content.unwrap_or_default(), environment, VARIABLES);
-    if !audit.refused.is_empty() {
+    let content = content.unwrap_or_default();
+    let file: Result<File, Error> = serde_saphyr::from_str(text).map_err(wrong);
+    let own = file.as_ref().map(|file| file.mrg.code_source());
+    let code = own.unwrap_or(CodeSource::MemberFile);
+    let audit = audit::file(&content, environment, VARIABLES, code);
+    let refused = [audit.refused, audit.executing].concat();
+    if !refused.is_empty() {
         return Err(Error::Unsupported {
             path: path.to_owned(),
-            settings: audit.refused,
+            settings: refused,
         });
     }
-    let file: File = serde_saphyr::from_str(text).map_err(wrong)?;
+    let file = file?;
     let config = AgentConfig {
         file: path.to_owned(),
         ignored: audit.ignored,
@@ -227,9 +233,10 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
             .map(PathBuf::from)
             .or(postgresql.bin_dir),
         authentication: authentication(postgresql.authentication, env),
-        parameters: parameters(&postgresql.parameters),
+        parameters: of_file(&postgresql.parameters).0,
         hba: postgresql.pg_hba,
         tags: file.tags,
+        warnings: file.mrg.warnings(),
         own: file.mrg,
         ignored: Vec::new(),
     })
@@ -289,22 +296,6 @@ fn listen_and_connect(
         })?,
     };
     Ok((parsed, address))
-}
-
-/// A parameter's value as `postgresql.conf` has it.
-pub(crate) fn parameter_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Bool(flag) => if *flag { "on" } else { "off" }.to_owned(),
-        other => other.to_string(),
-    }
-}
-
-fn parameters(values: &Map<String, Value>) -> BTreeMap<String, String> {
-    values
-        .iter()
-        .map(|(name, value)| (name.clone(), parameter_text(value)))
-        .collect()
 }
 
 fn invalid(field: &'static str, value: &str) -> impl FnOnce(InvalidAddress) -> Error {

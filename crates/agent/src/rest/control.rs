@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::config::audit_dynamic;
+use crate::config::{CodeSource, audit_dynamic};
 use crate::peers::{FailsafeRequest, Withdrawal};
 use crate::reload;
 use crate::rest::body::Body;
@@ -47,7 +47,7 @@ pub(super) async fn patch_config(
     State(api): State<Api>,
     Body(patch): Body<Map<String, Value>>,
 ) -> Response {
-    if let Some(refusal) = unsupported(&patch) {
+    if let Some(refusal) = unsupported(&patch, api.context.config.code_source()) {
         return refusal;
     }
     let snapshot = api.context.status().snapshot;
@@ -68,7 +68,7 @@ pub(super) async fn put_config(
     State(api): State<Api>,
     Body(config): Body<Map<String, Value>>,
 ) -> Response {
-    if let Some(refusal) = unsupported(&config) {
+    if let Some(refusal) = unsupported(&config, api.context.config.code_source()) {
         return refusal;
     }
     let snapshot = api.context.status().snapshot;
@@ -78,13 +78,17 @@ pub(super) async fn put_config(
 
 /// Refuses what would be stored and not be in force. What another program has stored stays, so that
 /// a patch of something else, a pause for one, is possible.
-fn unsupported(config: &Map<String, Value>) -> Option<Response> {
-    let refused = audit_dynamic(config).refused;
-    let lines: Vec<String> = refused
-        .iter()
-        .map(|found| format!("config: {found}"))
-        .collect();
-    (!lines.is_empty()).then(|| say(StatusCode::BAD_REQUEST, lines.join("\n")))
+fn unsupported(config: &Map<String, Value>, code: CodeSource) -> Option<Response> {
+    let audit = audit_dynamic(config, code);
+    // It is understood and supported, but not from here.
+    let status = if audit.executing.is_empty() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::UNPROCESSABLE_ENTITY
+    };
+    let refused = audit.executing.iter().chain(&audit.refused);
+    let lines: Vec<String> = refused.map(|found| format!("config: {found}")).collect();
+    (!lines.is_empty()).then(|| say(status, lines.join("\n")))
 }
 
 async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) -> Response {
@@ -388,11 +392,15 @@ mod tests {
 
     #[test]
     fn what_would_not_be_in_force_is_not_stored() {
-        let refused = |text: &str| unsupported(&serde_json::from_str(text).unwrap());
+        let refused = |text: &str| {
+            let config = serde_json::from_str(text).unwrap();
+            unsupported(&config, CodeSource::MemberFile)
+        };
         for text in [
             r#"{"standby_cluster":{"host":"a"}}"#,
             r#"{"slots":{"a":{"type":"physical"}}}"#,
             r#"{"postgresql":{"callbacks":{"on_start":"x"}}}"#,
+            r#"{"postgresql":{"parameters":{"a = 1\nb":"x"}}}"#,
         ] {
             let answer = refused(text).unwrap();
             assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{text}");
@@ -401,8 +409,14 @@ mod tests {
             r#"{"pause":true}"#,
             r#"{"standby_cluster":null,"slots":{}}"#,
             r#"{"ttl":30,"postgresql":{"parameters":{"work_mem":"4MB"}}}"#,
+            r#"{"postgresql":{"parameters":{"archive_command":null}}}"#,
         ] {
             assert!(refused(text).is_none(), "{text}");
         }
+        let text = r#"{"postgresql":{"parameters":{"Archive_Command":"id"}}}"#;
+        let answer = refused(text).unwrap();
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        let config = serde_json::from_str(text).unwrap();
+        assert!(unsupported(&config, CodeSource::Store).is_none());
     }
 }

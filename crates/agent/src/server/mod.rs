@@ -8,6 +8,7 @@
 mod commands;
 mod connection;
 mod disk;
+mod executable;
 mod guarded;
 mod observation;
 mod probe;
@@ -147,6 +148,23 @@ impl Server {
     /// then.
     pub(crate) fn refused_parameters(&self) -> Option<String> {
         self.settings.read(Settings::refusal)
+    }
+
+    /// The version of the mounted settings that is in force, and why it is not the one that the
+    /// dynamic configuration goes with, if so; `None` without such a file.
+    pub(crate) fn mounted_settings(&self) -> Option<(String, Option<String>)> {
+        self.config.own.executable_settings_file.as_ref()?;
+        let found = self.settings.read(|settings| {
+            let executable = settings.executable();
+            (executable.version(), executable.difference())
+        });
+        Some((found.0.unwrap_or_else(|| "none".to_owned()), found.1))
+    }
+
+    /// Whether the mounted settings may still become those that the dynamic configuration goes with.
+    pub(crate) fn awaits_settings(&self) -> bool {
+        self.settings
+            .read(|settings| settings.executable().awaits(mrg_clock::now()))
     }
 
     /// Whether a postmaster runs, as far as the agent's loop knows.

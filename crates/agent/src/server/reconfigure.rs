@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
+use crate::config::Parameters;
+use crate::server::executable::Mounted;
 use crate::server::settings::{Local, Settings, ineffective};
-use crate::server::validation::{HbaLines, Parameters, Verdict};
+use crate::server::validation::{HbaLines, Verdict};
 use crate::server::{Error, Server, programs};
 use mrg_base::{Address, MemberName};
 use mrg_dcs::DynamicConfig;
 use mrg_postgres::{BASE_FILE_INCLUDE, DataState, user_hba_lines};
+
+/// The mounted file is small, and on a disk of the node's own.
+const READ_WITHIN: Duration = Duration::from_secs(2);
 
 impl Server {
     /// Takes over what the member's file says now. It is written at the next
@@ -26,6 +33,7 @@ impl Server {
     ) -> Result<(), Error> {
         self.settings
             .change(|settings| settings.set_cluster(dynamic.clone(), addresses));
+        self.read_mounted().await;
         if !self.is_running() {
             return Ok(());
         }
@@ -132,6 +140,29 @@ impl Server {
             "-Cport".to_owned(),
         ];
         programs::run(&self.config, &self.fence, "postgres", arguments, None).await
+    }
+
+    /// Reads the mounted settings that execute or load code, if the operator mounts some.
+    pub(super) async fn read_mounted(&self) {
+        let Some(path) = self.config.own.executable_settings_file.clone() else {
+            return;
+        };
+        let read = tokio::time::timeout(READ_WITHIN, tokio::fs::read_to_string(&path)).await;
+        let file = match read {
+            Ok(Ok(text)) => Mounted::parse(&text),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer of the disk".to_owned()),
+        };
+        let file = file.map_err(|why| format!("{}: {why}", path.display()));
+        let difference = self
+            .settings
+            .change(|settings| settings.set_mounted(file, mrg_clock::now()));
+        if let Some(why) = difference {
+            tracing::warn!(
+                %why,
+                "settings that execute or load code stay as they are; the file is waited for"
+            );
+        }
     }
 
     /// Writes the files if they change; whether they did.

@@ -1,12 +1,8 @@
 //! What of the user's configuration may reach the server's files: a file that a start would fail on
 //! is never written. Pure.
 
-use std::collections::BTreeMap;
-
+use crate::config::Parameters;
 use mrg_postgres::{HbaSource, check_hba_line};
-
-/// Parameters by name, as `postgresql.conf` has them.
-pub(super) type Parameters = BTreeMap<String, String>;
 
 /// The user's lines of `pg_hba.conf`; `None` if the configuration has none.
 pub(super) type HbaLines = Option<Vec<String>>;
@@ -202,7 +198,10 @@ mod tests {
     #[test]
     fn one_refused_parameter_keeps_its_last_value_and_takes_no_other_away() {
         let pairs = |pairs: &[(&str, &str)]| -> Parameters {
-            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let pair = |(name, value): &(&str, &str)| {
+                let name = mrg_base::ParameterName::new(name).unwrap();
+                (name, (*value).to_owned())
+            };
             pairs.iter().map(pair).collect()
         };
         let mut validation = Validation::default();

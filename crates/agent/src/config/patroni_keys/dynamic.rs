@@ -79,4 +79,8 @@ pub(super) const KEYS: &[Key] = &[
         "mrg.unresponsive_after",
         "mrg-agent's own; seconds, 0 switches it off",
     ),
+    noted(
+        "mrg.executable_settings",
+        "mrg-agent's own; the version of the mounted settings",
+    ),
 ];

@@ -30,7 +30,7 @@ fn member(name: &str) -> MemberName {
 
 fn pairs(list: &[(&str, &str)]) -> Parameters {
     list.iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .map(|(name, value)| (ParameterName::new(name).unwrap(), (*value).to_owned()))
         .collect()
 }
 
@@ -223,6 +223,39 @@ fn parameters_that_the_agent_sets_are_reported() {
             ),
         ]
     );
+}
+
+#[test]
+fn the_store_names_no_program_and_the_mounted_file_does() {
+    let json = r#"{"mrg": {"executable_settings": "v1"}, "postgresql": {"parameters": {
+        "work_mem": "4MB", "Archive_Command": "id >/tmp/x", "shared_preload_libraries": "evil"}}}"#;
+    let mut settings = Settings::default();
+    settings.set_cluster(dynamic(json), BTreeMap::new());
+    let mut local = AgentConfig {
+        parameters: Parameters::new(),
+        ..local()
+    };
+    assert_eq!(settings.parameters(&local), pairs(&[("work_mem", "4MB")]));
+
+    let mounted = r#"{"version": "v1", "parameters": {"archive_command": "cp %p /archive/%f"}}"#;
+    local.own.executable_settings_file = Some("/etc/mrg/executable.json".into());
+    assert_eq!(
+        settings.set_mounted(Mounted::parse(mounted), Moment(1)),
+        None
+    );
+    let expected = pairs(&[
+        ("archive_command", "cp %p /archive/%f"),
+        ("work_mem", "4MB"),
+    ]);
+    assert_eq!(settings.parameters(&local), expected);
+
+    local.own.executable_settings_file = None;
+    local.own.executable_settings_from_dcs = true;
+    let all = Settings {
+        dynamic: dynamic(json),
+        ..Settings::default()
+    };
+    assert_eq!(all.parameters(&local).len(), 3, "Patroni's way");
 }
 
 #[test]
