@@ -33,6 +33,8 @@ refused "a negative size" "is not a size such as 10Gi" '{"spec":{"storage":{"siz
 refused "a mistyped lag" "spec.failover.maximumLagOnFailover lots is not a size" '{"spec":{"failover":{"maximumLagOnFailover":"lots"}}}'
 refused "synchronous_standby_names by hand" "set spec.replication (mode: Quorum" '{"spec":{"postgresql":{"parameters":{"synchronous_standby_names":"ANY 1 (pg-node-2, pg-node-3)"}}}}'
 refused "a reserved parameter" "the agent sets these itself" '{"spec":{"postgresql":{"parameters":{"primary_conninfo":"host=x"}}}}'
+refused "a reserved parameter in another case" "the agent sets these itself" '{"spec":{"postgresql":{"parameters":{"Hba_File":"/tmp/x"}}}}'
+refused "a directive instead of a parameter" "directives that read another file" '{"spec":{"postgresql":{"parameters":{"include":"/tmp/x"}}}}'
 refused "a parameter with a blank" "as PostgreSQL writes it" '{"spec":{"postgresql":{"parameters":{"work mem":"4MB"}}}}'
 refused "a parameter that is a number" "Invalid value" '{"spec":{"postgresql":{"parameters":{"max_connections":50}}}}'
 refused "strict without replicas" "no commit could ever be acknowledged" '{"spec":{"replicas":1,"replication":{"strict":true}}}'

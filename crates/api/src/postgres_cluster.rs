@@ -423,21 +423,26 @@ pub enum Mode {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Postgresql {
-    /// Parameters of `postgresql.conf`. Those that the agent sets itself are refused.
+    /// Parameters of `postgresql.conf`. Those that the agent sets itself are refused. Those that
+    /// execute or load code, such as `archive_command` and `shared_preload_libraries`, reach the
+    /// members through a mounted file, within a minute or two; the others through etcd, at once.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 200))]
-    #[x_kube(validation = Rule::new("!('synchronous_standby_names' in self)").message(
+    #[x_kube(validation = Rule::new("!self.exists(k, k.lowerAscii() == 'synchronous_standby_names')").message(
         "synchronous_standby_names is the agent's to set, since it must never contradict who may take over; remove it and set spec.replication (mode: Quorum, count: 1 is ANY 1)"
     ))]
-    #[x_kube(validation = Rule::new("!self.exists(k, k in ['primary_conninfo', 'primary_slot_name', 'listen_addresses', 'port', 'cluster_name', 'hot_standby', 'restart_after_crash', 'hba_file', 'ident_file', 'config_file', 'data_directory', 'unix_socket_directories', 'unix_socket_permissions', 'recovery_target', 'recovery_target_timeline', 'external_pid_file'])").message(
+    #[x_kube(validation = Rule::new("!self.exists(k, k.lowerAscii() in ['primary_conninfo', 'primary_slot_name', 'listen_addresses', 'port', 'cluster_name', 'hot_standby', 'restart_after_crash', 'hba_file', 'ident_file', 'config_file', 'data_directory', 'unix_socket_directories', 'unix_socket_group', 'unix_socket_permissions', 'recovery_target', 'recovery_target_timeline', 'external_pid_file'])").message(
         "one of primary_conninfo, primary_slot_name, listen_addresses, port, cluster_name, hot_standby, restart_after_crash, *_file, data_directory, unix_socket_*, recovery_target* is set; the agent sets these itself: remove it"
+    ))]
+    #[x_kube(validation = Rule::new("!self.exists(k, k.lowerAscii() in ['include', 'include_dir', 'include_if_exists'])").message(
+        "include, include_dir and include_if_exists are directives that read another file, and no parameters; set what the file sets"
     ))]
     #[x_kube(validation = Rule::new("self.all(k, k.matches('^[a-zA-Z_][a-zA-Z0-9_.]*$'))").message(
         "a parameter's name must be letters, digits, _ and ., as PostgreSQL writes it"
     ))]
     pub parameters: BTreeMap<String, ParameterValue>,
     /// Lines of `pg_hba.conf`, after the agent's own; everybody with a password by SCRAM if not
-    /// given.
+    /// given. They name no files: `include` and `@file` are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub pg_hba: Option<Vec<String>>,

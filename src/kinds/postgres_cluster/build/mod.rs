@@ -11,7 +11,7 @@ use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_api::postgres_cluster::Etcd;
 use mrg_kube_support::Manifest;
 
-pub(super) use config::dynamic_config;
+pub(super) use config::{dynamic_config, executable_version};
 
 /// The container port of PostgreSQL.
 pub(super) const POSTGRES_PORT: u16 = 5432;
