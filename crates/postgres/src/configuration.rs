@@ -69,8 +69,25 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "unix_socket_permissions",
 ];
 
-/// The line of `postgresql.conf` that includes the file that initdb wrote.
-pub const BASE_FILE_INCLUDE: &str = "include 'postgresql.base.conf'";
+/// The file that initdb wrote, under the name that it is kept and included by.
+pub const BASE_FILE: &str = "postgresql.base.conf";
+/// The line of `postgresql.conf` that includes it.
+const BASE_FILE_INCLUDE: &str = "include 'postgresql.base.conf'";
+
+/// The file of a data directory that is included, or will be from the next
+/// [`Configuration::write`] on; `None` if there is none, and an empty one will be made.
+pub fn base_file(data_directory: &Path) -> Option<PathBuf> {
+    let base = data_directory.join(BASE_FILE);
+    if base.exists() {
+        return Some(base);
+    }
+    // A file that includes the base is one of ours, or Patroni's: as the base it would include
+    // itself.
+    let conf = data_directory.join("postgresql.conf");
+    let is_initdbs = std::fs::read_to_string(&conf)
+        .is_ok_and(|text| !text.lines().any(|line| line.trim() == BASE_FILE_INCLUDE));
+    is_initdbs.then_some(conf)
+}
 
 /// The minimum standby settings: the primary's values of [`FLOORED_PARAMETERS`], from what
 /// `pg_controldata` prints (`max_connections setting:   100`, and `max_locks_per_xact setting`,
@@ -286,18 +303,12 @@ impl Configuration {
     /// # Errors
     /// If a file cannot be written. Those before it are.
     pub fn write(&self, data_directory: &Path) -> std::io::Result<Vec<String>> {
-        let base = data_directory.join("postgresql.base.conf");
+        let base = data_directory.join(BASE_FILE);
         let conf = data_directory.join("postgresql.conf");
-        if !base.exists() {
-            // A file that includes the base is one of ours, or Patroni's: as the base it would
-            // include itself.
-            let is_initdbs = std::fs::read_to_string(&conf)
-                .is_ok_and(|text| !text.lines().any(|line| line.trim() == BASE_FILE_INCLUDE));
-            if is_initdbs {
-                std::fs::rename(&conf, &base)?;
-            } else {
-                std::fs::write(&base, "")?;
-            }
+        match base_file(data_directory) {
+            Some(found) if found == base => {}
+            Some(initdbs) => std::fs::rename(initdbs, &base)?,
+            None => std::fs::write(&base, "")?,
         }
         write_whole(&conf, &self.render())?;
         write_whole(&data_directory.join("pg_hba.conf"), &self.render_hba())?;

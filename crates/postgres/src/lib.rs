@@ -12,8 +12,9 @@ mod slots;
 mod wal_files;
 
 pub use configuration::{
-    Authentication, BASE_FILE_INCLUDE, Configuration, Credentials, RESERVED_PARAMETERS, conninfo,
-    minimum_standby_settings, quote_identifier, quote_literal, quote_setting, user_hba_lines,
+    Authentication, BASE_FILE, Configuration, Credentials, RESERVED_PARAMETERS, base_file,
+    conninfo, minimum_standby_settings, quote_identifier, quote_literal, quote_setting,
+    user_hba_lines,
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile};
 pub use hba::{HbaSource, InvalidHbaLine, check_hba_line};

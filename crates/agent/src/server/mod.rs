@@ -10,6 +10,7 @@ mod connection;
 mod disk;
 mod executable;
 mod guarded;
+mod memory;
 mod observation;
 mod probe;
 mod process;
@@ -19,6 +20,8 @@ mod pulse;
 mod reconfigure;
 mod remote;
 mod settings;
+mod sift;
+mod trial;
 mod validation;
 
 use std::path::Path;
@@ -100,6 +103,8 @@ pub(crate) struct Server {
     connection: Connection,
     disk: Disk,
     settings: Guarded<Settings>,
+    /// Held while PostgreSQL is asked about parameters.
+    trial: tokio::sync::Mutex<()>,
     observation: Guarded<Known>,
     /// The system identifier in the record beside the data; `None` until this process has read or
     /// written that record.
@@ -118,6 +123,7 @@ impl Server {
         let major = programs::major_version(&config);
         Self {
             settings: Guarded::new(Settings::new(number(major.as_deref()))),
+            trial: tokio::sync::Mutex::default(),
             major,
             postmaster: Postmaster::new(fence.clone(), exits),
             connection: Connection::new(&config),
@@ -128,6 +134,10 @@ impl Server {
             recorded: Guarded::new(None),
             cluster_system: Guarded::new(None),
         }
+    }
+
+    fn major_number(&self) -> Option<u32> {
+        number(self.major.as_deref())
     }
 
     pub(crate) fn data(&self) -> &Path {

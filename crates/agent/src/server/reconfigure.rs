@@ -7,11 +7,13 @@ use std::time::Duration;
 use crate::config::Parameters;
 use crate::server::executable::Mounted;
 use crate::server::settings::{Local, Settings, ineffective};
+use crate::server::sift::sift;
+use crate::server::trial::Files;
 use crate::server::validation::{HbaLines, Verdict};
-use crate::server::{Error, Server, programs};
+use crate::server::{Error, Server};
 use mrg_base::{Address, MemberName};
 use mrg_dcs::DynamicConfig;
-use mrg_postgres::{BASE_FILE_INCLUDE, DataState, user_hba_lines};
+use mrg_postgres::{BASE_FILE, DataState, user_hba_lines};
 
 /// The mounted file is small, and on a disk of the node's own.
 const READ_WITHIN: Duration = Duration::from_secs(2);
@@ -76,9 +78,10 @@ impl Server {
         let parameters = self
             .settings
             .read(|settings| settings.parameters(&self.config));
+        let within = self.surroundings();
         let known = self
             .settings
-            .read(|settings| settings.is_validated(&parameters));
+            .read(|settings| settings.is_validated(&parameters, &within));
         if known || DataState::read(self.data()) == DataState::Absent {
             return Ok(());
         }
@@ -88,58 +91,36 @@ impl Server {
                 "the agent sets this parameter itself; the value in the configuration has no effect{advice}"
             );
         }
-        let verdict = match self.check(parameters.clone()).await {
-            Ok(()) => Verdict::Accepted,
-            Err(Error::Program { output, .. }) => {
-                let verdict = self.sift(&parameters, output).await?;
-                tracing::error!(why = %verdict.refusal().unwrap_or_default(), "PostgreSQL refuses parameters; the others are in force");
-                verdict
-            }
-            Err(error) => return Err(error),
-        };
+        self.disk.answers().await?;
+        let verdict = self.judge(&parameters).await?;
+        if let Some(why) = verdict.refusal() {
+            tracing::error!(%why, "PostgreSQL refuses parameters; the others are in force");
+        }
         self.settings
-            .change(|settings| settings.set_validated(parameters, verdict));
+            .change(|settings| settings.set_validated(parameters, within, verdict));
         Ok(())
     }
 
-    /// Which of the parameters PostgreSQL refuses one by one; one wrong one does not take the others
-    /// away. `why` is its message about all of them.
-    async fn sift(&self, parameters: &Parameters, why: String) -> Result<Verdict, Error> {
-        let (mut good, mut refusals) = (Parameters::new(), Vec::new());
-        for (name, value) in parameters {
-            let alone = Parameters::from([(name.clone(), value.clone())]);
-            match self.check(alone.clone()).await {
-                Ok(()) => good.extend(alone),
-                Err(Error::Program { output, .. }) => {
-                    refusals.push(format!("{name} = {value}: {output}"));
-                }
-                Err(error) => return Err(error),
-            }
+    /// PostgreSQL's verdict on these parameters, with what else a start reads.
+    async fn judge(&self, parameters: &Parameters) -> Result<Verdict, Error> {
+        let ask = |tried| self.why_not(tried, Files::All);
+        if ask(parameters.clone()).await?.is_none() {
+            return Ok(Verdict::Accepted);
         }
-        let together = self.check(good.clone()).await.is_ok();
-        Ok(if refusals.is_empty() || !together {
-            // They do not fit together: which one is wrong cannot be told.
-            Verdict::Refused(why)
-        } else {
-            Verdict::InPart(good, refusals.join("; "))
-        })
-    }
-
-    /// Has `postgres` read these parameters, without running a server.
-    async fn check(&self, parameters: Parameters) -> Result<(), Error> {
-        let candidate = self
-            .settings
-            .read(|settings| settings.configuration_with(&self.config, parameters));
-        let file = self.config.beside_data(".check.conf");
-        // What initdb wrote is good; only the user's part is checked.
-        let text = candidate.render().replace(BASE_FILE_INCLUDE, "");
-        std::fs::write(&file, text).map_err(Error::file(file.display()))?;
-        let arguments = vec![
-            format!("--config-file={}", file.display()),
-            format!("-D{}", self.data().display()),
-            "-Cport".to_owned(),
-        ];
-        programs::run(&self.config, &self.fence, "postgres", arguments, None).await
+        let accepted = self.settings.read(Settings::accepted);
+        let verdict = sift(parameters, &accepted, ask).await?;
+        let Verdict::Refused(why) = verdict else {
+            return Ok(verdict);
+        };
+        // A server would not start without any of them either.
+        let why =
+            format!("what ALTER SYSTEM or {BASE_FILE} sets keeps a server from starting: {why}");
+        let ask = |tried| self.why_not(tried, Files::Own);
+        let verdict = match ask(parameters.clone()).await? {
+            None => Verdict::Accepted,
+            Some(_) => sift(parameters, &accepted, ask).await?,
+        };
+        Ok(verdict.because_also(parameters, why))
     }
 
     /// Reads the mounted settings that execute or load code, if the operator mounts some.

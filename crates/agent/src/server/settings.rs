@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::config::{AgentConfig, Parameters, of_store};
 use crate::server::executable::{Executable, Mounted};
-use crate::server::validation::{HbaLines, HbaValidation, Validation, Verdict};
+use crate::server::validation::{HbaLines, HbaValidation, Surroundings, Validation, Verdict};
 use mrg_base::{Address, MemberName, Moment, ParameterName};
 use mrg_dcs::DynamicConfig;
 use mrg_election::sync::Names;
@@ -109,13 +109,23 @@ impl Settings {
         parameters
     }
 
-    pub(super) fn is_validated(&self, parameters: &Parameters) -> bool {
-        self.validation.is_about(parameters)
+    pub(super) fn is_validated(&self, parameters: &Parameters, within: &Surroundings) -> bool {
+        self.validation.is_about(parameters, within)
+    }
+
+    /// The parameters that PostgreSQL accepted last.
+    pub(super) fn accepted(&self) -> Parameters {
+        self.validation.accepted()
     }
 
     /// Records PostgreSQL's verdict.
-    pub(super) fn set_validated(&mut self, parameters: Parameters, verdict: Verdict) {
-        self.validation.record(parameters, verdict);
+    pub(super) fn set_validated(
+        &mut self,
+        parameters: Parameters,
+        within: Surroundings,
+        verdict: Verdict,
+    ) {
+        self.validation.record(parameters, within, verdict);
     }
 
     /// Why parameters or lines of `pg_hba.conf` are refused, if any are.

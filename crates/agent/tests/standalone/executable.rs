@@ -1,4 +1,5 @@
-//! What comes from etcd is data: no program and no library is taken from there.
+//! What comes from etcd is data: no program and no library is taken from there; and parameters are
+//! judged by all that a start needs.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -46,6 +47,25 @@ fn put_parameters(cluster: &Cluster, parameters: &serde_json::Value) {
         config["postgresql"]["parameters"][name] = value.clone();
     }
     cluster.put("config", &config.to_string());
+}
+
+fn sql(cluster: &Cluster, member: usize, statement: &str) {
+    let port = cluster.postgres_port(member).to_string();
+    let status = Command::new("psql")
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            "postgres",
+            "-qAtc",
+            statement,
+            "postgres",
+        ])
+        .env("PGPASSWORD", "it's secret")
+        .status();
+    assert!(status.unwrap().success(), "{statement}");
 }
 
 fn edit(cluster: &Cluster, member: usize, more: &str) -> PathBuf {
@@ -193,6 +213,80 @@ fn a_file_that_would_store_a_command_in_etcd_is_refused_with_the_way_out() {
         valid && said.contains("warning: mrg.executable_settings_from_dcs"),
         "{said}"
     );
+}
+
+#[test]
+fn parameters_that_a_start_would_fail_on_are_refused_one_by_one() {
+    let cluster = Cluster::start(23_550, "quorum");
+    let leader = cluster.wait_leader();
+    let standby = (1..=3).find(|member| *member != leader).unwrap();
+    edit(
+        &cluster,
+        standby,
+        "  parameters: {shared_preload_libraries: nope, session_preload_libraries: nope2, work_mem: 9MB}\n",
+    );
+    assert!(
+        cluster
+            .post(standby, "/reload", "")
+            .starts_with("reload scheduled")
+    );
+    put_parameters(
+        &cluster,
+        &serde_json::json!({
+            "superuser_reserved_connections": 60, "maintenance_work_mem": "33MB", "shared_buffers": "4TB", "ssl": "on",
+        }),
+    );
+    for member in 1..=3 {
+        wait_until("the good ones are in force", || {
+            let text = conf(&cluster, member);
+            text.contains("maintenance_work_mem = '33MB'")
+                && text.contains("shared_buffers = '16MB'")
+        });
+        wait_until("the others are named", || {
+            let all = [
+                "superuser_reserved_connections = 60",
+                "shared_buffers = 4TB",
+                "ssl = on",
+            ];
+            let key = member_key(&cluster, member);
+            all.iter().all(|text| {
+                key.contains(text) && says(&cluster, member, "refused_parameters", text)
+            })
+        });
+    }
+    wait_until("the libraries of the file are named", || {
+        [
+            "shared_preload_libraries = nope",
+            "session_preload_libraries = nope2",
+        ]
+        .iter()
+        .all(|text| says(&cluster, standby, "refused_parameters", text))
+    });
+    assert!(conf(&cluster, standby).contains("work_mem = '9MB'"));
+    // What a person has set there is said before a restart fails on it, and takes nothing away.
+    sql(
+        &cluster,
+        leader,
+        "ALTER SYSTEM SET shared_preload_libraries = nope3",
+    );
+    wait_until("what ALTER SYSTEM has set is named", || {
+        let named = ["ALTER SYSTEM", "nope3", "shared_buffers = 4TB"];
+        let mut named = named.iter();
+        named.all(|text| says(&cluster, leader, "refused_parameters", text))
+    });
+    assert!(conf(&cluster, leader).contains("maintenance_work_mem = '33MB'"));
+    sql(
+        &cluster,
+        leader,
+        "ALTER SYSTEM RESET shared_preload_libraries",
+    );
+    wait_until("it is forgotten", || {
+        !says(&cluster, leader, "refused_parameters", "ALTER SYSTEM")
+    });
+    cluster.post(standby, "/restart", "{}");
+    Cluster::signal(cluster.postmaster(leader), "KILL");
+    cluster.wait_healthy();
+    assert!(conf(&cluster, standby).contains("work_mem = '9MB'"));
 }
 
 #[test]

@@ -34,6 +34,10 @@ fn pairs(list: &[(&str, &str)]) -> Parameters {
         .collect()
 }
 
+fn validated(settings: &mut Settings, parameters: Parameters, verdict: Verdict) {
+    settings.set_validated(parameters, Surroundings::default(), verdict);
+}
+
 fn base() -> Configuration {
     let local = local();
     Configuration {
@@ -72,14 +76,15 @@ const ROWS: &[Row] = &[
     ),
     (
         "an accepted parameter is in force",
-        |settings| settings.set_validated(pairs(&[("work_mem", "1MB")]), Verdict::Accepted),
+        |settings| validated(settings, pairs(&[("work_mem", "1MB")]), Verdict::Accepted),
         |expected| expected.parameters = pairs(&[("work_mem", "1MB")]),
     ),
     (
         "a refused one leaves the last accepted in force",
         |settings| {
-            settings.set_validated(pairs(&[("work_mem", "1MB")]), Verdict::Accepted);
-            settings.set_validated(
+            validated(settings, pairs(&[("work_mem", "1MB")]), Verdict::Accepted);
+            validated(
+                settings,
                 pairs(&[("work_mem", "x")]),
                 Verdict::Refused("why".to_owned()),
             );
@@ -197,12 +202,19 @@ fn files_are_written_when_they_change_and_after_a_start() {
 fn parameters_are_validated_once() {
     let mut settings = Settings::default();
     let (good, bad) = (pairs(&[("work_mem", "1MB")]), pairs(&[("work_mem", "x")]));
-    assert!(!settings.is_validated(&Parameters::new()), "not even none");
-    settings.set_validated(bad.clone(), Verdict::Refused("invalid value".to_owned()));
-    assert!(settings.is_validated(&bad) && !settings.is_validated(&good));
+    let is_validated = |settings: &Settings, parameters: &Parameters| {
+        settings.is_validated(parameters, &Surroundings::default())
+    };
+    assert!(
+        !is_validated(&settings, &Parameters::new()),
+        "not even none"
+    );
+    let refused = Verdict::Refused("invalid value".to_owned());
+    validated(&mut settings, bad.clone(), refused);
+    assert!(is_validated(&settings, &bad) && !is_validated(&settings, &good));
     assert_eq!(settings.refusal().as_deref(), Some("invalid value"));
-    settings.set_validated(good, Verdict::Accepted);
-    assert!(!settings.is_validated(&bad));
+    validated(&mut settings, good, Verdict::Accepted);
+    assert!(!is_validated(&settings, &bad));
     assert_eq!(settings.refusal(), None);
 }
 
