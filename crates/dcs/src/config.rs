@@ -70,6 +70,12 @@ impl DynamicConfig {
             .unwrap_or_default()
     }
 
+    /// `mrg.executable_settings`: the version of the mounted settings that this configuration goes
+    /// with; `None` outside Kubernetes.
+    pub fn executable_settings(&self) -> Option<&str> {
+        self.0.get("mrg")?.get("executable_settings")?.as_str()
+    }
+
     /// Lines of `postgresql.pg_hba`, if set.
     pub fn pg_hba(&self) -> Option<Vec<String>> {
         let lines = self.postgresql("pg_hba")?.as_array()?;

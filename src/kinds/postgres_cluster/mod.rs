@@ -185,6 +185,9 @@ impl Reconciler for Context {
             .await
             .map_err(observe_failed)?;
         apply::label_pods(&self.shared.client, &desired, &observed).await?;
+        if applied.is_ok() {
+            apply::announce_settings(&self.shared.client, &desired, &observed).await?;
+        }
         let before = cluster
             .status
             .as_ref()

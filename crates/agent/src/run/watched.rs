@@ -139,8 +139,9 @@ impl Agent {
 
     /// Says once what of a configuration that another program has written is not in force.
     fn audit(&self, config: &DynamicConfig) {
-        let audit = audit_dynamic(&config.0);
-        let lines: Vec<String> = audit.refused.iter().map(ToString::to_string).collect();
+        let audit = audit_dynamic(&config.0, self.context.config.code_source());
+        let refused = audit.refused.iter().chain(&audit.executing);
+        let lines: Vec<String> = refused.map(ToString::to_string).collect();
         let unsupported = (!lines.is_empty()).then(|| format!("config: {}", lines.join("; ")));
         if let Some(text) = &unsupported
             && self.context.status().unsupported_config.as_ref() != Some(text)

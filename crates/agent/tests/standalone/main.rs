@@ -13,6 +13,7 @@ mod clients;
 mod company;
 mod copies;
 mod etcd_refuses;
+mod executable;
 mod flood;
 mod harness;
 mod keys;
