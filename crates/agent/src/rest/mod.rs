@@ -8,12 +8,12 @@
 
 mod body;
 mod control;
-mod core;
 mod guard;
 mod health;
 mod metrics;
 pub(crate) mod reports;
 mod restart;
+mod runtime;
 mod unsupported;
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::peers::{FailsafeRequest, VoteAnswer, Withdrawal};
 use mrg_bounds::{Displaced, Limits};
 
 pub use body::RestBody;
-pub(crate) use core::Core;
+pub(crate) use runtime::Core;
 
 /// Requests that the agent's loop answers.
 pub(crate) enum Ask {
