@@ -34,7 +34,7 @@ pub(crate) struct Status {
     pub postgres: Postgres,
     /// Whether the leader key is ours, surely.
     pub holds_key: bool,
-    /// Until when the leader key is surely ours.
+    /// Until when the leader key is surely ours, or all members' promises hold.
     pub leads_until: Option<Moment>,
     /// Whether postgres may accept writes here: by the key, or by the members' promises.
     pub may_write: bool,

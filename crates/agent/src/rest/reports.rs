@@ -16,7 +16,8 @@ use mrg_postgres::ServerFacts;
 /// expect.
 pub(crate) const PATRONI_VERSION: &str = "4.1.5";
 
-/// Whether this member leads now: postgres is a primary, and the leader key is surely its own.
+/// Whether this member leads now: postgres is a primary, and the leader key is surely its own or all
+/// members' promises hold.
 pub(crate) fn leads(status: &Status) -> bool {
     matches!(status.postgres, Postgres::Primary(_))
         && status

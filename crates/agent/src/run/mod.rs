@@ -272,11 +272,14 @@ impl Agent {
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
         let just_started = view.may_have_promised();
         let lease = self.node.lease().copied();
+        let leased = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
+        let promised = view.memory.held_promises.filter(|_| view.holds_promises());
+        let leads_until = leased.max(promised);
         let former_lease = self.node.former_lease();
         let why = self.node.reason();
         self.context.update(|status| {
             status.holds_key = holds_key;
-            status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
+            status.leads_until = leads_until;
             status.may_write = may_write;
             status.just_started = just_started;
             status.lease = lease.map(|lease| lease.id);

@@ -17,6 +17,7 @@ mod keys;
 mod settings;
 
 use std::process::Command;
+use std::time::Duration;
 
 use harness::{Cluster, cache, is_alive, pid, wait_until};
 
@@ -129,9 +130,13 @@ fn without_etcd_the_leader_goes_on_by_its_members_promises() {
     let mut cluster = Cluster::start(21_500, "quorum");
     let old = cluster.wait_leader();
     let mut etcd = cluster.etcd.take().unwrap();
-    let summary = cluster.under_load(16, move |_| {
+    let summary = cluster.under_load(16, move |cluster| {
         etcd.kill().unwrap();
         etcd.wait().unwrap();
+        for _ in 0..24 {
+            std::thread::sleep(Duration::from_millis(500));
+            assert_eq!(cluster.leader(), Some(old), "/primary says who leads");
+        }
     });
     assert!(summary.longest_gap_ms < 3_000, "the leader was demoted");
     cluster.start_etcd();
