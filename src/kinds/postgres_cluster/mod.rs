@@ -25,6 +25,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 
+use crate::answers;
 use crate::followers::Followers;
 use crate::reconciler::{self, Reconciler, recorder};
 use crate::shared::{Shared, controller, owners};
@@ -125,7 +126,7 @@ pub async fn run(
         Context {
             settings,
             recorder,
-            http: reqwest::Client::new(),
+            http: answers::client(),
             shared,
             followers,
         },
