@@ -27,6 +27,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 
+use crate::answers;
 use crate::followers::Followers;
 use crate::news::publish;
 use crate::reconciler::{self, Reconciler, recorder};
@@ -131,7 +132,7 @@ pub async fn run(
         Context {
             settings,
             recorder,
-            http: reqwest::Client::new(),
+            http: answers::client(),
             shared,
             followers,
         },

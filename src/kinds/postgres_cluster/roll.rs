@@ -9,6 +9,7 @@ use kube::api::{Api, DeleteParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
+use crate::answers;
 use crate::kinds::postgres_cluster::observe::{Dcs, Observed};
 use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_base::MemberName;
@@ -249,7 +250,7 @@ async fn ask(
         .json(&body)
         .timeout(Duration::from_secs(70));
     Ok(match request.send().await {
-        Ok(answer) => answer.text().await.unwrap_or_default(),
+        Ok(answer) => answers::excerpt(answer).await,
         Err(error) => format!("no answer: {error}"),
     })
 }

@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::peers::{FailsafeRequest, Withdrawal};
 use crate::reload;
 use crate::rest::body::Body;
-use crate::rest::core::Unavailable;
+use crate::rest::runtime::Unavailable;
 use crate::rest::{Api, Ask};
 use mrg_base::{Lsn, MemberName};
 use mrg_dcs::wire::{FailoverData, MemberData};
