@@ -60,7 +60,7 @@ deny *CHECKS="bans licenses sources":
 # Unit tests, generated files, the import table
 [group('dev')]
 unit:
-    cargo test --quiet --workspace --exclude mrg-election-sim --lib --bins --test breaker --test platform --test alerts --test properties --test proxy --test election --test generated --test architecture --test fuzz
+    cargo test --quiet --workspace --exclude mrg-election-sim --lib --bins --test breaker --test platform --test alerts --test properties --test proxy --test election --test generated --test architecture --test fuzz --test listener --test panic --test flood
 
 # The election's proofs at CI's size: 14 million views, seven million states of a model, 2 000 simulated days, and every bug made by hand must be found
 [group('dev')]
@@ -161,7 +161,7 @@ bench-orders *ARGS: packages
 bench-scale *ARGS: packages
     e2e/bench-scale {{ARGS}}
 
-# Hunt for bytes that bring a program down: proxy_config, queue_log, dynamic_config, control_file, dcs_keys, rest_body or patroni_yml
+# Hunt for bytes that bring a program down: proxy_config, queue_log, dynamic_config, control_file, dcs_keys, patroni_yml, rest_switchover, rest_restart, rest_config, rest_failsafe, rest_withdraw, peer_vote or server_answer
 [group('dev')]
 fuzz TARGET SECONDS="60":
     #!/usr/bin/env bash

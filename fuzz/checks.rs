@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use mrg_agent::{AgentConfig, FailsafeRequest, SwitchoverBody, VoteAnswer, Withdrawal};
+use mrg_agent::{AgentConfig, FailsafeRequest, RestBody, VoteAnswer, Withdrawal};
 use mrg_base::{Lsn, MemberName, Millis, Moment, Position, Timeline};
 use mrg_dcs::wire::Entry;
 use mrg_dcs::{ClusterSnapshot, DynamicConfig, Pause, Poolers, Section, settings};
 use mrg_election::sync::Names;
 use mrg_election::{
-    Action, Effect, Event, LeaseId, Mode, Node, Postgres, PreviousIncarnation, Primary,
-    PromiseRequest, Replication, Revision, Settings, StopMode, decide,
+    Action, Effect, Event, LeaseId, Mode, Node, Outcome, Postgres, PreviousIncarnation, Primary,
+    PromiseRequest, Replication, Revision, Settings, Standby, StopMode, Vote, WalReceiver, decide,
 };
+use mrg_pool_core::Finding;
+use mrg_pooler::read_answer;
 use mrg_postgres::ControlFile;
 use mrg_proxy::{Line, parse, replay};
 
@@ -19,13 +21,19 @@ use mrg_proxy::{Line, parse, replay};
 pub(crate) type Check = (&'static str, fn(&[u8]));
 
 /// All of them, by the names of their folders in `fuzz/seeds`.
-pub(crate) const ALL: [Check; 7] = [
+pub(crate) const ALL: [Check; 13] = [
     ("proxy_config", proxy_config),
     ("queue_log", queue_log),
     ("dynamic_config", dynamic_config),
     ("control_file", control_file),
     ("dcs_keys", dcs_keys),
-    ("rest_body", rest_body),
+    ("rest_switchover", rest_switchover),
+    ("rest_restart", rest_restart),
+    ("rest_config", rest_config),
+    ("rest_failsafe", rest_failsafe),
+    ("rest_withdraw", rest_withdraw),
+    ("peer_vote", peer_vote),
+    ("server_answer", server_answer),
     ("patroni_yml", patroni_yml),
 ];
 
@@ -91,8 +99,16 @@ pub(crate) fn control_file(bytes: &[u8]) {
 
 const LEASE: LeaseId = LeaseId(7);
 
-/// A leader of a synchronous cluster, with its lease just kept.
-fn leader(keys: &Entries) -> (Node, Moment) {
+fn position() -> Position {
+    Position {
+        timeline: Timeline(1),
+        flushed: Lsn(100),
+    }
+}
+
+/// A member of a synchronous cluster with such keys and such a server, with its lease just granted;
+/// and what it does next.
+fn member(keys: &Entries, postgres: Postgres) -> (Node, Moment, Vec<Effect>) {
     let (me, now) = (
         MemberName::new("a").expect("a legal name"),
         Moment(1_000_000),
@@ -112,45 +128,31 @@ fn leader(keys: &Entries) -> (Node, Moment) {
         PreviousIncarnation::Known(None),
         now,
     );
-    node.on(
-        now,
-        Event::Dcs {
-            cluster: snapshot(1, keys).cluster(),
-            linearizable: true,
-        },
-    );
-    node.on(
-        now,
-        Event::LeaseGranted {
-            id: LEASE,
-            granted: Millis::seconds(10),
-            sent: now,
-        },
-    );
-    let position = Position {
-        timeline: Timeline(1),
-        flushed: Lsn(100),
+    let dcs = || Event::Dcs {
+        cluster: snapshot(1, keys).cluster(),
+        linearizable: true,
     };
+    let granted = Event::LeaseGranted {
+        id: LEASE,
+        granted: Millis::seconds(10),
+        sent: now,
+    };
+    let seen = Event::Postgres { probe: 0, postgres };
+    let events = [dcs(), granted, seen, dcs()];
+    let effects = events.into_iter().flat_map(|event| node.on(now, event));
+    let effects = effects.collect();
+    (node, now, effects)
+}
+
+/// A leader.
+fn leader(keys: &Entries) -> (Node, Moment) {
     let primary = Primary {
         system_id: 42,
-        position,
+        position: position(),
         names: Some(Names::Nobody),
         senders: BTreeMap::new(),
     };
-    node.on(
-        now,
-        Event::Postgres {
-            probe: 0,
-            postgres: Postgres::Primary(primary),
-        },
-    );
-    node.on(
-        now,
-        Event::Dcs {
-            cluster: snapshot(1, keys).cluster(),
-            linearizable: true,
-        },
-    );
+    let (node, now, _) = member(keys, Postgres::Primary(primary));
     (node, now)
 }
 
@@ -219,15 +221,35 @@ pub(crate) fn dcs_keys(bytes: &[u8]) {
     }
 }
 
-/// Whatever a peer or a person sends, it is understood or refused, and nobody is silenced for good
-/// by it.
-pub(crate) fn rest_body(bytes: &[u8]) {
-    let _ = serde_json::from_slice::<SwitchoverBody>(bytes).map_err(|error| error.to_string());
-    let _ = serde_json::from_slice::<VoteAnswer>(bytes).map_err(|error| error.to_string());
-    let (mut node, now) = leader(&Entries::new());
-    if let Ok(Withdrawal { lease, round }) = serde_json::from_slice(bytes) {
-        node.on(now, Event::PromiseWithdrawn { lease, round });
+/// A body is understood, or refused with a sentence that is not as long as the body.
+fn body(kind: RestBody, bytes: &[u8]) {
+    if let Err(why) = kind.check(bytes) {
+        assert!(!why.is_empty() && why.len() < 20_000, "{why}");
     }
+}
+
+/// The body of `POST /switchover` and `POST /failover`.
+pub(crate) fn rest_switchover(bytes: &[u8]) {
+    body(RestBody::Switchover, bytes);
+}
+
+/// The body of `POST /restart`.
+pub(crate) fn rest_restart(bytes: &[u8]) {
+    body(RestBody::Restart, bytes);
+}
+
+/// The body of `PUT /config`. One that is taken is a dynamic configuration with settings.
+pub(crate) fn rest_config(bytes: &[u8]) {
+    body(RestBody::Config, bytes);
+    if RestBody::Config.check(bytes).is_ok() {
+        let config = DynamicConfig::parse(bytes).expect("what was taken is JSON");
+        assert!(settings(&config).is_ok());
+    }
+}
+
+/// The body of `POST /failsafe`. No request silences a member for good.
+pub(crate) fn rest_failsafe(bytes: &[u8]) {
+    body(RestBody::Failsafe, bytes);
     let Ok(FailsafeRequest {
         name,
         ttl_ms,
@@ -238,17 +260,17 @@ pub(crate) fn rest_body(bytes: &[u8]) {
     else {
         return;
     };
-    let Ok(leader) = MemberName::new(&name) else {
+    let Ok(leader_name) = MemberName::new(&name) else {
         return;
     };
-    let ttl = ttl_ms.unwrap_or(Millis::seconds(10));
+    let (mut node, now) = leader(&Entries::new());
     node.on(
         now,
         Event::PromiseAsked(PromiseRequest {
             reply: 1,
-            leader,
+            leader: leader_name,
             lease,
-            ttl,
+            ttl: ttl_ms.unwrap_or(Millis::seconds(10)),
             round,
         }),
     );
@@ -257,6 +279,73 @@ pub(crate) fn rest_body(bytes: &[u8]) {
         promised.is_none_or(|promise| promise.until.since(now) <= Millis::seconds(600)),
         "{promised:?}"
     );
+}
+
+/// The body of `POST /mrg/withdraw`.
+pub(crate) fn rest_withdraw(bytes: &[u8]) {
+    body(RestBody::Withdraw, bytes);
+    if let Ok(Withdrawal { lease, round }) = serde_json::from_slice(bytes) {
+        let (mut node, now) = leader(&Entries::new());
+        node.on(now, Event::PromiseWithdrawn { lease, round });
+    }
+}
+
+/// A member that may race: a standby that `/sync` names, of a cluster whose leader is gone.
+fn racer() -> (Node, Moment, Vec<Effect>) {
+    let sync = br#"{"leader":"z","quorum":1,"sync_standby":"a,b,c"}"#;
+    let keys = Entries::from([
+        ("initialize".to_owned(), entry(b"42", LeaseId(0))),
+        ("sync".to_owned(), entry(sync, LeaseId(0))),
+    ]);
+    let standby = Standby {
+        system_id: 42,
+        position: Some(position()),
+        upstream: None,
+        receiver: WalReceiver::Stopped,
+        fork: None,
+    };
+    member(&keys, Postgres::Standby(standby))
+}
+
+/// The answer to `POST /mrg/vote`, for a member that races. Whatever one voter says, the process
+/// goes on, and nothing is acknowledged that was not.
+pub(crate) fn peer_vote(bytes: &[u8]) {
+    let Ok(VoteAnswer { position, priority }) = serde_json::from_slice(bytes) else {
+        return;
+    };
+    let vote = Vote {
+        member: MemberName::new("b").expect("a legal name"),
+        position,
+        candidate: priority,
+    };
+    let (mut node, now, mut effects) = racer();
+    let mut asked = false;
+    for _ in 0..20 {
+        let step = effects.iter().rev().find_map(|effect| match effect {
+            Effect::Perform(step, action) => Some((*step, action.clone())),
+            _ => None,
+        });
+        let Some((step, action)) = step else { break };
+        asked |= matches!(action, Action::AskPeers(_));
+        let outcome = match action {
+            Action::AskPeers(_) => Outcome::Votes(vec![vote.clone()]),
+            Action::StopReceiver => Outcome::At(self::position()),
+            _ => Outcome::Done,
+        };
+        effects = node.on(now, Event::Finished { step, outcome });
+    }
+    assert!(asked, "the member does not race: {:?}", node.reason());
+}
+
+/// Lines as columns of what a server answers a pooler's question. A server that is said to be a
+/// primary says on which timeline.
+pub(crate) fn server_answer(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let columns: Vec<String> = text.split('\n').map(str::to_owned).collect();
+    if let Some(Finding::Primary { timeline, .. }) = read_answer(&columns) {
+        let column = columns.get(2).map(String::as_str).unwrap_or_default();
+        assert_eq!(u32::from_str_radix(column, 16), Ok(timeline.0));
+    }
 }
 
 /// A `patroni.yml` is understood, or the reason is told.

@@ -151,6 +151,7 @@ async fn listen<K, S: Section, T: PartialEq>(
                 lost = false;
                 changed
             }
+            WatchEvent::Reset => false,
             WatchEvent::Lost(_) => !std::mem::replace(&mut lost, true),
         };
         if news && triggers.send(object.clone()).is_err() {

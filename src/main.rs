@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::middleware;
 use axum::routing::get;
 use clap::{Parser, Subcommand};
 use mrg_kube_support::{Election, hold};
@@ -53,6 +54,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    mrg_bounds::abort_unless_contained();
     let arguments = Arguments::parse();
     if matches!(arguments.command, Some(Command::Crds)) {
         for (_, text) in mrg_api::definition_files()? {
@@ -210,6 +212,7 @@ async fn serve_health(working: Working) {
 async fn serve(address: &str, what: &str, router: Router) {
     match tokio::net::TcpListener::bind(address).await {
         Ok(listener) => {
+            let router = router.layer(middleware::from_fn(mrg_bounds::contained));
             let _ = axum::serve(listener, router).await;
         }
         Err(error) => tracing::error!(%error, address, "{what} not served"),

@@ -289,6 +289,25 @@ fn cases() -> Vec<Case> {
             silent: vec!["PostgresLeaderMissing"],
         },
         Case {
+            series: vec![
+                (
+                    "mrg_etcd_failing{scope=\"s\",name=\"a\",request=\"write\",namespace=\"mrg\"}",
+                    "0 1x20",
+                ),
+                (
+                    "mrg_etcd_failing{scope=\"s\",name=\"a\",request=\"read\",namespace=\"mrg\"}",
+                    "0x20",
+                ),
+                (
+                    "mrg_etcd_failing{scope=\"t\",name=\"b\",request=\"grant\",namespace=\"mrg\"}",
+                    "1x20",
+                ),
+            ],
+            at: "5m",
+            fires: vec!["PostgresEtcdFails"],
+            silent: vec![],
+        },
+        Case {
             series: vec![(
                 "mrg_proxy_breaker_state{workload=\"taxipartnergateway\",dependency=\"tpg-bbd\",provider=\"bbd\",state=\"open\",namespace=\"mrg\"}",
                 "0 1x20",

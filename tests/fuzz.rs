@@ -47,6 +47,21 @@ fn changed(seed: &[u8], other: &[u8], chance: &mut SmallRng) -> Vec<u8> {
     bytes
 }
 
+/// Bytes of no sense at all, and JSON that is deep or long.
+fn senseless(chance: &mut SmallRng) -> Vec<u8> {
+    let length = chance.random_range(0..1 << 12);
+    match chance.random_range(0..5) {
+        0 => (0..length).map(|_| chance.random()).collect(),
+        1 => vec![b'['; length],
+        2 => br#"{"a":"#.repeat(length),
+        3 => {
+            let fields = (0..length).map(|field| format!(r#""{field}":{field}"#));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(",")).into_bytes()
+        }
+        _ => format!(r#"{{"{}":1}}"#, "é".repeat(length)).into_bytes(),
+    }
+}
+
 #[test]
 fn nothing_that_comes_from_outside_brings_a_program_down() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
@@ -57,6 +72,9 @@ fn nothing_that_comes_from_outside_brings_a_program_down() {
             .collect();
         assert!(!seeds.is_empty(), "{name} has no seeds");
         let mut chance = SmallRng::seed_from_u64(1);
+        for _ in 0..200 {
+            check(&senseless(&mut chance));
+        }
         for seed in &seeds {
             check(seed);
             for _ in 0..4_000 {

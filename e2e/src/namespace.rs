@@ -93,6 +93,30 @@ impl Namespace {
         Ok(printed.output.trim_end().to_owned())
     }
 
+    /// Runs `kubectl mrg` in it and returns what it printed, errors last.
+    ///
+    /// # Errors
+    /// If it ends with anything but 0; with what it printed.
+    pub async fn kubectl_mrg(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let program = self.lab.target().join("lab/kubectl-mrg");
+        let output = tokio::process::Command::new(&program)
+            .args(["--namespace", &self.name])
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .with_context(|| format!("unable to start {}", program.display()))?;
+        let mut printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        printed.push_str(&String::from_utf8_lossy(&output.stderr));
+        anyhow::ensure!(
+            output.status.success(),
+            "kubectl mrg {}: {printed}",
+            arguments.join(" ")
+        );
+        Ok(printed)
+    }
+
     /// Prints what a test measured, under its name.
     pub fn note(&self, measured: impl AsRef<str>) {
         println!("    {}: {}", self.name, measured.as_ref());

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
+use axum::middleware;
 use axum::routing::post;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -73,6 +74,7 @@ pub async fn serve(
     let router = Router::new()
         .route("/mutate", post(mutate))
         .route("/validate", post(validate))
+        .layer(middleware::from_fn(mrg_bounds::contained))
         .with_state(Arc::new(Webhook { known, image }));
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)))
         .await

@@ -12,8 +12,9 @@ use crate::credentials::OwnCredentials;
 use crate::peers::Peers;
 use crate::server::Server;
 use mrg_base::{Address, MemberName, Millis, Moment};
+use mrg_dcs::health::Health;
 use mrg_dcs::wire::MemberData;
-use mrg_dcs::{ClusterSnapshot, MemberState};
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, MemberState};
 use mrg_dcs_etcd::Etcd;
 use mrg_election::{Cluster, LeaseId, Postgres, Reason, Settings};
 
@@ -32,12 +33,20 @@ pub(crate) struct Status {
     pub dcs_last_seen: u64,
     /// Whether etcd answers.
     pub dcs_reachable: bool,
+    /// Whether etcd went back in time, and nothing written since settles who leads.
+    pub dcs_reset: bool,
+    /// The dynamic configuration in force, if it was read from etcd.
+    pub config: Option<Arc<DynamicConfig>>,
+    /// How it answers each kind of request.
+    pub etcd: Arc<Health>,
     /// The local postgres as last seen.
     pub postgres: Postgres,
     /// Whether the leader key is ours, surely.
     pub holds_key: bool,
     /// Until when the leader key is surely ours.
     pub leads_until: Option<Moment>,
+    /// Until when all members' promises let this member lead without etcd; `None` if they do not.
+    pub promised_until: Option<Moment>,
     /// Whether postgres may accept writes here: by the key, or by the members' promises.
     pub may_write: bool,
     /// Our lease.
@@ -112,9 +121,13 @@ impl Context {
             cluster: Arc::default(),
             dcs_last_seen: 0,
             dcs_reachable: false,
+            dcs_reset: false,
+            config: None,
+            etcd: Arc::default(),
             postgres: Postgres::Unknown,
             holds_key: false,
             leads_until: None,
+            promised_until: None,
             may_write: false,
             lease: None,
             former_lease: None,
@@ -178,7 +191,8 @@ impl Context {
         self.config
             .own
             .stop_timeout
-            .map_or(Millis::seconds(30).duration(), Duration::from_secs)
+            .map_or(Millis::seconds(30), Millis::seconds)
+            .duration()
     }
 }
 

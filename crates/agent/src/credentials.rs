@@ -130,6 +130,23 @@ impl OwnCredentials {
         }))
     }
 
+    /// Those of the REST API, for tests of what uses no others.
+    #[cfg(test)]
+    pub(crate) fn of_rest(rest: Option<Credentials>) -> std::sync::Arc<Self> {
+        let unused = || {
+            Rotating::new(Credentials {
+                username: "unused".to_owned(),
+                password: String::new(),
+            })
+        };
+        std::sync::Arc::new(Self(Mutex::new(Known {
+            superuser: unused(),
+            replication: unused(),
+            rewind: None,
+            rest: rest.map(Rotating::new),
+        })))
+    }
+
     fn with<R>(&self, act: impl FnOnce(&mut Known) -> R) -> R {
         act(&mut lock(&self.0))
     }

@@ -3,6 +3,7 @@
 //! performed in a task of its own that always works on the newest state.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::context::{Context, Status};
+use crate::dcs_record::DcsRecord;
 use crate::obstacle::obstacle;
 use crate::passwords::Passwords;
 use crate::rest::reports::PATRONI_VERSION;
@@ -23,20 +25,25 @@ use mrg_election::publisher::{ConfigKey, Observed, Publisher, PublisherEffect, P
 use mrg_election::{Initialize, LeaseId, Postgres, Revision};
 use mrg_telemetry::chain;
 
+/// What the server's files should follow.
+pub(crate) struct Configured {
+    /// The revision of the dynamic configuration; `None` if it was not read from the key.
+    pub revision: Option<Revision>,
+    /// The dynamic configuration in force.
+    pub config: Arc<DynamicConfig>,
+    /// Where the members are.
+    pub addresses: BTreeMap<MemberName, Address>,
+}
+
 /// Between two looks at the mounted passwords, which a kubelet swaps once in a minute or so.
 const MOUNTED_EVERY: Duration = Duration::from_secs(2);
 
-/// The revision of the dynamic configuration, itself, and where the members are.
-type Configured = (
-    Option<Revision>,
-    DynamicConfig,
-    BTreeMap<MemberName, Address>,
-);
 
 /// The task's handle.
 pub(crate) struct Housekeeping {
     wake: Arc<Notify>,
     wanted: Arc<Mutex<Option<Configured>>>,
+    reset: Arc<AtomicBool>,
 }
 
 type Publish = PublisherEffect<MemberData, StatusData>;
@@ -47,7 +54,10 @@ impl Housekeeping {
     pub(crate) fn new(context: Arc<Context>) -> Self {
         let wake = Arc::new(Notify::new());
         let wanted = Arc::new(Mutex::new(None));
+        let reset = Arc::new(AtomicBool::new(false));
         let task = Task {
+            record: DcsRecord::new(context.config.dcs_file()),
+            reset: reset.clone(),
             publisher: Publisher::new(context.config.name.clone(), mrg_clock::now()),
             context,
             wanted: wanted.clone(),
@@ -58,7 +68,16 @@ impl Housekeeping {
             in_force: None,
         };
         tokio::spawn(task.run(wake.clone()));
-        Self { wake, wanted }
+        Self {
+            wake,
+            wanted,
+            reset,
+        }
+    }
+
+    /// etcd went back in time: what was published may be gone.
+    pub(crate) fn reset(&self) {
+        self.reset.store(true, Ordering::Release);
     }
 
     /// Something may have changed.
@@ -67,13 +86,8 @@ impl Housekeeping {
     }
 
     /// The server's files should follow this.
-    pub(crate) fn configure(
-        &self,
-        revision: Option<Revision>,
-        dynamic: DynamicConfig,
-        addresses: BTreeMap<MemberName, Address>,
-    ) {
-        *lock(&self.wanted) = Some((revision, dynamic, addresses));
+    pub(crate) fn configure(&self, configured: Configured) {
+        *lock(&self.wanted) = Some(configured);
         self.wake.notify_one();
     }
 }
@@ -81,6 +95,8 @@ impl Housekeeping {
 struct Task {
     context: Arc<Context>,
     wanted: Arc<Mutex<Option<Configured>>>,
+    reset: Arc<AtomicBool>,
+    record: DcsRecord,
     publisher: Publisher<MemberData, StatusData>,
     passwords: Passwords,
     roles: OwnRoles,
@@ -88,8 +104,14 @@ struct Task {
     mounted: Option<Instant>,
     /// The dynamic configuration that postgres was given, and when.
     configured: Option<(Revision, Instant)>,
-    /// What is in force, and whether it was ever read.
-    in_force: Option<(DynamicConfig, bool)>,
+    in_force: Option<InForce>,
+}
+
+/// The dynamic configuration that the server was given.
+struct InForce {
+    config: Arc<DynamicConfig>,
+    /// Whether it was ever read from the key.
+    remembered: bool,
 }
 
 impl Task {
@@ -97,8 +119,18 @@ impl Task {
         loop {
             wake.notified().await;
             let wanted = lock(&self.wanted).take();
-            if let Some((revision, dynamic, addresses)) = wanted {
-                match self.context.server.configure(&dynamic, addresses).await {
+            if self.reset.swap(false, Ordering::AcqRel) {
+                self.configured = None;
+                self.publisher
+                    .on(mrg_clock::now(), PublisherEvent::DcsReset);
+            }
+            if let Some(Configured {
+                revision,
+                config,
+                addresses,
+            }) = wanted
+            {
+                match self.context.server.configure(&config, addresses).await {
                     Ok(())
                         if self
                             .configured
@@ -111,7 +143,10 @@ impl Task {
                         tracing::warn!(error = chain(&error), "failed to write the configuration");
                     }
                 }
-                self.in_force = Some((dynamic, revision.is_some()));
+                self.in_force = Some(InForce {
+                    config,
+                    remembered: revision.is_some(),
+                });
             }
             self.read_mounted();
             let status = self.context.status();
@@ -121,6 +156,7 @@ impl Task {
             if let Some(Initialize::Done(system_id)) = status.snapshot.initialize() {
                 self.context.server.note_system(system_id);
             }
+            self.record.keep(&status, self.context.store.mark());
             self.publish(&status).await;
             let leads = status.holds_key && matches!(status.postgres, Postgres::Primary(_));
             self.passwords.keep(&self.context, leads).await;
@@ -167,7 +203,7 @@ impl Task {
         let config = match (&self.in_force, status.snapshot.config()) {
             (None, _) => ConfigKey::Unknown,
             (Some(_), Some(_)) => ConfigKey::Present,
-            (Some((_, remembered)), None) => ConfigKey::Missing {
+            (Some(InForce { remembered, .. }), None) => ConfigKey::Missing {
                 remembered: *remembered,
             },
         };
@@ -236,11 +272,12 @@ impl Task {
     }
 
     async fn restore_config(&self) {
-        let Some((in_force, _)) = &self.in_force else {
+        let Some(in_force) = &self.in_force else {
             return;
         };
         let (store, within) = (&self.context.store, self.context.dcs_within());
-        match store.create_config(in_force.clone(), within).await {
+        let config = DynamicConfig::clone(&in_force.config);
+        match store.create_config(config, within).await {
             Attempt::Done(_) => tracing::warn!(
                 "the config key was deleted; it is written again, as this member knows it"
             ),
@@ -261,6 +298,7 @@ impl Task {
             me: &self.context.config.name,
             lease: Some(lease),
             snapshot: &status.snapshot,
+            config: None,
             postgres: &status.postgres,
             time: &jiff::Timestamp::now().to_string(),
         };

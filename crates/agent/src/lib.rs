@@ -4,6 +4,7 @@
 mod config;
 mod context;
 mod credentials;
+mod dcs_record;
 pub mod etcd_member;
 pub mod fence;
 mod housekeeping;
@@ -14,6 +15,7 @@ mod peers;
 mod perform;
 mod poolers;
 mod promise;
+mod receipt;
 mod reload;
 mod rest;
 mod roles;
@@ -25,5 +27,5 @@ pub use config::{
     Support,
 };
 pub use peers::{FailsafeRequest, VoteAnswer, Withdrawal};
-pub use rest::SwitchoverBody;
+pub use rest::RestBody;
 pub use run::run;

@@ -49,6 +49,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    mrg_bounds::abort_unless_contained();
     let arguments = Arguments::parse();
     match (arguments.command, arguments.file) {
         (Some(Command::Fence), _) => mrg_agent::fence::run().context("the fence failed"),

@@ -6,12 +6,22 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::credentials::OwnCredentials;
 use mrg_base::{Lsn, MemberName, Millis, Position};
+use mrg_bounds::BodyError;
 use mrg_election::{LeaseId, Vote};
 use mrg_postgres::Credentials;
+
+/// No answer of a member is longer; bytes.
+const ANSWER_BYTES: usize = 64 << 10;
+/// How much of an answer is said in an error; characters.
+const EXCERPT: usize = 300;
+/// Shorter than the other side keeps a connection without a request, so that it is not closed just
+/// when the next request is sent.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// The response to `POST /mrg/vote`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,7 +73,13 @@ pub(crate) enum Error {
         member: MemberName,
         source: reqwest::Error,
     },
-    /// Another HTTP status than success, or a body that is not what it should be.
+    #[error("the answer of {member} cannot be read")]
+    Body {
+        member: MemberName,
+        source: BodyError,
+    },
+    /// Another HTTP status than success, or a body that is not what it should be. `body` is an
+    /// excerpt.
     #[error("{member} answered {status}: {body}")]
     Refused {
         member: MemberName,
@@ -71,6 +87,16 @@ pub(crate) enum Error {
         body: String,
     },
 }
+
+impl Error {
+    /// Whether the member knows that etcd went back in time.
+    pub(crate) fn is_dcs_reset(&self) -> bool {
+        matches!(self, Error::Refused { status, .. } if *status == DCS_RESET)
+    }
+}
+
+/// How `POST /mrg/vote` says [`mrg_election::VoteRefusal::DcsReset`]: precondition failed.
+const DCS_RESET: u16 = 412;
 
 /// The other members, by the last known address.
 pub(crate) struct Peers {
@@ -84,7 +110,12 @@ impl Peers {
     pub(crate) fn new(credentials: Arc<OwnCredentials>) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(800))
+            .pool_idle_timeout(IDLE)
             .tcp_nodelay(true)
+            // A member's address is where it is: no answer sends us elsewhere, and no proxy of the
+            // environment stands in between.
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
             .build()?;
         Ok(Self {
             client,
@@ -120,15 +151,15 @@ impl Peers {
         member: &MemberName,
         request: reqwest::RequestBuilder,
         timeout: Duration,
-    ) -> Result<String, Error> {
+    ) -> Result<Bytes, Error> {
         let request = request.timeout(timeout);
         let Some((current, former)) = self.credentials.rest(mrg_clock::now()) else {
-            return answer(member, request).await;
+            return answer(member, request, timeout).await;
         };
         let again = former.zip(request.try_clone());
-        match (answer(member, authorized(request, &current)).await, again) {
+        match (answer(member, authorized(request, &current), timeout).await, again) {
             (Err(Error::Refused { status: 401, .. }), Some((former, request))) => {
-                answer(member, authorized(request, &former)).await
+                answer(member, authorized(request, &former), timeout).await
             }
             (answered, _) => answered,
         }
@@ -143,7 +174,7 @@ impl Peers {
             status: 200,
             body: error.to_string(),
         };
-        let answer: VoteAnswer = serde_json::from_str(&body).map_err(refused)?;
+        let answer: VoteAnswer = serde_json::from_slice(&body).map_err(refused)?;
         Ok(Vote {
             member: member.clone(),
             position: answer.position,
@@ -204,21 +235,100 @@ fn authorized(request: reqwest::RequestBuilder, user: &Credentials) -> reqwest::
     request.basic_auth(&user.username, Some(&user.password))
 }
 
-async fn answer(member: &MemberName, request: reqwest::RequestBuilder) -> Result<String, Error> {
+async fn answer(
+    member: &MemberName,
+    request: reqwest::RequestBuilder,
+    timeout: Duration,
+) -> Result<Bytes, Error> {
     let failed = |source| Error::Request {
         member: member.clone(),
         source,
     };
     let answer = request.send().await.map_err(failed)?;
     let status = answer.status();
-    let body = answer.text().await.map_err(failed)?;
+    let body = mrg_bounds::read(reqwest::Body::from(answer), ANSWER_BYTES, timeout).await;
+    let body = body.map_err(|source| Error::Body {
+        member: member.clone(),
+        source,
+    })?;
     if status.is_success() {
         Ok(body)
     } else {
         Err(Error::Refused {
             member: member.clone(),
             status: status.as_u16(),
-            body,
+            body: excerpt(&body),
         })
+    }
+}
+
+/// The beginning of a text from outside, for an error's sentence.
+fn excerpt(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let printable = |letter: char| if letter.is_control() { ' ' } else { letter };
+    text.chars().take(EXCERPT).map(printable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::http::{StatusCode, header};
+    use axum::response::IntoResponse;
+    use axum::routing::post;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(30);
+
+    fn name() -> MemberName {
+        MemberName::new("b").unwrap()
+    }
+
+    /// Asks a member whose REST API is this router for its vote.
+    async fn vote_of(router: Router) -> Result<Vote, Error> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let peers = Peers::new(OwnCredentials::of_rest(None)).unwrap();
+        peers.learn([(name(), format!("http://{address}"))].into());
+        peers.vote(&name(), WITHIN).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_is_not_read() {
+        let answer = "x".repeat(ANSWER_BYTES + 1);
+        let router = Router::new().route("/mrg/vote", post(|| async { answer }));
+        let refused = vote_of(router).await.unwrap_err();
+        assert!(matches!(refused, Error::Body { .. }), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_sends_elsewhere_is_a_refusal() {
+        let vote = r#"{"position":{"timeline":1,"flushed":7},"priority":1}"#;
+        let moved = (
+            StatusCode::TEMPORARY_REDIRECT,
+            [(header::LOCATION, "/there")],
+        );
+        let router = Router::new()
+            .route("/mrg/vote", post(|| async move { moved.into_response() }))
+            .route("/there", post(move || async move { vote }));
+        let refused = vote_of(router).await.unwrap_err();
+        assert!(
+            matches!(refused, Error::Refused { status: 307, .. }),
+            "{refused}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_said_in_few_words_and_without_control_characters() {
+        let words = format!("no\u{1b}[2J {}", "x".repeat(5000));
+        let router = Router::new().route(
+            "/mrg/vote",
+            post(|| async { (StatusCode::CONFLICT, words) }),
+        );
+        let refused = vote_of(router).await.unwrap_err().to_string();
+        assert!(refused.starts_with("b answered 409: no [2J x"), "{refused}");
+        assert!(refused.len() < 400, "{refused}");
     }
 }

@@ -54,6 +54,7 @@ pub(crate) async fn perform(
         me: &context.config.name,
         lease,
         snapshot: &status.snapshot,
+        config: status.config.as_deref(),
         postgres: &status.postgres,
         time: &jiff::Timestamp::now().to_string(),
     };
@@ -94,7 +95,8 @@ fn refusal(action: &Action) -> &'static str {
     match action {
         Action::ClaimInitialize => "another member makes the cluster",
         Action::AbandonInitialize => "the claim is not ours",
-        Action::AcquireLeader => "another member was faster",
+        Action::AcquireLeader | Action::RestoreKeys { .. } => "another member was faster",
+        Action::EvictLeader(_) => "the leader key was changed by another",
         Action::ReserveTimeline { .. } => "the leader key or /history was changed by another",
         Action::WriteSync { .. } => "/sync or the leader key was changed by another",
         Action::ClearSwitchover { .. } => "the request was changed",
@@ -139,6 +141,8 @@ async fn step(context: &Context, action: Action, lease: Option<LeaseId>) -> Outc
         | Action::StoreSystemId(_)
         | Action::AcquireLeader
         | Action::MoveLeader(_)
+        | Action::EvictLeader(_)
+        | Action::RestoreKeys { .. }
         | Action::ReleaseLeader
         | Action::WriteSync { .. }
         | Action::ClearSwitchover { .. }
@@ -160,6 +164,7 @@ pub(super) async fn write_failsafe(
         me: &config.name,
         lease: Some(lease),
         snapshot,
+        config: None,
         postgres: &Postgres::Unknown,
         time: "",
     };
@@ -179,6 +184,10 @@ async fn ask_peers(context: &Context, peers: BTreeSet<MemberName>) -> Outcome {
             .map(|member| context.peers.vote(member, VOTE_WITHIN)),
     )
     .await;
+    let doubts = |answer: &Result<_, crate::peers::Error>| {
+        matches!(answer, Err(error) if error.is_dcs_reset())
+    };
+    let doubted = answers.iter().any(doubts);
     let vote = |answer: Result<_, crate::peers::Error>| match answer {
         Ok(vote) => Some(vote),
         Err(error) => {
@@ -186,7 +195,12 @@ async fn ask_peers(context: &Context, peers: BTreeSet<MemberName>) -> Outcome {
             None
         }
     };
-    Outcome::Votes(answers.into_iter().filter_map(vote).collect())
+    let votes = answers.into_iter().filter_map(vote).collect();
+    if doubted {
+        Outcome::DcsReset(votes)
+    } else {
+        Outcome::Votes(votes)
+    }
 }
 
 async fn await_receipt(

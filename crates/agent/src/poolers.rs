@@ -86,7 +86,7 @@ async fn next(
                 poolers: snapshot.write_poolers(),
                 leadership: context.status().snapshot.leader_key().map(|key| key.created),
             },
-            Some(WatchEvent::Lost(_)) => PauseEvent::Lost,
+            Some(WatchEvent::Lost(_) | WatchEvent::Reset) => PauseEvent::Lost,
             None => {
                 *watched = false;
                 PauseEvent::Lost

@@ -19,12 +19,11 @@ pub(crate) enum Error {
     Stopping,
 }
 
-/// Reads the file and hands it to the agent's loop. Returns the settings that have changed and have
+/// Reads the file. Returns what is for the agent's loop, and the settings that have changed and have
 /// their effect only at the agent's next start.
-pub(crate) async fn reload(
+pub(crate) async fn read(
     context: &Context,
-    asks: &mpsc::Sender<Ask>,
-) -> Result<Vec<&'static str>, Error> {
+) -> Result<(Box<AgentConfig>, Vec<&'static str>), Error> {
     let path = context.config.file.clone();
     let read = move || AgentConfig::load(&path, &std::env::vars().collect());
     let read = tokio::task::spawn_blocking(read).await;
@@ -38,9 +37,7 @@ pub(crate) async fn reload(
         );
     }
     tracing::info!(?needs_restart, "the file was read again");
-    let asked = asks.send(Ask::Reload(Box::new(new))).await;
-    asked.map_err(|_| Error::Stopping)?;
-    Ok(needs_restart)
+    Ok((Box::new(new), needs_restart))
 }
 
 /// Reloads at every SIGHUP.
@@ -51,8 +48,10 @@ pub(crate) fn on_hangup(context: Arc<Context>, asks: mpsc::Sender<Ask>) -> std::
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            if let Err(error) = reload(&context, &asks).await {
-                tracing::error!(error = chain(&error), "failed to reload");
+            match read(&context).await {
+                // The receiver ends with the agent.
+                Ok((new, _)) => drop(asks.send(Ask::Reload(new)).await),
+                Err(error) => tracing::error!(error = chain(&error), "failed to reload"),
             }
         }
     });

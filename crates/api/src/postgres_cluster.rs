@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Duration;
 
+mod etcd_rebuild;
+pub use etcd_rebuild::{
+    EtcdRebuild, EtcdRebuildPhase, InvalidRebuildRequest, REBUILD_ETCD_ANNOTATION, RebuildRequest,
+};
+
 /// A PostgreSQL cluster: one leader, streaming replicas, automatic failover over etcd in Patroni's
 /// manner.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -133,6 +138,14 @@ fn one() -> i32 {
 
 fn yes() -> bool {
     true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A volume.
@@ -535,6 +548,13 @@ pub struct PostgresClusterStatus {
     /// Whether etcd was made: its members join from then on and never make a new one.
     #[serde(default)]
     pub etcd_initialized: bool,
+    /// How often the managed etcd was rebuilt. Its members' data directories and their cluster's
+    /// token bear this number.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub etcd_generation: u32,
+    /// The last rebuild of the managed etcd that was requested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_rebuild: Option<EtcdRebuild>,
     /// Each member.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MemberStatus>,

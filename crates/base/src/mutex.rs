@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 ///
 /// # Assumptions
 /// What is behind the mutex is whole between any two statements of its holders, so a panic leaves
-/// nothing half done. Programs that ship abort on a panic; this matters to tests only.
+/// nothing half done.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

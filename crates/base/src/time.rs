@@ -13,9 +13,15 @@ use serde::{Deserialize, Serialize};
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// Whole seconds.
+    /// Whole seconds; the longest length of time for more than it can hold.
     pub const fn seconds(seconds: u64) -> Self {
-        Self(seconds * 1000)
+        Self(seconds.saturating_mul(1000))
+    }
+
+    /// So many times as long; the longest length of time for more than it can hold.
+    #[must_use]
+    pub const fn times(self, factor: u64) -> Self {
+        Self(self.0.saturating_mul(factor))
     }
 
     /// As the standard library's type, for the shells.
@@ -49,6 +55,14 @@ impl Moment {
     }
 }
 
+impl Add for Millis {
+    type Output = Millis;
+
+    fn add(self, other: Millis) -> Millis {
+        Millis(self.0.saturating_add(other.0))
+    }
+}
+
 impl Add<Millis> for Moment {
     type Output = Moment;
 
@@ -62,5 +76,20 @@ impl Sub<Millis> for Moment {
 
     fn sub(self, length: Millis) -> Moment {
         Moment(self.0.saturating_sub(length.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_do_not_wrap() {
+        let longest = Millis(u64::MAX);
+        assert_eq!(Millis::seconds(u64::MAX), longest);
+        assert_eq!(Millis::seconds(u64::MAX / 500).times(3), longest);
+        assert_eq!(longest + Millis(1), longest);
+        assert_eq!(Moment(7) + longest, Moment(u64::MAX));
+        assert_eq!(Moment(7) - longest, Moment(0));
     }
 }

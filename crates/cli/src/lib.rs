@@ -4,6 +4,7 @@
 mod ask;
 mod breakers;
 mod drill;
+mod etcd;
 mod forward;
 mod queue;
 mod rollout;
@@ -16,6 +17,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 pub use breakers::Breakers;
+pub use etcd::EtcdCommand;
 pub use queue::QueueCommand;
 
 /// The MRG platform: what serves, what fails, and what goes with it.
@@ -70,6 +72,10 @@ enum Command {
         #[arg(short, long)]
         yes: bool,
     },
+    /// The managed etcd of a PostgresCluster: shows it, or builds it again when its quorum is lost
+    /// for good
+    #[command(subcommand)]
+    Etcd(EtcdCommand),
     /// Moves the lead of a PostgresCluster; clients of its pools are held meanwhile, and get no
     /// error
     Switchover {
@@ -145,6 +151,7 @@ pub async fn run(arguments: Arguments) -> Result<String, Error> {
         Command::Breakers(command) => breakers::run(&place, command).await,
         Command::Queue(command) => queue::run(&place, command).await,
         Command::Rollout { service, say } => rollout::rollout(&place, service.zip(say)).await,
+        Command::Etcd(command) => etcd::run(&place, command).await,
         Command::Drill { part, anyway, yes } => drill::drill(&place, &part, anyway, yes).await,
         Command::Switchover { cluster, to, yes } => {
             switchover::switchover(&place, &cluster, to.as_deref(), yes).await

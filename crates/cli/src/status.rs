@@ -9,6 +9,7 @@ use kube::api::{Api, ListParams};
 use super::table::{cell, table};
 use super::{Error, Place};
 use mrg_api::order_service_set::{BlastRow, OrderServiceSetStatus};
+use mrg_api::postgres_cluster::PostgresClusterStatus;
 use mrg_api::{OrderServiceSet, PgBouncerPool, PostgresCluster, ServiceResilience};
 
 /// What there is in a namespace.
@@ -205,9 +206,22 @@ fn clusters(text: &mut String, all: &[PostgresCluster]) {
         for cluster in all {
             if let Some(status) = &cluster.status {
                 unready(text, &cluster.name_any(), &status.conditions);
+                rebuild(text, &cluster.name_any(), status);
             }
         }
         text.push('\n');
+    }
+}
+
+/// Where the rebuild of a managed etcd stands.
+fn rebuild(text: &mut String, name: &str, status: &PostgresClusterStatus) {
+    let rebuild = status.etcd_rebuild.as_ref();
+    if let Some(rebuild) = rebuild.filter(|rebuild| rebuild.phase.is_under_way()) {
+        let _ = writeln!(
+            text,
+            "  {name}: etcd is rebuilt since {}: {}",
+            rebuild.since, rebuild.message
+        );
     }
 }
 

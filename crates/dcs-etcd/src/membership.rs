@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
 
-use crate::etcd::{Etcd, failed};
+use crate::etcd::Etcd;
+use crate::failure::{failed, unreachable};
 use mrg_dcs::Error;
 
 /// A member of etcd.
@@ -46,6 +47,21 @@ impl Etcd {
         Ok(list.members().iter().map(|of| member(of, leader)).collect())
     }
 
+    /// The alarms that are raised, in etcd's own words, such as `memberID:7 alarm:NOSPACE`; none if all
+    /// is well.
+    ///
+    /// # Errors
+    /// If no endpoint answers within the time.
+    pub async fn alarms(&self, within: Duration) -> Result<Vec<String>, Error> {
+        let request = |mut client: Client| async move { client.status().await };
+        let status = self.once("tell its status", within, request).await?;
+        let alarms = status.errors().iter().map(|error| error.trim());
+        Ok(alarms
+            .filter(|error| error.contains("alarm:"))
+            .map(str::to_owned)
+            .collect())
+    }
+
     /// Lets another member lead. Only the one that leads can be asked.
     ///
     /// # Errors
@@ -72,7 +88,10 @@ impl Etcd {
 const NO_LEADER: u64 = 0;
 
 /// Changes which members etcd has, asked of any of the others.
-pub struct Membership(Client);
+pub struct Membership {
+    client: Client,
+    endpoints: String,
+}
 
 impl Membership {
     /// Connects; each request may take as long as the connection.
@@ -83,13 +102,13 @@ impl Membership {
         let options = ConnectOptions::new()
             .with_connect_timeout(within)
             .with_timeout(within);
-        let endpoint = endpoints.join(",");
+        let joined = endpoints.join(",");
         match Client::connect(endpoints, Some(options)).await {
-            Ok(client) => Ok(Self(client)),
-            Err(source) => Err(Error::Connect {
-                endpoint,
-                source: source.into(),
+            Ok(client) => Ok(Self {
+                client,
+                endpoints: joined,
             }),
+            Err(source) => Err(unreachable(joined, source)),
         }
     }
 
@@ -99,8 +118,8 @@ impl Membership {
     /// If etcd does not answer, or refuses.
     pub async fn list(&mut self) -> Result<Vec<EtcdMember>, Error> {
         let operation = "list etcd's members";
-        let list = self.0.member_list().await;
-        let list = list.map_err(|source| failed(operation, source))?;
+        let list = self.client.member_list().await;
+        let list = list.map_err(|source| failed(operation, &self.endpoints, source))?;
         Ok(list
             .members()
             .iter()
@@ -113,10 +132,11 @@ impl Membership {
     /// # Errors
     /// If etcd does not answer, or refuses: its quorum would not survive the removal.
     pub async fn remove(&mut self, id: u64) -> Result<(), Error> {
-        let removed = self.0.member_remove(id).await;
+        let operation = "remove a member of etcd";
+        let removed = self.client.member_remove(id).await;
         removed
             .map(|_| ())
-            .map_err(|source| failed("remove a member of etcd", source))
+            .map_err(|source| failed(operation, &self.endpoints, source))
     }
 
     /// Adds a member that is yet to be started, and gives all of them. Without an answer it may be
@@ -126,8 +146,9 @@ impl Membership {
     /// If etcd does not answer, or refuses: a member of that address exists, or not enough members
     /// are connected.
     pub async fn add(&mut self, peer_url: &str) -> Result<Vec<EtcdMember>, Error> {
-        let added = self.0.member_add([peer_url], None).await;
-        let added = added.map_err(|source| failed("add a member to etcd", source))?;
+        let operation = "add a member to etcd";
+        let added = self.client.member_add([peer_url], None).await;
+        let added = added.map_err(|source| failed(operation, &self.endpoints, source))?;
         let members = added.member_list();
         Ok(members.iter().map(|of| member(of, NO_LEADER)).collect())
     }

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
     use mrg_base::{MemberName, Scope};
     use mrg_dcs::Transaction;
-    use mrg_dcs::wire::MemberData;
+    use mrg_dcs::wire::{MemberData, StatusData};
     use mrg_election::{LeaseId, Revision};
 
     fn words(transaction: &Transaction) -> String {
@@ -77,16 +77,21 @@ mod tests {
     }
 
     #[test]
-    fn a_release_compares_the_lease_and_deletes_both_keys() {
+    fn a_release_compares_the_lease_deletes_both_keys_and_puts_the_status_again() {
         let key = "/service/s/leader";
         let expected = Txn::new()
             .when([etcd_client::Compare::lease(key, CompareOp::Equal, 7)])
             .and_then([
                 TxnOp::delete(key, None),
                 TxnOp::delete("/mrg/s/pause", None),
+                TxnOp::put("/service/s/status", r#"{"optime":9}"#, None),
             ]);
+        let status = StatusData {
+            optime: 9,
+            ..StatusData::default()
+        };
         assert_eq!(
-            words(&Transaction::release_leader(LeaseId(7))),
+            words(&Transaction::release_leader(LeaseId(7), Some(status))),
             format!("{expected:?}")
         );
     }

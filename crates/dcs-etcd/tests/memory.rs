@@ -116,7 +116,7 @@ impl Pair {
         let acquire = || Transaction::acquire_leader(lease, &names()[0]);
         let (ask, release) = (
             Transaction::ask_poolers(lease, Revision(1)),
-            Transaction::release_leader(lease),
+            Transaction::release_leader(lease, None),
         );
         for transaction in [acquire(), release.clone()] {
             let done = self.etcd.execute(transaction, WITHIN).await;
@@ -170,7 +170,10 @@ impl Pair {
         match self.below(10) {
             0 => Transaction::acquire_leader(lease, &member),
             1 => Transaction::move_leader(lease, other, &member),
-            2 => Transaction::release_leader(lease),
+            2 => {
+                let status = (self.below(2) > 0).then(StatusData::default);
+                Transaction::release_leader(lease, status)
+            }
             3 => {
                 let over = self.over(&Key::Sync);
                 let stored = Stored {

@@ -47,7 +47,7 @@ impl DynamicConfig {
     pub fn parse(value: &[u8]) -> Result<Self, InvalidConfig> {
         match serde_json::from_slice(value) {
             Ok(Value::Object(map)) => Ok(Self(map)),
-            Ok(other) => Err(InvalidConfig::NotAnObject(other.to_string())),
+            Ok(other) => Err(InvalidConfig::NotAnObject(shown(&other))),
             Err(error) => Err(InvalidConfig::NotJson(error.to_string())),
         }
     }
@@ -80,6 +80,16 @@ impl DynamicConfig {
                 .map(str::to_owned)
                 .collect(),
         )
+    }
+}
+
+/// The beginning of a value, for messages.
+fn shown(value: &Value) -> String {
+    const MOST: usize = 200;
+    let text = value.to_string();
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text,
     }
 }
 
@@ -116,7 +126,7 @@ fn whole(value: Option<&Value>, field: &'static str, default: u64) -> Result<u64
             let text = value.as_str().and_then(|text| text.parse().ok());
             let invalid = || InvalidConfig::Field {
                 field,
-                value: value.to_string(),
+                value: shown(value),
                 expected: "a whole number",
             };
             value.as_u64().or(text).ok_or_else(invalid)
@@ -136,7 +146,7 @@ fn flag(config: &DynamicConfig, field: &'static str, default: bool) -> Result<bo
         None | Some(Value::Null) => Ok(default),
         Some(value) => truth(value).ok_or_else(|| InvalidConfig::Field {
             field,
-            value: value.to_string(),
+            value: shown(value),
             expected: "true or false",
         }),
     }
@@ -157,7 +167,7 @@ pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
                 let expected = "on, off or quorum";
                 return Err(InvalidConfig::Field {
                     field: "synchronous_mode",
-                    value: value.to_string(),
+                    value: shown(value),
                     expected,
                 });
             }
@@ -260,7 +270,34 @@ mod tests {
             "{message}"
         );
         assert!(parsed(r#"{"synchronous_mode":"maybe"}"#).is_err());
+        let message = parsed(r#"{"ttl":18446744073709551615}"#).unwrap_err();
+        let message = message.to_string();
+        assert!(
+            message.contains("ttl") && message.contains("86400s"),
+            "{message}"
+        );
         assert!(parsed("[]").is_err());
+    }
+
+    #[test]
+    fn a_value_of_any_size_is_shown_in_few_words_and_no_number_of_seconds_wraps() {
+        for text in [
+            format!(r#"{{"ttl":"{}"}}"#, "é".repeat(100_000)),
+            format!("[{}1]", "1,".repeat(100_000)),
+        ] {
+            let message = parsed(&text).unwrap_err().to_string();
+            assert!(message.contains('…') && message.len() < 700, "{message}");
+        }
+        // 2^64 / 1000 + 1 seconds would be less than one.
+        for field in ["ttl", "loop_wait", "retry_timeout"] {
+            let text = format!(r#"{{"ttl":30,"{field}":18446744073709552}}"#);
+            let settings = parsed(&text);
+            if field == "ttl" {
+                assert_eq!(settings.unwrap().failover.ttl, Millis(u64::MAX));
+            } else {
+                assert!(settings.is_err(), "{field}");
+            }
+        }
     }
 
     #[test]

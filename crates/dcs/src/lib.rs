@@ -8,6 +8,7 @@
 //! whose outcome is not known is told apart from one that failed ([`Attempt`]).
 
 mod config;
+pub mod health;
 mod history;
 mod keys;
 mod member;

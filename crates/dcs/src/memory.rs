@@ -125,6 +125,15 @@ impl Memory {
         }
     }
 
+    /// Goes back to what it was, or to nothing: the revision, the keys, and the leases, which are
+    /// renewed. Leases that are granted later have new names, as etcd's random ones do.
+    pub fn go_back_to(&mut self, backup: Option<&Memory>, now: Moment) {
+        let granted = self.granted;
+        *self = backup.cloned().unwrap_or_default();
+        self.granted = granted;
+        self.renew_all(now);
+    }
+
     /// Ends a lease; its keys are deleted at one revision. Whether it was there.
     pub fn revoke(&mut self, lease: LeaseId) -> bool {
         let existed = self.leases.remove(&lease).is_some();
@@ -240,15 +249,22 @@ impl MemoryStore {
         request: impl FnOnce(&mut Memory) -> T,
     ) -> Result<T, Error> {
         let fault = lock(&self.faults).pop_front();
+        let endpoint = "memory".to_owned();
         match fault {
             None => Ok(request(&mut self.memory())),
             Some(Fault::AnswerLost) => {
                 request(&mut self.memory());
-                Err(Error::Timeout { operation })
+                Err(Error::Timeout {
+                    operation,
+                    endpoint,
+                })
             }
-            Some(Fault::RequestLost) => Err(Error::Timeout { operation }),
+            Some(Fault::RequestLost) => Err(Error::Timeout {
+                operation,
+                endpoint,
+            }),
             Some(Fault::Unreachable) => Err(Error::Connect {
-                endpoint: "memory".to_owned(),
+                endpoint,
                 source: operation.into(),
             }),
         }

@@ -251,6 +251,11 @@ impl ClusterSnapshot {
         self.history.as_ref().map(|key| key.modified)
     }
 
+    /// What the leader last said of its position; `None` also if the key cannot be read.
+    pub fn status(&self) -> Option<&StatusData> {
+        self.status.as_ref()?.value.as_ref()
+    }
+
     /// The members whose keys can be read.
     pub fn members(&self) -> impl Iterator<Item = (&MemberName, &MemberData)> {
         self.members
@@ -288,7 +293,6 @@ impl ClusterSnapshot {
             let data = key.value.as_ref()?;
             Some((name.clone(), election_member(key, data)))
         });
-        let status = self.status.as_ref().and_then(|key| key.value.as_ref());
         Cluster {
             revision: self.revision,
             initialize: self.initialize(),
@@ -298,7 +302,7 @@ impl ClusterSnapshot {
                 .map(|(revision, stored)| (revision, stored.clone())),
             members: members.collect(),
             switchover: self.switchover(),
-            optime: status.map(|status| Lsn(status.optime)),
+            optime: self.status().map(|status| Lsn(status.optime)),
             timeline: last.map(HistoryLine::next_timeline),
             timeline_of: last.and_then(|line| MemberName::new(&line.leader).ok()),
             failsafe: self.failsafe_list(),

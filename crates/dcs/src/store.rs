@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::DynamicConfig;
+use crate::health::Failure;
 use crate::poolers::PoolerRecord;
 use crate::snapshot::Section;
 use crate::transaction::Transaction;
@@ -26,20 +27,39 @@ pub enum Error {
         source: Cause,
     },
     /// The request failed.
-    #[error("etcd refused to {operation}")]
+    #[error("etcd at {endpoint} {} to {operation}", if failure.is_refusal() { "refused" } else { "failed" })]
     Request {
         /// What was asked.
         operation: &'static str,
+        /// Which endpoint was asked last.
+        endpoint: String,
+        /// Why, in one word.
+        failure: Failure,
         /// Whether it was refused before anything could have been done.
         refused: bool,
         /// Why.
         source: Cause,
     },
     /// No answer within the time given.
-    #[error("etcd did not answer in time to {operation}")]
+    #[error("etcd at {endpoint} did not answer in time to {operation}")]
     Timeout {
         /// What was asked.
         operation: &'static str,
+        /// Which endpoint was asked last.
+        endpoint: String,
+    },
+    /// The store went back in time, or is another one: it was emptied, restored from a backup, or
+    /// replaced. The lease that was asked about is not known there.
+    #[error("etcd went back to revision {revision}: it is empty, restored from a backup, or another one")]
+    Reset {
+        /// What it counts now.
+        revision: i64,
+    },
+    /// Another cluster answers at some endpoints, and the one that is known at none.
+    #[error("another etcd cluster than before answers at some of {endpoints}; etcd3.hosts must name the members of one cluster")]
+    Stranger {
+        /// All of them.
+        endpoints: String,
     },
     /// The lease does not exist (any more).
     #[error("lease {} is gone", .0.0)]
@@ -50,9 +70,48 @@ impl Error {
     /// Whether the request may have been done all the same.
     pub fn is_ambiguous(&self) -> bool {
         match self {
-            Error::Connect { .. } | Error::LeaseGone(_) => false,
-            Error::Timeout { .. } => true,
+            Error::Connect { .. } | Error::LeaseGone(_) | Error::Stranger { .. } => false,
+            Error::Timeout { .. } | Error::Reset { .. } => true,
             Error::Request { refused, .. } => !refused,
+        }
+    }
+
+    /// Why, in one word.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Error::Connect { .. } => Failure::Unreachable,
+            Error::Request { failure, .. } => *failure,
+            Error::Timeout { .. } => Failure::Timeout,
+            Error::LeaseGone(_) => Failure::NotFound,
+            Error::Reset { .. } | Error::Stranger { .. } => Failure::Other,
+        }
+    }
+
+    /// The whole of it in words, the store's own last.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Error::Connect { source, .. } | Error::Request { source, .. } => {
+                format!("{self}: {source}")
+            }
+            Error::Timeout { .. }
+            | Error::LeaseGone(_)
+            | Error::Reset { .. }
+            | Error::Stranger { .. } => self.to_string(),
+        }
+    }
+
+    /// What of the words does not depend on what was asked: the endpoint and the store's own.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Error::Connect { endpoint, source }
+            | Error::Request {
+                endpoint, source, ..
+            } => {
+                format!("{endpoint}: {source}")
+            }
+            Error::Timeout { endpoint, .. } => endpoint.clone(),
+            Error::LeaseGone(_) | Error::Reset { .. } => String::new(),
+            Error::Stranger { endpoints } => endpoints.clone(),
         }
     }
 }
@@ -135,6 +194,7 @@ pub trait Store: Send + Sync {
 
     /// Renews a lease: one try, so that the caller learns quickly. Without an answer it may have
     /// been renewed, which may not be counted on. [`Error::LeaseGone`]: it has ended.
+    /// [`Error::Reset`]: this store does not know it, and is not as it was.
     fn keep_alive(
         &self,
         lease: LeaseId,
@@ -171,8 +231,13 @@ pub trait Store: Send + Sync {
     }
 
     /// See [`Transaction::release_leader`].
-    fn release_leader(&self, lease: LeaseId, within: Duration) -> impl Writing {
-        self.execute(Transaction::release_leader(lease), within)
+    fn release_leader(
+        &self,
+        lease: LeaseId,
+        status: Option<StatusData>,
+        within: Duration,
+    ) -> impl Writing {
+        self.execute(Transaction::release_leader(lease, status), within)
     }
 
     /// See [`Transaction::claim_initialize`].

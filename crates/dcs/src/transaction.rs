@@ -116,6 +116,15 @@ impl Transaction {
         &self.branches
     }
 
+    /// Whether it puts a key, whichever branch is done. A store without space does only those that
+    /// do not.
+    pub fn puts(&self) -> bool {
+        let is_put = |write: &Write| matches!(write, Write::Put(..));
+        self.branches
+            .iter()
+            .any(|branch| branch.writes.iter().any(is_put))
+    }
+
     /// Whether it may be done again when its outcome is not known.
     pub fn is_repeatable(&self) -> bool {
         self.repeatable
@@ -148,14 +157,58 @@ impl Transaction {
     /// Deletes the leader key if it hangs off `lease`, and the request to the poolers with it,
     /// which was about this leadership. Only after nothing of our server writes any more.
     ///
+    /// `status` is what the key of that name says; it is written again along with it. A store that
+    /// takes no puts, for want of space or of a permission, deletes all the same; by the put it
+    /// refuses the whole, and the key stays where it is instead of going where no other member can
+    /// take it. `None`: there is no such key, and none is made.
+    ///
     /// In doubt: our server has stopped already. A key that is still there is released again, and
     /// goes with the lease at the latest.
-    pub fn release_leader(lease: LeaseId) -> Self {
+    pub fn release_leader(lease: LeaseId, status: Option<StatusData>) -> Self {
+        let mut writes = vec![Write::Delete(Key::Leader), Write::Delete(Key::Pause)];
+        writes.extend(status.map(|status| put(Value::Status(status))));
         Self::once(
             "release the leader key",
             unless(bug!(ReleaseWithoutCompare), [leads(lease)]),
+            writes,
+        )
+    }
+
+    /// Deletes the leader key of before a reset of the store, and the request to the poolers with
+    /// it, if it still hangs off `lease`. Only by a primary whose right to write has not ended.
+    ///
+    /// In doubt: the key is read again; nothing else was touched.
+    pub fn evict_leader(lease: LeaseId) -> Self {
+        Self::once(
+            "delete the leader key of before the reset",
+            vec![leads(lease)],
             vec![Write::Delete(Key::Leader), Write::Delete(Key::Pause)],
         )
+    }
+
+    /// In a store that went back in time: creates the leader key under `lease` if it is absent, and
+    /// with it writes what the cluster is, over whatever is there: its system identifier, its
+    /// configuration if it is known, `/sync` if it is used. A request to hand over of before is
+    /// cleared. At one revision, so that no member can see half of it.
+    ///
+    /// In doubt: the next read shows the owner of the leader key, by the lease; all or nothing of the
+    /// rest is there.
+    pub fn restore_keys(
+        lease: LeaseId,
+        member: &MemberName,
+        system_id: u64,
+        config: Option<DynamicConfig>,
+        stored: Option<Stored>,
+    ) -> Self {
+        let mut writes = vec![
+            put_under(lease, Value::Leader(member.clone())),
+            put(Value::SystemId(system_id)),
+            put(Value::Failover(FailoverData::default())),
+        ];
+        writes.extend(config.map(|config| put(Value::Config(config))));
+        writes.extend(stored.map(|stored| put(Value::Sync(stored))));
+        let absent = vec![Compare::Absent(Key::Leader)];
+        Self::once("restore the cluster's keys", absent, writes)
     }
 
     /// Claims the bootstrap: creates `initialize` under `lease` if it is absent. A claim whose

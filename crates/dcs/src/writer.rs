@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::config::DynamicConfig;
 use crate::history::{next_timeline, reserved, told};
 use crate::snapshot::ClusterSnapshot;
 use crate::transaction::Transaction;
@@ -18,6 +19,9 @@ pub struct Writer<'a> {
     pub lease: Option<LeaseId>,
     /// The newest snapshot.
     pub snapshot: &'a ClusterSnapshot,
+    /// The dynamic configuration in force, if it was read from the store: it is written again to a
+    /// store that went back in time.
+    pub config: Option<&'a DynamicConfig>,
     /// The local postgres, as last seen.
     pub postgres: &'a Postgres,
     /// Now, in ISO 8601: for people.
@@ -58,7 +62,14 @@ impl Writer<'_> {
             }
             Action::AcquireLeader => Transaction::acquire_leader(lease()?, self.me),
             Action::MoveLeader(to) => Transaction::move_leader(lease()?, *to, self.me),
-            Action::ReleaseLeader => Transaction::release_leader(lease()?),
+            Action::ReleaseLeader => {
+                Transaction::release_leader(lease()?, self.snapshot.status().cloned())
+            }
+            Action::EvictLeader(stale) => Transaction::evict_leader(*stale),
+            Action::RestoreKeys { system_id, stored } => {
+                let config = self.config.cloned();
+                Transaction::restore_keys(lease()?, self.me, *system_id, config, stored.clone())
+            }
             Action::WriteSync { expected, stored } => {
                 // A key that cannot be read counts as absent, and is written over as it is.
                 let over = expected.or_else(|| self.snapshot.unreadable_sync());
@@ -168,6 +179,7 @@ mod tests {
             me: &name("a"),
             lease: None,
             snapshot: &snapshot,
+            config: None,
             postgres: &Postgres::NoData,
             time: "",
         };
@@ -187,6 +199,35 @@ mod tests {
     }
 
     #[test]
+    fn a_release_carries_the_status_that_was_read() {
+        let mut memory = Memory::default();
+        let lease = memory.grant(Millis(1_000));
+        let status = StatusData {
+            optime: 9,
+            ..StatusData::default()
+        };
+        let release = |memory: &Memory| {
+            let snapshot = memory.read::<ClusterSnapshot>();
+            let writer = Writer {
+                me: &name("a"),
+                lease: Some(lease),
+                snapshot: &snapshot,
+                config: None,
+                postgres: &Postgres::NoData,
+                time: "",
+            };
+            writer.action(&Action::ReleaseLeader).unwrap().unwrap()
+        };
+        assert!(
+            !release(&memory).puts(),
+            "nothing is made where there is none"
+        );
+        memory.write(&[Write::Put(Value::Status(status.clone()), None)]);
+        let expected = Transaction::release_leader(lease, Some(status));
+        assert_eq!(release(&memory), expected);
+    }
+
+    #[test]
     fn a_timeline_is_reserved_over_the_history_that_was_decided_by() {
         let mut memory = Memory::default();
         let lease = memory.grant(Millis(1_000));
@@ -195,6 +236,7 @@ mod tests {
             me: &name("a"),
             lease: Some(lease),
             snapshot: &snapshot,
+            config: None,
             postgres: &Postgres::NoData,
             time: "",
         };
@@ -231,6 +273,7 @@ mod tests {
             me: &name("a"),
             lease: Some(lease),
             snapshot: &snapshot,
+            config: None,
             postgres: &Postgres::NoData,
             time: "",
         };

@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::etcd::Keys;
-use crate::event::{Ask, SimulationEvent};
+use crate::event::{Ask, SimulationEvent, Stamp};
+use crate::known_config::KnownConfig;
 use crate::publish::Urls;
 use crate::steps::Running;
 use crate::votes::{Asker, Round};
 use crate::watch::{Call, Watch};
 use crate::world::World;
 use mrg_base::{MemberName, Moment};
-use mrg_dcs::DynamicConfig;
 use mrg_dcs::wire::{MemberData, StatusData};
 use mrg_election::publisher::Publisher;
 use mrg_election::watch_order::{WatchInput, WatchOrder};
-use mrg_election::{Effect, Event, Node, Outcome, Postgres, PreviousIncarnation, Settings, StepId};
+use mrg_election::{
+    Effect, Event, Node, Outcome, Postgres, PreviousIncarnation, Revision, Settings, StepId,
+};
 
 /// An agent's process.
 pub(super) struct Agent {
@@ -39,8 +41,11 @@ pub(super) struct Agent {
     pub postgres: Postgres,
     probe: u64,
     next_look: u64,
-    /// The last configuration that was read.
-    pub known_config: Option<DynamicConfig>,
+    pub config: KnownConfig,
+    /// The newest revision that a read has shown.
+    pub known: Revision,
+    /// Which etcd answered the last read: how often it went back before.
+    pub era: u32,
     pub started: Moment,
     pub promises_recorded: bool,
     restart_after: u64,
@@ -75,10 +80,21 @@ impl Agent {
             postgres: Postgres::Unknown,
             probe: 0,
             next_look: 0,
-            known_config: None,
+            config: KnownConfig::default(),
+            known: Revision(0),
+            era: 0,
             started: now,
             promises_recorded: false,
             restart_after: 0,
+        }
+    }
+}
+
+impl Agent {
+    /// etcd is known to have come this far.
+    pub(crate) fn learn(&mut self, stamp: Stamp) {
+        if stamp.era == self.era {
+            self.known = self.known.max(stamp.revision);
         }
     }
 }
@@ -109,6 +125,9 @@ impl World {
             settings,
             now,
         ));
+        if let Some(mark) = self.hosts[member].dcs_record {
+            self.agent(member).known = mark;
+        }
         self.hosts[member].fence = super::world::Fence {
             generation: self.hosts[member].fence.generation + 1,
             ..Default::default()
@@ -263,10 +282,11 @@ impl World {
             }
             Effect::KeepAlive(lease) => {
                 let within = self.agent(member).settings.failover.retry_timeout.0;
+                let known = self.agent(member).known;
                 let call = self.ask_etcd(member, number, within, Ask::Keep(lease));
                 self.agent(member)
                     .calls
-                    .insert(call, Call::Keep(lease, now));
+                    .insert(call, Call::Keep(lease, now, known));
             }
             Effect::Fence(by) => self.arm(member, by),
             Effect::Perform(step, action) => self.begin_step(member, step, action),

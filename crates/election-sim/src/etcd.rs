@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use crate::event::Stamp;
 use mrg_base::{MemberName, Millis, Moment, Scope};
 use mrg_dcs::memory::Memory;
 use mrg_dcs::{
@@ -27,9 +28,19 @@ pub(crate) struct Keys {
     pub pause: Pause,
     /// The poolers' records.
     pub poolers: Poolers,
+    /// How often etcd went back before.
+    pub era: u32,
 }
 
 impl Keys {
+    /// How far etcd has come.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp {
+            revision: self.cluster.revision,
+            era: self.era,
+        }
+    }
+
     /// The configuration with the revision that wrote it, if it is there and can be read.
     pub(crate) fn config(&self) -> Option<(Revision, &DynamicConfig)> {
         let key = self.snapshot.config()?;
@@ -96,6 +107,8 @@ pub(crate) struct Etcd {
     memory: Memory,
     paths: Paths,
     latest: Rc<Keys>,
+    /// A backup, if one was made.
+    backup: Option<Memory>,
     silent_until: u64,
     /// Whether it had no leader since its leases were last renewed.
     was_silent: bool,
@@ -109,6 +122,7 @@ impl Etcd {
             memory: Memory::default(),
             paths: Paths::new(NAMESPACE, &scope),
             latest: Rc::new(Keys::default()),
+            backup: None,
             silent_until: 0,
             was_silent: false,
         };
@@ -126,6 +140,30 @@ impl Etcd {
         if self.memory.revision() != self.latest.snapshot.revision() {
             Rc::make_mut(&mut self.latest).follow(&self.memory, &self.paths);
         }
+    }
+
+    /// What it holds now is kept.
+    pub(crate) fn back_up(&mut self) {
+        self.backup = Some(self.memory.clone());
+    }
+
+    /// How far it had come when the backup was made.
+    pub(crate) fn backup_revision(&self) -> Option<Revision> {
+        self.backup.as_ref().map(Memory::revision)
+    }
+
+    /// It goes back to the backup, if there is one and it is wanted, or to nothing.
+    pub(crate) fn go_back(&mut self, to_backup: bool, now: u64) {
+        let backup = self.backup.as_ref().filter(|_| to_backup);
+        self.memory.go_back_to(backup, Moment(now));
+        self.was_silent = false;
+        let era = self.latest.era + 1;
+        let mut keys = Keys {
+            era,
+            ..Keys::default()
+        };
+        keys.follow(&self.memory, &self.paths);
+        self.latest = Rc::new(keys);
     }
 
     // ---- time ----

@@ -21,15 +21,24 @@ pub(super) enum Ask {
     Transact(Transaction),
 }
 
+/// How far etcd had come, and how often it went back before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamp {
+    pub revision: Revision,
+    pub era: u32,
+}
+
 /// What it answers.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
     Granted(LeaseId, Millis),
-    Kept(bool),
+    /// Whether it was there, and the revision by then.
+    Kept(bool, Revision),
     Revoked,
     Keys(Rc<Keys>),
-    /// The revision, `None` if no compare held, or the lease that is gone.
-    Transacted(Result<Option<Revision>, LeaseId>),
+    /// The revision that it was done at, `None` if no compare held, or the lease that is gone; and
+    /// what etcd was by then.
+    Transacted(Result<Option<Revision>, LeaseId>, Stamp),
 }
 
 /// A message between members, poolers and clients.
@@ -45,7 +54,7 @@ pub(super) enum Message {
     Voted {
         agent: u32,
         step: StepId,
-        vote: Option<mrg_election::Vote>,
+        vote: Result<mrg_election::Vote, mrg_election::VoteRefusal>,
     },
     /// Have you WAL past this?
     Receipt {

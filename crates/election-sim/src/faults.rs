@@ -1,13 +1,15 @@
 //! What goes wrong, and how it is mended.
 
+use crate::agent::Agent;
 use crate::event::{PoolerEvent, ServerEvent, SimulationEvent};
 use crate::postgres::Data;
 use crate::schedule::Fault;
 use crate::server::CONNECTION_TIMEOUT;
 use crate::sick;
-use crate::world::World;
+use crate::world::{Host, World};
+use mrg_base::Moment;
 use mrg_dcs::Key;
-use mrg_election::Event;
+use mrg_election::{Event, Mode};
 
 /// The cluster is left whole for so long at most before the next fault.
 const WHOLE_FOR: u64 = 1_200;
@@ -125,15 +127,59 @@ impl World {
             }
             Fault::DeleteLeader => self.delete_keys([Key::Leader]),
             Fault::DeleteInitialize => self.delete_keys([Key::Initialize]),
-            Fault::DeleteFailsafe => self.delete_keys([Key::Failsafe]),
+            Fault::DeleteFailsafe => self.delete_failsafe(),
             Fault::DeleteSync => self.delete_keys([Key::Sync]),
             Fault::DeleteConfig => self.delete_keys([Key::Config]),
             Fault::DeleteEverything => self.delete_everything(),
+            Fault::BackUpEtcd => self.etcd.back_up(),
+            Fault::RestoreEtcd => self.lose_etcd(true),
+            Fault::LoseEtcd => self.lose_etcd(false),
             Fault::KillPooler(pooler, wait) => {
                 self.stop_pooler(pooler);
                 self.later(wait, PoolerEvent::Start { pooler });
             }
             Fault::PausePooler(pooler, wait) => self.pause_pooler(pooler, wait),
+        }
+    }
+
+    /// etcd goes back to its backup, or to nothing. Not in Async mode, and not while a member would
+    /// have nothing left that tells it of the cluster (see [`Self::delete_everything`]); nor where
+    /// docs/ha.md says that no member can notice: while the last time is not settled, or to a backup
+    /// that is newer than what some member knows.
+    fn lose_etcd(&mut self, to_backup: bool) {
+        let backup = self.etcd.backup_revision().filter(|_| to_backup);
+        let unaware = |host: &Host| {
+            let agent = host.agent.as_ref();
+            let doubts = |agent: &Agent| agent.node.view(Moment(0)).memory.reset.is_some();
+            let known = agent.map(|agent| agent.known).max(host.dcs_record);
+            agent.is_some_and(doubts) || known <= backup
+        };
+        if self.hosts.iter().any(unaware) {
+            return;
+        }
+        let asynchronous = self.schedule.settings.replication.mode == Mode::Async;
+        if self.has_blank_member() || asynchronous {
+            return;
+        }
+        self.etcd_time_passes();
+        self.etcd.go_back(to_backup, self.now);
+        self.judge.key_is_old(self.etcd.keys());
+        self.etcd_told = self.etcd.keys().cluster.revision;
+        for member in 0..self.hosts.len() {
+            let Some(agent) = &mut self.hosts[member].agent else {
+                continue;
+            };
+            agent.watch.open = false;
+            let (number, reads) = (agent.number, agent.watch.reads);
+            let again = SimulationEvent::Backstop {
+                end: member,
+                number,
+                reads,
+            };
+            self.later(1, again);
+        }
+        for pooler in 0..self.poolers.len() {
+            self.pooler_watch_breaks(pooler);
         }
     }
 
@@ -276,6 +322,7 @@ impl World {
         self.hosts[member].postgres.data = None;
         self.hosts[member].promise_record = None;
         self.hosts[member].system_record = None;
+        self.hosts[member].dcs_record = None;
         true
     }
 

@@ -7,7 +7,7 @@ use crate::postgres::{Server, lsn};
 use crate::schedule::{Fault, Schedule};
 use crate::world::{Host, World};
 use mrg_base::{MemberName, Position};
-use mrg_election::{Initialize, Mode, Reason, Revision, sync};
+use mrg_election::{Initialize, LeaderKey, LeaseId, Mode, Reason, Revision, sync};
 
 /// After everything is mended, the cluster must be whole within so long, and so many lengths of its
 /// ttl.
@@ -34,6 +34,8 @@ pub(super) struct Judge {
     wrote_at: Vec<u64>,
     /// The leader key's creation and its holder, if it is there.
     held: Option<(Revision, MemberName)>,
+    /// The lease of a leader key that stands only because etcd went back.
+    old_key: Option<LeaseId>,
     /// Who held the leader key, since when.
     leaderships: Vec<(u64, Option<usize>)>,
     violation: Option<String>,
@@ -67,6 +69,7 @@ impl Judge {
             systems: 0,
             healed_at: None,
             held: None,
+            old_key: None,
             wrote_at: vec![0; schedule.members],
             leaderships: vec![(0, None)],
             violation: None,
@@ -78,6 +81,17 @@ impl Judge {
             gave_up: BTreeMap::new(),
             within: WHOLE_WITHIN + 5 * schedule.settings.failover.ttl.0,
         }
+    }
+
+    /// etcd went back, and shows who led once.
+    pub(crate) fn key_is_old(&mut self, keys: &Keys) {
+        self.held = None;
+        self.old_key = keys.cluster.leader.as_ref().map(|key| key.lease);
+    }
+
+    /// Whether the leader key is that one.
+    fn is_old(&self, key: &LeaderKey) -> bool {
+        self.old_key == Some(key.lease)
     }
 
     /// Something that must never be.
@@ -142,6 +156,7 @@ impl World {
             .cluster
             .leader
             .as_ref()
+            .filter(|leader| !self.judge.is_old(leader))
             .map(|leader| leader.member.clone());
         if self.judge.one_writer && led_by.as_ref().is_some_and(|leader| *leader != name) {
             self.judge.blame(format!(
@@ -275,6 +290,9 @@ impl World {
         let (Some(leader), Some((_, stored))) = (&cluster.leader, &cluster.sync) else {
             return;
         };
+        if self.judge.is_old(leader) {
+            return;
+        }
         let Some(number) = self.number_of(&leader.member) else {
             return;
         };
@@ -295,7 +313,7 @@ impl World {
         let Some(leader) = &before.cluster.leader else {
             return;
         };
-        if self.etcd.keys().cluster.leader.is_some() {
+        if self.etcd.keys().cluster.leader.is_some() || self.judge.is_old(leader) {
             return;
         }
         let server = |member: usize| self.hosts[member].postgres.server;

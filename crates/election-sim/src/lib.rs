@@ -20,6 +20,7 @@ mod faults;
 mod fence;
 mod happen;
 mod judge;
+mod known_config;
 mod local;
 mod messages;
 mod network;

@@ -111,7 +111,10 @@ impl World {
                 self.later(length, SimulationEvent::Expire { lease: id });
                 Answer::Granted(id, ttl)
             }
-            Ask::Keep(id) => Answer::Kept(self.etcd.keep(id)),
+            Ask::Keep(id) => {
+                let kept = self.etcd.keep(id);
+                Answer::Kept(kept, self.etcd.keys().cluster.revision)
+            }
             Ask::Revoke(id) => {
                 self.etcd.revoke(id);
                 self.etcd_changed();
@@ -123,7 +126,7 @@ impl World {
                 let done = self.etcd.transact(&transaction);
                 self.judge_release(from, &before);
                 self.etcd_changed();
-                Answer::Transacted(done)
+                Answer::Transacted(done, self.etcd.keys().stamp())
             }
         };
         let etcd = self.etcd_end();

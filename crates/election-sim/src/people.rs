@@ -3,6 +3,7 @@
 use crate::etcd::config;
 use crate::event::SimulationEvent;
 use crate::faults::FOREIGN;
+use crate::postgres::Server;
 use crate::random::Random;
 use crate::schedule::settings;
 use crate::world::{Host, World};
@@ -10,7 +11,7 @@ use mrg_base::{MemberName, Moment};
 use mrg_dcs::wire::FailoverData;
 use mrg_dcs::{DynamicConfig, Key, Transaction, Value, Write};
 use mrg_election::sync::Stored;
-use mrg_election::{Event, Mode, Postgres};
+use mrg_election::{Event, Mode, Postgres, Reason};
 
 /// Whoever is on call looks so often.
 const HELP_EVERY: u64 = 1_000;
@@ -99,18 +100,23 @@ impl World {
         }
     }
 
+    /// Not while a member leads without the leader key: whoever deletes it says that none does.
+    pub(crate) fn delete_failsafe(&mut self) {
+        let leader = self.etcd.keys().cluster.leader.as_ref();
+        let unseen = self.hosts.iter().any(|host| {
+            host.postgres.server == Server::Primary
+                && leader.is_none_or(|key| key.member != host.name)
+        });
+        if !unseen {
+            self.delete_keys([Key::Failsafe]);
+        }
+    }
+
     /// Every key of a cluster goes. Not in Async mode, where nothing but `history` tells of a
     /// timeline that a dead member began; and not while a member without data would have nothing
     /// left that tells it of the cluster, neither keys nor its own memory.
     pub(crate) fn delete_everything(&mut self) {
-        let blank = |host: &Host| {
-            let knows = host
-                .agent
-                .as_ref()
-                .is_some_and(|agent| agent.node.view(Moment(0)).memory.knows_cluster);
-            host.has_nothing() && !knows || host.may_pass_for_another()
-        };
-        if self.schedule.settings.replication.mode == Mode::Async || self.hosts.iter().any(blank) {
+        if self.schedule.settings.replication.mode == Mode::Async || self.has_blank_member() {
             return;
         }
         let members = self.hosts.iter().map(|host| Key::Member(host.name.clone()));
@@ -126,6 +132,18 @@ impl World {
         ];
         let keys: Vec<Key> = single.into_iter().chain(members).collect();
         self.delete_keys(keys);
+    }
+
+    /// Whether a member has nothing but the keys that tells it of the cluster.
+    pub(crate) fn has_blank_member(&self) -> bool {
+        let blank = |host: &Host| {
+            let knows = host
+                .agent
+                .as_ref()
+                .is_some_and(|agent| agent.node.view(Moment(0)).memory.knows_cluster);
+            host.has_nothing() && !knows || host.may_pass_for_another()
+        };
+        self.hosts.iter().any(blank)
     }
 
     /// Whether the keys say nothing of a cluster that there is.
@@ -156,15 +174,26 @@ impl World {
                 .map(|data| data.system)
                 .filter(|system| *system != FOREIGN)
         };
-        if let Some(system_id) = self.hosts.iter().find_map(ours).filter(|_| nameless) {
+        // What the members agree on, whatever one of them has that took part in nothing.
+        let known = self.judge.system.filter(|known| {
+            let has = |host: &Host| ours(host) == Some(*known);
+            self.hosts.iter().any(has)
+        });
+        let agreed = known.or_else(|| self.hosts.iter().find_map(ours));
+        if let Some(system_id) = agreed.filter(|_| nameless) {
             self.tell(|_| format!("*** somebody writes /initialize: {system_id}"));
             self.etcd
                 .write(&[Write::Put(Value::SystemId(system_id), None)]);
             self.etcd_changed();
         }
         let keys = self.etcd.keys();
+        let doubted = |host: &Host| {
+            host.agent
+                .as_ref()
+                .is_some_and(|agent| agent.node.reason() == Some(Reason::DcsReset))
+        };
         let stuck = keys.cluster.leader.is_none()
-            && keys.cluster.sync.is_none()
+            && (keys.cluster.sync.is_none() || self.hosts.iter().any(doubted))
             && keys
                 .settings
                 .unwrap_or(self.schedule.settings)

@@ -42,8 +42,11 @@ pub(super) struct Pooler {
     core: WritePool,
     /// The lease that its record hangs off, while it runs.
     lease: Option<LeaseId>,
-    calls: BTreeMap<u64, Option<u64>>,
+    /// For a read: how many were asked for, and the revision that was known.
+    calls: BTreeMap<u64, Option<(u64, i64)>>,
     seen: i64,
+    /// Which etcd answered the last read.
+    era: u32,
     pause: Option<PauseRequest>,
     wanted: PoolTarget,
     wake: u64,
@@ -62,6 +65,7 @@ impl Pooler {
             lease: None,
             calls: BTreeMap::new(),
             seen: 0,
+            era: 0,
             pause: None,
             wanted: PoolTarget::INITIAL,
             applied: PoolTarget::INITIAL,
@@ -166,7 +170,8 @@ impl World {
         self.poolers[pooler].watch.reading = Some(asked);
         let end = self.pooler_end(pooler);
         let call = self.ask_etcd(end, number, READ_WITHIN, Ask::Read);
-        self.poolers[pooler].calls.insert(call, Some(asked));
+        let known = self.poolers[pooler].seen;
+        self.poolers[pooler].calls.insert(call, Some((asked, known)));
     }
 
     pub(crate) fn pooler_backstop(&mut self, pooler: usize, number: u32, reads: u64) {
@@ -192,7 +197,7 @@ impl World {
         if !state.up || state.number != number {
             return;
         }
-        let Some(Some(asked)) = state.calls.remove(&call) else {
+        let Some(Some((asked, known))) = state.calls.remove(&call) else {
             return;
         };
         state.watch.reading = None;
@@ -200,7 +205,14 @@ impl World {
         let reads = state.watch.reads;
         let end = self.pooler_end(pooler);
         if let Some(Answer::Keys(keys)) = answer {
-            self.poolers[pooler].watch.open = true;
+            let state = &mut self.poolers[pooler];
+            state.watch.open = true;
+            if keys.cluster.revision.0 < known.min(state.seen) {
+                state.seen = 0;
+                self.pooler_registers_again(pooler);
+                self.pooler_feed(pooler, Event::DcsReset);
+            }
+            self.poolers[pooler].era = keys.era;
             self.later(10_000, SimulationEvent::Backstop { end, number, reads });
             self.pooler_news(pooler, number, keys, asked);
             let state = &self.poolers[pooler];
@@ -215,9 +227,24 @@ impl World {
         }
     }
 
+    /// Its record went with an etcd that is gone.
+    fn pooler_registers_again(&mut self, pooler: usize) {
+        self.poolers[pooler].lease = Some(self.etcd.grant(FOR_EVER));
+        self.pooler_says(pooler, None, false);
+    }
+
+    /// The connection that its watch goes over has ended.
+    pub(crate) fn pooler_watch_breaks(&mut self, pooler: usize) {
+        let end = self.pooler_end(pooler);
+        let state = &mut self.poolers[pooler];
+        state.watch.open = false;
+        let (number, reads) = (state.number, state.watch.reads);
+        self.later(1, SimulationEvent::Backstop { end, number, reads });
+    }
+
     pub(crate) fn pooler_news(&mut self, pooler: usize, number: u32, keys: Rc<Keys>, read: u64) {
         let state = &mut self.poolers[pooler];
-        if !state.up || state.number != number {
+        if !state.up || state.number != number || state.era != keys.era {
             return;
         }
         // Two watches: the request to pause may come earlier or later than the rest.

@@ -44,6 +44,7 @@ impl World {
         let now = self.clock(member);
         self.begin_promise_record(member, now);
         self.record_system(member);
+        self.record_dcs(member, now);
         let name = self.name(member);
         let agent = self.agent(member);
         let seen = agent.seen.clone();
@@ -64,7 +65,7 @@ impl World {
             config: match seen.snapshot.config() {
                 Some(_) => ConfigKey::Present,
                 None => ConfigKey::Missing {
-                    remembered: agent.known_config.is_some(),
+                    remembered: agent.config.remembered().is_some(),
                 },
             },
             loop_wait: agent.settings.failover.loop_wait,
@@ -99,7 +100,7 @@ impl World {
                 Transaction::publish_member(&name, record, lease, former),
             ),
             PublisherEffect::RestoreConfig => {
-                let known = self.agent(member).known_config.clone();
+                let known = self.agent(member).config.remembered().cloned();
                 let config = known.unwrap_or_else(|| config(&self.schedule.settings, None));
                 (Call::Config, Transaction::create_config(config))
             }
@@ -134,6 +135,7 @@ impl World {
             me: &host.name,
             lease: agent.node.lease().map(|lease| lease.id),
             snapshot: &agent.seen.snapshot,
+            config: agent.config.remembered(),
             postgres: &agent.postgres,
             time: &self.now.to_string(),
         })
@@ -172,6 +174,16 @@ impl World {
         if let Some(data) = data.filter(|data| initialize == Some(Initialize::Done(data.system))) {
             data.unfinished = false;
             host.system_record = Some(data.system);
+        }
+    }
+
+    /// How far etcd had come when it last changed who leads: the volume remembers.
+    fn record_dcs(&mut self, member: usize, now: Moment) {
+        let agent = self.agent(member);
+        let cluster = &agent.seen.cluster;
+        let doubted = agent.node.view(now).memory.reset.is_some();
+        if !doubted && agent.reachable && cluster.leader.is_some() {
+            self.hosts[member].dcs_record = Some(agent.known);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::event::{Message, SimulationEvent};
 use crate::postgres::{Server, lsn};
 use crate::world::World;
 use mrg_base::MemberName;
-use mrg_election::{Outcome, StepId, Vote};
+use mrg_election::{StepId, Vote, VoteRefusal};
 
 /// Peers that are alive answer in a few milliseconds; one that is not must not hold up an election.
 const VOTE_WITHIN: u64 = 700;
@@ -52,7 +52,7 @@ impl World {
         from: usize,
         number: u32,
         step: StepId,
-        vote: Option<Vote>,
+        vote: Result<Vote, VoteRefusal>,
     ) {
         let Some(running) = self
             .live(member, number)
@@ -61,12 +61,13 @@ impl World {
         else {
             return;
         };
+        running.doubted |= vote == Err(VoteRefusal::DcsReset);
         if running.waiting.remove(&from) {
             running.votes.extend(vote);
         }
         if running.waiting.is_empty() {
-            let votes = std::mem::take(&mut running.votes);
-            self.outcome(member, step, Outcome::Votes(votes));
+            let outcome = running.collected();
+            self.outcome(member, step, outcome);
         }
     }
 

@@ -68,6 +68,12 @@ pub enum Fault {
     DeleteConfig,
     /// Somebody deletes every key.
     DeleteEverything,
+    /// Somebody makes a backup of etcd.
+    BackUpEtcd,
+    /// etcd goes back to its backup, or to nothing without one.
+    RestoreEtcd,
+    /// etcd loses everything.
+    LoseEtcd,
     /// A pooler is killed and starts again.
     KillPooler(usize, u64),
     /// A pooler stands still.
@@ -143,7 +149,7 @@ pub struct Schedule {
 }
 
 /// The kinds of faults, so that a seed can choose some.
-const KINDS: u64 = 26;
+const KINDS: u64 = 27;
 
 /// The most of each clock's error, in parts per million: a bad quartz has 100, and what steers it
 /// 500.
@@ -326,6 +332,7 @@ fn fault(random: &mut Random, kind: u64, members: usize, poolers: usize, ttl: u6
         24 => Fault::Hang(member),
         25 => Fault::StartForever(member),
         23 => Fault::ForeignData(random.index(members)),
+        26 => [Fault::BackUpEtcd, Fault::RestoreEtcd, Fault::LoseEtcd][random.index(3)],
         _ => Fault::KillPostmaster(member),
     }
 }

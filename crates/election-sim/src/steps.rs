@@ -13,11 +13,25 @@ pub(super) struct Running {
     pub step: StepId,
     pub action: Action,
     pub votes: Vec<Vote>,
+    /// Whether a peer said that etcd went back.
+    pub doubted: bool,
     pub waiting: BTreeSet<usize>,
     pub incarnation: u32,
     pub pause: Option<PoolPause>,
     /// What came of it, of a step that ended at once.
     pub ended: Option<Outcome>,
+}
+
+impl Running {
+    /// The votes, once no more are waited for.
+    pub(crate) fn collected(&mut self) -> Outcome {
+        let votes = std::mem::take(&mut self.votes);
+        if self.doubted {
+            Outcome::DcsReset(votes)
+        } else {
+            Outcome::Votes(votes)
+        }
+    }
 }
 
 fn refused() -> Outcome {
@@ -36,6 +50,7 @@ impl World {
             step,
             action: action.clone(),
             votes: Vec::new(),
+            doubted: false,
             waiting: BTreeSet::new(),
             incarnation,
             pause: None,
@@ -107,14 +122,18 @@ impl World {
         };
         let pauses = running.pause.is_some();
         let stores = matches!(running.action, Action::StoreSystemId(_));
+        let known = self.agent(member).known;
         let outcome = match answer {
-            Some(Answer::Transacted(Ok(Some(revision)))) => {
+            Some(Answer::Transacted(_, stamp)) if stamp.revision < known => {
+                Outcome::Unknown("etcd went back".to_owned())
+            }
+            Some(Answer::Transacted(Ok(Some(revision)), _)) => {
                 if let Some(data) = self.hosts[member].postgres.data.as_mut().filter(|_| stores) {
                     data.unfinished = false;
                 }
                 Outcome::Written(revision)
             }
-            Some(Answer::Transacted(Err(lease))) => failed(&format!("lease {} is gone", lease.0)),
+            Some(Answer::Transacted(Err(lease), _)) => failed(&format!("lease {} is gone", lease.0)),
             Some(_) => refused(),
             None => Outcome::Unknown("etcd did not answer".to_owned()),
         };
@@ -141,8 +160,8 @@ impl World {
         };
         match running.action {
             Action::AskPeers(_) => {
-                let votes = std::mem::take(&mut running.votes);
-                self.outcome(member, step, Outcome::Votes(votes));
+                let outcome = running.collected();
+                self.outcome(member, step, outcome);
             }
             Action::AwaitReceipt { .. } => {
                 self.outcome(member, step, failed("not received in time"));

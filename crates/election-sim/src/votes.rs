@@ -4,7 +4,7 @@ use crate::event::Message;
 use crate::world::World;
 use mrg_base::{MemberName, Millis, Moment, Position};
 use mrg_election::watch_order::WatchInput;
-use mrg_election::{Event, LeaseId, Promise, PromiseRequest, StepId};
+use mrg_election::{Event, LeaseId, Promise, PromiseRequest, StepId, VoteRefusal};
 
 /// What a leader collects of promises.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl World {
         &mut self,
         member: usize,
         reply: u64,
-        answer: Result<(Position, Option<i32>), String>,
+        answer: Result<(Position, Option<i32>), VoteRefusal>,
     ) {
         let Some(Asker::Vote { from, agent, step }) = self.agent(member).askers.remove(&reply)
         else {
@@ -59,7 +59,7 @@ impl World {
             self.judge_vote(member, *position);
         }
         let name = self.name(member);
-        let vote = answer.ok().map(|(position, candidate)| mrg_election::Vote {
+        let vote = answer.map(|(position, candidate)| mrg_election::Vote {
             member: name,
             position,
             candidate,

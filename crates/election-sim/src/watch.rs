@@ -8,15 +8,17 @@ use crate::world::World;
 use mrg_base::Moment;
 use mrg_election::publisher::PublisherEvent;
 use mrg_election::watch_order::{WatchInput, WatchOutput};
-use mrg_election::{Event, LeaseId, StepId};
+use mrg_election::{Event, LeaseId, Revision, StepId};
 
 /// What a question to etcd was for.
 #[derive(Clone, Debug)]
 pub(super) enum Call {
     Clear,
     Grant(Moment),
-    Keep(LeaseId, Moment),
-    Read(u64),
+    /// The lease, when it was asked for, and the revision that was known then.
+    Keep(LeaseId, Moment, Revision),
+    /// How many reads were asked for, and the revision that was known then.
+    Read(u64, Revision),
     Step(StepId),
     Poolers(StepId),
     Member,
@@ -41,7 +43,7 @@ pub(super) struct Watch {
 }
 
 fn is_done(answer: Option<&Answer>) -> bool {
-    matches!(answer, Some(Answer::Transacted(Ok(Some(_)))))
+    matches!(answer, Some(Answer::Transacted(Ok(Some(_)), _)))
 }
 
 impl World {
@@ -51,14 +53,15 @@ impl World {
         if agent.watch.reading.is_some() {
             return;
         }
-        let (number, within, asked) = (
+        let (number, within, asked, known) = (
             agent.number,
             agent.settings.failover.retry_timeout.0,
             agent.watch.asked,
+            agent.known,
         );
         agent.watch.reading = Some(asked);
         let call = self.ask_etcd(member, number, within, Ask::Read);
-        self.agent(member).calls.insert(call, Call::Read(asked));
+        self.agent(member).calls.insert(call, Call::Read(asked, known));
     }
 
     /// Reads again now and then, whatever the watch tells.
@@ -76,7 +79,11 @@ impl World {
     pub(crate) fn news(&mut self, to: usize, number: u32, keys: Rc<Keys>) {
         if to >= self.hosts.len() {
             self.pooler_news(to - self.hosts.len() - 1, number, keys, 0);
-        } else if self.live(to, number).is_some_and(|agent| agent.ready) {
+        } else if self
+            .live(to, number)
+            .is_some_and(|agent| agent.ready && agent.era == keys.era)
+        {
+            self.agent(to).learn(keys.stamp());
             self.seen(to, &keys, 0);
         }
     }
@@ -93,19 +100,33 @@ impl World {
         let Some(about) = agent.calls.remove(&call) else {
             return;
         };
+        if let Some(Answer::Transacted(_, stamp)) = &answer {
+            let stamp = *stamp;
+            self.agent(to).learn(stamp);
+        }
         match (about, answer) {
             (Call::Clear, _) => self.agent_ready(to),
             (Call::Grant(sent), Some(Answer::Granted(id, granted))) => {
                 self.hosts[to].lease_record = Some(id);
                 self.feed(to, Event::LeaseGranted { id, granted, sent });
             }
-            (Call::Keep(id, sent), Some(Answer::Kept(true))) => {
+            (Call::Keep(id, sent, _), Some(Answer::Kept(true, _))) => {
                 self.feed(to, Event::LeaseKept { id, sent });
             }
-            (Call::Keep(id, _), Some(Answer::Kept(false))) => self.feed(to, Event::LeaseGone(id)),
+            (Call::Keep(id, _, known), Some(Answer::Kept(false, revision)))
+                if revision >= known =>
+            {
+                self.feed(to, Event::LeaseGone(id));
+            }
+            (Call::Keep(..), Some(Answer::Kept(false, _))) => {
+                self.read(to);
+                self.feed(to, Event::LeaseUnanswered);
+            }
             (Call::Grant(_) | Call::Keep(..), _) => self.feed(to, Event::LeaseUnanswered),
-            (Call::Read(asked), Some(Answer::Keys(keys))) => self.has_read(to, asked, keys),
-            (Call::Read(_), _) => self.read_lost(to, number),
+            (Call::Read(asked, known), Some(Answer::Keys(keys))) => {
+                self.has_read(to, asked, known, keys);
+            }
+            (Call::Read(..), _) => self.read_lost(to, number),
             (Call::Step(step), answer) => self.step_answered(to, step, answer),
             (Call::Poolers(step), answer) => self.poolers_read(to, step, answer),
             (Call::Member, answer) => {
@@ -119,7 +140,7 @@ impl World {
             }
             (Call::Failsafe, answer) => {
                 let written = match answer {
-                    Some(Answer::Transacted(Ok(written))) => written,
+                    Some(Answer::Transacted(Ok(written), _)) => written,
                     _ => None,
                 };
                 self.feed(to, Event::FailsafeWritten(written));
@@ -147,8 +168,20 @@ impl World {
         self.feed(member, Event::DcsLost);
     }
 
-    fn has_read(&mut self, member: usize, asked: u64, keys: Rc<Keys>) {
+    fn has_read(&mut self, member: usize, asked: u64, known: Revision, keys: Rc<Keys>) {
         let agent = self.agent(member);
+        agent.era = keys.era;
+        let revision = keys.cluster.revision;
+        let number = agent.number;
+        if revision < known.min(agent.known) {
+            agent.known = revision;
+            self.etcd_went_back(member);
+            if self.live(member, number).is_none() {
+                return;
+            }
+        }
+        let agent = self.agent(member);
+        agent.learn(keys.stamp());
         agent.watch.reading = None;
         agent.watch.open = true;
         agent.watch.reads += 1;
@@ -174,6 +207,15 @@ impl World {
         }
     }
 
+    /// etcd is not as it was: revisions of before say nothing any more.
+    fn etcd_went_back(&mut self, member: usize) {
+        let agent = self.agent(member);
+        agent.order.on(WatchInput::Reset);
+        agent.config.reset();
+        self.published(member, PublisherEvent::DcsReset);
+        self.feed(member, Event::DcsReset);
+    }
+
     fn seen(&mut self, member: usize, keys: &Rc<Keys>, asked: u64) {
         let arrived = WatchInput::Arrived {
             revision: keys.cluster.revision,
@@ -184,21 +226,30 @@ impl World {
         if agent.order.on(arrived).is_empty() {
             return;
         }
-        let former = std::mem::replace(&mut agent.seen, keys.clone());
+        agent.seen = keys.clone();
         agent.reachable = true;
-        let modified = |keys: &Keys| keys.config().map(|(revision, _)| revision);
-        if modified(keys) != modified(&former) {
-            let read = keys.config().map(|(_, config)| config.clone());
-            agent.known_config = read.or(agent.known_config.take());
-        }
-        if let Some(settings) = keys.settings.filter(|settings| agent.settings != *settings) {
-            agent.settings = settings;
-            self.feed(member, Event::Settings(settings));
-        }
+        let doubted = self.configure(member, keys);
         if self.live(member, number).is_some() {
             self.order(member, WatchInput::Configured { asked });
         }
+        if doubted && self.live(member, number).is_some() {
+            self.configure(member, keys);
+        }
         self.poolers_changed(member, number);
+    }
+
+    /// Takes over the settings, unless they are older than what is known. Whether they may be.
+    fn configure(&mut self, member: usize, keys: &Keys) -> bool {
+        let now = self.clock(member);
+        let agent = self.agent(member);
+        let modified = keys.config().map_or(Revision(0), |(revision, _)| revision);
+        let doubted = agent.node.doubts_config(now, modified);
+        let settings = agent.config.observe(keys, doubted);
+        if let Some(settings) = settings.filter(|settings| agent.settings != *settings) {
+            agent.settings = settings;
+            self.feed(member, Event::Settings(settings));
+        }
+        doubted
     }
 
     /// Gives an input to the order of reads and snapshots, and performs what it says.

@@ -66,6 +66,8 @@ pub(super) struct Host {
     pub promise_record: Option<(u32, Option<Promise>)>,
     /// Which cluster the data is of, as the volume tells.
     pub system_record: Option<u64>,
+    /// How far etcd had come, as the volume tells.
+    pub dcs_record: Option<Revision>,
     pub watch_lags_until: u64,
 }
 
@@ -141,6 +143,7 @@ impl World {
             lease_record: None,
             promise_record: None,
             system_record: None,
+            dcs_record: None,
             watch_lags_until: 0,
         };
         let mut world = Self {

@@ -43,6 +43,17 @@ pub enum Action {
     MoveLeader(LeaseId),
     /// Delete the leader key if it is ours.
     ReleaseLeader,
+    /// Delete the leader key if it hangs off this lease, by which it stands only because the DCS
+    /// went back in time.
+    EvictLeader(LeaseId),
+    /// In a DCS that went back in time: create the leader key, if absent, under our lease, and with
+    /// it write what the cluster is, over whatever is there.
+    RestoreKeys {
+        /// For `initialize`.
+        system_id: u64,
+        /// For `/sync`; `None` if it is not used.
+        stored: Option<Stored>,
+    },
     /// Compare-and-set `/sync`, on condition that the leader key is ours.
     WriteSync {
         /// The revision to replace; `None` if the key must be absent.
@@ -120,6 +131,8 @@ impl Action {
         match self {
             Action::WriteSync { .. }
             | Action::MoveLeader(_)
+            | Action::EvictLeader(_)
+            | Action::RestoreKeys { .. }
             | Action::SetSyncNames(_)
             | Action::ReserveTimeline { .. }
             | Action::Promote
@@ -154,6 +167,8 @@ impl Action {
         match self {
             Action::AcquireLeader
             | Action::MoveLeader(_)
+            | Action::EvictLeader(_)
+            | Action::RestoreKeys { .. }
             | Action::WriteSync { .. }
             | Action::ReleaseLeader
             | Action::ClearSwitchover { .. }
@@ -199,6 +214,8 @@ impl Action {
             | Action::StoreSystemId(_)
             | Action::AcquireLeader
             | Action::MoveLeader(_)
+            | Action::EvictLeader(_)
+            | Action::RestoreKeys { .. }
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
             | Action::ClearSwitchover { .. }
@@ -257,6 +274,9 @@ pub enum Outcome {
     NoSpace(String),
     /// The answers to [`Action::AskPeers`]; silence is no answer.
     Votes(Vec<Vote>),
+    /// The answers to [`Action::AskPeers`], of which one at least was
+    /// [`crate::VoteRefusal::DcsReset`].
+    DcsReset(Vec<Vote>),
 }
 
 impl Outcome {

@@ -38,6 +38,25 @@ pub struct PromiseRequest {
     pub round: u64,
 }
 
+/// Why a member gives no vote.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum VoteRefusal {
+    /// It knows that the DCS went back in time, and of nothing written since that settles who leads.
+    /// A candidate that did not notice must not take over by what the DCS says either.
+    DcsReset,
+    /// Anything else, in words.
+    Other(String),
+}
+
+impl std::fmt::Display for VoteRefusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            VoteRefusal::DcsReset => f.write_str(Reason::DcsReset.sentence()),
+            VoteRefusal::Other(why) => f.write_str(why),
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
@@ -52,6 +71,9 @@ pub enum Event {
     },
     /// The DCS does not answer.
     DcsLost,
+    /// The DCS went back in time: see [`crate::view::DcsReset`]. The next [`Event::Dcs`] is the first
+    /// of what it says now.
+    DcsReset,
     /// A lease was granted.
     LeaseGranted {
         /// Its name.
@@ -72,6 +94,8 @@ pub enum Event {
     LeaseUnanswered,
     /// The DCS does not know the lease any more.
     LeaseGone(LeaseId),
+    /// Whether the last write of this member that put a key failed, although the DCS may answer reads.
+    WritesFail(bool),
     /// The local postgres was looked at.
     Postgres {
         /// The newest [`Effect::Probe`] that the look came after.
@@ -180,7 +204,7 @@ pub enum Effect {
     /// why not.
     AnswerPromise(u64, Result<Promise, String>),
     /// Answer a vote: our position, and whether we would lead ourselves; or why not.
-    AnswerVote(u64, Result<(Position, Option<i32>), String>),
+    AnswerVote(u64, Result<(Position, Option<i32>), VoteRefusal>),
     /// The reason changed.
     Explain(Reason),
     /// Everything is stopped; end the process.

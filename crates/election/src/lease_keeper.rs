@@ -331,6 +331,18 @@ impl LeaseKeeper {
         ours
     }
 
+    /// The DCS went back in time: no lease is known to be there. Gives those that were kept.
+    pub(crate) fn reset(&mut self, now: Moment) -> impl Iterator<Item = LeaseId> + use<> {
+        let lease = self.lease().map(|lease| lease.id);
+        let next = self.next().map(|lease| lease.id);
+        self.former = lease.or(self.former);
+        self.phase = Phase::None;
+        self.renewal = Renewal::Idle;
+        self.reach = Reach::Unknown;
+        self.due = now;
+        lease.into_iter().chain(next)
+    }
+
     fn drop_lease(&mut self, now: Moment) {
         self.phase = self.phase.without_lease();
         self.due = now;
@@ -364,6 +376,11 @@ impl LeaseKeeper {
         if self.moving_to().is_some_and(gone) {
             self.phase = self.phase.without_new();
         }
+    }
+
+    /// A keepalive is wanted now.
+    pub(crate) fn hasten(&mut self, now: Moment) {
+        self.due = self.due.min(now);
     }
 
     /// The timers changed.

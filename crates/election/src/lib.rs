@@ -6,7 +6,8 @@
 //!
 //! Invariants, asserted in release after every event (`Node::check_invariants`):
 //! - a step that lets postgres write is only emitted while the leader key's lease or all members'
-//!   promises hold, and with the fence armed;
+//!   promises hold (or, after a reset of the DCS, the lease of the key in the DCS as it was), and
+//!   with the fence armed;
 //! - in the synchronous modes only a member of `/sync` (or its leader) acquires the leader key to
 //!   be promoted, with the votes that `/sync` asks for, and only the leader that `/sync` names is
 //!   promoted;
@@ -38,13 +39,13 @@ pub use lease::{Lease, LeaseId, Promise, fence_margin};
 
 pub use hand_over::{HandOver, HandOverEvent};
 
-pub use event::{Effect, Event, PreviousIncarnation, PromiseRequest, StepId};
+pub use event::{Effect, Event, PreviousIncarnation, PromiseRequest, StepId, VoteRefusal};
 pub use node::{Node, ReinitializeObjection};
 pub use reason::Reason;
 pub use rules::{Decision, Part, RULES, Rule, decide, has_traces};
-pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings};
+pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings, TTL_MOST};
 pub use view::{
-    Cluster, DataDirectory, DcsView, Failsafe, Fork, InDoubt, Initialize, LeaderKey, Member,
+    Cluster, DataDirectory, DcsReset, DcsView, Failsafe, Fork, InDoubt, Initialize, LeaderKey, Member,
     Memory, Poll, Postgres, Primary, Race, Revision, Silence, Standby, Stored, SwitchoverRequest,
     View, WalReceiver, WalSender,
 };

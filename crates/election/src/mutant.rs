@@ -49,6 +49,24 @@ mod list {
         LeaseCountsFromAnswer,
         /// Nothing is kept in hand before the lease ends.
         NoFenceMargin,
+        /// Members take over by what a DCS says that went back in time.
+        ResetIgnored,
+        /// The leader key of before a reset protects its holder without end.
+        FormerKeyHoldsForEver,
+        /// `/sync` stays as it is in a DCS that went back in time.
+        FormerSyncKept,
+        /// What came of a step in the DCS before a reset is taken for what the DCS holds now.
+        OvertakenStepCounts,
+        /// A candidate does not heed a peer that knows that the DCS went back in time.
+        DoubtNotShared,
+        /// What seems to have been written since a reset is believed without a keepalive.
+        EvidenceUnconfirmed,
+        /// A lease that is gone before its time says nothing about the DCS.
+        LostLeaseIgnored,
+        /// Of a timeline that only `history` told of nothing is remembered.
+        TimelineForgotten,
+        /// Snapshots of a DCS that went back in time are dropped as old.
+        ResetUnnoticed,
         /// A primary that lost its key goes on.
         WriterGoesOn,
         /// The leader key is ours if it holds our name.
@@ -89,6 +107,8 @@ mod list {
         HistoryWithoutCompare,
         /// The key is released although no member can win yet.
         ReleasesToTheJustStarted,
+        /// The key is released although the DCS takes no writes, so that no member can take it.
+        ReleasesWhileWritesFail,
         /// A rewind that changed nothing is done again.
         RewindsForEver,
         /// Data that does not start is copied again and again.

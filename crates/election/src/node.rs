@@ -10,6 +10,7 @@ mod invariants;
 mod observe;
 mod promises;
 mod reinitialize;
+mod reset;
 mod steps;
 
 pub use self::reinitialize::ReinitializeObjection;
@@ -35,6 +36,8 @@ struct Running {
     step: StepId,
     action: Action,
     rest: VecDeque<Action>,
+    /// The DCS went back in time since it was begun: its outcome says nothing about the DCS of now.
+    overtaken: bool,
 }
 
 /// A member of a cluster.
@@ -183,6 +186,12 @@ impl Node {
         if let Some(promise) = self.memory.promised {
             consider(promise.until);
         }
+        if let Some(reset) = &self.memory.reset {
+            reset.held_until.into_iter().for_each(&mut consider);
+            let ttl = self.memory.longest_ttl.max(self.settings.failover.ttl);
+            consider(reset.noticed + ttl);
+            consider(reset.noticed + ttl.times(2));
+        }
         if let Some(silence) = self.memory.silence {
             consider(silence.since + self.settings.failover.unresponsive_after);
         }
@@ -196,6 +205,7 @@ impl Node {
     pub fn on(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.note(now, event, &mut effects);
+        self.settle_reset(now);
         self.keep_lease(now, &mut effects);
         self.ask_promises(now, &mut effects);
         self.keep_listing(now, &mut effects);
@@ -242,12 +252,15 @@ impl Node {
         let view = self.view(now);
         let by_lease = view.leased_until().filter(|_| view.holds_key());
         let by_promise = self.memory.held_promises.filter(|_| view.holds_promises());
-        let acquiring = self
-            .running
-            .as_ref()
-            .is_some_and(|running| running.action == Action::AcquireLeader);
+        let acquiring = self.running.as_ref().is_some_and(|running| {
+            matches!(
+                running.action,
+                Action::AcquireLeader | Action::RestoreKeys { .. }
+            )
+        });
         let wanted = by_lease
             .max(by_promise)
+            .max(view.held_until())
             .or(if acquiring { self.fence } else { None });
         // Without a right to write there must be no writer; only then the fence may rest.
         if wanted.is_none() && !self.is_harmless() {

@@ -84,6 +84,8 @@ pub enum PublisherEvent<'a, M, S> {
     ConfigWritten,
     /// Whether the slots were kept.
     SlotsKept(bool),
+    /// The DCS went back in time: what was written to it may be gone.
+    DcsReset,
 }
 
 /// What to write. Every effect is answered by the event of its kind.
@@ -223,6 +225,11 @@ impl<M: MemberRecord, S: Clone + PartialEq> Publisher<M, S> {
                 }
                 self.slots.ended(now, done, true);
             }
+            PublisherEvent::DcsReset => {
+                self.member.last = None;
+                self.status.last = None;
+                self.history.last = None;
+            }
         }
         Vec::new()
     }
@@ -303,7 +310,7 @@ impl<M: MemberRecord, S: Clone + PartialEq> Publisher<M, S> {
         let grace = match (observed.holds_key, remembered) {
             (true, true) => Millis(0),
             (false, true) => observed.loop_wait,
-            (true, false) => Millis(3 * observed.loop_wait.0),
+            (true, false) => observed.loop_wait.times(3),
             (false, false) => return None,
         };
         if now.since(since) < grace || self.config_under_way || bug!(ConfigNotRestored) {
@@ -387,7 +394,7 @@ impl<M: MemberRecord, S: Clone + PartialEq> Publisher<M, S> {
             primary,
         };
         let kept = self.slots.last.as_ref().is_some_and(|(at, kept)| {
-            now.since(*at) < Millis(SLOTS_EVERY * observed.loop_wait.0)
+            now.since(*at) < observed.loop_wait.times(SLOTS_EVERY)
                 && (&kept.wanted, kept.primary) == (&slots.wanted, slots.primary)
         });
         if kept || self.slots.under_way.is_some() {

@@ -20,6 +20,10 @@ pub enum Reason {
     UnresponsiveAlone,
     /// It does not respond, as it did not a short time ago.
     UnresponsiveAgain,
+    /// The DCS went back in time, and nothing written since settles who leads.
+    DcsReset,
+    /// The DCS went back in time; this primary ran throughout and writes the cluster's keys again.
+    RestoreKeys,
     /// The state of the local postgres is not known yet.
     PostgresUnknown,
     /// Another process holds this member's name.
@@ -141,6 +145,7 @@ impl Reason {
         matches!(
             self,
             Reason::NameTaken
+                | Reason::DcsReset
                 | Reason::SlotTaken
                 | Reason::Paused
                 | Reason::WrongSystem
@@ -185,6 +190,12 @@ impl Reason {
             }
             Reason::UnresponsiveAgain => {
                 "postgres accepts no new client or commits nothing, less than ten minutes after the leader key was released for that; waiting"
+            }
+            Reason::DcsReset => {
+                "etcd is empty, older than it was, or another one; no member takes over by what it says; waiting for the primary, or write /sync by hand to choose"
+            }
+            Reason::RestoreKeys => {
+                "etcd is empty, older than it was, or another one; this primary ran throughout and writes the cluster's keys again"
             }
             Reason::PostgresUnknown => "waiting for the state of postgres",
             Reason::NameTaken => {

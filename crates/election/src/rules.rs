@@ -4,11 +4,13 @@ mod bootstrap;
 mod follow;
 mod hand_over;
 mod race;
+mod reset;
 mod sick;
 
 pub use self::bootstrap::has_traces;
 pub(crate) use self::hand_over::{CRASH_WINDOW, START_FAILURES_MAX};
 pub(crate) use self::race::{RACE_AGAIN_AFTER, is_short_of_votes, would_lead};
+use self::reset::{is_foreign, is_reset, recover, restore_keys, stay};
 use self::sick::{again, alone, out_of_sight, start_timed_out, unresponsive};
 
 use self::bootstrap::{
@@ -118,6 +120,8 @@ pub const RULES: &[Rule] = &[
     always(Reason::NoLease, |view| {
         view.valid_lease().is_none().then(Vec::new)
     }),
+    always(Reason::DcsReset, |view| is_foreign(view).then(Vec::new)),
+    always(Reason::RestoreKeys, restore_keys),
     always(Reason::NameTaken, name_taken),
     always(Reason::SlotTaken, slot_taken),
     // Before the rules that leave data as it is: a person asked to replace it.
@@ -125,6 +129,7 @@ pub const RULES: &[Rule] = &[
     always(Reason::Starting, |view| {
         matches!(view.postgres, Postgres::Starting).then(Vec::new)
     }),
+    always(Reason::CrashedRestart, recover),
     always(Reason::UnfinishedBootstrap, unfinished_bootstrap),
     always(Reason::WrongSystem, wrong_system),
     always(Reason::InitializeMissing, initialize_missing),
@@ -140,8 +145,8 @@ pub const RULES: &[Rule] = &[
     // In every part of the table: nothing else can come of it, not even a copy over it.
     always(Reason::UnusableData, unusable_data),
     leading(Reason::HandOver, |view| {
-        (leads(view) && stopped(view) && view.memory.hand_over.has_stopped())
-            .then(|| vec![Action::ReleaseLeader])
+        let planned = view.memory.hand_over.has_stopped() && !view.memory.writes_fail;
+        (leads(view) && stopped(view) && planned).then(|| vec![Action::ReleaseLeader])
     }),
     leading(Reason::CrashedFailover, |view| {
         (leads(view) && stopped(view) && crash_fails_over(view))
@@ -197,6 +202,7 @@ pub const RULES: &[Rule] = &[
             })]
         })
     }),
+    following(Reason::DcsReset, stay),
     following(Reason::FollowLeader, |view| {
         let leader = other(view)?;
         (standby(view)?.upstream.as_ref() != Some(leader))
@@ -225,6 +231,7 @@ pub const RULES: &[Rule] = &[
     leaderless(Reason::Replaying, |view| {
         standby(view)?.position.is_none().then(Vec::new)
     }),
+    leaderless(Reason::DcsReset, |view| is_reset(view).then(Vec::new)),
     leaderless(Reason::JustStarted, |view| {
         view.may_have_promised().then(Vec::new)
     }),

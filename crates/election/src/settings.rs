@@ -101,6 +101,9 @@ impl Default for Settings {
     }
 }
 
+/// The longest ttl. etcd grants some 285 years, and refuses what is longer.
+pub const TTL_MOST: Millis = Millis::seconds(86_400);
+
 /// Settings that would break a promise of the election.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InvalidSettings {
@@ -119,8 +122,8 @@ impl fmt::Display for InvalidSettings {
 impl std::error::Error for InvalidSettings {}
 
 impl Settings {
-    /// Checks the floors (ttl 3 s, `loop_wait` 1 s, `retry_timeout` 1 s) and that two failed keepalives
-    /// fit into one lease.
+    /// Checks the floors (ttl 3 s, `loop_wait` 1 s, `retry_timeout` 1 s), the ceiling of the ttl
+    /// ([`TTL_MOST`]), and that two failed keepalives fit into one lease.
     ///
     /// # Errors
     /// The first field that is out of range or does not fit the others, with the value to set.
@@ -144,7 +147,15 @@ impl Settings {
         floor("ttl", ttl, Millis::seconds(3))?;
         floor("loop_wait", loop_wait, Millis::seconds(1))?;
         floor("retry_timeout", retry_timeout, Millis::seconds(1))?;
-        let needed = Millis(loop_wait.0 + 2 * retry_timeout.0);
+        if ttl > TTL_MOST {
+            return Err(InvalidSettings {
+                field: "ttl",
+                message: format!(
+                    "{ttl} is above the ceiling: no member would take over from a lost one for so long; set at most {TTL_MOST}"
+                ),
+            });
+        }
+        let needed = loop_wait + retry_timeout.times(2);
         if ttl < needed {
             return Err(InvalidSettings {
                 field: "ttl",
@@ -185,6 +196,23 @@ mod tests {
         settings.failover.retry_timeout = Millis::seconds(1);
         assert_eq!(settings.check(), Ok(()));
         settings.failover.ttl = Millis(2_900);
+        assert_eq!(settings.check().unwrap_err().field, "ttl");
+    }
+
+    #[test]
+    fn a_ttl_above_the_ceiling_is_refused_with_the_value_to_set() {
+        let mut settings = Settings::default();
+        settings.failover.ttl = TTL_MOST;
+        assert_eq!(settings.check(), Ok(()));
+        for ttl in [Millis(TTL_MOST.0 + 1), Millis::seconds(u64::MAX)] {
+            settings.failover.ttl = ttl;
+            settings.failover.loop_wait = ttl;
+            let refused = settings.check().unwrap_err();
+            assert_eq!(refused.field, "ttl");
+            assert!(refused.message.contains("at most 86400s"), "{refused}");
+        }
+        settings.failover.ttl = TTL_MOST;
+        settings.failover.retry_timeout = Millis(u64::MAX);
         assert_eq!(settings.check().unwrap_err().field, "ttl");
     }
 

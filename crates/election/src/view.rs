@@ -316,6 +316,24 @@ pub struct Silence {
     pub pulses: u32,
 }
 
+/// The DCS went back in time: it was emptied, restored from a backup, or replaced. What it says about
+/// leadership was true before, if ever, so no member takes over by it until a primary that ran
+/// throughout has written the cluster's keys again ([`crate::Reason::RestoreKeys`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DcsReset {
+    /// When this member noticed it.
+    pub noticed: Moment,
+    /// The first revision that was read since: keys with a later one were written after the reset.
+    /// `None` before that read.
+    pub revision: Option<Revision>,
+    /// Since when the keys seem to have been written since the reset. A keepalive that is answered
+    /// after that shows that they stand in the DCS that granted this member's lease.
+    pub evidence: Option<Moment>,
+    /// How long the leader key that this member held in the DCS as it was still protects it: until
+    /// then no other member could have acquired it there. `None` if it held none.
+    pub held_until: Option<Moment>,
+}
+
 /// What a member remembers between decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(
@@ -330,8 +348,19 @@ pub struct Memory {
     pub forgot_promises: bool,
     /// As of when the DCS was read last.
     pub read: Revision,
+    /// The last reset of the DCS, until the keys are known to have been written since.
+    pub reset: Option<DcsReset>,
+    /// The newest timeline that `history` ever spoke of, and who began it: a reset of the DCS may
+    /// take that away.
+    pub timeline: Option<(Timeline, Option<MemberName>)>,
+    /// The longest `ttl` that this process has known: a leader's lease may be of an earlier one.
+    pub longest_ttl: Millis,
+    /// Whether this process saw a reset come to its end: peers that still doubt noticed it late.
+    pub reset_settled: bool,
     /// Writes of this member to `failsafe` that are in doubt.
     pub unsettled: Option<InDoubt>,
+    /// Whether the last write of this member failed: a key that it lets go no member could take.
+    pub writes_fail: bool,
     /// Since when there has been no leader.
     pub leaderless: Option<Moment>,
     /// Whether this process has ever seen that there is a cluster: it does not make another,
@@ -383,7 +412,8 @@ pub struct Memory {
     pub standby_was_streaming: bool,
     /// Where the primary was when `synchronous_standby_names` was last set; `None` if unknown.
     pub names_set_at: Option<Lsn>,
-    /// When we were promoted.
+    /// When we were promoted, or wrote the keys again after a reset of the DCS: the standbys have to
+    /// come first.
     pub promoted: Option<Moment>,
     /// Our own tags: may this member lead, and with which priority?
     pub priority: Option<i32>,
@@ -454,9 +484,14 @@ impl<'a> View<'a> {
             && self.other_leader().is_none()
     }
 
+    /// Until when the leader key that this member held before a reset of the DCS protects it.
+    pub fn held_until(&self) -> Option<Moment> {
+        self.memory.reset?.held_until.filter(|until| self.now < *until)
+    }
+
     /// Whether postgres may accept writes here, now.
     pub fn may_write(&self) -> bool {
-        self.holds_key() || self.holds_promises()
+        self.holds_key() || self.holds_promises() || self.held_until().is_some()
     }
 
     /// Whether an earlier incarnation may have promised something that still holds.

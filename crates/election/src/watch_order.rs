@@ -25,6 +25,8 @@ pub enum WatchInput {
         /// Whether it has a leader key.
         has_leader: bool,
     },
+    /// The DCS went back in time: snapshots with lower revisions are the newest from here on.
+    Reset,
     /// The settings of the snapshot that was taken are in force; the node may decide by it.
     Configured {
         /// How many reads had been asked for when the snapshot's read began; 0 for one that the
@@ -94,6 +96,13 @@ impl WatchOrder {
                 self.newest = revision;
                 self.has_leader = has_leader;
                 vec![WatchOutput::Take]
+            }
+            WatchInput::Reset => {
+                if !bug!(ResetUnnoticed) {
+                    self.newest = Revision::default();
+                    self.has_leader = false;
+                }
+                Vec::new()
             }
             WatchInput::Configured { asked } => {
                 let linearizable = self
@@ -185,6 +194,16 @@ mod tests {
             (arrived(7, true), &[Take]),
             (arrived(6, true), &[]),
             (arrived(7, true), &[Take]),
+        ]);
+    }
+
+    #[test]
+    fn after_a_reset_lower_revisions_are_the_newest() {
+        expect(&[
+            (arrived(7, true), &[Take]),
+            (WatchInput::Reset, &[]),
+            (arrived(2, false), &[Take]),
+            (arrived(1, false), &[]),
         ]);
     }
 

@@ -2,6 +2,7 @@
 //! that a cache that has just lost a copy does not send a thousand readers to the database.
 
 use mrg_base::lock;
+use mrg_bounds::contain;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
@@ -42,15 +43,16 @@ impl<K: Hash + Eq + Copy + Send + 'static, V: Clone + Send + Sync + 'static> Fli
                         flights: flights_of_task,
                         key,
                     };
-                    let answer = asked.await;
+                    let answer = contain(asked).await;
                     drop(landed);
                     answer
                 });
+                // Each caller is a request, which is answered 500.
                 let flight = task
-                    .map(|answer| {
-                        answer.unwrap_or_else(|error| {
-                            panic!("a question ended without an answer: {error}")
-                        })
+                    .map(|answer| match answer {
+                        Ok(Ok(answer)) => answer,
+                        Ok(Err(error)) => panic!("a question ended without an answer: {error}"),
+                        Err(error) => panic!("a question ended without an answer: {error}"),
                     })
                     .boxed()
                     .shared();

@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -79,6 +79,7 @@ pub(crate) async fn serve(
             "/orders/{id}/history",
             get(async |state, id, headers| detail(state, id, headers, Kind::History).await),
         )
+        .layer(middleware::from_fn(mrg_bounds::contained))
         .with_state(App { reader, role });
     axum::serve(listener, router)
         .with_graceful_shutdown(stop)

@@ -31,6 +31,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    mrg_bounds::abort_unless_contained();
     let arguments = Arguments::parse();
     mrg_telemetry::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -163,17 +163,15 @@ impl Console {
             .await
     }
 
-    /// How long a client may wait for a server.
+    /// Changes a setting until its files are read again. `name` is one of PgBouncer's.
     ///
     /// # Errors
     /// If PgBouncer does not accept the command, or does not answer in time.
-    pub async fn set_patience(&self, patience: Duration) -> Result<(), Error> {
-        self.run(&format!(
-            "SET query_wait_timeout = '{}'",
-            patience.as_secs().max(1)
-        ))
-        .await
-        .map(|_| ())
+    pub async fn set(&self, name: &str, value: &str) -> Result<(), Error> {
+        let value = value.replace('\'', "''");
+        self.run(&format!("SET {name} = '{value}'"))
+            .await
+            .map(|_| ())
     }
 
     /// How the pools stand. `anchors` is how many pools have one.

@@ -47,6 +47,8 @@ pub enum Event {
     },
     /// The DCS does not answer.
     DcsLost,
+    /// The DCS went back in time: revisions of before say nothing any more.
+    DcsReset,
     /// The pause request, as it stands now.
     Pause(Option<PauseRequest>),
     /// The server closed the heartbeat connection.

@@ -200,6 +200,7 @@ impl PoolCore for ReadPool {
             // A silent DCS changes nothing, and the rest concerns the leader alone.
             Event::Tick
             | Event::DcsLost
+            | Event::DcsReset
             | Event::Pause(_)
             | Event::Disconnected { .. }
             | Event::Probed { .. }

@@ -66,6 +66,7 @@ impl PoolCore for WritePool {
             Event::Tick | Event::Monitored { .. } => {}
             Event::Dcs { snapshot, read } => self.note_dcs(snapshot, read),
             Event::DcsLost => self.dcs_lost = true,
+            Event::DcsReset => self.note_reset(),
             Event::Pause(request) => self.request = request,
             Event::Disconnected { key } => self.note_disconnected(key),
             Event::Probed { probe, finding } => self.note_finding(now, probe, finding),
@@ -177,6 +178,17 @@ impl WritePool {
         {
             self.snapshot = Some(snapshot);
         }
+    }
+
+    /// The next snapshot is newer, whatever its revision; and what was known of requests is named by
+    /// revisions that another one may have now.
+    fn note_reset(&mut self) {
+        if let Some(known) = &mut self.snapshot {
+            known.revision = 0;
+        }
+        self.request = None;
+        self.expired = None;
+        self.acknowledged = None;
     }
 
     fn note_disconnected(&mut self, key: Revision) {

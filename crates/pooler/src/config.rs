@@ -2,12 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use mrg_base::{AGENT_PASSWORDS, Millis, Scope};
 use mrg_pgbouncer::{Configuration, Login, RESERVED_SETTINGS, is_known_setting, is_one_line};
 use mrg_pool_core::{Fallback, MaxLag};
+
+/// PgBouncer's name for how long a client may take to log in.
+pub(crate) const LOGIN_TIMEOUT: &str = "client_login_timeout";
+/// A client that is let in at once needs a few milliseconds; one that sends nothing keeps a place
+/// from others for this long.
+pub(crate) const LOGIN_WITHIN: Duration = Duration::from_secs(10);
+/// Open files of a process besides its connections: listeners, its own sessions with the console,
+/// requests to cancel, the log.
+const OWN_FILES: u64 = 64;
 
 /// Why the configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +52,16 @@ pub enum Error {
     /// A database's name for clients cannot stand in PgBouncer's file.
     #[error("databases: `{0}` has other characters than letters, digits, _, . and -")]
     Alias(String),
+    /// The server connections of all pools take every file that a process may open.
+    #[error(
+        "default_pool_size: the pools of all databases and users may open {own} files in a process, and its limit is {limit}; raise the limit (ulimit -Hn, LimitNOFILE, or the container runtime's), or lower default_pool_size"
+    )]
+    OpenFiles {
+        /// The limit.
+        limit: u64,
+        /// How many the pools may open.
+        own: u64,
+    },
     /// A user whose password file is the agent's own.
     #[error(
         "users: `{0}-password` is the agent's own password, which no pool gets; choose another name for the user"
@@ -242,13 +262,43 @@ impl PoolerConfig {
 
     /// How long a query waits for a server at most: longer than a hold, so that it is the pooler
     /// that decides.
-    pub fn patience(&self) -> std::time::Duration {
+    pub fn patience(&self) -> Duration {
         let wanted = self
             .settings
             .get("query_wait_timeout")
             .and_then(|text| text.parse().ok())
             .unwrap_or(120);
-        Millis(Millis::seconds(wanted).0.max(self.max_hold_ms.0 + 10_000)).duration()
+        let longer_than_a_hold = self.max_hold_ms + Millis::seconds(10);
+        Millis::seconds(wanted).max(longer_than_a_hold).duration()
+    }
+
+    /// How long a client may take to log in while clients work. While they wait it is
+    /// [`Self::patience`]: a client that logs in waits as well. `None` if the user has set a time,
+    /// which holds in both cases.
+    pub fn login_within(&self) -> Option<Duration> {
+        let is_set = self.settings.contains_key(LOGIN_TIMEOUT);
+        (!is_set).then_some(LOGIN_WITHIN)
+    }
+
+    /// The same with no more clients than fit into a limit of open files for each process.
+    ///
+    /// # Errors
+    /// If not even the pools' server connections fit.
+    pub fn within_open_files(mut self, limit: u64) -> Result<Self, Error> {
+        let pools = (self.databases.len() * self.users.len()) as u64;
+        let reserve = self.settings.get("reserve_pool_size");
+        let reserve = reserve.and_then(|text| text.parse().ok()).unwrap_or(0u64);
+        // Each pool has an anchor, which is a client and has a server connection.
+        let each = u64::from(self.default_pool_size).saturating_add(reserve) + 2;
+        let own = pools.saturating_mul(each).saturating_add(OWN_FILES);
+        let clients = limit.saturating_sub(own);
+        if clients == 0 {
+            return Err(Error::OpenFiles { limit, own });
+        }
+        let fit = clients.saturating_mul(u64::from(self.processes.max(1)));
+        let fit = u32::try_from(fit).unwrap_or(u32::MAX);
+        self.max_client_connections = self.max_client_connections.min(fit);
+        Ok(self)
     }
 
     /// The users with their passwords, as they stand in the secret now.
@@ -280,10 +330,9 @@ impl PoolerConfig {
             "query_wait_timeout".to_owned(),
             self.patience().as_secs().to_string(),
         );
-        // A client that logs in during a hold waits as long as a query does.
-        settings
-            .entry("client_login_timeout".to_owned())
-            .or_insert_with(|| self.patience().as_secs().to_string());
+        if let Some(within) = self.login_within() {
+            settings.insert(LOGIN_TIMEOUT.to_owned(), within.as_secs().to_string());
+        }
         for name in ["log_connections", "log_disconnections"] {
             settings
                 .entry(name.to_owned())
@@ -305,5 +354,64 @@ impl PoolerConfig {
             tls_required: self.tls_required,
             settings,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(settings: &str) -> PoolerConfig {
+        let text = format!(
+            r#"{{"scope":"a","etcd":["http://e:2379"],"pool":"w","mode":"Write","port":6432,
+            "http_port":8009,"processes":2,"databases":[{{"alias":"d","name":"d"}}],
+            "users":["u","v"],"secret_directory":"/s","run_directory":"/r",
+            "pool_mode":"transaction","max_client_connections":10000,"default_pool_size":20,
+            "settings":{settings},"max_hold_ms":30000,"max_wait_ms":5000,"drain_ms":1000}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn administrator() -> Login {
+        Login {
+            user: "mrg-pooler".to_owned(),
+            password: String::new(),
+        }
+    }
+
+    #[test]
+    fn clients_that_do_not_fit_into_the_limit_of_open_files_are_not_let_in() {
+        let fitting = |limit| {
+            let config = config("{}").within_open_files(limit)?;
+            Ok::<_, Error>(config.max_client_connections)
+        };
+        // Two pools with 20 server connections and an anchor, and what the process itself opens.
+        let own = 2 * 22 + OWN_FILES;
+        assert_eq!(fitting(1 << 20).unwrap(), 10_000);
+        assert_eq!(fitting(own + 5_000).unwrap(), 10_000);
+        assert_eq!(fitting(own + 400).unwrap(), 800);
+        let refused = fitting(own).unwrap_err().to_string();
+        assert!(refused.starts_with("default_pool_size: "), "{refused}");
+        let reserved = config(r#"{"reserve_pool_size":"5"}"#).within_open_files(own + 410);
+        assert_eq!(reserved.unwrap().max_client_connections, 800);
+    }
+
+    #[test]
+    fn a_client_that_does_not_log_in_keeps_its_place_for_ten_seconds() {
+        let timeout = |settings: &str| {
+            let files = config(settings).bouncer(1, Vec::new(), administrator());
+            files.settings[LOGIN_TIMEOUT].clone()
+        };
+        assert_eq!(timeout("{}"), "10");
+        assert_eq!(timeout(r#"{"client_login_timeout":"60"}"#), "60");
+    }
+
+    #[test]
+    fn a_hold_of_any_length_is_waited_for() {
+        let mut config = config(r#"{"query_wait_timeout":"18446744073709551615"}"#);
+        assert_eq!(config.patience(), Millis(u64::MAX).duration());
+        config.settings.clear();
+        config.max_hold_ms = Millis(u64::MAX);
+        assert_eq!(config.patience(), Millis(u64::MAX).duration());
     }
 }

@@ -11,6 +11,8 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use mrg_bounds::{Displaced, Limits};
+use mrg_dcs::health::Health;
 use mrg_pgbouncer::Pools;
 use mrg_pool_core::Reason;
 
@@ -33,6 +35,11 @@ pub(crate) struct Status {
     pub addresses: Vec<String>,
     /// How often clients were let through again, and how long they had waited in all; by cause.
     pub rewires: BTreeMap<String, (u64, u64)>,
+    /// Which kinds of request to etcd fail at present, each with etcd's own words.
+    pub etcd_errors: BTreeMap<&'static str, String>,
+    /// How etcd answers.
+    #[serde(skip)]
+    pub etcd: Health,
     /// The pools.
     #[serde(skip)]
     pub pools: Pools,
@@ -40,24 +47,43 @@ pub(crate) struct Status {
     pub restarts: u64,
 }
 
-/// Serves until the process ends.
-pub(crate) async fn serve(
+/// What the handlers share.
+#[derive(Clone)]
+struct Page {
+    status: watch::Receiver<Status>,
+    /// Connections that were closed because there were too many.
+    displaced: Displaced,
+}
+
+/// Serves from a thread of its own until the process ends, so that no load of requests holds up the
+/// pooler's loop. `open_files` is how many files the process may open.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub(crate) fn serve(
     listener: TcpListener,
     status: watch::Receiver<Status>,
+    open_files: u64,
 ) -> std::io::Result<()> {
+    let (listener, displaced) = (listener.into_std()?, Displaced::default());
+    let page = Page {
+        status,
+        displaced: displaced.clone(),
+    };
     let router = Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/", get(whole))
-        .with_state(status);
-    axum::serve(listener, router).await
+        .with_state(page);
+    let limits = Limits::default().within_open_files(open_files);
+    mrg_bounds::serve_on_own_thread("http", listener, router, limits, displaced)
 }
 
 /// A pod whose clients wait is ready: they must find it when they are let through. One that turns
 /// them away is not.
-async fn ready(State(status): State<watch::Receiver<Status>>) -> (StatusCode, String) {
-    let status = status.borrow();
+async fn ready(State(page): State<Page>) -> (StatusCode, String) {
+    let status = page.status.borrow();
     let ready = status.serving && status.why != Reason::HeldTooLong.name();
     (
         if ready {
@@ -69,23 +95,25 @@ async fn ready(State(status): State<watch::Receiver<Status>>) -> (StatusCode, St
     )
 }
 
-async fn whole(State(status): State<watch::Receiver<Status>>) -> String {
-    mrg_dcs::wire::compact(&*status.borrow())
+async fn whole(State(page): State<Page>) -> String {
+    mrg_dcs::wire::compact(&*page.status.borrow())
 }
 
-async fn metrics(State(status): State<watch::Receiver<Status>>) -> String {
-    page(&status.borrow())
+async fn metrics(State(page): State<Page>) -> String {
+    text(&page.status.borrow(), page.displaced.count())
 }
 
-fn page(status: &Status) -> String {
+fn text(status: &Status, displaced: u64) -> String {
     let mut text = String::new();
-    numbers(&mut text, status);
+    numbers(&mut text, status, displaced);
     states(&mut text, status);
     holds(&mut text, status);
+    let labels = format!("pool=\"{}\"", status.pool);
+    text += &status.etcd.metrics("mrg_pooler_", &labels);
     text
 }
 
-fn numbers(text: &mut String, status: &Status) {
+fn numbers(text: &mut String, status: &Status, displaced: u64) {
     let pool = &status.pool;
     let mut gauge = |name: &str, kind: &str, help: &str, value: f64| {
         let _ = writeln!(
@@ -141,6 +169,12 @@ fn numbers(text: &mut String, status: &Status) {
         "How often PgBouncer ended by itself.",
         status.restarts as f64,
     );
+    gauge(
+        "http_connections_closed_total",
+        "counter",
+        "Connections to this port that were closed because there were too many.",
+        displaced as f64,
+    );
 }
 
 fn states(text: &mut String, status: &Status) {
@@ -190,7 +224,7 @@ mod tests {
             why: "LeaderGone".to_owned(),
             ..Status::default()
         };
-        let page = page(&status);
+        let page = text(&status, 0);
         let states: Vec<&str> = page
             .lines()
             .filter(|line| line.starts_with("mrg_pooler_state{"))

@@ -14,4 +14,5 @@ mod run;
 mod secret;
 
 pub use config::{Error as ConfigError, PoolerConfig};
+pub use probe::read_answer;
 pub use run::run;

@@ -32,6 +32,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    mrg_bounds::abort_unless_contained();
     let arguments = Arguments::parse();
     match (arguments.command, arguments.file) {
         (Some(Command::Install { path }), _) => {

@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Connection, NoTls, SimpleQueryMessage};
 
 use mrg_base::{Lsn, Millis, Timeline};
+use mrg_bounds::{Allowance, Metered, dial};
 use mrg_pgbouncer::Login;
 use mrg_pool_core::{Address, Finding};
 
@@ -16,6 +19,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const PROMOTED_WITHIN: Duration = Duration::from_millis(500);
 /// Between two questions while that lasts: nothing announces that a server has left recovery.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// What a server sends for a login or one answer is a hundredth of this.
+const ANSWER_BYTES: usize = 64 << 10;
 
 /// What the database and the role are set to does not say what a probe calls: the database's owner
 /// could. `pg_temp` is named because it would be searched first.
@@ -33,6 +38,8 @@ SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()),
 /// An open session with a server.
 pub(crate) struct HeartbeatConnection {
     client: Client,
+    /// What the server may send for one answer.
+    allowance: Allowance,
 }
 
 /// Connects; `None` if the server does not accept the login in time. `on_end` is awaited once when
@@ -43,39 +50,50 @@ pub(crate) async fn connect(
     database: &str,
     on_end: impl Future<Output = ()> + Send + 'static,
 ) -> Option<HeartbeatConnection> {
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host(&address.host)
-        .port(address.port)
-        .user(&login.user)
-        .password(&login.password)
-        .dbname(database);
-    config
-        .application_name("mrg-pooler")
-        .options(OPTIONS)
-        .connect_timeout(ANSWER_WITHIN);
-    // That the server's machine is gone shows in its lease; this only frees the socket.
-    config
-        .keepalives_idle(Duration::from_secs(10))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3);
-    match tokio::time::timeout(ANSWER_WITHIN, config.connect(NoTls)).await {
+    let allowance = Allowance::new(ANSWER_BYTES);
+    let opened = tokio::time::timeout(
+        ANSWER_WITHIN,
+        open(address, login, database, allowance.clone()),
+    );
+    match opened.await {
         Ok(Ok((client, connection))) => {
             tokio::spawn(async move {
                 let _ = connection.await;
                 on_end.await;
             });
-            Some(HeartbeatConnection { client })
+            Some(HeartbeatConnection { client, allowance })
         }
         Ok(Err(error)) => {
-            tracing::debug!(%address, error = mrg_telemetry::chain(&error), "the server does not take a connection");
+            tracing::debug!(%address, error = mrg_telemetry::chain(error.as_ref()), "the server does not take a connection");
             None
         }
         Err(_) => None,
     }
 }
 
-fn parse(columns: &[String]) -> Option<Finding> {
+type Opened = (Client, Connection<Metered<TcpStream>, NoTlsStream>);
+
+/// Dials and logs in.
+async fn open(
+    address: &Address,
+    login: &Login,
+    database: &str,
+    allowance: Allowance,
+) -> Result<Opened, Box<dyn std::error::Error + Send + Sync>> {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .user(&login.user)
+        .password(&login.password)
+        .dbname(database)
+        .options(OPTIONS)
+        .application_name("mrg-pooler");
+    let stream = dial(&address.host, address.port, allowance).await?;
+    Ok(config.connect_raw(stream, NoTls).await?)
+}
+
+/// What a server says of itself; `columns` is its answer to the question. `None` if it is no such
+/// answer.
+pub fn read_answer(columns: &[String]) -> Option<Finding> {
     let [recovering, system_id, timeline, position, behind] = columns else {
         return None;
     };
@@ -98,6 +116,7 @@ fn parse(columns: &[String]) -> Option<Finding> {
 impl HeartbeatConnection {
     /// What the server is now.
     pub(crate) async fn probe(&self) -> Finding {
+        self.allowance.renew();
         let Ok(Ok(messages)) =
             tokio::time::timeout(ANSWER_WITHIN, self.client.simple_query(PROBE)).await
         else {
@@ -112,7 +131,7 @@ impl HeartbeatConnection {
             _ => None,
         });
         columns
-            .and_then(|columns| parse(&columns))
+            .and_then(|columns| read_answer(&columns))
             .unwrap_or(Finding::Unreachable)
     }
 
@@ -151,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_a_server_says_of_itself_is_read_whole_or_not_at_all() {
-        let row = |columns: [&str; 5]| parse(&columns.map(str::to_owned));
+        let row = |columns: [&str; 5]| read_answer(&columns.map(str::to_owned));
         let primary = Finding::Primary {
             system_id: 7,
             timeline: Timeline(17),

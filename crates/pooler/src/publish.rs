@@ -9,7 +9,9 @@ use crate::config::{Mode, PoolerConfig};
 use crate::http::Status;
 use mrg_base::Millis;
 use mrg_clock::now;
+use mrg_dcs::health::{Access, Failing};
 use mrg_dcs::poolers::{PoolerRecord, Rewire};
+use mrg_dcs_etcd::HealthLog;
 use mrg_election::Revision;
 use mrg_pgbouncer::Pools;
 use mrg_pool_core::{PoolCore, Reason, Retargeted, Servers};
@@ -76,6 +78,18 @@ impl PoolState {
     }
 }
 
+/// Publishes how etcd answers, and logs it, until the client of etcd is gone.
+pub(crate) async fn follow_etcd(mut log: HealthLog, status: watch::Sender<Status>) {
+    while let Some(health) = log.next().await {
+        status.send_modify(|status| {
+            let error =
+                |(access, failing): (Access, &Failing)| (access.name(), failing.text.clone());
+            status.etcd_errors = health.failing().map(error).collect();
+            status.etcd = health;
+        });
+    }
+}
+
 /// The senders of both, and the reason that was logged last.
 pub(crate) struct Publisher {
     record: watch::Sender<PoolerRecord>,
@@ -111,8 +125,8 @@ impl Publisher {
     }
 
     /// What is served over HTTP.
-    pub(crate) fn status(&self) -> watch::Receiver<Status> {
-        self.status.subscribe()
+    pub(crate) fn status(&self) -> &watch::Sender<Status> {
+        &self.status
     }
 
     /// Publishes the pool's state, and logs a new reason.

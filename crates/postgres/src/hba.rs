@@ -43,12 +43,22 @@ const METHODS: &[&str] = &[
 /// A field may stand for many, but a line holds this many bytes at most.
 const LENGTH_MAX: usize = 8_192;
 
+/// Where a line comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HbaSource {
+    /// A file of the member itself.
+    File,
+    /// The cluster's store: what it says is data, and names no files of the member.
+    Store,
+}
+
 /// Checks a line. Empty lines and comments are legal.
 ///
 /// # Errors
-/// If no PostgreSQL would read it.
-pub fn check_hba_line(line: &str) -> Result<(), InvalidHbaLine> {
-    check(line).map_err(|problem| InvalidHbaLine {
+/// If no PostgreSQL would read it, or not as it stands there; from the store also if it makes the
+/// server read another file.
+pub fn check_hba_line(line: &str, source: HbaSource) -> Result<(), InvalidHbaLine> {
+    check(line, source).map_err(|problem| InvalidHbaLine {
         line: without_secrets(line).chars().take(200).collect(),
         problem,
     })
@@ -68,11 +78,16 @@ fn without_secrets(line: &str) -> String {
     }
 }
 
-fn check(line: &str) -> Result<(), String> {
-    if line.contains(['\n', '\r', '\0']) {
+fn check(line: &str, source: HbaSource) -> Result<(), String> {
+    if line.contains(|c: char| c.is_control() && c != '\t') {
         return Err(
-            "it has a line break or a NUL in it; give each line as an entry of its own".into(),
+            "it has a line break or another control character in it; give each line as an entry of its own"
+                .into(),
         );
+    }
+    // PostgreSQL appends the next line, also to a comment.
+    if line.ends_with('\\') {
+        return Err("it ends with a backslash, which joins the next line to it; write the whole line in one entry".into());
     }
     if line.len() > LENGTH_MAX {
         return Err(format!("it is longer than {LENGTH_MAX} bytes"));
@@ -82,6 +97,11 @@ fn check(line: &str) -> Result<(), String> {
     let Some(kind) = fields.next() else {
         return Ok(());
     };
+    if source == HbaSource::Store && INCLUDES.contains(&kind) {
+        return Err(format!(
+            "`{kind}` reads a file of the member, and these lines come from etcd; write its lines here, or set postgresql.pg_hba in the member's file"
+        ));
+    }
     if INCLUDES.contains(&kind) {
         return match (fields.next(), fields.next()) {
             (Some(_), None) => Ok(()),
@@ -94,8 +114,11 @@ fn check(line: &str) -> Result<(), String> {
             "`{kind}` is no connection type; these are: {known}"
         ));
     }
-    fields.next().ok_or("the database is missing")?;
-    fields.next().ok_or("the user is missing")?;
+    let database = fields.next().ok_or("the database is missing")?;
+    let user = fields.next().ok_or("the user is missing")?;
+    if source == HbaSource::Store && [database, user].into_iter().any(names_a_file) {
+        return Err("`@` reads names from a file of the member, and these lines come from etcd; write the names here".into());
+    }
     if kind != "local" {
         let address = fields.next().ok_or("the address is missing")?;
         if is_bare_ip(address)? {
@@ -123,6 +146,14 @@ fn check(line: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether one of the names in a field is that of a file with names. One in quotes would be a name;
+/// no one has such a name.
+fn names_a_file(field: &str) -> bool {
+    field
+        .split(',')
+        .any(|name| name.trim_start().starts_with('@'))
 }
 
 /// Whether an address is an IP address without its length, so that a mask follows.
@@ -188,7 +219,43 @@ mod tests {
             "host replication replicator samenet reject",
             "include extra.conf",
         ] {
-            assert_eq!(check_hba_line(line), Ok(()), "{line}");
+            assert_eq!(check_hba_line(line, HbaSource::File), Ok(()), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_from_the_store_makes_the_server_read_no_other_file() {
+        for line in [
+            "include /tmp/x.conf",
+            "include_dir /tmp",
+            "include_if_exists /dev/zero",
+            "host @/tmp/databases all all scram-sha-256",
+            "host all app,@users all scram-sha-256",
+            "host all \"@users\" all scram-sha-256",
+            "host all app, @users all scram-sha-256",
+        ] {
+            assert_eq!(check_hba_line(line, HbaSource::File), Ok(()), "{line}");
+            let refused = check_hba_line(line, HbaSource::Store).unwrap_err();
+            assert!(refused.to_string().contains("etcd"), "{line}: {refused}");
+        }
+        for line in [
+            "host all a@b all md5",
+            "hostssl all all samenet cert map=@x",
+        ] {
+            assert_eq!(check_hba_line(line, HbaSource::Store), Ok(()), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_read_as_it_stands_there() {
+        for line in [
+            "# hides the next one \\",
+            "local all all peer \\",
+            "host all all all trust\u{b}",
+            "local all all trust\rhost all all all trust",
+            "local all all trust\0",
+        ] {
+            assert!(check_hba_line(line, HbaSource::File).is_err(), "{line:?}");
         }
     }
 
@@ -198,13 +265,13 @@ mod tests {
             "hots all all 10.0.0.0/8 ldap ldapserver=l ldapbindpasswd=hidden ldapport=1",
             "hots all all 10.0.0.0/8 radius radiusservers=r RadiusSecrets=\"hidden, hidden\"",
         ] {
-            let shown = check_hba_line(line).unwrap_err().to_string();
+            let shown = check_hba_line(line, HbaSource::File).unwrap_err().to_string();
             assert!(
                 !shown.contains("hidden") && shown.contains("`hots`"),
                 "{shown}"
             );
         }
-        let problem = check_hba_line("local all \"postgres ldapbindpasswd=hidden").unwrap_err();
+        let problem = check_hba_line("local all \"postgres ldapbindpasswd=hidden", HbaSource::File).unwrap_err();
         assert!(!problem.to_string().contains("hidden"), "{problem}");
     }
 
@@ -223,7 +290,9 @@ mod tests {
             ("local all all peer map", "name=value"),
             ("local all all trust\nhost all all all trust", "line break"),
         ] {
-            let problem = check_hba_line(line).unwrap_err().to_string();
+            let problem = check_hba_line(line, HbaSource::Store)
+                .unwrap_err()
+                .to_string();
             assert!(problem.contains(named), "{line}: {problem}");
         }
     }

@@ -34,6 +34,7 @@ enum Action {
 }
 
 fn main() -> anyhow::Result<()> {
+    mrg_bounds::abort_unless_contained();
     match Command::parse().action {
         Action::Check { file } => {
             let workload = mrg_proxy::validate(&file)?;

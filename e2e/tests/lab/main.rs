@@ -4,6 +4,7 @@ mod agent_stopped;
 mod claim_away;
 mod containers;
 mod etcd;
+mod etcd_rebuild;
 mod healthy;
 mod laggards;
 mod no_control_plane;
@@ -18,6 +19,7 @@ fn main() -> std::process::ExitCode {
         containers::TESTS,
         rolls::TESTS,
         etcd::TESTS,
+        etcd_rebuild::TESTS,
         scale::TESTS,
         agent_stopped::TESTS,
         pools::TESTS,

@@ -183,6 +183,14 @@ fn database(namespace: &str) -> Vec<Alert> {
             "Synchronous replication is asked for, and no standby keeps up",
         ),
         alert(
+            "PostgresEtcdFails",
+            format!("max by (scope) (mrg_etcd_failing{{request=~\"read|write\",{of}}}) == 1"),
+            "1m",
+            "P1",
+            "etcd does not do what the database's members ask of it",
+            "While reads fail the leader goes on by its members' promises; while writes fail a crash is answered in place, and no other member can take over",
+        ),
+        alert(
             "PoolHoldsClients",
             format!("max by (pool) (mrg_pooler_held_seconds{{{of}}}) > 5"),
             "0s",

@@ -63,7 +63,7 @@ fn own_words(member: Option<&MemberStatus>) -> String {
 }
 
 /// What keeps a pod from running.
-fn trouble(pod: &Pod) -> Option<String> {
+pub(super) fn trouble(pod: &Pod) -> Option<String> {
     if pod.metadata.deletion_timestamp.is_some() {
         return Some("its pod ends".to_owned());
     }
@@ -135,6 +135,7 @@ mod tests {
             pods: pods.iter().map(pod).collect(),
             etcd_pods: BTreeMap::new(),
             dcs: None,
+            etcd_alarms: Vec::new(),
         }
     }
 

@@ -4,8 +4,10 @@ mod absent;
 mod apply;
 mod build;
 mod etcd_leader;
+mod etcd_rebuild;
 mod missing_pods;
 mod observe;
+mod primary;
 mod roll;
 mod status;
 pub mod validate;
@@ -26,6 +28,7 @@ use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 
 use crate::followers::Followers;
+use crate::news::publish;
 use crate::reconciler::{self, Reconciler, recorder};
 use crate::shared::{Shared, controller, owners};
 use mrg_api::PostgresCluster;
@@ -85,6 +88,9 @@ pub enum Error {
     /// A member could not be restarted.
     #[error("failed to roll")]
     Roll(#[source] Box<kube::Error>),
+    /// A member of an etcd that is rebuilt could not be deleted.
+    #[error("failed to rebuild etcd")]
+    Etcd(#[source] Box<kube::Error>),
     /// The status could not be written.
     #[error("failed to write the status")]
     Status(#[source] Box<kube::Error>),
@@ -212,13 +218,14 @@ impl Reconciler for Context {
             .as_ref()
             .err()
             .map(|error| mrg_telemetry::chain(error));
-        let new = status::status(
-            cluster,
-            &desired,
-            &observed,
-            &status::Progress { rolling, failure },
-            now,
-        );
+        let etcd_rebuild = self.rebuild_etcd(&desired, &observed, now).await?;
+        let rebuilding = etcd_rebuild.under_way().is_some();
+        let progress = status::Progress {
+            rolling,
+            failure,
+            etcd_rebuild,
+        };
+        let new = status::status(cluster, &desired, &observed, &progress, now);
         let settled = new
             .conditions
             .iter()
@@ -228,7 +235,7 @@ impl Reconciler for Context {
         if settled && !acted {
             etcd_leader::keep_apart(&etcd, &observed).await;
         }
-        Ok(Action::requeue(if acted || !settled {
+        Ok(Action::requeue(if acted || !settled || rebuilding {
             Duration::from_secs(3)
         } else {
             BACKSTOP
@@ -241,6 +248,26 @@ impl Reconciler for Context {
 }
 
 impl Context {
+    /// How far a rebuild of the managed etcd has come.
+    async fn rebuild_etcd(
+        &self,
+        desired: &validate::Desired,
+        observed: &observe::Observed,
+        now: Timestamp,
+    ) -> Result<etcd_rebuild::Progress, Error> {
+        etcd_rebuild::remove_former_members(&self.shared.client, desired, observed)
+            .await
+            .map_err(|error| Error::Etcd(Box::new(error)))?;
+        let primary = if etcd_rebuild::asks_for_primary(desired) {
+            primary::find(&self.http, observed)
+                .await
+                .map_or(etcd_rebuild::Primary::None, etcd_rebuild::Primary::Is)
+        } else {
+            etcd_rebuild::Primary::NotAsked
+        };
+        Ok(etcd_rebuild::next(desired, observed, &primary, now))
+    }
+
     /// Brings the API server in line with what is wanted.
     async fn apply(
         &self,
@@ -286,6 +313,17 @@ impl Context {
                 tracing::debug!(%error, "the event could not be written");
             }
         }
+        let before = cluster.status.as_ref();
+        let told = etcd_rebuild::told(
+            before.and_then(|status| status.etcd_rebuild.as_ref()),
+            new.etcd_rebuild.as_ref(),
+        );
+        publish(
+            &self.recorder,
+            &cluster.object_ref(&()),
+            told.into_iter().collect(),
+        )
+        .await;
         write_status(&self.shared.client, cluster, &new)
             .await
             .map_err(|error| Error::Status(Box::new(error)))?;

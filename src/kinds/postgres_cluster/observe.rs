@@ -27,6 +27,8 @@ pub(super) struct Observed {
     pub etcd_pods: BTreeMap<String, Pod>,
     /// What etcd says; `None` if it does not answer.
     pub dcs: Option<Dcs>,
+    /// The alarms that etcd has raised, in its own words.
+    pub etcd_alarms: Vec<String>,
 }
 
 /// What etcd says.
@@ -95,9 +97,14 @@ pub(super) async fn observe(
             None
         }
     };
+    let etcd_alarms = match &dcs {
+        Some(_) => etcd.alarms(DCS_WITHIN).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
     Ok(Observed {
         pods,
         etcd_pods,
         dcs,
+        etcd_alarms,
     })
 }

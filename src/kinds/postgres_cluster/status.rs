@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::absent::{absent, is_good};
+use super::etcd_rebuild;
 use crate::conditions::{Verdict, conditions, verdict};
 use crate::kinds::postgres_cluster::observe::{Dcs, Observed};
 use crate::kinds::postgres_cluster::validate::Desired;
@@ -53,6 +54,8 @@ pub(super) struct Progress {
     pub rolling: Option<String>,
     /// What could not be applied.
     pub failure: Option<String>,
+    /// How far the managed etcd has come.
+    pub etcd_rebuild: etcd_rebuild::Progress,
 }
 
 /// The status, from what was observed.
@@ -67,24 +70,14 @@ pub(super) fn status(
     let generation = cluster.metadata.generation;
     let replicas = i32::try_from(observed.pods.len()).unwrap_or(i32::MAX);
     let Some(dcs) = &observed.dcs else {
-        let message = if old.etcd_initialized {
-            "etcd does not answer; the leader goes on while all members agree, or until its lease ends"
-        } else {
-            "waiting for etcd"
-        };
-        let verdicts = vec![
-            verdict("Ready", false, "EtcdUnreachable", message),
-            verdict("Reconciling", true, "EtcdUnreachable", message),
-            verdict("Stalled", false, "Progressing", ""),
-            verdict("Degraded", old.etcd_initialized, "EtcdUnreachable", message),
-        ];
-        let conditions = conditions(&old.conditions, verdicts, generation, now);
-        return PostgresClusterStatus {
-            observed_generation: generation,
-            replicas,
-            conditions,
-            ..old
-        };
+        return without_etcd(
+            old,
+            desired,
+            observed,
+            progress,
+            (generation, replicas),
+            now,
+        );
     };
     let leader = dcs.cluster.leader.as_ref().map(|key| key.member.clone());
     let leads = leader
@@ -124,9 +117,15 @@ pub(super) fn status(
         progress,
     );
     if let Some((reason, message)) = stalling(dcs) {
-        verdicts.retain(|verdict| verdict.kind != "Stalled");
-        verdicts.push(verdict("Stalled", true, reason, message));
+        replace(&mut verdicts, verdict("Stalled", true, reason, message));
     }
+    if let Some(alarmed) = alarmed(&observed.etcd_alarms) {
+        let well = |verdict: &Verdict| verdict.kind == "Degraded" && !verdict.holds;
+        if verdicts.iter().any(well) {
+            replace(&mut verdicts, alarmed);
+        }
+    }
+    tell_rebuild(&mut verdicts, &progress.etcd_rebuild);
     let timeline = leader
         .as_ref()
         .and_then(|name| dcs.members.get(name))
@@ -157,9 +156,70 @@ pub(super) fn status(
             _ => old.system_identifier,
         },
         etcd_initialized: old.etcd_initialized || dcs.cluster.initialize.is_some(),
+        etcd_generation: progress.etcd_rebuild.generation,
+        etcd_rebuild: progress.etcd_rebuild.rebuild.clone(),
         members,
         conditions: conditions(&old.conditions, verdicts, generation, now),
     }
+}
+
+/// The status while etcd does not answer: what was known stays.
+fn without_etcd(
+    old: PostgresClusterStatus,
+    desired: &Desired,
+    observed: &Observed,
+    progress: &Progress,
+    (generation, replicas): (Option<i64>, i32),
+    now: Timestamp,
+) -> PostgresClusterStatus {
+    let message = if old.etcd_initialized {
+        etcd_rebuild::outage(desired, observed)
+    } else {
+        "waiting for etcd".to_owned()
+    };
+    let mut verdicts = vec![
+        verdict("Ready", false, "EtcdUnreachable", &message),
+        verdict("Reconciling", true, "EtcdUnreachable", &message),
+        verdict("Stalled", false, "Progressing", ""),
+        verdict("Degraded", old.etcd_initialized, "EtcdUnreachable", message),
+    ];
+    tell_rebuild(&mut verdicts, &progress.etcd_rebuild);
+    PostgresClusterStatus {
+        observed_generation: generation,
+        replicas,
+        etcd_generation: progress.etcd_rebuild.generation,
+        etcd_rebuild: progress.etcd_rebuild.rebuild.clone(),
+        conditions: conditions(&old.conditions, verdicts, generation, now),
+        ..old
+    }
+}
+
+fn replace(verdicts: &mut Vec<Verdict>, new: Verdict) {
+    verdicts.retain(|verdict| verdict.kind != new.kind);
+    verdicts.push(new);
+}
+
+/// While etcd is rebuilt, where that stands is what is being done.
+fn tell_rebuild(verdicts: &mut Vec<Verdict>, progress: &etcd_rebuild::Progress) {
+    let Some(rebuild) = progress.under_way() else {
+        return;
+    };
+    let message = &rebuild.message;
+    let doing = verdict("Reconciling", true, "RebuildingEtcd", message);
+    replace(verdicts, doing);
+    if progress.late {
+        let stuck = verdict("Stalled", true, "EtcdRebuildStuck", message);
+        replace(verdicts, stuck);
+    }
+}
+
+/// What an etcd with an alarm means for the cluster: it refuses writes, or worse.
+fn alarmed(alarms: &[String]) -> Option<Verdict> {
+    let message = format!(
+        "etcd has raised an alarm ({}); while it refuses writes no member can take over; docs/runbooks/postgres.md has the way out",
+        alarms.join(", ")
+    );
+    (!alarms.is_empty()).then(|| verdict("Degraded", true, "EtcdAlarm", message))
 }
 
 /// What a human must mend, by the members' own words.

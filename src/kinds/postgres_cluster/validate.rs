@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use crate::kinds::postgres_cluster::Settings;
 use crate::quantity::bytes;
 use mrg_api::PostgresCluster;
-use mrg_api::postgres_cluster::PostgresClusterSpec;
+use mrg_api::postgres_cluster::{EtcdRebuild, PostgresClusterSpec, REBUILD_ETCD_ANNOTATION};
 use mrg_base::{AgentRoles, InvalidName, Scope, UnusableName, check_owner};
 
 /// Any new value of it on the PostgresCluster gives the databases' owners new passwords.
@@ -31,6 +31,12 @@ pub struct Desired {
     pub maximum_lag_bytes: u64,
     /// Whether etcd was made before.
     pub etcd_initialized: bool,
+    /// How often the managed etcd was rebuilt.
+    pub etcd_generation: u32,
+    /// The last rebuild of it that was requested, as far as it has come.
+    pub etcd_rebuild: Option<EtcdRebuild>,
+    /// The value of the annotation that requests one.
+    pub etcd_rebuild_requested: Option<String>,
     /// The value of the annotation that asks for new passwords.
     pub rotation: Option<String>,
     /// The image with the agent.
@@ -172,6 +178,8 @@ fn check_databases(spec: &PostgresClusterSpec) -> Result<(), Invalid> {
 pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desired, Invalid> {
     let spec = cluster.spec.clone();
     let name = cluster.name_any();
+    let status = cluster.status.as_ref();
+    let annotation = |name: &str| cluster.annotations().get(name).cloned();
     let lag = &spec.failover.maximum_lag_on_failover;
     check_databases(&spec)?;
     let quantity = || Invalid::Quantity {
@@ -183,11 +191,11 @@ pub fn validate(settings: &Settings, cluster: &PostgresCluster) -> Result<Desire
         namespace: cluster.namespace().unwrap_or_default(),
         uid: cluster.uid().unwrap_or_default(),
         maximum_lag_bytes: bytes(lag).ok_or_else(quantity)?,
-        etcd_initialized: cluster
-            .status
-            .as_ref()
-            .is_some_and(|status| status.etcd_initialized),
-        rotation: cluster.annotations().get(ROTATE_ANNOTATION).cloned(),
+        etcd_initialized: status.is_some_and(|status| status.etcd_initialized),
+        etcd_generation: status.map_or(0, |status| status.etcd_generation),
+        etcd_rebuild: status.and_then(|status| status.etcd_rebuild.clone()),
+        etcd_rebuild_requested: annotation(REBUILD_ETCD_ANNOTATION),
+        rotation: annotation(ROTATE_ANNOTATION),
         agent_image: settings.agent_image.clone(),
         agent_pull_policy: settings.agent_pull_policy.clone(),
         priority_class: settings.priority_class.clone(),

@@ -34,6 +34,13 @@ pub(crate) struct Audit {
     pub ignored: Vec<Finding>,
 }
 
+/// How many settings of each kind are named; the rest is a number. All of it stands in the member
+/// key.
+const NAMED_MOST: usize = 50;
+/// How much of a name from outside is shown, and how long one may be to be likened to others;
+/// bytes.
+const NAME_MOST: usize = 100;
+
 /// Where the file has the dynamic configuration of a new cluster.
 pub(crate) const BOOTSTRAP_DCS: &str = "bootstrap.dcs";
 
@@ -59,7 +66,29 @@ pub(super) fn file(
 pub(crate) fn dynamic(config: &Map<String, Value>) -> Audit {
     let mut audit = Audit::default();
     walk(&mut audit, Place::Dynamic, "", "", config, &[]);
+    shorten(&mut audit.refused);
+    shorten(&mut audit.ignored);
     audit
+}
+
+/// Names so many and counts the others.
+fn shorten(found: &mut Vec<Finding>) {
+    let more = found.len().saturating_sub(NAMED_MOST);
+    if more > 0 {
+        found.truncate(NAMED_MOST);
+        found.push(Finding {
+            setting: "…".to_owned(),
+            why: format!("and {more} more settings like these"),
+        });
+    }
+}
+
+/// The beginning of a name from outside.
+fn beginning(name: String) -> String {
+    match name.char_indices().find(|(at, _)| *at >= NAME_MOST) {
+        Some((at, _)) => format!("{}…", name.get(..at).unwrap_or_default()),
+        None => name,
+    }
 }
 
 /// Sections of `postgresql` and `bootstrap` that are named by settings which are refused themselves.
@@ -106,8 +135,10 @@ fn walk(
         } else if let Some(key) = place.row(&path) {
             audit.judge(setting, key.support, value);
         } else if !methods.contains(&path) {
-            let why = unknown(place, &path);
-            audit.ignore(setting, why);
+            // Likening takes time, and the names may be any number.
+            let likened = audit.ignored.len() < NAMED_MOST && name.len() <= NAME_MOST;
+            let why = unknown(place, &path, likened);
+            audit.ignore(beginning(setting), why);
         }
     }
 }
@@ -231,13 +262,14 @@ fn words(value: &Value) -> Vec<String> {
 }
 
 /// What is said of a setting that no row is about.
-fn unknown(place: Place, path: &str) -> String {
+fn unknown(place: Place, path: &str, likened: bool) -> String {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let elsewhere = match place {
         Place::File => Place::Dynamic.row(path).map(|_| join(BOOTSTRAP_DCS, path)),
         Place::Dynamic => Place::File.row(path).map(|_| format!("{path} in the file")),
     };
-    let meant = elsewhere.or_else(|| nearest(place, section, name));
+    let likest = || nearest(place, section, name);
+    let meant = elsewhere.or_else(|| likened.then(likest).flatten());
     let hint = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
     format!("neither mrg-agent nor Patroni knows this setting, and it has no effect{hint}")
 }

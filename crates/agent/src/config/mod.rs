@@ -337,6 +337,11 @@ impl AgentConfig {
         self.beside_data(".system")
     }
 
+    /// The record of how far etcd had come, on the data volume.
+    pub fn dcs_file(&self) -> PathBuf {
+        self.beside_data(".dcs")
+    }
+
     /// The incarnation record.
     pub fn incarnation_file(&self) -> PathBuf {
         self.own

@@ -8,6 +8,10 @@ use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::peers::{FailsafeRequest, Withdrawal};
+use crate::rest::control;
+use crate::rest::restart::Conditions;
+
 pub(super) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
@@ -33,14 +37,47 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     serde_json::from_value(Value::Object(object))
 }
 
+/// A kind of request body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestBody {
+    /// Of `POST /switchover` and `POST /failover`.
+    Switchover,
+    /// Of `POST /restart`.
+    Restart,
+    /// Of `PUT /config`.
+    Config,
+    /// Of `POST /failsafe`.
+    Failsafe,
+    /// Of `POST /mrg/withdraw`.
+    Withdraw,
+}
+
+impl RestBody {
+    /// Reads a body of this kind as its handler does, for the checks of what comes from outside.
+    ///
+    /// # Errors
+    /// What the handler refuses it with.
+    pub fn check(self, bytes: &[u8]) -> Result<(), String> {
+        fn reads<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+            read(bytes).map_err(|error| error.to_string())
+        }
+        match self {
+            RestBody::Switchover => reads::<control::Request>(bytes).map(drop),
+            RestBody::Restart => Conditions::read(bytes).map(drop).map_err(|(_, why)| why),
+            RestBody::Config => reads(bytes).and_then(control::check_config),
+            RestBody::Failsafe => reads::<FailsafeRequest>(bytes).map(drop),
+            RestBody::Withdraw => reads::<Withdrawal>(bytes).map(drop),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rest::SwitchoverBody;
 
     #[test]
     fn a_hand_over_is_asked_for_with_known_fields_only() {
-        let read = |text: &str| read::<SwitchoverBody>(text.as_bytes());
+        let read = |text: &str| RestBody::Switchover.check(text.as_bytes());
         for text in [
             r#"{"leader":"a"}"#,
             r#"{"leader":"a","candidate":null,"scheduled_at":null}"#,

@@ -1,6 +1,7 @@
 //! Requests that change something, and the members' own among each other.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -9,24 +10,25 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use crate::config::audit_dynamic;
+use crate::context::Context;
 use crate::peers::{FailsafeRequest, Withdrawal};
 use crate::reload;
 use crate::rest::body::Body;
+use crate::rest::core::Unavailable;
 use crate::rest::{Api, Ask};
-use mrg_base::MemberName;
+use mrg_base::{Lsn, MemberName};
 use mrg_dcs::wire::{FailoverData, MemberData};
 use mrg_dcs::{Attempt, DynamicConfig, Store, settings};
-use mrg_election::Revision;
-use mrg_postgres::check_hba_line;
+use mrg_election::{Revision, VoteRefusal};
+use mrg_postgres::{HbaSource, check_hba_line};
 use mrg_telemetry::chain;
 
 /// How long a switchover is followed before the answer is "unknown".
 pub(super) const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
-pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long a caller may wait for WAL to be received.
+const RECEIVED_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) fn say(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into()).into_response()
@@ -47,8 +49,8 @@ pub(super) async fn patch_config(
     State(api): State<Api>,
     Body(patch): Body<Map<String, Value>>,
 ) -> Response {
-    if let Some(refusal) = unsupported(&patch) {
-        return refusal;
+    if let Some(why) = unsupported(&patch) {
+        return say(StatusCode::BAD_REQUEST, why);
     }
     let snapshot = api.context.status().snapshot;
     let current = snapshot.config();
@@ -68,8 +70,8 @@ pub(super) async fn put_config(
     State(api): State<Api>,
     Body(config): Body<Map<String, Value>>,
 ) -> Response {
-    if let Some(refusal) = unsupported(&config) {
-        return refusal;
+    if let Some(why) = unsupported(&config) {
+        return say(StatusCode::BAD_REQUEST, why);
     }
     let snapshot = api.context.status().snapshot;
     let over = snapshot.config().map(|key| key.modified);
@@ -78,53 +80,88 @@ pub(super) async fn put_config(
 
 /// Refuses what would be stored and not be in force. What another program has stored stays, so that
 /// a patch of something else, a pause for one, is possible.
-fn unsupported(config: &Map<String, Value>) -> Option<Response> {
+fn unsupported(config: &Map<String, Value>) -> Option<String> {
     let refused = audit_dynamic(config).refused;
     let lines: Vec<String> = refused
         .iter()
         .map(|found| format!("config: {found}"))
         .collect();
-    (!lines.is_empty()).then(|| say(StatusCode::BAD_REQUEST, lines.join("\n")))
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// Why a whole configuration cannot be in force, if it cannot.
+fn unusable(config: &DynamicConfig) -> Option<String> {
+    if let Err(error) = settings(config) {
+        return Some(error.to_string());
+    }
+    let lines = config.pg_hba().unwrap_or_default();
+    let wrong = lines.iter().find_map(|line| check_hba_line(line, HbaSource::Store).err())?;
+    Some(wrong.to_string())
+}
+
+/// Whether a body may be the whole configuration.
+///
+/// # Errors
+/// The first reason why it may not.
+pub(super) fn check_config(config: Map<String, Value>) -> Result<(), String> {
+    let refusal = unsupported(&config);
+    refusal
+        .or_else(|| unusable(&DynamicConfig(config)))
+        .map_or(Ok(()), Err)
 }
 
 async fn store_config(api: &Api, config: DynamicConfig, over: Option<Revision>) -> Response {
-    if let Err(error) = settings(&config) {
-        return say(StatusCode::BAD_REQUEST, error.to_string());
+    if let Some(why) = unusable(&config) {
+        return say(StatusCode::BAD_REQUEST, why);
     }
-    let lines = config.pg_hba().unwrap_or_default();
-    if let Some(wrong) = lines.iter().find_map(|line| check_hba_line(line).err()) {
-        return say(StatusCode::BAD_REQUEST, wrong.to_string());
-    }
-    let (store, within) = (&api.context.store, api.context.dcs_within());
-    match store.write_config(over, config.clone(), within).await {
-        Attempt::Done(_) => Json(config.0).into_response(),
-        Attempt::Conflict => say(
+    let new = config.clone();
+    let written = with_store(api, async move |context| {
+        let within = context.dcs_within();
+        context.store.write_config(over, new, within).await
+    });
+    match written.await {
+        Ok(Attempt::Done(_)) => Json(config.0).into_response(),
+        Ok(Attempt::Conflict) => say(
             StatusCode::CONFLICT,
             "the configuration was changed by another meanwhile; try again",
         ),
-        Attempt::InDoubt(error) | Attempt::Failed(error) => {
+        Ok(Attempt::InDoubt(error) | Attempt::Failed(error)) => {
             say(StatusCode::SERVICE_UNAVAILABLE, chain(&error))
         }
+        Err(unavailable) => unavailable.into_response(),
     }
+}
+
+/// Does something with the cluster's keys on the agent's own runtime.
+async fn with_store<T, F>(api: &Api, work: impl FnOnce(Arc<Context>) -> F) -> Result<T, Unavailable>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    api.core.perform(work(api.context.clone())).await
 }
 
 /// `POST /reload`
 pub(super) async fn reload(State(api): State<Api>) -> Response {
-    match reload::reload(&api.context, &api.asks).await {
-        Ok(waiting) if waiting.is_empty() => say(StatusCode::ACCEPTED, "reload scheduled"),
-        Ok(waiting) => {
-            let waiting = waiting.join(", ");
-            let text = format!("reload scheduled; these need a restart of the agent: {waiting}");
-            say(StatusCode::ACCEPTED, text)
-        }
-        Err(error) => say(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    let (new, waiting) = match reload::read(&api.context).await {
+        Ok(read) => read,
+        Err(error) => return say(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    if let Err(unavailable) = api.core.tell(Ask::Reload(new)).await {
+        return unavailable.into_response();
     }
+    if waiting.is_empty() {
+        return say(StatusCode::ACCEPTED, "reload scheduled");
+    }
+    let waiting = waiting.join(", ");
+    let text = format!("reload scheduled; these need a restart of the agent: {waiting}");
+    say(StatusCode::ACCEPTED, text)
 }
 
 /// The body of `POST /switchover` and `POST /failover`: Patroni's.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub(super) struct Request {
     leader: Option<String>,
     candidate: Option<String>,
     member: Option<String>,
@@ -163,10 +200,14 @@ pub(super) async fn failover(State(api): State<Api>, Body(request): Body<Request
 
 /// `DELETE /switchover`
 pub(super) async fn cancel(State(api): State<Api>) -> Response {
-    let (store, within) = (&api.context.store, api.context.dcs_within());
-    match store.withdraw_failover(within).await.into_result() {
-        Ok(_) => say(StatusCode::OK, "scheduled switchover deleted"),
-        Err(error) => say(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
+    let withdrawn = with_store(&api, async move |context| {
+        let within = context.dcs_within();
+        context.store.withdraw_failover(within).await
+    });
+    match withdrawn.await.map(Attempt::into_result) {
+        Ok(Ok(_)) => say(StatusCode::OK, "scheduled switchover deleted"),
+        Ok(Err(error)) => say(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
+        Err(unavailable) => unavailable.into_response(),
     }
 }
 
@@ -256,12 +297,15 @@ async fn hand_over(api: &Api, request: Request, action: &str) -> Response {
         member: candidate,
         scheduled_at: None,
     };
-    let (store, within) = (&api.context.store, api.context.dcs_within());
-    let requested = store.request_failover(data, within).await;
-    if let Err(error) = requested.into_result() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, chain(&error));
+    let requested = with_store(api, async move |context| {
+        let within = context.dcs_within();
+        context.store.request_failover(data, within).await
+    });
+    match requested.await.map(Attempt::into_result) {
+        Ok(Ok(_)) => follow_hand_over(api, before, action).await,
+        Ok(Err(error)) => say(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
+        Err(unavailable) => unavailable.into_response(),
     }
-    follow_hand_over(api, before, action).await
 }
 
 /// Waits until another leader holds the key and runs as primary, or the request is cleared.
@@ -316,19 +360,11 @@ pub(super) async fn failsafe(
     State(api): State<Api>,
     Body(request): Body<FailsafeRequest>,
 ) -> Response {
-    let (answered, answer) = oneshot::channel();
-    if api
-        .asks
-        .send(Ask::Promise(request, answered))
-        .await
-        .is_err()
-    {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
-    }
-    match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-        Ok(Ok(Ok(()))) => say(StatusCode::OK, "Accepted"),
-        Ok(Ok(Err(why))) => say(StatusCode::INTERNAL_SERVER_ERROR, why),
-        _ => say(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
+    let promise = |answered| Ask::Promise(request, answered);
+    match api.core.ask(promise).await {
+        Ok(Ok(())) => say(StatusCode::OK, "Accepted"),
+        Ok(Err(why)) => say(StatusCode::INTERNAL_SERVER_ERROR, why),
+        Err(unavailable) => unavailable.into_response(),
     }
 }
 
@@ -337,22 +373,21 @@ pub(super) async fn withdraw(
     State(api): State<Api>,
     Body(withdrawal): Body<Withdrawal>,
 ) -> Response {
-    if api.asks.send(Ask::Withdraw(withdrawal)).await.is_err() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
+    match api.core.tell(Ask::Withdraw(withdrawal)).await {
+        Ok(()) => say(StatusCode::OK, "Withdrawn"),
+        Err(unavailable) => unavailable.into_response(),
     }
-    say(StatusCode::OK, "Withdrawn")
 }
 
 /// `POST /mrg/vote`: stops our WAL receiver if nobody leads, and says how far we are.
 pub(super) async fn vote(State(api): State<Api>) -> Response {
-    let (answered, answer) = oneshot::channel();
-    if api.asks.send(Ask::Vote(answered)).await.is_err() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
-    }
-    match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-        Ok(Ok(Ok(vote))) => Json(vote).into_response(),
-        Ok(Ok(Err(why))) => say(StatusCode::CONFLICT, why),
-        _ => say(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
+    match api.core.ask(Ask::Vote).await {
+        Ok(Ok(vote)) => Json(vote).into_response(),
+        Ok(Err(why @ VoteRefusal::DcsReset)) => {
+            say(StatusCode::PRECONDITION_FAILED, why.to_string())
+        }
+        Ok(Err(VoteRefusal::Other(why))) => say(StatusCode::CONFLICT, why),
+        Err(unavailable) => unavailable.into_response(),
     }
 }
 
@@ -364,18 +399,11 @@ pub(super) struct Received {
 
 /// `GET /mrg/received`: answers once we have durable WAL past a position.
 pub(super) async fn received(State(api): State<Api>, Query(query): Query<Received>) -> Response {
-    let deadline = Instant::now() + Duration::from_millis(query.within_ms.min(10_000));
-    loop {
-        let replica = api.context.server.replica().await;
-        if replica
-            .is_some_and(|replica| replica.flushed.is_some_and(|flushed| flushed.0 > query.lsn))
-        {
-            return say(StatusCode::OK, "received");
-        }
-        if Instant::now() >= deadline {
-            return say(StatusCode::SERVICE_UNAVAILABLE, "not received in time");
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let within = Duration::from_millis(query.within_ms).min(RECEIVED_WITHIN);
+    if api.core.receipts.are_past(Lsn(query.lsn), within).await {
+        say(StatusCode::OK, "received")
+    } else {
+        say(StatusCode::SERVICE_UNAVAILABLE, "not received in time")
     }
 }
 
@@ -391,8 +419,7 @@ mod tests {
             r#"{"slots":{"a":{"type":"physical"}}}"#,
             r#"{"postgresql":{"callbacks":{"on_start":"x"}}}"#,
         ] {
-            let answer = refused(text).unwrap();
-            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{text}");
+            assert!(refused(text).is_some(), "{text}");
         }
         for text in [
             r#"{"pause":true}"#,

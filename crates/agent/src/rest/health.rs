@@ -46,9 +46,9 @@ pub(super) async fn check(
 
 /// Whether the agent's loop ran within the last ttl; on a replica within the last two.
 fn is_live(status: &Status) -> bool {
-    let ttl = status.settings.failover.ttl.0;
-    let limit = if leads(status) { ttl } else { 2 * ttl };
-    status.settings.paused || mrg_clock::now().since(Moment(status.loop_ran)).0 <= limit
+    let ttl = status.settings.failover.ttl;
+    let limit = if leads(status) { ttl } else { ttl.times(2) };
+    status.settings.paused || mrg_clock::now().since(Moment(status.loop_ran)) <= limit
 }
 
 fn is_ready(status: &Status, query: &BTreeMap<String, String>) -> bool {

@@ -47,6 +47,8 @@ struct Sources<'a> {
     config: &'a AgentConfig,
     status: &'a Status,
     facts: Option<&'a ServerFacts>,
+    /// Connections to the REST API that were closed because there were too many.
+    displaced: u64,
 }
 
 impl Sources<'_> {
@@ -71,6 +73,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
         config: &api.context.config,
         status: &status,
         facts: facts.as_ref(),
+        displaced: api.displaced.count(),
     };
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
@@ -223,16 +226,23 @@ fn extensions(page: &mut Page, sources: &Sources<'_>) {
     let status = sources.status;
     let remaining = status
         .leads_until
+        .max(status.promised_until)
         .map_or(0, |until| until.since(mrg_clock::now()).0);
     page.gauge(
         "mrg_lease_remaining_milliseconds",
-        "Time until the fence kills postgres unless the lease is kept; 0 without a lease.",
+        "Time until the fence kills postgres unless the lease is kept, or the members' promises are renewed; 0 without either.",
         remaining,
     );
     let sync = status.cluster.sync.as_ref();
     let degraded =
         status.settings.is_synchronous() && sync.is_none_or(|(_, stored)| stored.voters.is_empty());
     page.flag("mrg_sync_degraded", "Value is 1 if synchronous replication is asked for and nobody could take over without loss.", degraded);
+    page.text += &status.etcd.metrics("mrg_", &page.labels);
+    page.counter(
+        "mrg_rest_connections_closed_total",
+        "Connections to the REST API that were closed because there were too many.",
+        sources.displaced,
+    );
     let _ = writeln!(
         page.text,
         "# HELP mrg_decision_total How often each reason was given.\n# TYPE mrg_decision_total counter"

@@ -1,9 +1,15 @@
 //! The REST API on port 8008, with Patroni's routes, status codes and texts (Patroni 4.1,
 //! `patroni/api.py`), so that its tools, health checks and dashboards work. Unsafe methods require
 //! the credentials if any are configured.
+//!
+//! It is served from a thread and a runtime of its own, so that no load of requests holds up the
+//! agent's loop, its lease or its sessions with etcd and PostgreSQL. Handlers read the status, and
+//! reach everything else by [`Core`].
 
 mod body;
 mod control;
+mod core;
+mod guard;
 mod health;
 mod metrics;
 mod reinitialize;
@@ -14,28 +20,23 @@ mod unsupported;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config::AgentConfig;
 use crate::context::Context;
 use crate::peers::{FailsafeRequest, VoteAnswer, Withdrawal};
-use mrg_postgres::Credentials;
+use mrg_bounds::{Displaced, Limits};
+use mrg_election::VoteRefusal;
 
-pub use control::Request as SwitchoverBody;
+pub use body::RestBody;
+pub(crate) use core::Core;
 
 /// Requests that the agent's loop answers.
 pub(crate) enum Ask {
     /// A candidate requests this member's vote.
-    Vote(oneshot::Sender<Result<VoteAnswer, String>>),
+    Vote(oneshot::Sender<Result<VoteAnswer, VoteRefusal>>),
     /// A leader requests this member's promise not to race.
     Promise(FailsafeRequest, oneshot::Sender<Result<(), String>>),
     /// A leader frees this member of its promise.
@@ -57,12 +58,29 @@ pub(crate) enum Ask {
 #[derive(Clone)]
 pub(crate) struct Api {
     pub context: Arc<Context>,
-    /// To the agent's loop.
-    pub asks: mpsc::Sender<Ask>,
+    /// What runs on the agent's own runtime.
+    pub core: Core,
+    /// Connections that were closed because there were too many.
+    pub displaced: Displaced,
 }
 
-/// Serves until the process ends.
-pub(crate) async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
+/// Serves until the process ends. `open_files` is how many files the process may open.
+///
+/// # Errors
+/// If the thread for it cannot be started.
+pub(crate) fn serve(listener: TcpListener, api: Api, open_files: u64) -> std::io::Result<()> {
+    let limits = Limits {
+        // Each route has less: `guard`.
+        request: guard::LONGEST,
+        ..Limits::default().within_open_files(open_files)
+    };
+    let displaced = api.displaced.clone();
+    let listener = listener.into_std()?;
+    mrg_bounds::serve_on_own_thread("rest", listener, router(api), limits, displaced)
+}
+
+fn router(api: Api) -> Router {
+    let credentials = api.context.credentials.clone();
     let router = Router::new()
         .route("/patroni", get(reports::patroni))
         .route("/cluster", get(reports::cluster))
@@ -92,59 +110,6 @@ pub(crate) async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()
         .route("/mrg/withdraw", post(control::withdraw))
         .route("/mrg/received", get(control::received))
         .fallback(health::check)
-        .layer(middleware::from_fn_with_state(api.clone(), authorize))
         .with_state(api);
-    axum::serve(
-        listener.tap_io(|stream| {
-            let _ = stream.set_nodelay(true);
-        }),
-        router,
-    )
-    .await
-}
-
-/// Whether the request carries the credentials.
-fn is_authorized(headers: &HeaderMap, expected: &Credentials) -> bool {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Basic "));
-    let expected = BASE64.encode(format!("{}:{}", expected.username, expected.password));
-    // Every byte is compared, so that the time does not reveal how many agree.
-    given.is_some_and(|given| {
-        given.len() == expected.len()
-            && given
-                .bytes()
-                .zip(expected.bytes())
-                .fold(0, |all, (a, b)| all | (a ^ b))
-                == 0
-    })
-}
-
-/// Whether the request carries the credentials, or those before them. Both are compared, so that the
-/// time does not reveal which ones agree.
-fn is_known(headers: &HeaderMap, current: &Credentials, former: Option<&Credentials>) -> bool {
-    let by_former = former.is_some_and(|former| is_authorized(headers, former));
-    is_authorized(headers, current) | by_former
-}
-
-async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let safe = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
-    match api.context.credentials.rest(mrg_clock::now()) {
-        Some((current, former))
-            if !safe && !is_known(request.headers(), &current, former.as_ref()) =>
-        {
-            let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"mrg-agent\"")];
-            (
-                StatusCode::UNAUTHORIZED,
-                challenge,
-                "no auth header received, or the wrong one",
-            )
-                .into_response()
-        }
-        _ => next.run(request).await,
-    }
+    guard::guarded(router, credentials)
 }

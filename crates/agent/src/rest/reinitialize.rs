@@ -5,12 +5,11 @@
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::oneshot;
 
-use crate::rest::control::{ANSWER_WITHIN, say};
+use crate::rest::control::say;
 use crate::rest::{Api, Ask, body};
 use mrg_dcs::tags::truth;
 
@@ -45,15 +44,10 @@ pub(super) async fn reinitialize(State(api): State<Api>, bytes: Bytes) -> Respon
             return say(StatusCode::BAD_REQUEST, text);
         }
     };
-    let (answer, answered) = oneshot::channel();
-    let asked = api.asks.send(Ask::Reinitialize { forced, answer }).await;
-    if asked.is_err() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
-    }
-    match tokio::time::timeout(ANSWER_WITHIN, answered).await {
-        Ok(Ok(Ok(()))) => say(StatusCode::OK, "reinitialize started"),
-        Ok(Ok(Err(why))) => say(StatusCode::SERVICE_UNAVAILABLE, why),
-        _ => say(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
+    match api.core.ask(|answer| Ask::Reinitialize { forced, answer }).await {
+        Ok(Ok(())) => say(StatusCode::OK, "reinitialize started"),
+        Ok(Err(why)) => say(StatusCode::SERVICE_UNAVAILABLE, why),
+        Err(unavailable) => unavailable.into_response(),
     }
 }
 

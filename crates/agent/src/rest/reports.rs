@@ -8,6 +8,7 @@ use crate::context::Status;
 use crate::obstacle::obstacle;
 use crate::rest::Api;
 use mrg_base::MemberName;
+use mrg_dcs::health::{Access, Failing, Health};
 use mrg_dcs::MemberRole;
 use mrg_dcs::wire::MemberData;
 use mrg_election::{Cluster, Mode, Postgres, WalReceiver};
@@ -17,12 +18,12 @@ use mrg_postgres::ServerFacts;
 /// expect.
 pub(crate) const PATRONI_VERSION: &str = "4.1.5";
 
-/// Whether this member leads now: postgres is a primary, and the leader key is surely its own.
+/// Whether this member leads now: postgres is a primary, and the leader key is surely its own, or
+/// all members promised to wait for it while etcd does not answer.
 pub(crate) fn leads(status: &Status) -> bool {
+    let until = status.leads_until.max(status.promised_until);
     matches!(status.postgres, Postgres::Primary(_))
-        && status
-            .leads_until
-            .is_some_and(|until| mrg_clock::now() < until)
+        && until.is_some_and(|until| mrg_clock::now() < until)
 }
 
 /// `GET /patroni`
@@ -42,6 +43,9 @@ pub(crate) fn member_report(api: &Api) -> Value {
     }
     if status.settings.paused {
         insert("pause", true.into());
+    }
+    if status.may_write && !status.holds_key {
+        insert("failsafe_mode_is_active", true.into());
     }
     if is_sync(&status.cluster, &config.name) {
         insert(sync_role(&status), true.into());
@@ -66,11 +70,23 @@ pub(crate) fn member_report(api: &Api) -> Value {
         let lines: Vec<String> = status.ignored.iter().map(ToString::to_string).collect();
         insert("ignored_settings", lines.into());
     }
+    if let Some(errors) = dcs_errors(&status.etcd) {
+        insert("dcs_errors", errors);
+    }
     insert("dcs_last_seen", (status.dcs_last_seen / 1000).into());
     insert("tags", Value::Object(status.tags.as_ref().clone()));
     let about = json!({ "version": PATRONI_VERSION, "scope": config.scope.as_str(), "name": config.name.as_str() });
     insert("patroni", about);
     Value::Object(report)
+}
+
+/// Which kinds of request to etcd fail at present, each with etcd's own words; `None` if none does.
+fn dcs_errors(etcd: &Health) -> Option<Value> {
+    let error = |(access, failing): (Access, &Failing)| {
+        (access.name().to_owned(), failing.text.clone().into())
+    };
+    let errors: Map<String, Value> = etcd.failing().map(error).collect();
+    (!errors.is_empty()).then(|| errors.into())
 }
 
 /// The part of the report that is about postgres.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
 use crate::rest::body;
@@ -19,11 +19,14 @@ use crate::rest::control::{SWITCHOVER_WITHIN, say};
 use crate::rest::{Api, Ask};
 use mrg_dcs::MemberRole;
 
+/// The longest `timeout`.
+pub(super) const WITHIN_MOST: Duration = Duration::from_secs(3600);
+
 type Refused = (StatusCode, String);
 
 /// The body's conditions.
 #[derive(Debug, Default, PartialEq)]
-struct Conditions {
+pub(super) struct Conditions {
     /// Patroni's word for a role.
     role: Option<String>,
     /// Only if the server is older than this `server_version_num`.
@@ -45,7 +48,7 @@ struct Member<'a> {
 
 impl Conditions {
     /// Reads a body; an empty one is no condition.
-    fn read(bytes: &[u8]) -> Result<Self, Refused> {
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, Refused> {
         if bytes.is_empty() {
             return Ok(Self::default());
         }
@@ -129,10 +132,17 @@ fn seconds(value: &Value) -> Result<Duration, String> {
         _ => None,
     };
     let milliseconds = unit.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit));
-    milliseconds
+    let within = milliseconds
         .filter(|milliseconds| *milliseconds > 0)
         .map(Duration::from_millis)
-        .ok_or_else(|| "Timeout should be a positive number of seconds".to_owned())
+        .ok_or_else(|| "Timeout should be a positive number of seconds".to_owned())?;
+    if within > WITHIN_MOST {
+        let most = WITHIN_MOST.as_secs();
+        return Err(format!(
+            "timeout: {text} is longer than mrg-agent follows a restart; ask for at most {most} s"
+        ));
+    }
+    Ok(within)
 }
 
 /// `POST /restart`: returns when postgres has been restarted.
@@ -156,8 +166,8 @@ pub(super) async fn restart(State(api): State<Api>, bytes: Bytes) -> Response {
     }
     let started = || api.context.server.facts().map(|facts| facts.started);
     let before = facts.map(|facts| facts.started);
-    if api.asks.send(Ask::Restart).await.is_err() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
+    if let Err(unavailable) = api.core.tell(Ask::Restart).await {
+        return unavailable.into_response();
     }
     // Every look at postgres, of which the facts come, ends in a change of the status.
     let within = conditions.within.unwrap_or(SWITCHOVER_WITHIN);
@@ -212,6 +222,8 @@ mod tests {
             (r#"{"timeout":0}"#, 400, "positive"),
             (r#"{"timeout":"soon"}"#, 400, "positive"),
             (r#"{"timeout":-5}"#, 400, "positive"),
+            (r#"{"timeout":3601}"#, 400, "at most 3600 s"),
+            (r#"{"timeout":"18446744073709551615d"}"#, 400, "positive"),
             (
                 r#"{"schedule":"2099-01-01T00:00:00+00:00"}"#,
                 422,

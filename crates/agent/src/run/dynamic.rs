@@ -12,6 +12,12 @@ pub(super) struct Dynamic {
     settings: Option<Settings>,
 }
 
+/// The revision of what was read before a reset.
+const BEFORE_RESET: Revision = Revision(0);
+
+/// The `config` key: its revision and value.
+pub(super) type Key = (Revision, Result<DynamicConfig, InvalidConfig>);
+
 /// What follows from a snapshot.
 #[derive(Debug, PartialEq)]
 pub(super) struct InForce {
@@ -25,13 +31,23 @@ pub(super) struct InForce {
 }
 
 impl Dynamic {
+    /// etcd went back in time: a key of a revision that was read before may say something else.
+    pub(super) fn reset(&mut self) {
+        if let Some((revision, _)) = &mut self.read {
+            *revision = BEFORE_RESET;
+        }
+    }
+
     /// Takes over what a snapshot says: the `config` key's revision and value, if there is one, and
-    /// what is in force where no value was read yet.
+    /// what is in force where no value was read yet. `doubted`: etcd went back in time, and nothing
+    /// written since settles who leads; what the key says may be older than what was read.
     pub(super) fn observe(
         &mut self,
-        key: Option<(Revision, Result<DynamicConfig, InvalidConfig>)>,
+        key: Option<Key>,
         without_key: DynamicConfig,
+        doubted: bool,
     ) -> InForce {
+        let key = key.filter(|_| !doubted || self.read.is_none());
         let (mut taken, mut refused) = (None, None);
         let known = self.read.as_ref().map(|(revision, _)| *revision);
         if let Some((revision, value)) = key.filter(|(revision, _)| known != Some(*revision)) {
@@ -79,7 +95,6 @@ mod tests {
         (Revision(revision), DynamicConfig::parse(json.as_bytes()))
     }
 
-    type Key = (Revision, Result<DynamicConfig, InvalidConfig>);
     /// The ttl to take over in seconds, whether the key is refused, the revision in force.
     type Row = (&'static str, Option<Key>, Option<u64>, bool, Option<i64>);
 
@@ -87,7 +102,7 @@ mod tests {
         let bootstrap = config(r#"{"ttl": 40}"#);
         let mut dynamic = Dynamic::default();
         for (case, key, ttl, refused, revision) in rows {
-            let in_force = dynamic.observe(key, bootstrap.clone());
+            let in_force = dynamic.observe(key, bootstrap.clone(), false);
             let taken = in_force.settings.map(|settings| settings.failover.ttl);
             assert_eq!(taken, ttl.map(Millis::seconds), "{case}");
             assert_eq!(in_force.refused.is_some(), refused, "{case}");
@@ -142,11 +157,33 @@ mod tests {
     }
 
     #[test]
+    fn while_etcd_is_in_doubt_what_was_read_stays_in_force() {
+        let mut dynamic = Dynamic::default();
+        let none = DynamicConfig::default();
+        let (old, new) = (r#"{"ttl": 40}"#, r#"{"ttl": 30}"#);
+        dynamic.observe(Some(written(4, new)), none.clone(), false);
+        dynamic.reset();
+        let in_force = dynamic.observe(Some(written(4, old)), none.clone(), true);
+        assert_eq!((in_force.config, in_force.settings), (config(new), None));
+        let in_force = dynamic.observe(Some(written(4, old)), none, false);
+        assert_eq!(in_force.config, config(old), "a person restored that");
+        assert_eq!(in_force.revision, Some(Revision(4)));
+    }
+
+    #[test]
+    fn in_doubt_a_process_that_knows_no_configuration_takes_what_there_is() {
+        let mut dynamic = Dynamic::default();
+        let key = Some(written(4, r#"{"ttl": 40}"#));
+        let in_force = dynamic.observe(key, DynamicConfig::default(), true);
+        assert_eq!(in_force.revision, Some(Revision(4)));
+    }
+
+    #[test]
     fn a_deleted_key_does_not_change_the_configuration() {
         let mut dynamic = Dynamic::default();
         let quorum = r#"{"synchronous_mode": "quorum"}"#;
-        dynamic.observe(Some(written(3, quorum)), DynamicConfig::default());
-        let in_force = dynamic.observe(None, DynamicConfig::default());
+        dynamic.observe(Some(written(3, quorum)), DynamicConfig::default(), false);
+        let in_force = dynamic.observe(None, DynamicConfig::default(), false);
         assert_eq!(in_force.config, config(quorum));
     }
 }

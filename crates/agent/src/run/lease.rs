@@ -1,10 +1,13 @@
 //! Requests to etcd about this member's lease, each a task that ends in an event.
 
+use tokio::sync::mpsc;
+
 use crate::context::Context;
 use crate::incarnation::Incarnation;
 use crate::run::Agent;
 use mrg_base::Millis;
 use mrg_dcs::{Error as DcsError, Store, wire};
+use mrg_dcs_etcd::WatchCommand;
 use mrg_election::{Event, LeaseId};
 use mrg_postgres::server_in;
 use mrg_telemetry::chain;
@@ -20,8 +23,10 @@ impl Agent {
 
     pub(super) fn keep_alive(&self, lease: LeaseId) {
         let (context, events) = (self.context.clone(), self.events.clone());
+        let commands = self.commands.clone();
         tokio::spawn(async move {
-            let _ = events.send(keep_alive(&context, lease).await).await;
+            let kept = keep_alive(&context, lease, &commands).await;
+            let _ = events.send(kept).await;
         });
     }
 
@@ -70,7 +75,7 @@ async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
     let granted = match context.store.grant(ttl, context.dcs_within()).await {
         Ok(granted) => granted,
         Err(error) => {
-            tracing::warn!(error = chain(&error), "no lease");
+            tracing::debug!(error = chain(&error), "no lease");
             return Event::LeaseUnanswered;
         }
     };
@@ -87,13 +92,23 @@ async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
     }
 }
 
-async fn keep_alive(context: &Context, lease: LeaseId) -> Event {
+async fn keep_alive(
+    context: &Context,
+    lease: LeaseId,
+    commands: &mpsc::Sender<WatchCommand>,
+) -> Event {
     let sent = mrg_clock::now();
     match context.store.keep_alive(lease, context.dcs_within()).await {
         Ok(()) => Event::LeaseKept { id: lease, sent },
         Err(DcsError::LeaseGone(_)) => Event::LeaseGone(lease),
+        // The watch reads, and reports it with what etcd says now.
+        Err(error @ DcsError::Reset { .. }) => {
+            tracing::warn!(error = chain(&error), "the lease is not known any more");
+            let _ = commands.send(WatchCommand::Again).await;
+            Event::LeaseUnanswered
+        }
         Err(error) => {
-            tracing::warn!(error = chain(&error), "the keepalive was not answered");
+            tracing::debug!(error = chain(&error), "the keepalive was not answered");
             Event::LeaseUnanswered
         }
     }

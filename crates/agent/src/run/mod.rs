@@ -3,6 +3,7 @@
 
 mod dynamic;
 mod effects;
+mod etcd_health;
 mod lease;
 mod monitor;
 mod promises;
@@ -24,16 +25,19 @@ use tokio::task::JoinHandle;
 use crate::config::{AgentConfig, Finding, Listen};
 use crate::context::Context;
 use crate::credentials::OwnCredentials;
+use crate::dcs_record::DcsRecord;
 use crate::fence::{Fence, inherited, kill_descendants};
 use crate::housekeeping::Housekeeping;
 use crate::peers::Peers;
 use crate::promise::{self, Recorder};
+use crate::receipt::Receipts;
 use crate::reload;
-use crate::rest::{self, Api, Ask};
+use crate::rest::{self, Api, Ask, Core};
 use crate::server::Server;
 use dynamic::Dynamic;
 use monitor::monitor;
 use mrg_base::{Millis, Moment};
+use mrg_bounds::Displaced;
 use mrg_dcs::{ClusterSnapshot, Keys, Store, settings};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch};
 use mrg_election::watch_order::WatchOrder;
@@ -54,14 +58,28 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     // Orphans of a fence that was killed become our children, so that they can be killed, too.
     nix::sys::prctl::set_child_subreaper(true).context("failed to become a subreaper")?;
+    // Before the fence starts: PostgreSQL inherits it.
+    let open_files = mrg_bounds::raise_open_files().context("the limit of open files")?;
     let listener = bind(&config.rest_listen).await?;
     let (asks, requests) = mpsc::channel(64);
     let (agent, inputs) = Agent::start(Arc::new(config), requests)?;
     let context = agent.context.clone();
     reload::on_hangup(context.clone(), asks.clone())?;
-    tokio::spawn(rest::serve(listener, Api { context, asks }));
+    let receipts = Arc::new(Receipts::new());
+    tokio::spawn(look_for_receipts(receipts.clone(), context.server.clone()));
+    let api = Api {
+        context,
+        core: Core::new(asks, receipts),
+        displaced: Displaced::default(),
+    };
+    rest::serve(listener, api, open_files).context("failed to start the REST API")?;
     agent.clear_former_incarnation().await;
     agent.run(inputs).await
+}
+
+async fn look_for_receipts(receipts: Arc<Receipts>, server: Arc<Server>) {
+    let look = || async { server.replica().await.and_then(|replica| replica.flushed) };
+    receipts.look(look).await;
 }
 
 /// Listens on the first address that this machine has.
@@ -143,6 +161,7 @@ impl Agent {
         tokio::spawn(watch(context.store.clone(), command_queue, watch_sender));
         tokio::spawn(monitor(server, probe_queue, events.clone()));
         tokio::spawn(pulse::pulse(context.clone(), events.clone()));
+        tokio::spawn(etcd_health::follow(context.clone(), events.clone()));
         let inputs = Inputs {
             events: event_queue,
             watch: watch_events,
@@ -258,7 +277,9 @@ impl Agent {
     fn publish(&self, now: Moment) {
         let view = self.node.view(now);
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
+        let promised_until = view.memory.held_promises.filter(|_| view.holds_promises());
         let just_started = view.may_have_promised();
+        let dcs_reset = view.memory.reset.is_some();
         let lease = self.node.lease().copied();
         let former_lease = self.node.former_lease();
         let why = self.node.reason();
@@ -267,8 +288,10 @@ impl Agent {
             status.creates_replica = creates_replica;
             status.holds_key = holds_key;
             status.leads_until = lease.filter(|_| holds_key).map(|lease| lease.valid_until);
+            status.promised_until = promised_until;
             status.may_write = may_write;
             status.just_started = just_started;
+            status.dcs_reset = dcs_reset;
             status.lease = lease.map(|lease| lease.id);
             status.former_lease = former_lease;
             status.why = why;
@@ -293,6 +316,9 @@ fn build_context(
     let first = config.name.as_str().bytes().map(usize::from).sum();
     let keys = Keys::new(&config.namespace, &config.scope);
     let store = Arc::new(Etcd::new(connection, keys, first));
+    if let Some(mark) = DcsRecord::new(config.dcs_file()).load() {
+        store.resume(mark);
+    }
     let peers = Peers::new(credentials.clone()).context("failed to set up HTTP")?;
     let initial = settings(&config.bootstrap).context("bootstrap.dcs")?;
     let shared = Context::new(config, store, server, credentials, peers, initial);

@@ -10,7 +10,9 @@ use crate::peers::{VoteAnswer, Withdrawal};
 use crate::rest::Ask;
 use crate::run::Agent;
 use mrg_election::watch_order::WatchInput;
-use mrg_election::{Event, Reason, ReinitializeObjection};
+use mrg_election::{Event, Reason, ReinitializeObjection, VoteRefusal};
+
+type VoteReply = oneshot::Sender<Result<VoteAnswer, VoteRefusal>>;
 
 type Reply<T> = oneshot::Sender<Result<T, String>>;
 
@@ -18,7 +20,7 @@ type Reply<T> = oneshot::Sender<Result<T, String>>;
 #[derive(Default)]
 pub(super) struct Replies {
     last: u64,
-    votes: BTreeMap<u64, Reply<VoteAnswer>>,
+    votes: BTreeMap<u64, VoteReply>,
     promises: BTreeMap<u64, Reply<()>>,
 }
 
@@ -28,7 +30,7 @@ impl Replies {
         self.last
     }
 
-    fn vote(&mut self, answer: Reply<VoteAnswer>) -> u64 {
+    fn vote(&mut self, answer: VoteReply) -> u64 {
         let number = self.next();
         self.votes.insert(number, answer);
         number
@@ -40,7 +42,7 @@ impl Replies {
         number
     }
 
-    pub(super) fn take_vote(&mut self, number: u64) -> Option<Reply<VoteAnswer>> {
+    pub(super) fn take_vote(&mut self, number: u64) -> Option<VoteReply> {
         self.votes.remove(&number)
     }
 
@@ -117,7 +119,7 @@ impl Agent {
 
     /// The last snapshot may be older than what the candidate knows: a vote waits for a read, unless
     /// there is no leader in that snapshot.
-    async fn vote_requested(&mut self, answer: Reply<VoteAnswer>) {
+    async fn vote_requested(&mut self, answer: VoteReply) {
         let reply = self.replies.vote(answer);
         let outputs = self.order.on(WatchInput::VoteAsked { reply });
         self.follow(outputs).await;

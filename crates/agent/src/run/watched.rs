@@ -5,27 +5,39 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::{BOOTSTRAP_DCS, Finding, audit_dynamic};
 use crate::context::addresses;
+use crate::housekeeping::Configured;
 use crate::run::Agent;
-use mrg_dcs::{ClusterSnapshot, DynamicConfig, Error as DcsError, InvalidConfig, wire};
+use mrg_dcs::{ClusterSnapshot, DynamicConfig, InvalidConfig, wire};
 use mrg_dcs_etcd::{WatchCommand, WatchEvent};
 use mrg_election::watch_order::{WatchInput, WatchOutput};
-use mrg_election::{Event, Settings};
+use mrg_election::{Event, Revision, Settings};
 use mrg_telemetry::chain;
 
 impl Agent {
     pub(super) async fn watched(&mut self, event: WatchEvent<ClusterSnapshot>) {
         match event {
-            WatchEvent::Lost(error) => self.lost(error.as_ref()).await,
+            WatchEvent::Reset => self.reset().await,
+            // The words of it are logged with those of every other request.
+            WatchEvent::Lost(_) => self.lost().await,
             WatchEvent::Seen { snapshot, asked } => self.seen(snapshot, asked).await,
         }
     }
 
-    async fn lost(&mut self, error: &DcsError) {
-        if self.context.status().dcs_reachable {
-            tracing::warn!(error = chain(error), "etcd does not answer");
-        }
+    async fn lost(&mut self) {
         self.context.update(|status| status.dcs_reachable = false);
         self.event(Event::DcsLost).await;
+    }
+
+    /// etcd went back in time: revisions of before say nothing any more.
+    async fn reset(&mut self) {
+        tracing::warn!(
+            "etcd went back in time: it is empty, restored from a backup, or another one"
+        );
+        self.order.on(WatchInput::Reset);
+        self.dynamic.reset();
+        self.audited = None;
+        self.housekeeping.reset();
+        self.event(Event::DcsReset).await;
     }
 
     /// A snapshot that answers the reads up to the number `answered`. One that is older than the
@@ -48,8 +60,17 @@ impl Agent {
         });
         self.learn_addresses(&snapshot);
         self.configure(&snapshot).await;
+        let doubted = self.doubts_config(&snapshot);
         let outputs = self.order.on(WatchInput::Configured { asked: answered });
         self.follow(outputs).await;
+        if doubted && !self.doubts_config(&snapshot) {
+            self.configure(&snapshot).await;
+        }
+    }
+
+    fn doubts_config(&self, snapshot: &ClusterSnapshot) -> bool {
+        let modified = snapshot.config().map_or(Revision(0), |key| key.modified);
+        self.node.doubts_config(mrg_clock::now(), modified)
     }
 
     /// Performs what the order of reads and snapshots says.
@@ -92,7 +113,8 @@ impl Agent {
             .map(|key| (key.modified, key.value.clone()));
         let bootstrap = &self.context.config.bootstrap;
         let without_key = snapshot.config_without_key(bootstrap);
-        let in_force = self.dynamic.observe(key, without_key);
+        let doubted = self.doubts_config(snapshot);
+        let in_force = self.dynamic.observe(key, without_key, doubted);
         if let Some(settings) = in_force.settings {
             self.take_settings(settings).await;
         }
@@ -105,8 +127,14 @@ impl Agent {
             self.audited = Some(revision);
             self.audit(&in_force.config);
         }
-        self.housekeeping
-            .configure(in_force.revision, in_force.config, addresses(snapshot));
+        let config = Arc::new(in_force.config);
+        let remembered = in_force.revision.map(|_| config.clone());
+        self.context.update(|status| status.config = remembered);
+        self.housekeeping.configure(Configured {
+            revision: in_force.revision,
+            config,
+            addresses: addresses(snapshot),
+        });
     }
 
     /// Says once what of a configuration that another program has written is not in force.

@@ -71,6 +71,11 @@ pub(crate) enum Error {
     Timeout(&'static str),
     #[error("the address of {0} is not known")]
     NoAddress(MemberName),
+    #[error("unable to connect to {address}")]
+    Dial {
+        address: Address,
+        source: std::io::Error,
+    },
     /// The server, or another member's, is not in the state that the operation needs.
     #[error("{0}")]
     State(String),
@@ -115,15 +120,16 @@ impl Server {
         fence: Fence,
         exits: mpsc::UnboundedSender<()>,
     ) -> Self {
+        let major = programs::major_version(&config);
         Self {
-            major: programs::major_version(&config),
+            settings: Guarded::new(Settings::new(number(major.as_deref()))),
+            major,
             postmaster: Postmaster::new(fence.clone(), exits),
             connection: Connection::new(&config),
             disk: Disk::new(config.beside_data(".alive")),
             config,
             credentials,
             fence,
-            settings: Guarded::default(),
             observation: Guarded::default(),
             recorded: Guarded::new(None),
             cluster_system: Guarded::new(None),
@@ -182,4 +188,8 @@ impl Server {
     pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
         Ok(self.connection.session().await?)
     }
+}
+
+fn number(major: Option<&str>) -> Option<u32> {
+    major?.parse().ok()
 }

@@ -21,26 +21,40 @@ pub(super) async fn run(
     program: &str,
     arguments: Vec<String>,
 ) -> Result<(), Error> {
-    let log = log(config, program);
-    let _ = std::fs::remove_file(&log);
-    let mut argv = vec![config.program(program)];
-    argv.extend(arguments);
-    // What they print is read. A locale of the environment would also be initdb's default.
-    let env = vec![("LC_ALL".to_owned(), "C".to_owned())];
-    let process = Process {
-        argv,
-        env,
-        log: Some(log.clone()),
-        writer: false,
-        whole: false,
-    };
+    let process = process(config, program, arguments);
+    let log = process.log.clone();
     let (_, _, exit) = fence.spawn(process).await?;
     let exit = exit.await.map_err(|_| fence::Error::Gone)?;
     if exit.is_success() {
         return Ok(());
     }
-    let output = std::fs::read_to_string(&log).unwrap_or_default();
-    Err(failure(program, exit, &output))
+    let output = log.and_then(|log| std::fs::read_to_string(log).ok());
+    Err(failure(program, exit, &output.unwrap_or_default()))
+}
+
+fn process(
+    config: &AgentConfig,
+    program: &str,
+    arguments: Vec<String>,
+) -> Process {
+    let log = log(config, program);
+    let _ = std::fs::remove_file(&log);
+    let mut argv = vec![config.program(program)];
+    argv.extend(arguments);
+    // What they print is read. A locale of the environment would also be initdb's default.
+    let mut env = vec![("LC_ALL".to_owned(), "C".to_owned())];
+    // Which server is asked is what a key of etcd says: another that listens there gets no password.
+    // Older versions of libpq than 16 do not know it.
+    if !config.authentication.superuser.password.is_empty() {
+        env.push(("PGREQUIREAUTH".to_owned(), "scram-sha-256".to_owned()));
+    }
+    Process {
+        argv,
+        env,
+        log: Some(log),
+        writer: false,
+        whole: false,
+    }
 }
 
 fn failure(program: &str, exit: Exit, output: &str) -> Error {
@@ -98,6 +112,8 @@ fn major_of(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -110,6 +126,26 @@ mod tests {
         ] {
             assert_eq!(major_of(text).as_deref(), major, "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_goes_to_a_server_that_asks_by_scram_only() {
+        let text = "scope: a\nname: b\nrestapi: {listen: '127.0.0.1:1'}\netcd3: {host: '127.0.0.1:2'}\npostgresql: {listen: '127.0.0.1:3', data_dir: /d}\n";
+        let environment = |password: &str| {
+            let mut config = AgentConfig::parse(text, "f".as_ref(), &BTreeMap::new()).unwrap();
+            password.clone_into(&mut config.authentication.superuser.password);
+            let process = process(&config, "pg_basebackup", vec![]);
+            let names = process
+                .env
+                .into_iter()
+                .map(|(name, value)| format!("{name}={value}"));
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            environment("secret"),
+            ["LC_ALL=C", "PGREQUIREAUTH=scram-sha-256"]
+        );
+        assert_eq!(environment(""), ["LC_ALL=C"]);
     }
 
     #[test]

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Connection, NoTls};
 
 use crate::credentials::Role;
 use crate::server::connection::STATEMENT_TIMEOUT;
 use crate::server::{Error, Server};
 use mrg_base::{Address, MemberName};
-use mrg_postgres::{Credentials, DataState};
+use mrg_bounds::{Allowance, dial};
+use mrg_postgres::{Credentials, DataState, ScramOnly};
 
 /// A checkpoint of a busy leader writes all that its memory holds.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a server sends for a login and one answer of one row is a hundredth of this.
+const ANSWER_BYTES: usize = 64 << 10;
 
 /// What the role and the database of the other server may be set to does not matter here. `pg_temp`
 /// is named because it would be searched first.
@@ -117,30 +122,52 @@ fn is_refused(error: &Error) -> bool {
     ))
 }
 
+/// Connects to the server at an address that a key of etcd gave. With a password it is one that
+/// proves, by SCRAM, that it knows that password's verifier.
+/// No more than [`ANSWER_BYTES`] of what it sends are read.
 async fn connect(address: &Address, user: &Credentials) -> Result<Client, Error> {
     let mut config = tokio_postgres::Config::new();
     config
-        .host(&address.host)
-        .port(address.port)
         .user(&user.username)
         .password(&user.password)
         .dbname("postgres")
         .options(OPTIONS)
-        .application_name("mrg-agent")
-        .connect_timeout(STATEMENT_TIMEOUT);
-    let (client, connection) = config
-        .connect(tokio_postgres::NoTls)
-        .await
-        .map_err(|source| Error::Login {
+        .application_name("mrg-agent");
+    let opened = async {
+        let allowance = Allowance::new(ANSWER_BYTES);
+        let stream = dial(&address.host, address.port, allowance)
+            .await
+            .map_err(|source| Error::Dial {
+                address: address.clone(),
+                source,
+            })?;
+        let client = if user.password.is_empty() {
+            config.connect_raw(stream, NoTls).await.map(driven)
+        } else {
+            let stream = ScramOnly::new(stream);
+            config.connect_raw(stream, NoTls).await.map(driven)
+        };
+        client.map_err(|source| Error::Login {
             address: address.clone(),
             user: user.username.clone(),
             source,
-        })?;
+        })
+    };
+    tokio::time::timeout(STATEMENT_TIMEOUT, opened)
+        .await
+        .map_err(|_| Error::Timeout("the login at another member's server"))?
+}
+
+/// The client of a connection that the runtime drives.
+fn driven<S>((client, connection): (Client, Connection<S, NoTlsStream>)) -> Client
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     tokio::spawn(async move {
         // A lost connection shows in the next statement.
         let _ = connection.await;
     });
-    Ok(client)
+    client
 }
 
 async fn checkpoint(client: &Client) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use crate::server::validation::{HbaLines, HbaValidation, Parameters, Validation,
 use mrg_base::{Address, MemberName, Moment};
 use mrg_dcs::DynamicConfig;
 use mrg_election::sync::Names;
-use mrg_postgres::{Configuration, RESERVED_PARAMETERS, conninfo};
+use mrg_postgres::{Configuration, HbaSource, RESERVED_PARAMETERS, conninfo};
 
 /// The member that this one streams from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(super) struct Upstream {
 
 #[derive(Default)]
 pub(super) struct Settings {
+    /// libpq can refuse to log in by anything but SCRAM.
+    requires_scram: bool,
     /// What the member's file says since it was read again; `None` if that has not happened.
     local: Option<Local>,
     dynamic: DynamicConfig,
@@ -41,6 +43,14 @@ pub(super) struct Local {
 }
 
 impl Settings {
+    /// For the programs of a major version of PostgreSQL, if it is known.
+    pub(super) fn new(major: Option<u32>) -> Self {
+        Self {
+            requires_scram: major.is_some_and(|major| major >= 16),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn set_local(&mut self, local: Local) {
         self.local = Some(local);
     }
@@ -110,9 +120,12 @@ impl Settings {
     }
 
     /// The configured lines of `pg_hba.conf`: the local ones win over the dynamic ones.
-    fn hba_lines(&self, local: &AgentConfig) -> HbaLines {
+    fn hba_lines(&self, local: &AgentConfig) -> (HbaLines, HbaSource) {
         let own = self.local.as_ref().map_or(&local.hba, |own| &own.hba);
-        own.clone().or_else(|| self.dynamic.pg_hba())
+        match own {
+            Some(lines) => (Some(lines.clone()), HbaSource::File),
+            None => (self.dynamic.pg_hba(), HbaSource::Store),
+        }
     }
 
     /// See [`HbaValidation::check`].
@@ -121,8 +134,8 @@ impl Settings {
         local: &AgentConfig,
         on_disk: impl FnOnce() -> HbaLines,
     ) -> Option<String> {
-        let lines = self.hba_lines(local);
-        self.hba.check(lines, on_disk)
+        let (lines, source) = self.hba_lines(local);
+        self.hba.check(lines, source, on_disk)
     }
 
     /// See [`HbaValidation::take_back`].
@@ -149,7 +162,7 @@ impl Settings {
             socket_directory: local.socket_directory(),
             parameters,
             minimums: self.minimums.clone(),
-            hba: self.hba.accepted().unwrap_or_else(|| self.hba_lines(local)),
+            hba: (self.hba.accepted()).unwrap_or_else(|| self.hba_lines(local).0),
             authentication: local.authentication.clone(),
             synchronous_standby_names: self.names.to_string(),
             primary_slot_name: if primary_conninfo.is_some() {
@@ -167,7 +180,7 @@ impl Settings {
         let address = self.addresses.get(&upstream.member)?;
         let passfile = local.passfile();
         let passfile = passfile.to_string_lossy();
-        let options = [
+        let mut options = vec![
             ("application_name", local.name.as_str()),
             ("passfile", &passfile),
             ("connect_timeout", "3"),
@@ -177,6 +190,10 @@ impl Settings {
             ("sslmode", "prefer"),
         ];
         let user = &local.authentication.replication.username;
+        // An address in a key is only where to dial: another server that listens there gets no password.
+        if self.requires_scram && !local.authentication.replication.password.is_empty() {
+            options.push(("require_auth", "scram-sha-256"));
+        }
         Some(conninfo(address, user, &options))
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use mrg_postgres::check_hba_line;
+use mrg_postgres::{HbaSource, check_hba_line};
 
 /// Parameters by name, as `postgresql.conf` has them.
 pub(super) type Parameters = BTreeMap<String, String>;
@@ -99,6 +99,7 @@ impl HbaValidation {
     pub(super) fn check(
         &mut self,
         lines: HbaLines,
+        source: HbaSource,
         on_disk: impl FnOnce() -> HbaLines,
     ) -> Option<String> {
         if self
@@ -111,7 +112,7 @@ impl HbaValidation {
         let wrong = lines
             .iter()
             .flatten()
-            .find_map(|line| check_hba_line(line).err());
+            .find_map(|line| check_hba_line(line, source).err());
         let Some(wrong) = wrong else {
             self.accepted = Some(lines);
             self.refused = None;
@@ -154,17 +155,29 @@ mod tests {
     fn wrong_lines_leave_the_last_good_ones_in_force_and_are_reported_once() {
         let (good, wrong) = (lines!("local all all peer"), lines!("locl all all peer"));
         let mut hba = HbaValidation::default();
-        assert_eq!(hba.check(good.clone(), || unreachable!("a verdict")), None);
-        assert!(hba.check(wrong.clone(), || unreachable!("known")).is_some());
-        assert_eq!(hba.check(wrong.clone(), || unreachable!("known")), None);
+        assert_eq!(
+            hba.check(good.clone(), HbaSource::Store, || unreachable!("a verdict")),
+            None
+        );
+        assert!(
+            hba.check(wrong.clone(), HbaSource::Store, || unreachable!("known"))
+                .is_some()
+        );
+        assert_eq!(
+            hba.check(wrong.clone(), HbaSource::Store, || unreachable!("known")),
+            None
+        );
         assert_eq!(hba.accepted(), Some(good.clone()));
         assert!(hba.refusal().unwrap().contains("`locl`"));
-        hba.check(None, || unreachable!("good"));
+        hba.check(None, HbaSource::Store, || unreachable!("good"));
         assert_eq!((hba.accepted(), hba.refusal()), (Some(None), None));
 
         // A process that starts while the configuration is wrong goes on with what is on disk.
         let mut hba = HbaValidation::default();
-        assert!(hba.check(wrong, || good.clone()).is_some());
+        assert!(
+            hba.check(wrong, HbaSource::Store, || good.clone())
+                .is_some()
+        );
         assert_eq!(hba.accepted(), Some(good));
     }
 
@@ -172,13 +185,17 @@ mod tests {
     fn lines_that_the_server_refuses_are_taken_back() {
         let (good, bad) = (lines!("local all all peer"), lines!("local all all ldap"));
         let mut hba = HbaValidation::default();
-        hba.check(good.clone(), || None);
-        hba.check(bad.clone(), || None);
+        hba.check(good.clone(), HbaSource::Store, || None);
+        hba.check(bad.clone(), HbaSource::Store, || None);
         hba.note_changed_from(good.clone());
         let before = hba.take_unconfirmed().unwrap();
         hba.take_back(before, "line 4: no".to_owned());
         assert_eq!(hba.accepted(), Some(good));
-        assert_eq!(hba.check(bad, || None), None, "it is known to be refused");
+        assert_eq!(
+            hba.check(bad, HbaSource::Store, || None),
+            None,
+            "it is known to be refused"
+        );
         assert_eq!(hba.take_unconfirmed(), None);
     }
 

@@ -124,6 +124,17 @@ impl Cluster {
     }
 
     pub(crate) fn start_etcd(&mut self) {
+        self.start_etcd_with(&[]);
+    }
+
+    pub(crate) fn stop_etcd(&mut self) {
+        let mut etcd = self.etcd.take().unwrap();
+        etcd.kill().unwrap();
+        etcd.wait().unwrap();
+    }
+
+    /// Starts etcd with more arguments, on the data that is there.
+    pub(crate) fn start_etcd_with(&mut self, more: &[&str]) {
         let (client, peer) = (
             format!("http://127.0.0.1:{}", self.etcd_port()),
             format!("http://127.0.0.1:{}", self.etcd_port() + 1),
@@ -146,6 +157,7 @@ impl Cluster {
                 "--initial-cluster",
                 &format!("default={peer}"),
             ])
+            .args(more)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -8,8 +8,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 
+#[path = "../../../bounds/tests/flood/mod.rs"]
+mod clients;
 mod company;
 mod copies;
+mod etcd_refuses;
+mod flood;
 mod harness;
 mod keys;
 mod secrets;
@@ -128,9 +132,18 @@ fn without_etcd_the_leader_goes_on_by_its_members_promises() {
     let mut cluster = Cluster::start(21_500, "quorum");
     let old = cluster.wait_leader();
     let mut etcd = cluster.etcd.take().unwrap();
-    let summary = cluster.under_load(16, move |_| {
+    let summary = cluster.under_load(16, move |cluster| {
         etcd.kill().unwrap();
         etcd.wait().unwrap();
+        // The lease is over by then.
+        std::thread::sleep(std::time::Duration::from_secs(8));
+        assert_eq!(
+            cluster.leader(),
+            Some(old),
+            "its REST API denies that it leads"
+        );
+        let said = cluster.get(old, "/patroni").unwrap();
+        assert_eq!(said["failsafe_mode_is_active"], true, "{said}");
     });
     assert!(summary.longest_gap_ms < 3_000, "the leader was demoted");
     cluster.start_etcd();

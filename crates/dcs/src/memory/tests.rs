@@ -143,12 +143,28 @@ fn a_release_takes_the_request_to_the_poolers_along() {
     let asked = done(now(store.ask_poolers(ours, Revision(1), WITHIN)));
     let request = store.memory().read::<Pause>().0.unwrap();
     assert_eq!((request.id, request.leader), (asked, Revision(1)));
-    let released = done(now(store.release_leader(ours, WITHIN)));
+    let released = done(now(store.release_leader(ours, None, WITHIN)));
     assert_eq!(released, Revision(asked.0 + 1), "at one revision");
     assert_eq!(store.memory().read::<Pause>().0, None);
-    of_the_leader(Transaction::release_leader, |memory| {
-        memory.get(&Key::Leader).is_none()
-    });
+    of_the_leader(
+        |lease| Transaction::release_leader(lease, None),
+        |memory| memory.get(&Key::Leader).is_none(),
+    );
+}
+
+#[test]
+fn a_release_puts_a_key_so_that_a_store_that_takes_no_puts_refuses_it() {
+    assert!(!Transaction::release_leader(LeaseId(1), None).puts());
+    let last = StatusData {
+        optime: 7,
+        ..StatusData::default()
+    };
+    let release = Transaction::release_leader(LeaseId(1), Some(last.clone()));
+    assert!(release.puts());
+    let (store, ours, _) = led();
+    done(now(store.put_status(last.clone(), WITHIN)));
+    done(now(store.release_leader(ours, Some(last.clone()), WITHIN)));
+    assert_eq!(now_in(&store).status(), Some(&last), "it is as it was");
 }
 
 #[test]
@@ -413,7 +429,7 @@ fn a_section_that_is_followed_is_the_one_that_is_read() {
         Transaction::publish_pooler("w-1", record, other),
         Transaction::resume_poolers(ours),
         Transaction::ask_poolers(ours, Revision(1)),
-        Transaction::release_leader(ours),
+        Transaction::release_leader(ours, None),
         Transaction::acquire_leader(other, &name("b")),
     ] {
         assert!(memory.transact(&transaction).unwrap().is_some());

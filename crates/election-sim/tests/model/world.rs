@@ -410,7 +410,7 @@ impl State {
         &mut self,
         host: usize,
         reply: u64,
-        answer: Result<(Position, Option<i32>), String>,
+        answer: Result<(Position, Option<i32>), mrg_election::VoteRefusal>,
     ) {
         let Some(at) = self.hosts[host]
             .asked

@@ -24,12 +24,24 @@ pub(super) struct Listing {
     /// Since when this leader has missed those who are listed and away.
     away: BTreeMap<MemberName, Moment>,
     writing: bool,
+    /// The write that is under way was begun before the DCS went back in time.
+    overtaken: bool,
     due: Moment,
     /// What the last write made of the key; nothing is written before that is read.
     written: Revision,
 }
 
 impl Listing {
+    /// Of a DCS that went back in time the key is not known. What a write that is under way does to
+    /// it is none of the next one's concern: it compares.
+    pub(super) fn after_reset(before: &Self) -> Self {
+        Self {
+            writing: before.writing,
+            overtaken: before.writing,
+            ..Self::default()
+        }
+    }
+
     /// When the list may have to change although nothing happens.
     pub(super) fn wake_at(&self) -> impl Iterator<Item = Moment> {
         self.away
@@ -129,7 +141,8 @@ impl Node {
     /// What became of the write; `None` if it was not done, or is in doubt.
     pub(super) fn note_listed(&mut self, now: Moment, written: Option<Revision>) {
         self.listing.writing = false;
-        match written {
+        let overtaken = std::mem::take(&mut self.listing.overtaken);
+        match written.filter(|_| !overtaken) {
             Some(revision) => self.listing.written = revision,
             None => self.listing.due = now + RETRY,
         }

@@ -4,6 +4,7 @@
 use super::Node;
 use crate::action::Action;
 use crate::event::Effect;
+use crate::mutant::bug;
 use crate::reason::Reason;
 use crate::sync::{Names, is_safe};
 use crate::view::{Postgres, View};
@@ -61,6 +62,9 @@ impl Node {
                 _ => stored.voters.is_empty(),
             },
             Action::SetSyncNames(names) => stored.is_none_or(|(_, stored)| is_safe(stored, names)),
+            Action::RestoreKeys { stored, .. } => {
+                stored.as_ref().is_some_and(|stored| stored.voters.is_empty()) || bug!(FormerSyncKept)
+            }
             Action::Promote => stored.is_none_or(|(_, stored)| stored.leader == *view.me),
             _ => true,
         }

@@ -18,6 +18,7 @@ impl Node {
                 linearizable,
             } => self.note_dcs(now, cluster, linearizable, effects),
             Event::DcsLost => self.note_lost(now),
+            Event::DcsReset => self.note_reset(now),
             Event::LeaseGranted { id, granted, sent } => {
                 self.keeper
                     .granted(id, granted, sent, &self.settings.failover);
@@ -27,10 +28,15 @@ impl Node {
             Event::LeaseKept { id, sent } => self.note_kept(now, id, sent, effects),
             Event::LeaseUnanswered => self.keeper.unanswered(now),
             Event::LeaseGone(id) => {
+                let early = self.keeper.lease().is_some_and(|lease| lease.is_valid(now));
                 if self.keeper.gone(now, id) {
                     self.memory.past_leases.insert(id);
+                    if early && !bug!(LostLeaseIgnored) {
+                        self.note_lease_lost(now, effects);
+                    }
                 }
             }
+            Event::WritesFail(fail) => self.memory.writes_fail = fail,
             Event::Postgres { probe, postgres } => {
                 if probe >= self.probes {
                     self.note_postgres(now, postgres);
@@ -57,6 +63,8 @@ impl Node {
             Event::FailsafeWritten(revision) => self.note_listed(now, revision),
             Event::VoteAsked { reply } => self.pending_votes.push(reply),
             Event::Settings(settings) => {
+                let known = self.memory.longest_ttl.max(self.settings.failover.ttl);
+                self.memory.longest_ttl = known.max(settings.failover.ttl);
                 self.settings = settings;
                 self.keeper.retimed(&self.settings.failover);
             }
@@ -105,6 +113,9 @@ impl Node {
             }
             return;
         }
+        if linearizable || self.dcs == DcsView::Unread {
+            self.note_first_read(cluster.revision);
+        }
         if linearizable {
             self.reading = false;
             self.keeper.reached(now);
@@ -140,7 +151,8 @@ impl Node {
             self.failures = 0;
             self.memory.copied = false;
         }
-        if let Some(Initialize::Done(system_id)) = cluster.initialize {
+        let known = self.memory.system_id.filter(|_| self.memory.reset.is_some());
+        if let (Some(Initialize::Done(system_id)), None) = (cluster.initialize, known) {
             self.memory.system_id = Some(system_id);
         }
         // Without data here and without a cluster there has been no leader to promise anything to.
@@ -148,10 +160,16 @@ impl Node {
             && cluster.leader.is_none()
             && cluster.sync.is_none()
             && !has_traces(&cluster);
-        if nothing && self.postgres == Postgres::NoData {
+        if nothing && self.postgres == Postgres::NoData && self.memory.reset.is_none() {
             self.memory.forgot_promises = false;
         }
         self.memory.knows_cluster |= self.memory.system_id.is_some() || has_traces(&cluster);
+        let told = cluster.timeline.map(|of| (of, cluster.timeline_of.clone()));
+        if told.as_ref().map(|(of, _)| *of) >= self.memory.timeline.as_ref().map(|(of, _)| *of)
+            && !bug!(TimelineForgotten)
+        {
+            self.memory.timeline = told;
+        }
         self.settle_listing(&cluster);
         self.dcs = DcsView::Read(cluster);
         let has_leader = self
@@ -226,6 +244,9 @@ impl Node {
         } else {
             sent
         };
+        if self.keeper.lease().is_some_and(|lease| lease.id == id) {
+            self.note_confirmed(sent);
+        }
         let promised = self.view(now).holds_promises();
         if let Some(useless) = self
             .keeper

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::Node;
 use crate::action::Action;
-use crate::event::{Effect, PromiseRequest};
+use crate::event::{Effect, PromiseRequest, VoteRefusal};
 use crate::lease::{LeaseId, Promise};
 use crate::mutant::bug;
 use crate::reason::Reason;
@@ -107,16 +107,17 @@ impl Node {
         let key = self.dcs.last().and_then(|cluster| cluster.leader.as_ref());
         let foreign =
             |standby: &Standby| view.system_id() != Some(standby.system_id) && !bug!(ForeignVotes);
+        let refuse = |why: String| Some(Err(VoteRefusal::Other(why)));
         let answer = if matches!(&self.postgres, Postgres::Standby(standby) if foreign(standby)) {
-            Some(Err("its data is not known to be this cluster's".to_owned()))
+            refuse("its data is not known to be this cluster's".to_owned())
         } else if view.is_promised() {
-            Some(Err("a promise to the leader still holds".to_owned()))
+            refuse("a promise to the leader still holds".to_owned())
         } else if view.may_have_promised() {
-            Some(Err(
-                "started less than one ttl ago, without a record of promises".to_owned(),
-            ))
+            refuse("started less than one ttl ago, without a record of promises".to_owned())
         } else if let Some(key) = key {
-            Some(Err(format!("{} holds the leader key", key.member)))
+            refuse(format!("{} holds the leader key", key.member))
+        } else if view.memory.reset.is_some() && !bug!(ResetIgnored) {
+            Some(Err(VoteRefusal::DcsReset))
         } else if let Some(race) = &self.race {
             let racing =
                 would_lead(decide(&view).reason) || race.votes.is_none() && self.running.is_some();
@@ -133,7 +134,7 @@ impl Node {
                 }
                 Postgres::Standby(standby) if standby.position.is_some() => None,
                 Postgres::Unknown => None,
-                _ => Some(Err("not a standby that knows its position".to_owned())),
+                _ => refuse("not a standby that knows its position".to_owned()),
             }
         };
         if let Some(answer) = answer {

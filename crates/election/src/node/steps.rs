@@ -95,6 +95,7 @@ impl Node {
         let view = self.view(now);
         let permitted = match action {
             Action::AcquireLeader | Action::ClaimInitialize => view.valid_lease().is_some(),
+            Action::RestoreKeys { .. } => view.valid_lease().is_some() && view.may_write(),
             _ if action.needs_key() => view.may_write(),
             _ => true,
         };
@@ -118,7 +119,11 @@ impl Node {
             if matches!(action, Action::MoveLeader(_)) && !bug!(MoveUnfenced) {
                 self.keeper.begin_move();
             }
-            let by = self.view(now).leased_until().max(self.memory.held_promises);
+            let view = self.view(now);
+            let by = view
+                .leased_until()
+                .max(self.memory.held_promises)
+                .max(view.held_until());
             assert!(
                 by.is_some_and(|by| now < by),
                 "{action:?} without a deadline; please report this as a bug of mrg-operator"
@@ -136,6 +141,7 @@ impl Node {
             step,
             action,
             rest,
+            overtaken: false,
         });
     }
 
@@ -154,8 +160,10 @@ impl Node {
             lease,
             action,
             rest,
+            overtaken,
             ..
         } = running;
+        let outcome = &self.note_doubt(now, outcome);
         if action.touches_postgres() {
             let probe = self.probe();
             effects.push(probe);
@@ -176,6 +184,10 @@ impl Node {
             Action::PausePoolers { .. } => !matches!(outcome, Outcome::Refused(_)),
             _ => outcome.is_success(),
         };
+        // What it did to the local server stands; of the DCS it says nothing.
+        if overtaken && !action.touches_postgres() {
+            return;
+        }
         if !go_on {
             self.note_failure(now, reason, &action, outcome, effects);
             return;
@@ -187,7 +199,8 @@ impl Node {
         if rest.is_empty() && self.failed == Some(reason) && !undone {
             self.failures = 0;
         }
-        let mut rest = rest;
+        // What follows was decided by a DCS that is gone.
+        let mut rest = if overtaken { VecDeque::new() } else { rest };
         // The race was run by a server that is gone: what follows would take `/sync` for data that
         // may be gone, too.
         if reason == Reason::Win
@@ -303,6 +316,7 @@ impl Node {
             (Action::SetSyncNames(_), Outcome::At(position)) => {
                 self.memory.names_set_at = Some(position.flushed);
             }
+            (Action::RestoreKeys { .. }, _) => self.memory.promoted = Some(now),
             (Action::Promote, _) => {
                 self.memory.promoted = Some(now);
                 self.race = None;
@@ -341,13 +355,18 @@ impl Node {
             cluster.revision = cluster.revision.max(*revision);
         }
         match (action, outcome) {
-            (Action::AcquireLeader, Outcome::Written(revision)) => {
+            (Action::AcquireLeader | Action::RestoreKeys { .. }, Outcome::Written(revision)) => {
                 if let Some(lease) = lease {
                     cluster.leader = Some(LeaderKey {
                         member: self.me.clone(),
                         lease,
                         created: *revision,
                     });
+                }
+                if let Action::RestoreKeys { system_id, stored } = action {
+                    cluster.initialize = Some(Initialize::Done(*system_id));
+                    let stored = stored.clone().map(|stored| (*revision, stored));
+                    cluster.sync = stored.or(cluster.sync.take());
                 }
             }
             (Action::MoveLeader(to), Outcome::Written(_)) => {
@@ -359,6 +378,7 @@ impl Node {
                 cluster.sync = Some((*revision, stored.clone()));
             }
             (Action::StoreSystemId(id), _) => cluster.initialize = Some(Initialize::Done(*id)),
+            (Action::EvictLeader(_), _) => cluster.leader = None,
             (Action::ClearSwitchover { .. }, _) => cluster.switchover = None,
             (Action::ReleaseLeader, _) if !bug!(ReleaseForgotten) => cluster.leader = None,
             _ => {}

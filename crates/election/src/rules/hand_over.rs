@@ -18,7 +18,10 @@ pub(super) fn shutting_down(view: &View<'_>) -> Option<Vec<Action>> {
         Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting => {
             vec![Action::Stop(StopMode::Fast)]
         }
-        Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable if view.holds_key() => {
+        // One that is refused is not tried again: the key goes with the lease.
+        Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable
+            if view.holds_key() && !view.memory.writes_fail =>
+        {
             vec![Action::ReleaseLeader]
         }
         Postgres::Stopped(_) | Postgres::NoData | Postgres::Unusable | Postgres::Unknown => vec![],
@@ -50,8 +53,12 @@ pub(super) fn has_crashed_often(view: &View<'_>) -> bool {
     recent >= CRASH_RELEASES_MAX
 }
 
-/// Members that may take over from us, as far as the DCS tells.
+/// Members that may take over from us, as far as the DCS tells. None while it takes no writes: it
+/// may still delete the leader key, and no member could create it again.
 pub(super) fn successors(view: &View<'_>) -> BTreeSet<MemberName> {
+    if view.memory.writes_fail && !bug!(ReleasesWhileWritesFail) {
+        return BTreeSet::new();
+    }
     let Some(cluster) = view.dcs.last() else {
         return BTreeSet::new();
     };

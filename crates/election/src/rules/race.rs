@@ -117,9 +117,12 @@ pub(super) fn may_stand(view: &View<'_>) -> bool {
 /// begin is no obstacle.
 pub(super) fn old_timeline(view: &View<'_>) -> Option<Vec<Action>> {
     let cluster = read(view)?;
-    let behind = standby(view)?.position?.timeline < cluster.timeline?;
-    (behind && !bug!(OldTimelineStands) && cluster.timeline_of.as_ref() != Some(view.me))
-        .then(Vec::new)
+    let told = cluster.timeline.map(|of| (of, cluster.timeline_of.as_ref()));
+    let remembered = view.memory.timeline.as_ref();
+    let remembered = remembered.map(|(of, by)| (*of, by.as_ref()));
+    let (newest, by) = told.max(remembered)?;
+    let behind = standby(view)?.position?.timeline < newest;
+    (behind && !bug!(OldTimelineStands) && by != Some(view.me)).then(Vec::new)
 }
 
 pub(super) fn too_far_behind(view: &View<'_>) -> Option<Vec<Action>> {

@@ -8,6 +8,8 @@ mod found_bootstrap;
 mod found_failsafe;
 mod leases;
 mod rejoin;
+mod reset;
 mod rules;
 mod sick;
 mod story;
+mod writes_fail;

@@ -175,12 +175,15 @@ impl Configuration {
             ("pool_mode", self.pool_mode.clone()),
             (
                 "max_client_conn",
-                (self.max_client_connections + self.anchors() + 8).to_string(),
+                self.max_client_connections
+                    .saturating_add(self.anchors())
+                    .saturating_add(8)
+                    .to_string(),
             ),
             // The anchor takes a place in every pool.
             (
                 "default_pool_size",
-                (self.default_pool_size + 1).to_string(),
+                self.default_pool_size.saturating_add(1).to_string(),
             ),
             ("min_pool_size", "0".to_owned()),
             // A login that failed must not keep the next one waiting once the server is back.
@@ -220,6 +223,8 @@ impl Configuration {
     fn rules(&self, pass: &Pass) -> String {
         let mut text = String::from("local all all scram-sha-256\n");
         if let Pass::Servers(_) = pass {
+            // The console is for the pooler, over its socket.
+            text.push_str("host pgbouncer all all reject\n");
             let kind = if self.tls_required { "hostssl" } else { "host" };
             let _ = writeln!(text, "{kind} all all all scram-sha-256");
         }
@@ -322,10 +327,10 @@ mod tests {
         assert!(text.contains("\nignore_startup_parameters = options\n"));
         assert_eq!(text.matches("ignore_startup_parameters").count(), 1);
         assert!(!configuration().rules(&anchored).contains("host"));
+        let rules = configuration().rules(&servers());
         assert!(
-            configuration()
-                .rules(&servers())
-                .contains("host all all all scram-sha-256")
+            rules.ends_with("\nhost pgbouncer all all reject\nhost all all all scram-sha-256\n"),
+            "{rules}"
         );
         assert!(
             Configuration {

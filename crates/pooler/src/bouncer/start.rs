@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::log::LastLines;
-use super::running::Running;
+use super::running::{Logins, Running};
 use super::{ANSWER_WITHIN, Bouncer};
 use mrg_pgbouncer::{Anchor, Configuration, Console, Error, Login};
 
@@ -44,6 +44,7 @@ impl Bouncer {
             refusing: false,
             addresses: Vec::new(),
             patience: self.shared.config.patience(),
+            logins: Logins::new(self.shared.config.login_within()),
             drained: None,
         })
     }

@@ -6,7 +6,6 @@ use crate::bouncer::Report;
 use mrg_dcs::{ClusterSnapshot, Pause};
 use mrg_dcs_etcd::WatchEvent;
 use mrg_pool_core::Event;
-use mrg_telemetry::chain;
 
 impl Pooler {
     pub(super) fn note_cluster(&mut self, event: WatchEvent<ClusterSnapshot>) {
@@ -19,10 +18,14 @@ impl Pooler {
                 self.snapshot = snapshot;
                 self.feed(event);
             }
-            WatchEvent::Lost(error) => {
-                tracing::debug!(error = chain(error.as_ref()), "etcd does not answer");
-                self.feed(Event::DcsLost);
+            WatchEvent::Reset => {
+                tracing::warn!(
+                    "etcd went back in time: it is empty, restored from a backup, or another one"
+                );
+                self.feed(Event::DcsReset);
             }
+            // The words of it are logged with those of every other request.
+            WatchEvent::Lost(_) => self.feed(Event::DcsLost),
         }
     }
 

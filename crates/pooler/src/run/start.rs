@@ -1,6 +1,7 @@
 //! How the pooler starts: everything that it needs is built, and every task but the loop runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -13,7 +14,7 @@ use crate::bouncer::{Bouncer, Report, Shared};
 use crate::config::{Mode, PoolerConfig};
 use crate::monitor::ReplicaMonitors;
 use crate::processes::Processes;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, follow_etcd};
 use crate::register::register;
 use crate::{http, secret};
 use mrg_base::Scope;
@@ -22,6 +23,10 @@ use mrg_dcs::{ClusterSnapshot, Keys, Pause, Section};
 use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch as follow};
 use mrg_pgbouncer::{AnchorServer, Login};
 use mrg_pool_core::{PoolCore, PoolTarget, ReadPool, WritePool};
+
+/// Shorter than an agent keeps a connection without a request, so that it is not closed just when
+/// the next request is sent.
+const AGENT_IDLE: Duration = Duration::from_secs(10);
 
 /// A watch of a section of the keys in etcd. Its task ends once `events` is dropped.
 pub(super) struct Watch<S> {
@@ -59,7 +64,8 @@ pub(super) struct Tasks {
 impl Pooler {
     /// Builds everything and starts every task but the loop.
     pub(super) async fn start(config: PoolerConfig) -> anyhow::Result<(Self, Inputs, Tasks)> {
-        let config = Arc::new(config);
+        let open_files = mrg_bounds::raise_open_files().context("the limit of open files")?;
+        let config = Arc::new(within_open_files(config, open_files)?);
         let keys = Keys::new(&config.namespace, &Scope::new(&config.scope)?);
         let etcd = Arc::new(etcd(&config, keys));
         let cluster = Watch::of(&etcd);
@@ -77,6 +83,7 @@ impl Pooler {
             reports: reports_in,
         });
         let publisher = Publisher::new(&config);
+        tokio::spawn(follow_etcd(etcd.health(), publisher.status().clone()));
         let record = publisher.record();
         tokio::spawn(secret::follow(
             config.clone(),
@@ -85,7 +92,7 @@ impl Pooler {
             record.clone(),
         ));
         let registration = tokio::spawn(register(etcd, config.pod.clone(), record.subscribe()));
-        serve_http(config.http_port, &publisher).await?;
+        serve_http(config.http_port, &publisher, open_files).await?;
         let (answers, answers_out) = mpsc::channel(64);
         let pooler = Self::new(
             config,
@@ -94,7 +101,7 @@ impl Pooler {
             targets,
             publisher,
             logins,
-        );
+        )?;
         let inputs = Inputs {
             cluster,
             pause,
@@ -116,9 +123,9 @@ impl Pooler {
         targets: watch::Sender<PoolTarget>,
         publisher: Publisher,
         logins: watch::Receiver<Vec<Login>>,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
         let database = config.databases.first().map(|it| it.name.clone());
-        Self {
+        Ok(Self {
             core: core(&config),
             commands,
             snapshot: Arc::default(),
@@ -133,11 +140,38 @@ impl Pooler {
             targets,
             processes: Processes::new(config.processes),
             publisher,
-            http: reqwest::Client::new(),
+            http: http_client().context("failed to set up HTTP")?,
             logins,
             config,
-        }
+        })
     }
+}
+
+/// The configuration with no more clients than the limit of open files allows; PgBouncer inherits
+/// it.
+fn within_open_files(config: PoolerConfig, open_files: u64) -> anyhow::Result<PoolerConfig> {
+    let wanted = config.max_client_connections;
+    let config = config.within_open_files(open_files)?;
+    let fits = config.max_client_connections;
+    if fits < wanted {
+        tracing::warn!(
+            max_client_connections = wanted,
+            fits,
+            open_files,
+            "max_client_connections does not fit into the limit of open files and is lowered; raise the limit (ulimit -Hn, LimitNOFILE, or the container runtime's), or lower the number"
+        );
+    }
+    Ok(config)
+}
+
+/// For questions to agents. An agent is where its member's key says: no answer sends us elsewhere,
+/// and no proxy of the environment stands in between.
+fn http_client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_idle_timeout(AGENT_IDLE)
+        .no_proxy()
+        .build()
 }
 
 /// Every pod begins with another endpoint.
@@ -162,12 +196,11 @@ fn start_bouncers(shared: &Shared) -> JoinSet<()> {
         .collect()
 }
 
-async fn serve_http(port: u16, publisher: &Publisher) -> anyhow::Result<()> {
+async fn serve_http(port: u16, publisher: &Publisher, open_files: u64) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", port))
         .await
         .with_context(|| format!("port {port} for HTTP"))?;
-    tokio::spawn(http::serve(listener, publisher.status()));
-    Ok(())
+    http::serve(listener, publisher.status().subscribe(), open_files).context("the thread for HTTP")
 }
 
 fn core(config: &PoolerConfig) -> Box<dyn PoolCore> {

@@ -47,6 +47,7 @@ pub(crate) fn router(admin: Admin, queue: Option<Arc<Queue>>) -> Router {
         .route("/drain", put(drain))
         .route("/config", get(configuration).put(configure))
         .layer(DefaultBodyLimit::max(4 << 20))
+        .layer(middleware::from_fn(mrg_bounds::contained))
         .with_state(admin)
 }
 

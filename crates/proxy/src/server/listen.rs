@@ -17,8 +17,10 @@ use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::answer::own;
 use crate::body::Answer;
 use crate::phase::Phase;
+use mrg_bounds::{Panicked, contain};
 
 /// Connections at a port; more wait in the kernel's queue.
 const MAX_CONNECTIONS: u32 = 4096;
@@ -116,7 +118,8 @@ async fn connection<S, F>(
             seen.store(true, Ordering::Relaxed);
         }
         let now = now.clone();
-        serve(request).map(move |mut answer| {
+        contain(serve(request)).map(move |answered| {
+            let mut answer = answered.unwrap_or_else(panicked);
             if version < Version::HTTP_2
                 && *now.borrow() >= Phase::Leaving
                 && answer.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -155,6 +158,12 @@ async fn connection<S, F>(
             }
         }
     }
+}
+
+/// The answer to a request in which the proxy itself has failed.
+fn panicked(error: Panicked) -> Response<Answer> {
+    let text = format!("{error}\n");
+    own(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", text)
 }
 
 async fn speaks(stream: &TcpStream) -> bool {

@@ -12,6 +12,7 @@ use mrg_api::postgres_cluster::Etcd;
 use mrg_kube_support::Manifest;
 
 pub(super) use config::dynamic_config;
+pub(super) use etcd::GENERATION_LABEL;
 
 /// The container port of PostgreSQL.
 pub(super) const POSTGRES_PORT: u16 = 5432;

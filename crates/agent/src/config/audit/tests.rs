@@ -238,3 +238,20 @@ fn a_variable_is_as_bad_as_the_setting_that_it_stands_for() {
         ]
     );
 }
+
+#[test]
+fn any_number_of_unknown_settings_with_names_of_any_length_is_said_in_few_words() {
+    let name = |number: usize| format!("{}{number}", "é".repeat(2_000));
+    let many: Map<String, Value> = (0..1_000).map(|n| (name(n), json!(1))).collect();
+    let audit = dynamic(&many);
+    assert_eq!(audit.ignored.len(), NAMED_MOST + 1);
+    assert_eq!(
+        audit.ignored[NAMED_MOST].why,
+        "and 950 more settings like these"
+    );
+    let said: usize = audit.ignored.iter().map(|it| it.to_string().len()).sum();
+    assert!(said < 20_000, "{said}");
+    let few = json!({"max_connection": 1, "ttll": 1});
+    let ignored = dynamic(&map(few)).ignored;
+    assert!(ignored[1].why.ends_with("did you mean ttl?"), "{ignored:?}");
+}

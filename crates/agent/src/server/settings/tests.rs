@@ -224,3 +224,67 @@ fn parameters_that_the_agent_sets_are_reported() {
         ]
     );
 }
+
+#[test]
+fn a_standby_logs_in_by_scram_where_libpq_can_be_told_so() {
+    let conninfo = |major, local: &AgentConfig| {
+        let mut settings = Settings::new(major);
+        cluster_of_two(&mut settings);
+        settings.set_upstream(Some(member("pg-2")), Moment(1), 0);
+        settings.configuration(local).primary_conninfo
+    };
+    let local = local();
+    for (major, asks) in [
+        (None, false),
+        (Some(15), false),
+        (Some(16), true),
+        (Some(18), true),
+    ] {
+        let text = conninfo(major, &local);
+        assert_eq!(
+            text.contains("require_auth='scram-sha-256'"),
+            asks,
+            "{major:?}: {text}"
+        );
+    }
+    let mut without = local;
+    without.authentication.replication.password = String::new();
+    let text = conninfo(Some(17), &without);
+    assert!(
+        !text.contains("require_auth"),
+        "there is nothing to keep: {text}"
+    );
+}
+
+#[test]
+fn lines_of_the_store_stand_after_the_agents_own_and_read_no_file() {
+    let hostile = r#"{"postgresql": {"pg_hba": [
+        "local all all trust", "host replication all all reject", "host all all all trust", " # x"]}}"#;
+    let mut settings = Settings::default();
+    settings.set_cluster(dynamic(hostile), BTreeMap::new());
+    assert_eq!(settings.validate_hba(&local(), || None), None);
+    let text = settings.configuration(&local()).render_hba();
+    let rules: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .collect();
+    assert_eq!(
+        rules[..3],
+        [
+            "local all \"postgres\" trust",
+            "host replication \"replicator\" all scram-sha-256",
+            "host all \"postgres\" all scram-sha-256",
+        ]
+    );
+    assert_eq!(rules.len(), 6);
+
+    let includes = r#"{"postgresql": {"pg_hba": ["include /dev/zero"]}}"#;
+    settings.set_cluster(dynamic(includes), BTreeMap::new());
+    assert!(settings.validate_hba(&local(), || None).is_some());
+    assert!(
+        !settings
+            .configuration(&local())
+            .render_hba()
+            .contains("include")
+    );
+}

@@ -163,6 +163,17 @@ fn a_silent_dcs_or_one_closed_connection_pauses_no_client() {
 }
 
 #[test]
+fn after_a_reset_of_the_dcs_a_snapshot_of_a_lower_revision_is_the_newest() {
+    let mut script = Script::flowing();
+    script.watched(3, Some(leader(2, "n2")));
+    assert_eq!(script.pool.reason(), Reason::Confirmed, "it came late");
+    script.on(Event::DcsReset);
+    let effects = script.watched(3, Some(leader(2, "n2")));
+    assert_eq!(admission_in(&effects).unwrap().0, Admission::Paused);
+    assert_ne!(script.pool.reason(), Reason::Confirmed);
+}
+
+#[test]
 fn a_closed_connection_and_a_probe_that_fails_pause_the_clients() {
     let mut script = Script::flowing();
     let probe = probe_in(&script.on(Event::Disconnected { key: Revision(5) })).unwrap();

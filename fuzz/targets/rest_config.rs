@@ -3,4 +3,4 @@
 #[allow(dead_code, reason = "every target has one of them")]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::rest_body(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::rest_config(bytes));
