@@ -150,7 +150,7 @@ fn deployment(desired: &Desired) -> Value {
         "ports": [{ "name": "postgres", "containerPort": desired.port }, { "name": "http", "containerPort": HTTP_PORT }],
         "securityContext": container_security(),
         "volumeMounts": [
-            { "name": "mrg", "mountPath": "/mrg" }, { "name": "config", "mountPath": "/etc/mrg" },
+            { "name": "mrg", "mountPath": "/mrg", "readOnly": true }, { "name": "config", "mountPath": "/etc/mrg" },
             { "name": "secret", "mountPath": "/etc/mrg-secret" }, { "name": "run", "mountPath": "/run/mrg" },
         ],
         "readinessProbe": { "httpGet": { "path": "/readyz", "port": HTTP_PORT }, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2 },

@@ -14,6 +14,7 @@ mod archive;
 mod harness;
 mod outages;
 mod questions;
+mod schema;
 mod sources;
 
 use std::time::Duration;

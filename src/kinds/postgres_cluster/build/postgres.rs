@@ -146,7 +146,7 @@ fn stateful_set(desired: &Desired) -> Value {
         "terminationMessagePath": "/run/mrg-termination/message",
         "securityContext": container_security(),
         "volumeMounts": [
-            { "name": "data", "mountPath": "/var/lib/postgresql/data" }, { "name": "mrg", "mountPath": "/mrg" },
+            { "name": "data", "mountPath": "/var/lib/postgresql/data" }, { "name": "mrg", "mountPath": "/mrg", "readOnly": true },
             { "name": "config", "mountPath": CONFIG_DIRECTORY }, { "name": "run", "mountPath": "/run/mrg" },
             { "name": "secret", "mountPath": SECRET_DIRECTORY }, { "name": "passfile", "mountPath": PASSFILE_DIRECTORY }, { "name": "tmp", "mountPath": "/tmp" }, { "name": "shm", "mountPath": "/dev/shm" },
         ],
@@ -204,6 +204,12 @@ mod tests {
         let pod = &set["spec"]["template"]["spec"];
         let environment = pod["containers"][0]["env"].to_string();
         assert!(!environment.contains("secretKeyRef"), "{environment}");
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let program = mounts.iter().find(|mount| mount["name"] == "mrg").unwrap();
+        assert_eq!(
+            program["readOnly"], true,
+            "postgres could replace its agent"
+        );
         let volumes = pod["volumes"].as_array().unwrap();
         let named = |name: &str| {
             volumes

@@ -76,7 +76,7 @@ impl World {
         world
     }
 
-    fn apply_schema(&self) {
+    pub(crate) fn apply_schema(&self) {
         let mut schema = Command::new(env!("CARGO_BIN_EXE_mrg-orders"));
         schema.args([
             "schema",
