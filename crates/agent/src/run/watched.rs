@@ -30,6 +30,7 @@ pub(super) async fn forward(
         while let Some(command) = next {
             match command {
                 WatchCommand::Read(number) => read = read.max(Some(number)),
+                WatchCommand::Again => read = read.or(Some(0)),
                 WatchCommand::Timers { .. } => timers = Some(command),
             }
             next = queue.try_recv().ok();
@@ -257,6 +258,7 @@ mod tests {
             count += 1;
             match command {
                 WatchCommand::Read(number) => last = number,
+                WatchCommand::Again => {}
                 WatchCommand::Timers { .. } => timed = true,
             }
         }
