@@ -106,7 +106,7 @@ impl ParameterName {
     }
 
     /// Whether the server runs its value, loads it, looks code up there, or writes a file there that
-    /// could be run: whoever sets it acts as the server's user.
+    /// could be run: setting it is acting as the server's user.
     pub fn executes(&self) -> bool {
         let last = self.0.rsplit(['_', '.']).next().unwrap_or_default();
         LAST_WORDS.contains(&last) || OTHERS.contains(&self.as_str())

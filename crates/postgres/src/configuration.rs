@@ -13,7 +13,6 @@ use mrg_base::{FLOORED_PARAMETERS, ParameterName};
 
 /// Parameters that the agent sets itself, in lower case. A user's value for them has no effect.
 pub const RESERVED_PARAMETERS: &[&str] = &[
-    "archive_cleanup_command",
     "cluster_name",
     "config_file",
     "data_directory",

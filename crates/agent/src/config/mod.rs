@@ -208,7 +208,7 @@ impl Own {
         let from_store = self.code_source() == CodeSource::Store;
         let warning = from_store.then(|| Finding {
             setting: "mrg.executable_settings_from_dcs".to_owned(),
-            why: "who can write to etcd can run programs as the user of postgres on this member; restrict etcd, or move archive_command, shared_preload_libraries and the like to postgresql.parameters of each member's file and remove this setting".to_owned(),
+            why: "anyone who can write to etcd can run programs as the user of postgres on this member; restrict etcd, or move archive_command, shared_preload_libraries and the like to postgresql.parameters of each member's file and remove this setting".to_owned(),
         });
         warning.into_iter().collect()
     }

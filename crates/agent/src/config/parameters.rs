@@ -8,12 +8,13 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use mrg_base::{InvalidParameterName, ParameterName};
+use mrg_postgres::RESERVED_PARAMETERS;
 
 /// Parameters by name, with the values that `postgresql.conf` has.
 pub(crate) type Parameters = BTreeMap<ParameterName, String>;
 
-/// Where settings that execute or load code are taken from. What etcd says is data, so that who
-/// reaches etcd does not act as the user of postgres on every member.
+/// Where settings that execute or load code are taken from. What etcd says is data: access to etcd
+/// is not to be access to every member as the user of postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CodeSource {
     /// From the member's own file.
@@ -32,6 +33,8 @@ pub(crate) enum Untaken {
     Nul,
     /// It executes or loads code, and comes from etcd.
     Executes(CodeSource),
+    /// The same, and in a file it has no effect either.
+    Reserved,
 }
 
 impl fmt::Display for Untaken {
@@ -39,6 +42,7 @@ impl fmt::Display for Untaken {
         let instead = match self {
             Self::Name(invalid) => return invalid.fmt(f),
             Self::Nul => return f.write_str("its value has a NUL in it; remove that"),
+            Self::Reserved => "remove it: the agent sets it itself",
             Self::Executes(CodeSource::Mounted) => {
                 "set it in spec.postgresql.parameters of the PostgresCluster"
             }
@@ -55,7 +59,7 @@ impl fmt::Display for Untaken {
 
 impl Untaken {
     pub(crate) fn executes(self) -> bool {
-        matches!(self, Self::Executes(_))
+        matches!(self, Self::Executes(_) | Self::Reserved)
     }
 }
 
@@ -91,6 +95,7 @@ fn read(
         let text = parameter_text(value);
         let read = ParameterName::new(name).map_err(Untaken::Name);
         let read = read.and_then(|name| match elsewhere.filter(|_| name.executes()) {
+            Some(_) if RESERVED_PARAMETERS.contains(&name.as_str()) => Err(Untaken::Reserved),
             Some(code) => Err(Untaken::Executes(code)),
             None if text.contains('\0') => Err(Untaken::Nul),
             None => Ok(name),
@@ -114,7 +119,7 @@ mod tests {
     fn values() -> Map<String, Value> {
         let values = json!({
             "Work_Mem": "4MB", "fsync": true, "max_connections": 70, "archive_mode": null,
-            "Restore_Command": "cp /a %p", "x.preload_libraries": "x", "include": "/tmp/x.conf",
+            "Restore_Command": "cp /a %p", "recovery_end_command": "id", "x.preload_libraries": "x", "include": "/tmp/x.conf",
             "work_mem = '1MB'\nrestore_command": "id", "application_name": "a\u{0}b",
         });
         values.as_object().cloned().unwrap_or_default()
@@ -134,8 +139,15 @@ mod tests {
                 .filter(|(_, why)| why.executes())
                 .map(|(name, _)| name.as_str())
                 .collect();
-            assert_eq!(executing, ["Restore_Command", "x.preload_libraries"]);
-            assert_eq!(untaken.len(), 5, "{untaken:?}");
+            assert_eq!(
+                executing,
+                [
+                    "Restore_Command",
+                    "recovery_end_command",
+                    "x.preload_libraries"
+                ]
+            );
+            assert_eq!(untaken.len(), 6, "{untaken:?}");
         }
     }
 
@@ -147,6 +159,7 @@ mod tests {
                 [
                     "fsync",
                     "max_connections",
+                    "recovery_end_command",
                     "restore_command",
                     "work_mem",
                     "x.preload_libraries"
@@ -169,6 +182,7 @@ mod tests {
                 "spec.postgresql.parameters",
             ),
             (Untaken::Nul, "remove"),
+            (Untaken::Reserved, "remove it"),
             (
                 Untaken::Name(InvalidParameterName::Directive),
                 "set what the file sets",

@@ -252,6 +252,7 @@ impl Settings {
 pub(super) fn ineffective(parameters: &Parameters) -> impl Iterator<Item = (&str, &'static str)> {
     let advice = |name: &str| match name {
         "synchronous_standby_names" => "; synchronous_mode: quorum is its ANY 1",
+        "recovery_end_command" => "; no program is run at a promotion, which could hold it up",
         _ => "",
     };
     parameters

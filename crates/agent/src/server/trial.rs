@@ -26,7 +26,7 @@ const ATTEMPTS: usize = 3;
 const TORN: &str = "incorrect checksum in control file";
 /// What `ALTER SYSTEM` writes; it wins over `postgresql.conf`.
 const AUTO_FILE: &str = "postgresql.auto.conf";
-/// Not shown: a lock, and what is written anew.
+/// Not shown: locks, and what the trial writes itself.
 const HIDDEN: &[&str] = &[
     "postmaster.pid",
     "postmaster.opts",
