@@ -181,7 +181,7 @@ impl Walk<'_> {
         };
         for (name, why) in untaken {
             let found = Finding {
-                setting: join(self.shown, &join(PARAMETERS, &name)),
+                setting: join(self.shown, &join(PARAMETERS, &beginning(name))),
                 why: why.to_string(),
             };
             if why.executes() {

@@ -255,6 +255,13 @@ fn any_number_of_unknown_settings_with_names_of_any_length_is_said_in_few_words(
     );
     let said: usize = audit.ignored.iter().map(|it| it.to_string().len()).sum();
     assert!(said < 20_000, "{said}");
+    let command = |number: usize| format!("{}{number}_command", "e".repeat(4_000));
+    let many: Map<String, Value> = (0..1_000).map(|n| (command(n), json!("id"))).collect();
+    let many = json!({"postgresql": {"parameters": many}});
+    let audit = dynamic(&map(many), CodeSource::MemberFile);
+    let said: usize = audit.executing.iter().map(|it| it.setting.len()).sum();
+    assert_eq!(audit.executing.len(), NAMED_MOST + 1);
+    assert!(said < 10_000, "{said}");
     let few = json!({"max_connection": 1, "ttll": 1});
     let ignored = dynamic(&map(few), CodeSource::Mounted).ignored;
     assert!(ignored[1].why.ends_with("did you mean ttl?"), "{ignored:?}");
