@@ -44,7 +44,6 @@ const MOUNTED_EVERY: Duration = Duration::from_secs(2);
 /// others have written.
 const TEXT_MAX: usize = 4_096;
 
-
 /// The task's handle.
 pub(crate) struct Housekeeping {
     wake: Arc<Notify>,

@@ -50,11 +50,7 @@ pub(super) async fn run_within(
     ended(program, exit.map_err(|_| fence::Error::Gone)?, log)
 }
 
-fn process(
-    config: &AgentConfig,
-    program: &str,
-    arguments: Vec<String>,
-) -> Process {
+fn process(config: &AgentConfig, program: &str, arguments: Vec<String>) -> Process {
     let log = log(config, program);
     let _ = std::fs::remove_file(&log);
     let mut argv = vec![config.program(program)];
