@@ -38,7 +38,6 @@ pub(crate) struct Configured {
 /// Between two looks at the mounted passwords, which a kubelet swaps once in a minute or so.
 const MOUNTED_EVERY: Duration = Duration::from_secs(2);
 
-
 /// The task's handle.
 pub(crate) struct Housekeeping {
     wake: Arc<Notify>,

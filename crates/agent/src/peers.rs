@@ -157,7 +157,10 @@ impl Peers {
             return answer(member, request, timeout).await;
         };
         let again = former.zip(request.try_clone());
-        match (answer(member, authorized(request, &current), timeout).await, again) {
+        match (
+            answer(member, authorized(request, &current), timeout).await,
+            again,
+        ) {
             (Err(Error::Refused { status: 401, .. }), Some((former, request))) => {
                 answer(member, authorized(request, &former), timeout).await
             }

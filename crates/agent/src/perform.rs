@@ -184,9 +184,7 @@ async fn ask_peers(context: &Context, peers: BTreeSet<MemberName>) -> Outcome {
             .map(|member| context.peers.vote(member, VOTE_WITHIN)),
     )
     .await;
-    let doubts = |answer: &Result<_, crate::peers::Error>| {
-        matches!(answer, Err(error) if error.is_dcs_reset())
-    };
+    let doubts = |answer: &Result<_, crate::peers::Error>| matches!(answer, Err(error) if error.is_dcs_reset());
     let doubted = answers.iter().any(doubts);
     let vote = |answer: Result<_, crate::peers::Error>| match answer {
         Ok(vote) => Some(vote),

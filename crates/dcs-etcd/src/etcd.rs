@@ -387,12 +387,7 @@ impl Etcd {
 
     /// An etcd does not know the lease: because it ended, or because it is not the one that granted
     /// it. A read tells, and leaves the endpoint that is to be believed.
-    async fn ask_again(
-        &self,
-        lease: LeaseId,
-        asked: Asked,
-        within: Duration,
-    ) -> Result<(), Error> {
+    async fn ask_again(&self, lease: LeaseId, asked: Asked, within: Duration) -> Result<(), Error> {
         let options = GetOptions::new().with_keys_only();
         let leader = self.keys.path(&Key::Leader);
         let (answer, _) = self.get(&leader, &options, within).await?;

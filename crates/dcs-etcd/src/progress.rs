@@ -172,7 +172,10 @@ mod tests {
         progress.answered(progress.ask(), mark(1, 9), 0, 1);
         progress.advance(0, 20);
         let asked = progress.ask();
-        assert_eq!(progress.answered(asked, mark(1, 15), 0, 1), Answer::Known(1));
+        assert_eq!(
+            progress.answered(asked, mark(1, 15), 0, 1),
+            Answer::Known(1)
+        );
         progress.advance(0, 21);
         assert_eq!(progress.mark(), mark(1, 15));
     }

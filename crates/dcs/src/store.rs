@@ -50,13 +50,17 @@ pub enum Error {
     },
     /// The store went back in time, or is another one: it was emptied, restored from a backup, or
     /// replaced. The lease that was asked about is not known there.
-    #[error("etcd went back to revision {revision}: it is empty, restored from a backup, or another one")]
+    #[error(
+        "etcd went back to revision {revision}: it is empty, restored from a backup, or another one"
+    )]
     Reset {
         /// What it counts now.
         revision: i64,
     },
     /// Another cluster answers at some endpoints, and the one that is known at none.
-    #[error("another etcd cluster than before answers at some of {endpoints}; etcd3.hosts must name the members of one cluster")]
+    #[error(
+        "another etcd cluster than before answers at some of {endpoints}; etcd3.hosts must name the members of one cluster"
+    )]
     Stranger {
         /// All of them.
         endpoints: String,

@@ -171,7 +171,9 @@ impl World {
         let end = self.pooler_end(pooler);
         let call = self.ask_etcd(end, number, READ_WITHIN, Ask::Read);
         let known = self.poolers[pooler].seen;
-        self.poolers[pooler].calls.insert(call, Some((asked, known)));
+        self.poolers[pooler]
+            .calls
+            .insert(call, Some((asked, known)));
     }
 
     pub(crate) fn pooler_backstop(&mut self, pooler: usize, number: u32, reads: u64) {

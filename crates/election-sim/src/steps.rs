@@ -133,7 +133,9 @@ impl World {
                 }
                 Outcome::Written(revision)
             }
-            Some(Answer::Transacted(Err(lease), _)) => failed(&format!("lease {} is gone", lease.0)),
+            Some(Answer::Transacted(Err(lease), _)) => {
+                failed(&format!("lease {} is gone", lease.0))
+            }
             Some(_) => refused(),
             None => Outcome::Unknown("etcd did not answer".to_owned()),
         };

@@ -61,7 +61,9 @@ impl World {
         );
         agent.watch.reading = Some(asked);
         let call = self.ask_etcd(member, number, within, Ask::Read);
-        self.agent(member).calls.insert(call, Call::Read(asked, known));
+        self.agent(member)
+            .calls
+            .insert(call, Call::Read(asked, known));
     }
 
     /// Reads again now and then, whatever the watch tells.

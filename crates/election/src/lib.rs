@@ -45,7 +45,7 @@ pub use reason::Reason;
 pub use rules::{Decision, Part, RULES, Rule, decide, has_traces};
 pub use settings::{Failover, InvalidSettings, Mode, OnCrash, Replication, Settings, TTL_MOST};
 pub use view::{
-    Cluster, DataDirectory, DcsReset, DcsView, Failsafe, Fork, InDoubt, Initialize, LeaderKey, Member,
-    Memory, Poll, Postgres, Primary, Race, Revision, Silence, Standby, Stored, SwitchoverRequest,
-    View, WalReceiver, WalSender,
+    Cluster, DataDirectory, DcsReset, DcsView, Failsafe, Fork, InDoubt, Initialize, LeaderKey,
+    Member, Memory, Poll, Postgres, Primary, Race, Revision, Silence, Standby, Stored,
+    SwitchoverRequest, View, WalReceiver, WalSender,
 };

@@ -486,7 +486,10 @@ impl<'a> View<'a> {
 
     /// Until when the leader key that this member held before a reset of the DCS protects it.
     pub fn held_until(&self) -> Option<Moment> {
-        self.memory.reset?.held_until.filter(|until| self.now < *until)
+        self.memory
+            .reset?
+            .held_until
+            .filter(|until| self.now < *until)
     }
 
     /// Whether postgres may accept writes here, now.

@@ -265,13 +265,19 @@ mod tests {
             "hots all all 10.0.0.0/8 ldap ldapserver=l ldapbindpasswd=hidden ldapport=1",
             "hots all all 10.0.0.0/8 radius radiusservers=r RadiusSecrets=\"hidden, hidden\"",
         ] {
-            let shown = check_hba_line(line, HbaSource::File).unwrap_err().to_string();
+            let shown = check_hba_line(line, HbaSource::File)
+                .unwrap_err()
+                .to_string();
             assert!(
                 !shown.contains("hidden") && shown.contains("`hots`"),
                 "{shown}"
             );
         }
-        let problem = check_hba_line("local all \"postgres ldapbindpasswd=hidden", HbaSource::File).unwrap_err();
+        let problem = check_hba_line(
+            "local all \"postgres ldapbindpasswd=hidden",
+            HbaSource::File,
+        )
+        .unwrap_err();
         assert!(!problem.to_string().contains("hidden"), "{problem}");
     }
 

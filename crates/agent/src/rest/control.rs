@@ -95,7 +95,9 @@ fn unusable(config: &DynamicConfig) -> Option<String> {
         return Some(error.to_string());
     }
     let lines = config.pg_hba().unwrap_or_default();
-    let wrong = lines.iter().find_map(|line| check_hba_line(line, HbaSource::Store).err())?;
+    let wrong = lines
+        .iter()
+        .find_map(|line| check_hba_line(line, HbaSource::Store).err())?;
     Some(wrong.to_string())
 }
 

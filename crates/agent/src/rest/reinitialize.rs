@@ -44,7 +44,11 @@ pub(super) async fn reinitialize(State(api): State<Api>, bytes: Bytes) -> Respon
             return say(StatusCode::BAD_REQUEST, text);
         }
     };
-    match api.core.ask(|answer| Ask::Reinitialize { forced, answer }).await {
+    match api
+        .core
+        .ask(|answer| Ask::Reinitialize { forced, answer })
+        .await
+    {
         Ok(Ok(())) => say(StatusCode::OK, "reinitialize started"),
         Ok(Err(why)) => say(StatusCode::SERVICE_UNAVAILABLE, why),
         Err(unavailable) => unavailable.into_response(),

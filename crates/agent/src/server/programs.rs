@@ -32,11 +32,7 @@ pub(super) async fn run(
     Err(failure(program, exit, &output.unwrap_or_default()))
 }
 
-fn process(
-    config: &AgentConfig,
-    program: &str,
-    arguments: Vec<String>,
-) -> Process {
+fn process(config: &AgentConfig, program: &str, arguments: Vec<String>) -> Process {
     let log = log(config, program);
     let _ = std::fs::remove_file(&log);
     let mut argv = vec![config.program(program)];

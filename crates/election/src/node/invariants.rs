@@ -63,7 +63,10 @@ impl Node {
             },
             Action::SetSyncNames(names) => stored.is_none_or(|(_, stored)| is_safe(stored, names)),
             Action::RestoreKeys { stored, .. } => {
-                stored.as_ref().is_some_and(|stored| stored.voters.is_empty()) || bug!(FormerSyncKept)
+                stored
+                    .as_ref()
+                    .is_some_and(|stored| stored.voters.is_empty())
+                    || bug!(FormerSyncKept)
             }
             Action::Promote => stored.is_none_or(|(_, stored)| stored.leader == *view.me),
             _ => true,

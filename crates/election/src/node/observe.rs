@@ -151,7 +151,10 @@ impl Node {
             self.failures = 0;
             self.memory.copied = false;
         }
-        let known = self.memory.system_id.filter(|_| self.memory.reset.is_some());
+        let known = self
+            .memory
+            .system_id
+            .filter(|_| self.memory.reset.is_some());
         if let (Some(Initialize::Done(system_id)), None) = (cluster.initialize, known) {
             self.memory.system_id = Some(system_id);
         }

@@ -117,7 +117,9 @@ pub(super) fn may_stand(view: &View<'_>) -> bool {
 /// begin is no obstacle.
 pub(super) fn old_timeline(view: &View<'_>) -> Option<Vec<Action>> {
     let cluster = read(view)?;
-    let told = cluster.timeline.map(|of| (of, cluster.timeline_of.as_ref()));
+    let told = cluster
+        .timeline
+        .map(|of| (of, cluster.timeline_of.as_ref()));
     let remembered = view.memory.timeline.as_ref();
     let remembered = remembered.map(|(of, by)| (*of, by.as_ref()));
     let (newest, by) = told.max(remembered)?;

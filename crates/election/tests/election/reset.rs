@@ -184,7 +184,11 @@ fn a_lease_that_is_gone_before_its_time_puts_etcd_in_doubt() {
     let mut story = follower();
     story.later(20_000);
     story.on(Event::LeaseGone(LEASE));
-    assert_eq!(story.node.view(story.now).memory.reset, None, "it had ended");
+    assert_eq!(
+        story.node.view(story.now).memory.reset,
+        None,
+        "it had ended"
+    );
 }
 
 #[test]
