@@ -79,6 +79,7 @@ pub(crate) fn dynamic_config(bytes: &[u8]) {
         let _ = (
             settings(&config).map_err(|error| error.to_string()),
             config.parameters(),
+            config.executable_settings(),
             config.pg_hba(),
         );
         let mut twice = config.clone();

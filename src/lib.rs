@@ -3,6 +3,7 @@
 
 /// The admission webhook: injects sidecars and checks what spans objects.
 pub mod admission;
+mod answers;
 mod checksum;
 mod conditions;
 /// The dashboard that stays open on a screen.

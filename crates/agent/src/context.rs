@@ -43,7 +43,7 @@ pub(crate) struct Status {
     pub postgres: Postgres,
     /// Whether the leader key is ours, surely.
     pub holds_key: bool,
-    /// Until when the leader key is surely ours.
+    /// Until when the leader key is surely ours, or all members' promises hold.
     pub leads_until: Option<Moment>,
     /// Until when all members' promises let this member lead without etcd; `None` if they do not.
     pub promised_until: Option<Moment>,

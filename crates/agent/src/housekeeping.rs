@@ -26,6 +26,7 @@ use mrg_election::{Initialize, LeaseId, Postgres, Revision};
 use mrg_telemetry::chain;
 
 /// What the server's files should follow.
+#[derive(Clone)]
 pub(crate) struct Configured {
     /// The revision of the dynamic configuration; `None` if it was not read from the key.
     pub revision: Option<Revision>,
@@ -35,8 +36,13 @@ pub(crate) struct Configured {
     pub addresses: BTreeMap<MemberName, Address>,
 }
 
-/// Between two looks at the mounted passwords, which a kubelet swaps once in a minute or so.
+/// Between two looks at what is mounted, which a kubelet swaps once in a minute or so: no event says
+/// that it changed.
 const MOUNTED_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a text in the member key may be: etcd takes no key of any size, and the texts quote what
+/// others have written.
+const TEXT_MAX: usize = 4_096;
 
 /// The task's handle.
 pub(crate) struct Housekeeping {
@@ -63,6 +69,8 @@ impl Housekeeping {
             passwords: Passwords::default(),
             roles: OwnRoles::default(),
             mounted: None,
+            wanted_last: None,
+            looked: Instant::now(),
             configured: None,
             in_force: None,
         };
@@ -101,6 +109,10 @@ struct Task {
     roles: OwnRoles,
     /// When the mounted passwords were read last.
     mounted: Option<Instant>,
+    /// What was taken over last.
+    wanted_last: Option<Configured>,
+    /// When the mounted settings were looked at last.
+    looked: Instant,
     /// The dynamic configuration that postgres was given, and when.
     configured: Option<(Revision, Instant)>,
     in_force: Option<InForce>,
@@ -123,29 +135,11 @@ impl Task {
                 self.publisher
                     .on(mrg_clock::now(), PublisherEvent::DcsReset);
             }
-            if let Some(Configured {
-                revision,
-                config,
-                addresses,
-            }) = wanted
-            {
-                match self.context.server.configure(&config, addresses).await {
-                    Ok(())
-                        if self
-                            .configured
-                            .is_none_or(|(known, _)| Some(known) != revision) =>
-                    {
-                        self.configured = revision.map(|revision| (revision, Instant::now()));
-                    }
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::warn!(error = chain(&error), "failed to write the configuration");
-                    }
-                }
-                self.in_force = Some(InForce {
-                    config,
-                    remembered: revision.is_some(),
-                });
+            let mounted = self.context.config.own.executable_settings_file.is_some();
+            let looks_again = mounted && self.looked.elapsed() >= MOUNTED_EVERY;
+            let again = self.wanted_last.clone().filter(|_| looks_again);
+            if let Some(wanted) = wanted.or(again) {
+                self.configure(wanted).await;
             }
             self.read_mounted();
             let status = self.context.status();
@@ -178,6 +172,37 @@ impl Task {
         if !changed.is_empty() {
             tracing::info!(of = changed.join(", "), "passwords in the Secret changed");
         }
+    }
+
+    /// Brings the server's files in line.
+    async fn configure(&mut self, wanted: Configured) {
+        let server = &self.context.server;
+        let Configured {
+            revision,
+            config,
+            addresses,
+        } = wanted.clone();
+        match server.configure(&config, addresses).await {
+            // What waits for a restart is not known before all that belongs together is there.
+            Ok(()) if server.awaits_settings() => {}
+            Ok(())
+                if self
+                    .configured
+                    .is_none_or(|(known, _)| Some(known) != revision) =>
+            {
+                self.configured = revision.map(|revision| (revision, Instant::now()));
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "failed to write the configuration");
+            }
+        }
+        self.looked = Instant::now();
+        self.in_force = Some(InForce {
+            config,
+            remembered: revision.is_some(),
+        });
+        self.wanted_last = Some(wanted);
     }
 
     /// Writes what is due, one after the other.
@@ -326,19 +351,31 @@ impl Task {
     }
 }
 
+fn bounded(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        let end = (0..=TEXT_MAX).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push_str(" …");
+    }
+    text
+}
+
 /// What the member key says.
 fn member_data(context: &Context, status: &Status) -> MemberData {
     let config = &context.config;
     let facts = context.server.facts().unwrap_or_default();
     let pending = facts.pending_restart;
+    let mounted = context.server.mounted_settings();
     let reason = |(name, old, new): &(String, String, String)| {
         (name.clone(), json!({ "old_value": old, "new_value": new }))
     };
     let mut data = MemberData {
         state: status.member_state(),
         just_started: status.just_started,
-        refused_parameters: context.server.refused_parameters(),
-        unsupported_config: status.unsupported_config.clone(),
+        refused_parameters: context.server.refused_parameters().map(bounded),
+        unsupported_config: status.unsupported_config.clone().map(bounded),
+        executable_settings: mounted.as_ref().map(|(version, _)| version.clone()),
+        awaited_settings: mounted.and_then(|(_, difference)| difference.map(bounded)),
         ignored_settings: status
             .ignored
             .iter()
@@ -361,4 +398,20 @@ fn member_data(context: &Context, status: &Status) -> MemberData {
         data.replay_lsn = facts.replayed.map(|lsn| lsn.0);
     }
     data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TEXT_MAX, bounded};
+
+    #[test]
+    fn a_text_that_quotes_a_huge_key_is_cut_between_two_characters() {
+        assert_eq!(bounded("é".to_owned()), "é");
+        let cut = bounded("é".repeat(TEXT_MAX));
+        assert!(
+            cut.len() < TEXT_MAX + 8 && cut.ends_with("é …"),
+            "{}",
+            cut.len()
+        );
+    }
 }

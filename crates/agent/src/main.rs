@@ -85,8 +85,8 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let config = AgentConfig::load(file, &environment)?;
     if only_validate {
-        for ignored in &config.ignored {
-            println!("warning: {ignored}");
+        for found in config.ignored.iter().chain(&config.warnings) {
+            println!("warning: {found}");
         }
         println!(
             "{} is a valid configuration for member {} of {}",
@@ -102,6 +102,13 @@ fn start(file: &std::path::Path, only_validate: bool) -> anyhow::Result<()> {
             setting = ignored.setting,
             why = ignored.why,
             "a setting has no effect"
+        );
+    }
+    for found in &config.warnings {
+        tracing::warn!(
+            setting = found.setting,
+            why = found.why,
+            "a setting weakens what protects this member"
         );
     }
     let runtime = runtime()?;

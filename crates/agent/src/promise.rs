@@ -39,14 +39,23 @@ impl Recorder {
     pub(crate) fn new(path: PathBuf) -> Self {
         let (entries, queue) = mpsc::channel::<Entry>();
         std::thread::spawn(move || {
-            while let Ok((promise, done)) = queue.recv() {
+            while let Ok(first) = queue.recv() {
+                // The last promise is all that the record holds: those that were given while the disk
+                // was busy cost one write.
+                let entries: Vec<Entry> = std::iter::once(first).chain(queue.try_iter()).collect();
+                let newest = entries.iter().rev().find_map(|(promise, _)| *promise);
                 // What was written down before stands.
-                let begun = promise.is_none() && path.exists();
-                let _ = done.send(if begun {
+                let written = if newest.is_none() && path.exists() {
                     Ok(())
                 } else {
-                    record(&path, promise)
-                });
+                    record(&path, newest)
+                };
+                for (_, done) in entries {
+                    let same = |error: &std::io::Error| {
+                        std::io::Error::new(error.kind(), error.to_string())
+                    };
+                    let _ = done.send(written.as_ref().copied().map_err(same));
+                }
             }
         });
         Self(entries)
@@ -118,6 +127,27 @@ mod tests {
         recorder.record(None, within).await.unwrap();
         first.await.unwrap();
         assert_eq!(recall(&path), PreviousIncarnation::Known(Some(promise)));
+    }
+
+    #[tokio::test]
+    async fn of_promises_that_wait_for_the_disk_the_last_is_written_and_all_are_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data.promise");
+        let recorder = Recorder::new(path.clone());
+        let promise = |round| Promise {
+            lease: LeaseId(7),
+            until: Moment(5),
+            round,
+        };
+        let within = Duration::from_secs(60);
+        let records: Vec<_> = (0..1_000)
+            .map(|round| recorder.record(Some(promise(round)), within))
+            .collect();
+        for record in records {
+            record.await.unwrap();
+        }
+        let last = PreviousIncarnation::Known(Some(promise(999)));
+        assert_eq!(recall(&path), last);
     }
 
     #[test]

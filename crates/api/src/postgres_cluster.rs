@@ -309,6 +309,12 @@ pub struct Endpoint(
     validation = Rule::new("duration(self.ttl) <= duration('10m')").message(
         Message::Expression("'spec.failover.ttl ' + self.ttl + ' is longer than 10m: so long nobody would take over from a lost node; 10s to 30s is usual'".into())
     ),
+    validation = Rule::new("duration(self.unresponsiveAfter) == duration('0s') || duration(self.unresponsiveAfter) >= duration('1s')").message(
+        Message::Expression("'spec.failover.unresponsiveAfter ' + self.unresponsiveAfter + ' is below the floor of 1s; 10s or more is recommended, and 0s switches it off'".into())
+    ),
+    validation = Rule::new("duration(self.unresponsiveAfter) <= duration('1h')").message(
+        Message::Expression("'spec.failover.unresponsiveAfter ' + self.unresponsiveAfter + ' is longer than 1h; 20s is usual, and 0s switches it off'".into())
+    ),
     validation = Rule::new("isQuantity(self.maximumLagOnFailover)").message(
         Message::Expression("'spec.failover.maximumLagOnFailover ' + self.maximumLagOnFailover + ' is not a size such as 1Mi'".into())
     ),
@@ -331,6 +337,10 @@ pub struct Failover {
     /// What happens when the leader's postgres dies and its agent lives.
     #[serde(default)]
     pub on_crash: OnCrash,
+    /// How long the leader's postgres may let no new client in, or commit nothing, before the lead
+    /// goes to a member that is fit for it. `0s` switches it off.
+    #[serde(default = "unresponsive_after")]
+    pub unresponsive_after: Duration,
     /// Whether the leader goes on without etcd while every member agrees.
     #[serde(default = "yes")]
     pub failsafe: bool,
@@ -348,6 +358,10 @@ fn retry_timeout() -> Duration {
     Duration::seconds(3)
 }
 
+fn unresponsive_after() -> Duration {
+    Duration::seconds(20)
+}
+
 fn maximum_lag() -> String {
     "1Mi".to_owned()
 }
@@ -360,6 +374,7 @@ impl Default for Failover {
             retry_timeout: retry_timeout(),
             maximum_lag_on_failover: maximum_lag(),
             on_crash: OnCrash::default(),
+            unresponsive_after: unresponsive_after(),
             failsafe: true,
         }
     }
@@ -421,21 +436,26 @@ pub enum Mode {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Postgresql {
-    /// Parameters of `postgresql.conf`. Those that the agent sets itself are refused.
+    /// Parameters of `postgresql.conf`. Those that the agent sets itself are refused. Those that
+    /// execute or load code, such as `archive_command` and `shared_preload_libraries`, reach the
+    /// members through a mounted file, within a minute or two; the others through etcd, at once.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 200))]
-    #[x_kube(validation = Rule::new("!('synchronous_standby_names' in self)").message(
+    #[x_kube(validation = Rule::new("!self.exists(k, k.lowerAscii() == 'synchronous_standby_names')").message(
         "synchronous_standby_names is the agent's to set, since it must never contradict who may take over; remove it and set spec.replication (mode: Quorum, count: 1 is ANY 1)"
     ))]
-    #[x_kube(validation = Rule::new("!self.exists(k, k in ['primary_conninfo', 'primary_slot_name', 'listen_addresses', 'port', 'cluster_name', 'hot_standby', 'restart_after_crash', 'hba_file', 'ident_file', 'config_file', 'data_directory', 'unix_socket_directories', 'unix_socket_permissions', 'recovery_target', 'recovery_target_timeline', 'external_pid_file'])").message(
+    #[x_kube(validation = Rule::new("!self.exists(k, k.lowerAscii() in ['primary_conninfo', 'primary_slot_name', 'listen_addresses', 'port', 'cluster_name', 'hot_standby', 'restart_after_crash', 'hba_file', 'ident_file', 'config_file', 'data_directory', 'unix_socket_directories', 'unix_socket_group', 'unix_socket_permissions', 'recovery_target', 'recovery_target_timeline', 'external_pid_file'])").message(
         "one of primary_conninfo, primary_slot_name, listen_addresses, port, cluster_name, hot_standby, restart_after_crash, *_file, data_directory, unix_socket_*, recovery_target* is set; the agent sets these itself: remove it"
+    ))]
+    #[x_kube(validation = Rule::new("!self.exists(k, k.lowerAscii() in ['include', 'include_dir', 'include_if_exists'])").message(
+        "include, include_dir and include_if_exists are directives that read another file, and no parameters; set what the file sets"
     ))]
     #[x_kube(validation = Rule::new("self.all(k, k.matches('^[a-zA-Z_][a-zA-Z0-9_.]*$'))").message(
         "a parameter's name must be letters, digits, _ and ., as PostgreSQL writes it"
     ))]
     pub parameters: BTreeMap<String, ParameterValue>,
     /// Lines of `pg_hba.conf`, after the agent's own; everybody with a password by SCRAM if not
-    /// given.
+    /// given. They name no files: `include` and `@file` are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub pg_hba: Option<Vec<String>>,

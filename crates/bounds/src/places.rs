@@ -66,15 +66,16 @@ impl Places {
     /// way is not among the open ones any more.
     pub(crate) fn take(&mut self, peer: IpAddr, now: Instant) -> Option<Place> {
         let peer = peer.to_canonical();
-        let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
-        for connection in self.open.values() {
-            *counts.entry(connection.peer).or_default() += 1;
-        }
-        let count = |peer: &IpAddr| counts.get(peer).copied().unwrap_or_default();
-        let own = count(&peer);
+        let of_peer = self.open.values().filter(|it| it.peer == peer);
+        let own = of_peer.count();
         let instead_of = if own >= self.per_peer {
-            Some(self.oldest(|connection| connection.peer == peer, count)?)
+            Some(self.oldest(|connection| connection.peer == peer, |_| own)?)
         } else if self.open.len() >= self.connections {
+            let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
+            for connection in self.open.values() {
+                *counts.entry(connection.peer).or_default() += 1;
+            }
+            let count = |peer: &IpAddr| counts.get(peer).copied().unwrap_or_default();
             let may_go = |connection: &Connection| {
                 connection.phase == Phase::Waiting || count(&connection.peer) > own + 1
             };

@@ -77,6 +77,14 @@ pub struct MemberData {
     /// field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsupported_config: Option<String>,
+    /// The version of the mounted settings that is in force, `none` before one was read; `None` of a
+    /// member without such a file. Patroni does not know this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable_settings: Option<String>,
+    /// Why the mounted settings are not those that the dynamic configuration goes with, if so. Patroni
+    /// does not know this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited_settings: Option<String>,
     /// Settings of the member's file and of the dynamic configuration that have no effect; see
     /// docs/patroni.md. Patroni does not know this field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use clients::{Flood, memory_kib};
 
 const FLOOD: Flood = Flood {
-    paths: &["/metrics", "/", "/readyz"],
+    asked: &["GET /metrics", "GET /", "GET /readyz"],
     requests: 20_000,
     lasts: Duration::from_secs(4),
 };

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::credentials::Authentication;
 use crate::private_file::write_private;
-use mrg_base::FLOORED_PARAMETERS;
+use mrg_base::{FLOORED_PARAMETERS, ParameterName};
 
-/// Parameters that the agent sets itself. A user's value for them has no effect.
+/// Parameters that the agent sets itself, in lower case. A user's value for them has no effect.
 pub const RESERVED_PARAMETERS: &[&str] = &[
-    "archive_cleanup_command",
     "cluster_name",
     "config_file",
     "data_directory",
@@ -38,11 +37,29 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "restart_after_crash",
     "synchronous_standby_names",
     "unix_socket_directories",
+    "unix_socket_group",
     "unix_socket_permissions",
 ];
 
-/// The line of `postgresql.conf` that includes the file that initdb wrote.
-pub const BASE_FILE_INCLUDE: &str = "include 'postgresql.base.conf'";
+/// The file that initdb wrote, under the name that it is kept and included by.
+pub const BASE_FILE: &str = "postgresql.base.conf";
+/// The line of `postgresql.conf` that includes it.
+const BASE_FILE_INCLUDE: &str = "include 'postgresql.base.conf'";
+
+/// The file of a data directory that is included, or will be from the next
+/// [`Configuration::write`] on; `None` if there is none, and an empty one will be made.
+pub fn base_file(data_directory: &Path) -> Option<PathBuf> {
+    let base = data_directory.join(BASE_FILE);
+    if base.exists() {
+        return Some(base);
+    }
+    // A file that includes the base is one of ours, or Patroni's: as the base it would include
+    // itself.
+    let conf = data_directory.join("postgresql.conf");
+    let is_initdbs = std::fs::read_to_string(&conf)
+        .is_ok_and(|text| !text.lines().any(|line| line.trim() == BASE_FILE_INCLUDE));
+    is_initdbs.then_some(conf)
+}
 
 /// The minimum standby settings: the primary's values of [`FLOORED_PARAMETERS`], from what
 /// `pg_controldata` prints (`max_connections setting:   100`, and `max_locks_per_xact setting`,
@@ -102,7 +119,7 @@ pub struct Configuration {
     /// The directory of the socket; only the server's own user may use it.
     pub socket_directory: PathBuf,
     /// The user's parameters.
-    pub parameters: BTreeMap<String, String>,
+    pub parameters: BTreeMap<ParameterName, String>,
     /// On a standby, see [`minimum_standby_settings`]; empty on a primary.
     pub minimums: BTreeMap<String, u64>,
     /// The user's lines of `pg_hba.conf`; a default that requires SCRAM if `None`.
@@ -157,7 +174,7 @@ impl Configuration {
             .parameters
             .iter()
             .filter(|(name, _)| !RESERVED_PARAMETERS.contains(&name.as_str()));
-        all.extend(unreserved.map(|(name, value)| (name.clone(), value.clone())));
+        all.extend(unreserved.map(|(name, value)| (name.to_string(), value.clone())));
         for (name, minimum) in &self.minimums {
             // PostgreSQL's own default of these is not above what any primary of ours had, so an
             // absent one is set, too.
@@ -168,12 +185,13 @@ impl Configuration {
         }
         let port = self.port.to_string();
         let socket = self.socket_directory.to_string_lossy();
-        let reserved: [(&str, &str); 12] = [
+        let reserved: [(&str, &str); 13] = [
             ("cluster_name", &self.cluster_name),
             ("listen_addresses", &self.listen),
             ("port", &port),
             ("unix_socket_directories", &socket),
             ("unix_socket_permissions", "0700"),
+            ("unix_socket_group", ""),
             ("hot_standby", "on"),
             // The exit of the postmaster is what the agent reacts to; a silent restart would hide a
             // crash.
@@ -238,18 +256,12 @@ impl Configuration {
     /// # Errors
     /// If a file cannot be written. Those before it are.
     pub fn write(&self, data_directory: &Path) -> std::io::Result<Vec<String>> {
-        let base = data_directory.join("postgresql.base.conf");
+        let base = data_directory.join(BASE_FILE);
         let conf = data_directory.join("postgresql.conf");
-        if !base.exists() {
-            // A file that includes the base is one of ours, or Patroni's: as the base it would
-            // include itself.
-            let is_initdbs = std::fs::read_to_string(&conf)
-                .is_ok_and(|text| !text.lines().any(|line| line.trim() == BASE_FILE_INCLUDE));
-            if is_initdbs {
-                std::fs::rename(&conf, &base)?;
-            } else {
-                std::fs::write(&base, "")?;
-            }
+        match base_file(data_directory) {
+            Some(found) if found == base => {}
+            Some(initdbs) => std::fs::rename(initdbs, &base)?,
+            None => std::fs::write(&base, "")?,
         }
         write_private(&conf, &self.render())?;
         write_private(&data_directory.join("pg_hba.conf"), &self.render_hba())?;
@@ -292,12 +304,17 @@ mod tests {
         }
     }
 
+    fn name(text: &str) -> ParameterName {
+        ParameterName::new(text).unwrap()
+    }
+
     fn configuration() -> Configuration {
         Configuration {
             port: 5432,
             parameters: [
-                ("work_mem".to_owned(), "4MB".to_owned()),
-                ("synchronous_standby_names".to_owned(), "*".to_owned()),
+                (name("work_mem"), "4MB".to_owned()),
+                (name("Synchronous_Standby_Names"), "*".to_owned()),
+                (name("HBA_file"), "/tmp/x".to_owned()),
             ]
             .into(),
             authentication: Authentication {
@@ -315,6 +332,9 @@ mod tests {
         assert!(text.contains("work_mem = '4MB'"));
         assert!(text.contains("synchronous_standby_names = ''"));
         assert!(text.contains("restart_after_crash = 'off'"));
+        let lower = text.to_ascii_lowercase();
+        assert_eq!(lower.matches("synchronous_standby_names").count(), 1);
+        assert!(!lower.contains("hba_file"), "{text}");
     }
 
     #[test]
@@ -329,11 +349,11 @@ mod tests {
         };
         configuration
             .parameters
-            .insert("max_connections".to_owned(), "50".to_owned());
+            .insert(name("max_connections"), "50".to_owned());
         assert!(configuration.render().contains("max_connections = '60'"));
         configuration
             .parameters
-            .insert("max_connections".to_owned(), "70".to_owned());
+            .insert(name("max_connections"), "70".to_owned());
         assert!(configuration.render().contains("max_connections = '70'"));
     }
 

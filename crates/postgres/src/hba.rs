@@ -149,7 +149,7 @@ fn check(line: &str, source: HbaSource) -> Result<(), String> {
 }
 
 /// Whether one of the names in a field is that of a file with names. One in quotes would be a name;
-/// no one has such a name.
+/// such names are not worth telling apart.
 fn names_a_file(field: &str) -> bool {
     field
         .split(',')

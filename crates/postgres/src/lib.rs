@@ -15,7 +15,7 @@ mod verifier;
 mod wal_files;
 
 pub use configuration::{
-    BASE_FILE_INCLUDE, Configuration, RESERVED_PARAMETERS, minimum_standby_settings,
+    BASE_FILE, Configuration, RESERVED_PARAMETERS, base_file, minimum_standby_settings,
     quote_identifier, quote_literal, quote_setting, user_hba_lines,
 };
 pub use control_file::{ControlFile, DataState, InvalidControlFile};

@@ -34,6 +34,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::answers;
 use crate::news::publish;
 use crate::reconciler::{self, Reconciler, recorder};
 use crate::shared::{Shared, backstop, concerned, controller, owners};
@@ -103,7 +104,7 @@ pub async fn run(
 ) {
     let recorder = recorder(&shared.client);
     let (stores, news) = Stores::new();
-    let http = reqwest::Client::new();
+    let http = answers::client();
     let (reported, pruned) = (Reported::default(), Mutex::default());
     let ours = || watcher::Config::default().labels(build::SET_LABEL);
     let controller = controller(&shared.sets);

@@ -17,6 +17,7 @@ use super::observe::{DatabaseState, Observed};
 use super::order::{Candidate, Live, Turn};
 use super::orders::{ACTIVE, HISTORY};
 use super::validate::Desired;
+use crate::answers;
 use crate::kinds::service_resilience::inject::ADMIN_PORT;
 use mrg_api::order_service_set::{CanaryPhase, CanaryStatus, Command};
 use mrg_api::{OrderServiceSet, ServiceResilience};
@@ -171,7 +172,7 @@ async fn report(http: &reqwest::Client, address: &str) -> Option<Report> {
         .timeout(Duration::from_secs(2))
         .send()
         .await;
-    asked.ok()?.error_for_status().ok()?.json().await.ok()
+    answers::json(asked.ok()?.error_for_status().ok()?).await
 }
 
 /// Names a step of a trial: what is counted in it is counted for it alone.

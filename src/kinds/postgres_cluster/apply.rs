@@ -14,7 +14,7 @@ use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use crate::kinds::postgres_cluster::build::{ROLE_LABEL, dynamic_config};
+use crate::kinds::postgres_cluster::build::{ROLE_LABEL, dynamic_config, executable_version};
 use crate::kinds::postgres_cluster::observe::Observed;
 use crate::kinds::postgres_cluster::validate::{Desired, ROTATE_ANNOTATION};
 use crate::password;
@@ -24,6 +24,9 @@ use mrg_kube_support::delete_if_unchanged;
 
 /// The garbage collector takes a second or two to free the pods.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+/// The version of the mounted settings that a pod's kubelet was told of.
+const SETTINGS_ANNOTATION: &str = "mrg.bluebird.id/executable-settings";
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +165,32 @@ pub(super) async fn label_pods(
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => return Err(failed("label a pod")(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Notes on each pod which version of the mounted settings there is: a kubelet that sees a pod change
+/// brings its volumes up to date at once, and not only at the next of its rounds.
+pub(super) async fn announce_settings(
+    client: &Client,
+    desired: &Desired,
+    observed: &Observed,
+) -> Result<(), Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &desired.namespace);
+    let version = executable_version(desired);
+    for (name, pod) in &observed.pods {
+        if pod.annotations().get(SETTINGS_ANNOTATION) == Some(&version) {
+            continue;
+        }
+        let note = json!({ "metadata": { "annotations": { SETTINGS_ANNOTATION: version } } });
+        match api
+            .patch(name, &PatchParams::default(), &Patch::Merge(note))
+            .await
+        {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(failed("annotate a pod")(error)),
         }
     }
     Ok(())

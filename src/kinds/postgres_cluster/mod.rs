@@ -27,6 +27,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 
+use crate::answers;
 use crate::followers::Followers;
 use crate::news::publish;
 use crate::reconciler::{self, Reconciler, recorder};
@@ -131,7 +132,7 @@ pub async fn run(
         Context {
             settings,
             recorder,
-            http: reqwest::Client::new(),
+            http: answers::client(),
             shared,
             followers,
         },
@@ -185,6 +186,9 @@ impl Reconciler for Context {
             .await
             .map_err(observe_failed)?;
         apply::label_pods(&self.shared.client, &desired, &observed).await?;
+        if applied.is_ok() {
+            apply::announce_settings(&self.shared.client, &desired, &observed).await?;
+        }
         let before = cluster
             .status
             .as_ref()

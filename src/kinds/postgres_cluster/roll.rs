@@ -9,8 +9,10 @@ use kube::api::{Api, DeleteParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use crate::kinds::postgres_cluster::observe::Observed;
+use crate::answers;
+use crate::kinds::postgres_cluster::observe::{Dcs, Observed};
 use crate::kinds::postgres_cluster::validate::Desired;
+use mrg_base::MemberName;
 use mrg_dcs::Store;
 use mrg_dcs::wire::MemberData;
 use mrg_dcs_etcd::Etcd;
@@ -59,8 +61,9 @@ pub(super) fn next(desired: &Desired, observed: &Observed, revision: Option<&str
         .iter()
         .filter(|(name, pod)| outdated(pod) || pending(name))
         .collect();
+    let awaits = awaits(dcs);
     if todo.is_empty() {
-        return Step::Settled;
+        return awaits.map_or(Step::Settled, Step::Wait);
     }
     let what = format!(
         "{} of {} members wait for a restart",
@@ -87,11 +90,10 @@ pub(super) fn next(desired: &Desired, observed: &Observed, revision: Option<&str
             "{what}; waiting until all members are healthy before the next one"
         ));
     }
-    // A member that has not read the newest configuration yet does not know whether it waits for a
-    // restart; it must not be handed the lead.
-    let newest = dcs.config.as_ref().map(|(revision, _)| *revision);
-    let behind = |data: &MemberData| data.configured.is_some() && data.configured < newest;
-    if dcs.members.values().any(behind) {
+    if let Some(awaits) = awaits {
+        return Step::Wait(format!("{what}; {awaits}"));
+    }
+    if behind(dcs).next().is_some() {
         return Step::Wait(format!(
             "{what}; waiting until all members have read the newest configuration"
         ));
@@ -136,6 +138,24 @@ pub(super) fn next(desired: &Desired, observed: &Observed, revision: Option<&str
         }),
         (None, None) => Step::Wait(what),
     }
+}
+
+/// Members that have not read the newest configuration, or wait for the mounted settings that go with
+/// it: such a member does not know yet whether it waits for a restart, and must not be handed the lead.
+fn behind(dcs: &Dcs) -> impl Iterator<Item = (&MemberName, &MemberData)> {
+    let newest = dcs.config.as_ref().map(|(revision, _)| *revision);
+    let tells = |data: &MemberData| data.configured.is_some() || data.awaited_settings.is_some();
+    dcs.members
+        .iter()
+        .filter(move |(_, data)| tells(data) && data.configured < newest)
+}
+
+/// Which mounted settings a member waits for, if one does.
+fn awaits(dcs: &Dcs) -> Option<String> {
+    behind(dcs).find_map(|(name, data)| {
+        let why = data.awaited_settings.as_ref()?;
+        Some(format!("{name} waits: {why}"))
+    })
 }
 
 /// Whether the kubelet says so.
@@ -230,7 +250,7 @@ async fn ask(
         .json(&body)
         .timeout(Duration::from_secs(70));
     Ok(match request.send().await {
-        Ok(answer) => answer.text().await.unwrap_or_default(),
+        Ok(answer) => answers::excerpt(answer).await,
         Err(error) => format!("no answer: {error}"),
     })
 }
@@ -288,4 +308,87 @@ fn last_words(pod: &Pod) -> Option<LeaseId> {
     }
     let message: serde_json::Value = serde_json::from_str(terminated.message.as_deref()?).ok()?;
     serde_json::from_value(message.get("lease")?.clone()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::kinds::postgres_cluster::build::tests::desired;
+    use mrg_dcs::DynamicConfig;
+    use mrg_election::{Cluster, LeaderKey, Revision};
+
+    const CONFIG: Revision = Revision(7);
+
+    fn observed(members: [MemberData; 3]) -> Observed {
+        let names = ["c-0", "c-1", "c-2"];
+        let pod = |name: &str| -> (String, Pod) {
+            let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
+            let pod = json!({ "metadata": { "name": name }, "status": ready });
+            (name.to_owned(), serde_json::from_value(pod).unwrap())
+        };
+        let name = |name: &str| MemberName::new(name).unwrap();
+        let leader = LeaderKey {
+            member: name("c-0"),
+            lease: LeaseId(1),
+            created: Revision(1),
+        };
+        Observed {
+            etcd_alarms: Vec::new(),
+            pods: names.map(pod).into(),
+            etcd_pods: BTreeMap::new(),
+            dcs: Some(Dcs {
+                cluster: Cluster {
+                    leader: Some(leader),
+                    ..Cluster::default()
+                },
+                members: names.map(name).into_iter().zip(members).collect(),
+                config: Some((CONFIG, Some(DynamicConfig::default()))),
+            }),
+        }
+    }
+
+    fn member(
+        configured: Option<Revision>,
+        awaited: Option<&str>,
+        pending_restart: bool,
+    ) -> MemberData {
+        MemberData {
+            configured,
+            awaited_settings: awaited.map(str::to_owned),
+            pending_restart,
+            ..MemberData::default()
+        }
+    }
+
+    fn step(members: [MemberData; 3]) -> Step {
+        next(&desired("{}"), &observed(members), None)
+    }
+
+    #[test]
+    fn no_member_is_restarted_before_all_have_the_mounted_settings() {
+        let done = |pending| member(Some(CONFIG), None, pending);
+        let waits = |configured| member(configured, Some("version a, and not b"), false);
+        for configured in [None, Some(Revision(6))] {
+            for pending in [false, true] {
+                let step = step([done(pending), done(pending), waits(configured)]);
+                let Step::Wait(why) = &step else {
+                    unreachable!("{step:?}")
+                };
+                assert!(why.contains("c-2 waits: version a"), "{why}");
+            }
+        }
+        // The wait is bounded: the member counts as configured after it.
+        let late = member(Some(CONFIG), Some("version a, and not b"), true);
+        assert_eq!(
+            step([done(false), done(false), late]),
+            Step::Restart("c-2".to_owned())
+        );
+        assert_eq!(
+            step([done(false), done(true), done(true)]),
+            Step::Restart("c-2".to_owned())
+        );
+        assert_eq!(step([done(false), done(false), done(false)]), Step::Settled);
+    }
 }

@@ -230,10 +230,30 @@ fn stalling(dcs: &Dcs) -> Option<(&'static str, String)> {
             .find_map(|(name, data)| Some(format!("{name}: {}", of(data)?)))
     };
     let unusable = told(|data| data.unusable_data.as_ref()).map(|what| ("UnusableData", what));
-    unusable.or_else(|| {
+    let refused = || {
         let refused = told(|data| data.refused_parameters.as_ref())?;
-        Some(("ParametersRefused", format!("PostgreSQL refuses spec.postgresql.parameters; the last good ones stay in force. {refused}")))
-    })
+        Some((
+            "ParametersRefused",
+            format!(
+                "PostgreSQL refuses spec.postgresql.parameters; the last good ones stay in force. {refused}"
+            ),
+        ))
+    };
+    // A member that still waits has not taken over the newest configuration.
+    let newest = dcs.config.as_ref().map(|(revision, _)| *revision);
+    let missing = || {
+        let (name, why) = dcs.members.iter().find_map(|(name, data)| {
+            let why = data.awaited_settings.as_ref();
+            Some((name, why.filter(|_| data.configured >= newest)?))
+        })?;
+        Some((
+            "SettingsNotMounted",
+            format!(
+                "{name}: {why}; the kubelet did not bring the ConfigMap into the pod in three minutes, and the member goes on with what it has"
+            ),
+        ))
+    };
+    unusable.or_else(refused).or_else(missing)
 }
 
 fn members(dcs: &Dcs) -> Vec<MemberStatus> {
@@ -382,5 +402,40 @@ pub(super) fn news(
             format!("{} is healthy: {message}", cluster.name_any()),
         )),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mrg_base::MemberName;
+    use mrg_election::{Cluster, Revision};
+
+    fn stalled_by(data: MemberData) -> Option<(&'static str, String)> {
+        let members = [(MemberName::new("c-1").unwrap(), data)];
+        stalling(&Dcs {
+            cluster: Cluster::default(),
+            members: members.into(),
+            config: Some((Revision(7), None)),
+        })
+    }
+
+    #[test]
+    fn mounted_settings_that_do_not_come_are_reported_once_the_member_waits_no_longer() {
+        let awaits = |configured| MemberData {
+            awaited_settings: Some("version a, and not b".to_owned()),
+            configured,
+            ..MemberData::default()
+        };
+        for waiting in [None, Some(Revision(6))] {
+            assert_eq!(stalled_by(awaits(waiting)), None);
+        }
+        let (reason, message) = stalled_by(awaits(Some(Revision(7)))).unwrap();
+        assert_eq!(reason, "SettingsNotMounted");
+        assert!(
+            message.starts_with("c-1: version a, and not b"),
+            "{message}"
+        );
+        assert_eq!(stalled_by(MemberData::default()), None);
     }
 }

@@ -10,14 +10,13 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::inject::ADMIN_PORT;
+use crate::answers;
 use mrg_base::lock;
 use mrg_policy::Report;
 
 /// Longer than a proxy keeps those waiting who ask for news.
 const NEWS_WITHIN: Duration = Duration::from_secs(40);
 const PUSH_WITHIN: Duration = Duration::from_secs(3);
-/// One that is there is connected to at once.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// The pause before a proxy that does not answer is asked again: it doubles each time, up to the
 /// most. A pod that becomes ready is asked at once.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -75,10 +74,7 @@ impl Proxies {
     ) {
         let (triggers, mut queue) = mpsc::unbounded_channel();
         let stream = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_WITHIN)
-            .build()
-            .unwrap_or_default();
+        let http = answers::client();
         (
             Self {
                 of: Mutex::default(),
@@ -162,10 +158,7 @@ impl Proxies {
             return Ok(());
         }
         let status = answer.status();
-        Err(format!(
-            "{status}: {}",
-            answer.text().await.unwrap_or_default().trim()
-        ))
+        Err(format!("{status}: {}", answers::excerpt(answer).await))
     }
 }
 
@@ -194,17 +187,12 @@ impl Asking {
             None => (self.http.get(&self.url), self.turns.acquire().await.ok()),
         };
         let answer = async {
-            asked
-                .timeout(NEWS_WITHIN)
-                .send()
-                .await?
-                .error_for_status()?
-                .json::<Report>()
-                .await
+            let answer = asked.timeout(NEWS_WITHIN).send().await.ok()?;
+            answers::json(answer.error_for_status().ok()?).await
         }
         .await;
         drop(turn);
-        answer.ok()
+        answer
     }
 }
 

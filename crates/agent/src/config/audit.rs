@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::parameters::{CodeSource, of_file, of_store};
 use super::patroni_keys::{Place, Refusal, Support};
 use mrg_dcs::tags::truth;
 
@@ -30,6 +31,8 @@ impl fmt::Display for Finding {
 pub(crate) struct Audit {
     /// To ignore these would cost data or protection.
     pub refused: Vec<Finding>,
+    /// These execute or load code and are not taken from etcd.
+    pub executing: Vec<Finding>,
     /// These have no effect.
     pub ignored: Vec<Finding>,
 }
@@ -43,6 +46,7 @@ const NAME_MOST: usize = 100;
 
 /// Where the file has the dynamic configuration of a new cluster.
 pub(crate) const BOOTSTRAP_DCS: &str = "bootstrap.dcs";
+const PARAMETERS: &str = "postgresql.parameters";
 
 /// Audits the content of a member's file and the `PATRONI_*` environment. `read` are the variables
 /// that have an effect.
@@ -50,10 +54,15 @@ pub(super) fn file(
     file: &Map<String, Value>,
     environment: &BTreeMap<String, String>,
     read: &[&str],
+    code: CodeSource,
 ) -> Audit {
     let mut audit = Audit::default();
-    let methods = methods(file);
-    walk(&mut audit, Place::File, "", "", file, &methods);
+    let walk = Walk {
+        shown: "",
+        methods: &methods(file),
+        code,
+    };
+    walk.section(&mut audit, Place::File, "", file);
     for (variable, value) in environment {
         if !read.contains(&variable.as_str()) && !value.is_empty() {
             audit.variable(variable, value);
@@ -63,10 +72,16 @@ pub(super) fn file(
 }
 
 /// Audits a dynamic configuration, or a patch to it.
-pub(crate) fn dynamic(config: &Map<String, Value>) -> Audit {
+pub(crate) fn dynamic(config: &Map<String, Value>, code: CodeSource) -> Audit {
     let mut audit = Audit::default();
-    walk(&mut audit, Place::Dynamic, "", "", config, &[]);
+    let walk = Walk {
+        shown: "",
+        methods: &[],
+        code,
+    };
+    walk.section(&mut audit, Place::Dynamic, "", config);
     shorten(&mut audit.refused);
+    shorten(&mut audit.executing);
     shorten(&mut audit.ignored);
     audit
 }
@@ -110,35 +125,73 @@ fn methods(file: &Map<String, Value>) -> Vec<String> {
         .collect()
 }
 
-/// `path` is that in the tables, `shown` what stands before it in what is said.
-fn walk(
-    audit: &mut Audit,
-    place: Place,
-    shown: &str,
-    path: &str,
-    section: &Map<String, Value>,
-    methods: &[String],
-) {
-    for (name, value) in section {
-        let path = join(path, name);
-        let setting = join(shown, &path);
+/// What is the same for every setting of a place.
+struct Walk<'a> {
+    /// Stands before each path in what is said.
+    shown: &'a str,
+    methods: &'a [String],
+    code: CodeSource,
+}
+
+impl Walk<'_> {
+    /// `path` is that in the tables.
+    fn section(&self, audit: &mut Audit, place: Place, path: &str, section: &Map<String, Value>) {
+        for (name, value) in section {
+            self.setting(audit, place, &join(path, name), value);
+        }
+    }
+
+    fn setting(&self, audit: &mut Audit, place: Place, path: &str, value: &Value) {
+        let setting = join(self.shown, path);
         if place == Place::File && path == BOOTSTRAP_DCS {
             if let Value::Object(dcs) = value {
-                walk(audit, Place::Dynamic, BOOTSTRAP_DCS, "", dcs, methods);
+                let walk = Walk {
+                    shown: BOOTSTRAP_DCS,
+                    methods: self.methods,
+                    code: self.code,
+                };
+                walk.section(audit, Place::Dynamic, "", dcs);
             }
-        } else if place.is_section(&path) {
+        } else if place.is_section(path) {
             match value {
-                Value::Object(inner) => walk(audit, place, shown, &path, inner, methods),
+                Value::Object(inner) => self.section(audit, place, path, inner),
                 Value::Null => {}
                 _ => audit.ignore(setting, "it is not a section with settings".to_owned()),
             }
-        } else if let Some(key) = place.row(&path) {
+        } else if path == PARAMETERS {
+            if let Value::Object(values) = value {
+                self.parameters(audit, place, values);
+            }
+        } else if let Some(key) = place.row(path) {
             audit.judge(setting, key.support, value);
-        } else if !methods.contains(&path) {
+        } else if !self.methods.iter().any(|method| method == path) {
             // Likening takes time, and the names may be any number.
+            let name = path.rsplit('.').next().unwrap_or(path);
             let likened = audit.ignored.len() < NAMED_MOST && name.len() <= NAME_MOST;
-            let why = unknown(place, &path, likened);
+            let why = unknown(place, path, likened);
             audit.ignore(beginning(setting), why);
+        }
+    }
+
+    /// Names and commands; PostgreSQL itself judges the values.
+    fn parameters(&self, audit: &mut Audit, place: Place, values: &Map<String, Value>) {
+        let (_, untaken) = match place {
+            Place::File => of_file(values),
+            Place::Dynamic => of_store(values, self.code),
+        };
+        for (name, why) in untaken {
+            let found = Finding {
+                setting: join(self.shown, &join(PARAMETERS, &name)),
+                why: why.to_string(),
+            };
+            if why.executes() {
+                audit.executing.push(found);
+            } else if place == Place::Dynamic && self.shown.is_empty() {
+                audit.refused.push(found);
+            } else {
+                // As for a wrong value: the others are in force.
+                audit.ignored.push(found);
+            }
         }
     }
 }

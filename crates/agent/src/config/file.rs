@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::config::owners::check_owners;
+use crate::config::parameters::{CodeSource, of_file, parameter_text};
 use crate::config::slots::check_slots;
 use crate::config::{AgentConfig, Error, Listen, Mounted, Own, audit};
 use mrg_base::{Address, InvalidAddress, InvalidName, MemberName, Scope};
@@ -161,14 +162,19 @@ pub(super) fn parse(
         message: error.without_snippet().to_string(),
     };
     let content: Option<Map<String, Value>> = serde_saphyr::from_str(text).map_err(wrong)?;
-    let audit = audit::file(&content.unwrap_or_default(), environment, VARIABLES);
-    if !audit.refused.is_empty() {
+    let content = content.unwrap_or_default();
+    let file: Result<File, Error> = serde_saphyr::from_str(text).map_err(wrong);
+    let own = file.as_ref().map(|file| file.mrg.code_source());
+    let code = own.unwrap_or(CodeSource::MemberFile);
+    let audit = audit::file(&content, environment, VARIABLES, code);
+    let refused = [audit.refused, audit.executing].concat();
+    if !refused.is_empty() {
         return Err(Error::Unsupported {
             path: path.to_owned(),
-            settings: audit.refused,
+            settings: refused,
         });
     }
-    let file: File = serde_saphyr::from_str(text).map_err(wrong)?;
+    let file = file?;
     let config = AgentConfig {
         file: path.to_owned(),
         ignored: audit.ignored,
@@ -247,9 +253,10 @@ fn from_file(file: File, env: &Environment<'_>) -> Result<AgentConfig, Error> {
             .map(PathBuf::from)
             .or(postgresql.pgpass)
             .map(absolute),
-        parameters: parameters(&postgresql.parameters),
+        parameters: of_file(&postgresql.parameters).0,
         hba: postgresql.pg_hba,
         tags: file.tags,
+        warnings: file.mrg.warnings(),
         own: file.mrg,
         ignored: Vec::new(),
     })
@@ -321,22 +328,6 @@ fn listen_and_connect(
         })?,
     };
     Ok((parsed, address))
-}
-
-/// A parameter's value as `postgresql.conf` has it.
-pub(crate) fn parameter_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Bool(flag) => if *flag { "on" } else { "off" }.to_owned(),
-        other => other.to_string(),
-    }
-}
-
-fn parameters(values: &Map<String, Value>) -> BTreeMap<String, String> {
-    values
-        .iter()
-        .map(|(name, value)| (name.clone(), parameter_text(value)))
-        .collect()
 }
 
 fn invalid(field: &'static str, value: &str) -> impl FnOnce(InvalidAddress) -> Error {

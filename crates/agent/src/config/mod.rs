@@ -7,6 +7,7 @@ mod file;
 mod listen;
 mod mounted;
 mod owners;
+mod parameters;
 mod patroni_keys;
 mod slots;
 
@@ -22,9 +23,9 @@ use mrg_postgres::{Authentication, Credentials};
 
 pub use audit::Finding;
 pub(crate) use audit::{BOOTSTRAP_DCS, dynamic as audit_dynamic};
-pub(crate) use file::parameter_text;
 pub(crate) use listen::Listen;
 pub(crate) use mounted::Mounted;
+pub(crate) use parameters::{CodeSource, Parameters, of_file, of_store};
 pub use patroni_keys::{Key, Place, Refusal, Support};
 
 /// Why the configuration was refused.
@@ -182,6 +183,35 @@ pub struct Own {
     /// Environment variables, besides the usual ones, that postgres and the commands that it runs
     /// inherit from the agent.
     pub environment: Vec<String>,
+    /// A file with the settings that execute or load code, and their version. The operator mounts it;
+    /// outside Kubernetes `postgresql.parameters` of the member's file has them.
+    pub executable_settings_file: Option<PathBuf>,
+    /// Whether settings that execute or load code are taken from the dynamic configuration, too, as
+    /// Patroni does. Without effect beside `executable_settings_file`.
+    pub executable_settings_from_dcs: bool,
+}
+
+impl Own {
+    fn code_source(&self) -> CodeSource {
+        match (
+            &self.executable_settings_file,
+            self.executable_settings_from_dcs,
+        ) {
+            (Some(_), _) => CodeSource::Mounted,
+            (None, true) => CodeSource::Store,
+            (None, false) => CodeSource::MemberFile,
+        }
+    }
+
+    /// What its settings weaken.
+    fn warnings(&self) -> Vec<Finding> {
+        let from_store = self.code_source() == CodeSource::Store;
+        let warning = from_store.then(|| Finding {
+            setting: "mrg.executable_settings_from_dcs".to_owned(),
+            why: "anyone who can write to etcd can run programs as the user of postgres on this member; restrict etcd, or move archive_command, shared_preload_libraries and the like to postgresql.parameters of each member's file and remove this setting".to_owned(),
+        });
+        warning.into_iter().collect()
+    }
 }
 
 /// A database to create when the cluster is bootstrapped. `Debug` hides the password.
@@ -243,7 +273,7 @@ pub struct AgentConfig {
     /// The file from which libpq takes their passwords; see [`AgentConfig::passfile`].
     pub pgpass: Option<PathBuf>,
     /// Local parameters; they win over the dynamic ones.
-    pub parameters: BTreeMap<String, String>,
+    pub(crate) parameters: Parameters,
     /// Local lines of `pg_hba.conf`; they win over the dynamic ones.
     pub hba: Option<Vec<String>>,
     /// This member's tags.
@@ -252,6 +282,8 @@ pub struct AgentConfig {
     pub own: Own,
     /// Settings that have no effect.
     pub ignored: Vec<Finding>,
+    /// Settings that weaken what protects the members.
+    pub warnings: Vec<Finding>,
 }
 
 impl AgentConfig {
@@ -279,6 +311,11 @@ impl AgentConfig {
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, Error> {
         file::parse(text, path, environment)
+    }
+
+    /// Where settings that execute or load code are taken from.
+    pub(crate) fn code_source(&self) -> CodeSource {
+        self.own.code_source()
     }
 
     /// `failover_priority`, or `None` if the tags forbid this member to lead.

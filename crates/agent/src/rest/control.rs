@@ -11,12 +11,12 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::config::audit_dynamic;
+use crate::config::{CodeSource, audit_dynamic};
 use crate::context::Context;
 use crate::peers::{FailsafeRequest, Withdrawal};
 use crate::reload;
 use crate::rest::body::Body;
-use crate::rest::core::Unavailable;
+use crate::rest::runtime::Unavailable;
 use crate::rest::{Api, Ask};
 use mrg_base::{Lsn, MemberName};
 use mrg_dcs::wire::{FailoverData, MemberData};
@@ -49,8 +49,8 @@ pub(super) async fn patch_config(
     State(api): State<Api>,
     Body(patch): Body<Map<String, Value>>,
 ) -> Response {
-    if let Some(why) = unsupported(&patch) {
-        return say(StatusCode::BAD_REQUEST, why);
+    if let Some(refusal) = unsupported(&patch, api.context.config.code_source()) {
+        return refusal;
     }
     let snapshot = api.context.status().snapshot;
     let current = snapshot.config();
@@ -70,8 +70,8 @@ pub(super) async fn put_config(
     State(api): State<Api>,
     Body(config): Body<Map<String, Value>>,
 ) -> Response {
-    if let Some(why) = unsupported(&config) {
-        return say(StatusCode::BAD_REQUEST, why);
+    if let Some(refusal) = unsupported(&config, api.context.config.code_source()) {
+        return refusal;
     }
     let snapshot = api.context.status().snapshot;
     let over = snapshot.config().map(|key| key.modified);
@@ -80,13 +80,21 @@ pub(super) async fn put_config(
 
 /// Refuses what would be stored and not be in force. What another program has stored stays, so that
 /// a patch of something else, a pause for one, is possible.
-fn unsupported(config: &Map<String, Value>) -> Option<String> {
-    let refused = audit_dynamic(config).refused;
-    let lines: Vec<String> = refused
-        .iter()
-        .map(|found| format!("config: {found}"))
-        .collect();
-    (!lines.is_empty()).then(|| lines.join("\n"))
+fn unsupported(config: &Map<String, Value>, code: CodeSource) -> Option<Response> {
+    refusal(config, code).map(|(status, why)| say(status, why))
+}
+
+fn refusal(config: &Map<String, Value>, code: CodeSource) -> Option<(StatusCode, String)> {
+    let audit = audit_dynamic(config, code);
+    // It is understood and supported, but not from here.
+    let status = if audit.executing.is_empty() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::UNPROCESSABLE_ENTITY
+    };
+    let refused = audit.executing.iter().chain(&audit.refused);
+    let lines: Vec<String> = refused.map(|found| format!("config: {found}")).collect();
+    (!lines.is_empty()).then(|| (status, lines.join("\n")))
 }
 
 /// Why a whole configuration cannot be in force, if it cannot.
@@ -106,8 +114,8 @@ fn unusable(config: &DynamicConfig) -> Option<String> {
 /// # Errors
 /// The first reason why it may not.
 pub(super) fn check_config(config: Map<String, Value>) -> Result<(), String> {
-    let refusal = unsupported(&config);
-    refusal
+    let refused = refusal(&config, CodeSource::Mounted).map(|(_, why)| why);
+    refused
         .or_else(|| unusable(&DynamicConfig(config)))
         .map_or(Ok(()), Err)
 }
@@ -415,11 +423,15 @@ mod tests {
 
     #[test]
     fn what_would_not_be_in_force_is_not_stored() {
-        let refused = |text: &str| unsupported(&serde_json::from_str(text).unwrap());
+        let refused = |text: &str| {
+            let config = serde_json::from_str(text).unwrap();
+            unsupported(&config, CodeSource::MemberFile)
+        };
         for text in [
             r#"{"standby_cluster":{"host":"a"}}"#,
             r#"{"slots":{"a":{"type":"physical"}}}"#,
             r#"{"postgresql":{"callbacks":{"on_start":"x"}}}"#,
+            r#"{"postgresql":{"parameters":{"a = 1\nb":"x"}}}"#,
         ] {
             assert!(refused(text).is_some(), "{text}");
         }
@@ -427,8 +439,14 @@ mod tests {
             r#"{"pause":true}"#,
             r#"{"standby_cluster":null,"slots":{}}"#,
             r#"{"ttl":30,"postgresql":{"parameters":{"work_mem":"4MB"}}}"#,
+            r#"{"postgresql":{"parameters":{"archive_command":null}}}"#,
         ] {
             assert!(refused(text).is_none(), "{text}");
         }
+        let text = r#"{"postgresql":{"parameters":{"Archive_Command":"id"}}}"#;
+        let answer = refused(text).unwrap();
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        let config = serde_json::from_str(text).unwrap();
+        assert!(unsupported(&config, CodeSource::Store).is_none());
     }
 }

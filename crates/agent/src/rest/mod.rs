@@ -8,13 +8,13 @@
 
 mod body;
 mod control;
-mod core;
 mod guard;
 mod health;
 mod metrics;
 mod reinitialize;
 pub(crate) mod reports;
 mod restart;
+mod runtime;
 mod unsupported;
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use mrg_bounds::{Displaced, Limits};
 use mrg_election::VoteRefusal;
 
 pub use body::RestBody;
-pub(crate) use core::Core;
+pub(crate) use runtime::Core;
 
 /// Requests that the agent's loop answers.
 pub(crate) enum Ask {

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::config::Finding;
 use crate::context::Status;
 use crate::obstacle::obstacle;
 use crate::rest::Api;
@@ -67,8 +68,19 @@ pub(crate) fn member_report(api: &Api) -> Value {
         insert("unsupported_config", text.clone().into());
     }
     if !status.ignored.is_empty() {
-        let lines: Vec<String> = status.ignored.iter().map(ToString::to_string).collect();
-        insert("ignored_settings", lines.into());
+        insert("ignored_settings", lines(&status.ignored));
+    }
+    if !config.warnings.is_empty() {
+        insert("warnings", lines(&config.warnings));
+    }
+    if let Some(why) = api.context.server.refused_parameters() {
+        insert("refused_parameters", why.into());
+    }
+    if let Some((version, difference)) = api.context.server.mounted_settings() {
+        insert("executable_settings", version.into());
+        if let Some(why) = difference {
+            insert("awaited_settings", why.into());
+        }
     }
     if let Some(errors) = dcs_errors(&status.etcd) {
         insert("dcs_errors", errors);
@@ -87,6 +99,14 @@ fn dcs_errors(etcd: &Health) -> Option<Value> {
     };
     let errors: Map<String, Value> = etcd.failing().map(error).collect();
     (!errors.is_empty()).then(|| errors.into())
+}
+
+fn lines(findings: &[Finding]) -> Value {
+    findings
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .into()
 }
 
 /// The part of the report that is about postgres.

@@ -24,7 +24,7 @@ impl Agent {
             Effect::ReadDcs => {
                 for output in self.order.on(WatchInput::ReadWanted) {
                     if let WatchOutput::Read(number) = output {
-                        self.read(number).await;
+                        self.read(number);
                     }
                 }
             }

@@ -95,7 +95,7 @@ async fn grant(context: &Context, ttl: Millis, pids: &[u32]) -> Event {
 async fn keep_alive(
     context: &Context,
     lease: LeaseId,
-    commands: &mpsc::Sender<WatchCommand>,
+    commands: &mpsc::UnboundedSender<WatchCommand>,
 ) -> Event {
     let sent = mrg_clock::now();
     match context.store.keep_alive(lease, context.dcs_within()).await {
@@ -104,7 +104,7 @@ async fn keep_alive(
         // The watch reads, and reports it with what etcd says now.
         Err(error @ DcsError::Reset { .. }) => {
             tracing::warn!(error = chain(&error), "the lease is not known any more");
-            let _ = commands.send(WatchCommand::Again).await;
+            let _ = commands.send(WatchCommand::Again);
             Event::LeaseUnanswered
         }
         Err(error) => {

@@ -43,6 +43,7 @@ use mrg_dcs_etcd::{Connection, Etcd, WatchCommand, WatchEvent, watch};
 use mrg_election::watch_order::WatchOrder;
 use mrg_election::{Event, Node, Revision, StepId};
 use requests::Replies;
+use watched::forward;
 
 /// How often postgres is probed when nothing happens.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -115,7 +116,8 @@ struct Agent {
     fence: Fence,
     /// For the tasks that perform something.
     events: mpsc::Sender<Event>,
-    commands: mpsc::Sender<WatchCommand>,
+    /// To the watch.
+    commands: mpsc::UnboundedSender<WatchCommand>,
     probes: mpsc::UnboundedSender<u64>,
     /// The last one that was taken to the node.
     snapshot: Arc<ClusterSnapshot>,
@@ -154,11 +156,13 @@ impl Agent {
         ));
         let context = Arc::new(build_context(config, server.clone(), credentials)?);
         let node = build_node(&context);
-        let (commands, command_queue) = mpsc::channel(64);
+        let (commands, command_queue) = mpsc::unbounded_channel();
+        let (watch_commands, watched_commands) = mpsc::channel(1);
         let (watch_sender, watch_events) = mpsc::channel(256);
         let (events, event_queue) = mpsc::channel(256);
         let (probes, probe_queue) = mpsc::unbounded_channel();
-        tokio::spawn(watch(context.store.clone(), command_queue, watch_sender));
+        tokio::spawn(forward(command_queue, watch_commands));
+        tokio::spawn(watch(context.store.clone(), watched_commands, watch_sender));
         tokio::spawn(monitor(server, probe_queue, events.clone()));
         tokio::spawn(pulse::pulse(context.clone(), events.clone()));
         tokio::spawn(etcd_health::follow(context.clone(), events.clone()));
@@ -277,7 +281,8 @@ impl Agent {
     fn publish(&self, now: Moment) {
         let view = self.node.view(now);
         let (holds_key, may_write) = (view.holds_key(), view.may_write());
-        let promised_until = view.memory.held_promises.filter(|_| view.holds_promises());
+        let promises = view.memory.held_promises.filter(|_| view.holds_promises());
+        let promised_until = promises.max(view.held_until());
         let just_started = view.may_have_promised();
         let dcs_reset = view.memory.reset.is_some();
         let lease = self.node.lease().copied();

@@ -16,6 +16,10 @@ type VoteReply = oneshot::Sender<Result<VoteAnswer, VoteRefusal>>;
 
 type Reply<T> = oneshot::Sender<Result<T, String>>;
 
+/// How many requests for a vote may wait. While etcd does not answer they do, and so do what the
+/// node and the order of reads remember of them.
+const VOTES_MOST: usize = 1_000;
+
 /// Requests that wait for the node's answer, by the number that the node knows them by.
 #[derive(Default)]
 pub(super) struct Replies {
@@ -30,10 +34,17 @@ impl Replies {
         self.last
     }
 
-    fn vote(&mut self, answer: VoteReply) -> u64 {
+    /// The number of a request for a vote, which is answered at once if too many wait.
+    fn vote(&mut self, answer: VoteReply) -> Option<u64> {
+        if self.votes.len() >= VOTES_MOST {
+            let _ = answer.send(Err(VoteRefusal::Other(
+                "too many requests for a vote wait for etcd".to_owned(),
+            )));
+            return None;
+        }
         let number = self.next();
         self.votes.insert(number, answer);
-        number
+        Some(number)
     }
 
     pub(super) fn promise(&mut self, answer: Reply<()>) -> u64 {
@@ -120,8 +131,29 @@ impl Agent {
     /// The last snapshot may be older than what the candidate knows: a vote waits for a read, unless
     /// there is no leader in that snapshot.
     async fn vote_requested(&mut self, answer: VoteReply) {
-        let reply = self.replies.vote(answer);
+        let Some(reply) = self.replies.vote(answer) else {
+            return;
+        };
         let outputs = self.order.on(WatchInput::VoteAsked { reply });
         self.follow(outputs).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_for_a_vote_that_etcd_leaves_unanswered_do_not_pile_up() {
+        let mut replies = Replies::default();
+        let numbers: Vec<u64> = (0..VOTES_MOST)
+            .filter_map(|_| replies.vote(oneshot::channel().0))
+            .collect();
+        assert_eq!(numbers.len(), VOTES_MOST);
+        let (answer, mut refused) = oneshot::channel();
+        assert_eq!(replies.vote(answer), None);
+        assert!(refused.try_recv().unwrap().is_err());
+        replies.take_vote(numbers[0]);
+        assert!(replies.vote(oneshot::channel().0).is_some());
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::sync::mpsc;
+
 use crate::config::{BOOTSTRAP_DCS, Finding, audit_dynamic};
 use crate::context::addresses;
 use crate::housekeeping::Configured;
@@ -12,6 +14,39 @@ use mrg_dcs_etcd::{WatchCommand, WatchEvent};
 use mrg_election::watch_order::{WatchInput, WatchOutput};
 use mrg_election::{Event, Revision, Settings};
 use mrg_telemetry::chain;
+
+/// Hands commands to the watch when it takes them. The loop must not wait for a watch that waits for
+/// etcd, and all reads that the watch has not begun are one.
+pub(super) async fn forward(
+    mut queue: mpsc::UnboundedReceiver<WatchCommand>,
+    watch: mpsc::Sender<WatchCommand>,
+) {
+    while let Some(first) = queue.recv().await {
+        let Ok(place) = watch.reserve().await else {
+            return;
+        };
+        let (mut timers, mut read) = (None, None);
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match command {
+                WatchCommand::Read(number) => read = read.max(Some(number)),
+                WatchCommand::Again => read = read.or(Some(0)),
+                WatchCommand::Timers { .. } => timers = Some(command),
+            }
+            next = queue.try_recv().ok();
+        }
+        let read = read.map(WatchCommand::Read);
+        let mut commands = [timers, read].into_iter().flatten();
+        if let Some(command) = commands.next() {
+            place.send(command);
+        }
+        for command in commands {
+            if watch.send(command).await.is_err() {
+                return;
+            }
+        }
+    }
+}
 
 impl Agent {
     pub(super) async fn watched(&mut self, event: WatchEvent<ClusterSnapshot>) {
@@ -77,7 +112,7 @@ impl Agent {
     pub(super) async fn follow(&mut self, outputs: Vec<WatchOutput>) {
         for output in outputs {
             match output {
-                WatchOutput::Read(number) => self.read(number).await,
+                WatchOutput::Read(number) => self.read(number),
                 WatchOutput::Deliver { linearizable } => {
                     let cluster = self.context.status().cluster.as_ref().clone();
                     let event = Event::Dcs {
@@ -93,8 +128,8 @@ impl Agent {
         }
     }
 
-    pub(super) async fn read(&self, number: u64) {
-        let _ = self.commands.send(WatchCommand::Read(number)).await;
+    pub(super) fn read(&self, number: u64) {
+        let _ = self.commands.send(WatchCommand::Read(number));
     }
 
     fn learn_addresses(&self, snapshot: &ClusterSnapshot) {
@@ -139,8 +174,9 @@ impl Agent {
 
     /// Says once what of a configuration that another program has written is not in force.
     fn audit(&self, config: &DynamicConfig) {
-        let audit = audit_dynamic(&config.0);
-        let lines: Vec<String> = audit.refused.iter().map(ToString::to_string).collect();
+        let audit = audit_dynamic(&config.0, self.context.config.code_source());
+        let refused = audit.refused.iter().chain(&audit.executing);
+        let lines: Vec<String> = refused.map(ToString::to_string).collect();
         let unsupported = (!lines.is_empty()).then(|| format!("config: {}", lines.join("; ")));
         if let Some(text) = &unsupported
             && self.context.status().unsupported_config.as_ref() != Some(text)
@@ -169,7 +205,7 @@ impl Agent {
             every: settings.failover.loop_wait.duration(),
             within: settings.failover.retry_timeout.duration(),
         };
-        let _ = self.commands.send(timers).await;
+        let _ = self.commands.send(timers);
         self.context.update(|status| {
             status.settings = settings;
             status.config_error = None;
@@ -195,4 +231,40 @@ fn epoch_ms() -> u64 {
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_that_wait_for_the_watch_are_one_and_no_command_is_lost() {
+        let (commands, queue) = mpsc::unbounded_channel();
+        let (sender, mut watch) = mpsc::channel(1);
+        tokio::spawn(forward(queue, sender));
+        for number in 1..=10_000 {
+            commands.send(WatchCommand::Read(number)).unwrap();
+        }
+        let timers = WatchCommand::Timers {
+            every: Duration::from_secs(1),
+            within: Duration::from_secs(2),
+        };
+        commands.send(timers).unwrap();
+        drop(commands);
+        let (mut count, mut last, mut timed) = (0, 0, false);
+        while let Some(command) = watch.recv().await {
+            count += 1;
+            match command {
+                WatchCommand::Read(number) => last = number,
+                WatchCommand::Again => {}
+                WatchCommand::Timers { .. } => timed = true,
+            }
+        }
+        assert!(
+            last == 10_000 && timed && count < 10,
+            "{count} {last} {timed}"
+        );
+    }
 }

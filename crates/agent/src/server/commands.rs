@@ -36,6 +36,7 @@ impl Server {
         };
         self.settings
             .change(|settings| settings.set_minimums(minimums));
+        self.read_mounted().await;
         self.validate().await?;
         self.prepare_start(role)?;
         let process = Process {

@@ -8,7 +8,9 @@
 mod commands;
 mod connection;
 mod disk;
+mod executable;
 mod guarded;
+mod memory;
 mod observation;
 mod passfile;
 mod probe;
@@ -20,6 +22,8 @@ mod receiver;
 mod reconfigure;
 mod remote;
 mod settings;
+mod sift;
+mod trial;
 mod validation;
 
 use std::path::Path;
@@ -104,6 +108,8 @@ pub(crate) struct Server {
     connection: Connection,
     disk: Disk,
     settings: Guarded<Settings>,
+    /// Held while PostgreSQL is asked about parameters.
+    trial: tokio::sync::Mutex<()>,
     observation: Guarded<Known>,
     /// The system identifier in the record beside the data; `None` until this process has read or
     /// written that record.
@@ -123,6 +129,7 @@ impl Server {
         let major = programs::major_version(&config);
         Self {
             settings: Guarded::new(Settings::new(number(major.as_deref()))),
+            trial: tokio::sync::Mutex::default(),
             major,
             postmaster: Postmaster::new(fence.clone(), exits),
             connection: Connection::new(&config),
@@ -134,6 +141,10 @@ impl Server {
             recorded: Guarded::new(None),
             cluster_system: Guarded::new(None),
         }
+    }
+
+    fn major_number(&self) -> Option<u32> {
+        number(self.major.as_deref())
     }
 
     pub(crate) fn data(&self) -> &Path {
@@ -159,6 +170,23 @@ impl Server {
     /// then.
     pub(crate) fn refused_parameters(&self) -> Option<String> {
         self.settings.read(Settings::refusal)
+    }
+
+    /// The version of the mounted settings that is in force, and why it is not the one that the
+    /// dynamic configuration goes with, if so; `None` without such a file.
+    pub(crate) fn mounted_settings(&self) -> Option<(String, Option<String>)> {
+        self.config.own.executable_settings_file.as_ref()?;
+        let found = self.settings.read(|settings| {
+            let executable = settings.executable();
+            (executable.version(), executable.difference())
+        });
+        Some((found.0.unwrap_or_else(|| "none".to_owned()), found.1))
+    }
+
+    /// Whether the mounted settings may still become those that the dynamic configuration goes with.
+    pub(crate) fn awaits_settings(&self) -> bool {
+        self.settings
+            .read(|settings| settings.executable().awaits(mrg_clock::now()))
     }
 
     /// Whether a postmaster runs, as far as the agent's loop knows.

@@ -1,6 +1,9 @@
 //! PostgreSQL's own programs, run to their end by the fence.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 use crate::config::AgentConfig;
 use crate::fence::{self, Exit, Fence, Process, inherited};
@@ -25,11 +28,26 @@ pub(super) async fn run(
     let log = process.log.clone();
     let (_, _, exit) = fence.spawn(process).await?;
     let exit = exit.await.map_err(|_| fence::Error::Gone)?;
-    if exit.is_success() {
-        return Ok(());
-    }
-    let output = log.and_then(|log| std::fs::read_to_string(log).ok());
-    Err(failure(program, exit, &output.unwrap_or_default()))
+    ended(program, exit, log).map(|_| ())
+}
+
+/// Runs a program to its end, and gives what it printed. It is killed if that takes longer than
+/// `within`.
+pub(super) async fn run_within(
+    within: Duration,
+    config: &AgentConfig,
+    fence: &Fence,
+    program: &str,
+    arguments: Vec<String>,
+) -> Result<String, Error> {
+    let process = process(config, program, arguments);
+    let log = process.log.clone();
+    let (id, _, exit) = fence.spawn(process).await?;
+    let Ok(exit) = tokio::time::timeout(within, exit).await else {
+        fence.signal(id, Signal::SIGKILL)?;
+        return Err(Error::Timeout("checking the parameters"));
+    };
+    ended(program, exit.map_err(|_| fence::Error::Gone)?, log)
 }
 
 fn process(config: &AgentConfig, program: &str, arguments: Vec<String>) -> Process {
@@ -50,6 +68,17 @@ fn process(config: &AgentConfig, program: &str, arguments: Vec<String>) -> Proce
         log: Some(log),
         writer: false,
         whole: false,
+    }
+}
+
+/// What a program printed, or that it failed.
+fn ended(program: &str, exit: Exit, log: Option<PathBuf>) -> Result<String, Error> {
+    let output = log.and_then(|log| std::fs::read_to_string(log).ok());
+    let output = output.unwrap_or_default();
+    if exit.is_success() {
+        Ok(output)
+    } else {
+        Err(failure(program, exit, &output))
     }
 }
 

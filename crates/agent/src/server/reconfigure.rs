@@ -2,13 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use crate::server::provisioning::remove_if_there;
+use std::time::Duration;
+
+use crate::config::Parameters;
+use crate::server::executable::Mounted;
 use crate::server::settings::{Local, Settings, ineffective};
-use crate::server::validation::{HbaLines, Parameters, Verdict};
-use crate::server::{Error, Server, programs};
+use crate::server::sift::sift;
+use crate::server::trial::Files;
+use crate::server::validation::{HbaLines, Verdict};
+use crate::server::{Error, Server};
 use mrg_base::{Address, MemberName};
 use mrg_dcs::DynamicConfig;
-use mrg_postgres::{BASE_FILE_INCLUDE, DataState, user_hba_lines, write_private};
+use mrg_postgres::{BASE_FILE, DataState, user_hba_lines};
+
+/// The mounted file is small, and on a disk of the node's own.
+const READ_WITHIN: Duration = Duration::from_secs(2);
 
 impl Server {
     /// Takes over what the member's file says now. It is written at the next
@@ -27,6 +35,7 @@ impl Server {
     ) -> Result<(), Error> {
         self.settings
             .change(|settings| settings.set_cluster(dynamic.clone(), addresses));
+        self.read_mounted().await;
         if !self.is_running() {
             return Ok(());
         }
@@ -69,9 +78,10 @@ impl Server {
         let parameters = self
             .settings
             .read(|settings| settings.parameters(&self.config));
+        let within = self.surroundings();
         let known = self
             .settings
-            .read(|settings| settings.is_validated(&parameters));
+            .read(|settings| settings.is_validated(&parameters, &within));
         if known || DataState::read(self.data()) == DataState::Absent {
             return Ok(());
         }
@@ -81,62 +91,59 @@ impl Server {
                 "the agent sets this parameter itself; the value in the configuration has no effect{advice}"
             );
         }
-        let verdict = match self.check(parameters.clone()).await {
-            Ok(()) => Verdict::Accepted,
-            Err(Error::Program { output, .. }) => {
-                let verdict = self.sift(&parameters, output).await?;
-                tracing::error!(why = %verdict.refusal().unwrap_or_default(), "PostgreSQL refuses parameters; the others are in force");
-                verdict
-            }
-            Err(error) => return Err(error),
-        };
+        self.disk.answers().await?;
+        let verdict = self.judge(&parameters).await?;
+        if let Some(why) = verdict.refusal() {
+            tracing::error!(%why, "PostgreSQL refuses parameters; the others are in force");
+        }
         self.settings
-            .change(|settings| settings.set_validated(parameters, verdict));
+            .change(|settings| settings.set_validated(parameters, within, verdict));
         Ok(())
     }
 
-    /// Which of the parameters PostgreSQL refuses one by one; one wrong one does not take the others
-    /// away. `why` is its message about all of them.
-    async fn sift(&self, parameters: &Parameters, why: String) -> Result<Verdict, Error> {
-        let (mut good, mut refusals) = (Parameters::new(), Vec::new());
-        for (name, value) in parameters {
-            let alone = Parameters::from([(name.clone(), value.clone())]);
-            match self.check(alone.clone()).await {
-                Ok(()) => good.extend(alone),
-                Err(Error::Program { output, .. }) => {
-                    // Without the value, which may be of the member's file alone and hold a secret;
-                    // PostgreSQL shows it where it matters.
-                    refusals.push(format!("{name}: {output}"));
-                }
-                Err(error) => return Err(error),
-            }
+    /// PostgreSQL's verdict on these parameters, with what else a start reads.
+    async fn judge(&self, parameters: &Parameters) -> Result<Verdict, Error> {
+        let ask = |tried| self.why_not(tried, Files::All);
+        if ask(parameters.clone()).await?.is_none() {
+            return Ok(Verdict::Accepted);
         }
-        let together = self.check(good.clone()).await.is_ok();
-        Ok(if refusals.is_empty() || !together {
-            // They do not fit together: which one is wrong cannot be told.
-            Verdict::Refused(why)
-        } else {
-            Verdict::InPart(good, refusals.join("; "))
-        })
+        let accepted = self.settings.read(Settings::accepted);
+        let verdict = sift(parameters, &accepted, ask).await?;
+        let Verdict::Refused(why) = verdict else {
+            return Ok(verdict);
+        };
+        // A server would not start without any of them either.
+        let why =
+            format!("what ALTER SYSTEM or {BASE_FILE} sets keeps a server from starting: {why}");
+        let ask = |tried| self.why_not(tried, Files::Own);
+        let verdict = match ask(parameters.clone()).await? {
+            None => Verdict::Accepted,
+            Some(_) => sift(parameters, &accepted, ask).await?,
+        };
+        Ok(verdict.because_also(parameters, why))
     }
 
-    /// Has `postgres` read these parameters, without running a server.
-    async fn check(&self, parameters: Parameters) -> Result<(), Error> {
-        let candidate = self
+    /// Reads the mounted settings that execute or load code, if the operator mounts some.
+    pub(super) async fn read_mounted(&self) {
+        let Some(path) = self.config.own.executable_settings_file.clone() else {
+            return;
+        };
+        let read = tokio::time::timeout(READ_WITHIN, tokio::fs::read_to_string(&path)).await;
+        let file = match read {
+            Ok(Ok(text)) => Mounted::parse(&text),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer of the disk".to_owned()),
+        };
+        let file = file.map_err(|why| format!("{}: {why}", path.display()));
+        let difference = self
             .settings
-            .read(|settings| settings.configuration_with(&self.config, parameters));
-        let file = self.config.beside_data(".check.conf");
-        // What initdb wrote is good; only the user's part is checked.
-        let text = candidate.render().replace(BASE_FILE_INCLUDE, "");
-        write_private(&file, &text).map_err(Error::file(file.display()))?;
-        let arguments = vec![
-            format!("--config-file={}", file.display()),
-            format!("-D{}", self.data().display()),
-            "-Cport".to_owned(),
-        ];
-        let checked = programs::run(&self.config, &self.fence, "postgres", arguments).await;
-        remove_if_there(&file).map_err(Error::file(file.display()))?;
-        checked
+            .change(|settings| settings.set_mounted(file, mrg_clock::now()));
+        if let Some(why) = difference {
+            tracing::warn!(
+                %why,
+                "settings that execute or load code stay as they are; the file is waited for"
+            );
+        }
     }
 
     /// Writes the files if they change; whether they did.

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{AgentConfig, parameter_text};
-use crate::server::validation::{HbaLines, HbaValidation, Parameters, Validation, Verdict};
-use mrg_base::{Address, MemberName, Moment};
+use crate::config::{AgentConfig, Parameters, of_store};
+use crate::server::executable::{Executable, Mounted};
+use crate::server::validation::{HbaLines, HbaValidation, Surroundings, Validation, Verdict};
+use mrg_base::{Address, MemberName, Moment, ParameterName};
 use mrg_dcs::DynamicConfig;
 use mrg_election::sync::Names;
 use mrg_postgres::{Configuration, HbaSource, RESERVED_PARAMETERS, conninfo};
@@ -24,6 +25,7 @@ pub(super) struct Upstream {
 pub(super) struct Settings {
     /// libpq can refuse to log in by anything but SCRAM.
     requires_scram: bool,
+    executable: Executable,
     /// What the member's file says since it was read again; `None` if that has not happened.
     local: Option<Local>,
     dynamic: DynamicConfig,
@@ -90,26 +92,47 @@ impl Settings {
         self.minimums = minimums;
     }
 
-    /// The user's parameters: the local ones win over the dynamic ones.
+    /// Takes note of the mounted settings that execute or load code; see [`Executable::observe`].
+    pub(super) fn set_mounted(
+        &mut self,
+        file: Result<Mounted, String>,
+        now: Moment,
+    ) -> Option<String> {
+        let wanted = self.dynamic.executable_settings();
+        self.executable.observe(file, wanted, now)
+    }
+
+    pub(super) fn executable(&self) -> &Executable {
+        &self.executable
+    }
+
+    /// The user's parameters: the local ones win over the dynamic ones. What of those cannot be taken,
+    /// the audit of the dynamic configuration says.
     pub(super) fn parameters(&self, local: &AgentConfig) -> Parameters {
-        let mut parameters: Parameters = self
-            .dynamic
-            .parameters()
-            .iter()
-            .map(|(name, value)| (name.clone(), parameter_text(value)))
-            .collect();
+        let (mut parameters, _) = of_store(&self.dynamic.parameters(), local.code_source());
+        parameters.extend(self.executable.parameters());
         let own = self.local.as_ref();
         parameters.extend(own.map_or(&local.parameters, |own| &own.parameters).clone());
         parameters
     }
 
-    pub(super) fn is_validated(&self, parameters: &Parameters) -> bool {
-        self.validation.is_about(parameters)
+    pub(super) fn is_validated(&self, parameters: &Parameters, within: &Surroundings) -> bool {
+        self.validation.is_about(parameters, within)
+    }
+
+    /// The parameters that PostgreSQL accepted last.
+    pub(super) fn accepted(&self) -> Parameters {
+        self.validation.accepted()
     }
 
     /// Records PostgreSQL's verdict.
-    pub(super) fn set_validated(&mut self, parameters: Parameters, verdict: Verdict) {
-        self.validation.record(parameters, verdict);
+    pub(super) fn set_validated(
+        &mut self,
+        parameters: Parameters,
+        within: Surroundings,
+        verdict: Verdict,
+    ) {
+        self.validation.record(parameters, within, verdict);
     }
 
     /// Why parameters or lines of `pg_hba.conf` are refused, if any are.
@@ -229,11 +252,12 @@ impl Settings {
 pub(super) fn ineffective(parameters: &Parameters) -> impl Iterator<Item = (&str, &'static str)> {
     let advice = |name: &str| match name {
         "synchronous_standby_names" => "; synchronous_mode: quorum is its ANY 1",
+        "recovery_end_command" => "; no program is run at a promotion, which could hold it up",
         _ => "",
     };
     parameters
         .keys()
-        .map(String::as_str)
+        .map(ParameterName::as_str)
         .filter(|name| RESERVED_PARAMETERS.contains(name))
         .map(move |name| (name, advice(name)))
 }

@@ -1,12 +1,10 @@
 //! What of the user's configuration may reach the server's files: a file that a start would fail on
 //! is never written. Pure.
 
-use std::collections::BTreeMap;
+use std::time::SystemTime;
 
+use crate::config::Parameters;
 use mrg_postgres::{HbaSource, check_hba_line};
-
-/// Parameters by name, as `postgresql.conf` has them.
-pub(super) type Parameters = BTreeMap<String, String>;
 
 /// The user's lines of `pg_hba.conf`; `None` if the configuration has none.
 pub(super) type HbaLines = Option<Vec<String>>;
@@ -15,7 +13,8 @@ pub(super) type HbaLines = Option<Vec<String>>;
 pub(super) enum Verdict {
     /// It would start with them.
     Accepted,
-    /// It would start with these; why not with the others.
+    /// It would start with these, among them former values of others; why not with all that is asked
+    /// for.
     InPart(Parameters, String),
     /// It would not start with them, for this reason.
     Refused(String),
@@ -28,13 +27,30 @@ impl Verdict {
             Self::InPart(_, why) | Self::Refused(why) => Some(why.clone()),
         }
     }
+
+    /// The verdict on `parameters` with something that is wrong besides.
+    pub(super) fn because_also(self, parameters: &Parameters, why: String) -> Self {
+        match self {
+            Self::Accepted => Self::InPart(parameters.clone(), why),
+            Self::InPart(good, first) => Self::InPart(good, format!("{first}; {why}")),
+            Self::Refused(first) => Self::Refused(format!("{first}; {why}")),
+        }
+    }
+}
+
+/// When the files that a server reads beside the agent's were changed; `None` if they are not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Surroundings {
+    pub(super) base: Option<SystemTime>,
+    /// What `ALTER SYSTEM` writes.
+    pub(super) auto: Option<SystemTime>,
 }
 
 /// PostgreSQL's own verdict on the user's parameters.
 #[derive(Default)]
 pub(super) struct Validation {
     /// What the verdict is about; `None` before the first.
-    validated: Option<Parameters>,
+    validated: Option<(Parameters, Surroundings)>,
     /// The last parameters that PostgreSQL accepted. They are in force.
     accepted: Parameters,
     /// Why PostgreSQL refuses the last ones, if it does.
@@ -42,8 +58,9 @@ pub(super) struct Validation {
 }
 
 impl Validation {
-    pub(super) fn is_about(&self, parameters: &Parameters) -> bool {
-        self.validated.as_ref() == Some(parameters)
+    pub(super) fn is_about(&self, parameters: &Parameters, within: &Surroundings) -> bool {
+        let validated = self.validated.as_ref();
+        validated.is_some_and(|(about, among)| about == parameters && among == within)
     }
 
     pub(super) fn accepted(&self) -> Parameters {
@@ -54,20 +71,21 @@ impl Validation {
         self.refusal.clone()
     }
 
-    /// Records a verdict. For each refused parameter the value that was accepted last stays in
-    /// force.
-    pub(super) fn record(&mut self, parameters: Parameters, verdict: Verdict) {
+    /// Records a verdict. Nothing changes what is in force but parameters that a server would start
+    /// with.
+    pub(super) fn record(
+        &mut self,
+        parameters: Parameters,
+        within: Surroundings,
+        verdict: Verdict,
+    ) {
         self.refusal = verdict.refusal();
         match verdict {
             Verdict::Accepted => self.accepted.clone_from(&parameters),
             Verdict::Refused(_) => {}
-            Verdict::InPart(good, _) => {
-                self.accepted
-                    .retain(|name, _| parameters.contains_key(name));
-                self.accepted.extend(good);
-            }
+            Verdict::InPart(good, _) => self.accepted = good,
         }
-        self.validated = Some(parameters);
+        self.validated = Some((parameters, within));
     }
 }
 
@@ -200,21 +218,32 @@ mod tests {
     }
 
     #[test]
-    fn one_refused_parameter_keeps_its_last_value_and_takes_no_other_away() {
+    fn what_is_accepted_in_part_is_in_force_and_asked_about_once() {
         let pairs = |pairs: &[(&str, &str)]| -> Parameters {
-            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let pair = |(name, value): &(&str, &str)| {
+                let name = mrg_base::ParameterName::new(name).unwrap();
+                (name, (*value).to_owned())
+            };
             pairs.iter().map(pair).collect()
         };
         let mut validation = Validation::default();
-        validation.record(
-            pairs(&[("a", "1"), ("b", "1"), ("c", "1")]),
-            Verdict::Accepted,
-        );
+        let within = Surroundings::default();
+        let first = pairs(&[("a", "1"), ("b", "1"), ("c", "1")]);
+        validation.record(first, within.clone(), Verdict::Accepted);
         let asked = pairs(&[("a", "x"), ("b", "2")]);
-        let verdict = Verdict::InPart(pairs(&[("b", "2")]), "a = x: no".to_owned());
-        validation.record(asked.clone(), verdict);
-        assert_eq!(validation.accepted(), pairs(&[("a", "1"), ("b", "2")]));
-        assert!(validation.is_about(&asked));
+        let good = pairs(&[("a", "1"), ("b", "2")]);
+        let verdict = Verdict::InPart(good.clone(), "a = x: no".to_owned());
+        validation.record(asked.clone(), within.clone(), verdict);
+        assert_eq!(validation.accepted(), good);
         assert_eq!(validation.refusal().as_deref(), Some("a = x: no"));
+        assert!(validation.is_about(&asked, &within));
+        let altered = Surroundings {
+            auto: Some(SystemTime::UNIX_EPOCH),
+            ..within
+        };
+        assert!(
+            !validation.is_about(&asked, &altered),
+            "ALTER SYSTEM since then"
+        );
     }
 }

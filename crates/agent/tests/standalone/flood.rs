@@ -4,15 +4,22 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::clients::{Flood, memory_kib};
-use crate::harness::{Cluster, wait_until};
+use crate::harness::{Cluster, pid, wait_until};
 
-const RECEIVED: &str = "/mrg/received?lsn=18446744073709551614&within_ms=10000";
+const RECEIVED: &str = "GET /mrg/received?lsn=18446744073709551614&within_ms=10000";
 
 const FLOOD: Flood = Flood {
     // The first of them wait for WAL that never comes, the others make pages.
-    paths: &[RECEIVED, RECEIVED, RECEIVED, "/cluster", "/metrics"],
+    asked: &[RECEIVED, RECEIVED, RECEIVED, "GET /cluster", "GET /metrics"],
     requests: 100_000,
     lasts: Duration::from_secs(10),
+};
+
+/// Each of these has the loop ask for a read of etcd.
+const VOTES: Flood = Flood {
+    asked: &["POST /mrg/vote"],
+    requests: 100_000,
+    lasts: Duration::from_secs(12),
 };
 
 /// What an agent may need more while it lasts.
@@ -64,4 +71,26 @@ fn a_flood_of_requests_costs_the_leader_neither_its_lease_nor_its_writes_nor_its
         assert!(log.contains("too many connections"), "n{member} says why");
     }
     cluster.wait_healthy();
+}
+
+#[test]
+fn votes_that_are_asked_for_while_etcd_hangs_do_not_hold_up_a_leader_that_lives_by_promises() {
+    let cluster = Cluster::start(23_200, "quorum");
+    let leader = cluster.wait_leader();
+    // From here on the others know what they promised.
+    std::thread::sleep(Duration::from_secs(6));
+    let etcd = pid(cluster.etcd.as_ref().unwrap().id());
+    let summary = cluster.under_load(18, |cluster| {
+        Cluster::signal(etcd, "STOP");
+        std::thread::sleep(Duration::from_secs(1));
+        let to = SocketAddr::from(([127, 0, 0, 1], cluster.rest_port(leader)));
+        println!("{} requests were sent", VOTES.pour(to));
+        let leads = cluster.leader() == Some(leader);
+        Cluster::signal(etcd, "CONT");
+        assert!(leads, "the leader was fenced");
+    });
+    let gap = summary.longest_gap_ms;
+    assert!(gap < 3_000, "writes stopped for {gap} ms");
+    cluster.wait_healthy();
+    assert_eq!(cluster.wait_leader(), leader);
 }

@@ -15,7 +15,8 @@ const CLIENTS: usize = 300;
 /// What is asked for.
 #[derive(Clone, Copy)]
 pub(crate) struct Flood {
-    pub paths: &'static [&'static str],
+    /// Methods and paths.
+    pub asked: &'static [&'static str],
     /// How many requests in all.
     pub requests: u32,
     pub lasts: Duration,
@@ -41,8 +42,8 @@ impl Flood {
 
     /// Sends requests, one after the other, until all clients together have sent enough.
     async fn ask(self, to: SocketAddr, number: usize, sent: Arc<AtomicU32>) {
-        let path = self.paths[number % self.paths.len()];
-        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        let asked = self.asked[number % self.asked.len()];
+        let request = format!("{asked} HTTP/1.1\r\nhost: a\r\n\r\n");
         let mut bytes = vec![0; 64 << 10];
         loop {
             let Some(mut stream) = connect(to, number).await else {

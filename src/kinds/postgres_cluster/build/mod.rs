@@ -11,7 +11,7 @@ use crate::kinds::postgres_cluster::validate::Desired;
 use mrg_api::postgres_cluster::Etcd;
 use mrg_kube_support::Manifest;
 
-pub(super) use config::dynamic_config;
+pub(super) use config::{dynamic_config, executable_version};
 pub(super) use etcd::GENERATION_LABEL;
 
 /// The container port of PostgreSQL.
@@ -170,3 +170,6 @@ impl Desired {
 fn container_security() -> Value {
     json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true })
 }
+
+#[cfg(test)]
+pub(super) mod tests;

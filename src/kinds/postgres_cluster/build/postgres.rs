@@ -16,6 +16,10 @@ const SECRET_DIRECTORY: &str = "/etc/mrg-secret";
 const PASSFILE_DIRECTORY: &str = "/run/mrg-passfile";
 /// The agent's own passwords in the Secret; it has no role for `pg_rewind`.
 const OWN_PASSWORDS: [&str; 3] = ["superuser", "replication", "rest"];
+/// Where the ConfigMap is mounted, as a directory: files in it change with the object.
+const CONFIG_DIRECTORY: &str = "/etc/mrg";
+/// The settings that execute or load code, in the ConfigMap.
+const EXECUTABLE_FILE: &str = "executable.json";
 
 /// The objects.
 pub(super) fn objects(desired: &Desired) -> Vec<Value> {
@@ -37,7 +41,7 @@ fn service_account(desired: &Desired) -> Value {
     })
 }
 
-/// The agent's file: JSON, which is YAML too.
+/// The agent's file, JSON, which is YAML too, and the settings that execute or load code.
 fn config_map(desired: &Desired) -> Value {
     let databases: Vec<Value> = desired
         .spec
@@ -68,13 +72,15 @@ fn config_map(desired: &Desired) -> Value {
             "termination_message": "/run/mrg-termination/message",
             "databases": databases,
             "secret_directory": SECRET_DIRECTORY,
+            "executable_settings_file": format!("{CONFIG_DIRECTORY}/{EXECUTABLE_FILE}"),
             "stop_timeout": 30,
         },
     });
+    let executable = config::executable_settings(desired);
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": desired.metadata(&format!("{}-agent", desired.name), COMPONENT),
-        "data": { "agent.yml": compact(&agent) },
+        "data": { "agent.yml": compact(&agent), EXECUTABLE_FILE: compact(&executable) },
     })
 }
 
@@ -134,14 +140,14 @@ fn stateful_set(desired: &Desired) -> Value {
     let mut pod = desired.pod(COMPONENT);
     let mut container = json!({
         "name": "postgres", "image": desired.spec.image,
-        "command": ["/mrg/mrg-agent", "/etc/mrg/agent.yml"],
+        "command": ["/mrg/mrg-agent", format!("{CONFIG_DIRECTORY}/agent.yml")],
         "env": environment(),
         "ports": [{ "name": "postgres", "containerPort": POSTGRES_PORT }, { "name": "rest", "containerPort": REST_PORT }],
         "terminationMessagePath": "/run/mrg-termination/message",
         "securityContext": container_security(),
         "volumeMounts": [
             { "name": "data", "mountPath": "/var/lib/postgresql/data" }, { "name": "mrg", "mountPath": "/mrg", "readOnly": true },
-            { "name": "config", "mountPath": "/etc/mrg" }, { "name": "run", "mountPath": "/run/mrg" },
+            { "name": "config", "mountPath": CONFIG_DIRECTORY }, { "name": "run", "mountPath": "/run/mrg" },
             { "name": "secret", "mountPath": SECRET_DIRECTORY }, { "name": "passfile", "mountPath": PASSFILE_DIRECTORY }, { "name": "tmp", "mountPath": "/tmp" }, { "name": "shm", "mountPath": "/dev/shm" },
         ],
         // The kubelet restarts only an agent whose loop stands still; everything else is the

@@ -17,7 +17,7 @@ fn names(findings: &[Finding]) -> Vec<&str> {
 }
 
 fn of_file(value: Value) -> Audit {
-    file(&map(value), &BTreeMap::new(), &[])
+    file(&map(value), &BTreeMap::new(), &[], CodeSource::MemberFile)
 }
 
 fn refused_ones() -> Vec<(&'static str, Value)> {
@@ -132,7 +132,7 @@ fn harmless_settings_are_named_once_and_supported_ones_are_not() {
     let audit = of_file(json!({
         "scope": "a", "name": "b", "namespace": "c", "ctl": {"insecure": true},
         "log": {"level": "INFO", "dir": "/var/log"},
-        "bootstrap": {"dcs": {"ttl": 30, "primary_start_timeout": 10, "mrg": {"on_crash": "Auto"}}, "initdb": ["data-checksums"]},
+        "bootstrap": {"dcs": {"ttl": 30, "primary_start_timeout": 10, "primary_stop_timeout": 10, "mrg": {"on_crash": "Auto", "unresponsive_after": 5, "executable_settings": "x"}}, "initdb": ["data-checksums"]},
         "postgresql": {"parameters": {"work_mem": "4MB"}, "pg_hba": ["local all all peer"], "use_unix_socket": true},
         "tags": {"nofailover": true, "own": "x", "clonefrom": true},
         "mrg": {"container": true},
@@ -140,7 +140,7 @@ fn harmless_settings_are_named_once_and_supported_ones_are_not() {
     assert_eq!(audit.refused, []);
     let expected = [
         "log",
-        "bootstrap.dcs.primary_start_timeout",
+        "bootstrap.dcs.primary_stop_timeout",
         "postgresql.use_unix_socket",
         "tags.clonefrom",
     ];
@@ -186,15 +186,14 @@ fn a_typing_error_is_named_with_the_nearest_setting() {
 
 #[test]
 fn a_dynamic_configuration_is_audited_by_itself() {
-    let audit = dynamic(&map(json!({
+    let dynamic = |value| dynamic(&map(value), CodeSource::MemberFile);
+    let audit = dynamic(json!({
         "ttl": 30, "pause": true, "slots": {"a": {"type": "physical"}}, "standby_cluster": null,
         "loop_wayt": 3, "postgresql": {"use_slots": true, "pre_promote": "x", "parameters": {"a": 1}},
-    })));
+    }));
     assert_eq!(names(&audit.refused), ["slots", "postgresql.pre_promote"]);
     assert_eq!(names(&audit.ignored), ["loop_wayt"]);
-    let audit = dynamic(&map(
-        json!({"postgresql": {"use_slots": false}, "check_timeline": "on"}),
-    ));
+    let audit = dynamic(json!({"postgresql": {"use_slots": false}, "check_timeline": "on"}));
     assert_eq!(names(&audit.ignored), ["postgresql.use_slots"]);
 }
 
@@ -218,7 +217,12 @@ fn a_variable_is_as_bad_as_the_setting_that_it_stands_for() {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
-    let audit = file(&Map::new(), &environment, &["PATRONI_NAME"]);
+    let audit = file(
+        &Map::new(),
+        &environment,
+        &["PATRONI_NAME"],
+        CodeSource::MemberFile,
+    );
     assert_eq!(
         names(&audit.refused),
         [
@@ -243,7 +247,7 @@ fn a_variable_is_as_bad_as_the_setting_that_it_stands_for() {
 fn any_number_of_unknown_settings_with_names_of_any_length_is_said_in_few_words() {
     let name = |number: usize| format!("{}{number}", "é".repeat(2_000));
     let many: Map<String, Value> = (0..1_000).map(|n| (name(n), json!(1))).collect();
-    let audit = dynamic(&many);
+    let audit = dynamic(&many, CodeSource::Mounted);
     assert_eq!(audit.ignored.len(), NAMED_MOST + 1);
     assert_eq!(
         audit.ignored[NAMED_MOST].why,
@@ -252,6 +256,57 @@ fn any_number_of_unknown_settings_with_names_of_any_length_is_said_in_few_words(
     let said: usize = audit.ignored.iter().map(|it| it.to_string().len()).sum();
     assert!(said < 20_000, "{said}");
     let few = json!({"max_connection": 1, "ttll": 1});
-    let ignored = dynamic(&map(few)).ignored;
+    let ignored = dynamic(&map(few), CodeSource::Mounted).ignored;
     assert!(ignored[1].why.ends_with("did you mean ttl?"), "{ignored:?}");
+}
+
+#[test]
+fn what_executes_or_loads_code_is_not_taken_from_the_store() {
+    let parameters = json!({"work_mem": "4MB", "Restore_Command": "id", "x.a_library": "y", "archive_command": null});
+    let config = json!({"postgresql": {"parameters": parameters}});
+    let audit = dynamic(&map(config.clone()), CodeSource::Mounted);
+    let expected = [
+        "postgresql.parameters.Restore_Command",
+        "postgresql.parameters.x.a_library",
+    ];
+    assert_eq!(names(&audit.executing), expected);
+    assert!(
+        audit.executing[0]
+            .why
+            .contains("spec.postgresql.parameters")
+    );
+    assert_eq!((audit.refused, audit.ignored), (vec![], vec![]));
+    let audit = dynamic(&map(config.clone()), CodeSource::Store);
+    assert_eq!(audit, Audit::default());
+
+    let in_file = |code| {
+        let content =
+            map(json!({"bootstrap": {"dcs": config}, "postgresql": {"parameters": parameters}}));
+        file(&content, &BTreeMap::new(), &[], code)
+    };
+    let audit = in_file(CodeSource::MemberFile);
+    assert_eq!(
+        names(&audit.executing),
+        expected.map(|path| format!("bootstrap.dcs.{path}"))
+    );
+    assert!(
+        audit.executing[0]
+            .why
+            .contains("postgresql.parameters of each member's file")
+    );
+    assert_eq!(in_file(CodeSource::Store), Audit::default());
+}
+
+#[test]
+fn a_name_that_postgresql_conf_cannot_have_is_refused_from_the_store_and_ignored_in_a_file() {
+    let config = json!({"postgresql": {"parameters": {"include": "/tmp/x", "a b": 1, "ok": 1}}});
+    let audit = dynamic(&map(config.clone()), CodeSource::Store);
+    let expected = ["postgresql.parameters.include", "postgresql.parameters.a b"];
+    assert_eq!(names(&audit.refused), expected);
+    let audit = of_file(json!({"bootstrap": {"dcs": config}}));
+    assert_eq!(
+        names(&audit.ignored),
+        expected.map(|path| format!("bootstrap.dcs.{path}"))
+    );
+    assert_eq!(names(&of_file(config).ignored), expected);
 }

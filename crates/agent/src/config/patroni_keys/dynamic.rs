@@ -5,7 +5,6 @@ use super::{Key, done, harmless, harmless_unless, noted, refused};
 const SLOTS: &str = "permanent slots are not made, moved along on standbys or kept over a failover";
 const NO_SLOTS: &str =
     "remove them, and make the slots by SQL on each member that needs them; they stay there";
-const ON_CRASH: &str = "mrg.on_crash says what follows a crash";
 const OF_THE_FILE: &str = "it is read from the member's file only, as in Patroni";
 
 pub(super) const KEYS: &[Key] = &[
@@ -21,8 +20,11 @@ pub(super) const KEYS: &[Key] = &[
         "a synchronous standby is replaced when it stops streaming",
     ),
     harmless("max_timelines_history", "the history is kept whole"),
-    harmless("primary_start_timeout", ON_CRASH),
-    harmless("master_start_timeout", ON_CRASH),
+    noted(
+        "primary_start_timeout",
+        "0: no time at all; then a member that is fit takes over",
+    ),
+    noted("master_start_timeout", "primary_start_timeout before 3.0"),
     harmless(
         "primary_stop_timeout",
         "mrg.stop_timeout of the member's file limits a stop",
@@ -73,4 +75,12 @@ pub(super) const KEYS: &[Key] = &[
     harmless("postgresql.authentication", OF_THE_FILE),
     noted("mrg.on_crash", "mrg-agent's own"),
     noted("mrg.members", "mrg-agent's own"),
+    noted(
+        "mrg.unresponsive_after",
+        "mrg-agent's own; seconds, 0 switches it off",
+    ),
+    noted(
+        "mrg.executable_settings",
+        "mrg-agent's own; the version of the mounted settings",
+    ),
 ];

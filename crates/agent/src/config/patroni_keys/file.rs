@@ -353,4 +353,12 @@ pub(super) const KEYS: &[Key] = &[
     noted("mrg.secret_directory", "mrg-agent's own"),
     noted("mrg.stop_timeout", "mrg-agent's own"),
     noted("mrg.environment", "mrg-agent's own"),
+    noted(
+        "mrg.executable_settings_file",
+        "mrg-agent's own; the operator mounts it",
+    ),
+    noted(
+        "mrg.executable_settings_from_dcs",
+        "mrg-agent's own; true takes settings that execute or load code from etcd, as Patroni does",
+    ),
 ];

@@ -13,7 +13,7 @@ const LISTENS: &str = "the agent connects over its own socket directory";
 pub(super) const KEYS: &[Key] = &[
     noted(
         "postgresql.parameters",
-        "those of the file win for every name; some are the agent's, which says so in its log",
+        "those of the file win for every name; some are the agent's, which says so in its log; those that execute or load code are read from the file only",
     ),
     noted("postgresql.pg_hba", "after lines for the agent's own roles"),
     refused(

@@ -30,8 +30,12 @@ fn member(name: &str) -> MemberName {
 
 fn pairs(list: &[(&str, &str)]) -> Parameters {
     list.iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .map(|(name, value)| (ParameterName::new(name).unwrap(), (*value).to_owned()))
         .collect()
+}
+
+fn validated(settings: &mut Settings, parameters: Parameters, verdict: Verdict) {
+    settings.set_validated(parameters, Surroundings::default(), verdict);
 }
 
 fn base() -> Configuration {
@@ -72,14 +76,15 @@ const ROWS: &[Row] = &[
     ),
     (
         "an accepted parameter is in force",
-        |settings| settings.set_validated(pairs(&[("work_mem", "1MB")]), Verdict::Accepted),
+        |settings| validated(settings, pairs(&[("work_mem", "1MB")]), Verdict::Accepted),
         |expected| expected.parameters = pairs(&[("work_mem", "1MB")]),
     ),
     (
         "a refused one leaves the last accepted in force",
         |settings| {
-            settings.set_validated(pairs(&[("work_mem", "1MB")]), Verdict::Accepted);
-            settings.set_validated(
+            validated(settings, pairs(&[("work_mem", "1MB")]), Verdict::Accepted);
+            validated(
+                settings,
                 pairs(&[("work_mem", "x")]),
                 Verdict::Refused("why".to_owned()),
             );
@@ -197,12 +202,19 @@ fn files_are_written_when_they_change_and_after_a_start() {
 fn parameters_are_validated_once() {
     let mut settings = Settings::default();
     let (good, bad) = (pairs(&[("work_mem", "1MB")]), pairs(&[("work_mem", "x")]));
-    assert!(!settings.is_validated(&Parameters::new()), "not even none");
-    settings.set_validated(bad.clone(), Verdict::Refused("invalid value".to_owned()));
-    assert!(settings.is_validated(&bad) && !settings.is_validated(&good));
+    let is_validated = |settings: &Settings, parameters: &Parameters| {
+        settings.is_validated(parameters, &Surroundings::default())
+    };
+    assert!(
+        !is_validated(&settings, &Parameters::new()),
+        "not even none"
+    );
+    let refused = Verdict::Refused("invalid value".to_owned());
+    validated(&mut settings, bad.clone(), refused);
+    assert!(is_validated(&settings, &bad) && !is_validated(&settings, &good));
     assert_eq!(settings.refusal().as_deref(), Some("invalid value"));
-    settings.set_validated(good, Verdict::Accepted);
-    assert!(!settings.is_validated(&bad));
+    validated(&mut settings, good, Verdict::Accepted);
+    assert!(!is_validated(&settings, &bad));
     assert_eq!(settings.refusal(), None);
 }
 
@@ -223,6 +235,39 @@ fn parameters_that_the_agent_sets_are_reported() {
             ),
         ]
     );
+}
+
+#[test]
+fn the_store_names_no_program_and_the_mounted_file_does() {
+    let json = r#"{"mrg": {"executable_settings": "v1"}, "postgresql": {"parameters": {
+        "work_mem": "4MB", "Archive_Command": "id >/tmp/x", "shared_preload_libraries": "evil"}}}"#;
+    let mut settings = Settings::default();
+    settings.set_cluster(dynamic(json), BTreeMap::new());
+    let mut local = AgentConfig {
+        parameters: Parameters::new(),
+        ..local()
+    };
+    assert_eq!(settings.parameters(&local), pairs(&[("work_mem", "4MB")]));
+
+    let mounted = r#"{"version": "v1", "parameters": {"archive_command": "cp %p /archive/%f"}}"#;
+    local.own.executable_settings_file = Some("/etc/mrg/executable.json".into());
+    assert_eq!(
+        settings.set_mounted(Mounted::parse(mounted), Moment(1)),
+        None
+    );
+    let expected = pairs(&[
+        ("archive_command", "cp %p /archive/%f"),
+        ("work_mem", "4MB"),
+    ]);
+    assert_eq!(settings.parameters(&local), expected);
+
+    local.own.executable_settings_file = None;
+    local.own.executable_settings_from_dcs = true;
+    let all = Settings {
+        dynamic: dynamic(json),
+        ..Settings::default()
+    };
+    assert_eq!(all.parameters(&local).len(), 3, "Patroni's way");
 }
 
 #[test]

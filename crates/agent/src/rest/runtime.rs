@@ -103,7 +103,7 @@ impl Core {
         self.tell(ask(answered)).await?;
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(answer)) => Ok(answer),
-            // A loop that drops the question answers no others either, or has another deadline.
+            // The loop has dropped the question, or not come to it.
             Ok(Err(_)) | Err(_) => Err(Unavailable::Late),
         }
     }
