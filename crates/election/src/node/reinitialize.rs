@@ -46,10 +46,14 @@ impl Node {
         matches!(action, Some(Action::BaseBackup(_) | Action::Rewind(_)))
     }
 
-    /// Whether the data of this member is being replaced, or is about to be.
+    /// Whether the data of this member is being replaced, or is about to be. A copy that was asked for
+    /// is done when the server has been started on it.
     pub fn is_creating_replica(&self) -> bool {
-        let action = self.running.as_ref().map(|running| &running.action);
-        self.memory.reinitialize.is_some() || matches!(action, Some(Action::BaseBackup(_)))
+        let copies = self.running.as_ref().is_some_and(|running| {
+            running.reason == Reason::Reinitialize
+                || matches!(running.action, Action::BaseBackup(_))
+        });
+        self.memory.reinitialize.is_some() || copies
     }
 
     pub(super) fn note_reinitialize(&mut self, now: Moment, effects: &mut Vec<Effect>) {
