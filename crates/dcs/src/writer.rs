@@ -168,6 +168,22 @@ mod tests {
         MemberName::new(text).unwrap()
     }
 
+    /// A member that knows this snapshot, and nothing else.
+    fn writer<'a>(
+        me: &'a MemberName,
+        lease: Option<LeaseId>,
+        snapshot: &'a ClusterSnapshot,
+    ) -> Writer<'a> {
+        Writer {
+            me,
+            lease,
+            snapshot,
+            config: None,
+            postgres: &Postgres::NoData,
+            time: "",
+        }
+    }
+
     fn writes(transaction: &Transaction) -> &[Write] {
         &transaction.branches()[0].writes
     }
@@ -175,14 +191,8 @@ mod tests {
     #[test]
     fn a_member_without_a_lease_tries_nothing_that_needs_one() {
         let snapshot = ClusterSnapshot::default();
-        let writer = Writer {
-            me: &name("a"),
-            lease: None,
-            snapshot: &snapshot,
-            config: None,
-            postgres: &Postgres::NoData,
-            time: "",
-        };
+        let me = name("a");
+        let writer = writer(&me, None, &snapshot);
         let stored = Stored::only(name("a"));
         let expected = None;
         for action in [
@@ -208,14 +218,8 @@ mod tests {
         };
         let release = |memory: &Memory| {
             let snapshot = memory.read::<ClusterSnapshot>();
-            let writer = Writer {
-                me: &name("a"),
-                lease: Some(lease),
-                snapshot: &snapshot,
-                config: None,
-                postgres: &Postgres::NoData,
-                time: "",
-            };
+            let me = name("a");
+            let writer = writer(&me, Some(lease), &snapshot);
             writer.action(&Action::ReleaseLeader).unwrap().unwrap()
         };
         assert!(
@@ -232,14 +236,8 @@ mod tests {
         let mut memory = Memory::default();
         let lease = memory.grant(Millis(1_000));
         let snapshot = memory.read::<ClusterSnapshot>();
-        let writer = Writer {
-            me: &name("a"),
-            lease: Some(lease),
-            snapshot: &snapshot,
-            config: None,
-            postgres: &Postgres::NoData,
-            time: "",
-        };
+        let me = name("a");
+        let writer = writer(&me, Some(lease), &snapshot);
         let after = Position {
             timeline: Timeline(1),
             flushed: Lsn(256),
@@ -269,14 +267,8 @@ mod tests {
             Write::Put(Value::Member(name("b"), Box::new(data)), Some(lease)),
         ]);
         let snapshot = memory.read::<ClusterSnapshot>();
-        let writer = Writer {
-            me: &name("a"),
-            lease: Some(lease),
-            snapshot: &snapshot,
-            config: None,
-            postgres: &Postgres::NoData,
-            time: "",
-        };
+        let me = name("a");
+        let writer = writer(&me, Some(lease), &snapshot);
         let listed = ["a", "b", "c"].map(name).into();
         let written = writer.failsafe(None, Some(listed), "http://a").unwrap();
         let addresses = ["a", "b", "c"].map(|member| (name(member), format!("http://{member}")));

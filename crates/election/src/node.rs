@@ -94,6 +94,7 @@ impl Node {
                 priority,
                 promised,
                 forgot_promises,
+                longest_ttl: settings.failover.ttl,
                 ..Memory::default()
             },
             running: None,
@@ -188,7 +189,7 @@ impl Node {
         }
         if let Some(reset) = &self.memory.reset {
             reset.held_until.into_iter().for_each(&mut consider);
-            let ttl = self.memory.longest_ttl.max(self.settings.failover.ttl);
+            let ttl = self.memory.longest_ttl;
             consider(reset.noticed + ttl);
             consider(reset.noticed + ttl.times(2));
         }

@@ -359,7 +359,7 @@ pub struct Memory {
     pub reset_settled: bool,
     /// Writes of this member to `failsafe` that are in doubt.
     pub unsettled: Option<InDoubt>,
-    /// Whether the last write of this member failed: a key that it lets go no member could take.
+    /// Whether the last write of this member failed: if it released its key, no member could take it.
     pub writes_fail: bool,
     /// Since when there has been no leader.
     pub leaderless: Option<Moment>,

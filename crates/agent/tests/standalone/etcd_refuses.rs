@@ -1,5 +1,5 @@
 //! An etcd that answers, and does not do what it is asked: it is full, it wants a login, it is not
-//! there. What it says is told at once, in its own words.
+//! there. What it says is reported at once, in its own words.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -123,6 +123,23 @@ impl Cluster {
         self.base_port + 20 + u16::try_from(member).unwrap()
     }
 
+    /// Kills the leader's agent, waits until another member leads, and brings the first one back.
+    pub(crate) fn replace_leader(&mut self, old: usize) {
+        Self::signal(pid(self.agent_pid(old)), "KILL");
+        self.agents[old - 1].take().unwrap().wait().unwrap();
+        wait_until("another leader", || {
+            self.leader().is_some_and(|leader| leader != old)
+        });
+        self.bring_back(old);
+    }
+
+    /// Starts the agent of a member again, and waits until all is well.
+    pub(crate) fn bring_back(&mut self, member: usize) {
+        let agent = self.start_agent(member);
+        self.agents[member - 1] = Some(agent);
+        self.wait_healthy();
+    }
+
     pub(crate) fn start_etcd(&mut self) {
         self.start_etcd_with(&[]);
     }

@@ -103,9 +103,7 @@ fn a_killed_agent_leaves_no_writer_behind() {
         });
     });
     let _ = cluster.agents[old - 1].take().map(|mut child| child.wait());
-    let agent = cluster.start_agent(old);
-    cluster.agents[old - 1] = Some(agent);
-    cluster.wait_healthy();
+    cluster.bring_back(old);
 }
 
 #[test]
@@ -291,9 +289,7 @@ fn a_leader_dead_for_longer_than_its_standbys_patience_costs_none_of_them_its_da
         );
     });
     let _ = cluster.agents[old - 1].take().map(|mut child| child.wait());
-    let agent = cluster.start_agent(old);
-    cluster.agents[old - 1] = Some(agent);
-    cluster.wait_healthy();
+    cluster.bring_back(old);
 }
 
 #[test]

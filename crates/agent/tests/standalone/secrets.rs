@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::{
-    Cluster, REPLICATION_PASSWORD, REWIND_PASSWORD, SUPERUSER_PASSWORD, pid, wait_until,
+    Cluster, REPLICATION_PASSWORD, REWIND_PASSWORD, SUPERUSER_PASSWORD, wait_until,
 };
 
 /// Every password, and what a verifier begins with.
@@ -119,14 +119,7 @@ fn no_password_is_in_a_log_an_argument_a_file_or_an_inherited_environment() {
     });
 
     // Another leader, a rewind, and a copy.
-    Cluster::signal(pid(cluster.agent_pid(old)), "KILL");
-    cluster.agents[old - 1].take().unwrap().wait().unwrap();
-    wait_until("another leader", || {
-        cluster.leader().is_some_and(|leader| leader != old)
-    });
-    let agent = cluster.start_agent(old);
-    cluster.agents[old - 1] = Some(agent);
-    cluster.wait_healthy();
+    cluster.replace_leader(old);
     let said = cluster.post(old, "/reinitialize", "");
     assert_eq!(said, "reinitialize started");
     wait_until("the copy is made", || {
@@ -216,14 +209,7 @@ fn passwords_that_change_in_a_mounted_secret_are_taken_up_by_members_and_server(
     });
     // Every connection of a standby's is a new one, under another leader.
     let old = leader;
-    Cluster::signal(pid(cluster.agent_pid(old)), "KILL");
-    cluster.agents[old - 1].take().unwrap().wait().unwrap();
-    wait_until("another leader", || {
-        cluster.leader().is_some_and(|leader| leader != old)
-    });
-    let agent = cluster.start_agent(old);
-    cluster.agents[old - 1] = Some(agent);
-    cluster.wait_healthy();
+    cluster.replace_leader(old);
 }
 
 #[test]

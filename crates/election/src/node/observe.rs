@@ -63,8 +63,7 @@ impl Node {
             Event::FailsafeWritten(revision) => self.note_listed(now, revision),
             Event::VoteAsked { reply } => self.pending_votes.push(reply),
             Event::Settings(settings) => {
-                let known = self.memory.longest_ttl.max(self.settings.failover.ttl);
-                self.memory.longest_ttl = known.max(settings.failover.ttl);
+                self.memory.longest_ttl = self.memory.longest_ttl.max(settings.failover.ttl);
                 self.settings = settings;
                 self.keeper.retimed(&self.settings.failover);
             }

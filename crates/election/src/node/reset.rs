@@ -72,7 +72,7 @@ impl Node {
             .sync
             .as_ref()
             .is_some_and(|(revision, _)| *revision > first);
-        let ttl = self.memory.longest_ttl.max(self.settings.failover.ttl);
+        let ttl = self.memory.longest_ttl;
         let waited = now.since(reset.noticed);
         let late = waited >= ttl;
         // A key of before ends with its lease, which its holder does not renew any more. One that
