@@ -100,7 +100,7 @@ impl World {
         }
     }
 
-    /// Not while a member leads without the leader key: whoever deletes it says that none does.
+    /// Not while a member leads without the leader key: a person deletes it only after looking for one.
     pub(crate) fn delete_failsafe(&mut self) {
         let leader = self.etcd.keys().cluster.leader.as_ref();
         let unseen = self.hosts.iter().any(|host| {

@@ -1,6 +1,6 @@
 //! A managed etcd that lost its quorum for good is built again around the running primary, on
 //! request: the old members end, new ones start with empty data directories beside the old ones, and
-//! the primary writes the cluster's keys. Each phase is told in the status before anything is done
+//! the primary writes the cluster's keys. Each phase is in the status before anything is done
 //! for it, so that another operator goes on where this one stopped; what the members are to be in
 //! it is `build::etcd`'s to say.
 
@@ -55,7 +55,7 @@ pub(super) fn asks_for_primary(desired: &Desired) -> bool {
     requested(desired).is_some() || phase == Some(EtcdRebuildPhase::RestoringKeys)
 }
 
-/// How long a phase may take before a person is told to look.
+/// How long a phase may take before a person has to look.
 fn patience(phase: EtcdRebuildPhase) -> SignedDuration {
     match phase {
         // A member is given 20 s to end.
@@ -368,7 +368,7 @@ fn restoring(desired: &Desired, primary: &Primary, late: bool) -> String {
     )
 }
 
-/// What is told as an event: each new phase.
+/// What becomes an event: each new phase.
 pub(super) fn told(before: Option<&EtcdRebuild>, after: Option<&EtcdRebuild>) -> Option<News> {
     let after = after?;
     let key = |rebuild: &EtcdRebuild| (rebuild.request.clone(), rebuild.phase);

@@ -49,7 +49,7 @@ pub(super) struct Seen {
 /// Asks every pod of a cluster.
 ///
 /// # Errors
-/// If the pods cannot be listed. What one does not answer is told in its place.
+/// If the pods cannot be listed. Where one does not answer, the reason stands in its place.
 pub(super) async fn look(place: &Place, cluster: &str) -> Result<Seen, Error> {
     let pods: Api<Pod> = Api::namespaced(place.client.clone(), &place.namespace);
     let of_cluster = ListParams::default().labels(&format!("mrg.bluebird.id/cluster={cluster}"));
