@@ -105,10 +105,10 @@ fn the_key_of_a_leader_of_before_is_deleted_first() {
 #[test]
 fn the_former_key_protects_a_primary_no_longer_than_its_lease_did() {
     let mut story = leader();
+    let until = story.node.view(story.now).leased_until().unwrap();
     story.effects.clear();
     story.on(Event::DcsReset);
     read(&mut story, empty(3));
-    let until = story.node.view(story.now).held_until().unwrap();
     assert!(story.node.view(story.now).may_write());
     story.later(until.since(story.now).0 - 1);
     story.on(Event::Tick);
@@ -158,6 +158,26 @@ fn a_person_who_writes_sync_ends_the_doubt() {
     story.look(standby(100, None));
     story.expect_no_step();
     // Our lease is known to an etcd that says so: it is the one that granted it.
+    kept(&mut story);
+    assert_eq!(story.perform(Outcome::At(at(100))), Action::StopReceiver);
+}
+
+#[test]
+fn a_keepalive_that_was_sent_before_the_evidence_does_not_confirm_it() {
+    let mut story = follower();
+    reset(&mut story, &empty(3));
+    story.look(standby(100, None));
+    let sent = story.now;
+    story.later(10);
+    let mut decided = restored("b", Some((ME, &[], 0)));
+    decided.leader = None;
+    decided.members.get_mut(&name(ME)).unwrap().lease = NEW;
+    read(&mut story, decided);
+    // The etcd that answers this one may be another than the one that was read since.
+    story.on(Event::LeaseKept { id: NEW, sent });
+    story.look(standby(100, None));
+    story.expect_no_step();
+    assert_eq!(story.reason(), Reason::DcsReset);
     kept(&mut story);
     assert_eq!(story.perform(Outcome::At(at(100))), Action::StopReceiver);
 }
