@@ -8,7 +8,9 @@ old=$(password app-password)
 login() { ip netns exec mrg-n1 env PGPASSWORD="$1" PGCONNECT_TIMEOUT=5 psql -h "$2" -p "$3" -U app "$4" -Atc 'SELECT 1' 2>&1; }
 direct() { login "$1" "$(k get pod "$(leader)" -o 'jsonpath={.status.podIP}')" 5432 app; }
 pooled() { login "$1" "$(service_ip w)" 6432 mrg_write; }
-[ "$(pooled "$old")" = 1 ] || fail "$(pooled "$old")"
+# A pool that is ready is not yet a Service that every node knows.
+opens() { [ "$(pooled "$old")" = 1 ]; }
+until_true "the password opens the pool" 30 opens
 printf %s "$old" >"$work/password"
 crowd_start w 6432 mrg_write 170 --password-file "$work/password"
 k annotate pgc $cluster --overwrite "mrg.bluebird.id/rotate-passwords=$(date +%s)" >/dev/null

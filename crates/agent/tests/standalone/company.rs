@@ -38,7 +38,7 @@ fn a_standby(cluster: &Cluster) -> usize {
 
 #[test]
 fn an_agent_and_its_fence_that_are_killed_together_leave_no_server_behind() {
-    let mut cluster = Cluster::start(22_550, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let old = cluster.wait_leader();
     let postmaster = cluster.postmaster(old);
     cluster.under_load(14, |cluster| {
@@ -57,7 +57,7 @@ fn an_agent_and_its_fence_that_are_killed_together_leave_no_server_behind() {
 
 #[test]
 fn what_the_agent_did_not_make_or_start_is_left_alone_and_named() {
-    let mut cluster = Cluster::start(22_650, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let member = a_standby(&cluster);
     let data = cluster.path(&format!("n{member}/data"));
     let aside = cluster.path(&format!("n{member}/aside"));
@@ -107,7 +107,7 @@ fn what_the_agent_did_not_make_or_start_is_left_alone_and_named() {
 
 #[test]
 fn a_wrong_line_of_pg_hba_is_refused_where_it_is_sent_and_harmless_where_it_is_stored() {
-    let cluster = Cluster::start(22_750, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let config = |lines: &str| format!(r#"{{"postgresql": {{"pg_hba": [{lines}]}}}}"#);
     let good = r#""host all all 127.0.0.1/32 scram-sha-256""#;

@@ -15,7 +15,7 @@ impl Cluster {
 
 #[test]
 fn a_member_is_copied_afresh_on_request_and_a_leader_never() {
-    let cluster = Cluster::start(23_250, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let standby = (1..=3).find(|member| *member != leader).unwrap();
     assert_eq!(
@@ -57,7 +57,7 @@ fn a_member_is_copied_afresh_on_request_and_a_leader_never() {
 
 #[test]
 fn a_standby_whose_wal_the_leader_has_removed_is_copied_without_a_rewind() {
-    let mut cluster = Cluster::start(23_350, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let standby = (1..=3).find(|member| *member != leader).unwrap();
     cluster.patch_config(
@@ -87,7 +87,7 @@ fn a_standby_whose_wal_the_leader_has_removed_is_copied_without_a_rewind() {
 
 #[test]
 fn a_member_with_the_slot_of_another_is_refused_by_both_names() {
-    let cluster = Cluster::start(23_450, "quorum");
+    let cluster = Cluster::start("quorum");
     cluster.configure(4, "quorum");
     let path = cluster.path("n4.yml");
     let text = std::fs::read_to_string(&path).unwrap();

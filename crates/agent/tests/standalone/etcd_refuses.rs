@@ -52,7 +52,7 @@ impl Cluster {
 
 #[test]
 fn a_full_etcd_is_named_and_a_crash_is_answered_in_place_until_there_is_space() {
-    let mut cluster = Cluster::start(23_150, "quorum");
+    let mut cluster = Cluster::start("quorum");
     cluster.stop_etcd();
     cluster.start_etcd_with(&["--quota-backend-bytes", QUOTA]);
     cluster.wait_healthy();
@@ -103,7 +103,7 @@ fn a_full_etcd_is_named_and_a_crash_is_answered_in_place_until_there_is_space() 
 
 #[test]
 fn an_etcd_that_wants_a_login_or_is_not_there_is_quoted_at_once() {
-    let mut cluster = Cluster::start(23_250, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     for command in [
         &["user", "add", "root:pw"][..],
@@ -147,7 +147,7 @@ fn an_etcd_that_wants_a_login_or_is_not_there_is_quoted_at_once() {
 
 #[test]
 fn an_endpoint_that_fails_beside_one_that_answers_is_named_and_changes_nothing_else() {
-    let mut cluster = Cluster::start(23_350, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let member = (1..=3).find(|member| *member != leader).unwrap();
     Cluster::signal(pid(cluster.agent_pid(member)), "TERM");

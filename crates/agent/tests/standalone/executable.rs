@@ -82,7 +82,7 @@ fn with_own(text: &str, setting: &str) -> String {
 
 #[test]
 fn no_program_and_no_library_is_taken_from_etcd() {
-    let mut cluster = Cluster::start(23_350, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let standby = (1..=3).find(|member| *member != leader).unwrap();
     let ran = |member: usize| cluster.path(&format!("n{member}/ran"));
@@ -182,7 +182,7 @@ fn no_program_and_no_library_is_taken_from_etcd() {
 
 #[test]
 fn a_file_that_would_store_a_command_in_etcd_is_refused_with_the_way_out() {
-    let cluster = Cluster::start(23_450, "quorum");
+    let cluster = Cluster::start("quorum");
     let path = cluster.path("n1.yml");
     let text = std::fs::read_to_string(&path).unwrap();
     let text = text.replace(
@@ -221,7 +221,7 @@ fn a_file_that_would_store_a_command_in_etcd_is_refused_with_the_way_out() {
 
 #[test]
 fn parameters_that_a_start_would_fail_on_are_refused_one_by_one() {
-    let cluster = Cluster::start(23_550, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let standby = (1..=3).find(|member| *member != leader).unwrap();
     edit(&cluster, standby, |text| {
@@ -290,7 +290,7 @@ fn parameters_that_a_start_would_fail_on_are_refused_one_by_one() {
 
 #[test]
 fn a_mounted_command_is_in_force_once_the_file_is_the_one_that_the_key_goes_with() {
-    let mut cluster = Cluster::start(23_650, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let mounted =
         |cluster: &Cluster, member: usize| cluster.path(&format!("n{member}/executable.json"));
     // A kubelet replaces the file whole.

@@ -27,7 +27,7 @@ const MEMORY_KIB: u64 = 64 << 10;
 
 #[test]
 fn a_flood_of_requests_costs_the_leader_neither_its_lease_nor_its_writes_nor_its_probes() {
-    let cluster = Cluster::start(23_100, "quorum");
+    let cluster = Cluster::start_alone("quorum");
     let leader = cluster.wait_leader();
     let standby = (1..=3).find(|member| *member != leader).unwrap();
     let key = || cluster.etcdctl(&["get", "/service/test/leader", "-w", "json"])["kvs"][0].clone();
@@ -75,7 +75,7 @@ fn a_flood_of_requests_costs_the_leader_neither_its_lease_nor_its_writes_nor_its
 
 #[test]
 fn votes_that_are_asked_for_while_etcd_hangs_do_not_hold_up_a_leader_that_lives_by_promises() {
-    let cluster = Cluster::start(23_200, "quorum");
+    let cluster = Cluster::start_alone("quorum");
     let leader = cluster.wait_leader();
     // From here on the others know what they promised.
     std::thread::sleep(Duration::from_secs(6));

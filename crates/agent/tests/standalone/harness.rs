@@ -1,12 +1,11 @@
 //! A cluster of three on loopback.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Clusters take turns: two cores are too few for two of them, and time matters here.
-static TURN: Mutex<()> = Mutex::new(());
+use crate::seat::Seat;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -17,12 +16,11 @@ pub(crate) const REWIND_PASSWORD: &str = "rewind: pass";
 
 pub(crate) struct Cluster {
     pub directory: tempfile::TempDir,
-    pub base_port: u16,
     /// How many members may take over when all is well.
     pub voters: usize,
     pub etcd: Option<Child>,
     pub agents: Vec<Option<Child>>,
-    _turn: std::sync::MutexGuard<'static, ()>,
+    seat: Seat,
 }
 
 pub(crate) struct Summary {
@@ -67,10 +65,16 @@ pub(crate) fn as_postgres(program: &Path) -> Command {
 impl Cluster {
     /// Three members, streaming. `mode` is Patroni's `synchronous_mode`; the lease is as short as is
     /// sensible here.
-    pub(crate) fn start(base_port: u16, mode: &str) -> Self {
-        let turn = TURN
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub(crate) fn start(mode: &str) -> Self {
+        Self::start_in(Seat::shared(), mode)
+    }
+
+    /// The same, while no other cluster runs.
+    pub(crate) fn start_alone(mode: &str) -> Self {
+        Self::start_in(Seat::alone(), mode)
+    }
+
+    fn start_in(seat: Seat, mode: &str) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("mrg-standalone")
             .tempdir()
@@ -91,11 +95,10 @@ impl Cluster {
         let voters = if mode == "quorum" { 2 } else { 1 };
         let mut cluster = Self {
             directory,
-            base_port,
             voters,
             etcd: None,
             agents: vec![],
-            _turn: turn,
+            seat,
         };
         cluster.start_etcd();
         for member in 1..=3 {
@@ -112,15 +115,15 @@ impl Cluster {
     }
 
     pub(crate) fn etcd_port(&self) -> u16 {
-        self.base_port
+        self.seat.base_port()
     }
 
     pub(crate) fn postgres_port(&self, member: usize) -> u16 {
-        self.base_port + 10 + u16::try_from(member).unwrap()
+        self.seat.base_port() + 10 + u16::try_from(member).unwrap()
     }
 
     pub(crate) fn rest_port(&self, member: usize) -> u16 {
-        self.base_port + 20 + u16::try_from(member).unwrap()
+        self.seat.base_port() + 20 + u16::try_from(member).unwrap()
     }
 
     /// Kills the leader's agent, waits until another member leads, and brings the first one back.
@@ -479,7 +482,14 @@ impl Drop for Cluster {
             let _ = etcd.kill();
             let _ = etcd.wait();
         }
-        std::thread::sleep(Duration::from_millis(500));
+        // The seat's next cluster listens where this one did.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let ports = (1..=3).flat_map(|member| [self.postgres_port(member), self.rest_port(member)]);
+        for port in ports.chain([self.etcd_port(), self.etcd_port() + 1]) {
+            while TcpListener::bind(("127.0.0.1", port)).is_err() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
     }
 }
 

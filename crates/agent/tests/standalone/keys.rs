@@ -45,7 +45,7 @@ impl Cluster {
 
 #[test]
 fn keys_that_were_deleted_are_written_again_and_the_leader_goes_on() {
-    let cluster = Cluster::start(22_000, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let url = format!("http://127.0.0.1:{}/config", cluster.rest_port(leader));
     Command::new("curl")
@@ -89,7 +89,7 @@ fn keys_that_were_deleted_are_written_again_and_the_leader_goes_on() {
 
 #[test]
 fn nonsense_in_any_key_leaves_the_leader_where_it_is() {
-    let cluster = Cluster::start(22_100, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let summary = cluster.under_load(20, |cluster| {
         for key in [
@@ -133,7 +133,7 @@ fn nonsense_in_any_key_leaves_the_leader_where_it_is() {
 
 #[test]
 fn without_any_key_nobody_guesses_who_has_every_commit_and_the_documented_way_out_loses_none() {
-    let cluster = Cluster::start(22_200, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     cluster.under_load(30, |cluster| {
         cluster.delete("leader");

@@ -17,6 +17,7 @@ mod executable;
 mod flood;
 mod harness;
 mod keys;
+mod seat;
 mod secrets;
 mod settings;
 
@@ -27,7 +28,7 @@ use harness::{Cluster, cache, is_alive, pid, wait_until};
 
 #[test]
 fn a_killed_postmaster_costs_the_client_less_than_a_few_seconds_and_no_row() {
-    let cluster = Cluster::start(21_000, "quorum");
+    let cluster = Cluster::start("quorum");
     for _ in 0..2 {
         let old = cluster.wait_leader();
         let summary = cluster.under_load(8, |cluster| {
@@ -40,7 +41,7 @@ fn a_killed_postmaster_costs_the_client_less_than_a_few_seconds_and_no_row() {
 
 #[test]
 fn a_killed_backend_is_a_crash_and_loses_no_row() {
-    let cluster = Cluster::start(21_100, "quorum");
+    let cluster = Cluster::start("quorum");
     let old = cluster.wait_leader();
     cluster.under_load(8, |cluster| {
         let postmaster = cluster.postmaster(old);
@@ -65,7 +66,7 @@ fn a_killed_backend_is_a_crash_and_loses_no_row() {
 
 #[test]
 fn a_switchover_on_request_moves_the_lead_to_the_named_member() {
-    let cluster = Cluster::start(21_200, "on");
+    let cluster = Cluster::start("on");
     let old = cluster.wait_leader();
     let report = cluster.get(old, "/cluster").unwrap();
     let candidate = report["members"]
@@ -92,7 +93,7 @@ fn a_switchover_on_request_moves_the_lead_to_the_named_member() {
 
 #[test]
 fn a_killed_agent_leaves_no_writer_behind() {
-    let mut cluster = Cluster::start(21_300, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let old = cluster.wait_leader();
     let postmaster = cluster.postmaster(old);
     cluster.under_load(14, |cluster| {
@@ -108,7 +109,7 @@ fn a_killed_agent_leaves_no_writer_behind() {
 
 #[test]
 fn an_agent_that_is_stopped_past_its_lease_is_fenced_before_another_leads() {
-    let cluster = Cluster::start(21_400, "quorum");
+    let cluster = Cluster::start("quorum");
     let old = cluster.wait_leader();
     let postmaster = cluster.postmaster(old);
     cluster.under_load(14, |cluster| {
@@ -129,7 +130,7 @@ fn an_agent_that_is_stopped_past_its_lease_is_fenced_before_another_leads() {
 
 #[test]
 fn without_etcd_the_leader_goes_on_by_its_members_promises() {
-    let mut cluster = Cluster::start(21_500, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let old = cluster.wait_leader();
     let mut etcd = cluster.etcd.take().unwrap();
     let summary = cluster.under_load(16, move |cluster| {
@@ -151,7 +152,7 @@ fn without_etcd_the_leader_goes_on_by_its_members_promises() {
 
 #[test]
 fn stock_patronictl_shows_configures_and_switches_a_running_cluster() {
-    let cluster = Cluster::start(21_700, "quorum");
+    let cluster = Cluster::start("quorum");
     let patronictl = |arguments: &[&str]| {
         let program = cache().join("patroni-4.1.5/bin/patronictl");
         let output = Command::new(&program)
@@ -239,7 +240,7 @@ fn stock_patronictl_shows_configures_and_switches_a_running_cluster() {
 
 #[test]
 fn a_replica_whose_data_is_destroyed_is_copied_afresh() {
-    let cluster = Cluster::start(21_600, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let victim = (1..=3).find(|member| *member != leader).unwrap();
     cluster.under_load(10, |cluster| {
@@ -251,7 +252,7 @@ fn a_replica_whose_data_is_destroyed_is_copied_afresh() {
 
 #[test]
 fn a_leader_dead_for_longer_than_its_standbys_patience_costs_none_of_them_its_data() {
-    let mut cluster = Cluster::start(21_650, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let old = cluster.wait_leader();
     let url = format!("http://127.0.0.1:{}/config", cluster.rest_port(old));
     let body = r#"{"ttl": 18, "loop_wait": 5, "retry_timeout": 5}"#;
@@ -294,7 +295,7 @@ fn a_leader_dead_for_longer_than_its_standbys_patience_costs_none_of_them_its_da
 
 #[test]
 fn a_changed_ttl_reaches_a_leader_that_goes_on() {
-    let cluster = Cluster::start(21_800, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let leader_key =
         || cluster.etcdctl(&["get", "/service/test/leader", "-w", "json"])["kvs"][0].clone();
@@ -335,7 +336,7 @@ fn a_changed_ttl_reaches_a_leader_that_goes_on() {
 
 #[test]
 fn data_of_another_major_version_is_left_alone_until_the_right_programs_come() {
-    let mut cluster = Cluster::start(21_900, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let victim = (1..=3).find(|member| *member != leader).unwrap();
     Cluster::signal(i32::try_from(cluster.agent_pid(victim)).unwrap(), "TERM");

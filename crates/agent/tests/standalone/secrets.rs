@@ -94,7 +94,7 @@ fn lock_roles(cluster: &Cluster, leader: usize, seconds: u64) -> std::process::C
 
 #[test]
 fn no_password_is_in_a_log_an_argument_a_file_or_an_inherited_environment() {
-    let mut cluster = Cluster::start(22_850, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let old = cluster.wait_leader();
     // A server that logs whatever it can, and gives up a lock soon.
     cluster.patch_config(
@@ -191,7 +191,7 @@ impl Cluster {
 
 #[test]
 fn passwords_that_change_in_a_mounted_secret_are_taken_up_by_members_and_server() {
-    let mut cluster = Cluster::start(23_050, "quorum");
+    let mut cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let new = r"re'new:ed \ 2";
     let others: Vec<usize> = (1..=3).filter(|member| *member != leader).collect();
@@ -214,7 +214,7 @@ fn passwords_that_change_in_a_mounted_secret_are_taken_up_by_members_and_server(
 
 #[test]
 fn a_password_that_was_changed_by_hand_is_an_obstacle_until_the_leader_sets_it_again() {
-    let cluster = Cluster::start(23_150, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let standby = (1..=3).find(|member| *member != leader).unwrap();
     let mut dropping = cluster

@@ -16,7 +16,7 @@ impl Cluster {
 
 #[test]
 fn a_setting_that_another_program_stored_is_said_and_not_in_force() {
-    let cluster = Cluster::start(22_350, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let config = cluster.value("config");
     let with = config.replacen(
@@ -45,7 +45,7 @@ fn a_setting_that_another_program_stored_is_said_and_not_in_force() {
 
 #[test]
 fn a_file_is_read_again_on_request_and_a_refused_one_changes_nothing() {
-    let cluster = Cluster::start(22_450, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     cluster.wait_healthy();
     let path = cluster.path(&format!("n{leader}.yml"));
@@ -73,7 +73,7 @@ fn a_file_is_read_again_on_request_and_a_refused_one_changes_nothing() {
 
 #[test]
 fn tags_and_credentials_of_the_rest_api_are_taken_over_without_a_restart() {
-    let cluster = Cluster::start(22_950, "quorum");
+    let cluster = Cluster::start("quorum");
     let leader = cluster.wait_leader();
     let standby = (1..=3).find(|member| *member != leader).unwrap();
     let name = format!("n{standby}");
