@@ -149,6 +149,7 @@ impl Task {
             if let Some(Initialize::Done(system_id)) = status.snapshot.initialize() {
                 self.context.server.note_system(system_id);
             }
+            self.context.server.note_tablespaces();
             self.record.keep(&status, self.context.store.mark()).await;
             self.publish(&status).await;
             let leads = status.holds_key && matches!(status.postgres, Postgres::Primary(_));

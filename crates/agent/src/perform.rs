@@ -71,7 +71,7 @@ async fn write(context: &Context, action: &Action, transaction: Transaction) -> 
     let prepared = match action {
         // The key may go only when nothing of the former primary can write any more.
         Action::ReleaseLeader if !local.is_running() => local.leave_nothing().await,
-        Action::AbandonInitialize => local.remove_data(),
+        Action::AbandonInitialize => local.remove_data().await,
         _ => Ok(()),
     };
     if let Err(error) = prepared {
@@ -128,7 +128,7 @@ async fn step(context: &Context, action: Action, lease: Option<LeaseId>) -> Outc
             server(local.set_names(&names, SETTLE_WITHIN).await, Outcome::At)
         }
         Action::ConfirmLeader(leader) => server(local.confirm_leader(&leader).await, done),
-        Action::RemoveData => server(local.remove_data(), done),
+        Action::RemoveData => server(local.remove_data().await, done),
         Action::Rewind(from) => server(local.rewind(&from).await, done),
         Action::BaseBackup(from) => server(local.base_backup(&from).await, done),
         Action::AskPeers(peers) => ask_peers(context, peers).await,

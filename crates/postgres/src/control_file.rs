@@ -10,6 +10,9 @@ use std::path::Path;
 use mrg_base::{Lsn, Timeline};
 use mrg_election::DataDirectory;
 
+/// How the names of the agent's own entries in a directory begin. They are not PostgreSQL's, and do
+/// not outlast what they are for.
+pub const OWN_ENTRY: &str = ".mrg-";
 /// Names of a directory's entries that a message shows.
 const NAMES_SHOWN: usize = 3;
 /// The end of the last field that is used.
@@ -41,7 +44,7 @@ pub enum InvalidControlFile {
 /// What a data directory contains, by its control file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataState {
-    /// No directory, or an empty one (a volume's `lost+found` apart).
+    /// No directory, or an empty one (a volume's `lost+found` and the agent's own entries apart).
     Absent,
     /// No control file, but something else, by the names of some of it: a database cluster that lost
     /// its control file, or files that have nothing to do with one.
@@ -79,7 +82,7 @@ impl DataState {
         let mut names: Vec<String> = entries
             .flatten()
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| name != "lost+found")
+            .filter(|name| name != "lost+found" && !name.starts_with(OWN_ENTRY))
             .collect();
         names.sort();
         let more = names.len().saturating_sub(NAMES_SHOWN);
@@ -174,6 +177,7 @@ mod tests {
         let data = directory.path().join("data");
         assert_eq!(DataState::read(&data), DataState::Absent);
         std::fs::create_dir_all(data.join("lost+found")).unwrap();
+        std::fs::create_dir_all(data.join(".mrg-new")).unwrap();
         assert_eq!(DataState::read(&data), DataState::Absent);
         for name in ["PG_VERSION", "base", "dump.sql", "global", "pg_wal"] {
             std::fs::write(data.join(name), "").unwrap();

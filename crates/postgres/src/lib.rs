@@ -18,7 +18,7 @@ pub use configuration::{
     BASE_FILE, Configuration, RESERVED_PARAMETERS, base_file, minimum_standby_settings,
     quote_identifier, quote_literal, quote_setting, user_hba_lines,
 };
-pub use control_file::{ControlFile, DataState, InvalidControlFile};
+pub use control_file::{ControlFile, DataState, InvalidControlFile, OWN_ENTRY};
 pub use credentials::{Authentication, Credentials, conninfo, fits_passfile, passfile};
 pub use hba::{HbaSource, InvalidHbaLine, check_hba_line};
 pub use private_file::write_private;

@@ -2,17 +2,19 @@
 //!
 //! Each subject has its own state, in a module of its own: the postmaster ([`process`]), the shared
 //! session ([`connection`]), what the files follow from ([`settings`]), what the probes found
-//! ([`observation`]), and which cluster the data is recorded to be of ([`provisioning`]). Each lock
+//! ([`observation`]), and what is recorded beside the data ([`data_record`]). Each lock
 //! is held for one closure ([`guarded`]); none is taken within another.
 
 mod commands;
 mod connection;
+mod data_record;
 mod disk;
 mod executable;
 mod guarded;
 mod memory;
 mod observation;
 mod passfile;
+mod place;
 mod probe;
 mod process;
 mod programs;
@@ -23,11 +25,13 @@ mod reconfigure;
 mod remote;
 mod settings;
 mod sift;
+mod tablespaces;
 mod trial;
 mod validation;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::mpsc;
 
@@ -35,11 +39,13 @@ use crate::config::AgentConfig;
 use crate::credentials::OwnCredentials;
 use crate::fence::{self, Exit, Fence};
 use connection::{Connection, STATEMENT_TIMEOUT};
+use data_record::Recorded;
 use disk::Disk;
 use guarded::Guarded;
 use mrg_base::{Address, MemberName};
 use mrg_postgres::{ServerFacts, Session};
 use observation::Known;
+use place::Place;
 use process::Postmaster;
 use settings::Settings;
 
@@ -111,11 +117,9 @@ pub(crate) struct Server {
     /// Held while PostgreSQL is asked about parameters.
     trial: tokio::sync::Mutex<()>,
     observation: Guarded<Known>,
-    /// The system identifier in the record beside the data; `None` until this process has read or
-    /// written that record.
-    recorded: Guarded<Option<u64>>,
-    /// The cluster's system identifier, as etcd has it; `None` until it is known.
-    cluster_system: Guarded<Option<u64>>,
+    recorded: Recorded,
+    /// What a copy replaced may be there still.
+    keeps_replaced: AtomicBool,
 }
 
 impl Server {
@@ -127,19 +131,27 @@ impl Server {
         exits: mpsc::UnboundedSender<()>,
     ) -> Self {
         let major = programs::major_version(&config);
+        let place = Place::of_data(&config.data_directory);
+        if place.is_fixed() {
+            tracing::warn!(
+                directory = %place.path().display(),
+                "the data directory is a mount point; what the agent writes down beside it, as what this member has promised, is on another volume and must last as long: a directory within the mount point is the better place"
+            );
+        }
         Self {
             settings: Guarded::new(Settings::new(number(major.as_deref()))),
             trial: tokio::sync::Mutex::default(),
             major,
             postmaster: Postmaster::new(fence.clone(), exits),
             connection: Connection::new(&config),
-            disk: Disk::new(config.beside_data(".alive")),
+            disk: Disk::new(place.alive()),
             config,
             credentials,
             fence,
             observation: Guarded::default(),
-            recorded: Guarded::new(None),
-            cluster_system: Guarded::new(None),
+            recorded: Recorded::default(),
+            // A former process may have left it.
+            keeps_replaced: AtomicBool::new(true),
         }
     }
 

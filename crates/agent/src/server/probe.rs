@@ -49,6 +49,19 @@ impl Server {
         }
         match self.query().await {
             Ok(probe) => {
+                if matches!(
+                    &probe,
+                    Probe::Primary(..)
+                        | Probe::Replica(
+                            Replica {
+                                streaming: true,
+                                ..
+                            },
+                            _
+                        )
+                ) {
+                    self.discard_replaced();
+                }
                 let (fork, receiver) = match &probe {
                     Probe::Replica(replica, _) => (
                         fork_of(self.data(), replica.timeline),

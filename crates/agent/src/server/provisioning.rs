@@ -2,31 +2,24 @@
 //! history. Marks beside the directory say what is not finished.
 
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering;
 
 use crate::config::AgentConfig;
 use crate::credentials::Role;
 use crate::incarnation::write_durably;
-use crate::server::{Error, Server, programs};
+use crate::server::place::Place;
+use crate::server::{Error, Server, programs, tablespaces};
 use mrg_base::MemberName;
-use mrg_postgres::{DataState, conninfo, server_in, write_private};
+use mrg_postgres::{conninfo, server_in, write_private};
 use mrg_telemetry::chain;
-
-/// The cluster that the data is of, for a start while the `initialize` key is missing.
-#[derive(Serialize, Deserialize)]
-struct SystemRecord {
-    scope: String,
-    system_id: u64,
-}
 
 impl Server {
     /// Initializes a new data directory, whole or not at all. It is marked as unfinished until the
     /// cluster has stored its system identifier.
     pub(crate) async fn init_db(&self) -> Result<(), Error> {
-        let fresh = self.fresh_directory()?;
-        let mut arguments = initdb_arguments(&self.config, &fresh);
+        let place = Place::of_data(self.data());
+        discard_fresh(&place, &[]).await?;
+        let mut arguments = initdb_arguments(&self.config, &place.fresh());
         let password_file = self.config.passfile().with_extension("initdb");
         let password = self.credentials.wanted().superuser.password;
         if !password.is_empty() {
@@ -39,14 +32,14 @@ impl Server {
         initialized?;
         let mark = self.unfinished_mark();
         write_durably(&mark, b"").map_err(Error::file(mark.display()))?;
-        self.install(&fresh)
+        self.install(place, vec![]).await
     }
 
     async fn run_program(&self, program: &str, arguments: Vec<String>) -> Result<(), Error> {
         programs::run(&self.config, &self.fence, program, arguments).await
     }
 
-    fn unfinished_mark(&self) -> PathBuf {
+    pub(super) fn unfinished_mark(&self) -> PathBuf {
         self.config.beside_data(".unfinished")
     }
 
@@ -56,79 +49,31 @@ impl Server {
         self.unfinished_mark().exists()
     }
 
-    /// Takes note of the cluster's system identifier. If the local data has it, the data is finished
-    /// and recorded to be of this cluster.
-    pub(crate) fn note_system(&self, system_id: u64) {
-        self.cluster_system.change(|known| *known = Some(system_id));
-        let recorded = self.recorded.read(|recorded| *recorded == Some(system_id));
-        if recorded && !self.is_unfinished() || !self.is_of(system_id) {
-            return;
-        }
-        let record = SystemRecord {
-            scope: self.config.scope.to_string(),
-            system_id,
-        };
-        let written = write_durably(
-            &self.config.system_file(),
-            mrg_dcs::wire::compact(&record).as_bytes(),
-        );
-        match written.and_then(|()| remove_if_there(&self.unfinished_mark())) {
-            Ok(()) => self.recorded.change(|recorded| *recorded = Some(system_id)),
-            Err(error) => {
-                tracing::warn!(
-                    error = chain(&error),
-                    "it cannot be written down which cluster the data is of"
-                );
-            }
-        }
-    }
-
-    /// The system identifier of the data, if the data is recorded to be of the cluster of this name.
-    pub(crate) fn recorded_system(&self) -> Option<u64> {
-        let record = self.system_record()?;
-        self.is_of(record.system_id).then_some(record.system_id)
-    }
-
-    /// Whether the record beside the data is of this cluster, by name and by the system identifier
-    /// that the cluster is known to have.
-    pub(crate) fn is_recorded(&self) -> bool {
-        let known = self.cluster_system.read(|system| *system);
-        known.is_some() && self.system_record().map(|record| record.system_id) == known
-    }
-
-    /// The record beside the data, if it is of a cluster of this name.
-    fn system_record(&self) -> Option<SystemRecord> {
-        let bytes = std::fs::read(self.config.system_file()).ok()?;
-        let record: SystemRecord = serde_json::from_slice(&bytes).ok()?;
-        (record.scope == self.config.scope.to_string()).then_some(record)
-    }
-
-    fn is_of(&self, system_id: u64) -> bool {
-        matches!(DataState::read(self.data()), DataState::Present(control) if control.data.system_id == system_id)
-    }
-
     /// Replaces the data directory by a copy of a member's.
     pub(crate) async fn base_backup(&self, from: &MemberName) -> Result<(), Error> {
         self.disk.answers().await?;
         let address = self.address(from)?;
-        let fresh = self.fresh_directory()?;
+        let place = Place::of_data(self.data());
+        let tablespaces = tablespaces::occupied(self.own_tablespaces()?);
+        discard_fresh(&place, &tablespaces).await?;
         let passfile = self.write_passfile()?;
         let user = &self.config.authentication.replication.username;
         let options = [("passfile", passfile.as_str()), ("connect_timeout", "5")];
-        let arguments = vec![
-            format!("--pgdata={}", fresh.display()),
+        let mut arguments = vec![
+            format!("--pgdata={}", place.fresh().display()),
             "--wal-method=stream".to_owned(),
             "--checkpoint=fast".to_owned(),
             "--no-password".to_owned(),
             format!("--dbname={}", conninfo(&address, user, &options)),
         ];
+        arguments.extend(tablespaces.iter().map(tablespaces::mapping));
         if let Err(error) = self.run_program("pg_basebackup", arguments).await {
             self.note_failed_login(Role::Replication);
             // Half a copy is of no use and takes room.
-            let _ = std::fs::remove_dir_all(&fresh);
+            let _ = discard_fresh(&place, &tablespaces).await;
             return Err(error);
         }
-        self.install(&fresh)?;
+        self.install(place, tablespaces).await?;
         let mark = self.unfinished_mark();
         remove_if_there(&mark).map_err(Error::file(mark.display()))
     }
@@ -171,32 +116,44 @@ impl Server {
         self.rewinding_mark().exists()
     }
 
-    /// A path beside the data directory, on the same volume, where nothing is.
-    fn fresh_directory(&self) -> Result<PathBuf, Error> {
-        let fresh = self.config.beside_data(".new");
-        remove_directory_if_there(&fresh)?;
-        Ok(fresh)
+    /// Puts a complete directory, and copies of tablespaces, in the places of those that are there.
+    /// These are kept until the server has proved good, by streaming or as a primary. What an
+    /// interruption leaves counts as half of a directory, and is replaced by a copy.
+    async fn install(&self, place: Place, tablespaces: Vec<Place>) -> Result<(), Error> {
+        self.refuse_living_server()?;
+        let mark = self.rewinding_mark();
+        if !tablespaces.is_empty() || place.is_fixed() {
+            write_durably(&mark, b"").map_err(Error::file(mark.display()))?;
+        }
+        let what = self.data().display().to_string();
+        let installed = off_thread(move || {
+            tablespaces::install(&tablespaces, &place.fresh())?;
+            place.install()
+        });
+        installed.await.map_err(Error::file(what))?;
+        self.keeps_replaced.store(true, Ordering::Release);
+        remove_if_there(&mark).map_err(Error::file(mark.display()))
     }
 
-    /// Puts a complete directory in the place of the data directory. If there was one, there is one
-    /// at every moment.
-    fn install(&self, fresh: &Path) -> Result<(), Error> {
-        self.refuse_living_server()?;
-        let failed = || Error::file(self.data().display());
-        if self.data().exists() {
-            let swapped = renameat2(
-                AT_FDCWD,
-                fresh,
-                AT_FDCWD,
-                self.data(),
-                RenameFlags::RENAME_EXCHANGE,
-            );
-            swapped.map_err(|errno| failed()(errno.into()))?;
-            std::fs::remove_dir_all(fresh).map_err(failed())?;
-        } else {
-            std::fs::rename(fresh, self.data()).map_err(failed())?;
+    /// The server streams, or leads: what its data replaced is of no more use.
+    pub(super) fn discard_replaced(&self) {
+        if !self.keeps_replaced.swap(false, Ordering::AcqRel) {
+            return;
         }
-        remove_if_there(&self.rewinding_mark()).map_err(failed())
+        let data = Place::of_data(self.data());
+        let locations = self.own_tablespaces().unwrap_or_default();
+        tokio::task::spawn_blocking(move || {
+            let tablespaces = locations.iter().map(|path| Place::of_tablespace(path));
+            for place in tablespaces.chain([data]) {
+                if let Err(error) = place.discard_replaced() {
+                    tracing::warn!(
+                        directory = %place.replaced().display(),
+                        error = chain(&error),
+                        "what a copy replaced cannot be removed; it takes room until a person removes it"
+                    );
+                }
+            }
+        });
     }
 
     /// An error if a server runs on the data that this agent did not start. Called where no server
@@ -227,10 +184,32 @@ impl Server {
         Ok(())
     }
 
-    pub(crate) fn remove_data(&self) -> Result<(), Error> {
+    /// Removes the data, and what it replaced: where there is no room for both, neither stays.
+    pub(crate) async fn remove_data(&self) -> Result<(), Error> {
         self.refuse_living_server()?;
-        remove_directory_if_there(self.data())
+        let place = Place::of_data(self.data());
+        let removed = off_thread(move || {
+            place.discard_replaced()?;
+            place.remove()
+        });
+        removed.await.map_err(Error::file(self.data().display()))
     }
+}
+
+/// Removes what copies that were not finished left.
+async fn discard_fresh(place: &Place, tablespaces: &[Place]) -> Result<(), Error> {
+    let places: Vec<Place> = tablespaces.iter().chain([place]).cloned().collect();
+    let what = place.fresh().display().to_string();
+    let discarded = off_thread(move || places.iter().try_for_each(Place::discard_fresh));
+    discarded.await.map_err(Error::file(what))
+}
+
+/// Runs what takes as long as the disk does beside the agent's only thread.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
 }
 
 /// Arguments of `initdb` but the password's: the configured ones, defaults for what they leave open,
@@ -294,15 +273,6 @@ fn initdb_defaults(configured: &[String]) -> Vec<String> {
 pub(super) fn remove_if_there(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn remove_directory_if_there(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::file(path.display())(error))
-        }
         _ => Ok(()),
     }
 }

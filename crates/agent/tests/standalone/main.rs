@@ -17,6 +17,7 @@ mod executable;
 mod flood;
 mod harness;
 mod keys;
+mod places;
 mod seat;
 mod secrets;
 mod settings;
