@@ -213,9 +213,18 @@ pub fn settings(config: &DynamicConfig) -> Result<Settings, InvalidConfig> {
             .postgresql("use_pg_rewind")
             .and_then(truth)
             .unwrap_or(true),
+        standby_cluster: is_standby_cluster(config.0.get("standby_cluster")),
     };
     settings.check().map_err(InvalidConfig::Settings)?;
     Ok(settings)
+}
+
+/// As Patroni decides it (`GlobalConfig.is_standby_cluster`): by what a member could follow.
+fn is_standby_cluster(section: Option<&Value>) -> bool {
+    ["host", "port", "restore_command"]
+        .iter()
+        .filter_map(|key| section?.get(key))
+        .any(|value| !matches!(value, Value::Null) && value != "" && value != 0)
 }
 
 #[cfg(test)]
@@ -241,6 +250,24 @@ mod tests {
             }
         );
         assert_eq!(settings.failover.ttl, Millis::seconds(30));
+    }
+
+    #[test]
+    fn a_standby_cluster_is_one_that_names_what_it_follows() {
+        for (text, expected) in [
+            ("{}", false),
+            (r#"{"standby_cluster":null}"#, false),
+            (r#"{"standby_cluster":{"host":"","port":null}}"#, false),
+            (
+                r#"{"standby_cluster":{"create_replica_methods":["basebackup"]}}"#,
+                false,
+            ),
+            (r#"{"standby_cluster":{"host":"10.0.0.1"}}"#, true),
+            (r#"{"standby_cluster":{"port":5432}}"#, true),
+            (r#"{"standby_cluster":{"restore_command":"cp"}}"#, true),
+        ] {
+            assert_eq!(parsed(text).unwrap().standby_cluster, expected, "{text}");
+        }
     }
 
     #[test]

@@ -226,6 +226,7 @@ pub(crate) fn settings(random: &mut Random) -> Settings {
         },
         paused: false,
         use_rewind: random.chance(800),
+        standby_cluster: false,
     }
 }
 

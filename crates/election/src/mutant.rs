@@ -121,6 +121,8 @@ mod list {
         ReinitializesForEver,
         /// Two members share a replication slot.
         SlotShared,
+        /// A member of a cluster that is to follow another one is promoted.
+        SecondPrimary,
         /// The leader key is released while postgres stops.
         ReleasedTooEarly,
         /// That the key was released is not noted while etcd is away.

@@ -111,6 +111,8 @@ pub enum Reason {
     /// This member is not among those whose promises a leader without DCS asks for, so one may lead
     /// unseen.
     NotInFailsafe,
+    /// The dynamic configuration says that the cluster follows another one.
+    StandbyCluster,
     /// The tags forbid this member to lead.
     MayNotLead,
     /// A switchover names another member.
@@ -159,6 +161,7 @@ impl Reason {
                 | Reason::JustStarted
                 | Reason::Promised
                 | Reason::NotInFailsafe
+                | Reason::StandbyCluster
                 | Reason::MayNotLead
                 | Reason::SwitchoverToOther
                 | Reason::SyncStateMissing
@@ -265,6 +268,9 @@ impl Reason {
             Reason::Promised => "no leader; a promise not to race still holds",
             Reason::NotInFailsafe => {
                 "no leader; this member is not in the failsafe key, so a leader without etcd would not have asked it; waiting"
+            }
+            Reason::StandbyCluster => {
+                "the dynamic configuration has standby_cluster, and a primary here would be a second one beside that cluster's; remove it to run a cluster of its own, or keep Patroni on this one"
             }
             Reason::MayNotLead => "no leader; this member's tags forbid it to lead",
             Reason::SwitchoverToOther => "no leader; a switchover names another member",

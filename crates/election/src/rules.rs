@@ -133,6 +133,10 @@ pub const RULES: &[Rule] = &[
     always(Reason::UnfinishedBootstrap, unfinished_bootstrap),
     always(Reason::WrongSystem, wrong_system),
     always(Reason::InitializeMissing, initialize_missing),
+    always(Reason::StandbyCluster, |view| {
+        let leaderless = read(view)?.leader.is_none();
+        (no_data(view) && leaderless && is_standby_cluster(view)).then(Vec::new)
+    }),
     always(Reason::Bootstrap, bootstrap),
     always(Reason::BootstrapElsewhere, |view| {
         let cluster = read(view)?;
@@ -242,6 +246,9 @@ pub const RULES: &[Rule] = &[
         let listed = read(view)?.failsafe.as_ref()?;
         (!listed.members.contains(view.me) && !bug!(UnlistedRaces)).then(Vec::new)
     }),
+    leaderless(Reason::StandbyCluster, |view| {
+        is_standby_cluster(view).then(Vec::new)
+    }),
     leaderless(Reason::MayNotLead, |view| {
         view.memory.priority.is_none().then(Vec::new)
     }),
@@ -318,6 +325,10 @@ fn stopped(view: &View<'_>) -> bool {
 
 fn no_data(view: &View<'_>) -> bool {
     matches!(view.postgres, Postgres::NoData)
+}
+
+fn is_standby_cluster(view: &View<'_>) -> bool {
+    view.settings.standby_cluster && !bug!(SecondPrimary)
 }
 
 fn stored<'a>(view: &View<'a>) -> Option<&'a Stored> {

@@ -64,6 +64,13 @@ pub struct Failover {
     pub failsafe: bool,
 }
 
+impl Failover {
+    /// Whether the leader is to be asked, as a client would, if it serves.
+    pub fn wants_pulse(&self) -> bool {
+        self.unresponsive_after > Millis(0)
+    }
+}
+
 /// Everything the election depends on besides the state of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
@@ -75,6 +82,9 @@ pub struct Settings {
     pub paused: bool,
     /// Whether a former primary is rewound before it is copied afresh.
     pub use_rewind: bool,
+    /// The cluster is to follow another one (Patroni's `standby_cluster`), which is not supported. A
+    /// primary that leads goes on; no other member becomes one beside that cluster's.
+    pub standby_cluster: bool,
 }
 
 impl Default for Settings {
@@ -97,6 +107,7 @@ impl Default for Settings {
             },
             paused: false,
             use_rewind: true,
+            standby_cluster: false,
         }
     }
 }

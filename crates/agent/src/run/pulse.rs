@@ -55,7 +55,9 @@ pub(super) async fn pulse(context: Arc<Context>, events: mpsc::Sender<Event>) {
     let mut was_answered = true;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        if !context.status().may_write || !context.server.has_led() {
+        let status = context.status();
+        let wanted = status.may_write && status.settings.failover.wants_pulse();
+        if !wanted || !context.server.has_led() {
             (late, was_answered) = (None, true);
             continue;
         }

@@ -1,59 +1,52 @@
-//! Room for clusters that run at the same time, each on ports of its own.
+//! Room for clusters that run at the same time, each on ports of its own, also where two runs of
+//! the tests share a machine.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::time::Duration;
 
 /// Clusters wait more than they compute: so many are bearable on two cores.
-const SEATS: usize = 3;
+const SEATS: u16 = 3;
 const FIRST_PORT: u16 = 21_000;
 const PORTS: u16 = 50;
 
-static TAKEN: Mutex<[bool; SEATS]> = Mutex::new([false; SEATS]);
-static FREED: Condvar = Condvar::new();
-
-/// One seat, or all of them; free again when it is dropped.
+/// One seat, or all of them; free again when it is dropped, or its process ends.
 pub(crate) struct Seat {
-    first: usize,
-    count: usize,
-}
-
-fn taken() -> MutexGuard<'static, [bool; SEATS]> {
-    TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
+    first: u16,
+    _locks: Vec<File>,
 }
 
 impl Seat {
     /// A seat beside others.
     pub(crate) fn shared() -> Self {
-        Self::take(1)
+        Self::take(|| (0..SEATS).find_map(|seat| Some((seat, vec![lock(seat)?]))))
     }
 
     /// All seats: where a test loads the processors, others would fail of it.
     pub(crate) fn alone() -> Self {
-        Self::take(SEATS)
+        Self::take(|| Some((0, (0..SEATS).map(lock).collect::<Option<_>>()?)))
     }
 
-    fn take(count: usize) -> Self {
-        let mut taken = taken();
+    fn take(free: impl Fn() -> Option<(u16, Vec<File>)>) -> Self {
         loop {
-            let free = taken
-                .windows(count)
-                .position(|seats| !seats.contains(&true));
-            if let Some(first) = free {
-                taken[first..first + count].fill(true);
-                return Self { first, count };
+            if let Some((first, locks)) = free() {
+                return Self {
+                    first,
+                    _locks: locks,
+                };
             }
-            taken = FREED.wait(taken).unwrap_or_else(PoisonError::into_inner);
+            // A lock that another process releases announces nothing.
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 
     /// The first of fifty ports.
     pub(crate) fn base_port(&self) -> u16 {
-        FIRST_PORT + PORTS * u16::try_from(self.first).unwrap()
+        FIRST_PORT + PORTS * self.first
     }
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        taken()[self.first..self.first + self.count].fill(false);
-        FREED.notify_all();
-    }
+fn lock(seat: u16) -> Option<File> {
+    let path = std::env::temp_dir().join(format!("mrg-standalone-{seat}.lock"));
+    let file = File::create(path).unwrap();
+    file.try_lock().ok().map(|()| file)
 }

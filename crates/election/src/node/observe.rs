@@ -65,6 +65,9 @@ impl Node {
             Event::Settings(settings) => {
                 self.memory.longest_ttl = self.memory.longest_ttl.max(settings.failover.ttl);
                 self.settings = settings;
+                // What was seen before it was switched off says nothing when it is on again.
+                let wants_pulse = self.settings.failover.wants_pulse();
+                self.memory.silence.take_if(|_| !wants_pulse);
                 self.keeper.retimed(&self.settings.failover);
             }
             Event::Priority(priority) => self.memory.priority = priority,

@@ -70,7 +70,7 @@ fn is_unresponsive(view: &View<'_>) -> bool {
     let silent = view.memory.silence.is_some_and(|silence| {
         silence.pulses >= PULSES_LEAST && view.since(silence.since) >= after
     });
-    is_there && silent && after > Millis(0) && may_let_go(view)
+    is_there && silent && view.settings.failover.wants_pulse() && may_let_go(view)
 }
 
 fn gave_up_lately(view: &View<'_>) -> bool {

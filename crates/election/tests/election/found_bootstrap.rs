@@ -11,7 +11,7 @@ use mrg_election::{
 use crate::story::*;
 
 /// Nothing that only a finished cluster writes, and nobody with data.
-fn virgin() -> Cluster {
+pub(crate) fn virgin() -> Cluster {
     let mut virgin = Cluster {
         optime: None,
         failsafe: None,

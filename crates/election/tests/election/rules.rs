@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use mrg_base::{Lsn, Moment, Position, Timeline};
 use mrg_election::sync::{Names, Stored};
 use mrg_election::{
-    Action, Cluster, DataDirectory, Effect, Event, Fork, LeaseId, Mode, Outcome, Postgres, Reason,
-    Revision, Standby, StopMode, Vote, WalReceiver,
+    Action, Cluster, DataDirectory, Effect, Event, Fork, Initialize, LeaseId, Mode, Outcome,
+    Postgres, Reason, Revision, Standby, StopMode, Vote, WalReceiver,
 };
 
 use crate::story::*;
@@ -184,6 +184,39 @@ fn without_a_sync_key_nobody_promotes_in_a_synchronous_mode() {
     let mut story = Story::new(Mode::Sync, cluster(None, None), standby(100, Some("b")));
     assert_eq!(story.reason(), Reason::SyncStateMissing);
     story.expect_no_step();
+}
+
+#[test]
+fn no_member_of_a_cluster_that_follows_another_one_becomes_a_second_primary() {
+    let settings = |mut story: Story| {
+        let mut settings = *story.node.view(story.now).settings;
+        settings.standby_cluster = true;
+        story.on(Event::Settings(settings));
+        story
+    };
+    let led = cluster(Some(("b", OTHER)), Some(("b", &["a", "c"], 1)));
+    let mut orphan = settings(Story::new(Mode::Quorum, led, standby(100, Some("b"))));
+    orphan.on(Event::Dcs {
+        cluster: cluster(None, Some(("b", &["a", "c"], 1))),
+        linearizable: true,
+    });
+    orphan.look(standby(100, None));
+    orphan.expect_no_step();
+    assert_eq!(orphan.reason(), Reason::StandbyCluster);
+    let other_makes_it = Cluster {
+        initialize: Some(Initialize::InProgress(OTHER)),
+        ..crate::found_bootstrap::virgin()
+    };
+    let mut new = settings(Story::new(Mode::Quorum, other_makes_it, Postgres::NoData));
+    new.on(Event::Dcs {
+        cluster: crate::found_bootstrap::virgin(),
+        linearizable: true,
+    });
+    new.expect_no_step();
+    assert_eq!(new.reason(), Reason::StandbyCluster);
+    let led = cluster(Some((ME, LEASE)), Some((ME, &["b", "c"], 1)));
+    let leader = Story::new(Mode::Quorum, led, primary(any_of(&["b", "c"])));
+    assert_eq!(settings(leader).reason(), Reason::Leading, "it goes on");
 }
 
 #[test]

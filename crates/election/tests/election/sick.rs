@@ -230,6 +230,20 @@ fn a_pulse_may_be_switched_off_and_does_not_count_in_a_paused_cluster() {
 }
 
 #[test]
+fn what_pulses_said_before_they_were_switched_off_is_forgotten() {
+    let mut story = leader();
+    pulses(&mut story, 18, false);
+    let mut off = settings(Mode::Quorum);
+    off.failover.unresponsive_after = Millis(0);
+    story.on(Event::Settings(off));
+    story.on(Event::Settings(settings(Mode::Quorum)));
+    pulses(&mut story, 18, false);
+    story.expect_no_step();
+    pulses(&mut story, 4, false);
+    expect_let_go(&mut story, Reason::Unresponsive);
+}
+
+#[test]
 fn a_dead_servers_key_goes_even_if_the_first_try_fails() {
     let mut story = leader();
     pulses(&mut story, 22, false);
