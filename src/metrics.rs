@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn series_stand_together_whoever_they_are_of_and_labels_bear_anything() {
+    fn series_of_one_name_stand_together_and_labels_bear_anything() {
         let depth = Series {
             name: "mrg_queue_depth",
             help: "Requests that wait.",

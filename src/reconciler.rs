@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_fails_again_and_again_is_asked_less_and_less_often() {
+    fn an_object_that_keeps_failing_is_retried_less_and_less_often() {
         let seconds: Vec<u64> = (0..7).map(|failures| pause(failures).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 16, 16]);
         assert_eq!(pause(u32::MAX), LONGEST_PAUSE);

@@ -1,4 +1,4 @@
-//! What the controllers share: one watch of each kind, whoever looks, and one memory of what was
+//! What the controllers share: one watch of each kind for all of them, and one memory of what was
 //! applied.
 
 use std::fmt::Debug;
@@ -113,7 +113,7 @@ impl Shared {
     }
 }
 
-/// Everything is read within so long; if not, whoever waits says so and tries again.
+/// Everything is read within so long; if not, the one that waits says so and tries again.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// Kinds that the API server did not list.
@@ -193,7 +193,7 @@ where
 
 /// How long an object is left alone of which nothing is told: between once and twice as long as
 /// given, another time for each. All that were made, or read, at once would come back at once, and
-/// hold up whoever changes something.
+/// hold up a change.
 pub(crate) fn backstop(object: &impl Resource, least: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
     object.meta().uid.hash(&mut hasher);

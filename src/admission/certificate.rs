@@ -73,7 +73,7 @@ pub(super) async fn identity(client: &Client, namespace: &str) -> Result<Identit
                 .map_err(failed("read the certificate's Secret"))?;
             read(&there).ok_or_else(|| {
                 Error::Certificate(format!(
-                    "the Secret {NAME} lacks tls.crt or tls.key; delete it, and it is made anew"
+                    "the Secret {NAME} lacks tls.crt or tls.key; delete it, and the operator creates it again"
                 ))
             })
         }

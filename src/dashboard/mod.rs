@@ -1,5 +1,5 @@
 //! A page that the person on call keeps open: services by tier, breakers, leader, lag, queues,
-//! changes, blast radius. It only shows; whoever reaches it can change nothing.
+//! changes, blast radius. It only shows; it can change nothing.
 
 mod feed;
 mod view;
@@ -71,7 +71,7 @@ fn file(kind: &'static str, body: &'static str) -> impl IntoResponse {
     (headers, body)
 }
 
-/// The content now, and anew with each change.
+/// The content now, and again with each change.
 async fn events(State(page): State<Page>) -> Response {
     let Ok(place) = page.places.try_acquire_owned() else {
         return (

@@ -94,7 +94,7 @@ impl Member {
             .join(",")
     }
 
-    /// Leaves (as the member whose data is lost) and joins anew, through the others.
+    /// Leaves (as the member whose data is lost) and joins again, through the others.
     async fn rejoin(&self) -> anyhow::Result<Option<String>> {
         let others: Vec<String> = self
             .names()

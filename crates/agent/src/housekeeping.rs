@@ -17,7 +17,7 @@ use crate::obstacle::obstacle;
 use crate::passwords::Passwords;
 use crate::rest::reports::PATRONI_VERSION;
 use crate::roles::OwnRoles;
-use crate::run::LOOK_EVERY;
+use crate::run::PROBE_INTERVAL;
 use mrg_base::{Address, MemberName, Timeline, lock};
 use mrg_dcs::wire::{MemberData, StatusData};
 use mrg_dcs::{Attempt, DynamicConfig, Store, Writer};
@@ -38,7 +38,7 @@ pub(crate) struct Configured {
 
 /// Between two looks at what is mounted, which a kubelet swaps once in a minute or so: no event says
 /// that it changed.
-const MOUNTED_EVERY: Duration = Duration::from_secs(2);
+const MOUNT_READ_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a text in the member key may be: etcd takes no key of any size, and the texts quote what
 /// others have written.
@@ -136,7 +136,7 @@ impl Task {
                     .on(mrg_clock::now(), PublisherEvent::DcsReset);
             }
             let mounted = self.context.config.own.executable_settings_file.is_some();
-            let looks_again = mounted && self.looked.elapsed() >= MOUNTED_EVERY;
+            let looks_again = mounted && self.looked.elapsed() >= MOUNT_READ_INTERVAL;
             let again = self.wanted_last.clone().filter(|_| looks_again);
             if let Some(wanted) = wanted.or(again) {
                 self.configure(wanted).await;
@@ -163,7 +163,9 @@ impl Task {
     /// Takes over passwords of the agent's own that changed in a mounted Secret.
     fn read_mounted(&mut self) {
         let mounted = self.context.config.mounted();
-        let is_due = self.mounted.is_none_or(|at| at.elapsed() >= MOUNTED_EVERY);
+        let is_due = self
+            .mounted
+            .is_none_or(|at| at.elapsed() >= MOUNT_READ_INTERVAL);
         if !mounted.is_there() || !is_due {
             return;
         }
@@ -221,7 +223,7 @@ impl Task {
         // What waits for a restart is known a probe later.
         let known = self
             .configured
-            .filter(|(_, at)| at.elapsed() > LOOK_EVERY * 3 / 2);
+            .filter(|(_, at)| at.elapsed() > PROBE_INTERVAL * 3 / 2);
         let published = self.publisher.published().and_then(|data| data.configured);
         member.configured = known.map(|(revision, _)| revision).or(published);
         let name = &self.context.config.name;

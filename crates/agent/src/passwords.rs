@@ -1,6 +1,6 @@
 //! Keeps the passwords of the databases' owners in step with a mounted Secret.
 //!
-//! Whoever changes the Secret changes what applications will log in with. The kubelets bring the
+//! A change of the Secret changes what applications will log in with. The kubelets bring the
 //! change into pods within a minute or two of each other; a password that the server takes before
 //! the poolers have it, or the other way round, would keep them from new server connections. So the
 //! leader sets it once every pooler says that it has it too, and each pooler goes on with the old
@@ -17,7 +17,7 @@ use mrg_dcs::{Poolers, Store};
 use mrg_postgres::{accepts, quote_identifier, quote_literal, verifier};
 use mrg_telemetry::chain;
 
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const READ_INTERVAL: Duration = Duration::from_secs(2);
 /// So long a kubelet may take to bring a change into every pod.
 pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(120);
 const WITHIN: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ pub(crate) struct Passwords {
 impl Passwords {
     /// Reads them, and brings the server in line if this member leads.
     pub(crate) async fn keep(&mut self, context: &Context, leads: bool) {
-        if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) || !self.read(context) {
+        if self.looked.is_some_and(|at| at.elapsed() < READ_INTERVAL) || !self.read(context) {
             return;
         }
         self.looked = Some(Instant::now());

@@ -20,9 +20,10 @@ use mrg_postgres::{
 };
 use mrg_telemetry::chain;
 
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// While something is wrong or changes.
+const CHANGING_INTERVAL: Duration = Duration::from_secs(2);
 /// As long as nothing changes.
-const CHECK_EVERY: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// What `pg_rewind` calls on its source, besides what every role may (PostgreSQL's manual,
@@ -115,9 +116,9 @@ impl OwnRoles {
         self.looked.take_if(|_| leads && !self.led);
         self.led = leads;
         let pause = if changing || !self.wrong.is_empty() {
-            LOOK_EVERY
+            CHANGING_INTERVAL
         } else {
-            CHECK_EVERY
+            CHECK_INTERVAL
         };
         self.rewind_permitted &= leads;
         if self.looked.is_some_and(|at| at.elapsed() < pause) || !leads && !changing {

@@ -139,7 +139,7 @@ async fn victims(place: &Place, set: &OrderServiceSet, part: &str) -> Result<Vec
         .map_err(Error::request(format!("list the pods of {part}")))?;
     if found.items.is_empty() {
         return Err(Error::Refused(format!(
-            "{part} has no pods here: whoever runs it can kill it; how long it is away is measured all the same"
+            "{part} has no pods here: kill it where it runs; how long it is away is measured all the same"
         )));
     }
     Ok(found.items)

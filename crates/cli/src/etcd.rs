@@ -89,7 +89,7 @@ async fn rebuild(
         return Err(Error::Refused(why));
     }
     let what = format!(
-        "The etcd of {name} is made anew and empty. Its old members end; their data is kept beside the new until the members are next restarted"
+        "The etcd of {name} is replaced by an empty one. Its old members end; their data is kept beside the new until the members are next restarted"
     );
     confirm_name(&what, name, yes)?;
     let request = RebuildRequest {

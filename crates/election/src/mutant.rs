@@ -85,7 +85,7 @@ mod list {
         OneVoteFewer,
         /// Members outside `/sync` stand.
         AnybodyStands,
-        /// Whoever is behind takes the key all the same.
+        /// A member that is behind takes the key all the same.
         LaggardWins,
         /// The new leader does not take `/sync` for itself.
         SyncNotTaken,
@@ -181,7 +181,7 @@ mod list {
         HopelessCandidateInsists,
         /// Diverged WAL is left as it is.
         DivergenceIgnored,
-        /// A pool lets its clients through to whoever answers.
+        /// A pool lets its clients through to any server that answers.
         PoolTrustsAnybody,
         /// A pool lets its clients through without a fresh read.
         PoolTrustsOldNews,

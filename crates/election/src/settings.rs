@@ -14,7 +14,7 @@ pub enum Mode {
     Async,
     /// To `count` named standbys (`FIRST k`), each of which may take over.
     Sync,
-    /// To any `count` of all standbys (`ANY k`); whoever takes over needs the votes of enough
+    /// To any `count` of all standbys (`ANY k`); a member that takes over needs the votes of enough
     /// others.
     Quorum,
 }

@@ -1,4 +1,4 @@
-//! Statuses that are memory: whoever decides by a status that he has written since decides the same
+//! Statuses that are memory: one who decides by a status that he has written since decides the same
 //! twice, or takes it back.
 
 use std::collections::HashMap;

@@ -125,7 +125,7 @@ pub struct Canary {
     /// Percent of the requests that it gets.
     #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 100)))]
     pub share: u8,
-    /// Names the trial: with another one, what is counted of both versions begins anew.
+    /// Names the trial: with another one, what is counted of both versions starts over.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 100)))]
     pub trial: String,
 }

@@ -28,7 +28,7 @@ pub(super) struct Known {
     pub since: Timestamp,
 }
 
-/// A store, whoever names it.
+/// A store, by any of its names.
 #[derive(Default)]
 struct Store {
     known: Option<Known>,

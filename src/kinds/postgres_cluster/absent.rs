@@ -1,5 +1,5 @@
 //! Members that neither lead nor stream, and why: by their pods, and by their own words. For
-//! whoever reads `kubectl describe pgc` at night.
+//! those who read `kubectl describe pgc` at night.
 
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, Pod};
 
@@ -10,7 +10,7 @@ use mrg_api::postgres_cluster::MemberStatus;
 /// Waiting that is part of every start.
 const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
-/// Whether a member does what it is there for. `leads` says whether whoever holds the key accepts
+/// Whether a member does what it is there for. `leads` says whether the holder of the key accepts
 /// writes.
 pub(super) fn is_good(member: &MemberStatus, leads: bool) -> bool {
     member.state == "streaming" || member.role == "leader" && leads

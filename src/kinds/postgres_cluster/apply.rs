@@ -197,7 +197,7 @@ pub(super) async fn announce_settings(
 }
 
 /// A StatefulSet's claim template cannot change: where the volumes grow, the set is deleted without
-/// its pods and made anew around them.
+/// its pods and recreated around them.
 pub(super) async fn make_way_for_growth(
     client: &Client,
     desired: &Desired,
@@ -229,7 +229,7 @@ pub(super) async fn make_way_for_growth(
     tracing::info!(
         cluster = desired.name,
         size = desired.spec.storage.size,
-        "the volumes grow; the StatefulSet is made anew around its pods"
+        "the volumes grow; the StatefulSet is recreated around its pods"
     );
     // With `orphan` the garbage collector frees the pods before the object goes.
     let uid = old.uid().unwrap_or_default();

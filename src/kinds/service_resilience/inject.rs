@@ -134,7 +134,7 @@ fn containers(pod: &mut Value, desired: &Desired) {
         return;
     };
     for container in containers {
-        // Whoever still believes the pod to be there is served meanwhile.
+        // Clients that still take the pod for ready are served meanwhile.
         if drain > 0 && container["lifecycle"]["preStop"].is_null() {
             container["lifecycle"]["preStop"] = json!({ "sleep": { "seconds": drain } });
         }

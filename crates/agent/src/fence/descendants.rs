@@ -14,7 +14,7 @@ use nix::unistd::{Pid, getpid};
 use mrg_base::{Millis, Moment};
 
 /// Between two looks at a process that was killed: waiting for it would not end if it cannot die.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// A process that was killed may take this long to die before it is asked whether it can.
 const DYING_TAKES: Millis = Millis(500);
 
@@ -79,7 +79,7 @@ fn wait_for(pid: i32, dying_until: Moment) -> End {
             Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) if is_past_return() => {
                 return End::PastReturn;
             }
-            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => std::thread::sleep(LOOK_EVERY),
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => std::thread::sleep(POLL_INTERVAL),
             Ok(status) => return End::Reaped(status),
             Err(_) if is_past_return() => return End::PastReturn,
             Err(_) => return End::NotOurs,

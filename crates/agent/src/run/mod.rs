@@ -46,7 +46,7 @@ use requests::Replies;
 use watched::forward;
 
 /// How often postgres is probed when nothing happens.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// What an orderly stop takes besides stopping postgres.
 const STOP_OVERHEAD: Duration = Duration::from_secs(5);
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::run::LOOK_EVERY;
+use crate::run::PROBE_INTERVAL;
 use crate::server::Server;
 use mrg_election::{Event, Postgres};
 
 /// Between two probes of a server that begins to accept connections, at first.
 const STARTING_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Probes the server for every number in `requests` and at least every [`LOOK_EVERY`]. Each result
+/// Probes the server for every number in `requests` and at least every [`PROBE_INTERVAL`]. Each result
 /// carries the highest number that was requested before the probe began.
 pub(super) async fn monitor(
     server: Arc<Server>,
@@ -26,7 +26,7 @@ pub(super) async fn monitor(
                 Some(number) => newest = number.max(newest),
                 None => return,
             },
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(PROBE_INTERVAL) => {}
         }
         let mut pause = STARTING_INTERVAL;
         loop {
@@ -48,7 +48,7 @@ pub(super) async fn monitor(
             // Nothing announces that postgres accepts connections. The longer that takes, the less
             // often it is probed.
             tokio::time::sleep(pause).await;
-            pause = (pause * 11 / 10).min(LOOK_EVERY);
+            pause = (pause * 11 / 10).min(PROBE_INTERVAL);
         }
     }
 }

@@ -149,7 +149,7 @@ fn without_any_key_nobody_guesses_who_has_every_commit_and_the_documented_way_ou
                 .contains("/sync is missing")
         };
         wait_until(
-            "all say it in their keys, for whoever reads the status",
+            "all say it in their keys, for those who read the status",
             || (1..=3).all(says_so),
         );
         let furthest = (1..=3)

@@ -55,7 +55,7 @@ fn a_position_from_before_a_restart_is_nobodys_vote() {
     story.effects.clear();
     story.on(Event::VoteAsked { reply: 1 });
     story.look(standby(250, None));
-    // It stops its receiver anew and says what it has now.
+    // It stops its receiver again and says what it has now.
     let answered = |story: &Story| {
         story.effects.iter().any(|effect| matches!(effect, Effect::AnswerVote(1, Ok((position, _))) if *position == at(100)))
     };
@@ -223,7 +223,7 @@ fn without_sync_a_timeline_is_reserved_before_it_is_begun() {
             .iter()
             .any(|effect| matches!(effect, Effect::Perform(_, Action::Promote)))
     );
-    // Whoever reserved it may be the only one to know whether it was begun.
+    // The member that reserved it may be the only one to know whether it was begun.
     let of = |member: &str| Cluster {
         timeline: Some(Timeline(2)),
         timeline_of: Some(name(member)),

@@ -128,7 +128,7 @@ fn a_member_that_promised_neither_races_nor_votes_nor_promises_another() {
 }
 
 #[test]
-fn whoever_may_have_taken_the_key_promises_nobody() {
+fn a_member_that_may_have_taken_the_key_promises_nothing() {
     let mut story = Story::new(
         Mode::Quorum,
         cluster(None, Some(("b", &["a", "c"], 1))),

@@ -345,7 +345,7 @@ fn broken(flushed: u64, since: Moment) -> Postgres {
 
 #[test]
 fn a_standby_beyond_the_end_of_its_timeline_is_rewound_at_once_whatever_its_receiver_says() {
-    // The receiver streams up to the end of the old timeline, ends, and begins anew, ten times a
+    // The receiver streams up to the end of the old timeline, ends, and begins again, ten times a
     // second: it looks alive.
     let mut led = cluster(Some(("b", OTHER)), Some(("b", &["c"], 0)));
     if let Some(member) = led.members.get_mut(&name("b")) {

@@ -15,7 +15,7 @@ use mrg_breaker::{Mode, Ratio, Settings};
 pub struct BreakerPolicy {
     /// So many requests are let through half-open, and so many successes in a row close it.
     pub max_requests: NonZeroU32,
-    /// How long a closed breaker counts before it begins anew; `0s`: it never does.
+    /// How long a closed breaker counts before it starts over; `0s`: it never does.
     pub interval: Duration,
     /// The window rolls in steps of this length; if not given it is fixed.
     #[serde(skip_serializing_if = "Option::is_none")]

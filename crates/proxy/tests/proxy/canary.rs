@@ -52,7 +52,7 @@ async fn a_canary_gets_exactly_its_share_and_what_it_does_is_counted_beside_the_
         assert_eq!(report["trial"], format!("new-{percent}"));
         assert_eq!(
             report["canary"]["requests"], expected,
-            "counted anew in each step"
+            "counted from zero in each step"
         );
         assert_eq!(report["stable"]["requests"], 200 - expected);
         assert_eq!(report["canary"]["failed"], 0);

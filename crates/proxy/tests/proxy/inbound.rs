@@ -80,7 +80,7 @@ async fn before_the_pod_stops_callers_are_served_and_sent_elsewhere_for_their_ne
     assert!(!drain(wrong).success());
     assert!(
         !closes(&proxy.get("/x").await),
-        "whoever has no token sends nobody away"
+        "a caller without a token displaces no other"
     );
     assert!(drain(proxy.directory.path().join("token")).success());
     for _ in 0..2 {

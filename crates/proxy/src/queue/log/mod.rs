@@ -57,16 +57,16 @@ async fn replace_file(path: &Path, text: &[u8]) -> Result<(), Error> {
     let next = path.with_extension("new");
     let mut file = File::create(&next)
         .await
-        .map_err(failed("could not be written anew"))?;
+        .map_err(failed("could not be rewritten"))?;
     file.write_all(text)
         .await
-        .map_err(failed("could not be written anew"))?;
+        .map_err(failed("could not be rewritten"))?;
     file.sync_all()
         .await
         .map_err(failed("could not be synced"))?;
     tokio::fs::rename(&next, path)
         .await
-        .map_err(failed("could not be written anew"))?;
+        .map_err(failed("could not be rewritten"))?;
     if let Some(directory) = path.parent() {
         let directory = File::open(directory)
             .await
