@@ -3,6 +3,7 @@
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::task::AbortHandle;
 
 use crate::cache::recorder::Recorder;
 use crate::counters::InFlight;
@@ -54,6 +55,14 @@ impl Sent {
         match self {
             Self::Empty | Self::Whole(_) => true,
             Self::Streaming { slot, .. } => lock(slot).is_some(),
+        }
+    }
+
+    /// Whether there is one whose length is not known.
+    pub(crate) fn is_of_unknown_length(&self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(_) => false,
+            Self::Streaming { hint, .. } => hint.exact().is_none(),
         }
     }
 
@@ -146,20 +155,84 @@ impl Body for SentBody {
 #[derive(Default)]
 pub(crate) struct Watch {
     /// To be given back when the body has ended.
-    pub permit: Option<Permit>,
+    permit: Option<HeldPermit>,
     /// Whether the outcome is gRPC's status, which is in the trailers.
     pub grpc: bool,
     /// Records a copy for bad times.
     pub recorder: Option<Recorder>,
     /// Held until the end.
     pub hold: Option<InFlight>,
-    /// How long the permit is held after the head: a body that never ends must not keep a half-open
-    /// breaker from closing.
-    pub patience: Duration,
-    /// When `patience` is over; made when the body first makes the caller wait.
-    deadline: Option<Pin<Box<Sleep>>>,
-    /// Whether something of the body has come.
-    begun: bool,
+}
+
+/// A permit that ends with the body, or when its time is over: a body that never ends, or that its
+/// caller reads slowly or not at all, must not keep a half-open breaker from closing.
+struct HeldPermit {
+    state: Arc<PermitState>,
+    timer: AbortHandle,
+}
+
+struct PermitState {
+    permit: Mutex<Option<Permit>>,
+    /// What the body has been so far: one of [`UNREAD`], [`SILENT`], [`BEGUN`].
+    seen: AtomicU8,
+    /// Whether silence says nothing, as that of an event stream.
+    may_be_quiet: bool,
+}
+
+/// Nothing was read of the body.
+const UNREAD: u8 = 0;
+/// It was read, and nothing came.
+const SILENT: u8 = 1;
+/// Some of it came.
+const BEGUN: u8 = 2;
+
+impl HeldPermit {
+    fn new(permit: Permit, patience: Duration, may_be_quiet: bool) -> Self {
+        let state = Arc::new(PermitState {
+            permit: Mutex::new(Some(permit)),
+            seen: AtomicU8::new(UNREAD),
+            may_be_quiet,
+        });
+        let held = state.clone();
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            held.end(held.so_far());
+        });
+        Self {
+            state,
+            timer: timer.abort_handle(),
+        }
+    }
+
+    fn see(&self, what: u8) {
+        self.state.seen.fetch_max(what, Ordering::Relaxed);
+    }
+}
+
+impl Drop for HeldPermit {
+    fn drop(&mut self) {
+        self.timer.abort();
+        // Not given back yet: the caller went away.
+        self.state.end(Outcome::Excluded);
+    }
+}
+
+impl PermitState {
+    /// What the body says of the provider when the permit's time is over.
+    fn so_far(&self) -> Outcome {
+        match self.seen.load(Ordering::Relaxed) {
+            BEGUN => Outcome::Success,
+            SILENT if self.may_be_quiet => Outcome::Success,
+            SILENT => Outcome::Failure,
+            _ => Outcome::Excluded,
+        }
+    }
+
+    fn end(&self, outcome: Outcome) {
+        if let Some(permit) = lock(&self.permit).take() {
+            permit.end(outcome);
+        }
+    }
 }
 
 /// An answer's body.
@@ -186,41 +259,36 @@ impl Watch {
         })
     }
 
+    /// Holds the permit until the body has ended, for `patience` at most. `may_be_quiet`: nothing
+    /// of the body need come within that time.
+    pub(crate) fn hold_permit(&mut self, permit: Permit, patience: Duration, may_be_quiet: bool) {
+        self.permit = Some(HeldPermit::new(permit, patience, may_be_quiet));
+    }
+
+    fn see(&self, what: u8) {
+        if let Some(permit) = &self.permit {
+            permit.see(what);
+        }
+    }
+
     fn trailers(&mut self, trailers: &HeaderMap) {
         if self.grpc
             && let Some(permit) = self.permit.take()
         {
-            permit.end(grpc_status(trailers).map_or(Outcome::Failure, grpc_outcome));
-        }
-    }
-
-    /// The body has nothing to read yet. A permit whose time is over is given back: as a success if
-    /// some of the body came, as a failure otherwise.
-    fn wait(&mut self, context: &mut Context<'_>) {
-        if self.permit.is_none() {
-            return;
-        }
-        let deadline = self
-            .deadline
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
-        if deadline.as_mut().poll(context).is_ready()
-            && let Some(permit) = self.permit.take()
-        {
-            permit.end(if self.begun {
-                Outcome::Success
-            } else {
-                Outcome::Failure
-            });
+            let outcome = grpc_status(trailers).map_or(Outcome::Failure, grpc_outcome);
+            permit.state.end(outcome);
         }
     }
 
     fn end(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
-            permit.end(if self.grpc && outcome == Outcome::Success {
-                Outcome::Failure
-            } else {
-                outcome
-            });
+            permit
+                .state
+                .end(if self.grpc && outcome == Outcome::Success {
+                    Outcome::Failure
+                } else {
+                    outcome
+                });
         }
         if let Some(recorder) = self.recorder.take().filter(|_| outcome == Outcome::Success) {
             recorder.store();
@@ -248,7 +316,7 @@ impl Body for Answer {
                 let polled = Pin::new(&mut *body).poll_frame(context);
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => {
-                        watch.begun = true;
+                        watch.see(BEGUN);
                         if let (Some(data), Some(recorder)) =
                             (frame.data_ref(), &mut watch.recorder)
                         {
@@ -264,7 +332,7 @@ impl Body for Answer {
                     }
                     Poll::Ready(None) => watch.end(Outcome::Success),
                     Poll::Ready(Some(Err(_))) => watch.end(Outcome::Failure),
-                    Poll::Pending => watch.wait(context),
+                    Poll::Pending => watch.see(SILENT),
                 }
                 polled
             }

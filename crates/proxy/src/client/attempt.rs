@@ -9,17 +9,17 @@ use hyper::ext::ReasonPhrase;
 
 use crate::body::{BodyError, Sent, SentBody, grpc_status};
 use crate::head::Head;
-use crate::headers::NOT_PROCESSED;
+use crate::headers::{NOT_PROCESSED, name_framing};
 use crate::routes::route::{Route, Target};
 use mrg_policy::Ended;
 
 /// The request as a provider gets it; `None` if its path is too long with the provider's base.
-fn request(head: &Head, target: &Target, body: SentBody, http2: bool) -> Option<Request<SentBody>> {
+fn request(head: &Head, target: &Target, body: &Sent, http2: bool) -> Option<Request<SentBody>> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(target.scheme.clone());
     parts.authority = Some(target.authority.clone());
     parts.path_and_query = Some(target.path(&head.path)?);
-    let mut request = Request::new(body);
+    let mut request = Request::new(body.body());
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = Uri::from_parts(parts).ok()?;
     *request.version_mut() = if http2 {
@@ -32,6 +32,9 @@ fn request(head: &Head, target: &Target, body: SentBody, http2: bool) -> Option<
     for (name, value) in &target.headers {
         headers.insert(name.clone(), value.clone());
     }
+    if body.is_of_unknown_length() && !http2 {
+        name_framing(&head.method, headers);
+    }
     Some(request)
 }
 
@@ -43,7 +46,7 @@ pub(crate) async fn attempt(
     body: &Sent,
     limit: Duration,
 ) -> (Ended, Option<Response<Incoming>>) {
-    let Some(request) = request(head, target, body.body(), route.spec.http2) else {
+    let Some(request) = request(head, target, body, route.spec.http2) else {
         return (Ended::NotConnected, None);
     };
     match tokio::time::timeout(limit, route.client.request(request)).await {

@@ -14,6 +14,7 @@ mod harness;
 mod hostile;
 mod http2;
 mod inbound;
+mod messages;
 mod outages;
 mod providers;
 mod queue;

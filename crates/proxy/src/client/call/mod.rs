@@ -38,7 +38,7 @@ pub(crate) async fn serve(route: Arc<Route>, request: Request<Incoming>) -> Resp
     let Some(in_flight) = route.shared.concurrency.enter(route.spec.max_concurrent) else {
         return unserved(&route, Reason::TooManyConcurrent, None, grpc);
     };
-    if let Some(protocol) = upgrade_of(request.headers()) {
+    if let Some(protocol) = upgrade_of(&request) {
         return Box::pin(upgrade::serve(&route, request, protocol, in_flight)).await;
     }
     let response = Call::new(&route, request).await;

@@ -35,7 +35,11 @@ impl Call<'_> {
         match ended {
             Ended::Grpc(status) => permit.end(grpc_outcome(status)),
             _ => match ended.outcome(&self.route.spec.breaker.failure_statuses) {
-                Outcome::Success if !body.is_end_stream() => watch.permit = Some(permit),
+                Outcome::Success if !body.is_end_stream() => {
+                    let patience = self.route.spec.timeout.attempt.0.duration();
+                    let may_be_quiet = body.size_hint().exact().is_none();
+                    watch.hold_permit(permit, patience, may_be_quiet);
+                }
                 outcome => permit.end(outcome),
             },
         }
@@ -58,7 +62,6 @@ impl Call<'_> {
                 watch.recorder = Some(recorder);
             }
         }
-        watch.patience = self.route.spec.timeout.attempt.0.duration();
         Response::from_parts(parts, Answer::Upstream(body, watch))
     }
 }

@@ -21,7 +21,7 @@ use crate::answer::refusal;
 use crate::body::{Answer, Sent, SentBody, Watch};
 use crate::client::attempt;
 use crate::counters::{Concurrency, Counter, InFlight};
-use crate::headers::{NOT_PROCESSED, is_grpc, strip_hop_by_hop, upgrade_of};
+use crate::headers::{NOT_PROCESSED, is_grpc, name_framing, strip_hop_by_hop, upgrade_of};
 use crate::routes::convert;
 use canary::{CanaryTurn, CanaryUpstream};
 use mrg_policy::{CanaryReport, CheckedInbound, Ended, Inbound, Reason, Route};
@@ -138,7 +138,7 @@ impl InboundHandler {
         };
         let http2 = request.version() == Version::HTTP_2;
         let client = if http2 { &self.http2 } else { &self.http1 };
-        let protocol = upgrade_of(request.headers());
+        let protocol = upgrade_of(&request);
         let (caller, parts, body) = self.for_workload(request, protocol.as_ref());
         let choice = self.choose(&parts);
         let answered = match choice.to {
@@ -279,7 +279,15 @@ impl InboundHandler {
             .cloned()
             .or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
         parts.uri = Uri::from_parts(uri).unwrap_or_default();
-        (caller, parts, Sent::streaming(body))
+        let body = Sent::streaming(body);
+        if parts.version != Version::HTTP_2 {
+            // Our version, not the caller's (RFC 9112, 2.5).
+            parts.version = Version::HTTP_11;
+            if body.is_of_unknown_length() {
+                name_framing(&parts.method, &mut parts.headers);
+            }
+        }
+        (caller, parts, body)
     }
 }
 
