@@ -20,8 +20,12 @@ pub enum Ended {
     Reset,
     /// The attempt's time was over.
     TimedOut,
+    /// What came as an answer is none, or is longer than an answer's head may be.
+    InvalidAnswer,
     /// The caller went away.
     Cancelled,
+    /// The caller's message broke the rules of its framing after some of it may have been sent on.
+    Malformed,
 }
 
 /// Whether the upstream has processed a request.
@@ -56,8 +60,12 @@ pub enum Reason {
     NotConnected,
     /// The connection broke after the request may have been sent.
     Ambiguous,
+    /// What came as an answer is none.
+    InvalidAnswer,
     /// No answer came in time.
     TimedOut,
+    /// The caller's own message is none.
+    Malformed,
     /// Every provider said that it did not take the request.
     NotAccepted,
     /// The provider answered with an error, in whose place another answer was given.
@@ -74,12 +82,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every one.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::BreakerOpen,
         Self::TooManyConcurrent,
         Self::NotConnected,
         Self::Ambiguous,
+        Self::InvalidAnswer,
         Self::TimedOut,
+        Self::Malformed,
         Self::NotAccepted,
         Self::Failed,
         Self::NoProvider,
@@ -95,7 +105,9 @@ impl Reason {
             Self::TooManyConcurrent => "TooManyConcurrent",
             Self::NotConnected => "NotConnected",
             Self::Ambiguous => "Ambiguous",
+            Self::InvalidAnswer => "InvalidAnswer",
             Self::TimedOut => "TimedOut",
+            Self::Malformed => "Malformed",
             Self::NotAccepted => "NotAccepted",
             Self::Failed => "Failed",
             Self::NoProvider => "NoProvider",
@@ -121,6 +133,12 @@ impl Reason {
             Self::TimedOut => {
                 "no answer came in time; the request may have been processed: ask before sending it again"
             }
+            Self::InvalidAnswer => {
+                "the provider's answer is not HTTP, or has more header fields than it may (100); the request may have been processed"
+            }
+            Self::Malformed => {
+                "the body of the request is framed wrongly; some of it may have been sent on"
+            }
             Self::Failed => "the provider answered with an error",
             Self::NotAccepted => "every provider said that it did not take the request",
             Self::NoProvider => "no provider takes requests of this kind; see providers[].accepts",
@@ -140,7 +158,8 @@ impl Reason {
     pub fn status(self) -> u16 {
         match self {
             Self::Ambiguous | Self::TimedOut => 504,
-            Self::NotConnected | Self::Failed => 502,
+            Self::Malformed => 400,
+            Self::NotConnected | Self::Failed | Self::InvalidAnswer => 502,
             Self::BreakerOpen
             | Self::TooManyConcurrent
             | Self::NotAccepted
@@ -164,8 +183,12 @@ impl Ended {
         match self {
             Self::Status(status) => status_outcome(status, failure_statuses),
             Self::Grpc(status) => grpc_outcome(status),
-            Self::Refused | Self::NotConnected | Self::Reset | Self::TimedOut => Outcome::Failure,
-            Self::Cancelled => Outcome::Excluded,
+            Self::Refused
+            | Self::NotConnected
+            | Self::Reset
+            | Self::InvalidAnswer
+            | Self::TimedOut => Outcome::Failure,
+            Self::Cancelled | Self::Malformed => Outcome::Excluded,
         }
     }
 
@@ -176,7 +199,11 @@ impl Ended {
             Self::Status(status) if not_accepted.contains(&status) => Processed::No,
             Self::Status(_) | Self::Grpc(_) => Processed::Answered,
             Self::Refused | Self::NotConnected => Processed::No,
-            Self::Reset | Self::TimedOut | Self::Cancelled => Processed::Unknown,
+            Self::Reset
+            | Self::InvalidAnswer
+            | Self::TimedOut
+            | Self::Cancelled
+            | Self::Malformed => Processed::Unknown,
         }
     }
 }

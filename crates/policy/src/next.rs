@@ -71,15 +71,17 @@ pub fn next(dependency: &Dependency, attempt: Attempt, ended: Ended) -> Next {
         }
         (Processed::Answered, _) => Next::Answer,
 
+        // Another provider would get the same.
+        (Processed::Unknown, Ended::Malformed) => Next::GiveUp(Reason::Malformed),
         (Processed::Unknown, Ended::Reset) if repeatable && again(RetryOn::Reset) => Next::Retry,
         (Processed::Unknown, Ended::TimedOut) if repeatable && again(RetryOn::Timeout) => {
             Next::Retry
         }
         (Processed::Unknown, ended) => {
-            let reason = if ended == Ended::TimedOut {
-                Reason::TimedOut
-            } else {
-                Reason::Ambiguous
+            let reason = match ended {
+                Ended::TimedOut => Reason::TimedOut,
+                Ended::InvalidAnswer => Reason::InvalidAnswer,
+                _ => Reason::Ambiguous,
             };
             let elsewhere =
                 attempt.request.safe || dependency.on_ambiguous == OnAmbiguous::Failover;

@@ -83,8 +83,18 @@ pub(crate) fn ended(error: &hyper_util::client::legacy::Error) -> Ended {
     }
     let mut source = error.source();
     while let Some(cause) = source {
-        if let Some(BodyError::Caller(_)) = cause.downcast_ref::<BodyError>() {
-            return Ended::Cancelled;
+        if let Some(BodyError::Caller(error)) = cause.downcast_ref::<BodyError>() {
+            return if is_malformed(error) {
+                Ended::Malformed
+            } else {
+                Ended::Cancelled
+            };
+        }
+        if cause
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_parse)
+        {
+            return Ended::InvalidAnswer;
         }
         // The client gives a request back that it could not begin to send.
         if cause
@@ -103,4 +113,19 @@ pub(crate) fn ended(error: &hyper_util::client::legacy::Error) -> Ended {
         source = cause.source();
     }
     Ended::Reset
+}
+
+/// Whether a caller's body ended because its framing is wrong, not because the caller went away.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+            return matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData
+            );
+        }
+        source = cause.source();
+    }
+    error.is_parse()
 }

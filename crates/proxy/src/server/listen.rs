@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::{Either, ready};
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -20,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::answer::own;
 use crate::body::Answer;
 use crate::phase::Phase;
+use crate::server::message::fault;
 use mrg_bounds::{Panicked, contain};
 
 /// Connections at a port; more wait in the kernel's queue.
@@ -118,7 +120,11 @@ async fn connection<S, F>(
             seen.store(true, Ordering::Relaxed);
         }
         let now = now.clone();
-        contain(serve(request)).map(move |answered| {
+        let served = match fault(&request) {
+            None => Either::Left(contain(serve(request))),
+            Some(fault) => Either::Right(ready(Ok(fault.answer()))),
+        };
+        served.map(move |answered| {
             let mut answer = answered.unwrap_or_else(panicked);
             if version < Version::HTTP_2
                 && *now.borrow() >= Phase::Leaving

@@ -3,3 +3,4 @@
 pub(crate) mod health;
 pub(crate) mod inbound;
 pub(crate) mod listen;
+mod message;

@@ -259,3 +259,73 @@ async fn slow_readers_do_not_keep_a_half_open_breaker_from_closing() {
     .await;
     drop(readers);
 }
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_and_says_nothing_against_the_provider() {
+    let upstream = Scripted::start().await;
+    let proxy = upstream.proxy(json!({})).await;
+    let rows = [
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nhost: a.example:443\r\n\r\n",
+            "501",
+        ),
+        ("GET / HTTP/1.1\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", "400"),
+        (
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+            "501",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nx\r\n0\r\n\r\n",
+            "400",
+        ),
+    ];
+    for port in [proxy.port, inbound_port(&proxy).await] {
+        for (request, status) in rows {
+            for _ in 0..4 {
+                let answer = raw(port, request, Duration::from_millis(300)).await;
+                assert_eq!(
+                    answer.get(9..12),
+                    Some(status),
+                    "{request:?} at {port}: {answer}"
+                );
+            }
+        }
+    }
+    assert_eq!(proxy.breaker(0).await, "Closed");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_much_is_said_to_be() {
+    let upstream = Scripted::start().await;
+    let proxy = upstream.proxy(json!({})).await;
+    let fields: String = (0..150)
+        .map(|number| format!("x-{number}: 1\r\n"))
+        .collect();
+    upstream.say(&[(
+        0,
+        &format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n"),
+    )]);
+    for port in [proxy.port, inbound_port(&proxy).await] {
+        let answer = raw(
+            port,
+            "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            Duration::from_millis(500),
+        )
+        .await;
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert!(answer.contains("header fields"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_host_of_the_target_counts_for_the_workload() {
+    let upstream = Scripted::start().await;
+    let proxy = upstream.proxy(json!({})).await;
+    let request =
+        "GET http://other.example/a HTTP/1.1\r\nhost: w.example\r\nconnection: close\r\n\r\n";
+    raw(inbound_port(&proxy).await, request, Duration::from_secs(2)).await;
+    let seen = upstream.last().to_ascii_lowercase();
+    assert!(seen.contains("host: other.example"), "{seen}");
+    assert!(!seen.contains("w.example"), "{seen}");
+}

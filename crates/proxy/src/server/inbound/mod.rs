@@ -156,6 +156,9 @@ impl InboundHandler {
             Ok(Ok(response)) => self.pass(response, in_flight),
             Ok(Err(error)) => match attempt::ended(&error) {
                 Ended::NotConnected => not_processed(self.no_answer(Reason::NotConnected, grpc)),
+                // Not the workload's failure.
+                Ended::Malformed => refusal(Reason::Malformed, "inbound", None, grpc),
+                Ended::InvalidAnswer => self.no_answer(Reason::InvalidAnswer, grpc),
                 _ => self.no_answer(Reason::Ambiguous, grpc),
             },
             Err(_) => self.no_answer(Reason::TimedOut, grpc),
@@ -260,13 +263,12 @@ impl InboundHandler {
                 .headers
                 .insert(http::header::UPGRADE, protocol.clone());
         }
-        // The workload sees the name by which it was called: HTTP/2 has it in the address, not in a
-        // header.
+        // The workload sees the name by which it was called: HTTP/2 has it in the address, and where
+        // HTTP/1 has one there, the header does not count (RFC 9112, 3.2.2).
         if let Some(name) = parts
             .uri
             .authority()
             .and_then(|name| HeaderValue::try_from(name.as_str()).ok())
-            && !parts.headers.contains_key(http::header::HOST)
         {
             parts.headers.insert(http::header::HOST, name);
         }
