@@ -11,6 +11,7 @@ mod dependency;
 mod fallback;
 mod next;
 mod report;
+mod settlement;
 mod url;
 mod values;
 
@@ -26,5 +27,6 @@ pub use dependency::{
 pub use fallback::{Fallback, Queue, Stale, StaticAnswer};
 pub use next::{Attempt, Next, next};
 pub use report::{CanaryReport, DependencyReport, LaneReport, ProviderReport, QueueReport, Report};
+pub use settlement::{Settlement, settlement};
 pub use url::{InvalidUrl, Url};
 pub use values::{Authority, BasePath, HeaderName, HeaderValue, Method, RequestPath, StatusCode};

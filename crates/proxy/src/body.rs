@@ -2,15 +2,17 @@
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::task::AbortHandle;
 
@@ -31,10 +33,47 @@ pub(crate) enum Sent {
     /// It is passed on while it arrives. It can be sent again only as long as none of it was read.
     Streaming {
         /// Where it is until then.
-        slot: Arc<Mutex<Option<Incoming>>>,
+        slot: Arc<Mutex<Option<Arriving>>>,
         /// What is known of its length.
         hint: SizeHint,
     },
+}
+
+/// A body of which some frames may have been read ahead.
+pub(crate) struct Arriving {
+    read: VecDeque<Frame<Bytes>>,
+    rest: Incoming,
+}
+
+impl Body for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.read.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read = self.read.iter().filter_map(Frame::data_ref);
+        let read: u64 = read.map(|data| data.len() as u64).sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(read + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(read + upper);
+        }
+        hint
+    }
 }
 
 impl Sent {
@@ -45,9 +84,51 @@ impl Sent {
         }
         let hint = body.size_hint();
         Self::Streaming {
-            slot: Arc::new(Mutex::new(Some(body))),
+            slot: Arc::new(Mutex::new(Some(Arriving {
+                read: VecDeque::new(),
+                rest: body,
+            }))),
             hint,
         }
+    }
+
+    /// Reads a body of unknown length ahead, up to so many bytes and for so long. If it ends within
+    /// that, it can be sent again; if not, it goes on with what was read.
+    ///
+    /// # Errors
+    /// If the body breaks off.
+    pub(crate) async fn gathered(
+        mut body: Incoming,
+        limit: u64,
+        within: Duration,
+    ) -> Result<Self, hyper::Error> {
+        let deadline = tokio::time::Instant::now() + within;
+        let (mut read, mut length) = (VecDeque::new(), 0);
+        let mut has_trailers = false;
+        while length <= limit {
+            match tokio::time::timeout_at(deadline, body.frame()).await {
+                Ok(Some(frame)) => {
+                    let frame = frame?;
+                    length += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    has_trailers |= frame.is_trailers();
+                    read.push_back(frame);
+                }
+                // Trailers do not fit into what is sent again.
+                Ok(None) if !has_trailers => {
+                    let frames = read.into_iter().filter_map(|frame| frame.into_data().ok());
+                    let whole = frames.fold(BytesMut::new(), |mut whole, data| {
+                        whole.extend_from_slice(&data);
+                        whole
+                    });
+                    return Ok(Self::Whole(whole.freeze()));
+                }
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Ok(Self::Streaming {
+            slot: Arc::new(Mutex::new(Some(Arriving { read, rest: body }))),
+            hint: SizeHint::new(),
+        })
     }
 
     /// Whether all of it can be sent again.
@@ -87,11 +168,11 @@ pub(crate) enum SentBody {
     /// Taken from its slot when it is first read.
     Streaming {
         /// Where it is.
-        slot: Arc<Mutex<Option<Incoming>>>,
+        slot: Arc<Mutex<Option<Arriving>>>,
         /// What is known of its length.
         hint: SizeHint,
         /// The body, once taken.
-        begun: Option<Incoming>,
+        begun: Option<Arriving>,
     },
 }
 
@@ -196,7 +277,7 @@ impl HeldPermit {
         let held = state.clone();
         let timer = tokio::spawn(async move {
             tokio::time::sleep(patience).await;
-            held.end(held.so_far());
+            held.end(held.so_far(), "the body of an answer did not come");
         });
         Self {
             state,
@@ -213,7 +294,7 @@ impl Drop for HeldPermit {
     fn drop(&mut self) {
         self.timer.abort();
         // Not given back yet: the caller went away.
-        self.state.end(Outcome::Excluded);
+        self.state.end(Outcome::Excluded, "");
     }
 }
 
@@ -228,8 +309,11 @@ impl PermitState {
         }
     }
 
-    fn end(&self, outcome: Outcome) {
+    fn end(&self, outcome: Outcome, failure: &str) {
         if let Some(permit) = lock(&self.permit).take() {
+            if outcome == Outcome::Failure {
+                permit.note_failure(failure);
+            }
             permit.end(outcome);
         }
     }
@@ -275,20 +359,22 @@ impl Watch {
         if self.grpc
             && let Some(permit) = self.permit.take()
         {
-            let outcome = grpc_status(trailers).map_or(Outcome::Failure, grpc_outcome);
-            permit.state.end(outcome);
+            let status = grpc_status(trailers);
+            let outcome = status.map_or(Outcome::Failure, grpc_outcome);
+            permit
+                .state
+                .end(outcome, "a gRPC answer ended with a failure");
         }
     }
 
     fn end(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
-            permit
-                .state
-                .end(if self.grpc && outcome == Outcome::Success {
-                    Outcome::Failure
-                } else {
-                    outcome
-                });
+            if self.grpc && outcome == Outcome::Success {
+                let failure = "a gRPC answer ended without a status";
+                permit.state.end(Outcome::Failure, failure);
+            } else {
+                permit.state.end(outcome, "the body of an answer broke off");
+            }
         }
         if let Some(recorder) = self.recorder.take().filter(|_| outcome == Outcome::Success) {
             recorder.store();

@@ -16,6 +16,7 @@ mod listeners;
 mod phase;
 mod provider;
 mod queue;
+mod retry_after;
 mod routes;
 mod run;
 mod running;

@@ -27,6 +27,8 @@ pub(crate) struct Provider {
     pub label: String,
     gate: Mutex<Gate>,
     status: Mutex<BreakerStatus>,
+    /// What the last failure was, in words.
+    last_failure: Mutex<Option<String>>,
     /// Requests that succeeded.
     pub successes: Counter,
     /// Requests that failed.
@@ -58,6 +60,7 @@ impl Provider {
             label,
             gate: Mutex::new(Gate::new(mode, settings, mrg_clock::now())),
             status: Mutex::new(status),
+            last_failure: Mutex::default(),
             successes: Counter::default(),
             failures: Counter::default(),
             excluded: Counter::default(),
@@ -65,6 +68,12 @@ impl Provider {
             opened: Counter::default(),
             changes,
         }
+    }
+
+    /// Takes note of what a failure was, for the sentence that says why the breaker opened. Called
+    /// before the permit is given back.
+    pub(crate) fn note_failure(&self, what: String) {
+        *lock(&self.last_failure) = Some(shortened(what));
     }
 
     /// Does something with the breaker. A change of its state is logged and announced.
@@ -84,11 +93,22 @@ impl Provider {
     }
 
     fn announce(&self, before: State, after: State, trip: Option<Counts>) {
-        let why = match (before, after, trip) {
-            (State::Closed, State::Open, Some(counts)) => {
-                format!("{} of {} failed", counts.failures, counts.valid_requests())
+        let last = lock(&self.last_failure).clone().unwrap_or_default();
+        let last = |before: &str| {
+            if last.is_empty() {
+                String::new()
+            } else {
+                format!("{before}{last}")
             }
-            (State::HalfOpen, State::Open, _) => "a probe failed".to_owned(),
+        };
+        let why = match (before, after, trip) {
+            (State::Closed, State::Open, Some(counts)) => format!(
+                "{} of {} failed{}",
+                counts.failures,
+                counts.valid_requests(),
+                last("; last: ")
+            ),
+            (State::HalfOpen, State::Open, _) => format!("a probe failed{}", last(": ")),
             (_, State::HalfOpen, _) => {
                 "its time open is over; a few requests are let through".to_owned()
             }
@@ -161,6 +181,15 @@ impl Provider {
     }
 }
 
+/// What fits into a status and a log line.
+fn shortened(text: String) -> String {
+    const MOST: usize = 200;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} …", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
+
 /// The permit of a request that was let through. It is given back with the outcome; one that is
 /// dropped counts as excluded, since the caller went away.
 pub(crate) struct Permit {
@@ -169,6 +198,11 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
+    /// See [`Provider::note_failure`].
+    pub(crate) fn note_failure(&self, what: &str) {
+        self.provider.note_failure(what.to_owned());
+    }
+
     /// Gives the permit back.
     pub(crate) fn end(mut self, outcome: Outcome) {
         self.give_back(outcome);

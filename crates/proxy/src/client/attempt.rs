@@ -11,6 +11,7 @@ use crate::body::{BodyError, Sent, SentBody, grpc_status};
 use crate::head::Head;
 use crate::headers::{NOT_PROCESSED, name_framing};
 use crate::routes::route::{Route, Target};
+use mrg_breaker::Outcome;
 use mrg_policy::Ended;
 
 /// The request as a provider gets it; `None` if its path is too long with the provider's base.
@@ -49,30 +50,48 @@ pub(crate) async fn attempt(
     let Some(request) = request(head, target, body, route.spec.http2) else {
         return (Ended::NotConnected, None);
     };
-    match tokio::time::timeout(limit, route.client.request(request)).await {
-        Err(_) => (Ended::TimedOut, None),
-        Ok(Ok(mut response)) => {
-            response.extensions_mut().remove::<ReasonPhrase>();
-            if response.headers().contains_key(NOT_PROCESSED) {
-                return (Ended::Refused, Some(response));
+    let (ended, response, error) =
+        match tokio::time::timeout(limit, route.client.request(request)).await {
+            Err(_) => (Ended::TimedOut, None, None),
+            Ok(Ok(mut response)) => {
+                response.extensions_mut().remove::<ReasonPhrase>();
+                (answered(head, &response), Some(response), None)
             }
-            let grpc = head.grpc.then(|| grpc_status(response.headers())).flatten();
-            (
-                grpc.map_or(Ended::Status(response.status().as_u16()), Ended::Grpc),
-                Some(response),
-            )
-        }
-        Ok(Err(error)) => {
-            let ended = ended(&error);
-            tracing::debug!(
-                provider = target.provider.label,
-                ?ended,
-                error = mrg_telemetry::chain(&error),
-                "attempt failed"
-            );
-            (ended, None)
-        }
+            Ok(Err(error)) => (ended(&error), None, Some(error)),
+        };
+    if ended.outcome(&route.spec.breaker.failure_statuses) == Outcome::Failure {
+        let why = match (ended, &error) {
+            (_, Some(error)) => cause(error),
+            (Ended::Status(status), None) => format!("answered {status}"),
+            (Ended::Grpc(status), None) => format!("gRPC status {status}"),
+            (Ended::Refused, None) => "its sidecar did not pass the request on".to_owned(),
+            (_, None) => format!("no answer within {} ms", limit.as_millis()),
+        };
+        tracing::debug!(
+            provider = target.provider.label,
+            ?ended,
+            why,
+            "attempt failed"
+        );
+        target.provider.note_failure(why);
     }
+    (ended, response)
+}
+
+/// What the head of an answer says.
+fn answered(head: &Head, response: &Response<Incoming>) -> Ended {
+    if response.headers().contains_key(NOT_PROCESSED) {
+        return Ended::Refused;
+    }
+    let grpc = head.grpc.then(|| grpc_status(response.headers())).flatten();
+    grpc.map_or(Ended::Status(response.status().as_u16()), Ended::Grpc)
+}
+
+/// An error in the words of its causes: what the client itself says ("client error (Connect)") adds
+/// nothing to them.
+fn cause(error: &hyper_util::client::legacy::Error) -> String {
+    let cause = error.source();
+    cause.map_or_else(|| mrg_telemetry::chain(error), mrg_telemetry::chain)
 }
 
 /// What an error says about the request. Where it is not known that the request was not sent, it

@@ -11,11 +11,14 @@ use crate::phase::Phase;
 use crate::queue::{Item, Location, Status};
 use crate::routes::route::{CurrentRoute, Route};
 use mrg_breaker::State;
-use mrg_policy::{Queue as Limits, Reason};
+use mrg_policy::{Queue as Limits, Reason, Settlement, settlement};
 
 /// How often the queue is polled: nothing announces a request that another proxy has queued, or that
 /// a pause is over.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often a request is sent again whose credential was refused.
+const CREDENTIAL_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Works until `phase` says to stop; a request that is being sent then is sent to its end.
 pub(crate) async fn work(
@@ -75,6 +78,38 @@ fn may_be_sent_twice(route: &Route, limits: &Limits) -> bool {
         .is_some_and(|name| name.eq_ignore_ascii_case(&limits.idempotency_header))
 }
 
+/// What becomes of a request by the status that it was answered with; where it is sent again, not
+/// before `later`.
+fn settled(
+    code: u16,
+    repeatable: bool,
+    words: &str,
+    later: Timestamp,
+) -> (Status, Option<Timestamp>, String) {
+    let mut note = format!("answered {code}");
+    if !words.is_empty() && code >= 300 {
+        note.push_str(": ");
+        note.push_str(words);
+    }
+    match settlement(code, repeatable) {
+        Settlement::Done => (Status::Done, None, note),
+        Settlement::Later => (Status::Waiting, Some(later), note),
+        Settlement::AfterCredential => {
+            let much_later = later.max(Timestamp::now() + CREDENTIAL_INTERVAL);
+            note.push_str("; sent again once the credential is another, every five minutes");
+            (Status::Waiting, Some(much_later), note)
+        }
+        Settlement::Ambiguous => {
+            note.push_str("; it may have been processed");
+            (Status::NeedsReview, None, note)
+        }
+        Settlement::Refused => {
+            note.push_str("; it was refused as it is, and is sent again only if people say so");
+            (Status::NeedsReview, None, note)
+        }
+    }
+}
+
 async fn send(
     route: &std::sync::Arc<Route>,
     limits: &Limits,
@@ -97,15 +132,14 @@ async fn send(
     };
     let later = Timestamp::now() + limits.retry_after.0.duration();
     let (status, retry_at, note) = match call::send_again(route, head, item.body.clone()).await {
-        Resent::Answered(code) if code < 500 => (Status::Done, None, format!("answered {code}")),
-        Resent::Answered(code) if repeatable => {
-            (Status::Waiting, Some(later), format!("answered {code}"))
+        Resent::Answered {
+            status,
+            retry_after,
+            words,
+        } => {
+            let asked = Timestamp::now() + retry_after.unwrap_or_default();
+            settled(status, repeatable, &words, later.max(asked))
         }
-        Resent::Answered(code) => (
-            Status::NeedsReview,
-            None,
-            format!("answered {code}; it may have been processed"),
-        ),
         // Not sent at all: its turn comes again as soon as the breaker half-opens.
         Resent::Unserved(Reason::BreakerOpen, Some(left)) => (
             Status::Waiting,

@@ -78,15 +78,16 @@ mod tests {
         fault(&request.body(()).unwrap()).map(|fault| fault.status.as_u16())
     }
 
+    type Row = (
+        &'static str,
+        Version,
+        &'static [(&'static str, &'static str)],
+        Option<u16>,
+    );
+
     #[test]
     fn a_request_has_one_valid_host_and_no_coding_that_would_be_lost() {
         let (old, new, next) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
-        type Row = (
-            &'static str,
-            Version,
-            &'static [(&'static str, &'static str)],
-            Option<u16>,
-        );
         let rows: &[Row] = &[
             ("GET", new, &[("host", "a.example:80")], None),
             ("GET", new, &[("host", "[::1]:80")], None),

@@ -228,12 +228,12 @@ async fn an_upstream_with_a_head_of_a_mebibyte_is_refused() {
     let proxy = Proxy::with(&config, port).await;
     for _ in 0..5 {
         let answer = proxy.get("/x").await;
-        assert_eq!(
-            (
-                answer.status().as_u16(),
-                answer.headers()["x-mrg-reason"].to_str().unwrap()
-            ),
-            (504, "Ambiguous")
+        let reason = answer.headers()["x-mrg-reason"].to_str().unwrap();
+        let seen = (answer.status().as_u16(), reason);
+        // What the client meets first: the head's end that does not come, or the broken connection.
+        assert!(
+            [(502, "InvalidAnswer"), (504, "Ambiguous")].contains(&seen),
+            "{seen:?}"
         );
     }
     assert!(memory(&proxy) < 64, "{} MiB", memory(&proxy));

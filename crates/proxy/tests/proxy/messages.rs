@@ -14,11 +14,14 @@ use crate::harness::{Proxy, free_port, until};
 
 const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n7\r\n{\"a\":1}\r\n0\r\n\r\n";
 
+/// Bytes, each so long after the ones before.
+type Pieces = Vec<(Duration, Vec<u8>)>;
+
 /// An upstream that answers every request with the same bytes, in pieces.
 struct Scripted {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
-    answer: Arc<Mutex<Vec<(Duration, Vec<u8>)>>>,
+    answer: Arc<Mutex<Pieces>>,
 }
 
 impl Scripted {
@@ -77,7 +80,7 @@ impl Scripted {
 async fn serve(
     mut stream: TcpStream,
     requests: Arc<Mutex<Vec<String>>>,
-    answer: Arc<Mutex<Vec<(Duration, Vec<u8>)>>>,
+    answer: Arc<Mutex<Pieces>>,
 ) {
     let mut read = String::new();
     let mut buffer = [0; 4096];
@@ -299,9 +302,8 @@ async fn what_is_no_request_is_refused_and_says_nothing_against_the_provider() {
 async fn an_answer_that_is_too_much_is_said_to_be() {
     let upstream = Scripted::start().await;
     let proxy = upstream.proxy(json!({})).await;
-    let fields: String = (0..150)
-        .map(|number| format!("x-{number}: 1\r\n"))
-        .collect();
+    let fields = (0..150).map(|number| format!("x-{number}: 1\r\n"));
+    let fields = fields.collect::<Vec<_>>().concat();
     upstream.say(&[(
         0,
         &format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n"),

@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::harness::{Proxy, free_port, spawn, until, upstream};
+use crate::harness::{Proxy, free_port, spawn, status, until, upstream};
 use crate::server::Faults;
 
 #[tokio::test]
@@ -209,4 +209,89 @@ async fn what_failed_before_the_breaker_opened_is_what_it_lets_through_first() {
         proxy.breaker(0).await == "Closed"
     })
     .await;
+}
+
+/// The status and the note of a request in the queue.
+async fn item(proxy: &Proxy, key: &str) -> (String, String) {
+    let list = proxy
+        .client
+        .get(format!("http://127.0.0.1:{}/queue", proxy.admin))
+        .bearer_auth("secret");
+    let list: Value = list.send().await.unwrap().json().await.unwrap();
+    let items = list.as_array().unwrap();
+    let found = items.iter().find(|item| item["key"] == key).unwrap();
+    let text = |field: &str| found[field].as_str().unwrap().to_owned();
+    (text("standing"), text("note"))
+}
+
+/// Queues a request whose provider comes back with this status, and is well after that.
+async fn comes_back_with(code: u16, standing: &str) {
+    let bbd = upstream("bbd");
+    bbd.fail(Faults {
+        refuse: true,
+        ..Faults::default()
+    });
+    let queue = json!({ "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "200ms" } } });
+    let proxy = Proxy::start(&[&bbd], queue).await;
+    assert_eq!(proxy.post("a").await.status(), StatusCode::ACCEPTED);
+    bbd.fail(status(code));
+    let answered = format!("answered {code}");
+    until("it was answered", async || {
+        item(&proxy, "a").await.1.contains(&answered)
+    })
+    .await;
+    assert_eq!(item(&proxy, "a").await.0, standing, "{code}");
+    bbd.fail(Faults::default());
+    if code == 429 {
+        until("it is sent again", async || {
+            item(&proxy, "a").await.0 == "Done"
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn only_what_was_processed_is_done() {
+    tokio::join!(
+        comes_back_with(429, "Waiting"),
+        comes_back_with(401, "Waiting"),
+        comes_back_with(422, "Inquiry"),
+        comes_back_with(500, "Inquiry"),
+    );
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_kept_like_any_other() {
+    let bbd = upstream("bbd");
+    let queue = json!({ "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "200ms", "perSecond": 100, "maxBodyBytes": 1000 } } });
+    let proxy = Proxy::start(&[&bbd], queue).await;
+    bbd.fail(Faults {
+        refuse: true,
+        ..Faults::default()
+    });
+    sleep(Duration::from_millis(20)).await;
+    let post = async |key: &str, body: String| {
+        let frame = http_body::Frame::data(bytes::Bytes::from(body));
+        let frames = futures::stream::iter([Ok::<_, std::io::Error>(frame)]);
+        proxy
+            .client
+            .post(format!("http://127.0.0.1:{}/orders", proxy.port))
+            .header("idempotency-key", key)
+            .body(reqwest::Body::wrap(http_body_util::StreamBody::new(frames)))
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    };
+    assert_eq!(post("short", "{\"n\":7}".to_owned()).await, 202);
+    assert_eq!(post("long", "x".repeat(1001)).await, 503);
+    bbd.fail(Faults::default());
+    until("it is sent", async || {
+        bbd.requests() > 0 && bbd.last()["body"] == "{\"n\":7}"
+    })
+    .await;
+    // One that is too long to be kept is passed on whole.
+    assert_eq!(post("long", "x".repeat(100_000)).await, 200);
+    assert_eq!(bbd.last()["body"].as_str().unwrap().len(), 100_000);
 }

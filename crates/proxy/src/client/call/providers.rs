@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use http::header::RETRY_AFTER;
 use http::{HeaderMap, Response};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Call, Unserved};
@@ -13,6 +13,7 @@ use crate::client::attempt::attempt;
 use crate::counters::InFlight;
 use crate::headers::PROVIDER;
 use crate::provider::Permit;
+use crate::retry_after::retry_after;
 use crate::routes::route::{Route, Target};
 use mrg_base::{Millis, lock};
 use mrg_breaker::Refusal;
@@ -183,12 +184,10 @@ fn pause(backoff: mrg_policy::Backoff, number: u32, headers: Option<&HeaderMap>)
         .duration()
         .saturating_mul(1 << (number - 1).min(16));
     let limit = doubled.min(backoff.max.0.duration());
-    let asked = headers
-        .and_then(|headers| headers.get(RETRY_AFTER))
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let asked = headers.and_then(|headers| retry_after(headers, Timestamp::now()));
     limit
         .mul_f64(rand::random::<f64>())
-        .max(Duration::from_secs(asked.unwrap_or(0)))
+        .max(asked.unwrap_or_default())
 }
 
 /// Whether a provider takes requests with these headers.

@@ -1,5 +1,7 @@
 //! The body of a request before its first attempt.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, StatusCode};
@@ -9,7 +11,11 @@ use hyper::body::Incoming;
 
 use crate::answer::own;
 use crate::body::{Answer, Sent};
+use crate::headers::is_grpc;
 use crate::routes::route::Route;
+
+/// How long a body of unknown length is waited for before it is streamed.
+const GATHER_WITHIN: Duration = Duration::from_millis(500);
 
 /// Reads the whole body where the request may be sent again or queued and the body is short enough;
 /// any other body is streamed.
@@ -41,7 +47,9 @@ pub(super) async fn receive(
     let known = headers
         .get(CONTENT_LENGTH)
         .and_then(|_| body.size_hint().exact());
-    if known.is_none_or(|length| length > limit) {
+    // A call that streams in both directions may wait for an answer before it goes on.
+    let unknown = known.is_none() && limit > 0 && !is_grpc(headers);
+    if !unknown && known.is_none_or(|length| length > limit) {
         return Ok(Sent::streaming(body));
     }
     let slow = || {
@@ -58,6 +66,11 @@ pub(super) async fn receive(
             "the request's body ended early\n".to_owned(),
         )
     };
+    if unknown {
+        return Sent::gathered(body, limit, GATHER_WITHIN)
+            .await
+            .map_err(|_| broken());
+    }
     let collected = tokio::time::timeout(spec.timeout.total.0.duration(), body.collect())
         .await
         .map_err(|_| slow())?;
