@@ -42,6 +42,7 @@ fn wiring() -> Wiring {
         key: "mrg-password".to_owned(),
         cluster: "mrg-postgres".to_owned(),
         database: "mrg".to_owned(),
+        owner: Some("mrg_owner".to_owned()),
         queue_secret: "mrg-queue".to_owned(),
         fails_over: true,
     }
@@ -386,6 +387,63 @@ fn order_reads_are_split_by_credentials_and_by_path_and_an_upgrade_of_the_operat
     );
     assert_eq!(to("/orders"), None);
     assert_eq!(to("/carts/7"), None);
+}
+
+#[test]
+fn the_tables_of_order_reads_are_made_as_the_databases_owner_and_the_superuser_only_makes_roles() {
+    let mut set = example();
+    set["spec"]["readSplit"] = json!({});
+    let job = |desired: &Desired| {
+        let objects = orders::objects(desired, &settings("mrg:1"), false, |_| None);
+        objects
+            .into_iter()
+            .find(|object| object.kind() == "Job")
+            .map(|object| object.0)
+    };
+    let mut desired = desired(set).unwrap();
+    let made = job(&desired).unwrap();
+    let environment = &made["spec"]["template"]["spec"]["containers"][0]["env"];
+    let of = |name: &str| {
+        let all = environment.as_array().unwrap();
+        all.iter().find(|entry| entry["name"] == name).unwrap()
+    };
+    assert_eq!(
+        of("OWNER_PASSWORD")["valueFrom"]["secretKeyRef"],
+        json!({ "name": "mrg-postgres-credentials", "key": "mrg_owner-password" })
+    );
+    assert_eq!(
+        of("ORDERS_OWNER_DSN")["value"],
+        "postgres://mrg_owner:$(OWNER_PASSWORD)@mrg-postgres-rw:5432/mrg"
+    );
+    assert_eq!(
+        of("SUPERUSER_PASSWORD")["valueFrom"]["secretKeyRef"]["key"],
+        "superuser-password"
+    );
+    let of_superuser: Vec<&Value> = environment
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry.to_string().contains("$(SUPERUSER_PASSWORD)"))
+        .collect();
+    assert_eq!(
+        of_superuser,
+        [
+            &json!({ "name": "ORDERS_ROLES_DSN", "value": "postgres://postgres:$(SUPERUSER_PASSWORD)@mrg-postgres-rw:5432/postgres" })
+        ]
+    );
+
+    let name = made["metadata"]["name"].clone();
+    let rename = |desired: &mut Desired, owner: Option<&str>| {
+        desired.wiring.as_mut().unwrap().owner = owner.map(str::to_owned);
+    };
+    rename(&mut desired, Some("other"));
+    assert_ne!(
+        job(&desired).unwrap()["metadata"]["name"],
+        name,
+        "a job is made once: another login is another job"
+    );
+    rename(&mut desired, None);
+    assert_eq!(job(&desired), None, "without an owner there is no login");
 }
 
 #[test]

@@ -24,6 +24,7 @@ until_true "and those that have ended" 60 ready orders-history
 sql() { k exec "$(leader)" -c postgres -- psql -U postgres -d app -Atc "$1"; }
 sql "INSERT INTO orders (id, customer, state, created_at, updated_at, detail) SELECT gen_random_uuid(), 'ana', CASE WHEN n % 10 = 0 THEN 'ongoing' ELSE 'completed' END, now() - n * interval '1 minute', now() - n * interval '1 minute', '{\"fare\": 45000}' FROM generate_series(1, 1000) n" >/dev/null
 ended=$(sql "SELECT id FROM orders WHERE state = 'completed' LIMIT 1") active=$(sql "SELECT id FROM orders WHERE state = 'ongoing' LIMIT 1")
+[ "$(sql "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename IN ('orders', 'orders_archived')")" = app ] || fail "the tables are not the database owner's"
 sql "SET ROLE mrg_orders_history; SET default_transaction_read_only = off; UPDATE orders SET state = 'failed'" 2>&1 | grep -q "permission denied" || fail "the history's user can write"
 
 # Without traffic nothing rises; with it the split goes its way.

@@ -14,32 +14,23 @@ mod metrics;
 mod options;
 mod order;
 mod read;
+mod schema;
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::sync::{Semaphore, watch};
-use tokio_postgres::NoTls;
 
 pub use archive::Archive;
 pub use archiver::Moved;
 pub use http::Role;
-pub use options::{ArchiveOptions, Passwords, ServeOptions};
-
-/// What the tables, roles and triggers are made with.
-pub const SCHEMA: &str = include_str!("schema.sql");
+pub use options::{ArchiveOptions, Passwords, SchemaOptions, ServeOptions};
+pub use schema::{Error as SchemaError, apply_schema, schema_text};
 
 /// On connections that lead to the server itself, names mean what PostgreSQL means by them: the
-/// database's owner can set what they mean by default, and put functions of the same names in the way
-/// of a role that may do more than he. `pg_temp` is named because it
-/// would be searched first.
+/// database's owner can set a default search path, and put functions of the same names before
+/// PostgreSQL's. `pg_temp` is named because it would be searched first.
 const PINNED: &str = "-c search_path=pg_catalog,pg_temp";
-
-const QUIET: [&str; 3] = [
-    "SET log_statement = none",
-    "SET log_min_error_statement = panic",
-    "SET log_min_duration_statement = -1",
-];
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -137,49 +128,6 @@ async fn termination() {
         }
         _ => std::future::pending().await,
     }
-}
-
-/// Makes tables, roles and triggers, or brings them up to date.
-///
-/// # Errors
-/// If the database refuses.
-pub async fn apply_schema(dsn: &str, passwords: &Passwords) -> anyhow::Result<()> {
-    let mut config: tokio_postgres::Config = dsn
-        .parse()
-        .context("the connection string cannot be read")?;
-    let (client, connection) = config
-        .options(PINNED)
-        .connect(NoTls)
-        .await
-        .context("failed to connect")?;
-    let pump = tokio::spawn(connection);
-    client
-        .batch_execute(SCHEMA)
-        .await
-        .context("failed to apply the schema; it needs the owner of the database, and a role that may create roles")?;
-    let all = [
-        ("mrg_orders_active", &passwords.active_password),
-        ("mrg_orders_history", &passwords.history_password),
-        ("mrg_orders_archiver", &passwords.archiver_password),
-    ];
-    for (role, password) in all {
-        let Some(password) = password else { continue };
-        // A failed statement, or a server that logs all of them, would show the verifier. Only a
-        // superuser may say so.
-        for quiet in QUIET {
-            let _ = client.batch_execute(quiet).await;
-        }
-        // Its verifier instead of the password, and quoted by nothing of the database's: both names
-        // are plain.
-        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
-        client
-            .batch_execute(&format!("ALTER ROLE {role} PASSWORD '{verifier}'"))
-            .await
-            .with_context(|| format!("failed to give {role} its password"))?;
-    }
-    drop(client);
-    let _ = pump.await;
-    Ok(())
 }
 
 /// Moves old orders to the archive.

@@ -16,16 +16,7 @@ enum Command {
     /// Serve
     Serve(#[command(flatten)] Box<mrg_order_reads::ServeOptions>),
     /// Print the schema, or apply it
-    Schema {
-        /// Apply it
-        #[arg(long, requires = "dsn")]
-        apply: bool,
-        /// To this database, as a superuser
-        #[arg(long, env = "ORDERS_OWNER_DSN", hide_env_values = true)]
-        dsn: Option<String>,
-        #[command(flatten)]
-        passwords: mrg_order_reads::Passwords,
-    },
+    Schema(#[command(flatten)] Box<mrg_order_reads::SchemaOptions>),
     /// Move orders that ended long ago to the archive, and end
     Archive(#[command(flatten)] mrg_order_reads::ArchiveOptions),
 }
@@ -42,15 +33,7 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(async {
         match arguments.command {
             Command::Serve(options) => mrg_order_reads::serve(*options).await,
-            Command::Schema {
-                apply: true,
-                dsn: Some(dsn),
-                passwords,
-            } => mrg_order_reads::apply_schema(&dsn, &passwords).await,
-            Command::Schema { .. } => {
-                print!("{}", mrg_order_reads::SCHEMA);
-                Ok(())
-            }
+            Command::Schema(options) => schema(&options).await,
             Command::Archive(options) => {
                 let moved = mrg_order_reads::archive(&options).await?;
                 tracing::info!(
@@ -63,4 +46,15 @@ fn main() -> anyhow::Result<()> {
             }
         }
     })
+}
+
+async fn schema(options: &mrg_order_reads::SchemaOptions) -> anyhow::Result<()> {
+    match (options.apply, &options.owner_dsn) {
+        (true, Some(owner)) => {
+            let roles = options.roles_dsn.as_deref();
+            mrg_order_reads::apply_schema(owner, roles, &options.passwords).await?;
+        }
+        _ => print!("{}", mrg_order_reads::schema_text()),
+    }
+    Ok(())
 }

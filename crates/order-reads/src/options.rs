@@ -81,17 +81,53 @@ pub struct ArchiveOptions {
     pub batch: i64,
 }
 
+/// Options of what prepares the database.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SchemaOptions {
+    /// Apply it, instead of printing it
+    #[arg(long, requires = "owner_dsn")]
+    pub apply: bool,
+    /// The database, past any pooler, as the role that owns it; not as a superuser
+    #[arg(long, env = "ORDERS_OWNER_DSN", hide_env_values = true)]
+    pub owner_dsn: Option<String>,
+    /// Another database of the same server, such as `postgres`, as a role that may create roles
+    ///
+    /// Creates the three roles and sets the passwords that are given. A superuser also hands over to the owner what an
+    /// earlier version made as a superuser. Left out: the roles must exist.
+    #[arg(long, env = "ORDERS_ROLES_DSN", hide_env_values = true)]
+    pub roles_dsn: Option<String>,
+    /// Passwords of the three roles
+    #[command(flatten)]
+    pub passwords: Passwords,
+}
+
 /// Passwords that the three roles get; those that are not given stay as they are.
+/// The owner of the database may not set them.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Passwords {
     /// Of `mrg_orders_active`
-    #[arg(long, env = "ORDERS_ACTIVE_PASSWORD", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "ORDERS_ACTIVE_PASSWORD",
+        hide_env_values = true,
+        requires = "roles_dsn"
+    )]
     pub active_password: Option<String>,
     /// Of `mrg_orders_history`
-    #[arg(long, env = "ORDERS_HISTORY_PASSWORD", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "ORDERS_HISTORY_PASSWORD",
+        hide_env_values = true,
+        requires = "roles_dsn"
+    )]
     pub history_password: Option<String>,
     /// Of `mrg_orders_archiver`
-    #[arg(long, env = "ORDERS_ARCHIVER_PASSWORD", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "ORDERS_ARCHIVER_PASSWORD",
+        hide_env_values = true,
+        requires = "roles_dsn"
+    )]
     pub archiver_password: Option<String>,
 }
 

@@ -1,6 +1,5 @@
--- What mrg-orders reads. Idempotent: `mrg-orders schema --apply` runs it again after every upgrade, as the owner of the database
--- or a role that may do more. So every name is whole, or PostgreSQL's own: what the database's owner made of the search path,
--- and which functions he put there, does not matter.
+-- The tables of mrg-orders. Idempotent: `mrg-orders schema --apply` runs it after every upgrade, as the role that owns the database.
+-- Every name is qualified or PostgreSQL's own, so that neither the search path nor functions in other schemas change what it does.
 SET client_min_messages = warning;
 SET search_path = pg_catalog, pg_temp;
 
@@ -51,27 +50,12 @@ BEGIN
 END $$;
 CREATE OR REPLACE TRIGGER orders_changed AFTER UPDATE ON public.orders FOR EACH ROW EXECUTE FUNCTION public.orders_changed();
 
--- Three roles. They cannot log in until they have passwords.
-DO $$
-DECLARE
-    wanted text;
-BEGIN
-    FOREACH wanted IN ARRAY ARRAY['mrg_orders_active', 'mrg_orders_history', 'mrg_orders_archiver'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
-            EXECUTE format('CREATE ROLE %I LOGIN', wanted);
-        END IF;
-    END LOOP;
-END $$;
-ALTER ROLE mrg_orders_active SET default_transaction_read_only = on;
-ALTER ROLE mrg_orders_active SET statement_timeout = '2s';
-ALTER ROLE mrg_orders_history SET default_transaction_read_only = on;
-ALTER ROLE mrg_orders_history SET statement_timeout = '2s';
 GRANT SELECT ON public.orders TO mrg_orders_active, mrg_orders_history;
 GRANT SELECT ON public.orders_archived TO mrg_orders_active, mrg_orders_history;
 GRANT SELECT, DELETE ON public.orders TO mrg_orders_archiver;
 GRANT SELECT, INSERT, UPDATE ON public.orders_archived TO mrg_orders_archiver;
 
--- Services write orders as the owner of the database, even where another role made the tables.
+-- Services write orders as the owner of the database, which may be another role than the one that makes the tables.
 DO $$
 BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON public.orders TO %I', (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()));

@@ -22,7 +22,7 @@ use futures::Stream;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams};
@@ -498,7 +498,7 @@ impl Context {
         let (Some(_), Some(wiring)) = (&desired.spec.read_split, &desired.wiring) else {
             return Ok(Vec::new());
         };
-        if database.lacks_user.is_some() || database.missing.is_some() {
+        if database.read_split_obstacle.is_some() || database.missing.is_some() {
             return Ok(Vec::new());
         }
         if !database.lacks_passwords.is_empty() {
@@ -521,16 +521,16 @@ impl Context {
                 .secrets
                 .forget(&desired.namespace, &wiring.secret);
         }
-        let jobs: Api<Job> = Api::namespaced(self.shared.client.clone(), &desired.namespace);
-        let prepared = jobs
-            .get_metadata_opt(&orders::schema_name(wiring))
-            .await?
-            .is_some();
         let applied = |name: &str| {
             let there = observed.deployments.get(name)?;
             Some((there.live.revision.clone(), there.template.clone()?))
         };
-        Ok(orders::objects(desired, &self.settings, prepared, applied))
+        Ok(orders::objects(
+            desired,
+            &self.settings,
+            database.prepared,
+            applied,
+        ))
     }
 
     /// Deletes what this set made and does not want any more; once for each generation of the spec.

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt;
 use kube::api::ApiResource;
 use kube::core::DeserializeGuard;
+use kube::{Api, ResourceExt};
 use serde_json::Value;
 
 use super::build::{REVISION, SET_LABEL, TEMPLATE};
 use super::order::Live;
-use super::orders::USERS;
+use super::orders::{USERS, schema_name};
 use super::stores::from_here;
 use super::validate::{Address, Wiring};
 use crate::kinds::postgres_cluster::validate::secret_name;
@@ -24,6 +25,9 @@ use mrg_api::pgbouncer_pool::Mode;
 use mrg_api::service_resilience::ServiceResilienceStatus;
 use mrg_api::{OrderServiceSet, PgBouncerPool, PostgresCluster};
 use mrg_kube_support::Reader;
+
+/// The superuser of every PostgresCluster.
+const SUPERUSER: &str = "postgres";
 
 /// The database as the pools and their cluster show it.
 #[derive(Debug, Default)]
@@ -39,8 +43,11 @@ pub struct DatabaseState {
     pub last_hold: Option<(i64, String)>,
     /// The user's password.
     pub password: Option<String>,
-    /// Why orders cannot be read apart: a pool lacks a user.
-    pub lacks_user: Option<String>,
+    /// Why the reads of orders cannot be split: a pool lacks a user, or the job that prepares the
+    /// database cannot log in.
+    pub read_split_obstacle: Option<String>,
+    /// Whether the job that prepares the database for the split was made.
+    pub prepared: bool,
     /// Passwords that the cluster's Secret lacks.
     pub lacks_passwords: Vec<String>,
 }
@@ -150,6 +157,38 @@ fn owner(cluster: &PostgresCluster, database: &str) -> Option<String> {
         .map(|known| known.owner.clone())
 }
 
+/// How services reach the database; else why no role can be named as which they could log in.
+fn wiring(object: &OrderServiceSet, database: &Database, named: &Named) -> Result<Wiring, String> {
+    let cluster = named.cluster.name_any();
+    let first = named.write.spec.databases.first();
+    let first = first
+        .map(|alias| alias.database.clone())
+        .unwrap_or_default();
+    let owner = owner(&named.cluster, &first);
+    let user = match database.user.as_ref().or(owner.as_ref()) {
+        Some(user) if user == SUPERUSER => Err(format!(
+            "spec.database.user: `{SUPERUSER}` is the superuser, as which no application must log in; name another role"
+        )),
+        Some(user) => Ok(user.clone()),
+        None => Err(format!(
+            "spec.database.user: it is left out, and PostgresCluster {cluster} does not say in spec.bootstrap.databases who owns `{first}`; \
+             name the role that services log in as"
+        )),
+    }?;
+    Ok(Wiring {
+        write: address(&named.write),
+        read: address(&named.read),
+        key: format!("{user}-password"),
+        user,
+        secret: secret_name(&cluster),
+        cluster,
+        database: first,
+        owner,
+        queue_secret: format!("{}-queue", object.name_any()),
+        fails_over: named.cluster.spec.replicas > 1,
+    })
+}
+
 /// Which of the two is not ready, and why.
 fn not_ready(cluster: &PostgresCluster, write: &PgBouncerPool) -> Option<String> {
     let conditions = cluster
@@ -186,30 +225,28 @@ pub(super) async fn database(
             });
         }
     };
+    let wiring = match wiring(object, database, &named) {
+        Ok(wiring) => wiring,
+        Err(missing) => {
+            return Ok(DatabaseState {
+                missing: Some(missing),
+                ..DatabaseState::default()
+            });
+        }
+    };
     let Named {
         write,
         read,
         cluster,
     } = named;
-    let first = write
-        .spec
-        .databases
-        .first()
-        .map(|alias| alias.database.clone())
-        .unwrap_or_default();
-    let user = database
-        .user
-        .clone()
-        .or_else(|| owner(&cluster, &first))
-        .unwrap_or_else(|| "postgres".to_owned());
-    let (secret, key) = (secret_name(&cluster.name_any()), format!("{user}-password"));
-    let data = secrets.get(&namespace, &secret).await?.unwrap_or_default();
+    let (secret, key) = (&wiring.secret, &wiring.key);
+    let data = secrets.get(&namespace, secret).await?.unwrap_or_default();
     let wanted = USERS.map(|user| format!("{user}-password"));
     let lacks_passwords = wanted
         .into_iter()
         .filter(|key| object.spec.read_split.is_some() && !data.contains_key(key))
         .collect();
-    let password = data.get(&key).cloned();
+    let password = data.get(key).cloned();
     let password = password
         .and_then(|value| String::from_utf8(value).ok())
         .filter(|text| !text.is_empty());
@@ -218,28 +255,60 @@ pub(super) async fn database(
             .is_none()
             .then(|| format!("Secret {secret} has no `{key}` yet"))
     });
+    let (mut obstacle, mut prepared) = (None, false);
+    if object.spec.read_split.is_some() {
+        prepared = is_prepared(shared, &namespace, &wiring).await?;
+        let unprepared = || (!prepared).then(|| lacks_owner(&wiring, &data)).flatten();
+        obstacle = lacks_user(&write, &read).or_else(unprepared);
+    }
     let rewire = write
         .status
         .as_ref()
         .and_then(|status| status.last_rewire.clone());
     Ok(DatabaseState {
-        wiring: Some(Wiring {
-            write: address(&write),
-            read: address(&read),
-            user,
-            secret,
-            key,
-            cluster: cluster.name_any(),
-            database: first,
-            queue_secret: format!("{}-queue", object.name_any()),
-            fails_over: cluster.spec.replicas > 1,
-        }),
+        wiring: Some(wiring),
         missing: None,
         trouble,
-        lacks_user: lacks_user(&write, &read),
+        read_split_obstacle: obstacle,
+        prepared,
         lacks_passwords,
         last_hold: rewire.map(|rewire| (rewire.held_milliseconds, rewire.at)),
         password,
+    })
+}
+
+/// Whether the job that prepares the database for order reads was made.
+async fn is_prepared(
+    shared: &Shared,
+    namespace: &str,
+    wiring: &Wiring,
+) -> Result<bool, kube::Error> {
+    let Some(owner) = &wiring.owner else {
+        return Ok(false);
+    };
+    let jobs: Api<Job> = Api::namespaced(shared.client.clone(), namespace);
+    let job = jobs.get_metadata_opt(&schema_name(wiring, owner)).await?;
+    Ok(job.is_some())
+}
+
+/// Why nothing can prepare the database for order reads: its tables are made by the role that owns
+/// it, and that role's name or password is not known.
+fn lacks_owner(wiring: &Wiring, secret: &BTreeMap<String, Vec<u8>>) -> Option<String> {
+    let Some(owner) = &wiring.owner else {
+        return Some(format!(
+            "PostgresCluster {0} does not say who owns the database `{1}`, and only its owner makes the tables of order reads: add \
+             {{name: {1}, owner: …}} to its spec.bootstrap.databases; that role's password is then the one in the Secret {2}",
+            wiring.cluster, wiring.database, wiring.secret
+        ));
+    };
+    let key = format!("{owner}-password");
+    let there = secret.get(&key).is_some_and(|value| !value.is_empty());
+    (!there).then(|| {
+        format!(
+            "Secret {} has no `{key}`, with which the owner of the database `{}` makes the tables of order reads; the operator adds it while \
+             it reconciles PostgresCluster {}, see that object's conditions",
+            wiring.secret, wiring.database, wiring.cluster
+        )
     })
 }
 
@@ -395,4 +464,91 @@ pub(super) async fn observe(
 
 fn is_of(labels: &BTreeMap<String, String>, set: &str) -> bool {
     labels.get(SET_LABEL).map(String::as_str) == Some(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn named(databases: &Value) -> Named {
+        let pool = |name: &str, mode: &str| {
+            let pool = json!({
+                "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "PgBouncerPool", "metadata": { "name": name },
+                "spec": {
+                    "clusterRef": { "name": "pg" }, "mode": mode, "image": "x",
+                    "databases": [{ "name": "mrg", "database": "app" }],
+                },
+            });
+            serde_json::from_value(pool).unwrap()
+        };
+        let cluster = json!({
+            "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "PostgresCluster", "metadata": { "name": "pg" },
+            "spec": { "image": "x", "replicas": 3, "storage": { "size": "1Gi" }, "etcd": {}, "bootstrap": { "databases": databases } },
+        });
+        Named {
+            write: pool("w", "Write"),
+            read: pool("r", "Read"),
+            cluster: serde_json::from_value(cluster).unwrap(),
+        }
+    }
+
+    fn wired(databases: &Value, user: Option<&str>) -> Result<Wiring, String> {
+        let set = json!({
+            "apiVersion": "mrg.bluebird.id/v1alpha1", "kind": "OrderServiceSet", "metadata": { "name": "mrg" },
+            "spec": { "template": { "image": "x" }, "database": { "write": { "name": "w" }, "user": user }, "services": [] },
+        });
+        let set: OrderServiceSet = serde_json::from_value(set).unwrap();
+        let database = set.spec.database.clone().unwrap();
+        wiring(&set, &database, &named(databases))
+    }
+
+    #[test]
+    fn services_log_in_as_the_owner_or_as_the_role_that_is_named_and_never_as_the_superuser() {
+        let owned = json!([{ "name": "app", "owner": "app_owner" }]);
+        let unknown = json!([]);
+        let by = |databases, user| wired(databases, user).map(|wiring| (wiring.key, wiring.owner));
+        let owner = Some("app_owner".to_owned());
+        assert_eq!(
+            by(&owned, None),
+            Ok(("app_owner-password".to_owned(), owner.clone()))
+        );
+        assert_eq!(
+            by(&owned, Some("services")),
+            Ok(("services-password".to_owned(), owner))
+        );
+        assert_eq!(
+            by(&unknown, Some("services")),
+            Ok(("services-password".to_owned(), None))
+        );
+        assert!(by(&unknown, None).unwrap_err().contains("who owns `app`"));
+        assert!(
+            by(&owned, Some("postgres"))
+                .unwrap_err()
+                .contains("is the superuser")
+        );
+    }
+
+    #[test]
+    fn tables_wait_for_the_name_and_the_password_of_the_databases_owner() {
+        let secret = |key: &str, value: &[u8]| BTreeMap::from([(key.to_owned(), value.to_vec())]);
+        let unknown = wired(&json!([]), Some("services")).unwrap();
+        let why = lacks_owner(&unknown, &secret("services-password", b"x")).unwrap();
+        assert!(
+            why.contains("{name: app, owner: …} to its spec.bootstrap.databases"),
+            "{why}"
+        );
+        let known = wired(&json!([{ "name": "app", "owner": "app_owner" }]), None).unwrap();
+        for wrong in [secret("other", b"x"), secret("app_owner-password", b"")] {
+            let why = lacks_owner(&known, &wrong).unwrap();
+            assert!(
+                why.contains("Secret pg-credentials has no `app_owner-password`"),
+                "{why}"
+            );
+        }
+        assert_eq!(
+            lacks_owner(&known, &secret("app_owner-password", b"x")),
+            None
+        );
+    }
 }

@@ -146,7 +146,8 @@ fn neutral(settings: &Settings) -> Settings {
     neutral
 }
 
-/// Everything for the split. What is applied already stays as it is while nothing but the
+/// Everything for the split; without the job that prepares the database if that was made before, or
+/// if the owner of the database is not known. What is applied already stays as it is while nothing but the
 /// operator's own image is another.
 pub fn objects(
     desired: &Desired,
@@ -158,8 +159,8 @@ pub fn objects(
         return Vec::new();
     };
     let mut all = Vec::new();
-    if !prepared {
-        all.push(schema(desired, split, wiring, settings));
+    if let (false, Some(owner)) = (prepared, &wiring.owner) {
+        all.push(schema(desired, split, wiring, owner, settings));
     }
     for (name, replicas) in [
         (ACTIVE, split.active_replicas),
@@ -189,19 +190,41 @@ pub fn objects(
     all.into_iter().map(Manifest).collect()
 }
 
-/// Tables, roles and triggers. A job of another version of the schema has another name.
-fn schema(desired: &Desired, split: &ReadSplit, wiring: &Wiring, settings: &Settings) -> Value {
-    let superuser = json!({ "name": "PASSWORD", "valueFrom": { "secretKeyRef": { "name": wiring.secret, "key": "superuser-password" } } });
+/// Where the job that prepares the database logs in, and with which passwords: as the owner for
+/// tables, functions and grants, so that nothing of the database's runs as a superuser; as the
+/// superuser in the database `postgres`, for the roles.
+fn schema_environment(wiring: &Wiring, owner: &str) -> Vec<Value> {
+    let secret = |name: &str, key: &str| json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": wiring.secret, "key": format!("{key}-password") } } });
+    let dsn = |user: &str, password: &str, database: &str| {
+        format!(
+            "postgres://{user}:$({password})@{}-rw:5432/{database}",
+            wiring.cluster
+        )
+    };
     let mut environment = vec![
-        superuser,
-        json!({ "name": "ORDERS_OWNER_DSN", "value": at("postgres", &format!("{}-rw", wiring.cluster), 5432, &wiring.database) }),
+        secret("OWNER_PASSWORD", owner),
+        json!({ "name": "ORDERS_OWNER_DSN", "value": dsn(owner, "OWNER_PASSWORD", &wiring.database) }),
+        secret("SUPERUSER_PASSWORD", "superuser"),
+        json!({ "name": "ORDERS_ROLES_DSN", "value": dsn("postgres", "SUPERUSER_PASSWORD", "postgres") }),
     ];
     for (user, name) in USERS.iter().zip(["ACTIVE", "HISTORY", "ARCHIVER"]) {
-        let secret =
-            json!({ "secretKeyRef": { "name": wiring.secret, "key": format!("{user}-password") } });
-        environment.push(json!({ "name": format!("ORDERS_{name}_PASSWORD"), "valueFrom": secret }));
+        environment.push(secret(&format!("ORDERS_{name}_PASSWORD"), user));
     }
-    let container = json!({ "name": "schema", "command": ["/usr/local/bin/mrg-orders", "schema", "--apply"], "env": environment });
+    environment
+}
+
+/// Tables, roles and triggers.
+fn schema(
+    desired: &Desired,
+    split: &ReadSplit,
+    wiring: &Wiring,
+    owner: &str,
+    settings: &Settings,
+) -> Value {
+    let container = json!({
+        "name": "schema", "command": ["/usr/local/bin/mrg-orders", "schema", "--apply"],
+        "env": schema_environment(wiring, owner),
+    });
     let without_archive = ReadSplit {
         archive: None,
         ..split.clone()
@@ -215,20 +238,20 @@ fn schema(desired: &Desired, split: &ReadSplit, wiring: &Wiring, settings: &Sett
     );
     template["spec"]["restartPolicy"] = json!("OnFailure");
     json!({
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(desired, &schema_name(wiring)),
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(desired, &schema_name(wiring, owner)),
         "spec": { "backoffLimit": 20, "template": template },
     })
 }
 
-/// The job that prepares the database. What it does is in its name: a job is made once and never
-/// changed.
-pub fn schema_name(wiring: &Wiring) -> String {
+/// The job that prepares the database as `owner`. What it does is in its name, since a job is made
+/// once and never changed: another version of the schema, or another login, is another job.
+pub fn schema_name(wiring: &Wiring, owner: &str) -> String {
     format!(
         "orders-schema-{}",
         digest(&json!([
+            include_str!("../../../crates/order-reads/src/roles.sql"),
             include_str!("../../../crates/order-reads/src/schema.sql"),
-            wiring.cluster,
-            wiring.database
+            schema_environment(wiring, owner),
         ]))
     )
 }

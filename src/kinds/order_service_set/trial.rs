@@ -280,7 +280,7 @@ pub fn split(
         since: 0,
         message: message.to_owned(),
     };
-    if let Some(why) = &database.lacks_user {
+    if let Some(why) = &database.read_split_obstacle {
         return Some(state(0, why));
     }
     let before = set

@@ -30,6 +30,9 @@ pub struct Wiring {
     pub cluster: String,
     /// The database as the server names it.
     pub database: String,
+    /// The role that owns it, with its password in the same Secret; `None` if the cluster's spec does
+    /// not name the database.
+    pub owner: Option<String>,
     /// The Secret that this operator makes for queues.
     pub queue_secret: String,
     /// Whether another member takes over when the leader is lost.

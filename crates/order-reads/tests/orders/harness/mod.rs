@@ -8,12 +8,16 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use processes::{as_postgres, postgres};
+use processes::{as_postgres, connect_to, postgres};
 
 pub(crate) use processes::{Running, connect};
 pub(crate) use service::Service;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The database of the orders, and the role that owns it.
+const DATABASE: &str = "orders";
+const OWNER: &str = "app";
 
 static PORT: AtomicU16 = AtomicU16::new(27_100);
 
@@ -76,21 +80,32 @@ impl World {
         world
     }
 
-    pub(crate) fn apply_schema(&self) {
-        let mut schema = Command::new(env!("CARGO_BIN_EXE_mrg-orders"));
-        schema.args([
-            "schema",
-            "--apply",
-            "--active-password",
-            "it's",
-            "--dsn",
-            &World::dsn("postgres", self.primary_port),
-        ]);
+    /// Twice: the schema can be applied again and again.
+    fn apply_schema(&self) {
         for _ in 0..2 {
-            assert!(
-                schema.status().unwrap().success(),
-                "the schema can be applied again and again"
-            );
+            assert_eq!(self.schema(OWNER, Some("postgres")), Ok(()));
+        }
+    }
+
+    /// Applies the schema as `owner`, and with the login `roles` in another database if there is
+    /// one; else what the program says.
+    pub(crate) fn schema(&self, owner: &str, roles: Option<&str>) -> Result<(), String> {
+        let port = self.primary_port;
+        let roles = roles.map(|user| format!("postgresql://{user}@127.0.0.1:{port}/postgres"));
+        Self::schema_by(&Self::dsn(owner, port), roles.as_deref())
+    }
+
+    pub(crate) fn schema_by(owner: &str, roles: Option<&str>) -> Result<(), String> {
+        let mut schema = Command::new(env!("CARGO_BIN_EXE_mrg-orders"));
+        schema.args(["schema", "--apply", "--owner-dsn", owner]);
+        if let Some(roles) = roles {
+            schema.args(["--active-password", "it's", "--roles-dsn", roles]);
+        }
+        let output = schema.output().unwrap();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
     }
 
@@ -137,7 +152,7 @@ impl World {
     }
 
     pub(crate) fn dsn(user: &str, port: u16) -> String {
-        format!("postgresql://{user}@127.0.0.1:{port}/postgres")
+        format!("postgresql://{user}@127.0.0.1:{port}/{DATABASE}")
     }
 
     pub(crate) fn archive(&self) -> PathBuf {
@@ -259,7 +274,13 @@ async fn cluster(home: &Path, primary_port: u16, standby_port: u16) -> (Running,
             .success()
     );
     let primary = postgres(&data, primary_port);
-    connect("postgres", primary_port).await;
+    let superuser = connect_to("postgres", "postgres", primary_port).await;
+    for statement in [
+        format!("CREATE ROLE {OWNER} LOGIN"),
+        format!("CREATE DATABASE {DATABASE} OWNER {OWNER}"),
+    ] {
+        superuser.batch_execute(&statement).await.unwrap();
+    }
     let standby_data = home.join("standby");
     let from = format!("host=127.0.0.1 port={primary_port} user=postgres");
     let options = [

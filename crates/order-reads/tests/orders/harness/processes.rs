@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
-use super::PATIENCE;
+use super::{DATABASE, PATIENCE};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
@@ -92,11 +92,16 @@ pub(super) fn postgres(data: &Path, port: u16) -> Running {
     Running(command.spawn().unwrap())
 }
 
+/// To the database of the orders.
 pub(crate) async fn connect(user: &str, port: u16) -> Client {
+    connect_to(DATABASE, user, port).await
+}
+
+pub(super) async fn connect_to(database: &str, user: &str, port: u16) -> Client {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match tokio_postgres::connect(
-            &format!("host=127.0.0.1 port={port} user={user} dbname=postgres connect_timeout=2"),
+            &format!("host=127.0.0.1 port={port} user={user} dbname={database} connect_timeout=2"),
             NoTls,
         )
         .await
