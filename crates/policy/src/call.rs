@@ -72,6 +72,8 @@ pub enum Reason {
     Failed,
     /// No provider takes requests of this kind.
     NoProvider,
+    /// A request with the same key waits in the queue.
+    AlreadyQueued,
     /// The queue is full.
     QueueFull,
     /// The queue cannot keep anything now.
@@ -82,7 +84,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every one.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BreakerOpen,
         Self::TooManyConcurrent,
         Self::NotConnected,
@@ -93,6 +95,7 @@ impl Reason {
         Self::NotAccepted,
         Self::Failed,
         Self::NoProvider,
+        Self::AlreadyQueued,
         Self::QueueFull,
         Self::QueueUnavailable,
         Self::NotQueueable,
@@ -111,6 +114,7 @@ impl Reason {
             Self::NotAccepted => "NotAccepted",
             Self::Failed => "Failed",
             Self::NoProvider => "NoProvider",
+            Self::AlreadyQueued => "AlreadyQueued",
             Self::QueueFull => "QueueFull",
             Self::QueueUnavailable => "QueueUnavailable",
             Self::NotQueueable => "NotQueueable",
@@ -142,6 +146,7 @@ impl Reason {
             Self::Failed => "the provider answered with an error",
             Self::NotAccepted => "every provider said that it did not take the request",
             Self::NoProvider => "no provider takes requests of this kind; see providers[].accepts",
+            Self::AlreadyQueued => "a request with the same key waits in the queue",
             Self::QueueFull => {
                 "nobody could serve the request and the queue is full; it was not kept"
             }
@@ -158,6 +163,7 @@ impl Reason {
     pub fn status(self) -> u16 {
         match self {
             Self::Ambiguous | Self::TimedOut => 504,
+            Self::AlreadyQueued => 202,
             Self::Malformed => 400,
             Self::NotConnected | Self::Failed | Self::InvalidAnswer => 502,
             Self::BreakerOpen

@@ -32,6 +32,11 @@ pub enum Status {
 }
 
 impl Status {
+    /// Whether a request with the same key must not be sent beside it.
+    pub(crate) fn is_pending(self) -> bool {
+        matches!(self, Self::Waiting | Self::Sending | Self::NeedsReview)
+    }
+
     /// The name in the table and in the log.
     pub fn name(self) -> &'static str {
         match self {
@@ -162,7 +167,8 @@ fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
         .collect()
 }
 
-fn ticket(workload: &str, dependency: &str, key: &str) -> String {
+/// The ticket of a request about this key.
+pub(super) fn ticket(workload: &str, dependency: &str, key: &str) -> String {
     short_digest([workload, dependency, key].join("\0"), 16)
 }
 

@@ -15,9 +15,10 @@ pub use item::{Item, Line, Status};
 pub use log::{Replayed, replay};
 pub(crate) use web::router;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -34,6 +35,13 @@ use postgres::Postgres;
 /// well; the caller waits.
 const POSTGRES_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the database may take to say what is pending; the caller waits.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long nothing is taken to be pending that another pod may have kept meanwhile.
+const EMPTY_FOR: Duration = Duration::from_secs(1);
+/// How long a database that did not answer is not asked again.
+const AWAY_FOR: Duration = Duration::from_secs(5);
+
 /// Where requests wait.
 pub(crate) struct Queue {
     workload: String,
@@ -45,6 +53,9 @@ pub(crate) struct Queue {
     /// Counts changes that the status shows.
     changes: watch::Sender<u64>,
     trouble: std::sync::Mutex<Option<String>>,
+    /// Until when the database need not be asked what is pending for a dependency: nothing was, or it
+    /// did not answer.
+    unasked: std::sync::Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Queue {
@@ -75,6 +86,7 @@ impl Queue {
             news: Notify::new(),
             changes,
             trouble: std::sync::Mutex::default(),
+            unasked: std::sync::Mutex::default(),
         }))
     }
 
@@ -94,10 +106,41 @@ impl Queue {
         let item = Item::new(&self.workload, dependency, key, head, body, status);
         let kept = self.put(&item, limits.capacity).await;
         if kept.is_ok() {
+            lock(&self.unasked).remove(dependency);
             self.news.notify_waiters();
             self.changes.send_modify(|count| *count += 1);
         }
         kept
+    }
+
+    /// The ticket and the status of a request that is pending, by its key: at this pod, and in the
+    /// database as far as that answers in time.
+    pub(crate) async fn pending(&self, dependency: &str, key: &str) -> Option<(String, Status)> {
+        let ticket = item::ticket(&self.workload, dependency, key);
+        let mut status = None;
+        if let Some(log) = &self.log {
+            status = log.lock().await.status(&ticket);
+        }
+        if let Some(postgres) = &self.postgres
+            && status.is_none()
+            && lock(&self.unasked)
+                .get(dependency)
+                .is_none_or(|until| *until <= Instant::now())
+        {
+            let pending = postgres.pending(&self.workload, dependency, &ticket);
+            let pause = match tokio::time::timeout(LOOKUP_TIMEOUT, pending).await {
+                Ok(Ok((found, anything))) => {
+                    status = found;
+                    (!anything).then_some(EMPTY_FOR)
+                }
+                Ok(Err(_)) | Err(_) => Some(AWAY_FOR),
+            };
+            if let Some(pause) = pause {
+                lock(&self.unasked).insert(dependency.to_owned(), Instant::now() + pause);
+            }
+        }
+        let status = status.filter(|status| status.is_pending())?;
+        Some((ticket, status))
     }
 
     async fn put(&self, item: &Item, capacity: u32) -> Result<Enqueued, Error> {

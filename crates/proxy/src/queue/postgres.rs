@@ -149,6 +149,28 @@ impl Postgres {
         .await
     }
 
+    /// The status of a request, and whether anything is pending for its dependency.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub(super) async fn pending(
+        &self,
+        workload: &str,
+        dependency: &str,
+        ticket: &str,
+    ) -> Result<(Option<Status>, bool), Error> {
+        let statement = "SELECT (SELECT standing FROM mrg_queue WHERE ticket = $3), EXISTS
+                           (SELECT FROM mrg_queue WHERE workload = $1 AND dependency = $2 AND standing IN ('Waiting', 'Sending', 'Inquiry'))";
+        self.with("did not look a request up", async |client| {
+            let row = client
+                .query_one(statement, &[&workload, &dependency, &ticket])
+                .await?;
+            let status = row.get::<_, Option<&str>>(0).and_then(Status::from_name);
+            Ok((status, row.get(1)))
+        })
+        .await
+    }
+
     /// The oldest that may be sent, marked as being sent. What others marked and never settled is
     /// left to people first.
     ///

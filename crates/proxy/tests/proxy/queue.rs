@@ -261,6 +261,40 @@ async fn only_what_was_processed_is_done() {
 }
 
 #[tokio::test]
+async fn a_key_that_waits_answers_with_its_ticket_and_is_not_sent_beside_it() {
+    let bbd = upstream("bbd");
+    bbd.fail(Faults {
+        refuse: true,
+        ..Faults::default()
+    });
+    let queue = json!({ "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "3s" } } });
+    let proxy = Proxy::start(&[&bbd], queue).await;
+    let kept: Value = proxy.post("a").await.json().await.unwrap();
+    let ticket = kept["ticket"].as_str().unwrap();
+    until("it was tried once", async || {
+        item(&proxy, "a").await.1.contains("not sent")
+    })
+    .await;
+    bbd.fail(Faults::default());
+    let again = proxy.post("a").await;
+    let reason = again.headers()["x-mrg-reason"].to_str().unwrap().to_owned();
+    assert_eq!(
+        (again.status().as_u16(), reason.as_str()),
+        (202, "AlreadyQueued")
+    );
+    let again: Value = again.json().await.unwrap();
+    assert_eq!(again["ticket"], ticket);
+    assert_eq!(proxy.post("b").await.status(), 200, "another key is sent");
+    until("it is sent", async || item(&proxy, "a").await.0 == "Done").await;
+    assert_eq!(bbd.by_key()["a"], 1);
+    assert_eq!(
+        proxy.post("a").await.status(),
+        200,
+        "what is settled is the dependency's"
+    );
+}
+
+#[tokio::test]
 async fn a_body_without_a_length_is_kept_like_any_other() {
     let bbd = upstream("bbd");
     let queue = json!({ "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "200ms", "perSecond": 100, "maxBodyBytes": 1000 } } });

@@ -130,6 +130,9 @@ impl<'a> Call<'a> {
         let deadline = began + self.route.spec.timeout.total.0.duration();
         let now = mrg_clock::now();
         lock(&self.route.shared.budget).request(now);
+        if let Some(response) = Box::pin(self.pending()).await {
+            return response;
+        }
         match self.providers(deadline, Some(in_flight)).await {
             Ok(response) => self.or_fallback(response),
             // Boxed, since few calls are queued: the future of every call has room for the largest

@@ -10,6 +10,21 @@ use crate::queue::{Enqueued, Status};
 use mrg_policy::{OnAmbiguous, Reason};
 
 impl Call<'_> {
+    /// The ticket of a request with the same key that is pending: sent beside it, this one could be
+    /// processed twice. `None`: there is none, or the request is none that is queued.
+    pub(super) async fn pending(&self) -> Option<Response<Answer>> {
+        let queue = self.route.queue.as_ref()?;
+        let limits = self.route.spec.fallback.queue.as_ref()?;
+        let method = self.head.method.as_str();
+        let key = self.queue_key()?;
+        if !limits.methods.iter().any(|queued| method == queued) {
+            return None;
+        }
+        let name = &self.route.spec.name;
+        let (ticket, status) = queue.pending(name, key).await?;
+        Some(queued(name, &ticket, status, Reason::AlreadyQueued))
+    }
+
     /// Puts the request into the queue; `None` if it is none that is queued.
     pub(super) async fn enqueue(&self, why: &Unserved) -> Option<Response<Answer>> {
         let queue = self.route.queue.as_ref()?;

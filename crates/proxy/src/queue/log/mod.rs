@@ -197,6 +197,11 @@ impl Log {
 
     /// Lets the requests that wait for another attempt be sent now. Not written down: after a
     /// restart the pause is what it was.
+    /// The status of a request; `None` if it is not here.
+    pub(super) fn status(&self, ticket: &str) -> Option<Status> {
+        self.items.get(ticket).map(|item| item.status)
+    }
+
     pub(super) fn hurry(&mut self, dependency: &str) {
         let now = Timestamp::now();
         for item in self
