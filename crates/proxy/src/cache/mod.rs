@@ -1,3 +1,5 @@
 //! Good responses, for the time when no provider answers.
 
+mod kept;
 pub(crate) mod recorder;
+pub(crate) mod rules;

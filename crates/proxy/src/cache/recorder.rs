@@ -1,29 +1,16 @@
 //! Good responses, cached for the time when no provider answers.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 
+use super::kept::{Kept, ResponseCache};
+use super::rules::{key, storable};
+use crate::head::Head;
 use crate::headers::{REASON, STALE};
-use mrg_base::{Moment, lock};
+use mrg_base::lock;
 use mrg_policy::{Reason, Stale};
-
-#[derive(Debug)]
-struct CachedResponse {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-    at: Moment,
-}
-
-/// The responses of one dependency, by path and query.
-#[derive(Debug, Default)]
-pub(crate) struct ResponseCache {
-    cached: HashMap<String, CachedResponse>,
-    order: VecDeque<String>,
-}
 
 /// A cache as the requests under way share it.
 pub(crate) type SharedCache = Arc<Mutex<ResponseCache>>;
@@ -33,6 +20,9 @@ pub(crate) struct Recorder {
     cache: SharedCache,
     limits: Stale,
     key: String,
+    /// The fields that the answer depends on, and the request's.
+    names: Vec<HeaderName>,
+    request: HeaderMap,
     status: StatusCode,
     headers: HeaderMap,
     parts: Vec<Bytes>,
@@ -40,23 +30,32 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder of the response with this head.
+    /// A recorder of the response with this head to a request with that one; `None` if it may not
+    /// stand in for another.
     pub(crate) fn new(
         cache: &SharedCache,
         limits: &Stale,
-        key: String,
-        head: &Response<()>,
-    ) -> Self {
-        let (status, headers) = (head.status(), head.headers().clone());
-        Self {
+        request: &Head,
+        response: &Response<()>,
+    ) -> Option<Self> {
+        let names = storable(&request.headers, response.headers())?;
+        let mut depends = HeaderMap::new();
+        for name in &names {
+            for value in request.headers.get_all(name) {
+                depends.append(name.clone(), value.clone());
+            }
+        }
+        Some(Self {
             cache: cache.clone(),
             limits: limits.clone(),
-            key,
-            status,
-            headers,
+            key: key(request.path.as_str(), &request.headers),
+            names,
+            request: depends,
+            status: response.status(),
+            headers: response.headers().clone(),
             parts: Vec::new(),
             length: 0,
-        }
+        })
     }
 
     fn limit(&self) -> usize {
@@ -81,40 +80,37 @@ impl Recorder {
         let capacity = usize::try_from(self.limits.max_entries).unwrap_or(usize::MAX);
         // One allocation: parts of network buffers would keep those alive.
         let body = Bytes::from(self.parts.concat());
-        let cached = CachedResponse {
+        let answer = Kept {
             status: self.status,
             headers: self.headers,
             body,
             at: mrg_clock::now(),
         };
-        let mut cache = lock(&self.cache);
-        if cache.cached.insert(self.key.clone(), cached).is_none() {
-            cache.order.push_back(self.key);
-        }
-        while cache.order.len() > capacity {
-            if let Some(oldest) = cache.order.pop_front() {
-                cache.cached.remove(&oldest);
-            }
-        }
+        lock(&self.cache).insert(self.key, self.names, &self.request, answer, capacity);
     }
+}
+
+/// Forgets what was kept for a request: its caller may not see it any more.
+pub(crate) fn forget(cache: &SharedCache, request: &Head) {
+    lock(cache).remove(&key(request.path.as_str(), &request.headers));
 }
 
 /// The cached response, if it is not too old.
 pub(crate) fn lookup(
     cache: &SharedCache,
     limits: &Stale,
-    key: &str,
+    request: &Head,
     reason: Reason,
 ) -> Option<Response<Bytes>> {
-    let cache = lock(cache);
-    let cached = cache.cached.get(key)?;
+    let key = key(request.path.as_str(), &request.headers);
+    let cached = lock(cache).get(&key, &request.headers)?;
     let age = mrg_clock::now().since(cached.at);
     if age > limits.max_age.0 {
         return None;
     }
-    let mut response = Response::new(cached.body.clone());
+    let mut response = Response::new(cached.body);
     *response.status_mut() = cached.status;
-    *response.headers_mut() = cached.headers.clone();
+    *response.headers_mut() = cached.headers;
     response.headers_mut().insert(STALE, (age.0 / 1000).into());
     response
         .headers_mut()

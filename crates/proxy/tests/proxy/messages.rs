@@ -331,3 +331,57 @@ async fn the_host_of_the_target_counts_for_the_workload() {
     assert!(seen.contains("host: other.example"), "{seen}");
     assert!(!seen.contains("w.example"), "{seen}");
 }
+
+#[tokio::test]
+async fn no_answer_of_one_principal_ever_reaches_another() {
+    let upstream = Scripted::start().await;
+    let proxy = upstream
+        .proxy(json!({ "retry": { "attempts": 1 }, "breaker": { "minRequests": 1000 }, "fallback": { "stale": { "maxAge": "1h" } } }))
+        .await;
+    let ask = async |path: &str, fields: &[(&str, &str)]| {
+        let answer = proxy.send(reqwest::Method::GET, path, fields, "").await;
+        let status = answer.status().as_u16();
+        (status, answer.text().await.unwrap())
+    };
+    let alice: &[(&str, &str)] = &[("authorization", "Bearer alice")];
+    let others: [&[(&str, &str)]; 4] = [
+        &[],
+        &[("authorization", "Bearer bob")],
+        &[("cookie", "session=bob")],
+        &[("x-user-id", "bob")],
+    ];
+    let answers = [
+        ("/kept", "", true),
+        ("/vary", "vary: accept-language\r\n", true),
+        ("/private", "cache-control: private\r\n", false),
+        ("/no-store", "cache-control: no-store\r\n", false),
+        ("/cookie", "set-cookie: session=alice\r\n", false),
+        ("/star", "vary: *\r\n", false),
+    ];
+    for (path, fields, _) in answers {
+        let text = format!("HTTP/1.1 200 OK\r\n{fields}content-length: 5\r\n\r\nalice");
+        upstream.say(&[(0, &text)]);
+        assert_eq!(ask(path, alice).await, (200, "alice".to_owned()));
+    }
+    upstream.say(&[(0, "HTTP/1.1 503 down\r\ncontent-length: 4\r\n\r\ndown")]);
+    for (path, _, kept) in answers {
+        let (status, text) = ask(path, alice).await;
+        assert_eq!(
+            (status, text == "alice"),
+            if kept { (200, true) } else { (503, false) },
+            "{path}"
+        );
+        for other in others {
+            let (status, text) = ask(path, other).await;
+            assert_eq!((status, text.as_str()), (503, "down"), "{path} {other:?}");
+        }
+    }
+    upstream.say(&[(0, "HTTP/1.1 403 no\r\ncontent-length: 2\r\n\r\nno")]);
+    assert_eq!(ask("/kept", alice).await.0, 403);
+    upstream.say(&[(0, "HTTP/1.1 503 down\r\ncontent-length: 4\r\n\r\ndown")]);
+    assert_eq!(
+        ask("/kept", alice).await.0,
+        503,
+        "what she may not see any more"
+    );
+}

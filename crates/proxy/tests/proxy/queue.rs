@@ -267,7 +267,7 @@ async fn a_key_that_waits_answers_with_its_ticket_and_is_not_sent_beside_it() {
         refuse: true,
         ..Faults::default()
     });
-    let queue = json!({ "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "3s" } } });
+    let queue = json!({ "breaker": { "minRequests": 1000 }, "fallback": { "queue": { "idempotencyHeader": "Idempotency-Key", "retryAfter": "3s" } } });
     let proxy = Proxy::start(&[&bbd], queue).await;
     let kept: Value = proxy.post("a").await.json().await.unwrap();
     let ticket = kept["ticket"].as_str().unwrap();

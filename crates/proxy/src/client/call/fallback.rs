@@ -32,12 +32,8 @@ impl Call<'_> {
             .stale
             .as_ref()
             .filter(|_| self.head.method == Method::GET)
-            && let Some(response) = recorder::lookup(
-                &self.route.shared.responses,
-                limits,
-                self.head.path.as_str(),
-                why,
-            )
+            && let Some(response) =
+                recorder::lookup(&self.route.shared.responses, limits, &self.head, why)
         {
             self.route.shared.fallbacks.add();
             return Some(response.map(Answer::own));

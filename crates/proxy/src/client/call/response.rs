@@ -1,12 +1,13 @@
 //! The answer of a provider on its way to the caller.
 
+use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::Call;
 use crate::body::{Answer, Watch};
-use crate::cache::recorder::Recorder;
+use crate::cache::recorder::{self, Recorder};
 use crate::counters::InFlight;
 use crate::headers::{PROVIDER, strip_hop_by_hop};
 use crate::provider::Permit;
@@ -43,19 +44,7 @@ impl Call<'_> {
                 outcome => permit.end(outcome),
             },
         }
-        if let Some(limits) = &self.route.spec.fallback.stale
-            && self.head.method == Method::GET
-            && parts.status == StatusCode::OK
-        {
-            let mut copy = Response::new(());
-            *copy.status_mut() = parts.status;
-            copy.headers_mut().clone_from(&parts.headers);
-            let recorder = Recorder::new(
-                &self.route.shared.responses,
-                limits,
-                self.head.path.as_str().to_owned(),
-                &copy,
-            );
+        if let Some(recorder) = self.recorder(&parts) {
             if body.is_end_stream() {
                 recorder.store();
             } else {
@@ -63,5 +52,27 @@ impl Call<'_> {
             }
         }
         Response::from_parts(parts, Answer::Upstream(body, watch))
+    }
+
+    /// Records the answer if it may stand in later.
+    fn recorder(&self, parts: &Parts) -> Option<Recorder> {
+        let limits = self.route.spec.fallback.stale.as_ref()?;
+        if self.head.method != Method::GET {
+            return None;
+        }
+        let cache = &self.route.shared.responses;
+        if matches!(
+            parts.status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        ) {
+            recorder::forget(cache, &self.head);
+        }
+        if parts.status != StatusCode::OK {
+            return None;
+        }
+        let mut copy = Response::new(());
+        *copy.status_mut() = parts.status;
+        copy.headers_mut().clone_from(&parts.headers);
+        Recorder::new(cache, limits, &self.head, &copy)
     }
 }
