@@ -11,11 +11,10 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Admin};
 use crate::configuration::parse;
-use crate::digest::short_digest;
 use crate::listeners::bind;
 use crate::queue::Queue;
 use crate::routes::table::TableBuilder;
-use crate::running::Running;
+use crate::running::{Running, Source};
 use mrg_telemetry::chain;
 
 /// How often the mounted file is read: the kubelet changes it within a minute or so, and what is
@@ -71,7 +70,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let running = Arc::new(Running::new(builder, arguments.outbound, workload));
     running
-        .apply(&bytes, short_digest(&bytes, 8))
+        .start(&bytes)
+        .await
         .with_context(|| file.display().to_string())?;
     let admin = bind(arguments.admin)?;
     let router = admin::router(
@@ -128,18 +128,20 @@ async fn open_queue(
     queue.await.map(Some).context("failed to open the queue")
 }
 
-/// Takes the file whenever its content has changed. A configuration that was pushed stays until
-/// then.
+/// Takes the file whenever its content has changed, and Secrets when theirs has. A configuration that
+/// was pushed stays until then.
 async fn follow_file(running: &Running, file: &Path, mut known: Vec<u8>) {
     loop {
         tokio::time::sleep(FILE_POLL_INTERVAL).await;
         match tokio::fs::read(file).await {
             Ok(bytes) if bytes != known => {
                 // A refusal is logged where it happens, and in the state.
-                let _ = running.configure(&bytes).await;
-                known = bytes;
+                if !matches!(running.configure(&bytes, Source::File).await, Ok(None)) {
+                    known = bytes;
+                }
             }
-            Ok(_) => {}
+            // As above.
+            Ok(_) => drop(running.take_secrets().await),
             Err(error) => tracing::warn!(
                 error = chain(&error),
                 "the configuration's file cannot be read; the last one goes on"

@@ -1,7 +1,9 @@
 //! What the proxy serves now, and how that is changed.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -21,8 +23,56 @@ pub(crate) struct Running {
     table: Current<RouteTable>,
     listeners: Mutex<Listeners>,
     state: Mutex<State>,
-    /// One change at a time.
-    changing: tokio::sync::Mutex<()>,
+    /// The newest configuration, taken or refused. Held while it changes: one change at a time.
+    newest: tokio::sync::Mutex<Newest>,
+}
+
+/// Where a configuration comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The operator.
+    Push,
+    /// The mounted file, which is late by as much as the kubelet is.
+    File,
+}
+
+/// How long a file may still be an older configuration than the newest.
+const FILE_IS_LATE_FOR: Duration = Duration::from_secs(120);
+/// Older configurations that are remembered.
+const REMEMBERED: usize = 32;
+
+/// The newest configuration that came.
+#[derive(Default)]
+struct Newest {
+    bytes: Vec<u8>,
+    /// What the Secrets held that it names.
+    secrets: String,
+    came: Option<Instant>,
+    /// The hashes of those before it.
+    older: VecDeque<String>,
+}
+
+impl Newest {
+    /// Whether a file with this hash is one from before the newest.
+    fn is_late(&self, hash: &str) -> bool {
+        let lately = self
+            .came
+            .is_some_and(|came| came.elapsed() < FILE_IS_LATE_FOR);
+        lately && self.older.iter().any(|older| older == hash)
+    }
+
+    fn replace(&mut self, bytes: &[u8], hash: &str) {
+        let before = short_digest(&self.bytes, 8);
+        if before != hash {
+            self.older.retain(|older| older != hash);
+            self.older.push_back(before);
+            if self.older.len() > REMEMBERED {
+                self.older.pop_front();
+            }
+            self.bytes = bytes.to_vec();
+        }
+        self.came = Some(Instant::now());
+    }
 }
 
 #[derive(Default)]
@@ -46,7 +96,7 @@ impl Running {
             table: Current::new(Arc::new(empty)),
             listeners: Mutex::default(),
             state: Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
+            newest: tokio::sync::Mutex::default(),
         }
     }
 
@@ -71,17 +121,56 @@ impl Running {
         lock(&self.state).draining
     }
 
-    /// Takes a new configuration, and answers with its hash.
+    /// Takes a new configuration, and answers with its hash; `None` if it is a file from before the
+    /// newest.
     ///
     /// # Errors
     /// If it is refused, with the reason; the last one goes on.
-    pub(crate) async fn configure(&self, bytes: &[u8]) -> Result<String, String> {
-        let _one = self.changing.lock().await;
+    pub(crate) async fn configure(
+        &self,
+        bytes: &[u8],
+        source: Source,
+    ) -> Result<Option<String>, String> {
+        let mut newest = self.newest.lock().await;
         let hash = short_digest(bytes, 8);
-        if self.table.get().hash == hash {
-            return Ok(hash);
+        if source == Source::File && newest.is_late(&hash) {
+            tracing::debug!(hash, "the mounted file is older than what was pushed");
+            return Ok(None);
         }
-        let applied = self.apply(bytes, hash.clone());
+        newest.replace(bytes, &hash);
+        if self.table.get().hash == hash {
+            lock(&self.state).refused = None;
+        } else {
+            self.take(&mut newest)?;
+        }
+        drop(newest);
+        self.take_secrets().await.map(|()| Some(hash))
+    }
+
+    /// Takes the newest configuration once more if a Secret that it names has changed, or has come.
+    ///
+    /// # Errors
+    /// If it is refused; what was taken last goes on.
+    pub(crate) async fn take_secrets(&self) -> Result<(), String> {
+        let mut newest = self.newest.lock().await;
+        let Ok(checked) = parse(&newest.bytes) else {
+            // Refused for what it says itself.
+            return Ok(());
+        };
+        if self.builder.secrets_digest(&checked) == newest.secrets {
+            return Ok(());
+        }
+        tracing::info!("the credentials of a provider have changed in their Secret, or have come");
+        self.take(&mut newest)
+    }
+
+    fn take(&self, newest: &mut Newest) -> Result<(), String> {
+        let hash = short_digest(&newest.bytes, 8);
+        // Read before it is applied: what changes meanwhile is taken the next time.
+        if let Ok(checked) = parse(&newest.bytes) {
+            newest.secrets = self.builder.secrets_digest(&checked);
+        }
+        let applied = self.apply(&newest.bytes, hash.clone());
         let refused = applied.err().map(|error| format!("{error:#}"));
         if let Some(refused) = &refused {
             tracing::warn!(
@@ -94,14 +183,25 @@ impl Running {
         }
         lock(&self.state).refused.clone_from(&refused);
         self.builder.changes.send_modify(|count| *count += 1);
-        refused.map_or(Ok(hash), Err)
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Serves the configuration that the proxy starts with.
+    ///
+    /// # Errors
+    /// If it is refused: there is no last one to go on with.
+    pub(crate) async fn start(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let mut newest = self.newest.lock().await;
+        newest.bytes = bytes.to_vec();
+        newest.secrets = self.builder.secrets_digest(&parse(bytes)?);
+        self.apply(bytes, short_digest(bytes, 8))
     }
 
     /// Serves a configuration from now on.
     ///
     /// # Errors
     /// If it is refused, a port is taken, or the table cannot be built. Nothing has changed then.
-    pub(crate) fn apply(&self, bytes: &[u8], hash: String) -> anyhow::Result<()> {
+    fn apply(&self, bytes: &[u8], hash: String) -> anyhow::Result<()> {
         let checked = parse(bytes)?;
         // What can fail comes first: ports, then secrets and headers. Until then nothing has
         // changed.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::queue::{self, Queue};
 use crate::routes::route::Route;
-use crate::running::Running;
+use crate::running::{Running, Source};
 use mrg_base::lock;
 use mrg_policy::{DependencyReport, Forced, ProviderReport, Report};
 
@@ -156,8 +156,8 @@ async fn configure(State(admin): State<Admin>, headers: HeaderMap, body: Bytes) 
     if let Err(refusal) = authorize(&admin, &headers).await {
         return refusal;
     }
-    match admin.running.configure(&body).await {
-        Ok(hash) => (StatusCode::OK, hash).into_response(),
+    match admin.running.configure(&body, Source::Push).await {
+        Ok(hash) => (StatusCode::OK, hash.unwrap_or_default()).into_response(),
         Err(why) => (StatusCode::UNPROCESSABLE_ENTITY, why).into_response(),
     }
 }

@@ -9,6 +9,7 @@ use http::uri::Scheme;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::digest::short_digest;
 use crate::provider::Provider;
 use crate::queue::Queue;
 use crate::routes::convert;
@@ -219,12 +220,31 @@ impl TableBuilder {
         })
     }
 
+    /// What the mounted Secrets hold that a configuration names, in short. It differs when one of them
+    /// has changed, has come or is gone.
+    pub(crate) fn secrets_digest(&self, checked: &Checked) -> String {
+        let mut all = Vec::new();
+        for (spec, _) in checked.checked_dependencies() {
+            let credentials = spec.providers.iter().map(|each| each.credentials.as_ref());
+            for credentials in credentials.flatten() {
+                let content = std::fs::read(self.credentials_file(credentials));
+                all.push(
+                    content.map_or_else(|_| "absent".to_owned(), |bytes| short_digest(bytes, 32)),
+                );
+            }
+        }
+        short_digest(all.concat(), 8)
+    }
+
+    fn credentials_file(&self, credentials: &Credentials) -> std::path::PathBuf {
+        self.secrets
+            .join(&credentials.secret_name)
+            .join(&credentials.key)
+    }
+
     /// Reads the header's value from the mounted Secret.
     fn credentials(&self, credentials: &Credentials, field: &str) -> Result<HeaderValue, Error> {
-        let path = self
-            .secrets
-            .join(&credentials.secret_name)
-            .join(&credentials.key);
+        let path = self.credentials_file(credentials);
         let text = std::fs::read_to_string(&path).map_err(|source| Error::Credentials {
             field: format!("{field}.credentials"),
             path: path.display().to_string(),
