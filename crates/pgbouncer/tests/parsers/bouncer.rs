@@ -165,11 +165,7 @@ impl Bouncer {
             .unwrap()
     }
 
-    pub(crate) async fn connect(
-        &self,
-        database: &str,
-        login: &Login,
-    ) -> Result<Client, tokio_postgres::Error> {
+    pub(crate) async fn connect(&self, database: &str, login: &Login) -> Result<Client, String> {
         let mut config = tokio_postgres::Config::new();
         config
             .host_path(&self.configuration.directory)
@@ -178,14 +174,26 @@ impl Bouncer {
             .password(&login.password)
             .dbname(database)
             .connect_timeout(PATIENCE);
-        let (client, connection) = config.connect(NoTls).await?;
+        let connected = tokio::time::timeout(PATIENCE, config.connect(NoTls)).await;
+        let (client, connection) = connected
+            .map_err(|_| "no answer to a login".to_owned())?
+            .map_err(|error| format!("{error:?}"))?;
         tokio::spawn(connection);
         Ok(client)
     }
 
+    /// What the server behind it answers.
+    pub(crate) async fn ask(&self, client: &Client) -> Result<Vec<SimpleQueryMessage>, String> {
+        match tokio::time::timeout(PATIENCE, client.simple_query("x")).await {
+            Ok(answer) => answer.map_err(|error| format!("{error:?}")),
+            Err(_) => Err(self.log()),
+        }
+    }
+
     async fn command(&self, command: &str) -> Vec<SimpleQueryMessage> {
         let console = self.console.as_ref().unwrap();
-        console.simple_query(command).await.unwrap()
+        let answer = tokio::time::timeout(PATIENCE, console.simple_query(command)).await;
+        answer.unwrap().unwrap()
     }
 
     /// The rows of what the console shows, by the columns' names.

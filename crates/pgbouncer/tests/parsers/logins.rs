@@ -57,11 +57,8 @@ async fn each_user_logs_in_with_its_password_and_is_itself_to_the_server() {
     let mut wrong = Vec::new();
     for login in &bouncer.configuration.logins {
         let found = match bouncer.connect("db", login).await {
-            Ok(client) => client
-                .simple_query("")
-                .await
-                .map_err(|error| format!("{error:?}")),
-            Err(error) => Err(format!("{error:?}")),
+            Ok(client) => bouncer.ask(&client).await,
+            Err(error) => Err(error),
         };
         let is_right = found.as_ref().is_ok_and(|messages| {
             messages.iter().any(|message| match message {
