@@ -45,13 +45,15 @@ pub(crate) fn postgres() -> Command {
 
 /// The server, for this test alone.
 pub(crate) fn server() -> MutexGuard<'static, Server> {
-    static SERVER: OnceLock<Mutex<Server>> = OnceLock::new();
-    let server = SERVER.get_or_init(|| Mutex::new(Server::start()));
-    server.lock().unwrap_or_else(PoisonError::into_inner)
+    static SERVER: OnceLock<Result<Mutex<Server>, String>> = OnceLock::new();
+    match SERVER.get_or_init(|| Server::start().map(Mutex::new)) {
+        Ok(server) => server.lock().unwrap_or_else(PoisonError::into_inner),
+        Err(why) => panic!("there is no server: {why}"),
+    }
 }
 
 impl Server {
-    fn start() -> Self {
+    fn start() -> Result<Self, String> {
         let directory = tempfile::tempdir().unwrap().keep();
         succeed(Command::new("chown").arg("postgres").arg(&directory));
         // With everything in its path that a list of directories could end at.
@@ -75,13 +77,15 @@ impl Server {
             .spawn()
             .unwrap();
         let runtime = Runtime::new().unwrap();
-        let client = runtime.block_on(connect(&configuration));
-        Self {
+        let connected = runtime.block_on(connect(&configuration));
+        let log = || std::fs::read_to_string(directory.join("log")).unwrap_or_default();
+        let client = connected.map_err(|error| format!("{error}; its log: {}", log()))?;
+        Ok(Self {
             directory,
             runtime,
             client,
             _keeper: keeper,
-        }
+        })
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -182,7 +186,7 @@ fn of_server(directory: &Path) -> Configuration {
     }
 }
 
-async fn connect(configuration: &Configuration) -> Client {
+async fn connect(configuration: &Configuration) -> Result<Client, tokio_postgres::Error> {
     let deadline = Instant::now() + PATIENCE;
     let mut config = tokio_postgres::Config::new();
     config
@@ -194,9 +198,10 @@ async fn connect(configuration: &Configuration) -> Client {
         match config.connect(NoTls).await {
             Ok((client, connection)) => {
                 tokio::spawn(connection);
-                return client;
+                return Ok(client);
             }
-            Err(error) => assert!(Instant::now() < deadline, "no server: {error:?}"),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
