@@ -329,10 +329,7 @@ mod tests {
             ("local all all gss", "not for `local`"),
             ("hostnossl all all all cert", "`hostssl` alone"),
             ("host all all all md5 clientcert=verify-ca", "for `hostssl`"),
-            (
-                "hostssl all all all cert clientcert=verify-ca",
-                "verify-full",
-            ),
+            ("hostssl all all all cert clientcert=on", "verify-full"),
             ("host all all all ldap ldapport=x", "no port"),
             ("host all all all ldap ldapserver=l", "`ldapbasedn`"),
             (

@@ -78,7 +78,7 @@ pub(super) fn check_options<'a>(
                 "`{name}` is no option of `{method}`, but of {methods}"
             ));
         }
-        check_value(kind, method, name, value)?;
+        check_value(kind, name, value)?;
         set.insert(name);
     }
     let any = |names: &[&str]| names.iter().any(|name| set.contains(name));
@@ -101,10 +101,10 @@ pub(super) fn check_options<'a>(
 }
 
 /// Values that PostgreSQL does not take as they are.
-fn check_value(kind: &str, method: &str, name: &str, value: &str) -> Result<(), String> {
+fn check_value(kind: &str, name: &str, value: &str) -> Result<(), String> {
     let allowed: &[&str] = match name {
-        "clientcert" if method == "cert" => &["verify-full"],
-        "clientcert" => &["verify-ca", "verify-full"],
+        // PostgreSQL 13 reads the last three, too.
+        "clientcert" => &["verify-ca", "verify-full", "no-verify", "0", "1"],
         "clientname" => &["CN", "DN"],
         "ldapport" if value.parse::<u16>().is_ok_and(|port| port > 0) => return Ok(()),
         "ldapport" => return Err(format!("`{value}` is no port")),

@@ -294,7 +294,7 @@ fn a_line_is_right_to_the_agent_as_it_is_to_the_server() {
 
 /// Whether only the server can say so: by its version, its build, or the files that are there.
 fn is_for_the_server_alone(why: &str, line: &str) -> bool {
-    let elsewhere = ["oauth", "bsd", "sspi", "include"];
+    let elsewhere = ["oauth", "bsd", "sspi", "include", "clientcert"];
     why.contains("could not open") || elsewhere.iter().any(|word| line.contains(word))
 }
 

@@ -13,8 +13,7 @@ const BIN: &str = "/usr/lib/postgresql/15/bin";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Stops the server and removes its directory when its standard input ends, which is when this
 /// program has ended, in whatever way.
-const KEEPER: &str =
-    r#""$1" -D "$2/data" & server=$!; read -r _; kill -INT $server; wait $server; rm -rf "$2""#;
+const KEEPER: &str = r#""$1" -D "$2/data" & server=$!; trap '' INT TERM HUP; read -r _; kill -INT $server; wait $server; rm -rf "$2""#;
 
 pub(crate) struct Server {
     directory: PathBuf,
@@ -68,7 +67,7 @@ impl Server {
         succeed(initdb.arg(&data));
         let configuration = of_server(&directory);
         write(&configuration, &data);
-        let keeper = as_postgres("sh")
+        let mut keeper = as_postgres("sh")
             .args(["-c", KEEPER, "sh", &format!("{BIN}/postgres")])
             .arg(&directory)
             .stdin(Stdio::piped())
@@ -78,8 +77,15 @@ impl Server {
             .unwrap();
         let runtime = Runtime::new().unwrap();
         let connected = runtime.block_on(connect(&configuration));
-        let log = || std::fs::read_to_string(directory.join("log")).unwrap_or_default();
-        let client = connected.map_err(|error| format!("{error}; its log: {}", log()))?;
+        let client = match connected {
+            Ok(client) => client,
+            Err(error) => {
+                let log = std::fs::read_to_string(directory.join("log")).unwrap_or_default();
+                drop(keeper.stdin.take());
+                let _ = keeper.wait();
+                return Err(format!("{error}; its log: {log}"));
+            }
+        };
         Ok(Self {
             directory,
             runtime,
