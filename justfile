@@ -91,7 +91,10 @@ mutants DAYS="20000":
 standalone:
     e2e/lab/dependencies etcd
     e2e/lab/dependencies patroni
+    e2e/lab/dependencies pgbouncer
     cargo build --quiet -p mrg-e2e --no-default-features --example writer
+    cargo test -p mrg-postgres --test parsers
+    cargo test -p mrg-pgbouncer --test parsers
     cargo test -p mrg-dcs-etcd --test memory
     cargo test -p mrg-agent --test standalone -- --test-threads=3
     cargo test -p mrg-order-reads --test orders -- --test-threads=1

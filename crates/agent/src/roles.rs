@@ -335,12 +335,15 @@ fn statement(purpose: Purpose, role: &Credentials, remedy: Remedy) -> String {
 fn grants(rewind: &Credentials) -> String {
     let name = quote_identifier(&rewind.username);
     let functions = REWIND_FUNCTIONS.map(|function| format!("pg_catalog.{function}"));
-    format!(
-        "GRANT EXECUTE ON FUNCTION {} TO {name};
-         DO $$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pg_checkpoint') THEN
-           EXECUTE pg_catalog.format('GRANT pg_checkpoint TO %I', {}); END IF; END $$",
-        functions.join(", "),
+    // As a literal: a name may have any dollar quote in it.
+    let checkpoint = quote_literal(&format!(
+        "BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pg_checkpoint') THEN
+           EXECUTE pg_catalog.format('GRANT pg_checkpoint TO %I', {}); END IF; END",
         quote_literal(&rewind.username)
+    ));
+    format!(
+        "GRANT EXECUTE ON FUNCTION {} TO {name}; DO {checkpoint}",
+        functions.join(", ")
     )
 }
 
@@ -408,6 +411,21 @@ mod tests {
         };
         let sql = statement(Purpose::Rewind, &nameless, Remedy::Create);
         assert_eq!(sql, "CREATE ROLE \"a\" LOGIN");
+    }
+
+    #[test]
+    fn a_name_cannot_end_the_block_that_it_stands_in() {
+        let sql = grants(&role("a$$; SELECT 'b\""));
+        let (grant, block) = sql.split_once("; DO ").unwrap();
+        assert!(grant.ends_with("TO \"a$$; SELECT 'b\"\"\""), "{grant}");
+        let block = block
+            .strip_prefix('\'')
+            .and_then(|block| block.strip_suffix('\''));
+        let statements = block.unwrap().replace("''", "'");
+        assert!(
+            statements.contains("%I', 'a$$; SELECT ''b\"')"),
+            "{statements}"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod console;
 
 pub use anchor::{Anchor, AnchorServer};
 pub use configuration::{
-    Configuration, Database, Login, Pass, RESERVED_SETTINGS, is_known_setting, is_one_line,
+    ADMINISTRATOR, Configuration, Database, Login, Pass, RESERVED_SETTINGS, is_known_setting,
+    is_one_line,
 };
 pub use console::{Console, Error, Paused, Pools};

@@ -49,9 +49,25 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
-    /// A database's name for clients cannot stand in PgBouncer's file.
-    #[error("databases: `{0}` has other characters than letters, digits, _, . and -")]
-    Alias(String),
+    /// A database cannot stand in PgBouncer's file.
+    #[error("databases: `{alias}` {reason}")]
+    Database {
+        /// Its name for clients.
+        alias: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A login cannot stand in PgBouncer's list of users.
+    #[error("users: `{user}` {reason}")]
+    Login {
+        /// The user.
+        user: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// PgBouncer would read another path.
+    #[error("run_directory: {0:?} has a comma or a control character; choose another directory")]
+    RunDirectory(PathBuf),
     /// The server connections of all pools take every file that a process may open.
     #[error(
         "default_pool_size: the pools of all databases and users may open {own} files in a process, and its limit is {limit}; raise the limit (ulimit -Hn, LimitNOFILE, or the container runtime's), or lower default_pool_size"
@@ -89,6 +105,15 @@ pub struct Database {
     pub alias: String,
     /// Its name on the server.
     pub name: String,
+}
+
+impl From<&Database> for mrg_pgbouncer::Database {
+    fn from(database: &Database) -> Self {
+        Self {
+            alias: database.alias.clone(),
+            name: database.name.clone(),
+        }
+    }
 }
 
 /// The file.
@@ -203,6 +228,10 @@ impl PoolerConfig {
                 return Err(Error::Empty(what));
             }
         }
+        let directory = self.run_directory.to_string_lossy();
+        if directory.contains(|c: char| c == ',' || c.is_control()) {
+            return Err(Error::RunDirectory(self.run_directory.clone()));
+        }
         if let Some(user) = self
             .users
             .iter()
@@ -210,18 +239,12 @@ impl PoolerConfig {
         {
             return Err(Error::User(user.clone()));
         }
-        let plain = |alias: &str| {
-            !alias.is_empty()
-                && alias
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
-        };
-        if let Some(database) = self
-            .databases
-            .iter()
-            .find(|database| !plain(&database.alias))
-        {
-            return Err(Error::Alias(database.alias.clone()));
+        for database in &self.databases {
+            let read = mrg_pgbouncer::Database::from(database);
+            read.check().map_err(|reason| Error::Database {
+                alias: database.alias.clone(),
+                reason,
+            })?;
         }
         for (name, value) in &self.settings {
             let refuse = |reason| {
@@ -237,7 +260,7 @@ impl PoolerConfig {
                 return refuse("PgBouncer has no such setting");
             }
             if !is_one_line(value) {
-                return refuse("its value has a line break or another control character");
+                return refuse("its value begins or ends with a blank, or has a control character");
             }
         }
         Ok(())
@@ -304,26 +327,29 @@ impl PoolerConfig {
     /// The users with their passwords, as they stand in the secret now.
     ///
     /// # Errors
-    /// If a user's file in the secret's directory cannot be read.
+    /// If a user's file in the secret's directory cannot be read, or PgBouncer could not read the login.
     pub fn logins(&self) -> Result<Vec<Login>, Error> {
         let login = |user: &String| {
             let path = self.secret_directory.join(format!("{user}-password"));
             let password =
                 std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
-            Ok(Login {
+            let login = Login {
                 user: user.clone(),
                 password: password.trim_end_matches('\n').to_owned(),
-            })
+            };
+            match login.check() {
+                Ok(()) => Ok(login),
+                Err(reason) => Err(Error::Login {
+                    user: login.user,
+                    reason,
+                }),
+            }
         };
         self.users.iter().map(login).collect()
     }
 
     /// What one of the processes is configured with.
     pub fn bouncer(&self, number: u16, logins: Vec<Login>, administrator: Login) -> Configuration {
-        let database = |database: &Database| mrg_pgbouncer::Database {
-            alias: database.alias.clone(),
-            name: database.name.clone(),
-        };
         let share = |all: u32| all.div_ceil(u32::from(self.processes.max(1)));
         let mut settings = self.settings.clone();
         settings.insert(
@@ -345,7 +371,7 @@ impl PoolerConfig {
             directory: self.run_directory.join(number.to_string()),
             port: self.port,
             process: (number, self.processes),
-            databases: self.databases.iter().map(database).collect(),
+            databases: self.databases.iter().map(Into::into).collect(),
             logins,
             administrator,
             pool_mode: self.pool_mode.clone(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::PoolerConfig;
+use crate::config::{Error, PoolerConfig};
 use crate::probe;
 use mrg_dcs::poolers::{PoolerRecord, fingerprint};
 use mrg_pgbouncer::Login;
@@ -30,14 +30,25 @@ pub(crate) async fn follow(
     publish_fingerprints(&config.scope, &record, &logins.borrow());
     let mut since = Instant::now();
     let mut published = logins.borrow().clone();
+    let mut refused = None;
     loop {
         tokio::select! {
             () = logins.closed() => return,
             () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
-        let Ok(mounted) = config.logins() else {
-            continue;
+        let mounted = match config.logins() {
+            Ok(mounted) => mounted,
+            Err(error) => {
+                // A file that cannot be read is one that is being replaced.
+                let why = matches!(error, Error::Login { .. }).then(|| error.to_string());
+                if let Some(why) = why.as_ref().filter(|_| why != refused) {
+                    tracing::warn!(why, "the passwords in the Secret are not used");
+                }
+                refused = why;
+                continue;
+            }
         };
+        refused = None;
         if mounted != published {
             tracing::info!(
                 "the passwords in the Secret changed; they are used once the server takes them"

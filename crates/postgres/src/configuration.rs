@@ -184,7 +184,8 @@ impl Configuration {
             }
         }
         let port = self.port.to_string();
-        let socket = self.socket_directory.to_string_lossy();
+        // A list of directories, which a comma or a blank would end.
+        let socket = quote_identifier(&self.socket_directory.to_string_lossy());
         let reserved: [(&str, &str); 13] = [
             ("cluster_name", &self.cluster_name),
             ("listen_addresses", &self.listen),
@@ -278,7 +279,9 @@ impl Configuration {
 /// their names.
 fn without_reserved(text: &str) -> (String, Vec<String>) {
     let reserved = |line: &str| {
-        let name = line.split(['=', ' ', '\t']).next().unwrap_or_default();
+        // The value may follow at once: `port'5432'`.
+        let ends = |c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && c != '_' && c != '.';
+        let name = line.split(ends).next().unwrap_or_default();
         let name = name.to_ascii_lowercase();
         RESERVED_PARAMETERS.contains(&name.as_str()).then_some(name)
     };

@@ -57,7 +57,11 @@ pub fn fits_passfile(text: &str) -> bool {
 /// roles, for every server. Roles without a password are left out, and so is what does not fit: see
 /// [`fits_passfile`].
 pub fn passfile<'a>(roles: impl IntoIterator<Item = &'a Credentials>) -> String {
-    let escaped = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+    // A star alone would stand for every name.
+    let escaped = |text: &str| {
+        let text = text.replace('\\', "\\\\");
+        text.replace(':', "\\:").replace('*', "\\*")
+    };
     let line = |role: &Credentials| {
         let (user, password) = (escaped(&role.username), escaped(&role.password));
         format!("*:*:*:{user}:{password}\n")
@@ -111,12 +115,13 @@ mod tests {
         let roles = [
             role("postgres", r"a:b\c'd"),
             role("re:pl", "x"),
+            role("*", "y*"),
             role("nobody", ""),
             role("broken", "two\nlines"),
         ];
         assert_eq!(
             passfile(&roles),
-            "*:*:*:postgres:a\\:b\\\\c'd\n*:*:*:re\\:pl:x\n"
+            "*:*:*:postgres:a\\:b\\\\c'd\n*:*:*:re\\:pl:x\n*:*:*:\\*:y\\*\n"
         );
     }
 

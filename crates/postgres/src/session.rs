@@ -77,18 +77,19 @@ pub struct Session {
 ///
 /// - No commit waits for a standby, and none is cut short or forbidden.
 /// - Names mean what PostgreSQL means by them. `pg_temp` is named because it would be searched
-///   first.
+///   first. A backslash in a literal is one.
 /// - The server's log has no text of statements, in which passwords' verifiers stand.
 const OPTIONS: &str = "-c synchronous_commit=local -c statement_timeout=0 -c default_transaction_read_only=off \
-    -c search_path=pg_catalog,pg_temp \
+    -c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on \
     -c log_statement=none -c log_min_error_statement=panic -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c debug_print_parse=off -c debug_print_rewritten=off \
     -c pg_stat_statements.track_utility=off";
 
-/// The first line that the server would refuse, with its reason.
+/// The first line that the server would refuse, with its reason. A line that it reads and that cannot
+/// match, as `hostssl` without TLS, has an error beside what was read.
 const WRONG_HBA_LINE: &str = "SELECT format('pg_hba.conf, line %s: %s', line_number, error) \
-    FROM pg_catalog.pg_hba_file_rules WHERE error IS NOT NULL ORDER BY line_number LIMIT 1";
+    FROM pg_catalog.pg_hba_file_rules WHERE type IS NULL ORDER BY line_number LIMIT 1";
 
 impl Session {
     /// Opens a session. Its statements never wait for synchronous replication.

@@ -147,7 +147,9 @@ pub(super) fn validate(
             return refuse("PgBouncer has no such setting; see its manual for the names");
         }
         if !is_one_line(&value.0) {
-            return refuse("its value has a line break or another control character; remove it");
+            return refuse(
+                "its value begins or ends with a blank, or has a control character; remove it",
+            );
         }
     }
     if of.users.is_empty() {

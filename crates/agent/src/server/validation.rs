@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn lines_that_the_server_refuses_are_taken_back() {
-        let (good, bad) = (lines!("local all all peer"), lines!("local all all ldap"));
+        let (good, bad) = (lines!("local all all peer"), lines!("local all all bsd"));
         let mut hba = HbaValidation::default();
         hba.check(good.clone(), HbaSource::Store, || None);
         hba.check(bad.clone(), HbaSource::Store, || None);

@@ -1,5 +1,6 @@
 //! PgBouncer's files: `pgbouncer.ini`, the user list, the rules of who may log in from where.
 
+mod checks;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use mrg_pool_core::Address;
 
-pub use settings::{RESERVED_SETTINGS, is_known_setting, is_one_line};
+pub use checks::{ADMINISTRATOR, is_one_line};
+pub use settings::{RESERVED_SETTINGS, is_known_setting};
 
 /// A database as clients name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +156,7 @@ impl Configuration {
             let _ = writeln!(
                 text,
                 "{peer} = host={} port={}",
-                self.socket_directory(peer).display(),
+                quoted(&self.socket_directory(peer).to_string_lossy()),
                 self.port
             );
         }
@@ -305,7 +307,7 @@ mod tests {
     fn processes_that_share_a_port_know_each_other() {
         let text = configuration().render(&servers());
         assert!(
-            text.contains("[peers]\n1 = host=/run/mrg/1 port=6432\n2 = host=/run/mrg/2 port=6432\n[pgbouncer]\npeer_id = 1\n"),
+            text.contains("[peers]\n1 = host='/run/mrg/1' port=6432\n2 = host='/run/mrg/2' port=6432\n[pgbouncer]\npeer_id = 1\n"),
             "{text}"
         );
         assert!(text.contains("so_reuseport = 1\n"));

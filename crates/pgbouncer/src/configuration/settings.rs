@@ -107,12 +107,6 @@ pub fn is_known_setting(name: &str) -> bool {
     KNOWN_SETTINGS.contains(&name)
 }
 
-/// Whether a value stays within its line of `pgbouncer.ini`: the file has no quoting that would
-/// hold a line break.
-pub fn is_one_line(value: &str) -> bool {
-    !value.chars().any(char::is_control)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::log::LastLines;
 use super::running::{Logins, Running};
 use super::{ANSWER_WITHIN, Bouncer};
-use mrg_pgbouncer::{Anchor, Configuration, Console, Error, Login};
+use mrg_pgbouncer::{ADMINISTRATOR, Anchor, Configuration, Console, Error, Login};
 
 /// How long PgBouncer may take until it answers for the first time.
 const START_WITHIN: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ impl Bouncer {
             .map(char::from)
             .collect();
         let administrator = Login {
-            user: "mrg-pooler".to_owned(),
+            user: ADMINISTRATOR.to_owned(),
             password,
         };
         let logins = self.shared.logins.borrow_and_update().clone();

@@ -53,3 +53,56 @@ fn a_hold_of_any_length_is_waited_for() {
     config.max_hold_ms = Millis(u64::MAX);
     assert_eq!(config.patience(), Millis(u64::MAX).duration());
 }
+
+#[test]
+fn what_pgbouncers_files_cannot_hold_is_refused_by_its_field() {
+    let refusal = |change: fn(&mut PoolerConfig)| {
+        let mut config = config("{}");
+        config.pod = "p".to_owned();
+        config.check().unwrap();
+        change(&mut config);
+        config.check().unwrap_err().to_string()
+    };
+    for (change, named) in [
+        (
+            (|config| config.databases[0].alias = "pgbouncer".to_owned()) as fn(&mut PoolerConfig),
+            "databases: `pgbouncer`",
+        ),
+        (
+            |config| config.databases[0].name = "x\ny".to_owned(),
+            "line break",
+        ),
+        (
+            |config| config.run_directory = "/a,b".into(),
+            "run_directory",
+        ),
+        (
+            |config| {
+                let value = "select 1 ".to_owned();
+                config
+                    .settings
+                    .insert("server_check_query".to_owned(), value);
+            },
+            "settings.server_check_query",
+        ),
+    ] {
+        let refusal = refusal(change);
+        assert!(refusal.contains(named), "{refusal}");
+    }
+}
+
+#[test]
+fn a_password_that_pgbouncer_would_misread_is_refused_with_its_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config("{}");
+    config.secret_directory = directory.path().to_owned();
+    let put = |user: &str, password: &str| {
+        std::fs::write(directory.path().join(format!("{user}-password")), password).unwrap();
+    };
+    put("u", "it's \"right\"\n");
+    put("v", "right");
+    assert_eq!(config.logins().unwrap()[0].password, "it's \"right\"");
+    put("v", "a\0b");
+    let refusal = config.logins().unwrap_err().to_string();
+    assert!(refusal.starts_with("users: `v`"), "{refusal}");
+}

@@ -4,7 +4,13 @@
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
 
+mod options;
+mod tokens;
+
 use std::net::IpAddr;
+
+use options::{METHODS, check_options};
+use tokens::fields;
 
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,23 +29,6 @@ const CONNECTION_TYPES: &[&str] = &[
     "hostnogssenc",
 ];
 const INCLUDES: &[&str] = &["include", "include_if_exists", "include_dir"];
-const METHODS: &[&str] = &[
-    "trust",
-    "reject",
-    "scram-sha-256",
-    "md5",
-    "password",
-    "gss",
-    "sspi",
-    "ident",
-    "peer",
-    "ldap",
-    "radius",
-    "cert",
-    "pam",
-    "bsd",
-    "oauth",
-];
 /// A field may stand for many, but a line holds this many bytes at most.
 const LENGTH_MAX: usize = 8_192;
 
@@ -58,24 +47,33 @@ pub enum HbaSource {
 /// If no PostgreSQL would read it, or not as it stands there; from the store also if it makes the
 /// server read another file.
 pub fn check_hba_line(line: &str, source: HbaSource) -> Result<(), InvalidHbaLine> {
-    check(line, source).map_err(|problem| InvalidHbaLine {
-        line: without_secrets(line).chars().take(200).collect(),
-        problem,
+    check(line, source).map_err(|problem| {
+        let secrets = secrets(line);
+        let shown = line.strip_suffix(secrets).unwrap_or(line);
+        let cut = if secrets.is_empty() { "" } else { "…" };
+        let line = shown.chars().take(200).chain(cut.chars()).collect();
+        let values = secrets.trim_start_matches(char::is_alphanumeric);
+        let reveals = |word: &str| word.len() > 2 && problem.contains(word);
+        let problem = if values.split(|c: char| !c.is_alphanumeric()).any(reveals) {
+            "it is wrong after the name of an option that holds a password, which is not shown; put the value in double quotes"
+                .to_owned()
+        } else {
+            problem
+        };
+        InvalidHbaLine { line, problem }
     })
 }
 
 /// Options whose value is a password: `ldapbindpasswd`, `radiussecrets`.
 const SECRET_OPTIONS: &[&str] = &["passw", "secret"];
 
-/// A line as people may see it: what follows the name of such an option is left out.
-fn without_secrets(line: &str) -> String {
+/// What people must not see of a line: everything after the name of such an option. Empty if there is
+/// none.
+fn secrets(line: &str) -> &str {
     let lower = line.to_ascii_lowercase();
     let end_of_name = |word: &&str| Some(lower.find(word)? + word.len());
     let end = SECRET_OPTIONS.iter().filter_map(end_of_name).min();
-    match end.and_then(|end| line.get(..end)) {
-        Some(shown) => format!("{shown}…"),
-        None => line.to_owned(),
-    }
+    end.and_then(|end| line.get(end..)).unwrap_or_default()
 }
 
 fn check(line: &str, source: HbaSource) -> Result<(), String> {
@@ -93,18 +91,17 @@ fn check(line: &str, source: HbaSource) -> Result<(), String> {
         return Err(format!("it is longer than {LENGTH_MAX} bytes"));
     }
     let fields = fields(line)?;
-    let mut fields = fields.iter().map(String::as_str);
+    let mut fields = fields.iter().map(Vec::as_slice);
     let Some(kind) = fields.next() else {
         return Ok(());
     };
-    if source == HbaSource::Store && INCLUDES.contains(&kind) {
-        return Err(format!(
-            "`{kind}` reads a file of the member, and these lines come from etcd; write its lines here, or set postgresql.pg_hba in the member's file"
-        ));
+    let kind = only("connection type", kind)?;
+    if source == HbaSource::Store {
+        check_foreign(kind, fields.clone())?;
     }
     if INCLUDES.contains(&kind) {
         return match (fields.next(), fields.next()) {
-            (Some(_), None) => Ok(()),
+            (Some([_]), None) => Ok(()),
             _ => Err(format!("`{kind}` takes one path")),
         };
     }
@@ -114,92 +111,113 @@ fn check(line: &str, source: HbaSource) -> Result<(), String> {
             "`{kind}` is no connection type; these are: {known}"
         ));
     }
-    let database = fields.next().ok_or("the database is missing")?;
-    let user = fields.next().ok_or("the user is missing")?;
-    if source == HbaSource::Store && [database, user].into_iter().any(names_a_file) {
-        return Err("`@` reads names from a file of the member, and these lines come from etcd; write the names here".into());
-    }
+    fields.next().ok_or("the database is missing")?;
+    fields.next().ok_or("the user is missing")?;
     if kind != "local" {
-        let address = fields.next().ok_or("the address is missing")?;
-        if is_bare_ip(address)? {
-            let mask = fields.next().ok_or_else(|| {
-                format!("`{address}` has neither a length (`/32`) nor a mask after it")
-            })?;
-            mask.parse::<IpAddr>()
-                .map_err(|_| format!("`{mask}` is no mask of an IP address"))?;
-        }
+        check_address(&mut fields)?;
     }
     let method = fields
         .next()
         .ok_or("the authentication method is missing")?;
+    let method = only("authentication method", method)?;
+    check_method(kind, method)?;
+    check_options(kind, method, fields.flatten().map(String::as_str))
+}
+
+/// The token of a field that is no list.
+fn only<'a>(what: &str, field: &'a [String]) -> Result<&'a str, String> {
+    match field {
+        [token] => Ok(token),
+        several => Err(format!(
+            "`{}` is a list, and a line has one {what}; write a line for each",
+            several.join(",")
+        )),
+    }
+}
+
+/// Checks that a line from the store names no file. PostgreSQL takes `@name` for one in every field;
+/// in quotes it would be a name, and such names are not worth telling apart.
+fn check_foreign<'a>(
+    kind: &str,
+    mut fields: impl Iterator<Item = &'a [String]>,
+) -> Result<(), String> {
+    if INCLUDES.contains(&kind) {
+        return Err(format!(
+            "`{kind}` reads a file of the member, and these lines come from etcd; write its lines here, or set postgresql.pg_hba in the member's file"
+        ));
+    }
+    if kind.starts_with('@') || fields.any(|field| field.iter().any(|token| token.starts_with('@')))
+    {
+        return Err("`@` reads names from a file of the member, and these lines come from etcd; write the names here".into());
+    }
+    Ok(())
+}
+
+fn check_method(kind: &str, method: &str) -> Result<(), String> {
     if !METHODS.contains(&method) {
         let known = METHODS.join(", ");
         return Err(format!(
             "`{method}` is no authentication method; these are: {known}"
         ));
     }
-    for option in fields {
-        if !option.contains('=') {
+    match (method, kind) {
+        ("gss" | "sspi", "local") => Err(format!("`{method}` is not for `local`")),
+        ("peer", kind) if kind != "local" => Err("`peer` is for `local` alone".into()),
+        ("cert", kind) if kind != "hostssl" => Err("`cert` is for `hostssl` alone".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the address and its mask: a name, a range, or an IP address with a mask in the next field.
+fn check_address<'a>(fields: &mut impl Iterator<Item = &'a [String]>) -> Result<(), String> {
+    let address = fields.next().ok_or("the address is missing")?;
+    let address = only("address", address)?;
+    if let Some((ip, length)) = address.split_once('/') {
+        return check_range(address, ip, length);
+    }
+    let Ok(ip) = address.parse::<IpAddr>() else {
+        if is_like_an_ip(address) {
             return Err(format!(
-                "`{option}` is no option: these are written name=value"
+                "`{address}` is no IP address; write all four numbers of one, or all of an IPv6 address without its zone"
             ));
         }
-    }
-    Ok(())
-}
-
-/// Whether one of the names in a field is that of a file with names. One in quotes would be a name;
-/// such names are not worth telling apart.
-fn names_a_file(field: &str) -> bool {
-    field
-        .split(',')
-        .any(|name| name.trim_start().starts_with('@'))
-}
-
-/// Whether an address is an IP address without its length, so that a mask follows.
-fn is_bare_ip(address: &str) -> Result<bool, String> {
-    let Some((ip, length)) = address.split_once('/') else {
-        return Ok(address.parse::<IpAddr>().is_ok());
+        return Ok(());
     };
+    let mask = fields
+        .next()
+        .ok_or_else(|| format!("`{address}` has neither a length (`/32`) nor a mask after it"))?;
+    let mask = only("mask", mask)?;
+    match mask.parse::<IpAddr>() {
+        Ok(mask) if mask.is_ipv4() == ip.is_ipv4() => Ok(()),
+        Ok(_) => Err(format!("`{mask}` is no mask of `{address}`")),
+        Err(_) => Err(format!("`{mask}` is no mask of an IP address")),
+    }
+}
+
+/// Whether PostgreSQL could take an address for a number: the C library reads `10.1`, `0x7f000001`
+/// and `fe80::1%eth0`.
+fn is_like_an_ip(address: &str) -> bool {
+    let is_number = |part: &str| {
+        let hexadecimal = part.strip_prefix("0x").or(part.strip_prefix("0X"));
+        match hexadecimal {
+            Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            None => !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()),
+        }
+    };
+    address.contains(':') || address.trim().split('.').all(is_number)
+}
+
+fn check_range(address: &str, ip: &str, length: &str) -> Result<(), String> {
     let ip: IpAddr = ip
         .parse()
         .map_err(|_| format!("`{address}` is no range of IP addresses"))?;
     let most = if ip.is_ipv4() { 32 } else { 128 };
     match length.parse::<u8>() {
-        Ok(length) if length <= most => Ok(false),
+        Ok(length) if length <= most => Ok(()),
         _ => Err(format!(
             "`{address}`: the length is not between 0 and {most}"
         )),
     }
-}
-
-/// The fields of a line. Within double quotes spaces and `#` are literal; a comma makes the next
-/// word part of the same field.
-fn fields(line: &str) -> Result<Vec<String>, String> {
-    let (mut fields, mut field, mut quoted, mut listed) = (Vec::new(), None, false, false);
-    for character in line.chars() {
-        match character {
-            '"' => {
-                quoted = !quoted;
-                field.get_or_insert_with(String::new);
-            }
-            '#' if !quoted => break,
-            ' ' | '\t' if !quoted => {
-                if !listed {
-                    fields.extend(field.take());
-                }
-            }
-            other => {
-                listed = other == ',' && !quoted;
-                field.get_or_insert_with(String::new).push(other);
-            }
-        }
-    }
-    if quoted {
-        return Err("a double quote is not closed".into());
-    }
-    fields.extend(field);
-    Ok(fields)
 }
 
 #[cfg(test)]
@@ -217,6 +235,10 @@ mod tests {
             "host all all 10.0.0.0 255.0.0.0 md5",
             "host all /^app_.*$ .example.com ldap ldapserver=l ldapprefix=\"cn=\"",
             "host replication replicator samenet reject",
+            "host a , b, c 10.0.0.0/8 md5",
+            "host all all 3ab.de radius \"radiusservers=10.0.0.1,10.0.0.2\" radiussecrets=s",
+            "host all all ::ffff:10.0.0.1 ff:: ldap ldapbasedn=\"dc=a, dc=b\" ldapport=389",
+            "host all all all oauth issuer=i scope=s validator.own=x",
             "include extra.conf",
         ] {
             assert_eq!(check_hba_line(line, HbaSource::File), Ok(()), "{line}");
@@ -233,6 +255,7 @@ mod tests {
             "host all app,@users all scram-sha-256",
             "host all \"@users\" all scram-sha-256",
             "host all app, @users all scram-sha-256",
+            "host all all @addresses scram-sha-256",
         ] {
             assert_eq!(check_hba_line(line, HbaSource::File), Ok(()), "{line}");
             let refused = check_hba_line(line, HbaSource::Store).unwrap_err();
@@ -273,12 +296,17 @@ mod tests {
                 "{shown}"
             );
         }
-        let problem = check_hba_line(
+        for line in [
             "local all \"postgres ldapbindpasswd=hidden",
-            HbaSource::File,
-        )
-        .unwrap_err();
-        assert!(!problem.to_string().contains("hidden"), "{problem}");
+            "host all all all ldap ldapbindpasswd=a,hidden ldapprefix=b",
+            "host all all all ldap ldapbindpasswd= hidden=x ldapprefix=b",
+            "host all all ldapbindpasswd=a,hidden",
+        ] {
+            let shown = check_hba_line(line, HbaSource::File)
+                .unwrap_err()
+                .to_string();
+            assert!(!shown.contains("hidden"), "{shown}");
+        }
     }
 
     #[test]
@@ -294,6 +322,29 @@ mod tests {
             ("local all", "user is missing"),
             ("local all \"all peer", "not closed"),
             ("local all all peer map", "name=value"),
+            ("local all all peer map=a,b", "name=value"),
+            ("local all all peer mapp=a", "`mapp`"),
+            ("local all all trust map=a", "no option of `trust`"),
+            ("host all all all peer", "`local` alone"),
+            ("local all all gss", "not for `local`"),
+            ("hostnossl all all all cert", "`hostssl` alone"),
+            ("host all all all md5 clientcert=verify-ca", "for `hostssl`"),
+            ("hostssl all all all cert clientcert=on", "verify-full"),
+            ("host all all all ldap ldapport=x", "no port"),
+            ("host all all all ldap ldapserver=l", "`ldapbasedn`"),
+            (
+                "host all all all ldap ldapprefix=a ldapbasedn=b",
+                "remove either",
+            ),
+            (
+                "host all all all radius radiusservers=10.0.0.1",
+                "`radiussecrets`",
+            ),
+            ("host all all a,b md5", "one address"),
+            ("local,host all all md5", "one connection type"),
+            ("host all all 10.1 255.0.0.0 md5", "all four numbers"),
+            ("host all all fe80::1%eth0 ff:: md5", "without its zone"),
+            ("host all all 10.0.0.0 ff:: md5", "no mask of `10.0.0.0`"),
             ("local all all trust\nhost all all all trust", "line break"),
         ] {
             let problem = check_hba_line(line, HbaSource::Store)
