@@ -18,10 +18,12 @@ mod executable;
 mod flood;
 mod harness;
 mod keys;
+mod members;
 mod places;
 mod seat;
 mod secrets;
 mod settings;
+mod sick;
 
 use std::process::Command;
 use std::time::Duration;
