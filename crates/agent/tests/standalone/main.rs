@@ -17,6 +17,7 @@ mod etcd_refuses;
 mod executable;
 mod flood;
 mod harness;
+mod heals;
 mod keys;
 mod members;
 mod places;
