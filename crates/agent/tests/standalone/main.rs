@@ -12,6 +12,7 @@
 mod clients;
 mod company;
 mod copies;
+mod edges;
 mod etcd_goes_back;
 mod etcd_refuses;
 mod executable;
