@@ -20,6 +20,7 @@ mod flood;
 mod harness;
 mod heals;
 mod keys;
+mod long_runs;
 mod members;
 mod places;
 mod seat;
