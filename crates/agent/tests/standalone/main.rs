@@ -23,6 +23,7 @@ mod keys;
 mod long_runs;
 mod members;
 mod places;
+mod pools;
 mod seat;
 mod secrets;
 mod settings;

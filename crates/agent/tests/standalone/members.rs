@@ -1,8 +1,11 @@
 //! What is done to the members of a cluster, and what they say of themselves.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::harness::{Cluster, SUPERUSER_PASSWORD, is_alive, pid, wait_until};
 
@@ -152,4 +155,37 @@ pub(crate) fn server_process(postmaster: i32, words: &str) -> Option<i32> {
 pub(crate) fn succeeds(command: &mut Command) {
     let status = command.status().unwrap();
     assert!(status.success(), "{command:?}: {status}");
+}
+
+/// Connects as a client that says who it is, and never proves it: the first byte of the answer, and
+/// the connection, which keeps its place. `None` if there is no answer.
+pub(crate) fn say_hello(port: u16, parameters: &[(&str, &str)]) -> Option<(u8, TcpStream)> {
+    let mut body = Vec::from(196_608_u32.to_be_bytes());
+    for (name, value) in parameters {
+        body.extend(format!("{name}\0{value}\0").bytes());
+    }
+    body.push(0);
+    let length = u32::try_from(body.len() + 4).unwrap();
+    let mut client = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let patience = Some(Duration::from_secs(5));
+    client.set_read_timeout(patience).unwrap();
+    client
+        .write_all(&[&length.to_be_bytes(), body.as_slice()].concat())
+        .ok()?;
+    let mut answer = [0];
+    client.read_exact(&mut answer).ok()?;
+    Some((answer[0], client))
+}
+
+/// Takes every place for a session that becomes free, until `until`, by clients of a user and a
+/// database.
+pub(crate) fn take_all_places(port: u16, [user, database]: [&str; 2], until: Instant) {
+    let mut clients = vec![];
+    while Instant::now() < until {
+        match say_hello(port, &[("user", user), ("database", database)]) {
+            // It is asked for a password.
+            Some((b'R', client)) => clients.push(client),
+            _ => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
 }

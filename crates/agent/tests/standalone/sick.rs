@@ -1,12 +1,11 @@
 //! Leaders that are there and do not serve, and data that cannot be used.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Cluster, SUPERUSER_PASSWORD, wait_until};
-use crate::members::server_process;
+use crate::members::{server_process, take_all_places};
 
 /// The time after which a leader that does not serve is replaced, shorter than the default.
 const UNRESPONSIVE_AFTER: &str = r#"{"mrg": {"unresponsive_after": 6}}"#;
@@ -48,33 +47,6 @@ fn a_leader_that_admits_no_client_is_replaced_and_stays_if_it_was_lately() {
     cluster.wait_healthy();
 }
 
-/// Takes every place for a session that becomes free, until `until`: each with a client that says
-/// who it is, and never proves it.
-fn take_all_places(port: u16, until: Instant) {
-    let mut startup = Vec::from(196_608_u32.to_be_bytes());
-    startup.extend(b"user\0postgres\0database\0postgres\0\0");
-    let mut packet = u32::try_from(startup.len() + 4)
-        .unwrap()
-        .to_be_bytes()
-        .to_vec();
-    packet.extend(startup);
-    let mut clients = vec![];
-    while Instant::now() < until {
-        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        client
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        client.write_all(&packet).unwrap();
-        let mut answer = [0];
-        // `R` asks for a password; an error means that all places are taken.
-        if client.read_exact(&mut answer).is_ok() && answer == *b"R" {
-            clients.push(client);
-        } else {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 #[test]
 fn a_leader_with_no_place_for_a_session_leads_on_and_one_without_its_data_is_replaced() {
     let cluster = Cluster::start("quorum");
@@ -94,7 +66,7 @@ fn a_leader_with_no_place_for_a_session_leads_on_and_one_without_its_data_is_rep
     let mut execute = |statement: &str| writeln!(session, "{statement};").unwrap();
     execute("INSERT INTO kept VALUES (0)");
     let until = Instant::now() + Duration::from_secs(14);
-    let crowd = std::thread::spawn(move || take_all_places(port, until));
+    let crowd = std::thread::spawn(move || take_all_places(port, ["postgres", "postgres"], until));
     wait_until("all places are taken", || {
         cluster.sql(leader, "SELECT 1").contains("too many clients")
     });
