@@ -120,10 +120,8 @@ fn a_standby_that_replays_its_own_wal_for_long_is_left_alone_until_it_streams() 
     cluster.run(standby);
     let mut startup = None;
     wait_until("it replays", || {
-        let is_there = cluster.data(standby).join("postmaster.pid").exists();
-        startup = is_there
-            .then(|| server_process(cluster.postmaster(standby), "startup"))
-            .flatten();
+        let server = cluster.server(standby);
+        startup = server.and_then(|server| server_process(server, "startup"));
         startup.is_some()
     });
     let (postmaster, startup) = (cluster.postmaster(standby), startup.unwrap());

@@ -12,6 +12,7 @@
 mod clients;
 mod company;
 mod copies;
+mod damage;
 mod edges;
 mod etcd_goes_back;
 mod etcd_refuses;

@@ -23,6 +23,12 @@ impl Cluster {
         std::fs::metadata(self.data(member)).map_or(0, |data| data.ino())
     }
 
+    /// The server that `postmaster.pid` names, if it is there.
+    pub(crate) fn server(&self, member: usize) -> Option<i32> {
+        let text = std::fs::read_to_string(self.data(member).join("postmaster.pid")).ok()?;
+        text.lines().next()?.trim().parse().ok()
+    }
+
     /// The label of the rule that decides for a member.
     pub(crate) fn reason(&self, member: usize) -> String {
         self.get(member, "/patroni")

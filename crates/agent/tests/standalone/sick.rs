@@ -107,16 +107,11 @@ fn a_leader_with_no_place_for_a_session_leads_on_and_one_without_its_data_is_rep
 fn hang_recovery(cluster: &Cluster, leader: usize) {
     let old = cluster.postmaster(leader);
     Cluster::signal(old, "KILL");
-    let file = cluster.data(leader).join("postmaster.pid");
-    let postmaster = || {
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let pid = text.lines().next().and_then(|line| line.parse().ok());
-        pid.filter(|pid| *pid != old)
-    };
     let deadline = Instant::now() + Duration::from_secs(20);
     let startup = loop {
         assert!(Instant::now() < deadline, "no startup process was seen");
-        if let Some(found) = postmaster().and_then(|pid| server_process(pid, "startup")) {
+        let new = cluster.server(leader).filter(|server| *server != old);
+        if let Some(found) = new.and_then(|server| server_process(server, "startup")) {
             break found;
         }
     };
