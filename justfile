@@ -104,7 +104,8 @@ e2e *TESTS:
 # The bad days that take long, on loopback and in the lab; TESTS chooses among those of the lab
 [group('dev')]
 soak *TESTS: packages
-    e2e/lab/dependencies etcd
+    e2e/lab/dependencies
+    cargo build --quiet -p mrg-pooler
     cargo build --quiet -p mrg-e2e --no-default-features --example writer
     [ -n "{{TESTS}}" ] || cargo test -p mrg-agent --test standalone -- --ignored --test-threads=3
     e2e/run --soak {{TESTS}}
