@@ -104,9 +104,13 @@ standalone:
 e2e *TESTS:
     e2e/run {{TESTS}}
 
-# The lab, with the bad days that take long
+# The bad days that take long, on loopback and in the lab; TESTS chooses among those of the lab
 [group('dev')]
 soak *TESTS: packages
+    e2e/lab/dependencies
+    cargo build --quiet -p mrg-pooler
+    cargo build --quiet -p mrg-e2e --no-default-features --example writer
+    [ -n "{{TESTS}}" ] || cargo test -p mrg-agent --test standalone -- --ignored --test-threads=3
     e2e/run --soak {{TESTS}}
 
 # Real etcd and PostgreSQL in namespaces, faults by chance, clocks that jump, and a history checker; goes on where it was

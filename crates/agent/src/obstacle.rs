@@ -5,12 +5,16 @@ use mrg_base::Moment;
 use mrg_election::{Postgres, Reason, WalReceiver};
 
 /// What is in the way: the reason of the last decision if it is one, why the last step on the server
-/// failed, and why a standby does not stream, each in the words of the program that says so.
+/// failed, why the server refuses sessions, and why a standby does not stream, each in the words of
+/// the program that says so.
 pub(crate) fn obstacle(context: &Context, status: &Status) -> Option<String> {
     let receiver = receiver_error(context, status, mrg_clock::now());
     let copy = status.reinitialize_failure.as_ref();
     let copy = copy.map(|why| format!("the copy that was asked for failed: {why}"));
-    let sentences: Vec<String> = [decided(context, status), receiver, copy]
+    let refusal = context.server.refusal();
+    let refusal =
+        refusal.map(|why| format!("postgres runs and refuses the sessions of the agent: {why}"));
+    let sentences: Vec<String> = [decided(context, status), refusal, receiver, copy]
         .into_iter()
         .flatten()
         .collect();

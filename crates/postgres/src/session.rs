@@ -44,6 +44,17 @@ impl Error {
         self.refusal() == Some(&SqlState::CANNOT_CONNECT_NOW)
     }
 
+    /// What the server says as it refuses a session although it is up and has room, as where files
+    /// that every session reads are damaged.
+    pub fn refused_for(&self) -> Option<String> {
+        let Error::Connect(source) = self else {
+            return None;
+        };
+        let refusal = source.as_db_error()?;
+        let passes = self.is_not_accepting() || self.is_full();
+        (!passes).then(|| refusal.message().to_owned())
+    }
+
     /// Why the server refused a connection, if it did.
     fn refusal(&self) -> Option<&SqlState> {
         match self {

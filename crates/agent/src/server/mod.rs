@@ -178,6 +178,11 @@ impl Server {
         self.observation.read(|known| known.receiver_error.clone())
     }
 
+    /// What the running server says as it refuses the agent's sessions, if it should not.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.observation.read(|known| known.refusal.clone())
+    }
+
     /// Why PostgreSQL refuses the user's parameters, if it does. The last accepted ones are in force
     /// then.
     pub(crate) fn refused_parameters(&self) -> Option<String> {

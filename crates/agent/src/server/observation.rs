@@ -22,8 +22,9 @@ pub(super) enum Reading {
     },
     /// The server has no place for another session, so it serves those that it has.
     Full,
-    /// The postmaster runs and refuses connections, or its socket is not there yet.
-    NotAccepting,
+    /// The postmaster runs and refuses connections, or its socket is not there yet. What it says if
+    /// that is not because it starts, shuts down or recovers.
+    NotAccepting(Option<String>),
     /// The server has accepted a connection and failed to answer.
     Failed,
 }
@@ -59,6 +60,8 @@ pub(super) struct Known {
     pub(super) broken_since: Option<Moment>,
     /// Why the WAL receiver does not stream, if it should and the server has said so.
     pub(super) receiver_error: Option<String>,
+    /// What the running server says as it refuses the agent's sessions, if it should not.
+    pub(super) refusal: Option<String>,
     /// Why the data directory cannot be used, if it was found so.
     pub(super) unusable: Option<String>,
 }
@@ -70,6 +73,7 @@ pub(super) fn observe(
     known: &mut Known,
     now: Moment,
 ) -> Postgres {
+    known.refusal = None;
     match reading {
         Reading::AtRest(rest) => {
             (known.facts, known.primary) = (None, None);
@@ -99,7 +103,10 @@ pub(super) fn observe(
             .primary
             .clone()
             .map_or(Postgres::Starting, Postgres::Primary),
-        Reading::NotAccepting => Postgres::Starting,
+        Reading::NotAccepting(why) => {
+            known.refusal = why;
+            Postgres::Starting
+        }
         Reading::Failed => Postgres::Unknown,
     }
 }

@@ -76,7 +76,9 @@ impl Server {
                 }
             }
             Err(error) if error.is_full() => Reading::Full,
-            Err(mrg_postgres::Error::Connect(_)) => Reading::NotAccepting,
+            Err(error @ mrg_postgres::Error::Connect(_)) => {
+                Reading::NotAccepting(error.refused_for())
+            }
             Err(error) => {
                 tracing::debug!(error = chain(&error), "postgres does not answer");
                 Reading::Failed

@@ -1,17 +1,7 @@
 //! Members that are copied afresh: because a person asks for it, or because the leader does not have
 //! the WAL any more that they need.
 
-use std::os::unix::fs::MetadataExt;
-
 use crate::harness::{Cluster, pid, wait_until};
-
-impl Cluster {
-    /// Tells one data directory from the next.
-    fn inode(&self, member: usize) -> u64 {
-        let data = std::fs::metadata(self.path(&format!("n{member}/data")));
-        data.map_or(0, |data| data.ino())
-    }
-}
 
 #[test]
 fn a_member_is_copied_afresh_on_request_and_a_leader_never() {

@@ -12,7 +12,7 @@ fn copy(from: &Path, to: &Path) {
 
 impl Cluster {
     /// Puts a directory in the place of etcd's, or none, while etcd is down.
-    fn set_back(&mut self, to: Option<&Path>) {
+    pub(crate) fn set_back(&mut self, to: Option<&Path>) {
         self.stop_etcd();
         std::fs::remove_dir_all(self.path("etcd")).unwrap();
         if let Some(backup) = to {
@@ -21,7 +21,7 @@ impl Cluster {
         self.start_etcd();
     }
 
-    fn keys_name(&self, leader: usize) -> bool {
+    pub(crate) fn keys_name(&self, leader: usize) -> bool {
         let key = self.etcdctl_text(&["get", "/service/test/leader", "--print-value-only"]);
         key.trim() == format!("n{leader}")
     }

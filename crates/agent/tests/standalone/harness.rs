@@ -1,6 +1,6 @@
 //! A cluster of three on loopback.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,7 +20,16 @@ pub(crate) struct Cluster {
     pub voters: usize,
     pub etcd: Option<Child>,
     pub agents: Vec<Option<Child>>,
+    /// The address that all members listen on.
+    host: IpAddr,
     seat: Seat,
+}
+
+/// Changes a member's file before its first start; given are the member's home and the file.
+type Edit<'a> = &'a dyn Fn(&Path, String) -> String;
+
+fn unchanged(_: &Path, file: String) -> String {
+    file
 }
 
 pub(crate) struct Summary {
@@ -66,15 +75,25 @@ impl Cluster {
     /// Three members, streaming. `mode` is Patroni's `synchronous_mode`; the lease is as short as is
     /// sensible here.
     pub(crate) fn start(mode: &str) -> Self {
-        Self::start_in(Seat::shared(), mode)
+        Self::start_with(mode, &unchanged)
     }
 
     /// The same, while no other cluster runs.
     pub(crate) fn start_alone(mode: &str) -> Self {
-        Self::start_in(Seat::alone(), mode)
+        Self::start_in(Seat::alone(), Ipv4Addr::LOCALHOST.into(), mode, &unchanged)
     }
 
-    fn start_in(seat: Seat, mode: &str) -> Self {
+    /// The same, with files of the members that are changed before the first start.
+    pub(crate) fn start_with(mode: &str, edit: Edit<'_>) -> Self {
+        Self::start_in(Seat::shared(), Ipv4Addr::LOCALHOST.into(), mode, edit)
+    }
+
+    /// The same, with members that have IPv6 addresses only.
+    pub(crate) fn start_on_ipv6(mode: &str) -> Self {
+        Self::start_in(Seat::shared(), Ipv6Addr::LOCALHOST.into(), mode, &unchanged)
+    }
+
+    fn start_in(seat: Seat, host: IpAddr, mode: &str, edit: Edit<'_>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("mrg-standalone")
             .tempdir()
@@ -92,17 +111,25 @@ impl Cluster {
         .unwrap();
         // In quorum mode every healthy standby votes; with `on`, Patroni's default of one
         // synchronous standby holds.
-        let voters = if mode == "quorum" { 2 } else { 1 };
+        let voters = match mode {
+            "quorum" => 2,
+            "on" => 1,
+            _ => 0,
+        };
         let mut cluster = Self {
             directory,
             voters,
             etcd: None,
             agents: vec![],
+            host,
             seat,
         };
         cluster.start_etcd();
         for member in 1..=3 {
             cluster.configure(member, mode);
+            cluster.edit_file(member, |file| {
+                edit(&cluster.path(&format!("n{member}")), file)
+            });
             let agent = cluster.start_agent(member);
             cluster.agents.push(Some(agent));
         }
@@ -124,6 +151,22 @@ impl Cluster {
 
     pub(crate) fn rest_port(&self, member: usize) -> u16 {
         self.seat.base_port() + 20 + u16::try_from(member).unwrap()
+    }
+
+    /// An address of this host, as URLs and `listen` have it.
+    pub(crate) fn address(&self, port: u16) -> String {
+        SocketAddr::from((self.host, port)).to_string()
+    }
+
+    fn rest_url(&self, member: usize, path: &str) -> String {
+        format!("http://{}{path}", self.address(self.rest_port(member)))
+    }
+
+    /// Changes a member's file.
+    pub(crate) fn edit_file(&self, member: usize, edit: impl Fn(String) -> String) {
+        let path = self.path(&format!("n{member}.yml"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, edit(text)).unwrap();
     }
 
     /// Kills the leader's agent, waits until another member leads, and brings the first one back.
@@ -201,7 +244,7 @@ impl Cluster {
         let yaml = format!(
             "scope: test
 name: n{member}
-restapi: {{listen: '127.0.0.1:{rest}'}}
+restapi: {{listen: '{rest}'}}
 etcd3: {{hosts: '127.0.0.1:{etcd}'}}
 bootstrap:
   dcs:
@@ -212,16 +255,16 @@ bootstrap:
     postgresql: {{use_pg_rewind: true, parameters: {{max_connections: 50, shared_buffers: 16MB}}}}
 mrg: {{secret_directory: {home}/secret}}
 postgresql:
-  listen: '127.0.0.1:{postgres}'
+  listen: '{postgres}'
   data_dir: {home}/data
   bin_dir: /usr/lib/postgresql/15/bin
   authentication:
     superuser: {{username: postgres, password: 'it''s secret'}}
     rewind: {{username: rewinder, password: '{REWIND_PASSWORD}'}}
 ",
-            rest = self.rest_port(member),
+            rest = self.address(self.rest_port(member)),
             etcd = self.etcd_port(),
-            postgres = self.postgres_port(member),
+            postgres = self.address(self.postgres_port(member)),
             home = home.display(),
         );
         std::fs::write(self.path(&format!("n{member}.yml")), yaml).unwrap();
@@ -248,9 +291,9 @@ postgresql:
     }
 
     pub(crate) fn get(&self, member: usize, path: &str) -> Option<serde_json::Value> {
-        let url = format!("http://127.0.0.1:{}{path}", self.rest_port(member));
+        let url = self.rest_url(member, path);
         let output = Command::new("curl")
-            .args(["-s", "-m", "2", &url])
+            .args(["-gs", "-m", "2", &url])
             .output()
             .ok()?;
         serde_json::from_slice(&output.stdout).ok()
@@ -272,10 +315,10 @@ postgresql:
     }
 
     pub(crate) fn post(&self, member: usize, path: &str, body: &str) -> String {
-        let url = format!("http://127.0.0.1:{}{path}", self.rest_port(member));
+        let url = self.rest_url(member, path);
         let json = "content-type: application/json";
         let output = Command::new("curl")
-            .args(["-s", "-m", "70", "-XPOST", "-H", json, "-d", body, &url])
+            .args(["-gs", "-m", "70", "-XPOST", "-H", json, "-d", body, &url])
             .output()
             .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -310,16 +353,17 @@ postgresql:
         let port = self.postgres_port(member).to_string();
         let mut command = Command::new("psql");
         command
-            .args(["-h", "127.0.0.1", "-p", &port, "-U", user, "-w"])
+            .args(["-h", &self.host.to_string(), "-p", &port, "-U", user, "-w"])
             .args(["-qAtc", statement, "postgres"])
-            .env("PGPASSWORD", password);
+            .env("PGPASSWORD", password)
+            .env("PGCONNECT_TIMEOUT", "10");
         command
     }
 
     pub(crate) fn patch_config(&self, member: usize, patch: &str) {
-        let url = format!("http://127.0.0.1:{}/config", self.rest_port(member));
+        let url = self.rest_url(member, "/config");
         let status = Command::new("curl")
-            .args(["-sf", "-o", "/dev/null", "-XPATCH", "-d", patch, &url])
+            .args(["-gsf", "-o", "/dev/null", "-XPATCH", "-d", patch, &url])
             .status();
         assert!(status.unwrap().success(), "{patch}");
     }
@@ -336,10 +380,10 @@ postgresql:
     /// The one member whose REST API says that it leads.
     pub(crate) fn leader(&self) -> Option<usize> {
         let leads = |member: &usize| {
-            let url = format!("http://127.0.0.1:{}/primary", self.rest_port(*member));
+            let url = self.rest_url(*member, "/primary");
             let output = Command::new("curl")
                 .args([
-                    "-s",
+                    "-gs",
                     "-m",
                     "2",
                     "-o",
@@ -486,7 +530,7 @@ impl Drop for Cluster {
         let deadline = Instant::now() + Duration::from_secs(10);
         let ports = (1..=3).flat_map(|member| [self.postgres_port(member), self.rest_port(member)]);
         for port in ports.chain([self.etcd_port(), self.etcd_port() + 1]) {
-            while TcpListener::bind(("127.0.0.1", port)).is_err() && Instant::now() < deadline {
+            while TcpListener::bind((self.host, port)).is_err() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }

@@ -35,12 +35,6 @@ impl Cluster {
             .or(xlog["location"].as_u64());
         (said["timeline"].as_u64().unwrap_or(0), at.unwrap())
     }
-
-    fn reason(&self, member: usize) -> String {
-        self.get(member, "/patroni")
-            .and_then(|said| Some(said["reason"]["label"].as_str()?.to_owned()))
-            .unwrap_or_default()
-    }
 }
 
 #[test]

@@ -12,16 +12,23 @@
 mod clients;
 mod company;
 mod copies;
+mod damage;
+mod edges;
 mod etcd_goes_back;
 mod etcd_refuses;
 mod executable;
 mod flood;
 mod harness;
+mod heals;
 mod keys;
+mod long_runs;
+mod members;
 mod places;
+mod pools;
 mod seat;
 mod secrets;
 mod settings;
+mod sick;
 
 use std::process::Command;
 use std::time::Duration;

@@ -446,10 +446,29 @@ fn a_primary_and_a_server_that_does_not_answer() {
         },
         row(
             "it starts",
-            Reading::NotAccepting,
+            Reading::NotAccepting(None),
             Postgres::Starting,
             kept(),
         ),
+        row(
+            "its files are damaged",
+            Reading::NotAccepting(Some("could not open file".to_owned())),
+            Postgres::Starting,
+            Known {
+                refusal: Some("could not open file".to_owned()),
+                ..kept()
+            },
+        ),
+        Row {
+            case: "its files were damaged",
+            reading: Reading::NotAccepting(None),
+            known: Known {
+                refusal: Some("could not open file".to_owned()),
+                ..kept()
+            },
+            expected: Postgres::Starting,
+            known_after: kept(),
+        },
         row("it hangs", Reading::Failed, Postgres::Unknown, kept()),
     ];
     check(rows, None);
