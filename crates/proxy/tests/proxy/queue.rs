@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::harness::{Proxy, free_port, spawn, status, until, upstream};
@@ -276,6 +277,10 @@ async fn a_key_that_waits_answers_with_its_ticket_and_is_not_sent_beside_it() {
     })
     .await;
     bbd.fail(Faults::default());
+    until("it listens again", async || {
+        TcpStream::connect(bbd.address()).await.is_ok()
+    })
+    .await;
     let again = proxy.post("a").await;
     let reason = again.headers()["x-mrg-reason"].to_str().unwrap().to_owned();
     assert_eq!(
