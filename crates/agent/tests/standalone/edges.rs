@@ -1,11 +1,9 @@
-//! Addresses, files and statements as people write them, an etcd that compacts, and a query that
-//! kills each server it reaches.
+//! Addresses, files and statements as people write them, and an etcd that compacts.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Cluster, as_postgres, is_alive, wait_until};
-use crate::members::children;
+use crate::harness::{Cluster, as_postgres, wait_until};
 
 #[test]
 fn members_that_have_ipv6_addresses_only_stream_vote_and_name_them_in_their_keys() {
@@ -195,39 +193,4 @@ impl Drop for Ends<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-impl Cluster {
-    /// Kills a backend of the leader, as the kernel does when a query asks for too much memory.
-    pub(crate) fn kill_a_backend(&self) {
-        let leader = self.wait_leader();
-        let postmaster = self.postmaster(leader);
-        let mut client = self.sleeping_client(leader);
-        let backend = children(postmaster)
-            .into_iter()
-            .find_map(|(pid, title)| title.contains("SELECT").then_some(pid));
-        Self::signal(backend.expect("a backend"), "KILL");
-        wait_until("the whole server ends with its backend", || {
-            !is_alive(postmaster)
-        });
-        client.kill().unwrap();
-        client.wait().unwrap();
-    }
-}
-
-#[test]
-fn a_query_that_kills_server_after_server_costs_no_row_and_leaves_a_cluster_that_serves() {
-    let cluster = Cluster::start("quorum");
-    let summary = cluster.under_load(24, |cluster| {
-        for _ in 0..5 {
-            cluster.kill_a_backend();
-            cluster.wait_leader();
-        }
-    });
-    assert!(
-        summary.longest_gap_ms < 10_000,
-        "{}",
-        summary.longest_gap_ms
-    );
-    cluster.wait_healthy();
 }

@@ -337,11 +337,9 @@ fn a_first_copy_that_is_cut_by_a_crash_begins_again_and_leaves_nothing_behind() 
 }
 
 #[test]
-fn standbys_stream_again_after_frozen_leaders_and_an_etcd_that_was_away() {
+fn standbys_stream_again_after_a_frozen_leader_and_an_etcd_that_was_away() {
     let mut cluster = Cluster::start("quorum");
-    for (frozen, away) in [(3_800, 700), (4_600, 1_500)] {
-        cluster.freeze_and_lose_etcd(frozen, away);
-    }
+    cluster.freeze_and_lose_etcd(4_600, 1_500);
 }
 
 impl Cluster {

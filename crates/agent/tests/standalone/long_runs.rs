@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, wait_until};
+use crate::harness::{Cluster, is_alive, wait_until};
 use crate::members::{server_process, succeeds};
 
 /// File systems of the members' own, which can be frozen. Unmounted when this is dropped, which must
@@ -145,9 +145,25 @@ fn a_standby_that_replays_its_own_wal_for_long_is_left_alone_until_it_streams() 
     assert!(!log.contains("Rewind("), "{log}");
 }
 
+impl Cluster {
+    /// Kills a backend of the leader, as the kernel does when a query asks for too much memory.
+    fn kill_a_backend(&self) {
+        let leader = self.wait_leader();
+        let postmaster = self.postmaster(leader);
+        let mut client = self.sleeping_client(leader);
+        let backend = server_process(postmaster, "SELECT");
+        Self::signal(backend.expect("a backend"), "KILL");
+        wait_until("the whole server ends with its backend", || {
+            !is_alive(postmaster)
+        });
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+}
+
 #[test]
 #[ignore = "takes minutes; just soak runs it"]
-fn fourteen_crashes_in_a_row_cost_no_row_and_leave_a_cluster_that_serves() {
+fn a_query_that_kills_fourteen_servers_costs_no_row_and_leaves_a_cluster_that_serves() {
     let cluster = Cluster::start("quorum");
     cluster.under_load(80, |cluster| {
         for _ in 0..14 {
