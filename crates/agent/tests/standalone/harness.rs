@@ -478,16 +478,16 @@ postgresql:
         summary
     }
 
+    /// The process of a member's server. The file is not there between a crash and the next start.
     pub(crate) fn postmaster(&self, member: usize) -> i32 {
         let file = self.path(&format!("n{member}/data/postmaster.pid"));
-        std::fs::read_to_string(file)
-            .unwrap()
-            .lines()
-            .next()
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap()
+        let mut found = None;
+        wait_until("a postmaster", || {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            found = text.lines().next().and_then(|pid| pid.trim().parse().ok());
+            found.is_some()
+        });
+        found.unwrap()
     }
 
     pub(crate) fn signal(pid: i32, signal: &str) {
