@@ -96,7 +96,7 @@ standalone:
     cargo test -p mrg-postgres --test parsers
     cargo test -p mrg-pgbouncer --test parsers
     cargo test -p mrg-dcs-etcd --test memory
-    cargo test -p mrg-agent --test standalone -- --test-threads=4
+    cargo test -p mrg-agent --test standalone -- --test-threads=3
     cargo test -p mrg-order-reads --test orders -- --test-threads=1
 
 # The lab: API rejections, failovers, partitions, a lost control plane
