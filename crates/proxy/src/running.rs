@@ -45,6 +45,7 @@ const REMEMBERED: usize = 32;
 #[derive(Default)]
 struct Newest {
     bytes: Vec<u8>,
+    hash: String,
     /// What the Secrets held that it names.
     secrets: String,
     came: Option<Instant>,
@@ -62,10 +63,10 @@ impl Newest {
     }
 
     fn replace(&mut self, bytes: &[u8], hash: &str) {
-        let before = short_digest(&self.bytes, 8);
-        if before != hash {
+        if self.hash != hash {
             self.older.retain(|older| older != hash);
-            self.older.push_back(before);
+            self.older
+                .push_back(std::mem::replace(&mut self.hash, hash.to_owned()));
             if self.older.len() > REMEMBERED {
                 self.older.pop_front();
             }
@@ -140,11 +141,11 @@ impl Running {
         newest.replace(bytes, &hash);
         if self.table.get().hash == hash {
             lock(&self.state).refused = None;
+            self.take_again(&mut newest)?;
         } else {
             self.take(&mut newest)?;
         }
-        drop(newest);
-        self.take_secrets().await.map(|()| Some(hash))
+        Ok(Some(hash))
     }
 
     /// Takes the newest configuration once more if a Secret that it names has changed, or has come.
@@ -152,7 +153,10 @@ impl Running {
     /// # Errors
     /// If it is refused; what was taken last goes on.
     pub(crate) async fn take_secrets(&self) -> Result<(), String> {
-        let mut newest = self.newest.lock().await;
+        self.take_again(&mut *self.newest.lock().await)
+    }
+
+    fn take_again(&self, newest: &mut Newest) -> Result<(), String> {
         let Ok(checked) = parse(&newest.bytes) else {
             // Refused for what it says itself.
             return Ok(());
@@ -161,17 +165,13 @@ impl Running {
             return Ok(());
         }
         tracing::info!("the credentials of a provider have changed in their Secret, or have come");
-        self.take(&mut newest)
+        self.take(newest)
     }
 
     fn take(&self, newest: &mut Newest) -> Result<(), String> {
-        let hash = short_digest(&newest.bytes, 8);
-        // Read before it is applied: what changes meanwhile is taken the next time.
-        if let Ok(checked) = parse(&newest.bytes) {
-            newest.secrets = self.builder.secrets_digest(&checked);
-        }
-        let applied = self.apply(&newest.bytes, hash.clone());
+        let applied = self.apply(newest);
         let refused = applied.err().map(|error| format!("{error:#}"));
+        let hash = &newest.hash;
         if let Some(refused) = &refused {
             tracing::warn!(
                 hash,
@@ -192,22 +192,26 @@ impl Running {
     /// If it is refused: there is no last one to go on with.
     pub(crate) async fn start(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut newest = self.newest.lock().await;
-        newest.bytes = bytes.to_vec();
-        newest.secrets = self.builder.secrets_digest(&parse(bytes)?);
-        self.apply(bytes, short_digest(bytes, 8))
+        (newest.bytes, newest.hash) = (bytes.to_vec(), short_digest(bytes, 8));
+        self.apply(&mut newest)
     }
 
     /// Serves a configuration from now on.
     ///
     /// # Errors
     /// If it is refused, a port is taken, or the table cannot be built. Nothing has changed then.
-    fn apply(&self, bytes: &[u8], hash: String) -> anyhow::Result<()> {
-        let checked = parse(bytes)?;
+    fn apply(&self, newest: &mut Newest) -> anyhow::Result<()> {
+        let checked = parse(&newest.bytes)?;
+        // Read before it is applied: what changes meanwhile is taken the next time.
+        newest.secrets = self.builder.secrets_digest(&checked);
         // What can fail comes first: ports, then secrets and headers. Until then nothing has
         // changed.
         let ports = lock(&self.listeners).bind_new(&checked, self.outbound)?;
         let before = self.table.get();
-        let table = Arc::new(self.builder.build(checked, hash, Some(&before))?);
+        let table = Arc::new(
+            self.builder
+                .build(checked, newest.hash.clone(), Some(&before))?,
+        );
         let mut listeners = lock(&self.listeners);
         listeners.serve(&table, ports, &self.builder.changes);
         self.table.set(table);

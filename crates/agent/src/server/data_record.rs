@@ -2,7 +2,7 @@
 //! at a start while etcd's keys are missing, and before a copy replaces what is there.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +22,12 @@ struct DataRecord {
     /// Locations outside the data directory.
     #[serde(default)]
     tablespaces: BTreeSet<PathBuf>,
+}
+
+impl DataRecord {
+    fn write(&self, file: &Path) -> std::io::Result<()> {
+        write_durably(file, mrg_dcs::wire::compact(self).as_bytes())
+    }
 }
 
 /// What this process knows to be written.
@@ -55,18 +61,13 @@ impl Server {
             system_id,
             tablespaces: tablespaces::linked(self.data()).unwrap_or_default(),
         };
-        let written = self
-            .write_record(&new)
+        let written = new
+            .write(&self.config.system_file())
             .and_then(|()| remove_if_there(&self.unfinished_mark()));
         match written {
             Ok(()) => record.change(|record| *record = Some(new)),
             Err(error) => warn(&error),
         }
-    }
-
-    fn write_record(&self, record: &DataRecord) -> std::io::Result<()> {
-        let bytes = mrg_dcs::wire::compact(record);
-        write_durably(&self.config.system_file(), bytes.as_bytes())
     }
 
     /// Takes note of the locations that the data's tablespaces have now, beside the agent's only
@@ -95,8 +96,7 @@ impl Server {
                         tablespaces: found,
                         ..known
                     };
-                    let bytes = mrg_dcs::wire::compact(&new);
-                    match write_durably(&file, bytes.as_bytes()) {
+                    match new.write(&file) {
                         Ok(()) => record.change(|record| *record = Some(new)),
                         Err(error) => warn(&error),
                     }

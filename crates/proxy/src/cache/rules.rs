@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn each_principal_has_a_key_of_its_own() {
-        let nobody = key("/me", &headers(&[("accept", "*/*"), ("user-agent", "a")]));
-        assert_eq!(nobody, "/me");
-        let mut keys = vec![nobody];
+        let anonymous = key("/me", &headers(&[("accept", "*/*"), ("user-agent", "a")]));
+        assert_eq!(anonymous, "/me");
+        let mut keys = vec![anonymous];
         for fields in [
             &[("authorization", "Bearer alice")][..],
             &[("authorization", "Bearer bob")],

@@ -129,11 +129,9 @@ async fn raw(port: u16, text: &str, patience: Duration) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-async fn inbound_port(proxy: &Proxy) -> u16 {
-    let state = proxy.state().await;
+fn inbound_port(proxy: &Proxy) -> u16 {
     let config = std::fs::read_to_string(proxy.directory.path().join("proxy.json")).unwrap();
     let config: Value = serde_json::from_str(&config).unwrap();
-    assert!(state.is_object());
     u16::try_from(config["inbound"]["port"].as_u64().unwrap()).unwrap()
 }
 
@@ -141,7 +139,7 @@ async fn inbound_port(proxy: &Proxy) -> u16 {
 async fn the_body_of_a_get_reaches_the_provider_and_the_workload() {
     let upstream = Scripted::start().await;
     let proxy = upstream.proxy(json!({})).await;
-    for port in [proxy.port, inbound_port(&proxy).await] {
+    for port in [proxy.port, inbound_port(&proxy)] {
         for method in ["GET", "DELETE", "POST"] {
             let request =
                 format!("{method} /_search HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{CHUNKED}");
@@ -175,7 +173,7 @@ async fn a_caller_cannot_have_a_field_removed_that_the_workload_decides_by() {
     let upstream = Scripted::start().await;
     let proxy = upstream.proxy(json!({})).await;
     let request = "GET / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer a\r\nx-forwarded-for: 10.0.0.1\r\nx-mine: 1\r\nconnection: close, authorization, x-forwarded-for, x-mine\r\n\r\n";
-    let port = inbound_port(&proxy).await;
+    let port = inbound_port(&proxy);
     raw(port, request, Duration::from_secs(2)).await;
     let seen = upstream.last().to_ascii_lowercase();
     assert!(seen.contains("authorization: bearer a"), "{seen}");
@@ -283,7 +281,7 @@ async fn what_is_no_request_is_refused_and_says_nothing_against_the_provider() {
             "400",
         ),
     ];
-    for port in [proxy.port, inbound_port(&proxy).await] {
+    for port in [proxy.port, inbound_port(&proxy)] {
         for (request, status) in rows {
             for _ in 0..4 {
                 let answer = raw(port, request, Duration::from_millis(300)).await;
@@ -308,7 +306,7 @@ async fn an_answer_that_is_too_much_is_said_to_be() {
         0,
         &format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n"),
     )]);
-    for port in [proxy.port, inbound_port(&proxy).await] {
+    for port in [proxy.port, inbound_port(&proxy)] {
         let answer = raw(
             port,
             "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -326,7 +324,7 @@ async fn the_host_of_the_target_counts_for_the_workload() {
     let proxy = upstream.proxy(json!({})).await;
     let request =
         "GET http://other.example/a HTTP/1.1\r\nhost: w.example\r\nconnection: close\r\n\r\n";
-    raw(inbound_port(&proxy).await, request, Duration::from_secs(2)).await;
+    raw(inbound_port(&proxy), request, Duration::from_secs(2)).await;
     let seen = upstream.last().to_ascii_lowercase();
     assert!(seen.contains("host: other.example"), "{seen}");
     assert!(!seen.contains("w.example"), "{seen}");

@@ -130,7 +130,10 @@ impl<'a> Call<'a> {
         let deadline = began + self.route.spec.timeout.total.0.duration();
         let now = mrg_clock::now();
         lock(&self.route.shared.budget).request(now);
-        if let Some(response) = Box::pin(self.pending()).await {
+        // Boxed only for a call that may wait, as below.
+        if let Some(key) = self.pending_key()
+            && let Some(response) = Box::pin(self.pending(key)).await
+        {
             return response;
         }
         match self.providers(deadline, Some(in_flight)).await {

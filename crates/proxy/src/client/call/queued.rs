@@ -7,19 +7,13 @@ use super::{Call, Unserved, unserved};
 use crate::answer::queued;
 use crate::body::{Answer, Sent};
 use crate::queue::{Enqueued, Status};
-use mrg_policy::{OnAmbiguous, Reason};
+use mrg_policy::{OnAmbiguous, Queue, Reason};
 
 impl Call<'_> {
     /// The ticket of a request with the same key that is pending: sent beside it, this one could be
-    /// processed twice. `None`: there is none, or the request is none that is queued.
-    pub(super) async fn pending(&self) -> Option<Response<Answer>> {
+    /// processed twice. `None`: there is none.
+    pub(super) async fn pending(&self, key: &str) -> Option<Response<Answer>> {
         let queue = self.route.queue.as_ref()?;
-        let limits = self.route.spec.fallback.queue.as_ref()?;
-        let method = self.head.method.as_str();
-        let key = self.queue_key()?;
-        if !limits.methods.iter().any(|queued| method == queued) {
-            return None;
-        }
         let name = &self.route.spec.name;
         let (ticket, status) = queue.pending(name, key).await?;
         Some(queued(name, &ticket, status, Reason::AlreadyQueued))
@@ -30,11 +24,7 @@ impl Call<'_> {
         let queue = self.route.queue.as_ref()?;
         let limits = self.route.spec.fallback.queue.as_ref()?;
         let status = self.status_for(why.reason)?;
-        if !limits
-            .methods
-            .iter()
-            .any(|method| self.head.method.as_str() == method)
-        {
+        if !self.has_queued_method(limits) {
             return None;
         }
         let refuse = |reason| {
@@ -83,6 +73,18 @@ impl Call<'_> {
             }
             _ => None,
         }
+    }
+
+    /// The key by which the request may be pending; `None` if it is none that is queued.
+    pub(super) fn pending_key(&self) -> Option<&str> {
+        let limits = self.route.spec.fallback.queue.as_ref()?;
+        let queued = self.route.queue.is_some() && self.has_queued_method(limits);
+        self.queue_key().filter(|_| queued)
+    }
+
+    fn has_queued_method(&self, limits: &Queue) -> bool {
+        let method = self.head.method.as_str();
+        limits.methods.iter().any(|queued| method == queued)
     }
 
     fn queue_key(&self) -> Option<&str> {
