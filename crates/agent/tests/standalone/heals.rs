@@ -201,6 +201,13 @@ impl Cluster {
         )
     }
 
+    /// Waits until these members have how the story begins.
+    fn await_beginning(&self, members: [usize; 2]) {
+        wait_until("the standbys have it", || {
+            members.iter().all(|member| self.story(*member) == "all")
+        });
+    }
+
     fn timeline(&self, member: usize) -> String {
         self.sql(
             member,
@@ -234,11 +241,7 @@ fn a_member_that_was_promoted_by_hand_to_the_clusters_timeline_is_copied() {
     let leader = cluster.wait_leader();
     let [standby, third] = cluster.standbys();
     cluster.sql(leader, "CREATE TABLE story AS SELECT 'all' AS part");
-    wait_until("the standbys have it", || {
-        [standby, third]
-            .iter()
-            .all(|member| cluster.story(*member) == "all")
-    });
+    cluster.await_beginning([standby, third]);
     cluster.stop(third);
     cluster.kill(standby);
     cluster.stop(leader);
@@ -267,11 +270,7 @@ fn a_member_that_lacks_the_newest_timeline_does_not_lead_until_the_one_that_has_
     let first = cluster.wait_leader();
     let [second, third] = cluster.standbys();
     cluster.sql(first, "CREATE TABLE story AS SELECT 'all' AS part");
-    wait_until("the standbys have it", || {
-        [second, third]
-            .iter()
-            .all(|member| cluster.story(*member) == "all")
-    });
+    cluster.await_beginning([second, third]);
     cluster.stop(third);
     cluster.kill(first);
     wait_until("the second leads", || cluster.leader() == Some(second));
